@@ -1,0 +1,68 @@
+"""Settings and fixtures that every test shares."""
+
+import json
+import os
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+
+# Grain's workers, and whatever else reads a flag, find defaults instead of an
+# UnparsedFlagAccessError.
+flags.FLAGS.mark_as_parsed()
+
+GOLDEN = pathlib.Path(__file__).parent / "golden"
+
+
+def pytest_configure(config):
+  """Chooses JAX's device and its cache before any test touches an array."""
+  expression = config.option.markexpr
+  if "gpu" not in expression or "not gpu" in expression:
+    # A test that passes on a CPU alone passes on a machine without more.
+    jax.config.update("jax_platforms", "cpu")
+  # Compiled functions outlive the run, so that the second one is fast.
+  from synthjax import main
+
+  main.use_compilation_cache()
+
+
+def pytest_collection_modifyitems(config, items):
+  """Skips what needs a GPU where none can be used."""
+  del config
+  wanting = [item for item in items if item.get_closest_marker("gpu")]
+  if wanting and not _has_gpu():
+    for item in wanting:
+      item.add_marker(
+        pytest.mark.skip(reason="needs a GPU, and pytest called with -m gpu")
+      )
+
+
+def _has_gpu() -> bool:
+  try:
+    return bool(jax.devices("gpu"))
+  except RuntimeError:  # JAX's way of saying that there is none
+    return False
+
+
+@pytest.fixture(scope="session")
+def golden():
+  """Loads recorded arrays by name: golden("clip_vit")["out/logits"].
+
+  The entry "meta" is a dict, all others are arrays. The folder is the
+  environment's SYNTHJAX_GOLDEN, or tests/golden.
+  """
+  folder = pathlib.Path(os.environ.get("SYNTHJAX_GOLDEN") or GOLDEN)
+
+  def load(name: str) -> dict:
+    path = folder / f"{name}.npz"
+    if not path.exists():
+      pytest.skip(
+        f"{path} is not there; SYNTHJAX_GOLDEN names the folder to read from"
+      )
+    with np.load(path, allow_pickle=False) as arrays:
+      entries = {key: arrays[key] for key in arrays.files}
+    return entries | {"meta": json.loads(str(entries["meta"]))}
+
+  return load
