@@ -1,0 +1,328 @@
+"""CLIP (Radford et al. 2021), with the submodule names of OpenAI's weights.
+
+`visual.transformer.resblocks.0.attn.in_proj_weight` is here
+`visual/transformer/resblocks_0/attn/in_proj/kernel`, transposed.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# Of the images CLIP was trained on, for pixels in [0, 1].
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+INITIAL_LOGIT_SCALE = 2.659260036932778  # ln(1 / 0.07), Section 2.5
+
+normal = nn.initializers.normal
+# PyTorch's epsilon; the two-pass variance survives the large means that the
+# residual stream of the released weights has.
+LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
+
+
+def preprocess(images: jax.Array) -> jax.Array:
+  """Normalises images already at the model's size for `encode_image`.
+
+  Args:
+    images: [n, h, w, 3] uint8.
+
+  Returns:
+    [n, h, w, 3] float32, of about zero mean and unit variance.
+
+  Raises:
+    ValueError: if the images are not uint8, as floats leave their range open.
+  """
+  if images.dtype != jnp.uint8:
+    raise ValueError(
+      f"preprocess takes uint8 pixels in 0..255 but found {images.dtype}; "
+      "convert the images to uint8, or give normalised floats to the model "
+      "without preprocess."
+    )
+  return (images.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+  """Computes x * sigmoid(1.702 x), as CLIP was trained with."""
+  return x * nn.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+  """Multi-head self-attention; `in_proj` holds q, k and v as thirds."""
+
+  heads: int
+  in_std: float
+  out_std: float
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Maps [n, l, d] to [n, l, d]; mask [l, l] is True where seen."""
+    n, length, d = x.shape
+    dense = partial(nn.Dense, dtype=self.dtype)
+    qkv = dense(3 * d, kernel_init=normal(self.in_std), name="in_proj")(x)
+    qkv = qkv.reshape(n, length, 3, self.heads, d // self.heads)
+    q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [n, l, heads, d']
+    q = q * (d // self.heads) ** -0.5
+    logits = jnp.einsum("nqhd,nkhd->nhqk", q, k).astype(jnp.float32)
+    if mask is not None:
+      logits = jnp.where(mask, logits, -jnp.inf)
+    weights = nn.softmax(logits).astype(self.dtype)
+    x = jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(n, length, d)
+    return dense(d, kernel_init=normal(self.out_std), name="out_proj")(x)
+
+
+class MLP(nn.Module):
+  """Two linear layers, four times as wide between them."""
+
+  in_std: float
+  out_std: float
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [n, l, d] to [n, l, d]."""
+    d = x.shape[-1]
+    dense = partial(nn.Dense, dtype=self.dtype)
+    x = dense(4 * d, kernel_init=normal(self.in_std), name="c_fc")(x)
+    x = quick_gelu(x)
+    return dense(d, kernel_init=normal(self.out_std), name="c_proj")(x)
+
+
+class ResidualAttentionBlock(nn.Module):
+  """Pre-norm attention and MLP."""
+
+  heads: int
+  layers: int  # of the whole tower: deeper towers start with smaller outputs
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Maps [n, l, d] to [n, l, d]; mask [l, l] is True where seen."""
+    d = x.shape[-1]
+    out_std = d**-0.5 * (2 * self.layers) ** -0.5
+    norm = partial(LayerNorm, dtype=self.dtype)
+    attn = Attention(self.heads, d**-0.5, out_std, self.dtype, name="attn")
+    x = x + attn(norm(name="ln_1")(x), mask)
+    mlp = MLP((2 * d) ** -0.5, out_std, self.dtype, name="mlp")
+    return x + mlp(norm(name="ln_2")(x))
+
+
+class Transformer(nn.Module):
+  """A stack of residual attention blocks.
+
+  Both towers start from the scaled initialisation that OpenAI's code gives to
+  its text tower.
+  """
+
+  layers: int
+  heads: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Maps [n, l, d] to [n, l, d]; mask [l, l] is True where seen."""
+    if x.shape[-1] % self.heads:
+      raise ValueError(
+        f"width {x.shape[-1]} does not split over heads={self.heads}; choose "
+        "a number of heads that divides the width (OpenAI: width / 64)."
+      )
+    for i in range(self.layers):
+      block = ResidualAttentionBlock(
+        self.heads, self.layers, self.dtype, name=f"resblocks_{i}"
+      )
+      x = block(x, mask)
+    return x
+
+
+class PatchConv(nn.Module):
+  """A convolution whose stride is its kernel, as one matrix product.
+
+  The same map as `nn.Conv(width, (p, p), p, use_bias=False)` and the same
+  kernel, but with fast gradients on CPUs too.
+  """
+
+  width: int
+  patch_size: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [n, h, w, c] to [n, l, width] for l = (h/p) (w/p) patches."""
+    n, h, w, c = x.shape
+    p = self.patch_size
+    init = nn.initializers.lecun_normal()
+    kernel = self.param("kernel", init, (p, p, c, self.width))
+    x = x.reshape(n, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
+    x = x.reshape(n, (h // p) * (w // p), p * p * c).astype(self.dtype)
+    return x @ kernel.reshape(p * p * c, self.width).astype(self.dtype)
+
+
+class VisionTransformer(nn.Module):
+  """The image tower: patches and a class token, of which the latter is kept."""
+
+  embed_dim: int
+  image_size: int
+  patch_size: int
+  width: int
+  layers: int
+  heads: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, images: jax.Array) -> jax.Array:
+    """Maps normalised [n, h, w, 3] to float32 [n, embed_dim]."""
+    size, p, d = self.image_size, self.patch_size, self.width
+    if images.shape[1:] != (size, size, 3) or size % p:
+      raise ValueError(
+        f"found images {images.shape} with image_size={size}, patch_size={p}; "
+        f"resize to [n, {size}, {size}, 3], and choose a patch size that "
+        "divides the image size."
+      )
+    x = PatchConv(d, p, self.dtype, name="conv1")(images)
+    init = normal(d**-0.5)
+    first = self.param("class_embedding", init, (d,))
+    positions = self.param(
+      "positional_embedding", init, ((size // p) ** 2 + 1, d)
+    )
+    first = jnp.broadcast_to(first.astype(self.dtype), (len(x), 1, d))
+    x = jnp.concatenate([first, x], axis=1)  # [n, 1 + l, d]
+    x = x + positions.astype(self.dtype)
+    x = LayerNorm(dtype=self.dtype, name="ln_pre")(x)
+    x = Transformer(self.layers, self.heads, self.dtype, name="transformer")(x)
+    x = LayerNorm(name="ln_post")(x[:, 0].astype(jnp.float32))  # [n, d]
+    return x @ self.param("proj", init, (d, self.embed_dim))
+
+
+# Every tower takes the fields of VisionTransformer.
+IMAGE_TOWERS = {"vit": VisionTransformer}
+
+
+class CLIP(nn.Module):
+  """An image and a text tower that meet in one space of embed_dim numbers."""
+
+  embed_dim: int
+  image_size: int
+  patch_size: int
+  vision_width: int
+  vision_layers: int
+  vision_heads: int
+  context_length: int
+  vocab_size: int
+  text_width: int
+  text_layers: int
+  text_heads: int
+  image_tower: str = "vit"  # a key of IMAGE_TOWERS
+  dtype: jnp.dtype = jnp.float32  # of activations; parameters stay float32
+
+  def setup(self):
+    if self.image_tower not in IMAGE_TOWERS:
+      raise ValueError(
+        f"image_tower={self.image_tower!r} is not known; "
+        f"choose one of {sorted(IMAGE_TOWERS)}."
+      )
+    width = self.text_width
+    self.visual = IMAGE_TOWERS[self.image_tower](
+      embed_dim=self.embed_dim,
+      image_size=self.image_size,
+      patch_size=self.patch_size,
+      width=self.vision_width,
+      layers=self.vision_layers,
+      heads=self.vision_heads,
+      dtype=self.dtype,
+    )
+    self.token_embedding = nn.Embed(
+      self.vocab_size, width, dtype=self.dtype, embedding_init=normal(0.02)
+    )
+    self.positional_embedding = self.param(
+      "positional_embedding", normal(0.01), (self.context_length, width)
+    )
+    self.transformer = Transformer(
+      self.text_layers, self.text_heads, self.dtype
+    )
+    self.ln_final = LayerNorm()
+    self.text_projection = self.param(
+      "text_projection", normal(width**-0.5), (width, self.embed_dim)
+    )
+    self.logit_scale = self.param(
+      "logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ()
+    )
+
+  def encode_image(self, images: jax.Array) -> jax.Array:
+    """Maps normalised [n, h, w, 3] to float32 [n, d], not of unit length."""
+    return self.visual(images)
+
+  def encode_text(self, tokens: jax.Array) -> jax.Array:
+    """Maps int [n, l] to float32 [n, d], not of unit length.
+
+    The feature is read at the token of the largest id, which is the end of
+    text in CLIP's vocabulary; l may be below the context length.
+    """
+    n, length = tokens.shape
+    if length > self.context_length:
+      raise ValueError(
+        f"found texts of {length} tokens, with context_length="
+        f"{self.context_length}; "
+        "tokenize to at most that many."
+      )
+    x = self.token_embedding(tokens)
+    x = x + self.positional_embedding[:length].astype(self.dtype)
+    x = self.transformer(x, jnp.tril(jnp.ones((length, length), bool)))
+    x = x[jnp.arange(n), tokens.argmax(-1)]  # [n, width]
+    return self.ln_final(x.astype(jnp.float32)) @ self.text_projection
+
+  def __call__(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Returns exp(logit_scale) * cosine, float32 [n images, m texts]."""
+    image_features = unit(self.encode_image(images))
+    text_features = unit(self.encode_text(tokens))
+    cosine = jnp.einsum("nd,md->nm", image_features, text_features)
+    return jnp.exp(self.logit_scale) * cosine
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """Scales the rows of [n, d] to length 1."""
+  return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+
+
+openai = partial(CLIP, context_length=77, vocab_size=49408, text_layers=12)
+base = partial(
+  openai,
+  embed_dim=512,
+  image_size=224,
+  vision_width=768,
+  vision_layers=12,
+  vision_heads=12,
+  text_width=512,
+  text_heads=8,
+)
+
+MODELS = {
+  "clip_vit_b32": partial(base, patch_size=32),
+  "clip_vit_b16": partial(base, patch_size=16),
+  "clip_vit_l14": partial(
+    openai,
+    embed_dim=768,
+    image_size=224,
+    patch_size=14,
+    vision_width=1024,
+    vision_layers=24,
+    vision_heads=16,
+    text_width=768,
+    text_heads=12,
+  ),
+  # For 32 px images on a CPU; the vocabulary is that of the tokenizer in use.
+  "clip_vit_tiny": partial(
+    CLIP,
+    embed_dim=128,
+    image_size=32,
+    patch_size=4,
+    vision_width=128,
+    vision_layers=4,
+    vision_heads=4,
+    context_length=24,
+    text_width=128,
+    text_layers=3,
+    text_heads=4,
+  ),
+}
