@@ -1,0 +1,345 @@
+"""Folders that are complete or not, and say what made them.
+
+A folder is claimed by its specification (`spec.json`), filled with files that
+appear under their names only when they are whole, and completed by
+`manifest.json`, written last: the specification, library versions, and the
+rows, bytes and SHA-256 of every file. Nothing is ever deleted, nor overwritten
+by another specification. A folder may be local or on Google Cloud (`gs://`).
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import pathlib
+import platform
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Any
+
+from etils import epath
+
+from synthjax.errors import UserError
+
+SPEC, MANIFEST = "spec.json", "manifest.json"
+_LIBRARIES = ("synthjax", "jax", "flax", "numpy")
+_STALE_AFTER = 3600  # seconds without a write: whoever wrote it is gone
+
+
+class SpecMismatch(UserError):
+  """A folder belongs to another specification than the one asked for."""
+
+
+def begin(folder: epath.PathLike, spec: Mapping[str, Any]) -> bool:
+  """Claims a folder for a specification.
+
+  Args:
+    folder: made if it is not there.
+    spec: plain data (dicts, lists, tuples, strings, numbers, bools, None):
+      all that decides what the folder will hold.
+
+  Returns:
+    True if the folder is already complete for this specification, so that the
+    work can be skipped. False if it is to be filled, or filled further.
+
+  Raises:
+    SpecMismatch: if the folder was claimed by another specification.
+    UserError: if a file of a complete folder is gone or cut short.
+  """
+  folder, spec = epath.Path(folder), plain(spec)
+  if (folder / MANIFEST).exists():
+    manifest = load(folder)
+    _require_same(folder, manifest["spec"], spec)
+    _raise_damage(folder, _sizes_that_differ(folder, manifest))
+    return True
+  if (folder / SPEC).exists():
+    _require_same(folder, _read_json(folder / SPEC), spec)
+  else:
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder, SPEC, spec)
+  return False
+
+
+@contextlib.contextmanager
+def replace(
+  folder: epath.PathLike, name: str, *, need: int | None = None
+) -> Iterator[pathlib.Path]:
+  """Yields a temporary path that becomes folder/name if all goes well.
+
+  The new file is on the disk before it gets its name, so that a killed run or
+  a power cut leaves the old file or none, never half of one. After an error
+  the temporary file is removed.
+
+  Args:
+    folder: of the file; for `gs://` the temporary file is in a local folder.
+    name: of the file, possibly with folders ("train/a.npz").
+    need: bytes that will be written, where known, for the message.
+
+  Raises:
+    UserError: if the disk is full.
+  """
+  target = epath.Path(folder) / name
+  local = "://" not in os.fspath(target)
+  home = pathlib.Path(target.parent if local else tempfile.mkdtemp())
+  home.mkdir(parents=True, exist_ok=True)
+  temporary = home / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
+  try:
+    yield temporary
+    _sync(temporary)
+    if local:
+      os.replace(temporary, target)
+      _sync(home)
+    else:  # an object of a bucket appears whole or not at all
+      epath.Path(temporary).copy(target, overwrite=True)
+  except Exception as error:
+    if _says_full(error):
+      raise _disk_full(temporary, target, need) from error
+    raise
+  finally:
+    temporary.unlink(missing_ok=True)
+    if not local:
+      home.rmdir()
+
+
+def finish(
+  folder: epath.PathLike,
+  spec: Mapping[str, Any],
+  rows: Mapping[str, int],
+  **summary: Any,
+) -> dict[str, Any]:
+  """Completes a folder by writing its manifest.
+
+  Args:
+    folder: the folder, claimed by `begin` with the same specification.
+    spec: the specification.
+    rows: the number of rows of every file that belongs to the artifact.
+    **summary: plain data worth reading later: counts, seconds, accuracies.
+
+  Returns:
+    The manifest.
+
+  Raises:
+    UserError: if one of the files is not there.
+  """
+  folder, spec = epath.Path(folder), plain(spec)
+  if (folder / SPEC).exists():
+    _require_same(folder, _read_json(folder / SPEC), spec)
+  if missing := [name for name in rows if not (folder / name).exists()]:
+    raise UserError(f"{folder} cannot be completed without {missing}.")
+  versions = {name: metadata.version(name) for name in _LIBRARIES}
+  manifest = {
+    "spec": spec,
+    "versions": versions | {"python": platform.python_version()},
+    "files": {
+      name: {"rows": int(rows[name])} | _measure(folder / name)
+      for name in sorted(rows)
+    },
+    "summary": plain(summary, "summary"),
+  }
+  _write_json(folder, MANIFEST, manifest)
+  _remove_stale(folder)
+  return manifest
+
+
+def load(folder: epath.PathLike) -> dict[str, Any]:
+  """Returns the manifest of a complete folder.
+
+  Raises:
+    UserError: if the folder is not complete, or its manifest is damaged.
+  """
+  path = epath.Path(folder) / MANIFEST
+  if not path.exists():
+    raise UserError(
+      f"Task {path.parent.name!r} has not been completed in "
+      f"{path.parent.parent}: run it first, by naming it in config.tasks."
+    )
+  manifest = _read_json(path)
+  if not isinstance(manifest, dict) or {"spec", "files"} - manifest.keys():
+    raise _corrupt(path, "it lacks the keys 'spec' and 'files'")
+  return manifest
+
+
+def digest(folder: epath.PathLike) -> str:
+  """Returns the SHA-256 (hex) over the names and contents of the files.
+
+  It is what a dependent puts in its own specification, so that it notices
+  that its input has changed.
+  """
+  files = load(folder)["files"]
+  pairs = sorted((name, entry["sha256"]) for name, entry in files.items())
+  return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def verify(folder: epath.PathLike) -> None:
+  """Reads every file of a complete folder again.
+
+  Raises:
+    UserError: listing every file that is missing, cut short or changed.
+  """
+  folder = epath.Path(folder)
+  manifest = load(folder)
+  problems = _sizes_that_differ(folder, manifest)
+  for name, entry in manifest["files"].items():
+    if name not in problems:
+      if _measure(folder / name)["sha256"] != entry["sha256"]:
+        problems[name] = "its content has changed"
+  _raise_damage(folder, problems)
+
+
+def plain(value: Any, path: str = "spec") -> Any:
+  """Returns plain JSON data, with lists for tuples and NumPy's scalars read.
+
+  Raises:
+    TypeError: naming, by its dotted path, what JSON cannot hold exactly.
+  """
+  if hasattr(value, "items"):
+    if wrong := [key for key in value if not isinstance(key, str)]:
+      raise TypeError(f"{path}: keys must be strings, found {wrong}.")
+    return {key: plain(v, f"{path}.{key}") for key, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [plain(v, f"{path}.{i}") for i, v in enumerate(value)]
+  if getattr(value, "shape", None) == () and hasattr(value, "item"):
+    value = value.item()  # a NumPy or JAX scalar
+  if value is None or isinstance(value, str | bool | int):
+    return value
+  if isinstance(value, float) and math.isfinite(value):
+    return value
+  raise TypeError(f"{path}: {value!r} of {type(value)} is not plain data.")
+
+
+# --- specifications ---------------------------------------------------------
+
+
+def _require_same(folder: epath.Path, found: Any, asked: Any) -> None:
+  lines = list(_differences(found, asked, ""))
+  if not lines:
+    return
+  more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
+  raise SpecMismatch(
+    "\n".join(
+      [
+        f"{folder} was made with another specification than this run asks for:",
+        *lines[:20],
+        *more,
+        "Nothing was changed. Give another --workdir to have both, put the "
+        f"values back to go on with what is there, or delete {folder} yourself "
+        "to make it anew.",
+      ]
+    )
+  )
+
+
+def _differences(found: Any, asked: Any, path: str) -> Iterator[str]:
+  """Yields a line for every value that differs, named by its dotted path."""
+  if isinstance(found, dict) and isinstance(asked, dict):
+    pairs = {key: (found.get(key, ...), asked.get(key, ...)) for key in found}
+    pairs |= {key: (..., asked[key]) for key in asked if key not in found}
+    for key in sorted(pairs):
+      yield from _differences(*pairs[key], f"{path}.{key}" if path else key)
+  elif (
+    isinstance(found, list)
+    and isinstance(asked, list)
+    and len(found) == len(asked)
+  ):
+    for i, (one, other) in enumerate(zip(found, asked, strict=True)):
+      yield from _differences(one, other, f"{path}.{i}")
+  elif found != asked:
+    yield f"  {path}: found {_show(found)}, asked for {_show(asked)}"
+
+
+def _show(value: Any) -> str:
+  text = "nothing" if value is ... else json.dumps(value, sort_keys=True)
+  return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+# --- files ------------------------------------------------------------------
+
+
+def _measure(path: epath.Path) -> dict[str, Any]:
+  with path.open("rb") as file:
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+  return {"bytes": path.stat().length, "sha256": sha256}
+
+
+def _sizes_that_differ(folder: epath.Path, manifest: dict) -> dict[str, str]:
+  problems = {}
+  for name, entry in manifest["files"].items():
+    if not (folder / name).exists():
+      problems[name] = "it is missing"
+    elif (size := (folder / name).stat().length) != entry["bytes"]:
+      problems[name] = f"it has {size} bytes instead of {entry['bytes']}"
+  return problems
+
+
+def _raise_damage(folder: epath.Path, problems: Mapping[str, str]) -> None:
+  if problems:
+    listed = "\n".join(f"  {name}: {what}" for name, what in problems.items())
+    raise UserError(
+      f"{folder} is no longer what its manifest says:\n{listed}\n"
+      f"Put the files back, or delete {folder} yourself to make it anew."
+    )
+
+
+def _write_json(folder: epath.Path, name: str, value: Any) -> None:
+  with replace(folder, name) as path:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def _read_json(path: epath.Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:  # of JSON or of UTF-8
+    raise _corrupt(path, str(error)) from error
+
+
+def _corrupt(path: epath.Path, why: str) -> UserError:
+  return UserError(
+    f"{path} is damaged ({why}). If the other files of {path.parent} are of "
+    "use, put it back; if not, delete the folder yourself to make it anew."
+  )
+
+
+def _sync(path: pathlib.Path) -> None:
+  """Waits until a file, or the names in a folder, are on the disk."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _remove_stale(folder: epath.Path) -> None:
+  """Removes what killed runs left under temporary names, and only that."""
+  if "://" not in os.fspath(folder):
+    for path in pathlib.Path(folder).glob(".*.tmp"):
+      with contextlib.suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > _STALE_AFTER:
+          path.unlink()
+
+
+def _says_full(error: BaseException) -> bool:
+  # Writers in C++ raise their own kinds of error, with the text of the code.
+  codes = (errno.ENOSPC, errno.EDQUOT)
+  return getattr(error, "errno", None) in codes or any(
+    os.strerror(code) in str(error) for code in codes
+  )
+
+
+def _disk_full(
+  temporary: pathlib.Path, target: epath.Path, need: int | None
+) -> UserError:
+  written = temporary.stat().st_size if temporary.exists() else 0
+  needed = f" of {need:,} needed" if need else ""
+  free = shutil.disk_usage(temporary.parent).free
+  return UserError(
+    f"The disk of {temporary.parent} is full: {written:,} bytes{needed} of "
+    f"{target} were written, {free:,} are free. What was complete before is "
+    "kept. Free some space, and the same command goes on from there; or give "
+    "another --workdir."
+  )
