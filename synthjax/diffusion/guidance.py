@@ -1,0 +1,58 @@
+"""From what a network predicts to what a sampler asks for."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from synthjax.diffusion.sample import Denoiser
+
+# (x_t [n, h, w, c], t [n]) -> [n, h, w, 2c]: noise, and its variance in -1..1.
+Predictor = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def classifier_free(predict: Predictor, scale: float) -> Predictor:
+  """Guides a predictor away from the empty prompt (Ho & Salimans 2021).
+
+  Args:
+    predict: takes 2n images, of which the first n have their prompts and the
+      last n have empty ones.
+    scale: 0 ignores the prompt, 1 follows it, more exaggerates it.
+
+  Returns:
+    A predictor of n images. As in GLIDE, the variance is that of the branch
+    with the prompt.
+  """
+
+  def guided(x, t):
+    out = predict(jnp.concatenate([x, x]), jnp.concatenate([t, t]))
+    eps, v = jnp.split(out, 2, axis=-1)
+    with_prompt, without = jnp.split(eps, 2)
+    eps = without + scale * (with_prompt - without)
+    return jnp.concatenate([eps, v[: len(x)]], axis=-1)
+
+  return guided
+
+
+def from_noise(predict: Predictor, betas: np.ndarray) -> Denoiser:
+  """Turns a predictor of noise and learned variance into a denoiser.
+
+  Args:
+    predict: see `Predictor`.
+    betas: [T] of the training schedule.
+
+  Returns:
+    A denoiser whose x_0 is clipped to [-1, 1].
+  """
+  alpha_bar = np.cumprod(1 - np.asarray(betas, np.float64))
+  coef_x = jnp.asarray(np.sqrt(1 / alpha_bar), jnp.float32)
+  coef_eps = jnp.asarray(np.sqrt(1 / alpha_bar - 1), jnp.float32)
+
+  def denoise(x, t):
+    eps, v = jnp.split(predict(x, t), 2, axis=-1)
+    shape = (len(x),) + (1,) * (x.ndim - 1)
+    x0 = coef_x[t].reshape(shape) * x - coef_eps[t].reshape(shape) * eps
+    return jnp.clip(x0, -1, 1), (v + 1) / 2
+
+  return denoise

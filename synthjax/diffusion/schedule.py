@@ -1,0 +1,147 @@
+"""Noise schedules and their respacing, as float64 tables (Ho et al. 2020)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+# GLIDE's schedule for upsampling: the step counts of five equal sections.
+FAST27 = "fast27"
+
+
+class Schedule(NamedTuple):
+  """The kept steps, from nearly clean (0) to noise (S - 1).
+
+  Every field is an array [S]; slicing all of them starts later.
+  """
+
+  timestep: np.ndarray  # int32, as the network was trained on
+  beta: np.ndarray
+  alpha_bar: np.ndarray
+  alpha_bar_prev: np.ndarray  # one kept step cleaner; 1 at step 0
+  # The posterior q(x_{t-1} | x_t, x_0), Eq. 7 of Ho et al.
+  mean_coef_x0: np.ndarray
+  mean_coef_x: np.ndarray
+  variance: np.ndarray
+  log_variance: np.ndarray  # clipped: step 0, where it is -inf, has step 1's
+
+
+def squared_cosine(num_steps: int = 1000) -> np.ndarray:
+  """Returns betas [T] of Nichol & Dhariwal (2021), capped at 0.999."""
+
+  def alpha_bar(s):
+    return np.cos((s + 0.008) / 1.008 * np.pi / 2) ** 2
+
+  s = np.arange(num_steps + 1) / num_steps
+  return np.minimum(1 - alpha_bar(s[1:]) / alpha_bar(s[:-1]), 0.999)
+
+
+def linear(num_steps: int = 1000) -> np.ndarray:
+  """Returns betas [T] of Ho et al. (2020), whatever the number of steps."""
+  scale = 1000 / num_steps
+  return np.linspace(scale * 1e-4, scale * 0.02, num_steps)
+
+
+BETAS = {"squared_cosine": squared_cosine, "linear": linear}
+
+
+def kept_timesteps(respacing: str | int, num_steps: int = 1000) -> np.ndarray:
+  """Chooses which of `num_steps` steps a sampler walks.
+
+  Args:
+    respacing: "100" or 100 for so many steps over the whole range; "10,5" for
+      so many in each of equal sections; "ddim50" for a whole stride of at
+      most 50 steps; "fast27" for GLIDE's upsampler.
+    num_steps: steps that the network was trained on.
+
+  Returns:
+    int [S], ascending.
+
+  Raises:
+    ValueError: when a section has fewer steps than asked for.
+  """
+  respacing = str(respacing)
+  if respacing == FAST27:
+    steps = kept_timesteps("10,10,3,2,2", num_steps).tolist()
+    # The authors found the very last step to be harmful.
+    steps[-1] -= 2
+    return np.array(steps)
+  if respacing.startswith("ddim"):
+    count = int(respacing.removeprefix("ddim"))
+    for stride in range(1, num_steps):
+      if len(range(0, num_steps, stride)) == count:
+        return np.arange(0, num_steps, stride)
+    raise ValueError(
+      f"respacing={respacing!r}: no whole stride over {num_steps} steps keeps "
+      f"{count} of them. Use {count} without 'ddim', which rounds."
+    )
+  counts = [int(count) for count in respacing.split(",")]
+  size, extra = divmod(num_steps, len(counts))
+  kept, start = [], 0
+  for i, count in enumerate(counts):
+    length = size + (i < extra)
+    if not 1 <= count <= length:
+      raise ValueError(
+        f"respacing={respacing!r} asks for {count} steps of a section that has "
+        f"{length}: allowed are 1 to {length}."
+      )
+    stride = (length - 1) / (count - 1) if count > 1 else 1.0
+    # A running sum, and rounding half to even, as in the reference: a product
+    # rounds elsewhere.
+    position = 0.0
+    for _ in range(count):
+      kept.append(start + round(position))
+      position += stride
+    start += length
+  return np.array(kept)
+
+
+def respace(betas: np.ndarray, respacing: str | int | None = None) -> Schedule:
+  """Builds the tables of the kept steps.
+
+  Args:
+    betas: float64 [T] of the training schedule.
+    respacing: as for `kept_timesteps`; None keeps every step.
+
+  Returns:
+    float64 tables [S].
+  """
+  betas = np.asarray(betas, np.float64)
+  full = np.cumprod(1 - betas)
+  kept = (
+    np.arange(len(betas))
+    if respacing is None
+    else kept_timesteps(respacing, len(betas))
+  )
+  # The cumulative products are rebuilt from the rounded betas, so that the
+  # last bits agree with the reference.
+  beta = 1 - full[kept] / np.append(1.0, full[kept[:-1]])
+  if respacing is None:
+    beta = betas
+  alpha_bar = np.cumprod(1 - beta)
+  alpha_bar_prev = np.append(1.0, alpha_bar[:-1])
+  variance = beta * (1 - alpha_bar_prev) / (1 - alpha_bar)
+  clipped = np.append(variance[1:2], variance[1:]) if len(kept) > 1 else beta
+  return Schedule(
+    timestep=kept.astype(np.int32),
+    beta=beta,
+    alpha_bar=alpha_bar,
+    alpha_bar_prev=alpha_bar_prev,
+    mean_coef_x0=beta * np.sqrt(alpha_bar_prev) / (1 - alpha_bar),
+    mean_coef_x=(1 - alpha_bar_prev) * np.sqrt(1 - beta) / (1 - alpha_bar),
+    variance=variance,
+    log_variance=np.log(clipped),
+  )
+
+
+def start_at(schedule: Schedule, num_steps: int) -> Schedule:
+  """Keeps the `num_steps` cleanest steps, for real guidance.
+
+  Raises:
+    ValueError: when the schedule has fewer.
+  """
+  if not 1 <= num_steps <= len(schedule.timestep):
+    raise ValueError(
+      f"Cannot start {num_steps} steps from the end of a schedule of "
+      f"{len(schedule.timestep)}: allowed are 1 to {len(schedule.timestep)}."
+    )
+  return Schedule(*(table[:num_steps] for table in schedule))
