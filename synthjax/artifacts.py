@@ -7,29 +7,22 @@ rows, bytes and SHA-256 of every file. Nothing is ever deleted, nor overwritten
 by another specification. A folder may be local or on Google Cloud (`gs://`).
 """
 
-import contextlib
-import errno
 import hashlib
 import json
 import math
-import os
-import pathlib
 import platform
-import shutil
-import tempfile
-import time
-import uuid
 from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
 from etils import epath
 
+from synthjax import __version__
+from synthjax.atomic import remove_stale, replace
 from synthjax.errors import UserError
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
-_LIBRARIES = ("synthjax", "jax", "flax", "numpy")
-_STALE_AFTER = 3600  # seconds without a write: whoever wrote it is gone
+_LIBRARIES = ("jax", "flax", "numpy")
 
 
 class SpecMismatch(UserError):
@@ -66,47 +59,6 @@ def begin(folder: epath.PathLike, spec: Mapping[str, Any]) -> bool:
   return False
 
 
-@contextlib.contextmanager
-def replace(
-  folder: epath.PathLike, name: str, *, need: int | None = None
-) -> Iterator[pathlib.Path]:
-  """Yields a temporary path that becomes folder/name if all goes well.
-
-  The new file is on the disk before it gets its name, so that a killed run or
-  a power cut leaves the old file or none, never half of one. After an error
-  the temporary file is removed.
-
-  Args:
-    folder: of the file; for `gs://` the temporary file is in a local folder.
-    name: of the file, possibly with folders ("train/a.npz").
-    need: bytes that will be written, where known, for the message.
-
-  Raises:
-    UserError: if the disk is full.
-  """
-  target = epath.Path(folder) / name
-  local = "://" not in os.fspath(target)
-  home = pathlib.Path(target.parent if local else tempfile.mkdtemp())
-  home.mkdir(parents=True, exist_ok=True)
-  temporary = home / f".{target.name}.{uuid.uuid4().hex[:8]}.tmp"
-  try:
-    yield temporary
-    _sync(temporary)
-    if local:
-      os.replace(temporary, target)
-      _sync(home)
-    else:  # an object of a bucket appears whole or not at all
-      epath.Path(temporary).copy(target, overwrite=True)
-  except Exception as error:
-    if _says_full(error):
-      raise _disk_full(temporary, target, need) from error
-    raise
-  finally:
-    temporary.unlink(missing_ok=True)
-    if not local:
-      home.rmdir()
-
-
 def finish(
   folder: epath.PathLike,
   spec: Mapping[str, Any],
@@ -132,10 +84,13 @@ def finish(
     _require_same(folder, _read_json(folder / SPEC), spec)
   if missing := [name for name in rows if not (folder / name).exists()]:
     raise UserError(f"{folder} cannot be completed without {missing}.")
-  versions = {name: metadata.version(name) for name in _LIBRARIES}
   manifest = {
     "spec": spec,
-    "versions": versions | {"python": platform.python_version()},
+    "versions": {
+      "synthjax": __version__,
+      "python": platform.python_version(),
+      **{name: metadata.version(name) for name in _LIBRARIES},
+    },
     "files": {
       name: {"rows": int(rows[name])} | _measure(folder / name)
       for name in sorted(rows)
@@ -143,7 +98,7 @@ def finish(
     "summary": plain(summary, "summary"),
   }
   _write_json(folder, MANIFEST, manifest)
-  _remove_stale(folder)
+  remove_stale(folder)
   return manifest
 
 
@@ -282,7 +237,8 @@ def _raise_damage(folder: epath.Path, problems: Mapping[str, str]) -> None:
     listed = "\n".join(f"  {name}: {what}" for name, what in problems.items())
     raise UserError(
       f"{folder} is no longer what its manifest says:\n{listed}\n"
-      f"Put the files back, or delete {folder} yourself to make it anew."
+      "Put the files back from a copy; or delete what is left of them and "
+      f"{folder / MANIFEST} yourself, and run the task again."
     )
 
 
@@ -302,44 +258,4 @@ def _corrupt(path: epath.Path, why: str) -> UserError:
   return UserError(
     f"{path} is damaged ({why}). If the other files of {path.parent} are of "
     "use, put it back; if not, delete the folder yourself to make it anew."
-  )
-
-
-def _sync(path: pathlib.Path) -> None:
-  """Waits until a file, or the names in a folder, are on the disk."""
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
-
-
-def _remove_stale(folder: epath.Path) -> None:
-  """Removes what killed runs left under temporary names, and only that."""
-  if "://" not in os.fspath(folder):
-    for path in pathlib.Path(folder).glob(".*.tmp"):
-      with contextlib.suppress(FileNotFoundError):
-        if time.time() - path.stat().st_mtime > _STALE_AFTER:
-          path.unlink()
-
-
-def _says_full(error: BaseException) -> bool:
-  # Writers in C++ raise their own kinds of error, with the text of the code.
-  codes = (errno.ENOSPC, errno.EDQUOT)
-  return getattr(error, "errno", None) in codes or any(
-    os.strerror(code) in str(error) for code in codes
-  )
-
-
-def _disk_full(
-  temporary: pathlib.Path, target: epath.Path, need: int | None
-) -> UserError:
-  written = temporary.stat().st_size if temporary.exists() else 0
-  needed = f" of {need:,} needed" if need else ""
-  free = shutil.disk_usage(temporary.parent).free
-  return UserError(
-    f"The disk of {temporary.parent} is full: {written:,} bytes{needed} of "
-    f"{target} were written, {free:,} are free. What was complete before is "
-    "kept. Free some space, and the same command goes on from there; or give "
-    "another --workdir."
   )
