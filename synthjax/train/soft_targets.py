@@ -1,0 +1,68 @@
+"""Losses against labels and a teacher (Appendix C.4 of the paper).
+
+Generated images may not show their class well; a frozen teacher, the zero-shot
+classifier, says how much each one does.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def hard_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Returns -log softmax(logits) at the labels.
+
+  Args:
+    logits: [n, k] float32.
+    labels: [n] int.
+
+  Returns:
+    [n] float32, in nats.
+  """
+  log_p = jax.nn.log_softmax(logits)
+  return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+
+
+def soft_cross_entropy(
+  logits: jax.Array, teacher_logits: jax.Array, *, temperature: float = 2.0
+) -> jax.Array:
+  """Returns the cross entropy with softmax(teacher_logits / temperature).
+
+  Unlike distillation (Hinton et al. 2015), the student's logits are not
+  divided by the temperature and the loss is not multiplied by its square.
+
+  Args:
+    logits: [n, k] float32, of the student.
+    teacher_logits: [n, k] float32, of which no gradient is taken.
+    temperature: above 1 it softens the teacher.
+
+  Returns:
+    [n] float32, in nats.
+  """
+  teacher_logits = jax.lax.stop_gradient(teacher_logits)
+  q = jax.nn.softmax(teacher_logits / temperature)
+  return -jnp.sum(q * jax.nn.log_softmax(logits), axis=-1)
+
+
+def mixed_cross_entropy(
+  logits: jax.Array,
+  teacher_logits: jax.Array,
+  labels: jax.Array,
+  *,
+  soft_weight: float = 0.5,
+  temperature: float = 2.0,
+) -> jax.Array:
+  """Mixes soft_weight of the soft loss with 1 - soft_weight of the hard one.
+
+  Args:
+    logits: [n, k] float32, of the student.
+    teacher_logits: [n, k] float32, of which no gradient is taken.
+    labels: [n] int.
+    soft_weight: 0 is plain cross entropy, 1 hears the teacher alone.
+    temperature: of the teacher.
+
+  Returns:
+    [n] float32, in nats.
+  """
+  soft = soft_cross_entropy(logits, teacher_logits, temperature=temperature)
+  hard = hard_cross_entropy(logits, labels)
+  return soft_weight * soft + (1 - soft_weight) * hard
