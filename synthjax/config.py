@@ -77,7 +77,7 @@ def validate(
   """
   allowed = set(allowed) | set(required)
   if unknown := [key for key in block if key not in allowed]:
-    raise unknown_names(f"field of config.{name}", unknown, allowed)
+    raise unknown_names(f"config.{name} field", unknown, allowed)
   if missing := [key for key in required if key not in block]:
     raise UserError(
       f"config.{name} lacks {', '.join(missing)}; "
@@ -95,7 +95,7 @@ def unknown_fields(config: Mapping, fields: Iterable[str]) -> UserError | None:
         problems.append(f"{'.'.join(path)} is a value and has no fields.")
         break
       if key not in block:
-        error = unknown_names(f"field of {'.'.join(path)}", [key], block.keys())
+        error = unknown_names(f"{'.'.join(path)} field", [key], block.keys())
         problems.append(str(error))
         break
       block, path = block[key], [*path, key]

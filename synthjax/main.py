@@ -1,22 +1,188 @@
-"""Runs the tasks of a config, in order (being written)."""
+r"""Runs the tasks that a config names, in order.
 
+  python -m synthjax.main --config=configs/FILE.py[:arg,arg=value] \
+    --workdir=DIR [--config.field=value ...]
+
+Each task leaves one artifact in DIR, and is skipped when that is complete. So
+the same command starts a run, resumes it, and extends it.
+"""
+
+import importlib
 import os
 import pathlib
+import re
+import runpy
+import sys
+import time
+from collections.abc import Callable, Sequence
 
-import jax
+from absl import app, flags, logging
+from etils import epath
+from ml_collections import ConfigDict, config_flags
+
+from synthjax import artifacts, cache
+from synthjax.config import unknown_fields
+from synthjax.errors import UserError, unknown_names
+
+TASKS = {
+  "train_generator": "synthjax.tasks.train_generator",
+  "train_clip": "synthjax.tasks.train_clip",
+  "prompts": "synthjax.tasks.prompts",
+  "generate": "synthjax.tasks.generate",
+  "score": "synthjax.tasks.score",
+  "select": "synthjax.tasks.select",
+  "tune": "synthjax.tasks.tune",
+  "pretrain": "synthjax.tasks.pretrain",
+  "transfer": "synthjax.tasks.transfer",
+  "detect": "synthjax.tasks.detect",
+  "report": "synthjax.tasks.report",
+}
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "A file of configs/, with its arguments behind a colon."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "The folder of the results, made if it is not there."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed",
+  False,
+  "Joins the processes of a TPU pod, of a Slurm job, or those that "
+  "JAX_COORDINATOR_ADDRESS and its kin describe.",
+)
+
+
+def run_tasks(config: ConfigDict, workdir: str) -> None:
+  """Checks every task of `config.tasks`, then runs them in order.
+
+  Args:
+    config: its field `tasks` names the tasks; the rest is read by them.
+    workdir: the folder that holds one folder for each task.
+
+  Raises:
+    UserError: about an unknown task, or from a task's `check` before any task
+      has run.
+  """
+  if not isinstance(config.get("tasks"), tuple | list):
+    raise UserError("A config needs the field `tasks`, a tuple of task names.")
+  if unknown := [name for name in config.tasks if name not in TASKS]:
+    raise unknown_names("task", unknown, TASKS)
+  modules = {
+    name: importlib.import_module(TASKS[name]) for name in config.tasks
+  }
+  for module in modules.values():
+    # What is missing or misspelt stops here, not after hours of work.
+    getattr(module, "check", lambda config, workdir: None)(config, workdir)
+
+  for number, (name, module) in enumerate(modules.items(), start=1):
+    label = f"[{number}/{len(modules)}] {name}"
+    _say(f"{label}: starts")
+    manifest = epath.Path(workdir) / name / artifacts.MANIFEST
+    before = manifest.read_bytes() if manifest.exists() else None
+    began = time.monotonic()
+    module.run(config, workdir)
+    skipped = before is not None and manifest.read_bytes() == before
+    done = "skipped, as it was complete" if skipped else "done"
+    _say(f"{label}: {done} ({time.monotonic() - began:.1f} s)")
 
 
 def use_compilation_cache() -> pathlib.Path:
-  """Keeps compiled functions in a folder of this user, and returns it.
+  """Keeps compiled functions in a private folder, and returns it.
 
-  The environment's SYNTHJAX_CACHE names it, or else it lies in the platform's
-  cache folder. It is private, as whoever writes there chooses what runs here.
+  Raises:
+    UserError: if the folder cannot be made, or can be written by others.
   """
-  chosen = os.environ.get("SYNTHJAX_CACHE")
-  home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
-  folder = pathlib.Path(chosen or home / "synthjax").expanduser()
-  folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+  import jax
+
+  folder = cache.private_folder() / "jax"
   jax.config.update("jax_compilation_cache_dir", str(folder))
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
   jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
   return folder
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses the command line and returns what is left of it.
+
+  Raises:
+    UserError: about an unknown flag, a bad value, a missing config, or every
+      field that the config does not hold.
+  """
+  path, fields = _config_arguments(argv)
+  if path is not None:
+    # The flag would load it too, but wraps what goes wrong in tracebacks.
+    if problem := unknown_fields(load_config(path), fields):
+      raise problem
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    raise UserError(f"{error} (--help lists the flags)") from error
+
+
+def load_config(path: str) -> ConfigDict:
+  """Returns the config of "FILE" or "FILE:arg,arg=value".
+
+  Raises:
+    UserError: if there is no such file, or it does not take the arguments.
+  """
+  file, _, arg = path.partition(":")
+  if not pathlib.Path(file).is_file():
+    known = sorted(str(p) for p in pathlib.Path("configs").glob("[!_]*.py"))
+    raise UserError(
+      f"There is no config file {file!r}. Found here: "
+      f"{', '.join(known) or 'none; run this in the folder that has configs/'}."
+    )
+  return runpy.run_path(file)["get_config"](arg or None)
+
+
+def _config_arguments(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+  """Returns the value of --config, and every FIELD of a --config.FIELD."""
+  path, fields = None, []
+  for this, following in zip(argv, [*argv[1:], ""], strict=True):
+    if match := re.fullmatch(r"--?config(=(.*))?", this):
+      path = match[2] if match[1] else following
+    elif match := re.match(r"--?(?:no)?config\.([^=]+)", this):
+      fields.append(match[1])
+  return path, fields
+
+
+def _say(line: str) -> None:
+  """Prints a line, once however many processes there are."""
+  import jax
+
+  if jax.process_index() == 0:
+    print(line, flush=True)
+
+
+def _main(argv: Sequence[str]) -> None:
+  if argv[1:]:
+    raise UserError(f"Cannot make sense of {argv[1:]}; flags start with --.")
+  if missing := [
+    f"--{flag.name}" for flag in (_CONFIG, _WORKDIR) if flag.value is None
+  ]:
+    raise UserError(f"{' and '.join(missing)} must be given; see --help.")
+  if _DISTRIBUTED.value:
+    import jax
+
+    jax.distributed.initialize()
+  if flags.FLAGS["verbosity"].using_default_value:
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every step
+  use_compilation_cache()
+  run_tasks(_CONFIG.value, os.path.expanduser(_WORKDIR.value))
+
+
+def _cleanly(function: Callable) -> Callable:
+  """Makes a UserError one message and exit code 2; bugs keep tracebacks."""
+
+  def call(argv):
+    try:
+      return function(argv)
+    except UserError as error:
+      print(f"synthjax: {error}", file=sys.stderr)
+      sys.exit(2)
+
+  return call
+
+
+if __name__ == "__main__":
+  app.run(_cleanly(_main), flags_parser=_cleanly(parse_flags))

@@ -1,0 +1,42 @@
+"""The folder for what can be made again, such as compiled functions."""
+
+import os
+import pathlib
+import sys
+
+from synthjax.errors import UserError
+
+
+def private_folder() -> pathlib.Path:
+  """Returns a folder that this user alone can read and write.
+
+  The environment's SYNTHJAX_CACHE names it, or else it lies in the platform's
+  cache folder. It is private, as whoever writes there chooses what runs here.
+
+  Raises:
+    UserError: if the folder cannot be made, or can be written by others.
+  """
+  chosen = os.environ.get("SYNTHJAX_CACHE")
+  folder = pathlib.Path(chosen or _platform_cache() / "synthjax").expanduser()
+  try:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f"Cannot make the cache folder {folder} ({error.strerror}); set "
+      "SYNTHJAX_CACHE to a folder that you can write."
+    ) from error
+  found = folder.stat()
+  if found.st_uid != os.getuid() or found.st_mode & 0o022:
+    raise UserError(
+      f"The cache folder {folder} can be written by other users. Run "
+      f"`chmod 700 {folder}` if it is yours, or set SYNTHJAX_CACHE to a folder "
+      "of your own."
+    )
+  return folder
+
+
+def _platform_cache() -> pathlib.Path:
+  if folder := os.environ.get("XDG_CACHE_HOME"):
+    return pathlib.Path(folder)
+  macos = sys.platform == "darwin"
+  return pathlib.Path("~/Library/Caches" if macos else "~/.cache")

@@ -1,0 +1,269 @@
+"""Image shards: ArrayRecord files that TensorFlow Datasets reads back.
+
+A folder of them is an ordinary data set: `tfds.builder_from_directory(folder)`
+opens it, with or without TensorFlow. Each record is a `tf.train.Example` of
+image (PNG), label, prompt, seed and id. The same rows give the same bytes.
+`synthjax.data.dataset_info` writes what TFDS wants to find beside them.
+"""
+
+import bisect
+import dataclasses
+import functools
+import io
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from synthjax import cache
+from synthjax.artifacts import replace
+from synthjax.data.dataset_info import shard_name
+from synthjax.data.dataset_info import write_dataset_info as write_dataset_info
+from synthjax.errors import UserError
+
+Example = dict[str, Any]
+
+# One record to a group, as random access wants; PNG is compressed already.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_READER_OPTIONS = {"max_parallelism": "1"}
+_SHARD_NAME = re.compile(r"(.+)-(.+)\.array_record-(\d{5})-of-(\d{5})")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Rows with a length and random access, which Grain's workers can pickle."""
+
+  size: int
+  read: Callable[[int], Example]  # a top-level function, or a partial of one
+
+  def __len__(self) -> int:
+    return self.size
+
+  def __getitem__(self, index: int) -> Example:
+    index = index.__index__()
+    if not -self.size <= index < self.size:
+      raise IndexError(f"Row {index} of {self.size}.")
+    return self.read(index % self.size)
+
+
+# --- writing ----------------------------------------------------------------
+
+
+def write_shard(
+  folder: epath.PathLike,
+  shard_index: int,
+  num_shards: int,
+  examples: Iterable[Example],
+  *,
+  name: str = "synthjax",
+  split: str = "train",
+) -> int:
+  """Writes one shard, which appears under its name only when it is whole.
+
+  Args:
+    folder: local or gs://.
+    shard_index: from 0.
+    num_shards: of the whole data set.
+    examples: rows of image uint8 [h, w, 3], label int, prompt str, seed int
+      and id str.
+    name: of the data set, in snake case.
+    split: of the data set.
+
+  Returns:
+    The number of rows.
+  """
+  from array_record.python import array_record_module
+
+  rows = 0
+  file = shard_name(shard_index, num_shards, name=name, split=split)
+  with replace(folder, file) as path:
+    writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+    try:
+      for example in examples:
+        writer.write(_encode(example))
+        rows += 1
+    finally:
+      writer.close()  # raises where the disk is full
+  return rows
+
+
+def encode_png(image: np.ndarray) -> bytes:
+  """Returns an image, uint8 [h, w, 3], as PNG, alike in every call."""
+  assert image.dtype == np.uint8 and image.ndim == 3, (image.dtype, image.shape)
+  file = io.BytesIO()
+  Image.fromarray(image).save(file, "PNG", compress_level=6)
+  return file.getvalue()
+
+
+def decode_image(encoded: bytes) -> np.ndarray:
+  """Returns an encoded image as uint8 [h, w, 3]."""
+  with Image.open(io.BytesIO(encoded)) as image:
+    return np.asarray(image.convert("RGB"))
+
+
+def _encode(example: Example) -> bytes:
+  from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+  def of_bytes(value):
+    value = tf_feature_pb2.BytesList(value=[value])
+    return tf_feature_pb2.Feature(bytes_list=value)
+
+  def of_int(value):
+    value = tf_feature_pb2.Int64List(value=[int(value)])
+    return tf_feature_pb2.Feature(int64_list=value)
+
+  feature = {
+    "image": of_bytes(encode_png(np.asarray(example["image"]))),
+    "label": of_int(example["label"]),
+    "prompt": of_bytes(example["prompt"].encode()),
+    "seed": of_int(example["seed"]),
+    "id": of_bytes(example["id"].encode()),
+  }
+  features = tf_feature_pb2.Features(feature=feature)
+  # A map has no order of its own: without this, each process has another.
+  return tf_example_pb2.Example(features=features).SerializeToString(
+    deterministic=True
+  )
+
+
+# --- reading ----------------------------------------------------------------
+
+
+def open_shards(
+  folder: epath.PathLike, kept_ids: Iterable[str] | None = None
+) -> Source:
+  """Opens a folder of shards.
+
+  Args:
+    folder: of one data set and split.
+    kept_ids: the ids of the rows to keep; None keeps all. The order stays that
+      of the shards.
+
+  Returns:
+    A source of rows of image uint8 [h, w, 3], label int, prompt str, seed int
+    and id str.
+
+  Raises:
+    UserError: if shards are missing, cut short or damaged, or hold no row of
+      one of the ids. Damage inside of a shard shows when the row is read.
+  """
+  from array_record.python import array_record_data_source
+
+  paths = _shard_paths(epath.Path(folder))
+  rows = [_count(path) for path in paths]
+  records = array_record_data_source.ArrayRecordDataSource(
+    [f"{path}[0:{n}]" for path, n in zip(paths, rows, strict=True)],
+    _READER_OPTIONS,
+  )
+  ends = tuple(itertools.accumulate(rows))
+  read = functools.partial(_read, records, tuple(paths), ends)
+  if kept_ids is None:
+    return Source(len(records), functools.partial(_read_row, read, None))
+  positions = _positions(read, len(records), set(kept_ids), folder)
+  kept = functools.partial(_read_row, read, positions)
+  return Source(len(positions), kept)
+
+
+def _shard_paths(folder: epath.Path) -> list[str]:
+  """Returns local paths of all shards of a folder, in order."""
+  found = {}
+  for path in folder.iterdir() if folder.exists() else ():
+    if match := _SHARD_NAME.fullmatch(path.name):
+      found[path.name] = (match[1], match[2], int(match[4]))
+  if not found:
+    raise UserError(
+      f"There are no image shards in {folder}: no file is named like "
+      f"{shard_name(0, 8)!r}."
+    )
+  if len(kinds := set(found.values())) > 1:
+    raise UserError(
+      f"{folder} mixes the shards of several data sets: {sorted(kinds)} (name, "
+      "split, number of shards). Give each a folder of its own."
+    )
+  name, split, total = kinds.pop()
+  names = [shard_name(i, total, name=name, split=split) for i in range(total)]
+  if missing := [name for name in names if name not in found]:
+    raise UserError(
+      f"{folder} lacks {len(missing)} of {total} shards, such as {missing[0]}: "
+      "run the task that writes them again, it goes on where it stopped."
+    )
+  return [_local(folder / name) for name in names]
+
+
+def _local(path: epath.Path) -> str:
+  """Returns a path that ArrayRecord can read, which is on this machine."""
+  if "://" not in os.fspath(path):
+    return os.fspath(path)
+  shards = epath.Path(cache.private_folder()) / "shards"
+  copy, there = shards / os.fspath(path).replace("://", "/"), path.stat()
+  here = copy.stat() if copy.exists() else None
+  if not here or here.length != there.length or here.mtime < there.mtime:
+    with replace(copy.parent, copy.name, need=there.length) as temporary:
+      path.copy(temporary, overwrite=True)
+  return os.fspath(copy)
+
+
+def _count(path: str) -> int:
+  from array_record.python import array_record_module
+
+  try:
+    reader = array_record_module.ArrayRecordReader(path)
+    rows = reader.num_records()
+    # A file that was cut short opens without an error, and with no rows.
+    if not reader.ok():
+      reader.close()
+    return rows
+  except RuntimeError as error:
+    raise _damaged(path, error) from error
+
+
+def _read(
+  records: Any, paths: Sequence[str], ends: Sequence[int], index: int
+) -> Any:
+  """Returns the features of a record, encoded as they are stored."""
+  from tensorflow_datasets.proto import tf_example_pb2
+
+  try:
+    record = records[index]
+  except RuntimeError as error:
+    raise _damaged(paths[bisect.bisect_right(ends, index)], error) from error
+  return tf_example_pb2.Example.FromString(record).features.feature
+
+
+def _read_row(
+  read: Callable, positions: np.ndarray | None, index: int
+) -> Example:
+  row = read(index if positions is None else int(positions[index]))
+  return {
+    "image": decode_image(row["image"].bytes_list.value[0]),
+    "label": row["label"].int64_list.value[0],
+    "prompt": row["prompt"].bytes_list.value[0].decode(),
+    "seed": row["seed"].int64_list.value[0],
+    "id": row["id"].bytes_list.value[0].decode(),
+  }
+
+
+def _positions(
+  read: Callable, size: int, kept: set[str], folder: epath.PathLike
+) -> np.ndarray:
+  """Returns the positions of the rows with these ids, int64 [n]."""
+  ids = [read(i)["id"].bytes_list.value[0].decode() for i in range(size)]
+  if unknown := kept.difference(ids):
+    raise UserError(
+      f"{len(unknown)} of the {len(kept)} ids to keep are not in {folder}, "
+      f"such as {min(unknown)!r}: the selection belongs to other images."
+    )
+  return np.flatnonzero([i in kept for i in ids])
+
+
+def _damaged(path: str, error: Exception) -> UserError:
+  return UserError(
+    f"The shard {path} is damaged or cut short ({error}). Put it back from a "
+    "copy; or delete it together with manifest.json beside it, and run the "
+    "task that wrote it again: only what is missing is drawn again."
+  )

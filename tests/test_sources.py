@@ -1,0 +1,159 @@
+"""Folders, shards and TFDS give rows of the same kind."""
+
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from synthjax.data import dataset_info, shards, sources
+from synthjax.errors import UserError
+
+CLASSES = {"cat": 7, "dog": 3}
+RED = (200, 10, 20)
+
+
+def save(path, image):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  image.save(path)
+
+
+@pytest.fixture
+def class_folders(tmp_path):
+  for name in CLASSES:
+    for i in range(2):
+      save(tmp_path / name / f"{i}.png", Image.new("RGB", (4, 6), RED))
+  (tmp_path / "cat" / "notes.txt").write_text("not an image")
+  (tmp_path / "readme.txt").write_text("nor a class")
+  return tmp_path
+
+
+def test_a_folder_gives_rows_sorted_by_name(class_folders):
+  source = sources.open_source("folder", path=class_folders, classes=CLASSES)
+  assert [row["id"] for row in source] == [
+    "cat/0.png",
+    "cat/1.png",
+    "dog/0.png",
+    "dog/1.png",
+  ]
+  assert [row["label"] for row in source] == [7, 7, 3, 3]
+  assert source[0]["image"].shape == (6, 4, 3)
+  assert source[0]["image"].dtype == np.uint8
+  assert tuple(source[0]["image"][0, 0]) == RED
+  assert len(pickle.loads(pickle.dumps(source))) == 4
+
+
+def test_empty_missing_and_unknown_folders_are_all_listed(class_folders):
+  (class_folders / "empty").mkdir()
+  (class_folders / "other").mkdir()
+  classes = CLASSES | {"empty": 1, "gone": 2}
+  with pytest.raises(UserError) as error:
+    sources.folder(class_folders, classes)
+  message = str(error.value)
+  assert "empty: holds no image" in message
+  assert "gone: there is no such folder" in message
+  assert "other: no class is called so" in message
+  assert "cat:" not in message
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+  with pytest.raises(UserError, match="no folder .*missing"):
+    sources.folder(tmp_path / "missing", CLASSES)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("content", [b"", b"not an image", None])
+def test_a_file_that_is_no_image_is_named_when_it_is_read(
+  class_folders, content
+):
+  path = class_folders / "dog" / "1.png"
+  # None: an image that was cut short
+  path.write_bytes(path.read_bytes()[:50] if content is None else content)
+  source = sources.folder(class_folders, CLASSES)
+  assert source[2]["label"] == 3
+  with pytest.raises(UserError, match="dog/1.png cannot be read"):
+    source[3]
+
+
+@pytest.mark.parametrize(
+  ("mode", "colour", "want"),
+  [
+    ("L", 100, (100, 100, 100)),
+    ("CMYK", (0, 255, 255, 0), (255, 0, 0)),
+    ("1", 1, (255, 255, 255)),
+    ("I;16", 256 * 100, (100, 100, 100)),
+    ("RGBA", (0, 0, 0, 0), (255, 255, 255)),
+    ("LA", (0, 128), (127, 127, 127)),
+  ],
+)
+def test_every_mode_becomes_rgb(mode, colour, want):
+  image = sources.to_rgb(Image.new(mode, (2, 2), colour))
+  assert image.mode == "RGB"
+  assert image.getpixel((0, 0)) == want
+
+
+def test_a_palette_keeps_its_colours_and_its_transparency():
+  image = Image.new("P", (2, 1))
+  image.putpalette([*RED, 0, 0, 0])
+  image.putdata([0, 1])
+  assert sources.to_rgb(image).getpixel((0, 0)) == RED
+  image.info["transparency"] = 1
+  assert sources.to_rgb(image).getpixel((1, 0)) == (255, 255, 255)
+
+
+def test_a_square_is_the_middle_of_the_image(tmp_path):
+  wide = np.zeros((10, 30, 3), np.uint8)
+  wide[:, 6:24] = RED  # the filter reads a little beside the square
+  save(tmp_path / "cat" / "wide.png", Image.fromarray(wide))
+  save(tmp_path / "dog" / "tall.png", Image.fromarray(wide.swapaxes(0, 1)))
+  source = sources.folder(tmp_path, CLASSES, image_size=5)
+  for row in source:
+    np.testing.assert_array_equal(row["image"], np.full((5, 5, 3), RED))
+
+
+def write_shards(folder):
+  rows = [
+    {
+      "image": np.full((4, 4, 3), i, np.uint8),
+      "label": i % 2,
+      "prompt": "p",
+      "seed": 0,
+      "id": f"x{i}",
+    }
+    for i in range(3)
+  ]
+  shards.write_shard(folder, 0, 1, rows)
+  dataset_info.write_dataset_info(
+    folder, [3], {0: "a", 1: "b"}, description="A test."
+  )
+
+
+def test_shards_are_a_source(tmp_path):
+  write_shards(tmp_path)
+  source = sources.open_source("shards", folder=tmp_path, kept_ids=["x2"])
+  assert len(source) == 1 and source[0]["id"] == "x2"
+
+
+def test_a_prepared_tfds_data_set_is_a_source(tmp_path):
+  """Where TFDS looks for it: DATA_DIR/NAME/VERSION."""
+  pytest.importorskip("tensorflow_datasets")
+  write_shards(tmp_path / "synthjax" / "1.0.0")
+  source = sources.open_source(
+    "tfds", name="synthjax", split="train[1:]", data_dir=tmp_path, image_size=2
+  )
+  assert len(source) == 2
+  assert source[0]["image"].shape == (2, 2, 3)
+  assert source[0]["image"][0, 0, 0] == 1
+  assert source[0]["label"] == 1
+  assert source[0]["id"] == "synthjax-train[1:]-0"
+  with pytest.raises(UserError, match="'lable'; did you mean 'label'"):
+    sources.tfds("synthjax", "train", data_dir=tmp_path, label_key="lable")
+
+
+def test_unknown_sources_and_fields_name_the_nearest():
+  with pytest.raises(UserError, match="'foldr'; did you mean 'folder'"):
+    sources.open_source("foldr", path="x")
+  with pytest.raises(UserError, match="'pth'; did you mean 'path'"):
+    sources.open_source("folder", pth="x", classes={})
+  with pytest.raises(UserError, match="needs path and classes"):
+    sources.open_source("folder")
