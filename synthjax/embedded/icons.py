@@ -1,0 +1,106 @@
+"""Finds each concept in an Iconify icon set and renders it."""
+
+import io
+import json
+import pathlib
+import re
+
+import numpy as np
+from PIL import Image
+
+SIZE = 32  # pixels of a stored image
+OVERSAMPLING = 4  # rendered larger, then reduced by an antialiased filter
+
+# Where icon sets write their alternative drawings: cactus-1, cactus-2.
+NUMBERED = re.compile(r"(.+)-(\d)$")
+
+
+# Names by which an icon set departs from Unicode's, old and new.
+RENAMED = {
+  "fxemoji": {},
+}
+
+
+def read(node_modules: pathlib.Path, style: str) -> tuple[dict, dict]:
+  """Reads an icon set: (its icons.json, {code points: icon name})."""
+  folder = node_modules / "@iconify-json" / style
+  chars = folder / "chars.json"
+  chars = json.loads(chars.read_text()) if chars.exists() else {}
+  icons = json.loads((folder / "icons.json").read_text())
+  return icons, {code.replace("-fe0f", ""): n for code, n in chars.items()}
+
+
+def alias_names(icons: dict, chars: dict) -> dict[str, list[str]]:
+  """Lists, for code points, the names that this icon set uses."""
+  others = {}
+  for name, alias in icons.get("aliases", {}).items():
+    others.setdefault(alias["parent"], []).append(name)
+  return {code: [n, *others.get(n, ())] for code, n in chars.items()}
+
+
+def match(
+  concepts: list[dict], icons: dict, chars: dict, renamed: dict
+) -> dict[int, list[str]]:
+  """Finds the icons of each concept: {index: icon names}.
+
+  By code points where the set has them, else by name without punctuation. No
+  icon serves two concepts. Alternative drawings of an object are all taken;
+  those of a person are its skin tones, of which the first is.
+  """
+  names = {}
+  for name in [*icons["icons"], *icons.get("aliases", {})]:
+    names.setdefault(_squeeze(renamed.get(name, name)), []).append(name)
+    if found := NUMBERED.fullmatch(name):
+      names.setdefault(_squeeze(found[1]), []).append(name)
+  result, taken = {}, set()
+  for i, concept in enumerate(concepts):
+    name = chars.get(concept["code"])
+    if name and name not in taken:
+      taken.add(name)
+      result[i] = [name]
+  # Column by column: a concept's own name goes before another's alias.
+  for column in range(max(len(c["aliases"]) for c in concepts)):
+    for i, concept in enumerate(concepts):
+      if i in result or column >= len(concept["aliases"]):
+        continue
+      found = names.get(_squeeze(concept["aliases"][column]), [])
+      found = [n for n in found if _parent(icons, n) not in taken]
+      if concept["category"] == "People & Body":
+        found = found[:1]
+      if found:
+        taken.update(_parent(icons, n) for n in found)
+        result[i] = found
+  return result
+
+
+def _squeeze(name: str) -> str:
+  return re.sub("[^a-z0-9]", "", name.lower())
+
+
+def _parent(icons: dict, name: str) -> str:
+  alias = icons.get("aliases", {}).get(name, {})
+  # A mirrored alias is a drawing of its own.
+  return name if alias.get("hFlip") else alias.get("parent", name)
+
+
+def render(icons: dict, name: str) -> np.ndarray:
+  """Draws an icon on white: uint8 [32, 32, 3], centred if not square."""
+  import resvg_py  # only building needs it
+
+  alias = icons.get("aliases", {}).get(name)
+  icon = icons["icons"][alias["parent"] if alias else name]
+  box = [icon.get(key, icons.get(key, 0)) for key in ("left", "top")]
+  box += [icon.get(key, icons.get(key, 16)) for key in ("width", "height")]
+  large = SIZE * OVERSAMPLING
+  svg = (
+    '<svg xmlns="http://www.w3.org/2000/svg" '
+    'xmlns:xlink="http://www.w3.org/1999/xlink" '
+    f'viewBox="{" ".join(map(str, box))}" width="{large}" height="{large}">'
+    f"{icon['body']}</svg>"
+  )
+  png = resvg_py.svg_to_bytes(
+    svg_string=svg, background="#ffffff", skip_system_fonts=True
+  )
+  image = Image.open(io.BytesIO(png)).convert("RGB")
+  image = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+  return image[:, ::-1] if alias and alias.get("hFlip") else image
