@@ -29,8 +29,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-  """Skips what needs a GPU where none can be used."""
+  """Puts the slow tests last, and skips what needs a GPU where none is."""
   del config
+  items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
   wanting = [item for item in items if item.get_closest_marker("gpu")]
   if wanting and not _has_gpu():
     for item in wanting:
