@@ -1,0 +1,103 @@
+r"""GLIDE in miniature: how the shipped generator was trained.
+
+  python -m synthjax.main --config=configs/train_generator.py --workdir=$OUT
+
+  --config=...:stage=base   the 16 px base alone; stage=upsampler the other
+  --config=...:runlocal     a few steps, a CPU minute
+
+Measured: see README.md, "The embedded world".
+"""
+
+import ml_collections
+
+from synthjax.config import parse_arg
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  arg = parse_arg(arg, runlocal=False, stage="both")
+  config = ml_collections.ConfigDict()
+  config.tasks = ("train_generator",)
+  config.seed = 0
+
+  stages = ("base", "upsampler")
+  config.train_generator = dict(
+    data=dict(
+      split="train",
+      leave_out=("People & Body", "Symbols"),
+      name_share=0.6,  # of the captions that are the name, with no keywords
+    ),
+    stages=stages if arg.stage == "both" else (arg.stage,),
+    base=dict(
+      image_size=16,
+      betas="squared_cosine",
+      model=dict(
+        text_context=24,
+        text_width=128,
+        text_layers=2,
+        text_heads=4,
+        model_channels=32,
+        channel_mult=(1, 2, 4),
+        num_res_blocks=1,
+        attention_downsamples=(2, 4),
+        head_channels=32,
+        dropout=0.0,
+      ),
+      drop_prompt=0.2,
+      ema_decay=0.999,
+      optimizer=dict(
+        name="adamw",
+        lr=1e-3,
+        rate="trapezoid",
+        warmup=100,
+        weight_decay=0.01,
+        clip_norm=1.0,
+      ),
+      num_steps=4_400,
+      batch_size=64,
+      num_workers=0,
+      log_every=50,
+      checkpoint_every=200,
+    ),
+    upsampler=dict(
+      image_size=32,
+      low_res=16,
+      betas="linear",
+      model=dict(
+        text_context=24,
+        text_width=64,
+        text_layers=1,
+        text_heads=4,
+        model_channels=32,
+        channel_mult=(1, 1, 2),
+        num_res_blocks=1,
+        attention_downsamples=(4,),
+        head_channels=32,
+        dropout=0.0,
+      ),
+      drop_prompt=0.2,
+      ema_decay=0.999,
+      optimizer=dict(
+        name="adamw",
+        lr=1.5e-3,
+        rate="trapezoid",
+        warmup=100,
+        weight_decay=0.01,
+        clip_norm=1.0,
+      ),
+      num_steps=1_500,
+      batch_size=32,
+      num_workers=0,
+      log_every=50,
+      checkpoint_every=200,
+    ),
+  )
+
+  if arg.runlocal:  # comes last, so that it can shrink anything above
+    for stage in stages:
+      block = config.train_generator[stage]
+      block.num_steps, block.batch_size = 4, 4
+      block.log_every, block.checkpoint_every = 1, 2
+      block.model.text_layers = 1
+      block.model.channel_mult = (1, 1)
+      block.model.attention_downsamples = (2,)
+  return config

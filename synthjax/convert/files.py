@@ -1,0 +1,71 @@
+"""Weights on disk: safetensors that describe themselves."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from flax import traverse_util
+
+from synthjax.atomic import replace
+from synthjax.errors import UserError
+
+
+def save_params(
+  path: epath.PathLike,
+  params: Mapping,
+  description: Mapping[str, Any],
+  *,
+  dtype: str = "float32",
+) -> None:
+  """Writes parameters and what they are parameters of.
+
+  Args:
+    path: of the new file.
+    params: nested dicts of arrays.
+    description: plain data, such as the model's sizes; kept in the header.
+    dtype: of the floats on disk.
+  """
+  from safetensors.numpy import save
+
+  flat = traverse_util.flatten_dict(params, sep="/")
+  arrays = {
+    name: np.ascontiguousarray(np.asarray(value).astype(dtype))
+    for name, value in sorted(flat.items())
+  }
+  path = epath.Path(path)
+  header = {"description": json.dumps(description, sort_keys=True)}
+  with replace(path.parent, path.name) as temporary:
+    epath.Path(temporary).write_bytes(save(arrays, metadata=header))
+
+
+def load_params(path: epath.PathLike) -> tuple[dict, dict[str, Any]]:
+  """Reads a file of `save_params`: float32 parameters and the description.
+
+  Raises:
+    UserError: when the file is missing, damaged or not one of ours.
+  """
+  from safetensors import SafetensorError
+  from safetensors.numpy import load
+
+  path = epath.Path(path)
+  if not path.exists():
+    raise UserError(
+      f"There are no weights at {path}. Give the path of a .safetensors file "
+      "that `train_generator` or `train_clip` has written."
+    )
+  data = path.read_bytes()
+  try:
+    arrays = load(data)
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size]).get("__metadata__", {})
+    description = json.loads(header["description"])
+  except (SafetensorError, ValueError, KeyError) as error:
+    raise UserError(
+      f"{path} cannot be read as weights ({type(error).__name__}: {error}). "
+      "It is cut short, damaged, or was not written by synthjax: fetch or "
+      "train it again."
+    ) from None
+  arrays = {k: v.astype(np.float32) for k, v in arrays.items()}
+  return traverse_util.unflatten_dict(arrays, sep="/"), description

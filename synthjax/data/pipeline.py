@@ -1,0 +1,52 @@
+"""Grain pipelines from sources to batches."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+
+Example = dict[str, Any]
+# Top-level functions or partials of them, as worker processes pickle them.
+Transform = Callable[[Example, np.random.Generator], Example]
+
+
+def train_batches(
+  source: Sequence[Example],
+  transforms: Sequence[Transform],
+  *,
+  batch_size: int,
+  seed: int,
+  num_workers: int = 0,
+) -> grain.IterDataset:
+  """Makes endless shuffled batches: this process's share of each global one.
+
+  Args:
+    source: anything with a length and random access.
+    transforms: applied in order, each with its own random generator.
+    batch_size: over all processes.
+    seed: of order and augmentation; the same on every process.
+    num_workers: reading processes; 0 reads in this one.
+
+  Raises:
+    ValueError: when the batch does not split over the processes, or the
+      source is empty.
+  """
+  if not len(source):
+    raise ValueError("The source of images is empty: there is nothing to read.")
+  share, rest = divmod(batch_size, jax.process_count())
+  if rest:
+    raise ValueError(
+      f"batch_size={batch_size} does not split over {jax.process_count()} "
+      f"processes; try {batch_size - rest}."
+    )
+  ds = grain.MapDataset.source(source).seed(seed)
+  ds = ds[jax.process_index() :: jax.process_count()]
+  ds = ds.shuffle().repeat()  # a new order in each epoch
+  for transform in transforms:
+    ds = ds.random_map(transform)
+  ds = ds.to_iter_dataset().batch(share, drop_remainder=True)
+  if num_workers:
+    ds = ds.mp_prefetch(grain.MultiprocessingOptions(num_workers))
+  return ds

@@ -1,0 +1,234 @@
+"""GLIDE as a generator: base, upsampler and guidance, jitted whole."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from synthjax.convert import files
+from synthjax.diffusion import guidance, sample, schedule
+from synthjax.errors import UserError
+from synthjax.generators import Generator
+from synthjax.models.glide import Glide
+from synthjax.text import tokenize
+from synthjax.train import mesh as meshes
+
+# The upsampler's first noise is a little weaker, as in the authors' notebook.
+TEMPERATURE = 0.997
+
+
+class Stage(NamedTuple):
+  """One network of the cascade, and how it is walked."""
+
+  model: Glide
+  params: Any
+  image_size: int  # px
+  betas: np.ndarray  # [T]
+  steps: schedule.Schedule
+  walk: Callable  # of sample.SAMPLERS
+
+
+def load(
+  *,
+  base: Mapping[str, Any],
+  upsampler: Mapping[str, Any],
+  tokenizer: epath.PathLike,
+  guidance_scale: float,
+  batch_size: int,
+  start_steps: int | None = None,
+  dtype: str = "float32",
+) -> Generator:
+  """Loads both networks and compiles nothing yet.
+
+  Args:
+    base: `weights` (a file), `sampler` (of SAMPLERS) and `respacing`.
+    upsampler: likewise.
+    tokenizer: the tokenizer's file.
+    guidance_scale: of the base; the upsampler is not guided.
+    batch_size: images drawn at once; shorter requests are filled up, so that
+      one shape is compiled.
+    start_steps: with references, the base steps that are walked from them.
+    dtype: of the networks' activations.
+
+  Raises:
+    UserError: about missing or unfit weights, or an unknown sampler.
+  """
+  stages = [
+    _load_stage(name, block, dtype)
+    for name, block in (("base", base), ("upsampler", upsampler))
+  ]
+  words = tokenize.load(tokenizer)
+  mesh = meshes.make_mesh()
+  if rest := batch_size % mesh.size:
+    raise UserError(
+      f"generate.batch_size={batch_size} does not split over {mesh.size} "
+      f"devices; try {batch_size + mesh.size - rest}."
+    )
+  copied, split = meshes.copied(mesh), meshes.split(mesh)
+  params = jax.device_put([stage.params for stage in stages], copied)
+  run = jax.jit(
+    partial(_draw, *stages, guidance_scale, start_steps),
+    in_shardings=(copied, split, split, split, split),
+    out_shardings=split,
+  )
+  context = stages[0].model.text_context
+
+  def draw(
+    prompts: Sequence[str],
+    rngs: jax.Array,
+    references: np.ndarray | None = None,
+  ) -> np.ndarray:
+    """Draws uint8 [n, h, w, 3] for n prompts and n keys."""
+    if (references is None) != (start_steps is None):
+      raise ValueError("Real guidance needs both references and start_steps.")
+    images = []
+    for first in range(0, len(prompts), batch_size):
+      chunk = list(prompts[first : first + batch_size])
+      lack = batch_size - len(chunk)
+      conditional = words.glide_tokens(chunk + [""] * lack, context)
+      empty = words.glide_tokens([""] * batch_size, context)
+      tokens = np.stack([conditional[0], empty[0]], axis=1)
+      mask = np.stack([conditional[1], empty[1]], axis=1)
+      keys = _fill(rngs[first : first + batch_size], lack)
+      reference = None
+      if references is not None:
+        reference = _fill(references[first : first + batch_size], lack)
+      out = run(params, tokens, mask, keys, reference)
+      images.append(np.asarray(out)[: len(chunk)])
+    return np.concatenate(images)
+
+  identity = {
+    "generator": "glide",
+    "base": _identify(base),
+    "upsampler": _identify(upsampler),
+    "tokenizer": _hash(tokenizer),
+    "guidance_scale": guidance_scale,
+    "start_steps": start_steps,
+    "dtype": dtype,
+  }
+  return Generator(draw, stages[1].image_size, identity)
+
+
+def _draw(
+  base: Stage,
+  upsampler: Stage,
+  guidance_scale: float,
+  start_steps: int | None,
+  params: Sequence[Any],
+  tokens: jax.Array,
+  mask: jax.Array,
+  rngs: jax.Array,
+  references: jax.Array | None,
+) -> jax.Array:
+  """Draws uint8 images [n, h, w, 3].
+
+  Tokens and mask [n, 2, l] hold each prompt and the empty one; rngs [n].
+  """
+  n = len(rngs)
+  rngs = jax.vmap(lambda rng: jax.random.split(rng, 4))(rngs)  # [n, 4]
+
+  shape = (base.image_size, base.image_size, 3)
+  noise = sample.image_noise(rngs[:, 0], shape)
+  first = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs[:, 1])
+  steps = base.steps
+  if references is not None:
+    steps = schedule.start_at(steps, start_steps)
+    first = sample.diffuse(quantised(references), first, steps, start_steps - 1)
+  both = partial(_both_prompts, tokens, mask)
+  predict = guidance.classifier_free(
+    _predictor(base, params[0], *both()), guidance_scale
+  )
+  denoise = guidance.from_noise(predict, base.betas)
+  small = base.walk(denoise, steps, first, noise)
+
+  shape = (upsampler.image_size, upsampler.image_size, 3)
+  noise = sample.image_noise(rngs[:, 2], shape)
+  first = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs[:, 3])
+  predict = _predictor(
+    upsampler,
+    params[1],
+    tokens[:, 0],
+    mask[:, 0],
+    quantised(to_uint8(small)),
+  )
+  denoise = guidance.from_noise(predict, upsampler.betas)
+  large = upsampler.walk(denoise, upsampler.steps, TEMPERATURE * first, noise)
+  assert large.shape == (n, *shape)
+  return to_uint8(large)
+
+
+def _both_prompts(tokens, mask):
+  """Orders [n, 2, l] as all prompts, then all empty ones: [2n, l]."""
+  return (
+    jnp.concatenate([x[:, 0], x[:, 1]])
+    for x in map(jnp.asarray, (tokens, mask))
+  )
+
+
+def _predictor(stage, params, tokens, mask, low_res=None):
+  """Reads the prompts, and returns the network as a function of (x_t, t)."""
+  variables = {"params": params}
+  text = stage.model.apply(variables, tokens, mask, method="encode_text")
+
+  def predict(x, t):
+    return stage.model.apply(variables, x, t, text, low_res, method="predict")
+
+  return predict
+
+
+def to_uint8(x: jax.Array) -> jax.Array:
+  """Rounds [-1, 1] to uint8."""
+  return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
+
+
+def quantised(image: jax.Array) -> jax.Array:
+  """Turns uint8 into float32 in [-1, 1]."""
+  return image.astype(jnp.float32) / 127.5 - 1
+
+
+def _fill(rows, lack):
+  """Repeats the last row, so that the batch is whole."""
+  if not lack:
+    return rows
+  return jnp.concatenate([rows, jnp.repeat(rows[-1:], lack, axis=0)])
+
+
+def _load_stage(name: str, block: Mapping[str, Any], dtype: str) -> Stage:
+  params, about = files.load_params(block["weights"])
+  if about.get("kind") != "glide" or bool(about.get("low_res")) != (
+    name == "upsampler"
+  ):
+    raise UserError(
+      f"{block['weights']} holds {about.get('kind')!r}, stage "
+      f"{about.get('stage')!r}: config.generator.{name} needs a GLIDE {name}."
+    )
+  if block["sampler"] not in sample.SAMPLERS:
+    raise UserError(
+      f"Sampler {block['sampler']!r} of config.generator.{name} is not known; "
+      f"choose one of {sorted(sample.SAMPLERS)}."
+    )
+  sizes = about["model"] | {"dtype": jnp.dtype(dtype)}
+  for key in ("channel_mult", "attention_downsamples"):
+    sizes[key] = tuple(sizes[key])
+  betas = schedule.BETAS[about["betas"]]()
+  return Stage(
+    model=Glide(**sizes),
+    params=params["params"] if "params" in params else params,
+    image_size=about["image_size"],
+    betas=betas,
+    steps=schedule.respace(betas, block["respacing"]),
+    walk=sample.SAMPLERS[block["sampler"]],
+  )
+
+
+def _identify(block: Mapping[str, Any]) -> dict[str, Any]:
+  return dict(block) | {"weights": _hash(block["weights"])}
+
+
+def _hash(path: epath.PathLike) -> str:
+  return hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,177 @@
+"""Trains a small GLIDE, base and upsampler, on captioned drawings."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from synthjax import artifacts
+from synthjax.config import validate
+from synthjax.convert import files
+from synthjax.data import augment, captions, embedded, pipeline
+from synthjax.diffusion import schedule
+from synthjax.models.glide import Glide
+from synthjax.text import tokenize
+from synthjax.train import denoising, metrics, optimizer
+from synthjax.train import run as runs
+
+FIELDS = ("data", "stages", "base", "upsampler")
+STAGE_FIELDS = (
+  "image_size",  # px
+  "low_res",  # px of the image to enlarge; none for the base
+  "betas",
+  "model",
+  "drop_prompt",
+  "ema_decay",
+  "optimizer",
+  "num_steps",
+  "batch_size",
+  "num_workers",
+  "log_every",
+  "checkpoint_every",
+)
+
+
+def check(config: ConfigDict, workdir: str) -> None:
+  """Checks the block's fields."""
+  del workdir
+  block = config.train_generator
+  validate(block, FIELDS, name="train_generator", required=("stages", "data"))
+  for stage in block.stages:
+    validate(block[stage], STAGE_FIELDS, name=f"train_generator.{stage}")
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+  """Leaves `<stage>.safetensors` and `<stage>_metrics.jsonl` of each stage."""
+  block = config.train_generator.to_dict()
+  folder = epath.Path(workdir) / "train_generator"
+  spec = {"seed": config.seed, "images": captions.digest()} | block
+  if artifacts.begin(folder, spec):
+    return
+  data = dict(block["data"])
+  name_share = data.pop("name_share")
+  source = captions.open_captioned(**data)
+  rows = {}
+  for stage in block["stages"]:
+    rows |= _train(stage, block[stage], source, name_share, config.seed, folder)
+  artifacts.finish(folder, spec, rows)
+
+
+def _train(
+  stage: str,
+  block: dict,
+  source: Any,
+  name_share: float,
+  seed: int,
+  folder: epath.Path,
+) -> dict[str, int]:
+  """Trains one network, writes its averaged weights, returns its files."""
+  tokenizer = tokenize.load()
+  model = Glide(vocab_size=tokenizer.glide_vocab_size, **block["model"])
+  batch_size, num_steps = block["batch_size"], block["num_steps"]
+  read = partial(
+    read_example,
+    image_size=block["image_size"],
+    low_res=block.get("low_res"),
+    context=model.text_context,
+  )
+  objective = denoising.denoising(
+    partial(_apply, model),
+    partial(_init, model),
+    optimizer.make_optimizer(num_steps=num_steps, **block["optimizer"]),
+    betas=schedule.BETAS[block["betas"]](),
+    pad_token=tokenizer.glide_vocab_size - 1,
+    drop_prompt=block.get("drop_prompt", 0.2),
+    ema_decay=block.get("ema_decay", 0.999),
+  )
+  state = runs.train(
+    objective,
+    pipeline.train_batches(
+      source,
+      [
+        augment.flip,
+        augment.jiggle,
+        partial(captions.name_more, share=name_share),
+        read,
+      ],
+      batch_size=batch_size,
+      seed=seed,
+      num_workers=block.get("num_workers", 0),
+    ),
+    folder=folder,
+    label=stage,
+    num_steps=num_steps,
+    batch_size=batch_size,
+    seed=seed,
+    log_every=block["log_every"],
+    checkpoint_every=block["checkpoint_every"],
+  )
+  description = {
+    "kind": "glide",
+    "stage": stage,
+    "image_size": block["image_size"],
+    "low_res": block.get("low_res"),
+    "betas": block["betas"],
+    "model": block["model"] | {"vocab_size": tokenizer.glide_vocab_size},
+    "training": block | {"seed": seed, "images": captions.digest()},
+  }
+  files.save_params(
+    folder / f"{stage}.safetensors",
+    jax.device_get(state.ema),
+    description,
+    dtype="float16",
+  )
+  curve = runs.metrics_file(folder, stage)
+  return {
+    f"{stage}.safetensors": 1,
+    curve.name: len(metrics.read_rows(curve)),
+  }
+
+
+def read_example(
+  example: dict,
+  rng: np.random.Generator,
+  *,
+  image_size: int,
+  low_res: int | None,
+  context: int,
+) -> dict:
+  """Turns a captioned drawing into a row of a training batch."""
+  tokens, mask = tokenize.load().glide_tokens(
+    [embedded.sample_caption(example, rng)], context
+  )
+  image = augment.shrink(example["image"], image_size)
+  row = {"image": image, "tokens": tokens[0], "mask": mask[0]}
+  if low_res:
+    row["low_res"] = augment.shrink(image, low_res)
+  return row
+
+
+def _init(model: Glide, rng: jax.Array, batch: dict) -> Any:
+  first = jax.tree.map(lambda x: x[:1], batch)
+  low_res = first.get("low_res")
+  return model.init(
+    rng,
+    denoising.to_unit(first["image"]),
+    jnp.zeros(1),
+    first["tokens"],
+    first["mask"],
+    None if low_res is None else denoising.to_unit(low_res),
+  )["params"]
+
+
+def _apply(model, params, x, t, tokens, mask, low_res, rng):
+  return model.apply(
+    {"params": params},
+    x,
+    t,
+    tokens,
+    mask,
+    low_res,
+    train=True,
+    rngs={"dropout": rng},
+  )
