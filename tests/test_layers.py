@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "config",
     "generators",
     "encoders",
+    "report",
     "train",
     "evals",
     "diffusion",
@@ -27,6 +28,7 @@ MAY_IMPORT = {
     "models",
     "embedded",
   },
+  "report": {"evals", "data"},
   "generators": {"train", "diffusion", "convert", "text", "data", "models"},
   "encoders": {"train", "convert", "text", "data", "models"},
   # The one step sideways: the denoising objective noises images by the same

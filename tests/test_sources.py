@@ -150,6 +150,11 @@ def test_a_prepared_tfds_data_set_is_a_source(tmp_path):
     sources.tfds("synthjax", "train", data_dir=tmp_path, label_key="lable")
 
 
+def test_the_embedded_drawings_are_a_source():
+  row = sources.open_source("embedded", split="validation")[0]
+  assert row["image"].shape == (32, 32, 3) and row["image"].dtype == np.uint8
+
+
 def test_unknown_sources_and_fields_name_the_nearest():
   with pytest.raises(UserError, match="'foldr'; did you mean 'folder'"):
     sources.open_source("foldr", path="x")

@@ -122,11 +122,19 @@ def tfds(
   return Source(len(records), read)
 
 
-def embedded(**fields: Any) -> Sequence[Example]:
-  """Opens the images that the package holds: see synthjax.data.embedded."""
-  from synthjax.data.embedded import open_embedded
+def embedded(split: str, space: Any = None) -> Sequence[Example]:
+  """Opens a split of the drawings that the package holds.
 
-  return open_embedded(**fields)
+  Args:
+    split: a key of `synthjax.data.embedded.SPLITS`, such as "test".
+    space: the label space; None labels each drawing by its concept.
+
+  Returns:
+    A source of rows of image uint8 [32, 32, 3], label int, and what is drawn.
+  """
+  from synthjax.data.embedded import open_split
+
+  return open_split(split, space=space)
 
 
 SOURCES = {
