@@ -178,6 +178,15 @@ def test_a_shard_that_was_cut_short_is_named(tmp_path, keep):
 
 
 @pytest.mark.faults
+def test_a_shard_with_other_rows_than_expected_is_named(tmp_path):
+  write(tmp_path)
+  path = tmp_path / shards.shard_name(2, 3)
+  shards.check_rows(path, 4)
+  with pytest.raises(UserError, match="4 rows where 5 belong"):
+    shards.check_rows(path, 5)
+
+
+@pytest.mark.faults
 def test_a_flipped_byte_is_noticed_when_its_row_is_read(tmp_path):
   write(tmp_path)
   path = tmp_path / shards.shard_name(2, 3)

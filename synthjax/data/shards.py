@@ -92,6 +92,17 @@ def write_shard(
   return rows
 
 
+def check_rows(path: epath.PathLike, rows: int) -> None:
+  """Checks that a shard that lies there already holds so many rows.
+
+  Raises:
+    UserError: if it is damaged or holds others.
+  """
+  path = _local(epath.Path(path))
+  if (found := _count(path)) != rows:
+    raise _damaged(path, f"{found} rows where {rows} belong")
+
+
 def encode_png(image: np.ndarray) -> bytes:
   """Returns an image, uint8 [h, w, 3], as PNG, alike in every call."""
   assert image.dtype == np.uint8 and image.ndim == 3, (image.dtype, image.shape)
@@ -261,7 +272,7 @@ def _positions(
   return np.flatnonzero([i in kept for i in ids])
 
 
-def _damaged(path: str, error: Exception) -> UserError:
+def _damaged(path: str, error: Exception | str) -> UserError:
   return UserError(
     f"The shard {path} is damaged or cut short ({error}). Put it back from a "
     "copy; or delete it together with manifest.json beside it, and run the "
