@@ -69,3 +69,40 @@ def load_params(path: epath.PathLike) -> tuple[dict, dict[str, Any]]:
     ) from None
   arrays = {k: v.astype(np.float32) for k, v in arrays.items()}
   return traverse_util.unflatten_dict(arrays, sep="/"), description
+
+
+EMBEDDED = epath.Path(__file__).parent.parent / "embedded"
+RELEASED = {
+  "glide": (
+    "the released base.pt and upsample.pt of GLIDE (filtered), converted to "
+    "safetensors"
+  ),
+  "clip": "the released CLIP weights, converted to safetensors",
+}
+
+
+def locate(weights: str | None, *, field: str, family: str) -> epath.Path:
+  """Finds a weights file, or says how to get one.
+
+  Args:
+    weights: a path, or "embedded:NAME" for a file of the package.
+    field: of the config, for the message.
+    family: a key of RELEASED.
+
+  Raises:
+    UserError: when the field is empty or no such file exists.
+  """
+  if weights and weights.startswith("embedded:"):
+    path = EMBEDDED / "weights" / weights.removeprefix("embedded:")
+  else:
+    path = epath.Path(weights or "")
+  if weights and path.exists():
+    return path
+  found = f"there is no file {path}" if weights else "it is not set"
+  raise UserError(
+    f"config.{field} must name a weights file, but {found}. It takes "
+    f"{RELEASED[family]}; this version does not download or convert them yet, "
+    "so bring files that `synthjax.convert` has written, or try the same run "
+    "in the embedded world, which ships its weights: add :runlocal to the "
+    "config."
+  )

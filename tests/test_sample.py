@@ -1,0 +1,88 @@
+"""Samplers against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from synthjax.diffusion import guidance, sample, schedule
+
+MEAN, STD = 0.3, 0.2
+BETAS = schedule.squared_cosine()
+
+
+def denoise(x, t):
+  """The best denoiser of x_0 ~ N(MEAN, STD^2), known in closed form."""
+  bar = jnp.asarray(np.cumprod(1 - BETAS), jnp.float32)[t][:, None, None, None]
+  gain = jnp.sqrt(bar) * STD**2 / (bar * STD**2 + 1 - bar)
+  return MEAN + gain * (x - jnp.sqrt(bar) * MEAN), jnp.zeros_like(x)
+
+
+def keys(n, seed=0):
+  return jax.random.split(jax.random.key(seed), n)
+
+
+@pytest.mark.parametrize("name", sorted(sample.SAMPLERS))
+def test_samples_of_a_gaussian_have_its_mean_and_deviation(name):
+  steps = schedule.respace(BETAS, 250)
+  noise = sample.image_noise(keys(64), (8, 8, 3))
+  x = jax.random.normal(jax.random.key(1), (64, 8, 8, 3))
+  images = jax.jit(lambda x: sample.SAMPLERS[name](denoise, steps, x, noise))(x)
+  np.testing.assert_allclose(images.mean(), MEAN, atol=0.01)
+  np.testing.assert_allclose(images.std(), STD, atol=0.01)
+
+
+def test_ddim_with_the_ancestral_noise_has_the_right_deviation():
+  steps = schedule.respace(BETAS, 250)
+  noise = sample.image_noise(keys(64), (8, 8, 3))
+  x = jax.random.normal(jax.random.key(1), (64, 8, 8, 3))
+  images = sample.ddim(denoise, steps, x, noise, eta=1.0)
+  np.testing.assert_allclose(images.std(), STD, atol=0.01)
+  still = sample.ddim(denoise, steps, x, noise)
+  assert np.abs(images - still).max() > 0.1  # eta does something
+
+
+def test_an_images_noise_is_its_own():
+  """The noise of an image is alike in every batch and differs by step."""
+  rngs = keys(5)
+  together = sample.image_noise(rngs, (4, 4, 3))(7)
+  alone = sample.image_noise(rngs[3:4], (4, 4, 3))(7)
+  np.testing.assert_array_equal(together[3], alone[0])
+  assert np.abs(together[3] - together[2]).max() > 0.1
+  other = sample.image_noise(rngs, (4, 4, 3))(8)
+  assert np.abs(together - other).max() > 0.1
+
+
+def test_diffusing_gives_the_stated_shares_of_image_and_noise():
+  """The shares of the 16-shot start of real guidance, step 15 of 100."""
+  steps = schedule.respace(BETAS, 100)
+  ones, zeros = jnp.ones((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1))
+  image = sample.diffuse(ones, zeros, steps, 14)
+  noise = sample.diffuse(zeros, ones, steps, 14)
+  np.testing.assert_allclose(image.item(), 0.97288036, rtol=1e-6)
+  np.testing.assert_allclose(noise.item(), 0.23130889, rtol=1e-6)
+
+
+def test_guidance_extrapolates_noise_and_keeps_the_prompts_variance():
+  def predict(x, t):
+    half = len(x) // 2
+    eps = jnp.concatenate([jnp.full((half, 1), 2.0), jnp.full((half, 1), 1.0)])
+    v = jnp.concatenate([jnp.full((half, 1), 0.5), jnp.full((half, 1), -0.5)])
+    return jnp.concatenate([eps, v], axis=-1)
+
+  guided = guidance.classifier_free(predict, 3.0)
+  out = guided(jnp.zeros((2, 1)), jnp.zeros(2))
+  np.testing.assert_allclose(out, [[4.0, 0.5], [4.0, 0.5]])
+
+
+def test_a_denoiser_recovers_and_clips_the_clean_image():
+  x0 = jnp.array([0.5, 0.5]).reshape(2, 1, 1, 1)
+  eps = jnp.array([0.3, -50.0]).reshape(2, 1, 1, 1)
+  t = jnp.array([100, 900])
+  bar = jnp.asarray(np.cumprod(1 - BETAS), jnp.float32)[t].reshape(2, 1, 1, 1)
+  x = jnp.sqrt(bar) * x0 + jnp.sqrt(1 - bar) * 0.3
+  out = jnp.concatenate([eps, jnp.ones_like(eps)], axis=-1)
+  got, share = guidance.from_noise(lambda x, t: out, BETAS)(x, t)
+  np.testing.assert_allclose(got[0], 0.5, atol=1e-5)
+  assert got[1].item() == 1.0  # clipped
+  np.testing.assert_allclose(share, 1.0)
