@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from synthjax.errors import UserError, unknown_names
+
 FOLDER = pathlib.Path(__file__).parent.parent / "embedded"
 SIZE = 32
 
@@ -99,6 +101,7 @@ class Source:
     return {
       "image": images(style)[row],
       "label": self.labels[index],
+      "id": f"{style}-{row}",
       "concept_id": concept_id,
       "concept": concept.name,
       "style": style,
@@ -111,36 +114,37 @@ def open_split(split: str, *, space=None) -> Source:
 
   Args:
     split: a key of SPLITS.
-    space: a LabelSpace whose classes list Unicode subcategories; drawings of
-      no class are left out. None: every drawing, labelled by its concept's id.
+    space: a LabelSpace, or its name, whose classes list Unicode subcategories;
+      drawings of no class are left out. None: every drawing, labelled by the
+      id of its concept.
 
   Raises:
-    ValueError: for another split, or a space of which no drawing is.
+    UserError: for another split, or a space whose classes list no subcategory.
   """
   if split not in SPLITS:
-    raise ValueError(f"split={split!r}: choose one of {', '.join(SPLITS)}.")
-  style_split, concept_splits = SPLITS[split]
-  known, label_of = concepts(), None
+    raise unknown_names("split of the embedded set", [split], SPLITS)
+  if isinstance(space, str):
+    from synthjax.data import spaces  # which reads the concepts from here
+
+    space = spaces.load_space(space)
+  label_of = {c.subcategory: None for c in concepts()}
   if space is not None:
-    label_of = {s: c.id for c in space.classes for s in c.subcategories}
+    if bare := [c.name for c in space.classes if not c.subcategories]:
+      raise UserError(
+        f"The label space {space.name!r} does not say which drawings are of "
+        f"{', '.join(bare)}: give them `subcategories` of the embedded set, or "
+        "choose another source."
+      )
+    label_of |= {s: c.id for c in space.classes for s in c.subcategories}
+  style_split, concept_splits = SPLITS[split]
   rows, labels = [], []
-  for style in STYLES:
-    if STYLES[style] != style_split:
-      continue
+  for style in (s for s in STYLES if STYLES[s] == style_split):
     for row, concept_id in enumerate(_index()["styles"][style]["rows"]):
-      concept = known[concept_id]
-      label = concept_id
-      if label_of is not None:
-        label = label_of.get(concept.subcategory)
+      concept = concepts()[concept_id]
+      label = concept_id if space is None else label_of[concept.subcategory]
       if concept.split in concept_splits and label is not None:
         rows.append((style, row, concept_id))
         labels.append(label)
-  if not rows:
-    raise ValueError(
-      f"No drawing of split {split!r} is of a class of the space "
-      f"{space.name!r}: give its classes `subcategories` of the embedded set, "
-      "or choose another source."
-    )
   return Source(split, tuple(rows), tuple(labels))
 
 
@@ -183,7 +187,7 @@ def images(style: str) -> np.ndarray:
   """Decodes the drawings of a style: uint8 [n, 32, 32, 3], read-only.
 
   Raises:
-    ValueError: if the file is damaged or is of another build than the index.
+    UserError: if the file is damaged or is of another build than the index.
   """
   return read_images(
     FOLDER / "images.zip", style, len(_index()["styles"][style]["rows"])
@@ -198,11 +202,11 @@ def read_images(path: pathlib.Path, style: str, count: int) -> np.ndarray:
       strips = [_decode(archive.read(part)) for part in parts]
     decoded = np.concatenate(strips).reshape(-1, SIZE, SIZE, 3)
   except (OSError, zipfile.BadZipFile, ValueError) as error:
-    raise ValueError(
+    raise UserError(
       f"Cannot read the drawings of {style!r} from {path}: {error}. {REINSTALL}"
     ) from error
   if len(decoded) != count:
-    raise ValueError(
+    raise UserError(
       f"{path} has {len(decoded)} drawings of {style!r}, but concepts.json "
       f"lists {count}. {REINSTALL}"
     )
@@ -225,4 +229,4 @@ def read_index(path: pathlib.Path) -> dict:
     index = json.loads(path.read_text())
     return {key: index[key] for key in ("concepts", "styles", "sources")}
   except (OSError, ValueError, KeyError) as error:
-    raise ValueError(f"Cannot read {path}: {error!r}. {REINSTALL}") from error
+    raise UserError(f"Cannot read {path}: {error!r}. {REINSTALL}") from error

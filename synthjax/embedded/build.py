@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from synthjax.data import embedded, spaces
+from synthjax.data import embedded, embedded_spaces
 from synthjax.embedded import concepts as concept_list
 from synthjax.embedded import icons, licences
 
@@ -147,7 +147,7 @@ def train_tokenizer(concepts: list[dict]):
     if concept["split"] == "train"
     for phrase in (concept["name"], *concept["phrases"])
   ]
-  phrases += spaces.SUBCATEGORIES.values()
+  phrases += embedded_spaces.SUBCATEGORIES.values()
   phrases += [word for words in embedded.STYLE_WORDS.values() for word in words]
   templates = [template.format("", style="") for template in embedded.TEMPLATES]
   trainer = trainers.BpeTrainer(

@@ -7,7 +7,7 @@ import pathlib
 import re
 import unicodedata
 
-from synthjax.data import spaces
+from synthjax.data.embedded_spaces import SUBCATEGORIES
 
 SKIPPED_CATEGORIES = ("Flags", "Component")  # flags, and bare skin tones
 MAX_PHRASES = 7  # the name and six keywords
@@ -135,7 +135,7 @@ def caption_phrases(concepts: list[dict]) -> list[tuple[str, ...]]:
   A phrase that is the name of a class of a label space is left out, whether it
   is a name or a keyword, and so are keywords that say nothing.
   """
-  class_names = set(spaces.SUBCATEGORIES.values())
+  class_names = set(SUBCATEGORIES.values())
   phrases = []
   for concept in concepts:
     kept = [concept["name"]]

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
+
+from synthjax.errors import UserError
 
 EMBEDDED = pathlib.Path(__file__).parent.parent / "embedded" / "tokenizer.json"
 
@@ -62,6 +65,7 @@ class Tokenizer(NamedTuple):
     Returns:
       tokens int32 [n, l].
     """
+    assert context >= 2, "There must be room for the start and the end."
     start = self.bpe.get_vocab_size()
     tokens = np.zeros((len(texts), context), np.int32)
     for row, text in enumerate(texts):
@@ -72,17 +76,18 @@ class Tokenizer(NamedTuple):
 
 @functools.cache
 def load(path: str | pathlib.Path = EMBEDDED) -> Tokenizer:
-  """Loads a tokenizer.json of Hugging Face's `tokenizers`.
+  """Loads a tokenizer.json of Hugging Face's `tokenizers`; by default ours.
 
   Raises:
-    ValueError: if the file is missing or is not such a tokenizer.
+    UserError: if the file is missing or is not such a tokenizer.
   """
   import tokenizers  # slow, and not every command reads text
 
   try:
-    return Tokenizer(tokenizers.Tokenizer.from_file(str(path)))
+    bpe = tokenizers.Tokenizer.from_str(epath.Path(path).read_text())
   except Exception as error:  # tokenizers raises nothing more specific
-    raise ValueError(
+    raise UserError(
       f"Cannot read the tokenizer {path}: {error}. It must be the "
       "tokenizer.json of Hugging Face's `tokenizers`."
     ) from error
+  return Tokenizer(bpe)
