@@ -1,0 +1,168 @@
+"""Gathers the numbers of all tasks of a workdir, as plain data."""
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from synthjax.report import curves, measured, reading
+from synthjax.report.reading import number
+
+NUM_BINS = 20  # of the histogram of p_own
+
+
+def gather(workdir: epath.PathLike, states: Mapping[str, dict]) -> dict:
+  """Reads every complete task.
+
+  Args:
+    workdir: of the run.
+    states: of its tasks, as by `reading.task_states`.
+
+  Returns:
+    Plain data: `classes` (dicts of label and name), `curves`, and of each task
+    that is complete: `prompts`; `selection`; `tune` as it is, with `accuracy`
+    and `confusion`; `transfer` as it is, with `transferred`.
+
+  Raises:
+    UserError: naming a file that is not what its task wrote.
+  """
+  done = {
+    task: (epath.Path(workdir) / task, state["files"])
+    for task, state in states.items()
+    if state["state"] == "complete"
+  }
+
+  def results_of(task: str) -> dict:
+    return reading.read_json(done[task][0], "results.json", done[task][1])
+
+  found: dict[str, Any] = {}
+  names: dict[int, str] = {}
+  if "prompts" in done:
+    found["prompts"], names = _prompts(*done["prompts"])
+  if "generate" in done:
+    names = _label_names(*done["generate"]) | names
+  if "tune" in done:
+    found["tune"] = results_of("tune")
+    names = names or _tune_names(found["tune"])
+    found["accuracy"] = measured.accuracy(found["tune"])
+  if "select" in done:
+    found["selection"] = _selection(*done["select"], names)
+  found["classes"] = [
+    {"label": label, "name": names[label]} for label in sorted(names)
+  ]
+  if "tune" in done:
+    labels = sorted(names)
+    found["confusion"] = measured.confusion(found["tune"], labels)
+  if "transfer" in done:
+    found["transfer"] = results_of("transfer")
+    found["transferred"] = measured.transfer(found["transfer"])
+  found["curves"] = [
+    curve for task in done for curve in curves.curves(task, *done[task])
+  ]
+  return reading.plain(found)
+
+
+# --- prompts and classes ----------------------------------------------------
+
+
+def _prompts(folder: epath.Path, files: Mapping) -> tuple[dict, dict]:
+  """Counts the prompts and keeps some of each class and strategy."""
+  names, count = {}, collections.Counter()
+  examples: dict = {}
+  for row in reading.read_rows(folder, "prompts.jsonl", files):
+    label, strategy = row.get("label"), str(row.get("strategy", ""))
+    if not isinstance(label, int):
+      continue
+    names[label] = str(row.get("class_name", label))
+    count[strategy] += 1
+    of_class = examples.setdefault(label, {}).setdefault(strategy, [])
+    of_class.append(str(row.get("text", "")))
+  kept = [
+    {
+      "label": label,
+      "strategy": strategy,
+      "count": len(texts),
+      # Spread over the list: neighbours often share their words.
+      "texts": [texts[i] for i in _spread(len(texts), 3)],
+    }
+    for label in sorted(examples)
+    for strategy, texts in examples[label].items()
+  ]
+  total = {"count": sum(count.values()), "by_strategy": dict(count)}
+  return total | {"examples": kept}, names
+
+
+def _label_names(folder: epath.Path, files: Mapping) -> dict[int, str]:
+  path = folder / "label.labels.txt"
+  if path.name not in files or not path.exists():
+    return {}
+  return dict(enumerate(path.read_text().splitlines()))
+
+
+def _tune_names(results: Mapping) -> dict[int, str]:
+  """Names the classes from 0, or by the ids that `classes` states."""
+  names = {}
+  for i, entry in enumerate(results.get("classes") or []):
+    if isinstance(entry, Mapping):
+      names[entry.get("id", i)] = str(entry.get("name", i))
+    else:
+      names[i] = str(entry)
+  return names
+
+
+# --- the filter -------------------------------------------------------------
+
+
+def _selection(
+  folder: epath.Path, files: Mapping, names: dict[int, str]
+) -> dict:
+  """Counts what the filter kept and why, by class, strategy and score."""
+  classes: dict = {}
+  strategies: dict = collections.defaultdict(collections.Counter)
+  reasons: collections.Counter = collections.Counter()
+  kept_bins, dropped_bins = np.zeros((2, NUM_BINS), int)
+  for row in reading.read_rows(folder, "selection.jsonl", files):
+    label, kept = row.get("label"), bool(row.get("kept"))
+    if not isinstance(label, int):
+      continue
+    names.setdefault(label, str(label))
+    reason, p_own = str(row.get("reason", "")), number(row.get("p_own"))
+    entry = classes.setdefault(
+      label,
+      {"images": 0, "kept": 0, "reasons": collections.Counter(), "p_own": []},
+    )
+    entry["images"] += 1
+    entry["kept"] += kept
+    entry["reasons"][reason] += 1
+    reasons[reason] += 1
+    strategies[str(row.get("strategy", ""))].update(images=1, kept=int(kept))
+    if p_own is not None:
+      entry["p_own"].append(p_own)
+      bins = kept_bins if kept else dropped_bins
+      bins[min(max(int(p_own * NUM_BINS), 0), NUM_BINS - 1)] += 1
+  rows = [
+    {
+      "label": label,
+      "images": entry["images"],
+      "kept": entry["kept"],
+      "dropped": entry["images"] - entry["kept"],
+      "mean_p_own": float(np.mean(entry["p_own"])) if entry["p_own"] else None,
+      "reasons": dict(entry["reasons"]),
+    }
+    for label, entry in sorted(classes.items())
+  ]
+  return {
+    "images": sum(row["images"] for row in rows),
+    "kept": sum(row["kept"] for row in rows),
+    "reasons": dict(reasons),
+    "by_strategy": {name: dict(c) for name, c in strategies.items()},
+    "by_class": rows,
+    "histogram": {"kept": kept_bins, "dropped": dropped_bins},
+  }
+
+
+def _spread(size: int, count: int) -> list[int]:
+  """Returns up to `count` positions, evenly spread over 0..size-1."""
+  return sorted({int(i) for i in np.linspace(0, size - 1, min(size, count))})

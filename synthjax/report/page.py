@@ -1,0 +1,162 @@
+"""One HTML page that needs nothing else: no network, no other file."""
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from html import escape
+
+from synthjax.report import (
+  confusions,
+  gallery,
+  look,
+  run_sections,
+  sections,
+  tables,
+  transfers,
+)
+from synthjax.report.pictures import Album
+
+_MISSING_WORDS = {"unfinished": "not finished", "missing": "not run"}
+
+
+def build(results: Mapping, album: Album | None) -> str:
+  """Builds the page.
+
+  Args:
+    results: all numbers, as in `results.json`: title, config, versions,
+      devices, tasks, and what `gather.gather` returns.
+    album: the images, if any were drawn.
+
+  Returns:
+    HTML.
+  """
+  parts = [
+    sections.accuracy(results),
+    sections.classes(results),
+    confusions.confusion(results),
+    transfers.transfer(results),
+    gallery.images(results, album),
+    gallery.selection(results, album),
+    gallery.prompts(results),
+    run_sections.curves(results),
+    run_sections.run(results),
+  ]
+  parts = [part for part in parts if part.content]
+  nav = "".join(
+    f'<a href="#{part.id}">{escape(part.title)}</a>' for part in parts
+  )
+  body = "\n".join(
+    f'<section id="{part.id}" aria-labelledby="{part.id}-title">'
+    f'<h2 id="{part.id}-title">{escape(part.title)}</h2>'
+    f"{part.content}</section>"
+    for part in parts
+  )
+  title = escape(str(results["title"]))
+  return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{_policy()}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{look.STYLE}</style>
+</head>
+<body>
+<a class="skip" href="#main">Skip to the results</a>
+<header>
+<h1>{title}</h1>
+{_summary(results)}
+</header>
+<nav aria-label="Sections">{nav}</nav>
+<main id="main">
+{body}
+</main>
+{_viewer() if album else ""}
+<script>{look.SCRIPT}</script>
+</body>
+</html>
+"""
+
+
+def _policy() -> str:
+  """Forbids the page everything but its own style, script and images."""
+  digest = hashlib.sha256(look.SCRIPT.encode()).digest()
+  script = base64.b64encode(digest).decode()
+  return (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    f"script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
+  )
+
+
+def _summary(results: Mapping) -> str:
+  """Says in a few numbers what came out, and what is not there."""
+  tiles = []
+  if head := sections.headline(results):
+    arm, split = head["arm"], head["split"]
+    chosen = f"{arm['arm']} on {split}, {head['chosen']}"
+    tiles += [
+      _tile(
+        tables.percent(head["zero_shot"]).text, "%", f"zero-shot on {split}"
+      ),
+      _tile(tables.percent(arm["mean"]).text, "%", chosen),
+    ]
+    error = tables.percent(arm["gain_stderr"]).text
+    seeds = tables.count(arm["n"]).text
+    tiles.append(
+      _tile(
+        tables.points(arm["gain"]).text,
+        f"± {error} points",
+        f"gain ± standard error, {seeds} seeds",
+      )
+    )
+  if found := results.get("selection"):
+    share = tables.percent(tables.ratio(found["kept"], found["images"]), 0)
+    tiles.append(_tile(tables.count(found["images"]).text, "", "images scored"))
+    tiles.append(_tile(share.text, "%", "kept by the filter"))
+  lines = [f'<ul class="tiles">{"".join(tiles)}</ul>'] if tiles else []
+  lines += [f'<p class="note">{escape(line)}</p>' for line in _notes(results)]
+  return "\n".join(lines)
+
+
+def _tile(number: str, unit: str, words: str) -> str:
+  unit = f" <small>{escape(unit)}</small>" if unit else ""
+  return (
+    f"<li><strong>{escape(number)}{unit}</strong>"
+    f"<span>{escape(words)}</span></li>"
+  )
+
+
+def _notes(results: Mapping) -> list[str]:
+  versions, devices = results["versions"], results["devices"]
+  made = ", ".join(f"{name} {version}" for name, version in versions.items())
+  lines = [f"Written with {made}, on {devices}."]
+  absent = [
+    f"{task} ({_MISSING_WORDS[state['state']]})"
+    for task, state in results["tasks"].items()
+    if state["state"] != "complete"
+  ]
+  if absent:
+    lines.append(f"Left out, as not complete: {', '.join(absent)}.")
+  return lines
+
+
+def _viewer() -> str:
+  facts = {
+    "prompt": "prompt",
+    "seed": "seed",
+    "p_own": "p_own",
+    "filter": "filter",
+    "strategy": "strategy",
+    "id": "id",
+  }
+  entries = "".join(
+    f'<dt>{word}</dt><dd data-of="{key}"></dd>' for key, word in facts.items()
+  )
+  return f"""<dialog id="viewer" aria-labelledby="viewer-title">
+<h2 id="viewer-title">Image</h2>
+<img class="large" alt="" width="320" height="320">
+<dl>{entries}</dl>
+<div class="buttons"><button type="button" class="previous">Previous</button>
+<button type="button" class="next">Next</button>
+<button type="button" class="close">Close</button></div>
+</dialog>"""

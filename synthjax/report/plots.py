@@ -1,0 +1,248 @@
+"""Charts as inline SVG, which follow the page's colours and width."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from synthjax.report import axes
+from synthjax.report.axes import WIDE, WIDTH
+
+
+class Dot(NamedTuple):
+  """A mean with its error and the values behind it."""
+
+  name: str
+  mean: float | None
+  error: float | None
+  values: Sequence[float] = ()
+
+
+def dots(
+  rows: Sequence[Dot], *, xlabel: str, label: str, reference: float | None
+) -> str:
+  """Draws a mean with an error bar for each row.
+
+  Args:
+    rows: from top to bottom.
+    xlabel: of the axis, with its unit.
+    label: what the chart shows, for those who do not see it.
+    reference: a value to compare with, a dashed line.
+  """
+  lows = [r.mean - (r.error or 0) for r in rows if r.mean is not None]
+  highs = [r.mean + (r.error or 0) for r in rows if r.mean is not None]
+  values = [*lows, *highs, *(x for r in rows for x in r.values)]
+  values += [] if reference is None else [reference]
+  if not values:
+    return ""
+  ticks = axes.nice_ticks(min(values), max(values))
+  height = 26 * len(rows) + 46
+  x = axes.scale(ticks[0], ticks[-1], axes.LEFT, WIDTH - axes.RIGHT)
+  bottom = height - 38
+  parts = [axes.x_axis(ticks, x, 8, bottom, xlabel)]
+  if reference is not None:
+    parts.append(axes.vline(x(reference), 8, bottom))
+  for i, row in enumerate(rows):
+    y = 8 + 26 * i + 13
+    parts.append(axes.row_name(row.name, y))
+    parts += [
+      f'<circle class="faint" cx="{x(v):.1f}" cy="{y}" r="2.5"/>'
+      for v in row.values
+    ]
+    if row.mean is None:
+      continue
+    if row.error:
+      ends = x(row.mean - row.error), x(row.mean + row.error)
+      parts.append(
+        f'<path class="error" d="M{ends[0]:.1f} {y}H{ends[1]:.1f}'
+        f'M{ends[0]:.1f} {y - 4}v8M{ends[1]:.1f} {y - 4}v8"/>'
+      )
+    spread = "" if row.error is None else f" ± {row.error:.2f}"
+    parts.append(
+      f'<circle class="c0 fill" cx="{x(row.mean):.1f}" cy="{y}" r="5">'
+      f"<title>{escape(row.name)}: {row.mean:.2f}{spread}</title></circle>"
+    )
+  return axes.svg(parts, WIDTH, height, label)
+
+
+def bars(
+  rows: Sequence[tuple[str, float | None]], *, xlabel: str, label: str
+) -> str:
+  """Draws a bar from zero for each row: (name, value)."""
+  values = [value for _, value in rows if value is not None]
+  if not values:
+    return ""
+  ticks = axes.nice_ticks(min(0, *values), max(0, *values))
+  height = 18 * len(rows) + 46
+  # The numbers stand at the ends of the bars.
+  x = axes.scale(ticks[0], ticks[-1], axes.LEFT + 30, WIDTH - axes.RIGHT - 30)
+  parts = [axes.x_axis(ticks, x, 8, height - 38, xlabel)]
+  for i, (name, value) in enumerate(rows):
+    y = 8 + 18 * i + 9
+    parts.append(axes.row_name(name, y))
+    if value is None:
+      continue
+    left, right = sorted((x(0), x(value)))
+    colour = "c1" if value < 0 else "c0"
+    anchor, at = ("end", left - 4) if value < 0 else ("start", right + 4)
+    text = f"{value:+.1f}".replace("-", "−")
+    parts.append(
+      f'<rect class="{colour} fill" x="{left:.1f}" y="{y - 6}" '
+      f'width="{max(right - left, 1):.1f}" height="12"/>'
+      f'<text x="{at:.1f}" y="{y + 4}" text-anchor="{anchor}">{text}</text>'
+    )
+  parts.append(axes.vline(x(0), 8, height - 38, "zero"))
+  return axes.svg(parts, WIDTH, height, label)
+
+
+def histogram(
+  stacks: Sequence[Sequence[int]],
+  *,
+  xlabel: str,
+  ylabel: str,
+  label: str,
+  reference: float | None = None,
+) -> str:
+  """Draws counts over 0..1, stacked: the first series is at the bottom."""
+  total = np.sum(np.asarray(stacks), 0)
+  ticks = axes.nice_ticks(0, max(1, int(total.max())))
+  height, left = 220, 52
+  x = axes.scale(0, 1, left, WIDTH - axes.RIGHT)
+  y = axes.scale(ticks[0], ticks[-1], height - 44, 12)
+  parts = [
+    axes.y_axis(ticks, y, left, WIDTH - axes.RIGHT, ylabel),
+    axes.x_axis([0, 0.2, 0.4, 0.6, 0.8, 1], x, None, height - 44, xlabel),
+  ]
+  below = np.zeros(len(total))
+  step = 1 / len(total)
+  for colour, series in enumerate(stacks):
+    for i, n in enumerate(series):
+      if n:
+        top = y(below[i] + n)
+        parts.append(
+          f'<rect class="c{colour} fill" x="{x(i * step) + 0.5:.1f}" '
+          f'y="{top:.1f}" width="{x(step) - x(0) - 1:.1f}" '
+          f'height="{y(below[i]) - top:.1f}"><title>{n} images, '
+          f"{i * step:.2f} to {(i + 1) * step:.2f}</title></rect>"
+        )
+    below += np.asarray(series)
+  if reference is not None:
+    parts.append(axes.vline(x(reference), 12, height - 44))
+  return axes.svg(parts, WIDTH, height, label)
+
+
+def lines(
+  curves: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+  *,
+  xlabel: str,
+  ylabel: str,
+  label: str,
+) -> str:
+  """Draws curves: (name, xs, ys); the legend is `legend` of the names."""
+  xs = [x for _, of, _ in curves for x in of]
+  ys = [y for _, _, of in curves for y in of]
+  if not ys:
+    return ""
+  height, left = 220, 52
+  log = min(ys) > 0 and max(ys) > 20 * min(ys)
+  ticks = (
+    axes.log_ticks(min(ys), max(ys))
+    if log
+    else axes.nice_ticks(min(ys), max(ys))
+  )
+  to = math.log10 if log else float
+  scale = axes.scale(to(ticks[0]), to(ticks[-1]), height - 44, 12)
+  y = lambda v: scale(to(v))
+  x_ticks = axes.nice_ticks(min(xs), max(xs))
+  x = axes.scale(x_ticks[0], x_ticks[-1], left, WIDTH - axes.RIGHT)
+  ylabel = f"{ylabel}, log scale" if log else ylabel
+  parts = [
+    axes.y_axis(ticks, y, left, WIDTH - axes.RIGHT, ylabel),
+    axes.x_axis(x_ticks, x, None, height - 44, xlabel),
+  ]
+  for i, (name, of_x, of_y) in enumerate(curves):
+    pairs = zip(of_x, of_y, strict=True)
+    path = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in pairs)
+    parts.append(
+      f'<path class="c{i % axes.COLOURS} line{axes.dash(i)}" d="M{path}">'
+      f"<title>{escape(name)}</title></path>"
+    )
+    if len(of_x) == 1:  # a path of one point is not seen
+      parts.append(
+        f'<circle class="c{i % axes.COLOURS} fill" cx="{x(of_x[0]):.1f}" '
+        f'cy="{y(of_y[0]):.1f}" r="3"/>'
+      )
+  return axes.svg(parts, WIDTH, height, label)
+
+
+def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
+  """Draws a confusion matrix [k, k], rows divided by their sums."""
+  counts = np.asarray(counts)
+  k = len(counts)
+  width = WIDTH if k <= 16 else WIDE
+  left = 104 if k <= 60 else 30
+  cell = (width - left - 8) / k
+  bottom = 8 + cell * k
+  shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  parts = [
+    f'<rect class="frame" x="{left}" y="8" width="{cell * k:.1f}" '
+    f'height="{cell * k:.1f}"/>'
+  ]
+  for i, j in np.argwhere(counts):
+    title = (
+      f"{names[i]} taken for {names[j]}: {counts[i, j]} of {counts[i].sum()}"
+    )
+    a, b = left + j * cell, 8 + i * cell
+    parts.append(
+      f'<rect class="heat" x="{a:.1f}" y="{b:.1f}" width="{cell:.1f}" '
+      f'height="{cell:.1f}" fill-opacity="{max(shares[i, j], 0.06):.2f}">'
+      f"<title>{escape(title)}</title></rect>"
+    )
+    if k <= 12:
+      dark = ' class="on"' if shares[i, j] > 0.5 else ""
+      parts.append(
+        f'<text{dark} x="{a + cell / 2:.1f}" y="{b + cell / 2 + 4:.1f}" '
+        f'text-anchor="middle">{100 * shares[i, j]:.0f}</text>'
+      )
+  if k <= 60:
+    for i, name in enumerate(names):
+      at = (i + 0.5) * cell
+      parts.append(axes.row_name(name, 8 + at, left - 6, 13))
+      parts.append(
+        f'<text transform="translate({left + at + 4:.1f} {bottom + 6:.1f}) '
+        f'rotate(-60)" text-anchor="end">{escape(axes.cut(name, 13))}</text>'
+      )
+  deep = 92 if k <= 60 else 12
+  middle = (left + width - 8) / 2
+  parts.append(
+    axes.write(middle, bottom + deep + 12, "predicted class", "axis")
+  )
+  parts.append(
+    f'<text class="axis" transform="translate(11 {bottom / 2:.0f}) '
+    'rotate(-90)" text-anchor="middle">true class</text>'
+  )
+  return axes.svg(parts, width, bottom + deep + 20, label)
+
+
+def legend(names: Sequence[str]) -> str:
+  """Returns the names beside their colours, in the order of the series."""
+  items = "".join(
+    f'<li><svg class="key" viewBox="0 0 18 10" aria-hidden="true">'
+    f'<path class="c{i % axes.COLOURS} line{axes.dash(i)} thick" '
+    'd="M0 5H18"/></svg>'
+    f"{escape(name)}</li>"
+    for i, name in enumerate(names)
+  )
+  return f'<ul class="legend">{items}</ul>'
+
+
+def figure(svg: str, caption: str, *extra: str) -> str:
+  """Returns a chart with its caption, plain text; nothing without a chart."""
+  if not svg:
+    return ""
+  return (
+    f"<figure>{svg}{''.join(extra)}<figcaption>{escape(caption)}</figcaption>"
+    "</figure>"
+  )

@@ -1,0 +1,141 @@
+"""How the run went, as sections of the page: training curves, tasks, config."""
+
+import json
+from collections.abc import Mapping
+
+from synthjax.report import plots, tables
+from synthjax.report.sections import Section
+
+_MAX_LINES = 12  # in one chart
+
+
+def curves(results: Mapping) -> Section:
+  """Shows the losses of each training, and other metrics behind a line."""
+  groups: dict = {}
+  for curve in results["curves"]:
+    groups.setdefault((curve["task"], curve["metric"]), []).append(curve)
+  losses, others = [], []
+  for (task, metric), of in groups.items():
+    chart = _chart(task, metric, of)
+    (losses if "loss" in metric else others).append(chart)
+  rows = [
+    [
+      f"{curve['task']}: {curve['label']}",
+      curve["metric"],
+      tables.count(curve["seeds"]),
+      tables.count(curve["steps"][-1]),
+      tables.short(curve["first"]),
+      tables.short(curve["last"]),
+      tables.short(curve["least"]),
+    ]
+    for curve in results["curves"]
+  ]
+  if not rows:
+    return Section("curves", "Training", "")
+  table = tables.table(
+    ("training", "metric", "seeds", "steps", "first", "last", "least"),
+    rows,
+    caption="Where each curve starts and ends (means over seeds)",
+  )
+  content = f'<div class="charts">{"".join(losses)}</div>' if losses else ""
+  if others:
+    grid = f'<div class="charts">{"".join(others)}</div>'
+    content += tables.details("Other metrics", grid, opened=not losses)
+  content += tables.details("As a table", table)
+  return Section("curves", "Training", content)
+
+
+def _chart(task: str, metric: str, curves: list) -> str:
+  shown = curves[:_MAX_LINES]
+  names = [curve["label"] for curve in shown]
+  more = len(curves) - len(shown)
+  caption = f"{task}: {metric}" + (
+    f" (the first {len(shown)} of {len(curves)})" if more else ""
+  )
+  if any(curve["seeds"] > 1 for curve in shown):
+    caption += ", mean over seeds"
+  chart = plots.lines(
+    [(c["label"], c["steps"], c["values"]) for c in shown],
+    xlabel="step",
+    ylabel=metric,
+    label=f"{metric} of {task} over its steps",
+  )
+  return plots.figure(chart, caption, plots.legend(names))
+
+
+def run(results: Mapping) -> Section:
+  """Shows the tasks, what they left, versions, devices and the config."""
+  rows = []
+  for task, state in results["tasks"].items():
+    if state["state"] == "missing":
+      continue
+    files, summary = state.get("files", {}), state.get("summary", {})
+    rows.append(
+      [
+        task,
+        state["state"],
+        tables.count(len(files)),
+        tables.count(sum(f.get("rows", 0) for f in files.values())),
+        tables.short(sum(f.get("bytes", 0) for f in files.values()) / 1e6),
+        tables.short(_of(summary, "seconds", "training_seconds")),
+        _words(_of(summary, "devices", "device")),
+        (state.get("digest") or "")[:12],
+      ]
+    )
+  head = (
+    "task",
+    "state",
+    "files",
+    "rows",
+    "size (MB)",
+    "time (s)",
+    "devices",
+    "digest",
+  )
+  content = tables.table(head, rows, caption="Tasks") if rows else ""
+  content += _versions(results)
+  content += tables.details("Config", _json(results["config"]))
+  specs = {
+    task: {"spec": state["spec"], "summary": state["summary"]}
+    for task, state in results["tasks"].items()
+    if state["state"] == "complete"
+  }
+  if specs:
+    content += tables.details("Specifications of the tasks", _json(specs))
+  return Section("run", "Run", content)
+
+
+def _versions(results: Mapping) -> str:
+  """Shows the versions each task ran with, where they are known."""
+  runs = {
+    task: state["versions"]
+    for task, state in results["tasks"].items()
+    if state["state"] == "complete"
+  } | {"report": results["versions"]}
+  libraries = list(dict.fromkeys(key for of in runs.values() for key in of))
+  rows = [
+    [task, *(str(of.get(name, tables.NONE)) for name in libraries)]
+    for task, of in runs.items()
+  ]
+  table = tables.table(["task", *libraries], rows, caption="Versions")
+  return tables.details("Versions", table)
+
+
+def _of(summary: Mapping, *names: str):
+  return next((summary[name] for name in names if name in summary), None)
+
+
+def _words(value) -> str:
+  if value is None:
+    return tables.NONE
+  return value if isinstance(value, str) else json.dumps(value)
+
+
+def _json(value) -> str:
+  from html import escape
+
+  text = json.dumps(value, indent=2, ensure_ascii=False)
+  return (
+    '<pre class="scroll" tabindex="0" role="region" aria-label="JSON">'
+    f"{escape(text)}</pre>"
+  )

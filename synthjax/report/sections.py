@@ -1,0 +1,215 @@
+"""What was measured, as sections of the page: accuracies, curves, the run."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from synthjax.report import plots, tables
+from synthjax.report.reading import number
+
+_MAX_BARS = 60  # classes in a chart; of more, the ends
+
+
+class Section(NamedTuple):
+  """A part of the page; without content it is left out."""
+
+  id: str
+  title: str
+  content: str  # HTML
+
+
+def headline(results: Mapping) -> dict | None:
+  """Chooses the split and the arm that stand for the run.
+
+  The split is "test" if there is one. The arm is the best on validation; never
+  the best on the test split itself, whose number would be too good.
+
+  Returns:
+    Dict of split, zero_shot, arm (an entry of `accuracy`) and chosen (why); or
+    None without any arm.
+  """
+  entries = [e for e in results.get("accuracy", []) if e["arms"]]
+  if not entries:
+    return None
+  is_validation = lambda entry: entry["split"].startswith("val")
+  order = lambda e: (e["split"] != "test", is_validation(e))
+  entry = min(entries, key=order)
+  arm, chosen = entry["arms"][-1], "the last of the config"
+  known = {a["arm"]: a for a in entry["arms"]}
+  for other in filter(is_validation, entries):
+    scored = [
+      a for a in other["arms"] if a["mean"] is not None and a["arm"] in known
+    ]
+    if scored:
+      best = max(scored, key=lambda a: a["mean"])
+      arm, chosen = known[best["arm"]], f"the best on {other['split']}"
+  return {
+    "split": entry["split"],
+    "zero_shot": entry["zero_shot"],
+    "arm": arm,
+    "chosen": chosen,
+  }
+
+
+def accuracy(results: Mapping) -> Section:
+  """Shows zero-shot and every arm, on every split."""
+  parts = []
+  order = lambda e: (e["split"] != "test", e["split"].startswith("val"))
+  for entry in sorted(results.get("accuracy", []), key=order):
+    split, start = entry["split"], entry["zero_shot"]
+    rows: list = [["zero-shot", "", tables.percent(start, 2), *[""] * 4]]
+    rows += [
+      [
+        arm["arm"],
+        tables.count(arm["n"]),
+        tables.percent(arm["mean"], 2),
+        tables.percent(arm["std"], 2),
+        tables.points(arm["gain"]),
+        tables.percent(arm["gain_stderr"], 2),
+        tables.short(tables.ratio(arm["gain"], arm["gain_stderr"])),
+      ]
+      for arm in entry["arms"]
+    ]
+    chart = plots.dots(
+      [
+        plots.Dot(
+          arm["arm"],
+          hundred(arm["mean"]),
+          hundred(arm["std"]),
+          [100 * x for x in arm["values"]],
+        )
+        for arm in entry["arms"]
+      ],
+      xlabel=f"accuracy on {split} (%)",
+      label=f"Accuracy of each arm on {split}, in percent",
+      reference=hundred(start),
+    )
+    caption = (
+      "Dots: mean over seeds, bars ± one standard deviation, small dots: the "
+      "seeds. Dashed: zero-shot."
+    )
+    head = (
+      "arm",
+      "seeds",
+      "mean (%)",
+      "std",
+      "gain (points)",
+      "± std. error",
+      "gain / error",
+    )
+    title = f"Accuracy on {split}"
+    parts.append(
+      f'<div class="pair">{plots.figure(chart, caption)}'
+      f"{tables.table(head, rows, caption=title)}</div>"
+    )
+  parts.append(_best_epochs(results))
+  return Section("accuracy", "Accuracy", "".join(parts))
+
+
+def _best_epochs(results: Mapping) -> str:
+  """Shows the paper's own number, where it was asked for."""
+  arms: dict = {}
+  for row in results.get("tune", {}).get("rows") or ():
+    if number(row.get("best_epoch_on_test")) is not None:
+      arms.setdefault(row["arm"], []).append(row["best_epoch_on_test"])
+  rows = [
+    [arm, tables.count(len(of)), tables.percent(sum(of) / len(of), 2)]
+    for arm, of in arms.items()
+  ]
+  if not rows:
+    return ""
+  return tables.table(
+    ("arm", "seeds", "mean (%)"),
+    rows,
+    caption="Best epoch, chosen on the test images: too high, as the released "
+    "code of the paper prints it",
+  )
+
+
+def classes(results: Mapping) -> Section:
+  """Shows what each class gained, and what the filter made of it."""
+  names = class_names(results)
+  before, after = confusion_pair(results)
+  gains, accuracies = {}, {}
+  if before and after:
+    of_both = zip(
+      before["labels"], before["per_class"], after["per_class"], strict=True
+    )
+    for label, x, y in of_both:
+      accuracies[label] = (x, y)
+      if x is not None and y is not None:
+        gains[label] = y - x
+  filtered = {
+    row["label"]: row
+    for row in results.get("selection", {}).get("by_class", [])
+  }
+  head, rows = ["class"], []
+  if accuracies:
+    head += ["zero-shot (%)", f"{after['arm']} (%)", "gain (points)"]
+  if filtered:
+    head += ["images", "kept", "kept (%)", "mean p_own"]
+  for label in dict.fromkeys([*names, *accuracies, *filtered]):
+    row: list = [names.get(label, str(label))]
+    if accuracies:
+      x, y = accuracies.get(label, (None, None))
+      row += [tables.percent(x), tables.percent(y)]
+      row += [tables.points(gains.get(label))]
+    if filtered:
+      entry = filtered.get(label, {})
+      images, kept = entry.get("images"), entry.get("kept")
+      row += [tables.count(images), tables.count(kept)]
+      row += [tables.percent(tables.ratio(kept, images), 0)]
+      row += [tables.short(entry.get("mean_p_own"))]
+    rows.append(row)
+  if len(head) == 1:
+    return Section("classes", "Classes", "")
+  chart = _gain_chart(gains, names, after) if gains else ""
+  table = tables.table(head, rows, caption="Each class")
+  return Section(
+    "classes", "Classes", f'<div class="pair">{chart}{table}</div>'
+  )
+
+
+def _gain_chart(gains: Mapping, names: Mapping, after: Mapping) -> str:
+  order = sorted(gains, key=gains.get, reverse=True)
+  note = ""
+  if len(order) > _MAX_BARS:
+    half = _MAX_BARS // 2
+    note = f" The {half} largest and the {half} smallest of {len(order)}."
+    order = order[:half] + order[-half:]
+  chart = plots.bars(
+    [(names.get(label, str(label)), 100 * gains[label]) for label in order],
+    xlabel=f"gain in accuracy on {after['split']} (points)",
+    label="Gain of each class in accuracy",
+  )
+  caption = f"{after['arm']} against zero-shot, class by class.{note}"
+  return plots.figure(chart, caption)
+
+
+def confusion_pair(results: Mapping) -> tuple[Any, Any]:
+  """Returns the matrices of zero-shot and of the arm of the headline."""
+  entries, head = results.get("confusion", []), headline(results)
+  split = head["split"] if head else entries[0]["split"] if entries else None
+  entries = [e for e in entries if e["split"] == split]
+  start = next((e for e in entries if is_zero_shot(e)), None)
+  tuned = [e for e in entries if not is_zero_shot(e)]
+  named = [e for e in tuned if head and e["arm"] == head["arm"]["arm"]]
+  after = (named or tuned or [None])[-1]
+  if start and after and len(start["counts"]) != len(after["counts"]):
+    return start, None
+  return start, after
+
+
+def is_zero_shot(entry: Mapping) -> bool:
+  """Tells the matrix of the untuned classifier, however it is spelt."""
+  return entry["arm"].lower().replace("-", "_").replace(" ", "_") == "zero_shot"
+
+
+def hundred(x: Any) -> float | None:
+  """Returns a share as percent, for an axis."""
+  x = number(x)
+  return None if x is None else 100 * x
+
+
+def class_names(results: Mapping) -> dict[int, str]:
+  """Returns label -> name."""
+  return {entry["label"]: entry["name"] for entry in results["classes"]}

@@ -1,0 +1,102 @@
+"""What pre-training was worth, as a section of the page."""
+
+from collections.abc import Mapping
+
+from synthjax.report import plots, tables
+from synthjax.report.reading import number
+from synthjax.report.sections import Section, hundred
+
+
+def transfer(results: Mapping) -> Section:
+  """Shows what pre-training was worth on real images."""
+  content = _pretrained(results)
+  found = results.get("transferred")
+  if found and found["summary"]:
+    content += _finetuned(found)
+  return Section("transfer", "Pre-training and transfer", content)
+
+
+def _pretrained(results: Mapping) -> str:
+  """Shows the accuracies that `pretrain` left in its manifest."""
+  summary = results["tasks"]["pretrain"].get("summary", {})
+  accuracies = summary.get("validation") or {}
+  if not isinstance(accuracies, Mapping) or not accuracies:
+    return ""
+  return tables.table(
+    ("backbone", "accuracy (%)"),
+    [[label, tables.percent(x, 2)] for label, x in accuracies.items()],
+    caption="Trained on generated images alone, on real validation images",
+  )
+
+
+def _finetuned(found: Mapping) -> str:
+  several = len({row["split"] for row in found["summary"]}) > 1
+  name = lambda row: (
+    f"{row['init']}, {_shots(row)}" + (f", {row['split']}" if several else "")
+  )
+  rows = [
+    [
+      row["init"],
+      _shots(row),
+      row["split"],
+      tables.count(row["n"]),
+      tables.percent(row["mean"], 2),
+      tables.percent(row["std"], 2),
+    ]
+    for row in found["summary"]
+  ]
+  chart = plots.dots(
+    [
+      plots.Dot(
+        name(row),
+        hundred(row["mean"]),
+        hundred(row["std"]),
+        [100 * x for x in row["values"]],
+      )
+      for row in found["summary"]
+    ],
+    xlabel="accuracy after finetuning (%)",
+    label="Accuracy after finetuning, in percent",
+    reference=None,
+  )
+  head = ("first weights", "real images", "split", "seeds", "mean (%)", "std")
+  figure = plots.figure(
+    chart,
+    "Dots: mean over seeds, bars ± one standard deviation, small dots: the "
+    "seeds.",
+  )
+  table = tables.table(head, rows, caption="Accuracy after finetuning")
+  content = f'<div class="pair">{figure}{table}</div>'
+  if found["paired"]:
+    rows = [
+      [
+        f"{row['init']} − {row['reference']}",
+        _shots(row),
+        row["split"],
+        tables.count(row["n"]),
+        tables.points(row["mean"]),
+        tables.percent(row["stderr"], 2),
+        f"{tables.points(row['low']).text} to "
+        f"{tables.points(row['high']).text}",
+      ]
+      for row in found["paired"]
+    ]
+    content += tables.table(
+      (
+        "difference",
+        "real images",
+        "split",
+        "pairs",
+        "mean (points)",
+        "± std. error",
+        "95 % interval",
+      ),
+      rows,
+      caption="Difference, paired by seed",
+    )
+  return content
+
+
+def _shots(row: Mapping) -> str:
+  shots = number(row.get("shots"))
+  return "all" if shots is None else f"{shots:g} per class"

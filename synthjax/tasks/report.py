@@ -1,0 +1,78 @@
+"""Writes one page about all that a workdir holds."""
+
+import json
+import platform
+from importlib import metadata
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from synthjax import __version__, artifacts
+from synthjax.config import validate
+from synthjax.errors import UserError
+from synthjax.report import gather, page, pictures, reading
+
+FIELDS = ("title", "samples_per_class")
+_LIBRARIES = ("jax", "flax", "numpy")
+
+
+def check(config: ConfigDict, workdir: str) -> None:
+  """Checks the block's fields; the block itself may be left out."""
+  del workdir
+  block = config.get("report", {})
+  validate(block, FIELDS, name="report")
+  samples = block.get("samples_per_class", 0)
+  if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
+    raise UserError(
+      f"config.report.samples_per_class={samples!r}: needed a number of "
+      "images, such as 8; 0 shows none."
+    )
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+  """Leaves `report.html` and `results.json`.
+
+  A report is about the artifacts that are there: when a task has been added or
+  made anew since, the page is written again in its place. So what it read
+  stands in the summary of the manifest, not in the specification. All that it
+  says can be had again from the artifacts.
+  """
+  if jax.process_index():
+    return  # one page is enough
+  block = config.get("report", {})
+  title = block.get("title") or "What the drawn images taught"
+  samples = block.get("samples_per_class", 8)
+  folder = epath.Path(workdir) / "report"
+  spec = {"title": title, "samples_per_class": samples}
+  states = reading.task_states(workdir)
+  inputs = {task: state.get("digest") for task, state in states.items()}
+  config_read = reading.plain(config.to_dict())
+  read = {"inputs": inputs, "config": config_read}
+  if artifacts.begin(folder, spec):
+    if artifacts.load(folder).get("summary") == read:
+      return
+    (folder / artifacts.MANIFEST).unlink()  # no longer complete
+
+  results = {
+    "title": title,
+    "config": config_read,
+    "versions": {
+      "synthjax": __version__,
+      "python": platform.python_version(),
+      **{name: metadata.version(name) for name in _LIBRARIES},
+    },
+    "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    "tasks": reading.plain(states),
+    **gather.gather(workdir, states),
+  }
+  album = pictures.choose(workdir, states, samples)
+  texts = {
+    "results.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
+    "report.html": page.build(results, album),
+  }
+  for name, text in texts.items():
+    with artifacts.replace(folder, name) as path:
+      # A prompt may hold half of a character, which UTF-8 has no bytes for.
+      path.write_bytes(text.encode("utf-8", "replace"))
+  artifacts.finish(folder, spec, dict.fromkeys(texts, 1), **read)
