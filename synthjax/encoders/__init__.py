@@ -1,0 +1,64 @@
+"""Encoders of images and texts behind one interface."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from synthjax.errors import UserError, unknown_names
+
+# Each module has `load(**fields) -> Encoder` and `check(**fields)`.
+ENCODERS = {"clip": "synthjax.encoders.clip"}
+
+
+class Encoder(NamedTuple):
+  """What every encoder offers.
+
+  `encode_images` maps uint8 images, an array [n, h, w, 3] or a list of
+  [h, w, 3] of any sizes, to features. Features are float32 [n, d], not of unit
+  length; one depends on its image or text alone.
+  """
+
+  encode_images: Callable[[Sequence[np.ndarray]], np.ndarray]
+  encode_texts: Callable[[Sequence[str]], np.ndarray]
+  logit_scale: float  # the factor on cosines, already exp
+  identity: dict[str, Any]  # plain data that tells weights and pixels apart
+
+
+def load_encoder(name: str, **fields: Any) -> Encoder:
+  """Loads the encoder of ENCODERS that is called `name`.
+
+  Args:
+    name: such as "clip".
+    **fields: the arguments of its `load`.
+
+  Raises:
+    UserError: as `check_encoder`.
+  """
+  check_encoder(name, **fields)
+  return _module(name).load(**fields)
+
+
+def check_encoder(name: str, **fields: Any) -> None:
+  """Says what keeps an encoder from being loaded, before it costs anything.
+
+  Raises:
+    UserError: about an unknown name, unknown or missing fields, or weights that
+      are not there.
+  """
+  module = _module(name)
+  parameters = inspect.signature(module.load).parameters
+  if unknown := [key for key in fields if key not in parameters]:
+    raise unknown_names("config.encoder field", unknown, parameters)
+  needed = [k for k, p in parameters.items() if p.default is inspect._empty]
+  if missing := [key for key in needed if key not in fields]:
+    raise UserError(f"config.encoder lacks {', '.join(missing)}.")
+  module.check(**fields)
+
+
+def _module(name: str):
+  if name not in ENCODERS:
+    raise unknown_names("encoder", [name], ENCODERS)
+  return importlib.import_module(ENCODERS[name])

@@ -1,0 +1,162 @@
+"""CLIP as an encoder: one batch shape for images, one for texts."""
+
+import hashlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from synthjax.convert import files
+from synthjax.encoders import Encoder
+from synthjax.errors import UserError
+from synthjax.models import clip
+from synthjax.text import tokenize
+from synthjax.train import mesh as meshes
+
+
+def check(
+  *, weights: str, tokenizer: str, batch_size: int, dtype: str = "float32"
+) -> None:
+  """Says what keeps `load` from working; its arguments are those of `load`."""
+  del dtype
+  _weights(weights)
+  if batch_size < 1:
+    raise UserError(f"encoder.batch_size={batch_size} must be at least 1.")
+  if not _tokenizer(tokenizer).exists():
+    raise UserError(
+      f"config.encoder.tokenizer names {tokenizer}, which is not there; it is "
+      "the tokenizer.json that the weights were trained with, "
+      "'embedded:tokenizer.json' for those of the package."
+    )
+
+
+def load(
+  *, weights: str, tokenizer: str, batch_size: int, dtype: str = "float32"
+) -> Encoder:
+  """Loads the weights; what is compiled is compiled when first used.
+
+  Args:
+    weights: a file of `train_clip`; "embedded:NAME" is one of the package.
+    tokenizer: a tokenizer.json, likewise.
+    batch_size: images, or texts, encoded at once. Fewer are filled up, so that
+      one shape is compiled.
+    dtype: of the activations.
+
+  Raises:
+    UserError: about missing or unfit weights, or a batch that does not split.
+  """
+  paths = _weights(weights), _tokenizer(tokenizer)
+  params, about = files.load_params(paths[0])
+  if about.get("kind") != "clip":
+    raise UserError(
+      f"{weights} holds weights of {about.get('kind')!r}: config.encoder needs "
+      "those of a CLIP."
+    )
+  words = tokenize.load(paths[1])
+  model = clip.CLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
+  if model.vocab_size != words.clip_vocab_size:
+    raise UserError(
+      f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
+      f"{words.clip_vocab_size}: give the tokenizer that it was trained with."
+    )
+  mesh = meshes.make_mesh()
+  if rest := batch_size % mesh.size:
+    raise UserError(
+      f"encoder.batch_size={batch_size} does not split over {mesh.size} "
+      f"devices; try {batch_size + mesh.size - rest}."
+    )
+  copied, split = meshes.copied(mesh), meshes.split(mesh)
+  params = params["params"] if "params" in params else params
+  # Files may hold a scalar as an array of one number.
+  params["logit_scale"] = np.reshape(params["logit_scale"], ())
+  variables = jax.device_put({"params": params}, copied)
+
+  def compiled(method):
+    return jax.jit(
+      lambda variables, x: model.apply(variables, x, method=method),
+      in_shardings=(copied, split),
+      out_shardings=split,
+    )
+
+  of_pixels = compiled(lambda m, x: m.encode_image(clip.preprocess(x)))
+  of_tokens = compiled(lambda m, x: m.encode_text(x))
+
+  def encode(function, batches):
+    features = [np.zeros((0, model.embed_dim), np.float32)]
+    for batch in batches:
+      lack = batch_size - len(batch)
+      filled = np.pad(batch, [(0, lack)] + [(0, 0)] * (batch.ndim - 1))
+      features.append(np.asarray(function(variables, filled))[: len(batch)])
+    return np.concatenate(features)
+
+  def chunks(rows):
+    for first in range(0, len(rows), batch_size):
+      yield rows[first : first + batch_size]
+
+  def encode_images(images: Sequence[np.ndarray]) -> np.ndarray:
+    fit = lambda image: fit_image(image, model.image_size)
+    # Resized a batch at a time: all at once may not fit the memory.
+    return encode(of_pixels, (np.stack([*map(fit, c)]) for c in chunks(images)))
+
+  def encode_texts(texts: Sequence[str]) -> np.ndarray:
+    tokens = words.clip_tokens(texts, model.context_length)
+    return encode(of_tokens, chunks(tokens))
+
+  identity = {
+    "encoder": "clip",
+    "weights": _hash(paths[0]),
+    "tokenizer": _hash(paths[1]),
+    "pixels": f"bicubic, shorter side and middle of {model.image_size}",
+    "dtype": dtype,
+  }
+  logit_scale = float(np.exp(params["logit_scale"]))
+  return Encoder(encode_images, encode_texts, logit_scale, identity)
+
+
+def fit_image(image: np.ndarray, size: int) -> np.ndarray:
+  """Resizes the shorter side and crops the middle, as CLIP does.
+
+  Args:
+    image: uint8 [h, w, 3].
+    size: px.
+
+  Returns:
+    uint8 [size, size, 3], the image itself where it has that size.
+
+  Raises:
+    ValueError: for an image of another dtype or shape.
+  """
+  image = np.asarray(image)
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    raise ValueError(
+      f"found an image {image.dtype} {image.shape}; needed uint8 [h, w, 3]."
+    )
+  height, width = image.shape[:2]
+  if (height, width) == (size, size):
+    return image
+  # Torchvision's arithmetic: the longer side is rounded down, the offset to
+  # the nearest even.
+  short = min(height, width)
+  height, width = (int(size * side / short) for side in (height, width))
+  resized = Image.fromarray(image).resize(
+    (width, height), Image.Resampling.BICUBIC
+  )
+  top, left = round((height - size) / 2), round((width - size) / 2)
+  return np.asarray(resized)[top : top + size, left : left + size]
+
+
+def _weights(name: str | None) -> epath.Path:
+  return files.locate(name, field="encoder.weights", family="clip")
+
+
+def _tokenizer(name: str) -> epath.Path:
+  if name.startswith("embedded:"):
+    return epath.Path(tokenize.EMBEDDED).parent / name.partition(":")[2]
+  return epath.Path(name).expanduser()
+
+
+def _hash(path: epath.Path) -> str:
+  return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,177 @@
+"""Prompts: what the generator is asked to draw for each class.
+
+A row is a Prompt; a file of them has one JSON object on each line.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from synthjax import artifacts
+from synthjax.errors import UserError, unknown_names
+from synthjax.text import enhance
+
+FILE = "prompts.jsonl"
+
+
+class Prompt(NamedTuple):
+  """A text for one class."""
+
+  id: str  # "<strategy>-<label>-<index within the class>"
+  label: int
+  class_name: str
+  text: str
+  strategy: str  # a key of STRATEGIES
+
+
+def basic(name: str, related: Sequence[str], templates: Sequence[str], **_):
+  """Writes the class into the first template: "a photo of a [CLASS]"."""
+  del related
+  return [templates[0].replace("{}", name)]
+
+
+def template(name: str, related: Sequence[str], templates: Sequence[str], **_):
+  """Writes the class into every template."""
+  del related
+  return list(dict.fromkeys(t.replace("{}", name) for t in templates))
+
+
+def enhanced(
+  name: str,
+  related: Sequence[str],
+  templates: Sequence[str],
+  *,
+  per_class: int,
+  grammar: Any,
+  rng: np.random.Generator,
+):
+  """Writes the related words into a grammar; without any, the class itself."""
+  del templates
+  return enhance.enhance(related or [name], per_class, grammar=grammar, rng=rng)
+
+
+STRATEGIES: Mapping[str, Callable[..., list[str]]] = {
+  "basic": basic,
+  "template": template,
+  "enhanced": enhanced,
+}
+
+
+def make(
+  classes: Iterable[Any],
+  templates: Sequence[str],
+  *,
+  strategies: Sequence[str],
+  per_class: int,
+  grammar: str | enhance.Grammar,
+  seed: int,
+) -> list[Prompt]:
+  """Writes the prompts of every class.
+
+  The texts of a class depend on its name, its words and the seed, and not on
+  which other classes there are.
+
+  Args:
+    classes: records with id, name and related words.
+    templates: of generation, each with one {} for the class.
+    strategies: keys of STRATEGIES.
+    per_class: texts that "enhanced" is asked for; it may find fewer.
+    grammar: of "enhanced".
+    seed: of its choices.
+
+  Returns:
+    The rows by strategy, class and index.
+
+  Raises:
+    UserError: about an unknown strategy, or a class that gets no prompt.
+  """
+  check_strategies(strategies)
+  if per_class < 1:
+    raise UserError(f"prompts.per_class={per_class} must be at least 1.")
+  if wrong := [text for text in templates if text.count("{}") != 1]:
+    raise UserError(f"Templates need one {{}} for the class; found {wrong}.")
+  rows = []
+  for strategy in strategies:
+    for each in classes:
+      texts = STRATEGIES[strategy](
+        each.name,
+        tuple(each.related),
+        templates,
+        per_class=per_class,
+        grammar=grammar,
+        rng=_rng(seed, each.name),
+      )
+      rows += [
+        Prompt(f"{strategy}-{each.id}-{i}", each.id, each.name, text, strategy)
+        for i, text in enumerate(texts)
+      ]
+  return rows
+
+
+def check_strategies(strategies: Sequence[str]) -> None:
+  """Raises UserError about unknown strategies, or none at all."""
+  if unknown := [name for name in strategies if name not in STRATEGIES]:
+    raise unknown_names("prompt strategy", unknown, STRATEGIES)
+  if not strategies or len(set(strategies)) < len(strategies):
+    raise UserError(
+      f"prompts.strategies={tuple(strategies)} must name at least one "
+      f"strategy, each once. Allowed: {', '.join(STRATEGIES)}."
+    )
+
+
+def write(folder: epath.PathLike, rows: Sequence[Prompt]) -> None:
+  """Writes prompts.jsonl."""
+  lines = [json.dumps(row._asdict(), ensure_ascii=False) for row in rows]
+  with artifacts.replace(folder, FILE) as path:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def read(path: epath.PathLike) -> list[dict[str, Any]]:
+  """Reads the prompts.jsonl of a complete artifact.
+
+  Returns:
+    A dict of the fields of Prompt for each row.
+
+  Raises:
+    UserError: if the folder is not complete, if the file is not the one that
+      was written, or listing every line that is no prompt.
+  """
+  path = epath.Path(path)
+  artifacts.verify(path.parent)
+  rows, problems, seen = [], [], set()
+  lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+  for number, line in enumerate(lines, start=1):
+    try:
+      row = _read_row(line)
+      if row["id"] in seen:
+        raise ValueError(f"the id {row['id']!r} is that of an earlier line")
+      seen.add(row["id"])
+      rows.append(row)
+    except ValueError as error:
+      problems.append(f"line {number}: {error}")
+  if problems:
+    listed = "\n  ".join(problems[:20])
+    raise UserError(
+      f"{path} is damaged:\n  {listed}\nDelete {path.parent} yourself and run "
+      "the task `prompts` again."
+    )
+  return rows
+
+
+def _read_row(line: str) -> dict[str, Any]:
+  row = json.loads(line)
+  if not isinstance(row, dict) or set(row) != set(Prompt._fields):
+    raise ValueError(f"needed the keys {', '.join(Prompt._fields)}")
+  for key, kind in Prompt.__annotations__.items():
+    if type(row[key]) is not kind:
+      raise ValueError(f"{key} must be of type {kind.__name__}")
+  return row
+
+
+def _rng(seed: int, name: str) -> np.random.Generator:
+  digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+  return np.random.default_rng(int.from_bytes(digest[:8], "big"))

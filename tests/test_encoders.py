@@ -1,0 +1,173 @@
+"""The CLIP encoder: whole batches, any number of rows, clear refusals."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_world
+
+from synthjax import encoders
+from synthjax.convert import files
+from synthjax.encoders import clip as encoder_of
+from synthjax.errors import UserError
+from synthjax.models import clip
+from synthjax.text import tokenize
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+  return tiny_world.write_clip(
+    tmp_path_factory.mktemp("clip") / "a.safetensors"
+  )
+
+
+@pytest.fixture(scope="module")
+def encoder(weights):
+  return encoders.load_encoder(**tiny_world.encoder_block(weights))
+
+
+def images_of(n, size=32, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+
+
+def test_features_are_those_of_the_model(weights, encoder):
+  params, about = files.load_params(weights)
+  params["logit_scale"] = np.reshape(params["logit_scale"], ())
+  model, variables = clip.CLIP(**about["model"]), {"params": params}
+  images, texts = images_of(3), ["a red apple", "a bird"]
+  tokens = tokenize.load().clip_tokens(texts, model.context_length)
+  np.testing.assert_allclose(
+    encoder.encode_images(images),
+    model.apply(
+      variables, clip.preprocess(jnp.asarray(images)), method="encode_image"
+    ),
+    rtol=1e-5,
+    atol=1e-5,
+  )
+  np.testing.assert_allclose(
+    encoder.encode_texts(texts),
+    model.apply(variables, tokens, method="encode_text"),
+    rtol=1e-5,
+    atol=1e-5,
+  )
+  assert encoder.logit_scale == pytest.approx(
+    float(np.exp(params["logit_scale"]))
+  )
+
+
+@pytest.mark.parametrize("n", [1, 8, 19])
+def test_the_rest_of_the_batch_changes_nothing(encoder, n):
+  """19 images are two whole batches of 8, and one that is filled up."""
+  images = images_of(19)
+  features = encoder.encode_images(images[:n])
+  assert features.shape == (n, 16) and features.dtype == np.float32
+  alone = np.concatenate([encoder.encode_images(x[None]) for x in images[:n]])
+  np.testing.assert_allclose(features, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_no_rows_have_no_features(encoder):
+  assert encoder.encode_images(images_of(0)).shape == (0, 16)
+  assert encoder.encode_texts([]).shape == (0, 16)
+
+
+def test_images_of_several_sizes_are_made_fit(encoder):
+  wide = np.repeat(np.repeat(images_of(1)[0], 2, 0), 3, 1)  # 64 x 96
+  features = encoder.encode_images([wide, images_of(1)[0]])
+  fit = encoder_of.fit_image(wide, 32)
+  assert fit.shape == (32, 32, 3)
+  np.testing.assert_allclose(
+    features[0], encoder.encode_images(fit[None])[0], rtol=1e-5, atol=1e-6
+  )
+
+
+def test_an_image_of_the_right_size_is_not_touched():
+  image = images_of(1)[0]
+  assert encoder_of.fit_image(image, 32) is image
+
+
+@pytest.mark.golden
+def test_pixels_equal_those_of_the_reference(golden):
+  recorded = golden("clip_preprocess")
+  names = [key for key in recorded if key.startswith("in/image_")]
+  assert names
+  for name in names:
+    want = recorded[name.replace("in/image", "out/pixels")]
+    fit = encoder_of.fit_image(recorded[name], len(want))
+    got = np.asarray(clip.preprocess(jnp.asarray(fit)))
+    tolerance = 1e-6 if want.dtype == np.float32 else 1e-3
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+  "image",
+  [
+    np.zeros((32, 32, 3), np.float32),
+    np.zeros((32, 32), np.uint8),
+    np.zeros((32, 32, 4), np.uint8),
+  ],
+)
+def test_what_is_no_colour_image_is_refused(encoder, image):
+  with pytest.raises(ValueError, match="needed uint8"):
+    encoder.encode_images([image])
+
+
+def test_identity_tells_weights_apart(encoder, tmp_path):
+  other = tiny_world.write_clip(tmp_path / "b.safetensors", seed=1)
+  block = tiny_world.encoder_block(other)
+  assert encoders.load_encoder(**block).identity != encoder.identity
+  # What does not change the features does not change the identity.
+  block["batch_size"] = 4
+  smaller = encoders.load_encoder(**block)
+  block["batch_size"] = 2
+  assert encoders.load_encoder(**block).identity == smaller.identity
+
+
+# --- what is refused --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"name": "clop"}, "did you mean 'clip'"),
+    ({"batchsize": 8}, "did you mean 'batch_size'"),
+    ({"batch_size": 0}, "at least 1"),
+    ({"weights": "missing.safetensors"}, ":runlocal"),
+    ({"weights": None}, ":runlocal"),
+    ({"tokenizer": "missing.json"}, "embedded:tokenizer.json"),
+  ],
+)
+def test_check_says_what_is_wrong(weights, changes, words):
+  block = tiny_world.encoder_block(weights) | changes
+  with pytest.raises(UserError, match=words):
+    encoders.check_encoder(**block)
+
+
+def test_a_missing_field_is_named(weights):
+  block = tiny_world.encoder_block(weights)
+  del block["batch_size"]
+  with pytest.raises(UserError, match="lacks batch_size"):
+    encoders.check_encoder(**block)
+
+
+@pytest.mark.faults
+def test_weights_of_something_else_are_refused(tmp_path):
+  path = tmp_path / "glide.safetensors"
+  files.save_params(path, {"w": np.zeros(3)}, {"kind": "glide"})
+  with pytest.raises(UserError, match="'glide'"):
+    encoders.load_encoder(**tiny_world.encoder_block(str(path)))
+
+
+@pytest.mark.faults
+def test_a_tokenizer_of_other_weights_is_refused(tmp_path):
+  path = tiny_world.write_clip(tmp_path / "c.safetensors", vocab_size=99)
+  with pytest.raises(UserError, match="99 tokens"):
+    encoders.load_encoder(**tiny_world.encoder_block(path))
+
+
+@pytest.mark.faults
+def test_weights_that_are_cut_short_are_refused(weights, tmp_path):
+  path = tmp_path / "short.safetensors"
+  with open(weights, "rb") as file:
+    path.write_bytes(file.read()[:5000])
+  with pytest.raises(UserError, match="cut short"):
+    encoders.load_encoder(**tiny_world.encoder_block(str(path)))

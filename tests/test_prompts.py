@@ -1,0 +1,220 @@
+"""Prompts: the strategies, the file, and the task."""
+
+import json
+import logging
+
+import ml_collections
+import pytest
+import tiny_world
+
+from synthjax import artifacts
+from synthjax.data import embedded, spaces
+from synthjax.errors import UserError
+from synthjax.tasks import prompts as task
+from synthjax.text import prompts
+
+CLASSES = (
+  spaces.Class(0, "farm animal", ("cow", "hen")),
+  spaces.Class(1, "vehicle"),
+)
+TEMPLATES = ("a drawing of {}", "a picture of {}")
+
+
+def make(**changes):
+  options = {
+    "strategies": ("basic", "template", "enhanced"),
+    "per_class": 3,
+    "grammar": {"templates": ["{word}", "two of {word}"]},
+    "seed": 0,
+  }
+  return prompts.make(CLASSES, TEMPLATES, **options | changes)
+
+
+def texts_of(rows, strategy, label):
+  return [r.text for r in rows if (r.strategy, r.label) == (strategy, label)]
+
+
+def test_basic_is_the_first_template():
+  rows = make(strategies=("basic",))
+  assert rows == [
+    prompts.Prompt(
+      "basic-0-0", 0, "farm animal", "a drawing of farm animal", "basic"
+    ),
+    prompts.Prompt("basic-1-0", 1, "vehicle", "a drawing of vehicle", "basic"),
+  ]
+
+
+def test_template_is_every_template():
+  assert texts_of(make(), "template", 1) == [
+    "a drawing of vehicle",
+    "a picture of vehicle",
+  ]
+
+
+def test_enhanced_uses_related_words_or_the_class_itself():
+  rows = make()
+  possible = {"cow", "hen", "two of cow", "two of hen"}
+  assert len(texts_of(rows, "enhanced", 0)) == 3
+  assert set(texts_of(rows, "enhanced", 0)) < possible
+  assert set(texts_of(rows, "enhanced", 1)) == {"vehicle", "two of vehicle"}
+
+
+def test_ids_tell_strategy_label_and_index():
+  ids = [row.id for row in make()]
+  assert len(set(ids)) == len(ids)
+  assert ids == [
+    f"{row.strategy}-{row.label}-{row.id.split('-')[2]}" for row in make()
+  ]
+  assert [i for i in ids if i.startswith("enhanced-0-")] == [
+    "enhanced-0-0",
+    "enhanced-0-1",
+    "enhanced-0-2",
+  ]
+
+
+def test_a_class_has_the_same_texts_in_every_space():
+  alone = prompts.make(
+    CLASSES[:1],
+    TEMPLATES,
+    strategies=("enhanced",),
+    per_class=3,
+    grammar={"templates": ["{word}", "two of {word}"]},
+    seed=0,
+  )
+  assert [row.text for row in alone] == texts_of(make(), "enhanced", 0)
+
+
+def test_no_prompt_of_the_embedded_world_names_a_held_out_concept():
+  """Whoever draws held-out concepts would train on what the test asks."""
+  by_split = {}
+  for concept in embedded.concepts():
+    by_split.setdefault(concept.split, set()).add(concept.name)
+  assert by_split["validation"] and by_split["test"]
+  for name in spaces.SPACES:
+    space = spaces.load_space(name)
+    related = {word for each in space.classes for word in each.related}
+    assert related <= by_split["train"]
+    rows = prompts.make(
+      space.classes,
+      space.prompts,
+      strategies=tuple(prompts.STRATEGIES),
+      per_class=60,
+      grammar={"templates": ["{word}"]},
+      seed=0,
+    )
+    written = {row.text for row in rows}
+    assert not written & (by_split["validation"] | by_split["test"])
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"strategies": ("basics",)}, "did you mean 'basic'"),
+    ({"strategies": ()}, "at least one"),
+    ({"strategies": ("basic", "basic")}, "each once"),
+    ({"per_class": 0}, "at least 1"),
+  ],
+)
+def test_bad_options_are_refused(changes, words):
+  with pytest.raises(UserError, match=words):
+    make(**changes)
+
+
+# --- the task ---------------------------------------------------------------
+
+
+def config_of(tmp_path, **prompts):
+  config = ml_collections.ConfigDict()
+  config.tasks, config.seed = ("prompts",), 0
+  config.space = tiny_world.write_space(tmp_path)
+  config.prompts = {"strategies": ("basic", "enhanced"), "per_class": 5}
+  config.prompts.grammar = "drawing"
+  config.prompts.update(prompts)
+  return config
+
+
+def test_the_task_writes_rows_that_read_back(tmp_path):
+  config = config_of(tmp_path)
+  task.check(config, str(tmp_path))
+  task.run(config, str(tmp_path))
+  rows = prompts.read(tmp_path / "prompts" / "prompts.jsonl")
+  assert len(rows) == 3 * (1 + 5)
+  assert rows[0] == {
+    "id": "basic-0-0",
+    "label": 0,
+    "class_name": "bird species",
+    "text": "a drawing of bird species",
+    "strategy": "basic",
+  }
+  before = (tmp_path / "prompts" / "manifest.json").read_bytes()
+  task.run(config, str(tmp_path))  # skipped
+  assert (tmp_path / "prompts" / "manifest.json").read_bytes() == before
+
+
+def test_fewer_texts_than_asked_are_told(tmp_path, caplog):
+  config = config_of(tmp_path, per_class=100)
+  with caplog.at_level(logging.WARNING):
+    task.run(config, str(tmp_path))
+  assert "'drink' 40" in caplog.text and "related words" in caplog.text
+  summary = artifacts.load(tmp_path / "prompts")["summary"]
+  assert summary["fewer_than_asked"]["drink"] == 40
+
+
+def test_other_prompts_in_the_same_folder_are_refused(tmp_path):
+  task.run(config_of(tmp_path), str(tmp_path))
+  with pytest.raises(artifacts.SpecMismatch, match="per_class"):
+    task.run(config_of(tmp_path, per_class=6), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"per_clas": 5}, "did you mean 'per_class'"),
+    ({"strategies": ("enhance",)}, "did you mean 'enhanced'"),
+    ({"grammar": "drawings"}, "did you mean 'drawing'"),
+  ],
+)
+def test_check_finds_misspelt_fields_and_names(tmp_path, changes, words):
+  with pytest.raises(UserError, match=words):
+    task.check(config_of(tmp_path, **changes), str(tmp_path))
+
+
+# --- bad files --------------------------------------------------------------
+
+
+@pytest.mark.faults
+def test_an_edited_file_is_refused(tmp_path):
+  task.run(config_of(tmp_path), str(tmp_path))
+  path = tmp_path / "prompts" / "prompts.jsonl"
+  path.write_text(path.read_text().replace("drawing", "pairing", 1))
+  with pytest.raises(UserError, match="content has changed"):
+    prompts.read(path)
+
+
+@pytest.mark.faults
+def test_every_line_that_is_no_prompt_is_listed(tmp_path):
+  good = make()[0]._asdict()
+  lines = [
+    json.dumps(good),
+    "{not json",
+    json.dumps(good | {"id": "x", "label": "0"}),
+    json.dumps({"id": "y"}),
+    json.dumps(good),
+  ]
+  artifacts.begin(tmp_path, {})
+  (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+  artifacts.finish(tmp_path, {}, {"prompts.jsonl": len(lines)})
+  with pytest.raises(UserError) as error:
+    prompts.read(tmp_path / "prompts.jsonl")
+  message = str(error.value)
+  for words in ("line 2:", "line 3: label", "line 4: needed", "line 5: the id"):
+    assert words in message
+  assert "line 1:" not in message
+
+
+def test_texts_keep_their_letters(tmp_path):
+  row = prompts.Prompt("basic-0-0", 0, "café", "un café\u2028au lait", "basic")
+  artifacts.begin(tmp_path, {})
+  prompts.write(tmp_path, [row])
+  artifacts.finish(tmp_path, {}, {"prompts.jsonl": 1})
+  assert prompts.read(tmp_path / "prompts.jsonl") == [row._asdict()]
