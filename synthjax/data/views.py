@@ -1,0 +1,143 @@
+"""What a recogniser sees of an image, in training and in evaluation."""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+from PIL import Image
+
+from synthjax.data import augment
+from synthjax.data.pipeline import Example, Transform
+from synthjax.data.sources import to_square
+from synthjax.errors import UserError, unknown_names
+
+
+def resize(
+  example: Example, rng: np.random.Generator, *, image_size: int
+) -> Example:
+  """Makes the image a square of this side, unless it is one."""
+  del rng
+  return example | {"image": _fit(example["image"], image_size)}
+
+
+def shift(
+  example: Example, rng: np.random.Generator, *, share: float = 1 / 8
+) -> Example:
+  """Moves the image by up to a share of its side; the edge is repeated.
+
+  The crop of a padded image that is usual for CIFAR, but a white ground stays
+  one.
+  """
+  image = example["image"]
+  h, w = image.shape[:2]
+  most = round(share * min(h, w))
+  padded = np.pad(image, ((most, most), (most, most), (0, 0)), mode="edge")
+  y, x = rng.integers(0, 2 * most + 1, 2)
+  return example | {"image": padded[y : y + h, x : x + w]}
+
+
+def random_resized_crop(
+  example: Example,
+  rng: np.random.Generator,
+  *,
+  image_size: int,
+  scale: tuple[float, float] = (0.08, 1.0),
+  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Example:
+  """Cuts out a random rectangle and resizes it, as is usual for ImageNet.
+
+  Args:
+    example: with uint8 `image` [h, w, 3].
+    rng: of this example.
+    image_size: side of the result.
+    scale: smallest and largest share of the area.
+    ratio: narrowest and widest shape, width over height.
+  """
+  image = example["image"]
+  h, w = image.shape[:2]
+  for _ in range(10):
+    area = h * w * rng.uniform(*scale)
+    shape = math.exp(rng.uniform(*map(math.log, ratio)))
+    height = round(math.sqrt(area / shape))
+    width = round(math.sqrt(area * shape))
+    if 0 < height <= h and 0 < width <= w:
+      y, x = rng.integers(0, (h - height + 1, w - width + 1))
+      cut = Image.fromarray(image).resize(
+        (image_size, image_size),
+        Image.Resampling.BILINEAR,
+        box=(x, y, x + width, y + height),
+      )
+      return example | {"image": np.asarray(cut)}
+  return example | {"image": _fit(image, image_size)}
+
+
+# name -> transforms before and after the image has its size.
+VIEWS = {
+  "none": ((), ()),
+  "drawing": ((), (augment.flip, augment.jiggle)),
+  "shift": ((), (augment.flip, shift)),
+  "photo": ((random_resized_crop,), (augment.flip,)),
+}
+
+
+def transforms(
+  name: str, *, image_size: int, num_classes: int
+) -> list[Transform]:
+  """Returns the transforms that turn a row into one of a training batch.
+
+  Args:
+    name: of the augmentation, a key of VIEWS.
+    image_size: px.
+    num_classes: that labels are checked against.
+
+  Returns:
+    For `pipeline.train_batches`; rows keep uint8 `image` [h, w, 3] and int32
+    `label` alone.
+  """
+  if name not in VIEWS:
+    raise unknown_names("augmentation", [name], VIEWS)
+  before, after = VIEWS[name]
+  return [
+    *(partial(transform, image_size=image_size) for transform in before),
+    partial(resize, image_size=image_size),
+    *after,
+    partial(image_and_label, num_classes=num_classes),
+  ]
+
+
+def image_and_label(
+  example: Example, rng: np.random.Generator, *, num_classes: int
+) -> Example:
+  """Drops all but the image and the label.
+
+  Raises:
+    UserError: for a label of no class, which the loss would not notice.
+  """
+  del rng
+  label = int(example["label"])
+  if not 0 <= label < num_classes:
+    raise UserError(
+      f"An image has the label {label}, but the label space has {num_classes} "
+      f"classes, from 0 to {num_classes - 1}: was it drawn for another space?"
+    )
+  image = np.ascontiguousarray(example["image"])
+  return {"image": image, "label": np.int32(label)}
+
+
+def in_order(
+  source: Sequence[Example], *, image_size: int, batch_size: int = 256
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields uint8 [n, h, w, 3] and labels int [n]: all rows once, in order."""
+  for start in range(0, len(source), batch_size):
+    rows = [
+      source[i] for i in range(start, min(start + batch_size, len(source)))
+    ]
+    images = np.stack([_fit(row["image"], image_size) for row in rows])
+    yield images, np.array([row["label"] for row in rows])
+
+
+def _fit(image: np.ndarray, image_size: int) -> np.ndarray:
+  if image.shape[:2] == (image_size, image_size):
+    return image
+  return np.asarray(to_square(Image.fromarray(image), image_size))

@@ -1,0 +1,218 @@
+"""Tests of the few-shot draw and of what training sees of an image."""
+
+import json
+import pickle
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from synthjax.data import few_shot, generated, real, shards, spaces, views
+from synthjax.errors import UserError
+
+LABELS = np.array([2, 0, 1, 1, 0, 2, 2, 0, 1, 0, 2, 1] * 3)  # 12 of each
+
+
+def draw(shots=4, seed=0, labels=LABELS):
+  return few_shot.draw(labels, num_classes=3, shots=shots, seed=seed)
+
+
+def test_every_class_has_its_shots_and_no_row_twice():
+  rows = draw(shots=5)
+  assert Counter(LABELS[rows]) == {0: 5, 1: 5, 2: 5}
+  assert len(set(rows.tolist())) == 15
+
+
+def test_a_seed_decides_the_draw():
+  assert draw().tolist() == draw().tolist()
+  assert draw(seed=0).tolist() != draw(seed=1).tolist()
+
+
+def test_fewer_shots_are_the_first_of_more():
+  few, many = draw(shots=2).reshape(3, 2), draw(shots=8).reshape(3, 8)
+  np.testing.assert_array_equal(few, many[:, :2])
+
+
+def test_the_shots_of_a_class_do_not_depend_on_other_classes():
+  merged = np.where(LABELS == 2, 1, LABELS)
+  two = few_shot.draw(merged, num_classes=2, shots=4, seed=0)
+  np.testing.assert_array_equal(two[:4], draw(shots=4)[:4])
+
+
+def test_no_number_of_shots_takes_the_whole_pool():
+  np.testing.assert_array_equal(draw(shots=None), np.arange(len(LABELS)))
+
+
+def test_every_class_with_too_few_images_is_named():
+  labels = np.array([0] * 9 + [1] * 3 + [2] * 5)
+  with pytest.raises(UserError, match="class 1 has 3, class 2 has 5.* 3 shots"):
+    draw(labels=labels, shots=8)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 3], [-1, 0, 1]])
+def test_labels_of_another_space_are_refused(labels):
+  with pytest.raises(UserError, match="label space has 3 classes"):
+    draw(labels=labels, shots=1)
+
+
+def test_no_shot_of_the_embedded_pool_is_a_test_image():
+  space = spaces.load_space("emoji16")
+  pool = real.open_real({"split": "real_pool"}, space)
+  rows = few_shot.draw(
+    few_shot.labels_of(pool), num_classes=16, shots=16, seed=0
+  )
+  shots = few_shot.subset(pool, rows)
+  assert Counter(shots[i]["label"] for i in range(len(shots))) == dict.fromkeys(
+    range(16), 16
+  )
+  drawn = {(shots[i]["style"], shots[i]["concept"]) for i in range(len(shots))}
+  for split in ("validation", "test"):
+    held = real.open_real({"split": split}, space)
+    styles = {held[i]["style"] for i in range(len(held))}
+    assert not styles & {style for style, _ in drawn}
+
+
+def test_a_subset_can_be_sent_to_worker_processes():
+  source = few_shot.subset([{"label": i} for i in range(5)], [3, 1])
+  source = pickle.loads(pickle.dumps(source))
+  assert [source[i]["label"] for i in range(len(source))] == [3, 1]
+  with pytest.raises(IndexError):
+    source[2]
+
+
+def test_embedded_images_need_a_split():
+  space = spaces.load_space("emoji10")
+  with pytest.raises(UserError, match="allowed is split="):
+    real.open_real({"style": "noto"}, space)
+
+
+# --- generated images -------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """Writes 5 images of "basic" and 8 of "enhanced" in three shards."""
+  ids = [f"basic-0-{i}-s0-0" for i in range(5)]
+  ids += [f"enhanced-{i % 2}-{i}-s0-0" for i in range(8)]
+  rows = [
+    {
+      "image": np.full((4, 4, 3), i, np.uint8),
+      "label": int(id_.split("-")[1]),
+      "prompt": "x",
+      "seed": 0,
+      "id": id_,
+    }
+    for i, id_ in enumerate(ids)
+  ]
+  for i, part in enumerate((rows[:5], rows[5:10], rows[10:])):
+    shards.write_shard(tmp_path, i, 3, part)
+  return tmp_path
+
+
+def ids_of(source):
+  return [source[i]["id"] for i in range(len(source))]
+
+
+def test_generated_images_are_found_by_strategy(folder):
+  assert len(generated.open_generated(folder)) == 13
+  enhanced = generated.open_generated(folder, strategy="enhanced")
+  assert len(enhanced) == 8
+  assert all(i.startswith("enhanced-") for i in ids_of(enhanced))
+  with pytest.raises(UserError, match="'template'.*basic, enhanced"):
+    generated.open_generated(folder, strategy="template")
+
+
+def test_spans_are_found_wherever_they_end():
+  for lengths in ((1,), (1, 1), (3, 1, 2), (7, 4), (1, 9, 1)):
+    names = [f"x{i}" for i, n in enumerate(lengths) for _ in range(n)]
+    spans = generated.spans_of_strategies([{"id": f"{n}-0"} for n in names])
+    assert {n: len(rows) for n, rows in spans.items()} == Counter(names)
+    assert [n for n, rows in spans.items() for _ in rows] == names
+
+
+def test_only_what_was_selected_is_taken(folder, tmp_path):
+  kept = {"basic-0-1-s0-0", "enhanced-0-2-s0-0", "enhanced-1-7-s0-0"}
+  selection = tmp_path / "selection.jsonl"
+  selection.write_text(
+    "".join(
+      json.dumps({"id": i, "strategy": i.split("-")[0], "kept": i in kept})
+      + "\n"
+      for i in ids_of(generated.open_generated(folder))
+    )
+  )
+  found = generated.open_generated(folder, selection=selection)
+  assert set(ids_of(found)) == kept
+  found = generated.open_generated(
+    folder, selection=selection, strategy="enhanced"
+  )
+  assert ids_of(found) == ["enhanced-0-2-s0-0", "enhanced-1-7-s0-0"]
+
+
+# --- views ------------------------------------------------------------------
+
+
+def a_row(h=12, w=20, label=1):
+  image = np.random.default_rng(0).integers(0, 256, (h, w, 3), np.uint8)
+  return {"image": image, "label": label, "id": "a", "prompt": "b"}
+
+
+@pytest.mark.parametrize("name", views.VIEWS)
+def test_every_view_is_a_whole_image_and_its_label(name):
+  rng, row = np.random.default_rng(0), a_row()
+  for transform in views.transforms(name, image_size=8, num_classes=2):
+    row = transform(row, rng)
+  assert row.keys() == {"image", "label"}
+  assert row["image"].shape == (8, 8, 3) and row["image"].dtype == np.uint8
+  assert row["label"] == 1 and row["label"].dtype == np.int32
+
+
+def test_an_image_of_the_right_size_is_not_touched_without_augmentation():
+  rng, row = np.random.default_rng(0), a_row(8, 8)
+  before = row["image"].copy()
+  for transform in views.transforms("none", image_size=8, num_classes=2):
+    row = transform(row, rng)
+  np.testing.assert_array_equal(row["image"], before)
+
+
+def test_a_shift_moves_and_repeats_the_edge():
+  row = {"image": np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)}
+  padded = np.pad(row["image"], ((2, 2), (2, 2), (0, 0)), mode="edge")
+  windows = [padded[y : y + 16, x : x + 16] for y in range(5) for x in range(5)]
+  rng, found = np.random.default_rng(0), set()
+  for _ in range(60):
+    moved = views.shift(row, rng)["image"]
+    found.add(
+      next(i for i, w in enumerate(windows) if np.array_equal(w, moved))
+    )
+  assert len(found) > 15  # of 25 places
+
+
+def test_crops_have_the_shares_and_shapes_they_should():
+  """A picture of its own coordinates tells where each crop was cut."""
+  y, x = np.mgrid[:200, :200]
+  image = np.stack([y, x, x], -1).astype(np.uint8)
+  rng, shares = np.random.default_rng(0), []
+  for _ in range(200):
+    crop = views.random_resized_crop({"image": image}, rng, image_size=32)
+    high, wide = (np.ptp(crop["image"][..., i].astype(float)) for i in (0, 1))
+    assert 0.7 < wide / high < 1.4
+    shares.append(high * wide / 200**2)
+  assert min(shares) < 0.15 and max(shares) > 0.8
+
+
+def test_a_label_of_no_class_is_refused():
+  with pytest.raises(UserError, match="label 2.*2 classes"):
+    views.image_and_label(a_row(label=2), None, num_classes=2)
+
+
+def test_an_unknown_augmentation_is_refused():
+  with pytest.raises(UserError, match="did you mean 'photo'"):
+    views.transforms("phot", image_size=8, num_classes=2)
+
+
+def test_evaluation_sees_every_row_once():
+  source = [a_row(12, 20, i % 2) for i in range(5)]
+  parts = list(views.in_order(source, image_size=8, batch_size=2))
+  assert [len(images) for images, _ in parts] == [2, 2, 1]
+  labels = np.concatenate([labels for _, labels in parts])
+  np.testing.assert_array_equal(labels, [0, 1, 0, 1, 0])
