@@ -1,0 +1,140 @@
+"""Compares the arms of an experiment, each measured over several seeds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from synthjax.evals import classify
+
+ZERO_SHOT = "zero_shot"
+
+
+def compare(
+  predict: Callable[[Any, np.ndarray], np.ndarray],
+  start: Any,
+  runs: Sequence[tuple[Mapping[str, Any], Any]],
+  splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
+  num_classes: int,
+) -> dict[str, Any]:
+  """Measures what was trained, and what it started from, on every split.
+
+  Args:
+    predict: maps a model and features [m, d] to logits [m, k].
+    start: the zero-shot model.
+    runs: what tells a run apart, such as arm and seed, and its model.
+    splits: features [m, d] and labels [m] of "test" and any others.
+    num_classes: k.
+
+  Returns:
+    num_real and zero_shot by split; rows of the runs with their accuracy by
+    split; the summary of each arm; and confusion, counts [k, k] on "test" of
+    zero-shot and of the last arm, added up over its seeds.
+  """
+  logits = lambda model: {n: predict(model, x) for n, (x, _) in splits.items()}
+  accuracy = lambda found: {
+    name: classify.top1(found[name], labels)
+    for name, (_, labels) in splits.items()
+  }
+  confusion = lambda found: classify.confusion_matrix(
+    splits["test"][1], found["test"].argmax(-1), num_classes
+  )
+  first = logits(start)
+  zero_shot, last = accuracy(first), runs[-1][0]["arm"]
+  rows, counts = [], np.zeros((num_classes, num_classes), np.int64)
+  for about, model in runs:
+    found = logits(model)
+    rows.append({**about, "accuracy": accuracy(found)})
+    if about["arm"] == last:
+      counts += confusion(found)
+  return {
+    "num_real": {name: len(labels) for name, (_, labels) in splits.items()},
+    ZERO_SHOT: zero_shot,
+    "rows": rows,
+    "summary": summarize(rows, zero_shot),
+    "confusion": {
+      "test": {ZERO_SHOT: confusion(first).tolist(), last: counts.tolist()}
+    },
+  }
+
+
+def summarize(
+  rows: Sequence[Mapping[str, Any]], zero_shot: Mapping[str, float]
+) -> list[dict[str, Any]]:
+  """Summarises each arm on each split.
+
+  Args:
+    rows: of arm, and accuracy: split -> share.
+    zero_shot: split -> share, of what every arm starts from.
+
+  Returns:
+    Dicts of arm, split, mean, std, stderr, n, gain and gain_stderr; what one
+    seed cannot tell is None.
+  """
+  return [
+    _summarize(
+      arm, split, [r["accuracy"][split] for r in rows if r["arm"] == arm], start
+    )
+    for arm in dict.fromkeys(row["arm"] for row in rows)
+    for split, start in zero_shot.items()
+  ]
+
+
+def _summarize(
+  arm: str, split: str, values: Sequence[float], start: float
+) -> dict[str, Any]:
+  own = classify.summarize(values)
+  # Zero-shot has no seed, so that the gain is as unsure as the mean.
+  gain = classify.paired_difference(values, [start] * len(values))
+  return {
+    "arm": arm,
+    "split": split,
+    "mean": own.mean,
+    "std": own.std,
+    "stderr": own.stderr,
+    "n": own.n,
+    "gain": gain.mean,
+    "gain_stderr": gain.stderr,
+  }
+
+
+def table(results: Mapping[str, Any], *, split: str = "test") -> str:
+  """Lays out accuracies in percent, as mean +- std.
+
+  Args:
+    results: with num_real and zero_shot by split, and the summary.
+    split: whose gain over zero-shot is told, +- its standard error.
+
+  Returns:
+    Aligned lines: a heading, zero-shot, and one for each arm.
+  """
+  zero_shot = results[ZERO_SHOT]
+  sizes = [f"{each} ({results['num_real'][each]:,})" for each in zero_shot]
+  lines = [
+    ["top-1, %", *sizes, f"gain on {split}"],
+    ["zero-shot", *(_spread(x, None) for x in zero_shot.values()), ""],
+  ]
+  found = {(row["arm"], row["split"]): row for row in results["summary"]}
+  for arm in dict.fromkeys(row["arm"] for row in results["summary"]):
+    rows = [found[arm, each] for each in zero_shot]
+    gain = found[arm, split]
+    lines.append(
+      [
+        arm,
+        *(_spread(row["mean"], row["std"]) for row in rows),
+        _spread(gain["gain"], gain["gain_stderr"], "+"),
+      ]
+    )
+  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  return "\n".join(
+    "  ".join(
+      cell.rjust(width) if i else cell.ljust(width)
+      for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+    ).rstrip()
+    for line in lines
+  )
+
+
+def _spread(mean: float, spread: float | None, sign: str = "") -> str:
+  text = f"{100 * mean:{sign}.2f}"
+  return text if spread is None else f"{text} ± {100 * spread:.2f}"

@@ -1,0 +1,72 @@
+"""Keeps the generated images that show their class, by the scores of CLIP."""
+
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from synthjax import artifacts
+from synthjax.config import validate
+from synthjax.data import scores as stored
+from synthjax.data import selection, spaces
+from synthjax.errors import UserError
+from synthjax.train.metrics import say
+
+FIELDS = ("max_per_class",)  # 800 in the paper
+
+
+def check(config: ConfigDict, workdir: str) -> None:
+  """Checks the field, and that there are scores or will be."""
+  validate(config.select, (), name="select", required=FIELDS)
+  if config.select.max_per_class < 1:
+    raise UserError(
+      f"config.select.max_per_class={config.select.max_per_class} must be at "
+      "least 1."
+    )
+  if "score" not in config.tasks:
+    artifacts.load(epath.Path(workdir) / "score")
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+  """Leaves `selection.jsonl`, a row for each image."""
+  block, workdir = config.select.to_dict(), epath.Path(workdir)
+  folder, space = workdir / "select", spaces.load_space(config.space)
+  stored.check_inputs(workdir / "score", classes=space.class_names)
+  spec = {
+    "select": block,
+    "seed": config.seed,
+    "scores": artifacts.digest(workdir / "score"),
+    "classes": space.class_names,
+  }
+  if artifacts.begin(folder, spec):
+    return
+  scores = stored.read(workdir / "score")
+  selected = selection.select(
+    scores,
+    class_names=space.class_names,
+    max_per_class=block["max_per_class"],
+    seed=config.seed,
+  )
+  selection.write(folder, scores, selected)
+  counts = _counts(scores, selected)
+  artifacts.finish(folder, spec, {selection.FILE: len(scores.ids)}, kept=counts)
+  for name, count in counts.items():
+    say(
+      f"select: {name}: kept {count['kept']:,} of {count['images']:,} images; "
+      f"{count['pass'] / count['images']:.0%} are above 1/N"
+    )
+
+
+def _counts(
+  scores: stored.Scores, selected: selection.Selection
+) -> dict[str, dict[str, int]]:
+  """Counts what passed and what was kept, by strategy."""
+  strategies, _ = stored.origin(scores.ids)
+  passed = np.isin(selected.reasons, (selection.KEPT, selection.OVER))
+  return {
+    str(name): {
+      "images": int((strategies == name).sum()),
+      "pass": int((passed & (strategies == name)).sum()),
+      "kept": int((selected.kept & (strategies == name)).sum()),
+    }
+    for name in np.unique(strategies)
+  }

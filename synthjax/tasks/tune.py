@@ -1,0 +1,308 @@
+"""Tunes classifiers on the features of generated images; tests them once.
+
+All arms and seeds are trained before the test images are opened, in one place,
+`_measure`; nothing that they show is used to choose anything.
+"""
+
+import datetime
+import functools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from synthjax import artifacts
+from synthjax.config import validate
+from synthjax.convert import files
+from synthjax.data import real, selection, spaces
+from synthjax.data import scores as stored
+from synthjax.encoders import Encoder, check_encoder, load_encoder
+from synthjax.errors import UserError, unknown_names
+from synthjax.evals import arms
+from synthjax.text.prompts import STRATEGIES
+from synthjax.train import classifier
+from synthjax.train.metrics import say
+
+REQUIRED = (
+  "arms",  # what is compared
+  "seeds",  # of the order of the images, and of the images if there are several
+  "test",  # real images, opened once, at the end
+)
+OPTIONAL = (
+  "test_parts",  # name -> real images reported beside them
+  "validation",  # real images on which choices can be made
+  "num_epochs",
+  "batch_size",
+  "lr",
+  "weight_decay",
+  "clip_norm",
+  "temperature",
+  "best_epoch_on_test",  # also reports the paper's own number
+)
+ARM_FIELDS = ("name", "strategy", "filter", "soft_weight")
+ZERO_SHOT = arms.ZERO_SHOT
+
+
+class Arm(NamedTuple):
+  """One way of making a training set and learning from it."""
+
+  name: str
+  strategy: str  # of the prompts
+  filter: bool  # takes only what `select` has kept
+  soft_weight: float  # 0 is CE, 0.5 the paper's SCE
+
+
+class Trained(NamedTuple):
+  """One arm with one seed."""
+
+  arm: Arm
+  seed: int
+  image_seed: int  # with which its images were drawn
+  rows: np.ndarray  # [n] int, of the scores
+  tuned: classifier.Tuned
+
+
+Images = tuple[np.ndarray, np.ndarray]  # features float32 [m, d], labels [m]
+
+
+def check(config: ConfigDict, workdir: str) -> None:
+  """Checks the fields, the arms, and that their images are there or will be."""
+  block = config.tune.to_dict()
+  validate(block, OPTIONAL, name="tune", required=REQUIRED)
+  wanted = read_arms(block["arms"])
+  known = set(STRATEGIES)
+  if "prompts" in config and "prompts" in config.tasks:
+    known = set(config.prompts.strategies)
+  if unknown := sorted({arm.strategy for arm in wanted} - known):
+    raise unknown_names("strategy of an arm,", unknown, known)
+  if not block["seeds"] or len(set(block["seeds"])) < len(block["seeds"]):
+    raise UserError(f"config.tune.seeds={block['seeds']}: needed, each once.")
+  check_encoder(**config.encoder.to_dict())
+  spaces.load_space(config.space)
+  for name in _inputs(wanted):
+    if name not in config.tasks:
+      artifacts.load(epath.Path(workdir) / name)
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+  """Leaves `results.json`, `heads.safetensors` and `curves.npz`."""
+  block, workdir = config.tune.to_dict(), epath.Path(workdir)
+  folder, space = workdir / "tune", spaces.load_space(config.space)
+  encoder = load_encoder(**config.encoder.to_dict())
+  wanted = read_arms(block["arms"])
+  splits = _splits(block)
+  spec = {
+    "tune": block,
+    "encoder": encoder.identity,
+    "real": {name: real.identify(each) for name, each in splits.items()},
+    "inputs": {n: artifacts.digest(workdir / n) for n in _inputs(wanted)},
+    "classes": space.class_names,
+  }
+  stored.check_inputs(
+    workdir / "score",
+    encoder=encoder.identity,
+    classes=space.class_names,
+    templates=space.templates,
+  )
+  if artifacts.begin(folder, spec):
+    return
+  opened, rows = {}, {}
+
+  def open_real(names):
+    for name in names:
+      opened[name], cached = _encode(space, encoder, folder, splits[name])
+      rows.update(cached)
+
+  open_real([name for name in splits if name == "validation"])
+  scores = stored.read(workdir / "score")
+  texts = stored.read_texts(workdir / "score")
+  head = classifier.init_head(texts.text_features, texts.logit_scale)
+  fit = functools.partial(_fit, block, scores, head)
+  began = time.monotonic()
+  trained = []
+  for arm in wanted:
+    kept = np.ones(len(scores.ids), bool)
+    if arm.filter:
+      kept = selection.read_kept(workdir / "select", workdir / "score", scores)
+    for seed in block["seeds"]:
+      image_seed, chosen = selection.images_of(
+        scores,
+        strategy=arm.strategy,
+        seed=seed,
+        kept=kept,
+        class_names=space.class_names,
+      )
+      tuned = jax.device_get(fit(arm, seed, chosen, opened.get("validation")))
+      trained.append(Trained(arm, seed, image_seed, chosen, tuned))
+    say(
+      f"tune: {arm.name}: {len(block['seeds'])} seeds of {len(chosen):,} rows"
+    )
+  seconds = time.monotonic() - began
+
+  # Nothing is trained for, or chosen by, what is opened from here on.
+  opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+  open_real([name for name in splits if name != "validation"])
+  results = _measure(space, head, trained, {n: opened[n] for n in splits})
+  if block.get("best_epoch_on_test"):
+    _add_best_epochs(results, trained, fit, opened["test"])
+  rows |= _write(folder, head, trained, results)
+  artifacts.finish(
+    folder,
+    spec,
+    rows,
+    test_opened_at=opened_at,
+    training_seconds=round(seconds, 1),
+    summary=results["summary"],
+  )
+  print(arms.table(results), flush=True)
+
+
+def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
+  """Reads the arms of a config.
+
+  Raises:
+    UserError: about misspelt or missing fields, or names that are not unique.
+  """
+  for i, block in enumerate(blocks):
+    validate(block, (), name=f"tune.arms[{i}]", required=ARM_FIELDS)
+  read = [Arm(**block) for block in blocks]
+  names = [ZERO_SHOT, *(arm.name for arm in read)]
+  if not read or len(set(names)) < len(names):
+    raise UserError(
+      f"config.tune.arms has the names {names[1:]}: at least one arm is "
+      f"needed, each name once, and {ZERO_SHOT!r} is taken."
+    )
+  return read
+
+
+def _inputs(wanted: Sequence[Arm]) -> tuple[str, ...]:
+  filtered = any(arm.filter for arm in wanted)
+  return ("score", "select") if filtered else ("score",)
+
+
+def _splits(block: Mapping[str, Any]) -> dict[str, dict]:
+  """Returns the blocks of real images: validation, test, and its parts."""
+  own = {k: block[k] for k in ("validation", "test") if block.get(k)}
+  return own | dict(block.get("test_parts") or {})
+
+
+def _encode(
+  space: Any, encoder: Encoder, folder: epath.Path, block: Mapping[str, Any]
+) -> tuple[Images, dict[str, int]]:
+  """Opens and encodes real images; returns them and the files of features."""
+  features, labels, cached = stored.encode_source(
+    real.open_real(block, space),
+    encoder.encode_images,
+    identity=json.dumps(encoder.identity, sort_keys=True),
+    folder=folder,
+  )
+  return (features, labels), cached
+
+
+def _fit(
+  block: Mapping[str, Any],
+  scores: stored.Scores,
+  head: classifier.Head,
+  arm: Arm,
+  seed: int,
+  rows: np.ndarray,
+  validation: Images | None,
+) -> classifier.Tuned:
+  """Trains one head; what the block leaves out is the paper's recipe."""
+  num_epochs = block.get("num_epochs", 30)
+  options = ("lr", "weight_decay", "clip_norm", "temperature")
+  return classifier.tune(
+    scores.features[rows].astype(np.float32),
+    scores.labels[rows],
+    head,
+    index=classifier.epochs_index(
+      len(rows),
+      batch_size=min(block.get("batch_size", 512), len(rows)),
+      num_epochs=num_epochs,
+      seed=seed,
+    ),
+    soft_weight=arm.soft_weight,
+    num_epochs=num_epochs,
+    validation=validation,
+    **{name: block[name] for name in options if name in block},
+  )
+
+
+# --- results ----------------------------------------------------------------
+
+
+def _measure(
+  space: Any,
+  head: classifier.Head,
+  trained: Sequence[Trained],
+  splits: Mapping[str, Images],
+) -> dict[str, Any]:
+  """Measures zero-shot and the last epoch of every training on every split."""
+  predict = lambda head, features: np.asarray(
+    classifier.logits_fn(head, features)
+  )
+  runs = [
+    (
+      {
+        "arm": each.arm.name,
+        "strategy": each.arm.strategy,
+        "filter": each.arm.filter,
+        "soft_weight": each.arm.soft_weight,
+        "seed": each.seed,
+        "image_seed": each.image_seed,
+        "num_images": len(each.rows),
+      },
+      each.tuned.head,
+    )
+    for each in trained
+  ]
+  return {
+    "space": space.name,
+    "classes": list(space.class_names),
+    "templates": list(space.templates),
+    **arms.compare(predict, head, runs, splits, len(space.classes)),
+  }
+
+
+def _add_best_epochs(results, trained, fit, test: Images) -> None:
+  """Adds the accuracy of the best epoch, chosen on the test images.
+
+  That is what the released code prints; it is too high, and stands apart.
+  """
+  for row, each in zip(results["rows"], trained, strict=True):
+    again = fit(each.arm, each.seed, each.rows, test)
+    row["best_epoch_on_test"] = float(np.max(again.accuracies))
+
+
+def _write(
+  folder: epath.Path,
+  head: classifier.Head,
+  trained: Sequence[Trained],
+  results: Mapping[str, Any],
+) -> dict[str, int]:
+  """Writes the results, heads and curves; returns the rows of the files."""
+  params, curves = {ZERO_SHOT: _plain(head)}, {}
+  for each in trained:
+    label = f"{each.arm.name}, seed {each.seed}".replace("/", "|")
+    params[label] = _plain(each.tuned.head)
+    curves[label] = np.asarray(each.tuned.losses)
+  description = {"kind": "heads", "classes": results["classes"]}
+  files.save_params(folder / "heads.safetensors", params, description)
+  with artifacts.replace(folder, "curves.npz") as path:
+    np.savez(path, **curves)
+  with artifacts.replace(folder, "results.json") as path:
+    path.write_text(json.dumps(results, indent=1) + "\n")
+  return {
+    "heads.safetensors": len(params),
+    "curves.npz": len(curves),
+    "results.json": len(results["rows"]),
+  }
+
+
+def _plain(head: classifier.Head) -> dict[str, np.ndarray]:
+  return {"weight": np.asarray(head.weight), "bias": np.asarray(head.bias)}

@@ -1,0 +1,205 @@
+"""Scores: what they mean, and that a killed run goes on where it stopped."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import tiny_world
+
+from synthjax import artifacts
+from synthjax.data import scores, shards
+from synthjax.encoders import load_encoder
+from synthjax.errors import UserError
+from synthjax.tasks import score
+
+
+@pytest.fixture
+def config(tmp_path):
+  tiny_world.write_images(tmp_path)  # 12 images in shards of 7 and 5
+  return tiny_world.make_config(tmp_path, score={})
+
+
+def digests(folder):
+  return {
+    path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in sorted(folder.glob("*.npz"))
+  }
+
+
+def test_probabilities_by_hand():
+  """Cosines of 1 and 0, of a scale of ln(9): 9 to 1."""
+  texts = scores.Texts(
+    np.array([[[3.0, 0.0], [0.0, 1.0]], [[0.0, 2.0], [1.0, 0.0]]]), np.log(9)
+  )
+  made = scores.make_scores(["a", "b"], [0, 1], [[5.0, 0], [0.5, 0]], texts)
+  # The length of a feature says nothing, nor do templates but the first.
+  np.testing.assert_allclose(made.probs, [[0.9, 0.1]] * 2, rtol=1e-3)
+  np.testing.assert_allclose(made.p_own, [0.9, 0.1], rtol=1e-6)
+  np.testing.assert_array_equal(made.features, [[5, 0], [0.5, 0]])
+  assert made.probs.dtype == made.features.dtype == np.float16
+
+
+def test_rows_are_those_of_the_images(config, tmp_path):
+  score.check(config, str(tmp_path))
+  score.run(config, str(tmp_path))
+  found = scores.read(tmp_path / "score")
+  images = shards.open_shards(tmp_path / "generate")
+  assert found.ids.tolist() == [row["id"] for row in images]
+  assert found.labels.tolist() == [row["label"] for row in images]
+  encoder = load_encoder(**config.encoder.to_dict())
+  np.testing.assert_allclose(
+    found.features,
+    encoder.encode_images([row["image"] for row in images]),
+    rtol=2e-3,
+    atol=2e-3,
+  )
+  np.testing.assert_allclose(found.probs.sum(-1), 1, atol=2e-3)
+  own = found.probs[np.arange(12), found.labels]
+  np.testing.assert_allclose(found.p_own, own, rtol=1e-3)
+
+
+def test_texts_are_every_class_in_every_template(config, tmp_path):
+  score.run(config, str(tmp_path))
+  texts = scores.read_texts(tmp_path / "score")
+  encoder = load_encoder(**config.encoder.to_dict())
+  assert texts.text_features.shape == (3, 2, 16)
+  np.testing.assert_allclose(
+    texts.text_features[1],
+    encoder.encode_texts(["a drawing of fresh fruit.", "fresh fruit."]),
+    rtol=1e-5,
+    atol=1e-6,
+  )
+  assert texts.logit_scale == pytest.approx(encoder.logit_scale)
+
+
+@pytest.mark.faults
+def test_a_killed_run_leaves_whole_parts_and_goes_on(
+  config, tmp_path, monkeypatch
+):
+  score.run(config, str(tmp_path))
+  folder = tmp_path / "score"
+  whole = digests(folder)
+  assert len(whole) == 3
+
+  for name in ("manifest.json", "scores-00001-of-00002.npz", scores.TEXT):
+    (folder / name).unlink()
+  kept = folder / "scores-00000-of-00002.npz"
+  before = kept.stat().st_mtime_ns
+  encoded = []
+  real = score._score
+  monkeypatch.setattr(
+    score, "_score", lambda *a: encoded.append(a[-1]) or real(*a)
+  )
+  score.run(config, str(tmp_path))
+  assert digests(folder) == whole
+  assert kept.stat().st_mtime_ns == before and encoded == [range(7, 12)]
+
+
+@pytest.mark.faults
+def test_what_breaks_half_way_leaves_no_half_part(
+  config, tmp_path, monkeypatch
+):
+  real = np.savez
+
+  def broken(path, **arrays):
+    if "probs" in arrays:
+      path.write_bytes(b"PK half a file")
+      raise KeyboardInterrupt
+    real(path, **arrays)
+
+  monkeypatch.setattr(np, "savez", broken)
+  with pytest.raises(KeyboardInterrupt):
+    score.run(config, str(tmp_path))
+  assert not digests(tmp_path / "score")
+  assert not (tmp_path / "score" / "manifest.json").exists()
+
+
+def test_a_complete_run_is_skipped(config, tmp_path, monkeypatch):
+  score.run(config, str(tmp_path))
+  monkeypatch.setattr(score, "_score", None)
+  score.run(config, str(tmp_path))
+
+
+def test_other_weights_are_refused(config, tmp_path):
+  score.run(config, str(tmp_path))
+  config.encoder.weights = tiny_world.write_clip(
+    tmp_path / "other.safetensors", seed=1
+  )
+  with pytest.raises(artifacts.SpecMismatch, match="encoder.weights"):
+    score.run(config, str(tmp_path))
+
+
+def test_images_of_another_label_space_are_refused(config, tmp_path):
+  classes = tiny_world.SPACE["classes"][:2]
+  config.space = tiny_world.write_space(tmp_path, classes=classes)
+  with pytest.raises(UserError, match=r"labels \[2\].*2 classes"):
+    score.run(config, str(tmp_path))
+
+
+def test_check_wants_images_weights_and_right_fields(config, tmp_path):
+  config.score.chunk = 3
+  with pytest.raises(UserError, match="no config.score field 'chunk'"):
+    score.check(config, str(tmp_path))
+  del config.score.chunk
+  config.encoder.weights = "none.safetensors"
+  with pytest.raises(UserError, match=":runlocal"):
+    score.check(config, str(tmp_path))
+
+
+def test_check_wants_images_unless_they_will_be_drawn(config, tmp_path):
+  empty = tmp_path / "empty"
+  with pytest.raises(UserError, match="'generate' has not been completed"):
+    score.check(config, str(empty))
+  config.tasks = ("generate", "score")
+  score.check(config, str(empty))
+
+
+@pytest.mark.faults
+def test_a_damaged_part_is_named(config, tmp_path):
+  score.run(config, str(tmp_path))
+  path = tmp_path / "score" / "scores-00001-of-00002.npz"
+  path.write_bytes(path.read_bytes()[:100])
+  with pytest.raises(UserError, match="scores-00001-of-00002.npz cannot"):
+    scores.read(tmp_path / "score")
+
+
+def test_ids_tell_strategy_and_seed():
+  strategies, seeds = scores.origin(["basic-0-1-s3-4", "enhanced-12-0-s0-77"])
+  assert strategies.tolist() == ["basic", "enhanced"]
+  assert seeds.tolist() == [3, 0]
+  with pytest.raises(UserError, match="'photo.png'"):
+    scores.origin(["basic-0-1-s3-4", "photo.png"])
+
+
+# --- real images ------------------------------------------------------------
+
+
+def test_real_images_are_encoded_once(tmp_path):
+  rng = np.random.default_rng(0)
+  source = [
+    {"image": rng.integers(0, 256, (4, 4, 3), dtype=np.uint8), "label": i}
+    for i in range(5)
+  ]
+  calls = []
+
+  def encode(images):
+    calls.append(len(images))
+    return np.array([[x.mean(), x.std()] for x in images])
+
+  options = dict(identity="a", folder=tmp_path, chunk_size=2)
+  features, labels, files = scores.encode_source(source, encode, **options)
+  want = encode([row["image"] for row in source]).astype(np.float16)
+  np.testing.assert_array_equal(features, want)
+  assert labels.tolist() == [0, 1, 2, 3, 4] and sum(files.values()) == 5
+  assert features.dtype == np.float32 and calls == [2, 2, 1, 5]
+
+  again = scores.encode_source(source, encode, **options)
+  np.testing.assert_array_equal(again[0], features)
+  assert len(calls) == 4 and again[2] == files
+
+  # Another image, or another encoder, is another chunk.
+  source[3]["image"] = 255 - source[3]["image"]
+  scores.encode_source(source, encode, **options)
+  assert calls[4:] == [2]
+  scores.encode_source(source, encode, **options | {"identity": "b"})
+  assert calls[5:] == [2, 2, 1]

@@ -1,0 +1,332 @@
+"""Tuning: arms and seeds, and a test split that is opened once, at the end."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny_world
+from safetensors.numpy import load_file
+
+from synthjax import artifacts
+from synthjax.data import real, scores, selection
+from synthjax.errors import UserError
+from synthjax.evals import arms
+from synthjax.tasks import score, select, tune
+from synthjax.train import classifier
+
+ARMS = (
+  dict(name="B CE", strategy="basic", filter=False, soft_weight=0.0),
+  dict(name="LE CE", strategy="enhanced", filter=False, soft_weight=0.0),
+  dict(name="LE+CF SCE", strategy="enhanced", filter=True, soft_weight=0.5),
+)
+TUNE = dict(
+  arms=ARMS,
+  seeds=(0, 1),
+  num_epochs=4,
+  batch_size=8,
+  validation=dict(split="validation"),
+  test=dict(split="test"),
+  test_parts=dict(test_unseen=dict(split="test_unseen")),
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+  """Scores and selects 2 strategies x 2 seeds x 3 classes x 4 images."""
+  workdir = tmp_path_factory.mktemp("tune")
+  tiny_world.write_images(
+    workdir, strategies=("basic", "enhanced"), seeds=(0, 1), shard_size=64
+  )
+  config = tiny_world.make_config(
+    workdir, score={}, select={"max_per_class": 2}, tune=TUNE
+  )
+  score.run(config, str(workdir))
+  select.run(config, str(workdir))
+  return workdir, config
+
+
+@pytest.fixture(scope="module")
+def tuned(world):
+  """Runs the task; returns the workdir and the order of what was opened."""
+  workdir, config = world
+  events, open_real, fit = [], real.open_real, tune._fit
+  patch = pytest.MonkeyPatch()
+  patch.setattr(
+    real,
+    "open_real",
+    lambda block, space: (
+      events.append(block["split"]) or open_real(block, space)
+    ),
+  )
+  patch.setattr(tune, "_fit", lambda *args: events.append("fit") or fit(*args))
+  with patch.context():
+    tune.check(config, str(workdir))
+    tune.run(config, str(workdir))
+  patch.undo()
+  return workdir, events
+
+
+def results_of(workdir):
+  return json.loads((workdir / "tune" / "results.json").read_text())
+
+
+def test_the_test_split_is_opened_once_after_all_training(tuned):
+  _, events = tuned
+  assert events == ["validation", *["fit"] * 6, "test", "test_unseen"]
+
+
+def test_rows_are_arms_times_seeds(tuned):
+  workdir, _ = tuned
+  rows = results_of(workdir)["rows"]
+  assert [(r["arm"], r["seed"]) for r in rows] == [
+    (arm["name"], seed) for arm in ARMS for seed in (0, 1)
+  ]
+  # 3 classes x 4 images, and 2 of each class after the filter.
+  assert [r["num_images"] for r in rows] == [12, 12, 12, 12, 6, 6]
+  assert [r["image_seed"] for r in rows] == [0, 1] * 3
+  for row in rows:
+    assert row["accuracy"].keys() == {"validation", "test", "test_unseen"}
+
+
+def test_accuracies_are_those_of_the_heads_that_were_written(world, tuned):
+  """Whoever loads a head gets the numbers of the table."""
+  workdir, config = world
+  results = results_of(workdir)
+  heads = load_file(workdir / "tune" / "heads.safetensors")
+  space = tune.spaces.load_space(config.space)
+  encoder = tune.load_encoder(**config.encoder.to_dict())
+  source = real.open_real({"split": "test"}, space)
+  rows = [source[i] for i in range(len(source))]
+  features = encoder.encode_images([row["image"] for row in rows])
+  labels = np.array([row["label"] for row in rows])
+
+  def accuracy(name):
+    head = classifier.Head(heads[f"{name}/weight"], heads[f"{name}/bias"])
+    logits = np.asarray(classifier.logits_fn(head, features))
+    return (logits.argmax(-1) == labels).mean()
+
+  assert results["num_real"]["test"] == len(rows)
+  # Features on disk are rounded to float16: an image in a few hundred may tip.
+  assert results["zero_shot"]["test"] == pytest.approx(
+    accuracy("zero_shot"), abs=0.01
+  )
+  last = results["rows"][-1]
+  assert last["accuracy"]["test"] == pytest.approx(
+    accuracy("LE+CF SCE, seed 1"), abs=0.01
+  )
+
+
+def test_summary_and_confusion_add_up(tuned):
+  workdir, _ = tuned
+  results = results_of(workdir)
+  values = [
+    row["accuracy"]["test"]
+    for row in results["rows"]
+    if row["arm"] == "LE+CF SCE"
+  ]
+  (row,) = [
+    row
+    for row in results["summary"]
+    if (row["arm"], row["split"]) == ("LE+CF SCE", "test")
+  ]
+  assert row["mean"] == pytest.approx(np.mean(values))
+  assert row["std"] == pytest.approx(np.std(values, ddof=1))
+  assert row["gain"] == pytest.approx(
+    np.mean(values) - results["zero_shot"]["test"]
+  )
+  assert row["gain_stderr"] == pytest.approx(np.std(values, ddof=1) / 2**0.5)
+  first, last = (
+    np.array(results["confusion"]["test"][name])
+    for name in ("zero_shot", "LE+CF SCE")
+  )
+  n = results["num_real"]["test"]
+  assert first.sum() == n and last.sum() == 2 * n
+  assert np.trace(first) / n == pytest.approx(results["zero_shot"]["test"])
+  assert np.trace(last) / (2 * n) == pytest.approx(np.mean(values))
+
+
+def test_curves_and_manifest(tuned):
+  workdir, _ = tuned
+  with np.load(workdir / "tune" / "curves.npz") as curves:
+    # 12 images in batches of 8 are 2 steps an epoch, 6 are 1.
+    assert curves["B CE, seed 0"].shape == (8,)
+    assert curves["LE+CF SCE, seed 1"].shape == (4,)
+  manifest = artifacts.load(workdir / "tune")
+  assert manifest["summary"]["test_opened_at"].startswith("20")
+  assert {"results.json", "heads.safetensors"} <= manifest["files"].keys()
+  artifacts.verify(workdir / "tune")
+
+
+def test_soft_weight_and_seed_change_what_is_learnt(tuned):
+  workdir, _ = tuned
+  heads = load_file(workdir / "tune" / "heads.safetensors")
+  names = [f"{a['name']}, seed {s}" for a in ARMS for s in (0, 1)]
+  weights = [heads[f"{name}/weight"] for name in ["zero_shot", *names]]
+  for i, one in enumerate(weights):
+    for other in weights[:i]:
+      assert not np.allclose(one, other, atol=1e-4)
+
+
+def test_a_second_run_is_skipped(world, tuned, monkeypatch, capsys):
+  workdir, config = world
+  monkeypatch.setattr(tune, "_fit", None)
+  tune.run(config, str(workdir))
+
+
+def test_the_best_epoch_on_test_is_told_only_if_asked(world, tuned, tmp_path):
+  workdir, config = world
+  assert all("best_epoch_on_test" not in r for r in results_of(workdir)["rows"])
+  for name in ("generate", "score", "select"):
+    (tmp_path / name).symlink_to(workdir / name)
+  config = config.copy_and_resolve_references()
+  config.tune = dict(TUNE, best_epoch_on_test=True, arms=ARMS[2:], seeds=(0,))
+  tune.run(config, str(tmp_path))
+  (row,) = results_of(tmp_path)["rows"]
+  assert row["best_epoch_on_test"] >= row["accuracy"]["test"] - 1e-6
+  assert row["accuracy"]["test"] == pytest.approx(
+    results_of(workdir)["rows"][4]["accuracy"]["test"]
+  )
+
+
+def test_one_seed_of_images_serves_every_seed():
+  found = scores_of(seeds=(3,))
+  for seed in (0, 1):
+    image_seed, rows = images_of(found, seed=seed)
+    assert image_seed == 3 and rows.tolist() == [0, 1, 2, 3]
+
+
+def test_several_seeds_of_images_are_taken_apart():
+  found = scores_of(seeds=(0, 1))
+  assert images_of(found, seed=1) == (1, pytest.approx([4, 5, 6, 7]))
+  with pytest.raises(UserError, match=r"seed 2.*\[0, 1\]"):
+    images_of(found, seed=2)
+
+
+def test_only_kept_images_are_taken():
+  found = scores_of(seeds=(0,))
+  kept = np.array([True, False, False, True])
+  assert images_of(found, kept=kept)[1].tolist() == [0, 3]
+
+
+def test_a_class_without_images_is_named():
+  kept = np.array([False, False, True, True])
+  with pytest.raises(UserError, match="1 classes have no 'basic'.*: cat"):
+    images_of(scores_of(seeds=(0,)), kept=kept)
+
+
+def test_an_unknown_strategy_names_the_nearest():
+  with pytest.raises(UserError, match="did you mean 'basic'"):
+    images_of(scores_of(seeds=(0,)), strategy="basics")
+
+
+def scores_of(seeds):
+  """Makes rows of 2 classes x 2 images for each seed."""
+  ids = [
+    f"basic-{label}-0-s{seed}-{i}"
+    for seed in seeds
+    for label in (0, 1)
+    for i in (0, 1)
+  ]
+  n = len(ids)
+  return scores.Scores(
+    np.array(ids),
+    np.array([0, 0, 1, 1] * len(seeds)),
+    np.zeros((n, 2)),
+    np.zeros((n, 2)),
+    np.zeros(n),
+  )
+
+
+def images_of(found, **changes):
+  options = dict(strategy="basic", seed=0, class_names=("cat", "dog"))
+  options["kept"] = np.ones(len(found.ids), bool)
+  return selection.images_of(found, **options | changes)
+
+
+# --- what is refused --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"epochs": 3}, "did you mean 'num_epochs'"),
+    ({"arms": ()}, "at least one arm"),
+    ({"arms": (ARMS[0], ARMS[0])}, "each name once"),
+    ({"arms": (dict(ARMS[0], strategy="enhance"),)}, "mean 'enhanced'"),
+    ({"arms": (dict(ARMS[0], soft_wait=0.5),)}, "did you mean 'soft_weight'"),
+    ({"arms": ({"name": "x"},)}, r"arms\[0\] lacks strategy"),
+    ({"seeds": (0, 0)}, "each once"),
+    ({"seeds": ()}, "each once"),
+  ],
+)
+def test_check_finds_what_is_misspelt(world, changes, words):
+  workdir, config = world
+  config = config.copy_and_resolve_references()
+  config.tune = dict(TUNE, **changes)
+  with pytest.raises(UserError, match=words):
+    tune.check(config, str(workdir))
+
+
+def test_an_arm_can_use_only_the_strategies_of_the_run(world):
+  workdir, config = world
+  config = config.copy_and_resolve_references()
+  config.tasks = ("prompts", "tune")
+  config.prompts = dict(strategies=("enhanced",))
+  with pytest.raises(UserError, match="'basic'.*Allowed: enhanced"):
+    tune.check(config, str(workdir))
+
+
+def test_scores_by_another_encoder_are_refused(world, tmp_path):
+  workdir, config = world
+  config = config.copy_and_resolve_references()
+  config.encoder.weights = tiny_world.write_clip(
+    tmp_path / "other.safetensors", seed=1
+  )
+  with pytest.raises(UserError, match="made with other encoder"):
+    tune.run(config, str(workdir))
+
+
+def test_check_wants_a_selection_for_arms_that_filter(world, tmp_path):
+  workdir, config = world
+  (tmp_path / "score").symlink_to(workdir / "score")
+  with pytest.raises(UserError, match="'select' has not been completed"):
+    tune.check(config, str(tmp_path))
+  config = config.copy_and_resolve_references()
+  config.tune = dict(TUNE, arms=ARMS[:2])
+  tune.check(config, str(tmp_path))
+
+
+# --- the table --------------------------------------------------------------
+
+
+def test_the_table_is_aligned_and_in_percent():
+  zero_shot = {"validation": 0.5, "test": 0.25}
+  rows = [
+    {"arm": "LE+CF SCE", "accuracy": {"validation": v, "test": t}}
+    for v, t in ((0.6, 0.30), (0.8, 0.34))
+  ]
+  results = {
+    "num_real": {"validation": 40, "test": 1234},
+    "zero_shot": zero_shot,
+    "summary": arms.summarize(rows, zero_shot),
+  }
+  lines = arms.table(results).splitlines()
+  assert lines[0].split() == [
+    *("top-1,", "%", "validation", "(40)", "test", "(1,234)"),
+    *("gain", "on", "test"),
+  ]
+  assert lines[1].split() == ["zero-shot", "50.00", "25.00"]
+  assert lines[2].split("  ", 1)[0] == "LE+CF SCE"
+  assert (
+    lines[2].split()[2:] == "70.00 ± 14.14 32.00 ± 2.83 +7.00 ± 2.00".split()
+  )
+  assert lines[1].index("25.00") + 5 == lines[0].index("(1,234)") + 7
+
+
+def test_one_seed_has_no_spread():
+  rows = [{"arm": "a", "accuracy": {"test": 0.5}}]
+  (summary,) = arms.summarize(rows, {"test": 0.4})
+  assert summary["std"] is None and summary["gain"] == pytest.approx(0.1)
+  results = {"num_real": {"test": 1}, "zero_shot": {"test": 0.4}}
+  table = arms.table(results | {"summary": [summary]})
+  assert table.splitlines()[2].split() == ["a", "50.00", "+10.00"]
