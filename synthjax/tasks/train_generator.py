@@ -26,6 +26,7 @@ STAGE_FIELDS = (
   "betas",
   "model",
   "drop_prompt",
+  "max_weight",  # of noisy steps; see synthjax.train.denoising
   "ema_decay",
   "optimizer",
   "num_steps",
@@ -86,6 +87,7 @@ def _train(
     betas=schedule.BETAS[block["betas"]](),
     pad_token=tokenizer.glide_vocab_size - 1,
     drop_prompt=block.get("drop_prompt", 0.2),
+    max_weight=block.get("max_weight", 1.0),
     ema_decay=block.get("ema_decay", 0.999),
   )
   state = runs.train(
