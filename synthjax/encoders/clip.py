@@ -25,7 +25,7 @@ def check(
   _weights(weights)
   if batch_size < 1:
     raise UserError(f"encoder.batch_size={batch_size} must be at least 1.")
-  if not _tokenizer(tokenizer).exists():
+  if not tokenizer or not _tokenizer(tokenizer).exists():
     raise UserError(
       f"config.encoder.tokenizer names {tokenizer}, which is not there; it is "
       "the tokenizer.json that the weights were trained with, "
@@ -153,9 +153,7 @@ def _weights(name: str | None) -> epath.Path:
 
 
 def _tokenizer(name: str) -> epath.Path:
-  if name.startswith("embedded:"):
-    return epath.Path(tokenize.EMBEDDED).parent / name.partition(":")[2]
-  return epath.Path(name).expanduser()
+  return epath.Path(tokenize.locate(name))
 
 
 def _hash(path: epath.Path) -> str:

@@ -1,0 +1,117 @@
+"""Every config loads, and each of its blocks is one that a task reads."""
+
+import importlib
+import pathlib
+
+import pytest
+
+from synthjax import artifacts, main
+from synthjax.data import spaces
+from synthjax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("[!_]*.py"))
+NO_TASK = {"tasks", "seed", "space", "generator", "encoder"}
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch):
+  """Configs name label spaces by paths below the folder one runs in."""
+  monkeypatch.chdir(ROOT)
+
+
+def load(name, arg=""):
+  return main.load_config(f"{ROOT / 'configs' / name}:{arg}")
+
+
+def test_there_are_configs():
+  assert {"quickstart.py", "ablation_zeroshot.py"} <= set(CONFIGS)
+
+
+@pytest.mark.parametrize("arg", ["", "runlocal"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_config_is_plain_data_about_its_tasks(name, arg):
+  config = load(name, arg)
+  assert set(config.tasks) <= main.TASKS.keys()
+  assert set(config) <= main.TASKS.keys() | NO_TASK
+  assert isinstance(config.seed, int)
+  artifacts.plain(config.to_dict())  # a specification can hold all of it
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_unknown_argument_is_refused(name):
+  with pytest.raises(UserError, match="did you mean 'runlocal'"):
+    load(name, "runlocl")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_docstring_tells_the_command(name):
+  text = (ROOT / "configs" / name).read_text()
+  assert f"--config=configs/{name}" in text and "Measured:" in text
+
+
+# --- the two of zero-shot recognition ---------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/spaces").glob("*")))
+def test_label_spaces_of_configs_load(path):
+  space = spaces.load_space(str(path))
+  assert space.name == path.stem
+  sizes = {"cifar10": 10, "cifar100": 100, "eurosat": 10}
+  assert len(space.classes) == sizes.get(space.name, len(space.classes))
+
+
+@pytest.mark.parametrize("space", ["cifar10", "cifar100", "eurosat"])
+def test_full_size_without_weights_says_how_to_get_them(space, tmp_path):
+  config = load("ablation_zeroshot.py", f"space={space}")
+  with pytest.raises(UserError, match=r"(?s)weights.*:runlocal"):
+    main.run_tasks(config, str(tmp_path))
+  assert not list(tmp_path.iterdir())  # at once: no task has begun
+  with pytest.raises(UserError, match=r"(?s)encoder.weights.*:runlocal"):
+    task = importlib.import_module(main.TASKS["score"])
+    task.check(config, str(tmp_path))
+
+
+def test_the_ablation_compares_what_table_2_does():
+  config = load("ablation_zeroshot.py")
+  assert [arm["name"] for arm in config.tune.arms] == [
+    "B CE",
+    "B SCE",
+    "LE CE",
+    "LE SCE",
+    "LE+CF CE",
+    "LE+CF SCE",
+  ]
+  assert config.generate.images_per_class == 10 * config.prompts.per_class
+  assert load("ablation_zeroshot.py", "runlocal").generate.seeds == (*range(5),)
+  with pytest.raises(UserError, match="did you mean 'cifar10'"):
+    load("ablation_zeroshot.py", "space=cifar1")
+
+
+@pytest.mark.parametrize("name", ["quickstart.py", "ablation_zeroshot.py"])
+@pytest.mark.parametrize(
+  ("field", "value", "words"),
+  [
+    ("prompts", {"strategy": ("basic",)}, "did you mean 'strategies'"),
+    ("select", {"max_per_clas": 3}, "did you mean 'max_per_class'"),
+    ("tune", {"seed": 3}, "did you mean 'seeds'"),
+  ],
+)
+def test_a_misspelt_field_stops_before_anything_runs(
+  name, field, value, words, tmp_path
+):
+  config = load(name, "runlocal")
+  config.tasks = (field,)
+  with config.unlocked():
+    config[field] = config[field].to_dict() | value
+  with pytest.raises(UserError, match=words):
+    main.run_tasks(config, str(tmp_path))
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["quickstart.py", "ablation_zeroshot.py"])
+def test_nothing_is_chosen_on_the_test_split(name):
+  config = load(name, "runlocal")
+  assert config.tune.validation.split == "validation"
+  assert config.tune.test.split == "test"
+  assert not config.tune.get("best_epoch_on_test")
