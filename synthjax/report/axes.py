@@ -6,7 +6,7 @@ from html import escape
 
 # A chart is as wide as a phone, so that its letters stay readable there.
 WIDTH, WIDE = 360, 720  # px
-LEFT, RIGHT = 112, 14  # px, around horizontal charts
+LEFT, RIGHT = 130, 14  # px, around horizontal charts
 COLOURS = 6  # .c0 to .c5 of the page's style
 
 
@@ -70,7 +70,7 @@ def vline(x: float, top: float, bottom: float, kind: str = "reference") -> str:
   return f'<path class="{kind}" d="M{x:.1f} {top}V{bottom}"/>'
 
 
-def row_name(name: str, y: float, x: float = LEFT - 8, length: int = 17) -> str:
+def row_name(name: str, y: float, x: float = LEFT - 8, length: int = 18) -> str:
   """Writes the name of a row, which ends at x."""
   return (
     f'<text x="{x}" y="{y + 4:.1f}" text-anchor="end">'

@@ -11,7 +11,7 @@ from synthjax.report.sections import (
 )
 
 _MAX_DRAWN = 200  # classes whose matrix is drawn
-_MAX_CELLS = 100  # classes whose matrix is written out as numbers
+_MAX_CELLS = 50  # classes whose matrix is written out as numbers
 
 
 def confusion(results: Mapping) -> Section:
@@ -37,7 +37,7 @@ def _matrix(entry: Mapping, names: Mapping) -> str:
   if len(counts) <= _MAX_DRAWN:
     chart = plots.figure(
       plots.heatmap(counts, words, label=f"Confusion matrix, {title}"),
-      f"{title}: share of each true class, stronger is more.",
+      f"{title}: shares of each true class; full colour is 100 %.",
     )
   wrong = [
     (n, n / sum(row), words[i], words[j])
@@ -48,7 +48,7 @@ def _matrix(entry: Mapping, names: Mapping) -> str:
   wrong.sort(reverse=True)
   rows = [
     [true, predicted, tables.count(n), tables.percent(share)]
-    for n, share, true, predicted in wrong[:15]
+    for n, share, true, predicted in wrong[:10]
   ]
   head = ("true class", "predicted", "times", "of the class (%)")
   worst = tables.table(head, rows, caption=f"Most frequent mistakes, {title}")
@@ -60,7 +60,7 @@ def _matrix(entry: Mapping, names: Mapping) -> str:
         [name, *map(tables.count, row)]
         for name, row in zip(words, counts, strict=True)
       ],
-      caption=f"Counts, {title}; columns are the predicted classes",
+      caption=f"Counts, {title}, of all its seeds; columns are predictions",
     )
     whole = tables.details("All counts", table)
   mistakes = tables.details("Most frequent mistakes", worst, opened=True)

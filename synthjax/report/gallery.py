@@ -89,7 +89,11 @@ def selection(results: Mapping, album: Album | None) -> Section:
   ]
   content = (
     f'<div class="pair">{histogram}<div>'
-    + tables.table(("reason", "images", "of all (%)"), reasons, caption="Why")
+    + tables.table(
+      ("reason", "images", "of all (%)"),
+      reasons,
+      caption="What the filter said",
+    )
     + tables.table(
       ("strategy", "images", "kept", "kept (%)"),
       strategies,
@@ -115,7 +119,8 @@ def _kept_and_dropped(results: Mapping, album: Album | None) -> str:
   by_class = {row["label"]: row for row in results["selection"]["by_class"]}
   for label in sorted({*album.kept, *album.dropped}):
     name, row = names.get(label, str(label)), by_class.get(label, {})
-    why = ", ".join(f"{n} {r}" for r, n in row.get("reasons", {}).items())
+    reasons = sorted(row.get("reasons", {}).items(), key=lambda x: -x[1])
+    why = ", ".join(f"{n} {reason}" for reason, n in reasons)
     kept, dropped = album.kept.get(label, []), album.dropped.get(label, [])
     parts.append(
       f'<section class="class"><h4>{escape(name)} '

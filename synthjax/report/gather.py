@@ -23,7 +23,7 @@ def gather(workdir: epath.PathLike, states: Mapping[str, dict]) -> dict:
   Returns:
     Plain data: `classes` (dicts of label and name), `curves`, and of each task
     that is complete: `prompts`; `selection`; `tune` as it is, with `accuracy`
-    and `confusion`; `transfer` as it is, with `transferred`.
+    and, moved out of it, `confusion`; `transfer` as it is, with `transferred`.
 
   Raises:
     UserError: naming a file that is not what its task wrote.
@@ -55,6 +55,7 @@ def gather(workdir: epath.PathLike, states: Mapping[str, dict]) -> dict:
   if "tune" in done:
     labels = sorted(names)
     found["confusion"] = measured.confusion(found["tune"], labels)
+    found["tune"].pop("confusion", None)  # large: once is enough
   if "transfer" in done:
     found["transfer"] = results_of("transfer")
     found["transferred"] = measured.transfer(found["transfer"])

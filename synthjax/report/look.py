@@ -19,7 +19,7 @@ STYLE = """
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; scroll-padding-top: 3.5rem; }
 body {
-  margin: 0 auto; padding: 0 1rem 4rem; max-width: 72rem;
+  margin: 0 auto; padding: 0 1rem 4rem; max-width: 76rem;
   background: var(--page); color: var(--ink);
   font: 1rem/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif;
 }
@@ -28,10 +28,11 @@ h2 { margin: 3rem 0 .75rem; font-size: 1.35rem; }
 h3 { margin: 1.5rem 0 .5rem; font-size: 1.05rem; }
 h4 { margin: 0 0 .5rem; font-size: 1rem; }
 p { margin: .5rem 0; max-width: 70ch; }
-h1, h3, h4, p, td, th, dd { overflow-wrap: anywhere; }
+h1, h3, h4, p, dd { overflow-wrap: anywhere; }
+td, th { overflow-wrap: break-word; }
 a { color: var(--link); }
 .note, .strategy, figcaption, caption { color: var(--soft); font-size: .85rem; }
-.note { font-weight: normal; }
+.note { font-weight: normal; max-width: none; }
 :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 .skip { position: absolute; left: -99rem; }
 .skip:focus { left: 1rem; top: .5rem; background: var(--page); z-index: 2; }
@@ -44,21 +45,25 @@ nav {
 nav a { margin-right: 1.1rem; text-decoration: none; }
 nav a:hover { text-decoration: underline; }
 
-.tiles { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1.25rem 0 .5rem;
-  padding: 0; list-style: none; }
-.tiles li { flex: 1 1 9rem; padding: .75rem 1rem; border-radius: .5rem;
+.tiles { display: grid; gap: .75rem; margin: 1.25rem 0 .5rem; padding: 0;
+  grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr));
+  list-style: none; }
+.tiles li { padding: .75rem 1rem; border-radius: .5rem;
   background: var(--panel); }
 .tiles strong { display: block; font-size: 1.6rem; line-height: 1.3;
-  font-variant-numeric: tabular-nums; white-space: nowrap; }
-.tiles strong small { font-size: .95rem; font-weight: normal; }
+  font-variant-numeric: tabular-nums; }
+.tiles strong small { font-size: .95rem; font-weight: normal;
+  white-space: nowrap; display: inline-block; }
 .tiles span { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
 
-.scroll { overflow-x: auto; margin: .75rem 0; max-width: 100%; }
+.scroll { overflow: auto; margin: .75rem 0; max-width: 100%;
+  max-height: 44rem; }
+.scroll thead { position: sticky; top: 0; background: var(--page); }
 table { border-collapse: collapse; font-size: .9rem; }
 caption { text-align: left; padding-bottom: .35rem; }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); min-width: 3.5rem; }
-tbody th { font-weight: normal; }
+tbody th { font-weight: normal; min-width: 7.5rem; max-width: 18rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 thead th { border-bottom: 2px solid var(--soft); vertical-align: bottom;
   padding: 0; }
@@ -73,6 +78,7 @@ tbody tr:hover { background: var(--panel); }
 .pair { display: grid; gap: 1rem 2rem; align-items: start; margin-bottom: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); }
 .pair > * { min-width: 0; }
+@media (min-width: 68rem) { .lean { grid-template-columns: 2fr 3fr; } }
 .charts { display: grid; gap: 1rem 2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); }
 figure { margin: 0; min-width: 0; overflow-x: auto; }
@@ -110,14 +116,14 @@ pre { padding: .75rem; max-height: 32rem; overflow: auto; font-size: .8rem;
   background: var(--panel); border-radius: .5rem; }
 
 .classes { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); }
-.class { padding: .75rem 1rem; border-radius: .5rem; background: var(--panel);
+  grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }
+.class { padding: .75rem; border-radius: .5rem; background: var(--panel);
   min-width: 0; }
 .class h3, .class h4 { margin: 0 0 .25rem; }
 .strategy { margin: .4rem 0 .1rem; }
-.versus { display: grid; gap: .25rem 1rem;
+.versus { display: grid; gap: .25rem;
   grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); }
-.thumbs { display: flex; flex-wrap: wrap; gap: .4rem; }
+.thumbs { display: flex; flex-wrap: wrap; gap: 2px; }
 .thumb { padding: 0 0 .1rem; border: 2px solid transparent; border-radius: 6px;
   background: none; color: var(--soft); font-size: .75rem; line-height: 1.4;
   cursor: zoom-in; overflow: hidden; }
@@ -143,6 +149,13 @@ dd { margin: 0; }
   cursor: pointer; background: var(--panel); border: 1px solid var(--line);
   border-radius: .4rem; }
 .buttons .close { margin-left: auto; }
+@media (max-width: 40rem) {
+  body { padding: 0 .75rem 3rem; }
+  nav { margin: 1rem -.75rem 0; padding: .6rem .75rem; }
+  th, td, thead button { padding: .3rem .4rem; }
+  thead th { padding: 0; }
+  tbody th { min-width: 5.5rem; }
+}
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
 @media print { nav, .buttons { display: none; } }
 """

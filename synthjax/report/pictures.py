@@ -16,7 +16,8 @@ from synthjax.report import reading
 from synthjax.report.reading import number
 
 _MAX_CANDIDATES = 8_000  # rows to choose from; of more, a random part
-_MAX_BYTES = 3_000_000  # of all images of a page, before base64
+_MAX_BYTES = 3_500_000  # of a page, for all images
+_FACTS_BYTES = 700  # of a page, for what is known about an image
 _PNG_SIDE = 64  # px; up to here images stay as they are
 _JPEG_SIDE = 128  # px; larger ones are shrunk to it
 _ID = re.compile(
@@ -146,7 +147,8 @@ def _first(rows: list[dict], count: int, by: Sequence[str]) -> list[list[dict]]:
   order = lambda row: hashlib.blake2b(
     row["id"].encode(), salt=salt[:16]
   ).digest()
-  chosen = [sorted(groups[key], key=order)[:count] for key in sorted(groups)]
+  # In the order of the rows, which is that of the strategies.
+  chosen = [sorted(group, key=order)[:count] for group in groups.values()]
   return [
     [group[rank] for group in chosen if rank < len(group)]
     for rank in range(count)
@@ -170,7 +172,7 @@ def _read(
           left_out += 1
           continue
         mime, data = shrink(source[row["position"]]["image"])
-        size += len(data)
+        size += len(data) * 4 // 3 + _FACTS_BYTES  # as base64
         pictures[name][row["label"]].append(
           Picture(
             row["id"],
@@ -189,8 +191,11 @@ def _read(
   for name in ("kept", "dropped"):
     for of_class in pictures[name].values():
       of_class.sort(key=best_first)
-  for of_class in pictures["samples"].values():
-    of_class.sort(key=lambda p: p.strategy)
+  for label, of_class in pictures["samples"].items():
+    strategies = dict.fromkeys(p.strategy for p in of_class)
+    pictures["samples"][label] = [
+      p for name in strategies for p in of_class if p.strategy == name
+    ]
   return {name: dict(of) for name, of in pictures.items()}, left_out
 
 

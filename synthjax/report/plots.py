@@ -10,6 +10,8 @@ import numpy as np
 from synthjax.report import axes
 from synthjax.report.axes import WIDE, WIDTH
 
+_MAX_NAMED = 60  # classes with a name beside a matrix
+
 
 class Dot(NamedTuple):
   """A mean with its error and the values behind it."""
@@ -182,7 +184,10 @@ def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
   counts = np.asarray(counts)
   k = len(counts)
   width = WIDTH if k <= 16 else WIDE
-  left = 104 if k <= 60 else 30
+  named = k <= _MAX_NAMED
+  left, deep = (114, 96) if width == WIDTH else (150, 126)
+  left, deep = (left, deep) if named else (30, 12)
+  letters = 14 if width == WIDTH else 19  # of a name
   cell = (width - left - 8) / k
   bottom = 8 + cell * k
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -206,15 +211,13 @@ def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
         f'<text{dark} x="{a + cell / 2:.1f}" y="{b + cell / 2 + 4:.1f}" '
         f'text-anchor="middle">{100 * shares[i, j]:.0f}</text>'
       )
-  if k <= 60:
-    for i, name in enumerate(names):
-      at = (i + 0.5) * cell
-      parts.append(axes.row_name(name, 8 + at, left - 6, 13))
-      parts.append(
-        f'<text transform="translate({left + at + 4:.1f} {bottom + 6:.1f}) '
-        f'rotate(-60)" text-anchor="end">{escape(axes.cut(name, 13))}</text>'
-      )
-  deep = 92 if k <= 60 else 12
+  for i, name in enumerate(names if named else ()):
+    at = (i + 0.5) * cell
+    parts.append(axes.row_name(name, 8 + at, left - 6, letters))
+    parts.append(
+      f'<text transform="translate({left + at + 4:.1f} {bottom + 8:.1f}) '
+      f'rotate(-60)" text-anchor="end">{escape(axes.cut(name, letters))}</text>'
+    )
   middle = (left + width - 8) / 2
   parts.append(
     axes.write(middle, bottom + deep + 12, "predicted class", "axis")

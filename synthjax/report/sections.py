@@ -56,16 +56,16 @@ def accuracy(results: Mapping) -> Section:
   order = lambda e: (e["split"] != "test", e["split"].startswith("val"))
   for entry in sorted(results.get("accuracy", []), key=order):
     split, start = entry["split"], entry["zero_shot"]
-    rows: list = [["zero-shot", "", tables.percent(start, 2), *[""] * 4]]
+    rows: list = [["zero-shot", tables.percent(start, 2), *[""] * 5]]
     rows += [
       [
         arm["arm"],
-        tables.count(arm["n"]),
         tables.percent(arm["mean"], 2),
-        tables.percent(arm["std"], 2),
-        tables.points(arm["gain"]),
+        tables.points(arm["gain"], 2),
         tables.percent(arm["gain_stderr"], 2),
-        tables.short(tables.ratio(arm["gain"], arm["gain_stderr"])),
+        tables.percent(arm["std"], 2),
+        tables.count(arm["n"]),
+        tables.decimal(tables.ratio(arm["gain"], arm["gain_stderr"]), 1),
       ]
       for arm in entry["arms"]
     ]
@@ -89,11 +89,11 @@ def accuracy(results: Mapping) -> Section:
     )
     head = (
       "arm",
-      "seeds",
       "mean (%)",
-      "std",
       "gain (points)",
       "± std. error",
+      "std",
+      "seeds",
       "gain / error",
     )
     title = f"Accuracy on {split}"
@@ -158,14 +158,14 @@ def classes(results: Mapping) -> Section:
       images, kept = entry.get("images"), entry.get("kept")
       row += [tables.count(images), tables.count(kept)]
       row += [tables.percent(tables.ratio(kept, images), 0)]
-      row += [tables.short(entry.get("mean_p_own"))]
+      row += [tables.decimal(entry.get("mean_p_own"), 2)]
     rows.append(row)
   if len(head) == 1:
     return Section("classes", "Classes", "")
   chart = _gain_chart(gains, names, after) if gains else ""
   table = tables.table(head, rows, caption="Each class")
   return Section(
-    "classes", "Classes", f'<div class="pair">{chart}{table}</div>'
+    "classes", "Classes", f'<div class="pair lean">{chart}{table}</div>'
   )
 
 

@@ -23,11 +23,11 @@ def percent(x: Any, digits: int = 1) -> Number:
   return Number(x, NONE if x is None else f"{100 * x:.{digits}f}")
 
 
-def points(x: Any) -> Number:
+def points(x: Any, digits: int = 1) -> Number:
   """Writes a difference of shares as percentage points, with its sign."""
   x = number(x)
   # Minus zero, and a minus as wide as the plus.
-  text = NONE if x is None else f"{100 * x + 0.0:+.1f}".replace("-", "−")
+  text = NONE if x is None else f"{100 * x + 0.0:+.{digits}f}".replace("-", "−")
   return Number(x, text)
 
 
@@ -35,6 +35,13 @@ def count(x: Any) -> Number:
   """Writes a whole number with thousands apart."""
   x = number(x)
   return Number(x, NONE if x is None else f"{x:,.0f}".replace(",", "\u202f"))
+
+
+def decimal(x: Any, digits: int) -> Number:
+  """Writes a number with so many digits behind the point."""
+  x = number(x)
+  text = NONE if x is None else f"{x:.{digits}f}".replace("-", "−")
+  return Number(x, text)
 
 
 def short(x: Any) -> Number:

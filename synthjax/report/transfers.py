@@ -32,7 +32,8 @@ def _pretrained(results: Mapping) -> str:
 def _finetuned(found: Mapping) -> str:
   several = len({row["split"] for row in found["summary"]}) > 1
   name = lambda row: (
-    f"{row['init']}, {_shots(row)}" + (f", {row['split']}" if several else "")
+    f"{row['init']}, {_shots(row).split()[0]}"
+    + (f", {row['split']}" if several else "")
   )
   rows = [
     [
@@ -62,8 +63,8 @@ def _finetuned(found: Mapping) -> str:
   head = ("first weights", "real images", "split", "seeds", "mean (%)", "std")
   figure = plots.figure(
     chart,
-    "Dots: mean over seeds, bars ± one standard deviation, small dots: the "
-    "seeds.",
+    "First weights, and real images per class. Dots: mean over seeds, bars ± "
+    "one standard deviation, small dots: the seeds.",
   )
   table = tables.table(head, rows, caption="Accuracy after finetuning")
   content = f'<div class="pair">{figure}{table}</div>'
