@@ -1,0 +1,99 @@
+"""What finetuning runs say about where they started from."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from synthjax.evals import classify
+
+
+class Run(NamedTuple):
+  """One finetuning."""
+
+  init: str
+  shots: int | None
+  lr: float
+  seed: int
+
+  def label(self) -> str:
+    shots = "all" if self.shots is None else self.shots
+    return f"{self.init}-{shots}shots-lr{self.lr:g}-s{self.seed}"
+
+
+def choose(
+  runs_of: dict[tuple, list[Run]], validation: dict[Run, float]
+) -> list[Run]:
+  """Returns, for each initialisation and shots, the runs of the best rate.
+
+  Args:
+    runs_of: (initialisation, shots, learning rate) -> runs of all seeds.
+    validation: accuracies; needed where there are several rates. The best rate
+      has the highest mean over the seeds; the first of equal ones counts.
+  """
+  best = {}
+  for (init, shots, _), same in runs_of.items():
+    score = np.mean([validation.get(run, 0.0) for run in same])
+    if (init, shots) not in best or score > best[init, shots][0]:
+      best[init, shots] = score, same
+  return [run for _, same in best.values() for run in same]
+
+
+def summarize(
+  tested: dict[Run, float], validation: dict[Run, float]
+) -> dict[str, list[dict]]:
+  """Returns the rows, their summary, and the paired differences.
+
+  Args:
+    tested: test accuracies of the chosen runs.
+    validation: validation accuracies of all runs, or none.
+  """
+
+  def row(run, accuracy):
+    found = run._asdict() | {"accuracy": accuracy}
+    if run in validation:
+      found["validation"] = validation[run]
+    return found
+
+  groups = {}
+  for run, accuracy in tested.items():
+    groups.setdefault((run.init, run.shots), {})[run.seed] = accuracy
+  rates = {(run.init, run.shots): run.lr for run in tested}
+  differences = [
+    {"init": init, "reference": "random", "shots": shots}
+    | classify.paired_difference(
+      list(by_seed.values()), list(groups["random", shots].values())
+    )._asdict()
+    for (init, shots), by_seed in groups.items()
+    if init != "random" and ("random", shots) in groups
+  ]
+  return {
+    "rows": [row(run, accuracy) for run, accuracy in tested.items()],
+    "summary": [
+      {"init": init, "shots": shots, "lr": rates[init, shots]}
+      | classify.summarize(list(by_seed.values()))._asdict()
+      for (init, shots), by_seed in groups.items()
+    ],
+    "differences": differences,
+    "search": [
+      run._asdict() | {"validation": accuracy}
+      for run, accuracy in validation.items()
+    ],
+  }
+
+
+def table(results: dict) -> str:
+  """Returns the summary and the differences as lines for a person."""
+  percent = lambda x: "  -  " if x is None else f"{100 * x:5.1f}"
+  shots_of = lambda row: "all" if row["shots"] is None else row["shots"]
+  lines = [
+    f"  {row['init']:<12}{shots_of(row):>5} shots: {percent(row['mean'])} % "
+    f"(std {percent(row['std'])}, {row['n']} seeds, lr {row['lr']:g})"
+    for row in results["summary"]
+  ]
+  lines += [
+    f"  {row['init']} - {row['reference']}, {shots_of(row)} shots: "
+    f"{100 * row['mean']:+5.1f} points "
+    f"(std. error of the paired difference {percent(row['stderr'])})"
+    for row in results["differences"]
+  ]
+  return "\n".join(lines)

@@ -1,0 +1,343 @@
+"""Tests of finetuning on real images, and of what its numbers say."""
+
+import json
+from collections import Counter
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import pretrain_in2k, sanity_pretrain
+from synthjax import artifacts
+from synthjax.convert import files
+from synthjax.data import real
+from synthjax.errors import UserError
+from synthjax.evals import finetuned
+from synthjax.evals.finetuned import Run
+from synthjax.models.classifiers import make_classifier
+from synthjax.tasks import transfer
+from synthjax.train import finetune, recipe, supervised
+
+MODEL = dict(name="resnet_tiny", width=4, stage_sizes=(1,))
+SPLITS = {"train": 24, "validation": 12, "test": 20}
+
+
+@pytest.fixture
+def opened(monkeypatch):
+  """Replaces the real images by shades; tells which were opened, in order."""
+  log = []
+
+  def open_real(block, space):
+    log.append(block["split"])
+    n, rng = SPLITS[block["split"]], np.random.default_rng(len(block["split"]))
+    return [
+      {
+        "image": rng.integers(0, 100, (8, 8, 3), np.uint8)
+        + np.uint8(150 * (i % 2)),
+        "label": i % 2,
+      }
+      for i in range(n)
+    ]
+
+  monkeypatch.setattr(real, "open_real", open_real)
+  return log
+
+
+@pytest.fixture
+def config(tmp_path):
+  path = tmp_path / "shades.json"
+  path.write_text(json.dumps({"classes": ["dark", "light"]}))
+  config = ConfigDict()
+  config.tasks, config.seed, config.space = ("transfer",), 0, str(path)
+  config.transfer = dict(
+    model=MODEL,
+    train=dict(split="train"),
+    validation=dict(split="validation"),
+    test=dict(split="test"),
+    inits=dict(random=dict(), pretrained=dict()),
+    shots=(4,),
+    seeds=(0, 1),
+    image_size=8,
+    augment="none",
+    epochs=4,
+    batch_size=4,
+    optimizer=dict(name="sgd", lr=0.05),
+    log_every=4,
+    checkpoint_every=4,
+  )
+  return config
+
+
+def pretrain(workdir, model=MODEL, num_classes=5):
+  """Writes random backbones of two seeds, as `pretrain` would."""
+  folder, rows, found = workdir / "pretrain", {}, []
+  artifacts.begin(folder, {})
+  module = make_classifier(num_classes=num_classes, **model)
+  for seed in range(2):
+    variables = module.init(jax.random.key(seed + 7), np.zeros((1, 8, 8, 3)))
+    files.save_params(
+      folder / f"backbone-s{seed}.safetensors", variables, {"model": model}
+    )
+    rows[f"backbone-s{seed}.safetensors"] = 1
+    found.append(variables)
+  artifacts.finish(folder, {}, rows)
+  return found
+
+
+def results_of(workdir):
+  return json.loads((workdir / "transfer" / "results.json").read_text())
+
+
+def test_both_starts_are_finetuned_and_tested(tmp_path, config, opened, capsys):
+  pretrain(tmp_path)
+  config.transfer.inits.pretrained = dict(optimizer=dict(lr=(0.02, 0.05)))
+  transfer.check(config, str(tmp_path))
+  opened.clear()
+  transfer.run(config, str(tmp_path))
+
+  # The test images are opened once, after all else.
+  assert opened.count("test") == 1 and opened[-1] == "test"
+  results = results_of(tmp_path)
+  rows = results["rows"]
+  assert [(row["init"], row["shots"], row["seed"]) for row in rows] == [
+    (init, 4, seed) for init in ("random", "pretrained") for seed in (0, 1)
+  ]
+  assert all(0 <= row["accuracy"] <= 1 for row in rows)
+  means = {
+    row["init"]: np.mean(
+      [r["accuracy"] for r in rows if r["init"] == row["init"]]
+    )
+    for row in results["summary"]
+  }
+  assert means == {
+    r["init"]: pytest.approx(r["mean"]) for r in results["summary"]
+  }
+  [difference] = results["differences"]
+  assert difference["mean"] == pytest.approx(
+    means["pretrained"] - means["random"]
+  )
+  # Two rates were tried for one of the starts; the tested rows have one.
+  tried = Counter((row["init"], row["lr"]) for row in results["search"])
+  assert tried == {
+    ("random", 0.05): 2,
+    ("pretrained", 0.02): 2,
+    ("pretrained", 0.05): 2,
+  }
+  assert len({row["lr"] for row in rows if row["init"] == "pretrained"}) == 1
+  printed = capsys.readouterr().out
+  assert "random" in printed and "pretrained - random, 4 shots" in printed
+  artifacts.verify(tmp_path / "transfer")
+
+  before = list(opened)
+  transfer.run(config, str(tmp_path))  # complete: nothing is opened again
+  assert opened == before
+
+
+def test_a_start_of_its_own_learns_shades(tmp_path, config, opened):
+  config.transfer.inits = ConfigDict(dict(random=dict(epochs=20)))
+  config.transfer.seeds = (0,)
+  config.transfer.shots = (4, None)
+  transfer.check(config, str(tmp_path))
+  transfer.run(config, str(tmp_path))
+  rows = results_of(tmp_path)["rows"]
+  assert [row["shots"] for row in rows] == [4, None]
+  assert all(row["accuracy"] > 0.9 for row in rows)
+  about = files.load_params(
+    tmp_path / "transfer" / "random-allshots-lr0.05-s0.safetensors"
+  )[1]
+  assert about["training"]["num_steps"] == 24 * 20 // 4
+
+
+def test_a_killed_run_goes_on_where_it_stopped(
+  tmp_path, config, opened, monkeypatch
+):
+  """What was trained is not trained again, and the end is the same."""
+  config.transfer.epochs = 1
+  config.transfer.inits = ConfigDict(dict(random=dict()))
+  whole, parts = tmp_path / "whole", tmp_path / "parts"
+  transfer.run(config, str(whole))
+
+  trained, train = [], transfer.runs.train
+
+  def dying(*args, **kwargs):
+    if trained:
+      raise KeyboardInterrupt
+    trained.append(kwargs["label"])
+    return train(*args, **kwargs)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(transfer.runs, "train", dying)
+    with pytest.raises(KeyboardInterrupt):
+      transfer.run(config, str(parts))
+  assert trained == ["random-4shots-lr0.05-s0"]
+  first = parts / "transfer" / f"{trained[0]}.safetensors"
+  before = first.stat().st_mtime_ns
+  transfer.run(config, str(parts))
+  assert first.stat().st_mtime_ns == before
+  assert results_of(parts) == results_of(whole)
+
+
+# --- the start from a backbone ----------------------------------------------
+
+
+def test_a_backbone_is_taken_whole_and_its_head_is_not():
+  model = make_classifier(num_classes=2, **MODEL)
+  images = np.zeros((1, 8, 8, 3), np.uint8)
+  backbone = make_classifier(num_classes=5, **MODEL).init(
+    jax.random.key(3), np.zeros((1, 8, 8, 3))
+  )
+  tx = recipe.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
+  scratch = supervised.supervised(model, tx, ema_decay=0.9)
+  batch = {"image": images, "label": np.zeros(1, int)}
+  fresh = scratch.init(jax.random.key(0), batch)
+  state = finetune.start_from(scratch, backbone).init(jax.random.key(0), batch)
+
+  for variables in (state.variables, state.ema):
+    params = variables["params"]
+    for name in params:
+      source = fresh.variables if name == "fc" else backbone
+      jax.tree.map(
+        np.testing.assert_array_equal, params[name], source["params"][name]
+      )
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      variables["batch_stats"],
+      backbone["batch_stats"],
+    )
+  kernel = lambda s: s.variables["params"]["conv1"]["kernel"]
+  assert np.abs(kernel(state) - kernel(fresh)).max() > 0.01
+
+
+def test_each_seed_starts_from_a_backbone_of_its_own(
+  tmp_path, config, opened, monkeypatch
+):
+  backbones, starts = pretrain(tmp_path), []
+
+  def train(objective, dataset, **_):
+    state = objective.init(jax.random.key(0), next(iter(dataset)))
+    starts.append(state.variables["params"]["conv1"]["kernel"])
+    return state
+
+  monkeypatch.setattr(transfer.runs, "train", train)
+  for label in ("0", "1", "2"):
+    name = f"pretrained-4shots-lr0.05-s{label}_metrics.jsonl"
+    (tmp_path / "transfer").mkdir(exist_ok=True)
+    (tmp_path / "transfer" / name).write_text("")
+  config.transfer.inits = ConfigDict(dict(pretrained=dict()))
+  config.transfer.seeds = (0, 1, 2)
+  transfer.run(config, str(tmp_path))
+  for start, number in zip(starts, (0, 1, 0), strict=True):  # in turn
+    np.testing.assert_array_equal(
+      start, backbones[number]["params"]["conv1"]["kernel"]
+    )
+  assert not results_of(tmp_path)["differences"]  # nothing to compare with
+
+
+def test_a_backbone_of_another_model_is_refused(tmp_path):
+  narrow, wide = (
+    make_classifier(num_classes=2, **MODEL | dict(width=width)).init(
+      jax.random.key(0), np.zeros((1, 8, 8, 3))
+    )
+    for width in (4, 6)
+  )
+  with pytest.raises(UserError, match=r"conv1/kernel.*\(3, 3, 3, 6\).*needs"):
+    finetune.replace_backbone(narrow, wide)
+
+
+# --- what the numbers say ---------------------------------------------------
+
+
+def test_the_rate_is_chosen_by_the_mean_on_validation_images():
+  runs_of = {
+    (init, 4, lr): [Run(init, 4, lr, seed) for seed in (0, 1)]
+    for init in ("random", "pretrained")
+    for lr in (0.1, 0.2)
+  }
+  validation = dict.fromkeys(
+    (run for same in runs_of.values() for run in same), 0.5
+  )
+  validation[Run("random", 4, 0.1, 0)] = 0.9  # but 0.1 with the other seed
+  validation[Run("random", 4, 0.1, 1)] = 0.0
+  validation[Run("pretrained", 4, 0.2, 1)] = 0.6
+  chosen = finetuned.choose(runs_of, validation)
+  assert {(run.init, run.lr) for run in chosen} == {
+    ("random", 0.2),
+    ("pretrained", 0.2),
+  }
+
+
+def test_pairs_share_their_seed():
+  tested = {
+    Run("random", 4, 0.1, 0): 0.2,
+    Run("random", 4, 0.1, 1): 0.6,
+    Run("pretrained", 4, 0.1, 0): 0.3,
+    Run("pretrained", 4, 0.1, 1): 0.7,
+  }
+  results = finetuned.summarize(tested, {})
+  [difference] = results["differences"]
+  assert difference["mean"] == pytest.approx(0.1)
+  assert difference["stderr"] == pytest.approx(0, abs=1e-9)
+  spread = [row["std"] for row in results["summary"]]
+  np.testing.assert_allclose(spread, 0.2 * np.sqrt(2))
+  lines = finetuned.table(results).splitlines()
+  assert lines[0].split()[:3] == ["random", "4", "shots:"]
+  assert "+10.0 points" in lines[2]
+
+
+# --- what is refused --------------------------------------------------------
+
+
+def edit(config, **fields):
+  with config.unlocked():
+    for name, value in fields.items():
+      config.transfer[name] = value
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    (
+      dict(inits=ConfigDict(dict(pretrain=dict()))),
+      "did you mean 'pretrained'",
+    ),
+    (dict(inits=ConfigDict(dict(random=dict(lr=1)))), "transfer.inits.random"),
+    (dict(model=ConfigDict(dict(name="resnet5"))), "no model 'resnet5'"),
+    (dict(shots=(64,)), "class 0 has 12, class 1 has 12.*at most 12 shots"),
+    (dict(augment="drawings"), "did you mean 'drawing'"),
+    (dict(train=ConfigDict(dict(split="test"))), "the same images"),
+    (dict(epoch=3), "did you mean 'epochs'"),
+    (dict(optimizer=ConfigDict(dict(name="sgd"))), "lacks lr"),
+  ],
+)
+def test_what_cannot_work_stops_before_any_work(
+  tmp_path, config, opened, fields, message
+):
+  pretrain(tmp_path)
+  edit(config, **fields)
+  with pytest.raises(UserError, match=message):
+    transfer.check(config, str(tmp_path))
+  assert "test" not in opened
+
+
+def test_several_rates_need_validation_images(tmp_path, config, opened):
+  edit(config, inits=ConfigDict(dict(random=dict())))
+  edit(config, optimizer=ConfigDict(dict(name="sgd", lr=(0.1, 0.2))))
+  transfer.check(config, str(tmp_path))
+  edit(config, validation=None)
+  with pytest.raises(UserError, match="2 learning rates.*'validation'|`valid"):
+    transfer.check(config, str(tmp_path))
+
+
+def test_a_missing_backbone_stops_before_any_work(tmp_path, config, opened):
+  with pytest.raises(UserError, match="'pretrain' has not been completed"):
+    transfer.check(config, str(tmp_path))
+  edit(config, weights=str(tmp_path / "none.safetensors"))
+  with pytest.raises(UserError, match="no weights at"):
+    transfer.check(config, str(tmp_path))
+
+
+@pytest.mark.parametrize("module", [pretrain_in2k, sanity_pretrain])
+def test_the_embedded_configs_are_whole(tmp_path, module):
+  """Counts the shots of the real pool, with nothing replaced."""
+  transfer.check(module.get_config("runlocal"), str(tmp_path))
