@@ -14,7 +14,8 @@ import re
 import runpy
 import sys
 import time
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Iterable, Sequence
 
 from absl import app, flags, logging
 from etils import epath
@@ -70,9 +71,7 @@ def run_tasks(config: ConfigDict, workdir: str) -> None:
   modules = {
     name: importlib.import_module(TASKS[name]) for name in config.tasks
   }
-  for module in modules.values():
-    # What is missing or misspelt stops here, not after hours of work.
-    getattr(module, "check", lambda config, workdir: None)(config, workdir)
+  _check_all(modules.values(), config, workdir)
 
   for number, (name, module) in enumerate(modules.items(), start=1):
     label = f"[{number}/{len(modules)}] {name}"
@@ -84,6 +83,20 @@ def run_tasks(config: ConfigDict, workdir: str) -> None:
     skipped = before is not None and manifest.read_bytes() == before
     done = "skipped, as it was complete" if skipped else "done"
     _say(f"{label}: {done} ({time.monotonic() - began:.1f} s)")
+
+
+def _check_all(
+  modules: Iterable[types.ModuleType], config: ConfigDict, workdir: str
+) -> None:
+  """Stops before hours of work on what is missing or misspelt: on all of it."""
+  problems = []
+  for module in modules:
+    try:
+      getattr(module, "check", lambda config, workdir: None)(config, workdir)
+    except UserError as error:
+      problems.append(str(error))
+  if problems:
+    raise UserError("\n".join(dict.fromkeys(problems)))
 
 
 def use_compilation_cache() -> pathlib.Path:

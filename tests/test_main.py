@@ -47,7 +47,7 @@ def tasks(monkeypatch):
     def check(config, workdir):
       calls.append(f"check {name}")
       if config.seed < 0:
-        raise UserError("The seed is negative.")
+        raise UserError(f"The seed of {name} is negative.")
 
     return types.SimpleNamespace(run=run, check=check)
 
@@ -66,11 +66,12 @@ def test_every_task_is_checked_before_any_runs(tasks, tmp_path):
   assert tasks == ["check second", "check first", "run second", "run first"]
 
 
-def test_a_failed_check_runs_nothing(tasks, tmp_path):
+def test_failed_checks_are_all_told_and_nothing_runs(tasks, tmp_path):
   config = config_of(tasks=("first", "second"), seed=-1)
-  with pytest.raises(UserError, match="negative"):
+  with pytest.raises(UserError, match="(?s)of first is neg.*of second is neg"):
     main.run_tasks(config, str(tmp_path))
-  assert tasks == ["check first"] and not list(tmp_path.iterdir())
+  assert tasks == ["check first", "check second"]
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_misspelt_task_stops_before_anything(tasks, tmp_path):

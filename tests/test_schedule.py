@@ -55,6 +55,11 @@ def test_the_stated_values_of_glides_schedules_are_met():
   assert fast.timestep[-3:].tolist() == [799, 800, 997]
 
 
+def test_the_noisiest_steps_can_be_left_out():
+  steps = schedule.kept_timesteps("4<901")
+  assert steps.tolist() == [0, 300, 600, 900]
+
+
 def test_real_guidance_keeps_the_cleanest_steps():
   base = schedule.respace(schedule.squared_cosine(), 100)
   start = schedule.start_at(base, 15)
@@ -65,7 +70,12 @@ def test_real_guidance_keeps_the_cleanest_steps():
 
 @pytest.mark.parametrize(
   ("respacing", "words"),
-  [("1001", "1 to 1000"), ("ddim999", "no whole stride"), ("0", "1 to 1000")],
+  [
+    ("1001", "1 to 1000"),
+    ("ddim999", "no whole stride"),
+    ("0", "1 to 1000"),
+    ("9<1001", "only 1000"),
+  ],
 )
 def test_respacings_that_cannot_be_are_refused(respacing, words):
   with pytest.raises(ValueError, match=words):

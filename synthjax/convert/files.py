@@ -31,7 +31,8 @@ def save_params(
 
   flat = traverse_util.flatten_dict(params, sep="/")
   arrays = {
-    name: np.ascontiguousarray(np.asarray(value).astype(dtype))
+    # Not np.ascontiguousarray, which gives scalars a dimension.
+    name: np.asarray(value, order="C").astype(dtype, order="C")
     for name, value in sorted(flat.items())
   }
   path = epath.Path(path)

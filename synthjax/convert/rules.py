@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from flax import traverse_util
 
+from synthjax.errors import UserError
+
 
 class Rule(NamedTuple):
   """How weights of one kind are called here, and how they are laid out."""
@@ -63,7 +65,7 @@ def convert(
     like: variables, or their shapes from `jax.eval_shape`.
 
   Raises:
-    ValueError: listing every weight that is unused, missing or misshapen.
+    UserError: listing every weight that is unused, missing or misshapen.
   """
   patterns = [(_pattern(rule.torch_name), rule) for rule in rules]
   want = traverse_util.flatten_dict(like, sep="/")
@@ -81,7 +83,7 @@ def convert(
     if have != need:
       problems.append(f"{path}: weights have {have}, the model needs {need}")
   if problems:
-    raise ValueError(
+    raise UserError(
       "These weights do not fit this model:\n  " + "\n  ".join(sorted(problems))
     )
   return traverse_util.unflatten_dict(got, sep="/")

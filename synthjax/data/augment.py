@@ -5,6 +5,8 @@ import math
 import numpy as np
 from PIL import Image
 
+from synthjax.errors import UserError
+
 WHITE = (255, 255, 255)
 
 
@@ -55,11 +57,11 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
   """Averages uint8 [h, w, 3] down to [side, side, 3], rounding.
 
   Raises:
-    ValueError: when `side` does not divide the image's.
+    UserError: when `side` does not divide the image's.
   """
   h, w, c = image.shape
   if h % side or w % side:
-    raise ValueError(
+    raise UserError(
       f"An image of {h}x{w} does not shrink to {side}x{side} by whole blocks; "
       f"choose a divisor of {math.gcd(h, w)}."
     )

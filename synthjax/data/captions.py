@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from synthjax.data import embedded
+from synthjax.errors import UserError
 
 
 def open_captioned(
@@ -19,12 +20,12 @@ def open_captioned(
     leave_out: Unicode categories, such as "Symbols".
 
   Raises:
-    ValueError: about a category that no concept has.
+    UserError: about a category that no concept has.
   """
   concepts = embedded.concepts()
   known = sorted({concept.category for concept in concepts})
   if unknown := sorted(set(leave_out) - set(known)):
-    raise ValueError(f"leave_out={unknown} are not known; choose from {known}.")
+    raise UserError(f"leave_out={unknown} are not known; choose from {known}.")
   source = embedded.open_split(split)
   kept = [
     i

@@ -7,6 +7,8 @@ import grain
 import jax
 import numpy as np
 
+from synthjax.errors import UserError
+
 Example = dict[str, Any]
 # Top-level functions or partials of them, as worker processes pickle them.
 Transform = Callable[[Example, np.random.Generator], Example]
@@ -30,14 +32,14 @@ def train_batches(
     num_workers: reading processes; 0 reads in this one.
 
   Raises:
-    ValueError: when the batch does not split over the processes, or the
+    UserError: when the batch does not split over the processes, or the
       source is empty.
   """
   if not len(source):
-    raise ValueError("The source of images is empty: there is nothing to read.")
+    raise UserError("The source of images is empty: there is nothing to read.")
   share, rest = divmod(batch_size, jax.process_count())
   if rest:
-    raise ValueError(
+    raise UserError(
       f"batch_size={batch_size} does not split over {jax.process_count()} "
       f"processes; try {batch_size - rest}."
     )

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from synthjax.errors import UserError
+
 # GLIDE's schedule for upsampling: the step counts of five equal sections.
 FAST27 = "fast27"
 
@@ -50,16 +52,24 @@ def kept_timesteps(respacing: str | int, num_steps: int = 1000) -> np.ndarray:
   Args:
     respacing: "100" or 100 for so many steps over the whole range; "10,5" for
       so many in each of equal sections; "ddim50" for a whole stride of at
-      most 50 steps; "fast27" for GLIDE's upsampler.
+      most 50 steps; "fast27" for GLIDE's upsampler; "20<900" for 20 of the
+      first 900, as the noisiest say least and are learned last.
     num_steps: steps that the network was trained on.
 
   Returns:
     int [S], ascending.
 
   Raises:
-    ValueError: when a section has fewer steps than asked for.
+    UserError: when a section has fewer steps than asked for.
   """
   respacing = str(respacing)
+  if "<" in respacing:
+    respacing, _, limit = respacing.partition("<")
+    if not 1 <= int(limit) <= num_steps:
+      raise UserError(
+        f"respacing={respacing}<{limit}: only {num_steps} steps were trained."
+      )
+    num_steps = int(limit)
   if respacing == FAST27:
     steps = kept_timesteps("10,10,3,2,2", num_steps).tolist()
     # The authors found the very last step to be harmful.
@@ -70,7 +80,7 @@ def kept_timesteps(respacing: str | int, num_steps: int = 1000) -> np.ndarray:
     for stride in range(1, num_steps):
       if len(range(0, num_steps, stride)) == count:
         return np.arange(0, num_steps, stride)
-    raise ValueError(
+    raise UserError(
       f"respacing={respacing!r}: no whole stride over {num_steps} steps keeps "
       f"{count} of them. Use {count} without 'ddim', which rounds."
     )
@@ -80,7 +90,7 @@ def kept_timesteps(respacing: str | int, num_steps: int = 1000) -> np.ndarray:
   for i, count in enumerate(counts):
     length = size + (i < extra)
     if not 1 <= count <= length:
-      raise ValueError(
+      raise UserError(
         f"respacing={respacing!r} asks for {count} steps of a section that has "
         f"{length}: allowed are 1 to {length}."
       )
@@ -137,10 +147,10 @@ def start_at(schedule: Schedule, num_steps: int) -> Schedule:
   """Keeps the `num_steps` cleanest steps, for real guidance.
 
   Raises:
-    ValueError: when the schedule has fewer.
+    UserError: when the schedule has fewer.
   """
   if not 1 <= num_steps <= len(schedule.timestep):
-    raise ValueError(
+    raise UserError(
       f"Cannot start {num_steps} steps from the end of a schedule of "
       f"{len(schedule.timestep)}: allowed are 1 to {len(schedule.timestep)}."
     )

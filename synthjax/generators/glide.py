@@ -1,6 +1,7 @@
 """GLIDE as a generator: base, upsampler and guidance, jitted whole."""
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ def load(
   Args:
     base: `weights` (a file), `sampler` (of SAMPLERS) and `respacing`.
     upsampler: likewise.
-    tokenizer: the tokenizer's file.
+    tokenizer: the tokenizer's file; "embedded:NAME" is one of the package.
     guidance_scale: of the base; the upsampler is not guided.
     batch_size: images drawn at once; shorter requests are filled up, so that
       one shape is compiled.
@@ -62,6 +63,7 @@ def load(
     _load_stage(name, block, dtype)
     for name, block in (("base", base), ("upsampler", upsampler))
   ]
+  tokenizer = tokenize.locate(os.fspath(tokenizer))
   words = tokenize.load(tokenizer)
   mesh = meshes.make_mesh()
   if rest := batch_size % mesh.size:

@@ -80,7 +80,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   rows = plan(
-    texts.read_prompts(source),
+    [texts.Prompt(**row) for row in texts.read(source / texts.FILE)],
     images_per_class=block["images_per_class"],
     seeds=block["seeds"],
   )

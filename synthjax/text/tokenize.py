@@ -74,6 +74,13 @@ class Tokenizer(NamedTuple):
     return tokens
 
 
+def locate(name: str) -> pathlib.Path:
+  """Finds a tokenizer's file: a path, or "embedded:NAME" of the package."""
+  if name.startswith("embedded:"):
+    return EMBEDDED.parent / name.removeprefix("embedded:")
+  return pathlib.Path(name).expanduser()
+
+
 @functools.cache
 def load(path: str | pathlib.Path = EMBEDDED) -> Tokenizer:
   """Loads a tokenizer.json of Hugging Face's `tokenizers`; by default ours.

@@ -5,6 +5,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from synthjax.errors import UserError
+
 
 def make_mesh(fsdp: int = 1) -> Mesh:
   """Lays all devices out as [data, fsdp].
@@ -13,11 +15,11 @@ def make_mesh(fsdp: int = 1) -> Mesh:
     fsdp: devices that share the parameters between them; 1 copies them.
 
   Raises:
-    ValueError: when the devices do not split into groups of that size.
+    UserError: when the devices do not split into groups of that size.
   """
   count = jax.device_count()
   if fsdp < 1 or count % fsdp:
-    raise ValueError(
+    raise UserError(
       f"fsdp={fsdp} does not divide the {count} devices; allowed are "
       f"{[d for d in range(1, count + 1) if count % d == 0]}."
     )

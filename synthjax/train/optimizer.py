@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import optax
 
+from synthjax.errors import UserError
+
 Rate = Callable[[int], float]  # step -> learning rate
 
 
@@ -80,7 +82,7 @@ def make_optimizer(
     ("learning-rate schedule", rate, RATES),
   ):
     if choice not in known:
-      raise ValueError(
+      raise UserError(
         f"{kind} {choice!r} is not known; choose one of {sorted(known)}."
       )
   tx = OPTIMIZERS[name](RATES[rate](lr, num_steps, warmup), weight_decay)

@@ -1,0 +1,253 @@
+"""Drawing images: identity, shards, resuming, and bad input."""
+
+import hashlib
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+import tiny_glide
+import tiny_world
+
+from synthjax.data import shards
+from synthjax.errors import UserError
+from synthjax.generators import glide
+from synthjax.tasks import generate
+from synthjax.text.prompts import Prompt
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+  return tiny_glide.write_glide(tmp_path_factory.mktemp("glide"))
+
+
+def make_config(folder, weights, **changes):
+  block = {"images_per_class": 3, "seeds": (0, 1), "shard_size": 4} | changes
+  return tiny_world.make_config(folder, generator=weights, generate=block)
+
+
+def hashes(folder):
+  return {
+    file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+    for file in sorted((pathlib.Path(folder) / "generate").iterdir())
+    if "array_record" in file.name
+  }
+
+
+def test_images_are_dealt_out_evenly_with_ids_of_their_own():
+  """Five images over two prompts are three and two; the order is stated."""
+  prompts = [
+    Prompt("basic-0-0", 0, "cat", "a cat", "basic"),
+    Prompt("basic-0-1", 0, "cat", "the cat", "basic"),
+    Prompt("basic-1-0", 1, "dog", "a dog", "basic"),
+  ]
+  rows = generate.plan(prompts, images_per_class=5, seeds=(7, 8))
+  assert [row.id for row in rows[:10]] == [
+    "basic-0-0-s7-0",
+    "basic-0-0-s7-1",
+    "basic-0-0-s7-2",
+    "basic-0-1-s7-0",
+    "basic-0-1-s7-1",
+    *(f"basic-1-0-s7-{i}" for i in range(5)),
+  ]
+  assert len(rows) == 20 and len({row.id for row in rows}) == 20
+  assert {row.seed for row in rows[10:]} == {8}
+
+
+def test_the_key_depends_on_seed_class_prompt_and_number_alone():
+  rows = [
+    generate.Row("a", 0, "cat", "a cat", 0, 0),
+    generate.Row("b", 3, "cat", "a cat", 0, 0),  # id and label do not count
+    generate.Row("c", 0, "dog", "a cat", 0, 0),
+    generate.Row("d", 0, "cat", "the cat", 0, 0),
+    generate.Row("e", 0, "cat", "a cat", 1, 0),
+    generate.Row("f", 0, "cat", "a cat", 0, 1),
+  ]
+  data = np.asarray(jax.random.key_data(generate.image_keys(rows)))
+  np.testing.assert_array_equal(data[0], data[1])
+  assert len({tuple(key) for key in data}) == 5
+
+
+def test_an_image_is_the_same_in_every_batch(weights):
+  """Batches of 3 and 8 draw the same images, up to rounding of a float."""
+  rows = [
+    generate.Row(str(i), 0, "cat", f"cat {i % 3}", 0, i) for i in range(8)
+  ]
+  drawn = []
+  for batch_size in (3, 8):
+    options = {k: v for k, v in weights.items() if k != "name"}
+    generator = glide.load(**options | {"batch_size": batch_size})
+    images = generator.draw([r.prompt for r in rows], generate.image_keys(rows))
+    drawn.append(images.astype(int))
+  gap = np.abs(drawn[0] - drawn[1])
+  assert gap.max() <= 1 and (gap > 0).mean() < 0.01
+  between = np.abs(drawn[0][0] - drawn[0][3])  # same prompt, another number
+  assert between.mean() > 5
+
+
+def test_shards_hold_every_image_and_tfds_opens_them(tmp_path, weights):
+  tiny_world.write_prompts(tmp_path)
+  config = make_config(tmp_path, weights)
+  generate.check(config, str(tmp_path))
+  generate.run(config, str(tmp_path))
+  folder = tmp_path / "generate"
+  builder = tfds.builder_from_directory(str(folder))
+  assert builder.info.splits["train"].num_examples == 18
+  assert builder.info.features["label"].names[0] == "bird species"
+  source = builder.as_data_source(split="train")
+  assert source[0]["image"].shape == (16, 16, 3)
+  ours = shards.open_shards(folder)
+  for i in (0, 7, 17):
+    np.testing.assert_array_equal(source[i]["image"], ours[i]["image"])
+    assert source[i]["id"].decode() == ours[i]["id"]
+    assert source[i]["label"] == ours[i]["label"]
+  assert [ours[i]["label"] for i in range(9)] == [0] * 3 + [1] * 3 + [2] * 3
+
+  before = hashes(tmp_path)
+  generate.run(config, str(tmp_path))  # complete: nothing is drawn again
+  assert hashes(tmp_path) == before
+
+
+def test_a_lost_shard_is_drawn_again_alike_and_a_damaged_one_is_named(
+  tmp_path, weights
+):
+  tiny_world.write_prompts(tmp_path)
+  config = make_config(tmp_path, weights)
+  generate.run(config, str(tmp_path))
+  before = hashes(tmp_path)
+  folder, name = tmp_path / "generate", sorted(before)[1]
+  (folder / "manifest.json").unlink()
+  (folder / name).unlink()
+  generate.run(config, str(tmp_path))
+  assert hashes(tmp_path) == before
+
+  (folder / "manifest.json").unlink()
+  data = (folder / name).read_bytes()
+  (folder / name).write_bytes(data[: len(data) // 2])
+  with pytest.raises(UserError, match=name):
+    generate.run(config, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (dict(images_per_clas=3), "images_per_class"),
+    (dict(shard_size=0), "must be 1 or more"),
+  ],
+)
+def test_bad_fields_stop_before_anything_is_drawn(
+  tmp_path, weights, change, words
+):
+  config = make_config(tmp_path, weights, **change)
+  with pytest.raises(UserError, match=words):
+    generate.check(config, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+  ("path", "value", "words"),
+  [
+    (("name",), "glyde", "did you mean 'glide'"),
+    (("base", "weights"), None, "it is not set.*base.pt and upsample.pt"),
+    (("base", "weights"), "nowhere.safetensors", "no file nowhere"),
+    (("base", "sampler"), "dddim", "ancestral.*ddim"),
+    (("batch_sise",), 4, "batch_size"),
+  ],
+)
+def test_a_bad_generator_is_refused(tmp_path, weights, path, value, words):
+  config = make_config(tmp_path, weights)
+  block = config.generator
+  for key in path[:-1]:
+    block = block[key]
+  with block.unlocked():
+    block[path[-1]] = value
+  with pytest.raises(UserError, match=words):
+    generate.check(config, str(tmp_path))
+    generate.load(config.generator)
+
+
+def test_swapped_or_damaged_weights_are_refused(tmp_path, weights):
+  config = make_config(tmp_path, weights)
+  block = config.generator.copy_and_resolve_references()
+  block.base.weights, block.upsampler.weights = (
+    block.upsampler.weights,
+    block.base.weights,
+  )
+  with pytest.raises(UserError, match="needs a GLIDE base"):
+    generate.load(block)
+  cut = tmp_path / "cut.safetensors"
+  whole = pathlib.Path(weights["base"]["weights"]).read_bytes()
+  cut.write_bytes(whole[: len(whole) // 2])
+  block = config.generator.copy_and_resolve_references()
+  block.base.weights = str(cut)
+  with pytest.raises(UserError, match="cut short"):
+    generate.load(block)
+
+
+def test_real_guidance_stays_near_its_reference(weights):
+  """One step from a reference changes it less than many steps do."""
+  options = {k: v for k, v in weights.items() if k != "name"}
+  rows = [generate.Row("a", 0, "cat", "cat", 0, i) for i in range(4)]
+  reference = np.full((4, 8, 8, 3), 200, np.uint8)
+  images = {}
+  for steps in (1, 3):
+    generator = glide.load(**options | {"start_steps": steps})
+    images[steps] = generator.draw(
+      ["cat"] * 4, generate.image_keys(rows), reference
+    )
+  assert (images[1] != images[3]).any()
+  with pytest.raises(ValueError, match="references"):
+    generator.draw(["cat"] * 4, generate.image_keys(rows))
+
+
+SCRIPT = """
+import sys
+from absl import flags
+flags.FLAGS.mark_as_parsed()
+import jax
+jax.config.update("jax_platforms", "cpu")
+from synthjax.main import load_config, use_compilation_cache
+use_compilation_cache()
+import json
+from ml_collections import ConfigDict
+from synthjax.tasks import generate
+config = ConfigDict(json.load(open(sys.argv[1])))
+config.lock()
+generate.run(config, sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_killed_five_times_the_shards_are_the_same(tmp_path, weights):
+  """SIGKILL at random moments; the shards equal an uninterrupted run's."""
+  random = np.random.default_rng()
+  results = []
+  for kills in (0, 5):
+    workdir = tmp_path / str(kills)
+    workdir.mkdir()
+    tiny_world.write_prompts(workdir)
+    config = make_config(workdir, weights, images_per_class=8, shard_size=2)
+    (workdir / "config.json").write_text(config.to_json())
+    command = [sys.executable, "-c", SCRIPT]
+    command += [str(workdir / "config.json"), str(workdir)]
+    folder = workdir / "generate"
+    for _ in range(kills):
+      before = len(list(folder.glob("*array_record*")))
+      process = subprocess.Popen(command, env=os.environ)
+      # At least one more shard, then a random moment within the next ones.
+      while process.poll() is None:
+        if len(list(folder.glob("*array_record*"))) > before:
+          break
+        time.sleep(0.005)
+      time.sleep(random.uniform(0, 0.05))
+      process.send_signal(signal.SIGKILL)
+      process.wait()
+    subprocess.run(command, check=True)
+    results.append(hashes(workdir))
+  assert results[0] == results[1] and len(results[0]) == 24
