@@ -19,7 +19,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.seed = 0
 
   config.train_clip = dict(
-    data=dict(split="train", leave_out=(), name_share=0.3),
+    data=dict(split="train", name_share=0.3),
     model=dict(
       embed_dim=128,
       image_size=32,

@@ -21,13 +21,35 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
   stages = ("base", "upsampler")
   config.train_generator = dict(
-    data=dict(
-      split="train",
-      leave_out=("People & Body", "Symbols"),
-      name_share=0.6,  # of the captions that are the name, with no keywords
-    ),
     stages=stages if arg.stage == "both" else (arg.stage,),
     base=dict(
+      data=dict(
+        split="train",
+        # What the label spaces emoji10 and emoji16 hold, and a little more.
+        subcategories=(
+          "animal-mammal",
+          "animal-bird",
+          "animal-marine",
+          "animal-reptile",
+          "animal-bug",
+          "plant-flower",
+          "plant-other",
+          "food-fruit",
+          "food-vegetable",
+          "food-prepared",
+          "food-sweet",
+          "drink",
+          "place-building",
+          "transport-ground",
+          "transport-water",
+          "transport-air",
+          "sport",
+          "clothing",
+          "musical-instrument",
+          "face-smiling",
+        ),
+        name_share=0.6,  # of the captions that are the name, with no keywords
+      ),
       image_size=16,
       betas="squared_cosine",
       model=dict(
@@ -43,23 +65,28 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         dropout=0.0,
       ),
       drop_prompt=0.2,
-      max_weight=8.0,
+      max_weight=64.0,
       ema_decay=0.999,
       optimizer=dict(
         name="adamw",
-        lr=1.5e-3,
+        lr=1e-3,
         rate="trapezoid",
         warmup=100,
         weight_decay=0.01,
         clip_norm=1.0,
       ),
-      num_steps=3_800,
+      num_steps=3_000,
       batch_size=64,
       num_workers=0,
       log_every=50,
       checkpoint_every=200,
     ),
     upsampler=dict(
+      data=dict(
+        split="train",
+        leave_out=("People & Body", "Symbols"),
+        name_share=0.6,
+      ),
       image_size=32,
       low_res=16,
       betas="linear",
@@ -85,7 +112,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         weight_decay=0.01,
         clip_norm=1.0,
       ),
-      num_steps=1_500,
+      num_steps=1_000,
       batch_size=32,
       num_workers=0,
       log_every=50,

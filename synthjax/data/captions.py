@@ -7,30 +7,38 @@ from collections.abc import Sequence
 import numpy as np
 
 from synthjax.data import embedded
-from synthjax.errors import UserError
+from synthjax.errors import unknown_names
 
 
 def open_captioned(
-  split: str, *, leave_out: Sequence[str] = ()
+  split: str,
+  *,
+  subcategories: Sequence[str] = (),
+  leave_out: Sequence[str] = (),
 ) -> embedded.Source:
-  """Opens a split without some categories.
+  """Opens a split, or a part of it.
 
   Args:
     split: a key of `embedded.SPLITS`.
-    leave_out: Unicode categories, such as "Symbols".
+    subcategories: of Unicode, such as "animal-bird"; empty takes all.
+    leave_out: categories of Unicode, such as "Symbols".
 
   Raises:
-    UserError: about a category that no concept has.
+    UserError: about a subcategory or category that no concept has.
   """
   concepts = embedded.concepts()
-  known = sorted({concept.category for concept in concepts})
-  if unknown := sorted(set(leave_out) - set(known)):
-    raise UserError(f"leave_out={unknown} are not known; choose from {known}.")
+  known = {concept.category for concept in concepts}
+  if unknown := [name for name in leave_out if name not in known]:
+    raise unknown_names("category", unknown, known)
+  known = {concept.subcategory for concept in concepts}
+  if unknown := [name for name in subcategories if name not in known]:
+    raise unknown_names("subcategory", unknown, known)
   source = embedded.open_split(split)
   kept = [
     i
     for i, (_, _, concept) in enumerate(source.rows)
     if concepts[concept].category not in leave_out
+    and (not subcategories or concepts[concept].subcategory in subcategories)
   ]
   return dataclasses.replace(
     source,

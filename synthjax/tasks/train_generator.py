@@ -19,8 +19,9 @@ from synthjax.text import tokenize
 from synthjax.train import denoising, metrics, optimizer
 from synthjax.train import run as runs
 
-FIELDS = ("data", "stages", "base", "upsampler")
+FIELDS = ("stages", "base", "upsampler")
 STAGE_FIELDS = (
+  "data",  # of `captions.open_captioned`, and the share of plain names
   "image_size",  # px
   "low_res",  # px of the image to enlarge; none for the base
   "betas",
@@ -41,7 +42,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the block's fields."""
   del workdir
   block = config.train_generator
-  validate(block, FIELDS, name="train_generator", required=("stages", "data"))
+  validate(block, FIELDS, name="train_generator", required=("stages",))
   for stage in block.stages:
     validate(block[stage], STAGE_FIELDS, name=f"train_generator.{stage}")
 
@@ -53,24 +54,19 @@ def run(config: ConfigDict, workdir: str) -> None:
   spec = {"seed": config.seed, "images": captions.digest()} | block
   if artifacts.begin(folder, spec):
     return
-  data = dict(block["data"])
-  name_share = data.pop("name_share")
-  source = captions.open_captioned(**data)
   rows = {}
   for stage in block["stages"]:
-    rows |= _train(stage, block[stage], source, name_share, config.seed, folder)
+    rows |= _train(stage, block[stage], config.seed, folder)
   artifacts.finish(folder, spec, rows)
 
 
 def _train(
-  stage: str,
-  block: dict,
-  source: Any,
-  name_share: float,
-  seed: int,
-  folder: epath.Path,
+  stage: str, block: dict, seed: int, folder: epath.Path
 ) -> dict[str, int]:
   """Trains one network, writes its averaged weights, returns its files."""
+  data = dict(block["data"])
+  name_share = data.pop("name_share")
+  source = captions.open_captioned(**data)
   tokenizer = tokenize.load()
   model = Glide(vocab_size=tokenizer.glide_vocab_size, **block["model"])
   batch_size, num_steps = block["batch_size"], block["num_steps"]

@@ -51,11 +51,11 @@ def denoising(
     pad_token: what stands in an empty prompt.
     drop_prompt: share of prompts that are emptied, for guidance without a
       classifier.
-    max_weight: steps are drawn in proportion to min(1 / alpha_bar,
-      max_weight). At 1, GLIDE's own choice, all alike; above, noisy steps
-      come more often, up to the weights that the loss of Salimans & Ho (2022,
-      Section 4) gives them. There colours and shapes are decided, which short
-      trainings otherwise learn last.
+    max_weight: the noise's error at a step counts min(1 / alpha_bar,
+      max_weight) times. At 1, GLIDE's own choice, all steps count alike;
+      above, noisy ones count more, up to what the loss of Salimans & Ho (2022,
+      Section 4) makes of them. There colours and shapes are decided, which
+      short trainings otherwise learn last.
     ema_decay: of the average, reached as 1 - 1 / step grows.
 
   Returns:
@@ -64,7 +64,11 @@ def denoising(
   """
   tables = schedule.respace(betas)
   num_steps = len(tables.timestep)
-  log_weight = jnp.log(np.minimum(1 / tables.alpha_bar, max_weight))
+  # Half of the weight, as a factor, is how often a step is drawn; the other
+  # half multiplies its loss. So neither a few draws nor rare ones decide.
+  weight = np.sqrt(np.minimum(1 / tables.alpha_bar, max_weight))
+  log_share = jnp.asarray(np.log(weight), jnp.float32)
+  weight = jnp.asarray(weight / weight.mean(), jnp.float32)
   tables = jax.tree.map(lambda t: jnp.asarray(t, jnp.float32), tables)
 
   def init(rng, batch):
@@ -80,7 +84,7 @@ def denoising(
     x0 = to_unit(batch["image"])
     low_res = to_unit(batch["low_res"]) if "low_res" in batch else None
     n = len(x0)
-    t = jax.random.categorical(t_rng, log_weight, shape=(n,))
+    t = jax.random.categorical(t_rng, log_share, shape=(n,))
     noise = jax.random.normal(noise_rng, x0.shape)
     at = jax.tree.map(lambda table: table[t][:, None, None, None], tables)
     x = jnp.sqrt(at.alpha_bar) * x0 + jnp.sqrt(1 - at.alpha_bar) * noise
@@ -91,7 +95,8 @@ def denoising(
     def loss_fn(params):
       out = apply(params, x, t, tokens, mask, low_res, dropout_rng)
       eps, v = jnp.split(out, 2, axis=-1)
-      simple = jnp.square(eps - noise).mean()
+      error = jnp.square(eps - noise).mean((1, 2, 3))
+      simple = (weight[t] * error).mean()
       bound = variational_bound(jax.lax.stop_gradient(eps), v, x0, x, t, at)
       return simple + num_steps / 1000 * bound.mean(), (simple, bound.mean())
 
