@@ -22,7 +22,7 @@ Measured: not run yet at full size; see README.md for `:runlocal`.
 
 import ml_collections
 
-from synthjax.config import parse_arg, unknown_names
+from synthjax.config import embedded_world, parse_arg, unknown_names
 
 # T5 wrote the paper's sentences; here a grammar does.
 SATELLITE = dict(
@@ -152,28 +152,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.prompts = dict(
       strategies=("basic", "enhanced"), per_class=40, grammar="drawing"
     )
-    config.generator = dict(
-      name="glide",
-      base=dict(
-        weights="embedded:base.safetensors", sampler="ddim", respacing="20"
-      ),
-      upsampler=dict(
-        weights="embedded:upsampler.safetensors", sampler="ddim", respacing="8"
-      ),
-      tokenizer="embedded:tokenizer.json",
-      guidance_scale=3.0,
-      batch_size=64,
-      dtype="float32",
-    )
+    for block, fields in embedded_world().items():
+      config[block] = fields
     # 2 strategies x 5 seeds x 16 classes x 40 are 6,400 images.
     config.generate = dict(
       images_per_class=40, seeds=(0, 1, 2, 3, 4), shard_size=320
-    )
-    config.encoder = dict(
-      name="clip",
-      weights="embedded:clip.safetensors",
-      tokenizer="embedded:tokenizer.json",
-      batch_size=64,
     )
     config.select = dict(max_per_class=16)  # two fifths, as 800 of 2,000
     config.tune.batch_size = 32  # for as many steps as with 512 of 8,000

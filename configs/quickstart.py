@@ -18,7 +18,7 @@ Measured: see README.md.
 
 import ml_collections
 
-from synthjax.config import parse_arg
+from synthjax.config import embedded_world, parse_arg
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -33,27 +33,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.prompts = dict(
     strategies=("enhanced",), per_class=arg.images_per_class, grammar="drawing"
   )
-  config.generator = dict(
-    name="glide",
-    base=dict(
-      weights="embedded:base.safetensors", sampler="ddim", respacing="20"
-    ),
-    upsampler=dict(
-      weights="embedded:upsampler.safetensors", sampler="ddim", respacing="8"
-    ),
-    tokenizer="embedded:tokenizer.json",
-    guidance_scale=3.0,
-    batch_size=64,
-    dtype="float32",
-  )
+  for block, fields in embedded_world().items():
+    config[block] = fields
   config.generate = dict(
     images_per_class=arg.images_per_class, seeds=(0,), shard_size=256
-  )
-  config.encoder = dict(
-    name="clip",
-    weights="embedded:clip.safetensors",
-    tokenizer="embedded:tokenizer.json",
-    batch_size=64,
   )
   config.score = dict()
   # Two fifths, as the paper keeps 800 of 2,000.

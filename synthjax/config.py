@@ -56,6 +56,36 @@ def _read_value(name: str, text: str, default: Any) -> Any:
     ) from None
 
 
+def embedded_world() -> dict[str, Any]:
+  """Returns the blocks `generator` and `encoder` of the embedded world.
+
+  Small models that the package holds; what they were trained on and how they
+  are sampled was chosen on the validation style.
+  """
+  tokenizer = "embedded:tokenizer.json"
+  generator = dict(
+    name="glide",
+    # The noisiest steps are left out: a short training hardly learns them.
+    base=dict(
+      weights="embedded:base.safetensors", sampler="ddim", respacing="20<960"
+    ),
+    upsampler=dict(
+      weights="embedded:upsampler.safetensors", sampler="ddim", respacing="8"
+    ),
+    tokenizer=tokenizer,
+    guidance_scale=3.0,
+    batch_size=64,
+    dtype="float32",
+  )
+  encoder = dict(
+    name="clip",
+    weights="embedded:clip.safetensors",
+    tokenizer=tokenizer,
+    batch_size=64,
+  )
+  return dict(generator=generator, encoder=encoder)
+
+
 def validate(
   block: Mapping[str, Any],
   allowed: Iterable[str],
