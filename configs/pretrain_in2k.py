@@ -4,20 +4,23 @@ r"""Supervised ResNet-50 on synthetic images of 2,000 ImageNet classes.
 
   --config=...:runlocal               the embedded world, some CPU minutes
   --config=...:images_per_class=2000  4.0M images instead of 2.4M
-  --config.transfer.seeds=0,1,2       any single value
+  --config.pretrain.batch_size=1024   any single value
 
 It needs two things that the package does not hold: GLIDE's weights
 (config.generator.base.weights and .upsampler.weights) and the 2,000 class names
 (config.space, a JSON or YAML file: the authors released no list of the 1,000
 classes that they added to ImageNet-1K).
 
-Paper:    Table 8, IN-2K Syn, 2.4M images (CIFAR-100, ResNet-50)
+Paper:    this ResNet-50 is measured on VOC alone: Table 10, IN-2K Syn from
+          scratch, 80.54 AP50 with 2.4M images, 80.72 with 4.0M. On CIFAR-100,
+          Table 8 has 78.83 without pre-training and 85.03 after 2.4M images of
+          its own classes; Table 9 has 88.57 for a DeiT-S after these images.
 Measured: not run yet
 """
 
 import ml_collections
 
-from synthjax.config import parse_arg
+from synthjax.config import embedded_world, parse_arg
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -25,7 +28,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.tasks = ("prompts", "generate", "pretrain", "transfer", "report")
   config.seed = 0
-  config.space = "in2k.yaml"
+  config.space = "configs/spaces/in2k.yaml"
 
   # Language enhancement alone, no filter (Appendix C.5.3).
   config.prompts = dict(strategies=("enhanced",), per_class=200)
@@ -63,7 +66,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   # Appendix C.5.3. It gives neither the resolution nor the stem: the weights
   # have the stem of ImageNet, so the images are enlarged.
   config.transfer = dict(
-    space="cifar100.yaml",
+    space="configs/spaces/cifar100.yaml",
     train=dict(kind="tfds", name="cifar100", split="train"),
     test=dict(kind="tfds", name="cifar100", split="test"),
     inits=dict(random=dict(), pretrained=dict()),
@@ -90,21 +93,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.prompts = dict(
       strategies=("enhanced",), per_class=24, grammar="drawing"
     )
-    config.generator = dict(
-      name="glide",
-      base=dict(
-        weights="embedded:base.safetensors", sampler="ddim", respacing="25"
-      ),
-      upsampler=dict(
-        weights="embedded:upsampler.safetensors",
-        sampler="ddim",
-        respacing="fast27",
-      ),
-      tokenizer="embedded:tokenizer.json",
-      guidance_scale=3.0,
-      batch_size=32,
-      dtype="float32",
-    )
+    config.generator = embedded_world()["generator"]
     config.generate = dict(images_per_class=24, seeds=(0,), shard_size=128)
     config.pretrain = dict(
       model=dict(name="resnet_tiny", stem="imagenet", width=32),
@@ -112,7 +101,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       seeds=(0,),
       image_size=32,
       augment="drawing",
-      epochs=20,
+      epochs=40,
       batch_size=64,
       optimizer=dict(name="sgd", lr=0.1, weight_decay=5e-4),
       validation=dict(split="validation"),
@@ -123,17 +112,16 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       train=dict(split="real_pool"),
       validation=dict(split="validation"),
       test=dict(split="test"),
-      inits=dict(
-        random=dict(optimizer=dict(lr=0.1)),
-        pretrained=dict(optimizer=dict(lr=0.03)),
-      ),
+      inits=dict(random=dict(), pretrained=dict()),
       shots=(16,),
       seeds=(0, 1, 2),
       image_size=32,
       augment="drawing",
-      epochs=20,
+      epochs=30,
       batch_size=32,
-      optimizer=dict(name="sgd", weight_decay=5e-4),
+      # Of 0.01, 0.03, 0.1 and 0.3, one of the two best on the validation style
+      # for either start; sanity_pretrain.py searches.
+      optimizer=dict(name="sgd", lr=0.1, weight_decay=5e-4),
       log_every=20,
       checkpoint_every=100,
     )

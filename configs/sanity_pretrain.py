@@ -17,7 +17,7 @@ Measured: not run yet
 
 import ml_collections
 
-from synthjax.config import parse_arg
+from synthjax.config import embedded_world, parse_arg
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -30,21 +30,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.prompts = dict(
     strategies=("enhanced",), per_class=80, grammar="drawing"
   )
-  config.generator = dict(
-    name="glide",
-    base=dict(
-      weights="embedded:base.safetensors", sampler="ddim", respacing="25"
-    ),
-    upsampler=dict(
-      weights="embedded:upsampler.safetensors",
-      sampler="ddim",
-      respacing="fast27",
-    ),
-    tokenizer="embedded:tokenizer.json",
-    guidance_scale=3.0,
-    batch_size=32,
-    dtype="float32",
-  )
+  config.generator = embedded_world()["generator"]
   config.generate = dict(
     images_per_class=arg.images_per_class, seeds=(0,), shard_size=256
   )
@@ -72,9 +58,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     seeds=(0, 1, 2),
     image_size=32,
     augment="drawing",
-    epochs=40,
+    epochs=30,
     batch_size=32,
-    optimizer=dict(name="sgd", lr=(0.01, 0.03, 0.1), weight_decay=5e-4),
+    optimizer=dict(name="sgd", lr=(0.03, 0.1, 0.3), weight_decay=5e-4),
     log_every=20,
     checkpoint_every=200,
   )
