@@ -70,7 +70,10 @@ def embedded_world() -> dict[str, Any]:
       weights="embedded:base.safetensors", sampler="ddim", respacing="20<960"
     ),
     upsampler=dict(
-      weights="embedded:upsampler.safetensors", sampler="ddim", respacing="8"
+      weights="embedded:upsampler.safetensors",
+      sampler="ddim",
+      respacing="4<250",
+      start="low_res",
     ),
     tokenizer=tokenizer,
     guidance_scale=3.0,

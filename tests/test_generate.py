@@ -157,6 +157,8 @@ def test_bad_fields_stop_before_anything_is_drawn(
     (("base", "weights"), "nowhere.safetensors", "no file nowhere"),
     (("base", "sampler"), "dddim", "ancestral.*ddim"),
     (("batch_sise",), 4, "batch_size"),
+    (("upsampler", "start"), "noice", "noise or low_res"),
+    (("base", "start"), "low_res", "nothing for the base"),
   ],
 )
 def test_a_bad_generator_is_refused(tmp_path, weights, path, value, words):
@@ -187,6 +189,23 @@ def test_swapped_or_damaged_weights_are_refused(tmp_path, weights):
   block.base.weights = str(cut)
   with pytest.raises(UserError, match="cut short"):
     generate.load(block)
+
+
+def test_an_upsampler_may_start_from_the_small_image(weights):
+  """The later its walk starts, the nearer its end is to the small image."""
+  options = {k: v for k, v in weights.items() if k != "name"}
+  rows = [generate.Row("a", 0, "cat", "cat", 0, i) for i in range(4)]
+  spread = {}
+  for respacing in ("3", "3<10"):
+    upsampler = weights["upsampler"] | {
+      "respacing": respacing,
+      "start": "low_res",
+    }
+    generator = glide.load(**options | {"upsampler": upsampler})
+    images = generator.draw(["cat"] * 4, generate.image_keys(rows)).astype(int)
+    # Neighbours within the block of a small pixel differ by noise alone.
+    spread[respacing] = np.abs(images[:, ::2] - images[:, 1::2]).mean()
+  assert spread["3<10"] < 0.7 * spread["3"]
 
 
 def test_real_guidance_stays_near_its_reference(weights):

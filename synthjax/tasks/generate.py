@@ -30,7 +30,7 @@ GENERATOR_FIELDS = (
   "batch_size",
   "dtype",
 )
-STAGE_FIELDS = ("weights", "sampler", "respacing")
+STAGE_FIELDS = ("weights", "sampler", "respacing", "start")
 FIELDS = ("images_per_class", "seeds", "shard_size")
 NAME = "synthjax_images"
 

@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules, by name."""
 
 from collections.abc import Callable
+from functools import partial
 
 import optax
 
@@ -16,12 +17,14 @@ def cosine(lr: float, num_steps: int, warmup: int = 0) -> Rate:
   return optax.warmup_cosine_decay_schedule(0.0, lr, warmup, num_steps)
 
 
-def trapezoid(lr: float, num_steps: int, warmup: int = 0) -> Rate:
-  """Rises, holds, and falls to 0 over the last 30 % of the steps.
+def trapezoid(
+  lr: float, num_steps: int, warmup: int = 0, *, fall_share: float = 0.3
+) -> Rate:
+  """Rises, holds, and falls to 0 over the last steps: 30 % of them.
 
   As nothing before the fall depends on `num_steps`, a run can be extended.
   """
-  fall = int(0.3 * num_steps)
+  fall = int(fall_share * num_steps)
   return optax.join_schedules(
     [
       optax.linear_schedule(0.0, lr, max(warmup, 1)),
@@ -38,7 +41,13 @@ def constant(lr: float, num_steps: int, warmup: int = 0) -> Rate:
   return optax.linear_schedule(0.0, lr, warmup) if warmup else lambda _: lr
 
 
-RATES = {"cosine": cosine, "trapezoid": trapezoid, "constant": constant}
+RATES = {
+  "cosine": cosine,
+  "trapezoid": trapezoid,
+  # For what the noise of large steps blurs: most of the time is the fall.
+  "long_fall": partial(trapezoid, fall_share=0.7),
+  "constant": constant,
+}
 
 
 def sgd(rate: Rate, weight_decay: float) -> optax.GradientTransformation:
