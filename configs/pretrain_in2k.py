@@ -123,6 +123,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       # for either start; sanity_pretrain.py searches.
       optimizer=dict(name="sgd", lr=0.1, weight_decay=5e-4),
       log_every=20,
-      checkpoint_every=100,
+      checkpoint_every=1_000,  # a run takes seconds: its end alone
     )
   return config

@@ -62,6 +62,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     batch_size=32,
     optimizer=dict(name="sgd", lr=(0.03, 0.1, 0.3), weight_decay=5e-4),
     log_every=20,
-    checkpoint_every=200,
+    checkpoint_every=1_000,  # a run takes seconds: its end alone
   )
   return config
