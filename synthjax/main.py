@@ -178,8 +178,8 @@ def _main(argv: Sequence[str]) -> None:
     import jax
 
     jax.distributed.initialize()
-  if flags.FLAGS["verbosity"].using_default_value:
-    logging.set_verbosity(logging.WARNING)  # Orbax reports every step
+  if not flags.FLAGS["verbosity"].present:  # not given on the command line
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every step
   use_compilation_cache()
   run_tasks(_CONFIG.value, os.path.expanduser(_WORKDIR.value))
 
