@@ -67,7 +67,7 @@ def embedded_world() -> dict[str, Any]:
     name="glide",
     # The noisiest steps are left out: a short training hardly learns them.
     base=dict(
-      weights="embedded:base.safetensors", sampler="ddim", respacing="20<960"
+      weights="embedded:base.safetensors", sampler="ddim", respacing="12<960"
     ),
     upsampler=dict(
       weights="embedded:upsampler.safetensors",
