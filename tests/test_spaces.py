@@ -174,3 +174,19 @@ def test_a_template_has_one_place_for_the_name(template):
 @pytest.mark.parametrize("fields", [None, [], "emoji16"])
 def test_a_space_is_a_mapping(fields):
   assert "must be a mapping" in error_of(fields)
+
+
+def test_classes_without_an_id_have_their_positions(tmp_path):
+  path = tmp_path / "farm.yaml"
+  path.write_text(
+    "classes:\n  - tractor\n  - {name: barn}\n  - {id: 2, name: x}"
+  )
+  space = spaces.load_space(str(path))
+  assert [(c.id, c.name) for c in space.classes] == [
+    (0, "tractor"),
+    (1, "barn"),
+    (2, "x"),
+  ]
+  path.write_text("classes:\n  - tractor\n  - {id: 0, name: barn}")
+  with pytest.raises(UserError, match="id"):
+    spaces.load_space(str(path))

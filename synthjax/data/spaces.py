@@ -5,7 +5,8 @@ A user's own is a JSON or YAML file of these fields:
   name: farm                          # the file's name by default
   classes:
     - {id: 0, name: tractor, related: [combine harvester]}
-    - {id: 1, name: barn}             # or names alone: the id is the position
+    - {name: barn}                    # without an id, it is the position
+    - silo                            # a name alone will do
   templates: ["a photo of a {}."]     # for the classifier; by default this
   prompts: ["a photo of a {}"]        # for the generator; by default this
 
@@ -139,7 +140,8 @@ def _classes(values: Any) -> tuple[tuple[Class, ...], list[str]]:
       problems.append(f"{where}: must be a name or a mapping, not {value!r}")
       continue
     problems += _unknown_keys(f"{where}.", value, Class._fields)
-    number, name = value.get("id"), value.get("name")
+    # Clashing ids, of which some are given and some are not, are told below.
+    number, name = value.get("id", position), value.get("name")
     if not isinstance(number, int) or isinstance(number, bool):
       problems.append(f"{where}.id: must be a whole number, not {number!r}")
     if not isinstance(name, str) or not name.strip():
