@@ -330,3 +330,14 @@ def test_one_seed_has_no_spread():
   results = {"num_real": {"test": 1}, "zero_shot": {"test": 0.4}}
   table = arms.table(results | {"summary": [summary]})
   assert table.splitlines()[2].split() == ["a", "50.00", "+10.00"]
+
+
+def test_a_space_without_real_images_stops_before_anything(world, tmp_path):
+  _, config = world
+  config = config.copy_and_resolve_references()
+  path = tmp_path / "mine.yaml"
+  path.write_text("classes: [bird, fruit, drink]")
+  with config.unlocked():
+    config.space = str(path)
+  with pytest.raises(UserError, match="subcategories"):
+    tune.check(config, str(tmp_path))

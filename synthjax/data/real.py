@@ -17,6 +17,19 @@ def open_real(block: Mapping[str, Any], space: Any) -> Sequence[Example]:
       folders unless it lists `classes`.
     space: the label space.
   """
+  return _open(block, space)
+
+
+def check_real(block: Mapping[str, Any], space: Any) -> None:
+  """Raises what opening would, before hours are spent; decodes no image.
+
+  TFDS is left out, as it would download the data set.
+  """
+  if block.get("kind", "embedded") != "tfds":
+    _open(block, space)
+
+
+def _open(block: Mapping[str, Any], space: Any) -> Sequence[Example]:
   fields = dict(block)
   kind = fields.pop("kind", "embedded")
   if kind == "embedded":

@@ -83,7 +83,9 @@ def check(config: ConfigDict, workdir: str) -> None:
   if not block["seeds"] or len(set(block["seeds"])) < len(block["seeds"]):
     raise UserError(f"config.tune.seeds={block['seeds']}: needed, each once.")
   check_encoder(**config.encoder.to_dict())
-  spaces.load_space(config.space)
+  space = spaces.load_space(config.space)
+  for each in _splits(block).values():
+    real.check_real(each, space)
   for name in _inputs(wanted):
     if name not in config.tasks:
       artifacts.load(epath.Path(workdir) / name)
