@@ -32,11 +32,15 @@ def make_config(folder, weights, **changes):
   return tiny_world.make_config(folder, generator=weights, generate=block)
 
 
+def shard_files(folder):
+  """Lists whole shards, and not what a killed run began under another name."""
+  return sorted((pathlib.Path(folder) / "generate").glob(f"{generate.NAME}-*"))
+
+
 def hashes(folder):
   return {
     file.name: hashlib.sha256(file.read_bytes()).hexdigest()
-    for file in sorted((pathlib.Path(folder) / "generate").iterdir())
-    if "array_record" in file.name
+    for file in shard_files(folder)
   }
 
 
@@ -251,22 +255,22 @@ def test_killed_five_times_the_shards_are_the_same(tmp_path, weights):
     workdir = tmp_path / str(kills)
     workdir.mkdir()
     tiny_world.write_prompts(workdir)
-    config = make_config(workdir, weights, images_per_class=8, shard_size=2)
+    config = make_config(workdir, weights, images_per_class=16, shard_size=2)
     (workdir / "config.json").write_text(config.to_json())
     command = [sys.executable, "-c", SCRIPT]
     command += [str(workdir / "config.json"), str(workdir)]
-    folder = workdir / "generate"
     for _ in range(kills):
-      before = len(list(folder.glob("*array_record*")))
+      before = len(shard_files(workdir))
       process = subprocess.Popen(command, env=os.environ)
       # At least one more shard, then a random moment within the next ones.
       while process.poll() is None:
-        if len(list(folder.glob("*array_record*"))) > before:
+        if len(shard_files(workdir)) > before:
           break
         time.sleep(0.005)
       time.sleep(random.uniform(0, 0.05))
       process.send_signal(signal.SIGKILL)
       process.wait()
+      assert process.returncode == -signal.SIGKILL  # it was still at work
     subprocess.run(command, check=True)
     results.append(hashes(workdir))
-  assert results[0] == results[1] and len(results[0]) == 24
+  assert results[0] == results[1] and len(results[0]) == 48
