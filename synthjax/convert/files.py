@@ -1,5 +1,6 @@
 """Weights on disk: safetensors that describe themselves."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -107,3 +108,8 @@ def locate(weights: str | None, *, field: str, family: str) -> epath.Path:
     "in the embedded world, which ships its weights: add :runlocal to the "
     "config."
   )
+
+
+def sha256(path: epath.PathLike) -> str:
+  """Returns the SHA-256 of a file, to tell weights from other weights."""
+  return hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()

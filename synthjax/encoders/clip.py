@@ -1,6 +1,5 @@
 """CLIP as an encoder: one batch shape for images, one for texts."""
 
-import hashlib
 from collections.abc import Sequence
 
 import jax
@@ -63,11 +62,7 @@ def load(
       f"{words.clip_vocab_size}: give the tokenizer that it was trained with."
     )
   mesh = meshes.make_mesh()
-  if rest := batch_size % mesh.size:
-    raise UserError(
-      f"encoder.batch_size={batch_size} does not split over {mesh.size} "
-      f"devices; try {batch_size + mesh.size - rest}."
-    )
+  meshes.check_batch(mesh, batch_size, field="encoder.batch_size")
   copied, split = meshes.copied(mesh), meshes.split(mesh)
   params = params["params"] if "params" in params else params
   # Files may hold a scalar as an array of one number.
@@ -107,8 +102,8 @@ def load(
 
   identity = {
     "encoder": "clip",
-    "weights": _hash(paths[0]),
-    "tokenizer": _hash(paths[1]),
+    "weights": files.sha256(paths[0]),
+    "tokenizer": files.sha256(paths[1]),
     "pixels": f"bicubic, shorter side and middle of {model.image_size}",
     "dtype": dtype,
   }
@@ -154,7 +149,3 @@ def _weights(name: str | None) -> epath.Path:
 
 def _tokenizer(name: str) -> epath.Path:
   return epath.Path(tokenize.locate(name))
-
-
-def _hash(path: epath.Path) -> str:
-  return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,6 +1,5 @@
 """GLIDE as a generator: base, upsampler and guidance, jitted whole."""
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from synthjax.generators import Generator
 from synthjax.models.glide import Glide
 from synthjax.text import tokenize
 from synthjax.train import mesh as meshes
+from synthjax.train.denoising import to_unit
 
 # The upsampler's first noise is a little weaker, as in the authors' notebook.
 TEMPERATURE = 0.997
@@ -71,11 +71,7 @@ def load(
   tokenizer = tokenize.locate(os.fspath(tokenizer))
   words = tokenize.load(tokenizer)
   mesh = meshes.make_mesh()
-  if rest := batch_size % mesh.size:
-    raise UserError(
-      f"generate.batch_size={batch_size} does not split over {mesh.size} "
-      f"devices; try {batch_size + mesh.size - rest}."
-    )
+  meshes.check_batch(mesh, batch_size, field="generator.batch_size")
   copied, split = meshes.copied(mesh), meshes.split(mesh)
   params = jax.device_put([stage.params for stage in stages], copied)
   run = jax.jit(
@@ -84,6 +80,7 @@ def load(
     out_shardings=split,
   )
   context = stages[0].model.text_context
+  empty = words.glide_tokens([""] * batch_size, context)
 
   def draw(
     prompts: Sequence[str],
@@ -98,7 +95,6 @@ def load(
       chunk = list(prompts[first : first + batch_size])
       lack = batch_size - len(chunk)
       conditional = words.glide_tokens(chunk + [""] * lack, context)
-      empty = words.glide_tokens([""] * batch_size, context)
       tokens = np.stack([conditional[0], empty[0]], axis=1)
       mask = np.stack([conditional[1], empty[1]], axis=1)
       keys = _fill(rngs[first : first + batch_size], lack)
@@ -113,7 +109,7 @@ def load(
     "generator": "glide",
     "base": _identify(base),
     "upsampler": _identify(upsampler),
-    "tokenizer": _hash(tokenizer),
+    "tokenizer": files.sha256(tokenizer),
     "guidance_scale": guidance_scale,
     "start_steps": start_steps,
     "dtype": dtype,
@@ -145,7 +141,7 @@ def _draw(
   steps = base.steps
   if references is not None:
     steps = schedule.start_at(steps, start_steps)
-    first = sample.diffuse(quantised(references), first, steps, start_steps - 1)
+    first = sample.diffuse(to_unit(references), first, steps, start_steps - 1)
   both = partial(_both_prompts, tokens, mask)
   predict = guidance.classifier_free(
     _predictor(base, params[0], *both()), guidance_scale
@@ -156,7 +152,7 @@ def _draw(
   shape = (upsampler.image_size, upsampler.image_size, 3)
   noise = sample.image_noise(rngs[:, 2], shape)
   first = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs[:, 3])
-  first, small = TEMPERATURE * first, quantised(to_uint8(small))
+  first, small = TEMPERATURE * first, to_unit(to_uint8(small))
   if upsampler.start == "low_res":
     enlarged = jax.image.resize(small, first.shape, "linear")
     first = sample.diffuse(enlarged, first, upsampler.steps, -1)
@@ -189,11 +185,6 @@ def _predictor(stage, params, tokens, mask, low_res=None):
 def to_uint8(x: jax.Array) -> jax.Array:
   """Rounds [-1, 1] to uint8."""
   return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
-
-
-def quantised(image: jax.Array) -> jax.Array:
-  """Turns uint8 into float32 in [-1, 1]."""
-  return image.astype(jnp.float32) / 127.5 - 1
 
 
 def _fill(rows, lack):
@@ -239,8 +230,4 @@ def _load_stage(name: str, block: Mapping[str, Any], dtype: str) -> Stage:
 
 
 def _identify(block: Mapping[str, Any]) -> dict[str, Any]:
-  return dict(block) | {"weights": _hash(block["weights"])}
-
-
-def _hash(path: epath.PathLike) -> str:
-  return hashlib.sha256(epath.Path(path).read_bytes()).hexdigest()
+  return dict(block) | {"weights": files.sha256(block["weights"])}

@@ -1,6 +1,5 @@
 """Finetunes classifiers on real images, from several initialisations."""
 
-import hashlib
 import itertools
 import json
 from typing import Any
@@ -285,7 +284,7 @@ def _backbones(block: dict, workdir: epath.Path) -> tuple[list, str]:
   """Returns the files of the backbones, taken in turn, and their hash."""
   if block.get("weights"):
     path = epath.Path(block["weights"])
-    return [path], hashlib.sha256(path.read_bytes()).hexdigest()
+    return [path], files.sha256(path)
   folder = workdir / "pretrain"
   names = [n for n in artifacts.load(folder)["files"] if n.endswith(_WEIGHTS)]
   return [folder / n for n in names], artifacts.digest(folder)

@@ -45,3 +45,18 @@ def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
     lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
     batch,
   )
+
+
+def check_batch(mesh: Mesh, batch_size: int, *, field: str) -> None:
+  """Raises UserError about a batch that does not split over the devices.
+
+  Args:
+    mesh: of the devices.
+    batch_size: over all of them.
+    field: of the config, for the message.
+  """
+  if rest := batch_size % mesh.size:
+    raise UserError(
+      f"{field}={batch_size} does not split over {mesh.size} devices; try "
+      f"{batch_size + mesh.size - rest}."
+    )
