@@ -1,6 +1,13 @@
 """Names of the released GLIDE weights (base.pt, upsample.pt)."""
 
-from synthjax.convert.rules import Rule, conv, dense, norm, pointwise
+from synthjax.convert.rules import (
+  Rule,
+  conv,
+  dense,
+  norm,
+  pointwise1d,
+  pointwise2d,
+)
 
 
 def _block(torch_name: str, path: str) -> list[Rule]:
@@ -12,12 +19,12 @@ def _block(torch_name: str, path: str) -> list[Rule]:
     *norm(f"{torch_name}.out_layers.0", f"{path}/out_layers_0"),
     *dense(f"{torch_name}.out_layers.3", f"{path}/out_layers_3", conv),
     *dense(
-      f"{torch_name}.skip_connection", f"{path}/skip_connection", pointwise
+      f"{torch_name}.skip_connection", f"{path}/skip_connection", pointwise2d
     ),
     *norm(f"{torch_name}.norm", f"{path}/norm"),
-    *dense(f"{torch_name}.qkv", f"{path}/qkv", pointwise),
-    *dense(f"{torch_name}.encoder_kv", f"{path}/encoder_kv", pointwise),
-    *dense(f"{torch_name}.proj_out", f"{path}/proj_out", pointwise),
+    *dense(f"{torch_name}.qkv", f"{path}/qkv", pointwise1d),
+    *dense(f"{torch_name}.encoder_kv", f"{path}/encoder_kv", pointwise1d),
+    *dense(f"{torch_name}.proj_out", f"{path}/proj_out", pointwise1d),
   ]
 
 

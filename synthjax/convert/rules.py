@@ -1,4 +1,4 @@
-"""Renames and transposes released PyTorch weights into Flax variables."""
+"""Turns released PyTorch weights into Flax variables, and back."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,37 +10,45 @@ from flax import traverse_util
 from synthjax.errors import UserError
 
 
+class Layout(NamedTuple):
+  """How the entries of a weight are ordered in PyTorch and in Flax."""
+
+  to_flax: Callable[[np.ndarray], np.ndarray]
+  to_torch: Callable[[np.ndarray], np.ndarray]
+
+
+same = Layout(lambda w: w, lambda w: w)
+# Kernels [o, i, h, w] are [h, w, i, o] in Flax.
+conv = Layout(
+  lambda w: w.transpose(2, 3, 1, 0), lambda w: w.transpose(3, 2, 0, 1)
+)
+# Matrices [o, i] are [i, o].
+linear = Layout(lambda w: w.T, lambda w: w.T)
+# Convolutions over one place, [o, i, 1] or [o, i, 1, 1], are matrices [i, o].
+pointwise1d = Layout(
+  lambda w: w.reshape(w.shape[:2]).T, lambda w: w.T[..., None]
+)
+pointwise2d = Layout(
+  lambda w: w.reshape(w.shape[:2]).T, lambda w: w.T[..., None, None]
+)
+
+
 class Rule(NamedTuple):
   """How weights of one kind are called here, and how they are laid out."""
 
   torch_name: str  # "{i}" stands for a number
   flax_path: str  # "params/...", with the same numbers
-  transform: Callable[[np.ndarray], np.ndarray] = lambda w: w
-
-
-def conv(w: np.ndarray) -> np.ndarray:
-  """Turns a kernel [o, i, h, w] into [h, w, i, o]."""
-  return w.transpose(2, 3, 1, 0)
-
-
-def linear(w: np.ndarray) -> np.ndarray:
-  """Turns a matrix [out, in] into [in, out]."""
-  return w.T
-
-
-def pointwise(w: np.ndarray) -> np.ndarray:
-  """Turns a 1x1 convolution [o, i, 1] or [o, i, 1, 1] into [i, o]."""
-  return w.reshape(w.shape[:2]).T
+  layout: Layout = same
 
 
 def dense(
   torch_name: str,
   flax_path: str,
-  transform: Callable[[np.ndarray], np.ndarray] = linear,
+  layout: Layout = linear,
 ) -> list[Rule]:
   """Returns the rules of a layer with a matrix (or kernel) and a bias."""
   return [
-    Rule(f"{torch_name}.weight", f"{flax_path}/kernel", transform),
+    Rule(f"{torch_name}.weight", f"{flax_path}/kernel", layout),
     Rule(f"{torch_name}.bias", f"{flax_path}/bias"),
   ]
 
@@ -50,6 +58,20 @@ def norm(torch_name: str, flax_path: str) -> list[Rule]:
   return [
     Rule(f"{torch_name}.weight", f"{flax_path}/scale"),
     Rule(f"{torch_name}.bias", f"{flax_path}/bias"),
+  ]
+
+
+def batch_norm(torch_name: str, flax_path: str) -> list[Rule]:
+  """Returns the rules of a BatchNorm below "params" and "batch_stats".
+
+  Args:
+    torch_name: as in `Rule`.
+    flax_path: without the collection.
+  """
+  return [
+    *norm(torch_name, f"params/{flax_path}"),
+    Rule(f"{torch_name}.running_mean", f"batch_stats/{flax_path}/mean"),
+    Rule(f"{torch_name}.running_var", f"batch_stats/{flax_path}/var"),
   ]
 
 
@@ -74,7 +96,7 @@ def convert(
     for pattern, rule in patterns:
       if match := pattern.fullmatch(name):
         path = rule.flax_path.format(**match.groupdict())
-        got[path] = rule.transform(np.asarray(weight))
+        got[path] = rule.layout.to_flax(np.asarray(weight))
         break
     else:
       problems.append(f"{name}: no rule takes it")
@@ -89,7 +111,35 @@ def convert(
   return traverse_util.unflatten_dict(got, sep="/")
 
 
-def _pattern(torch_name: str) -> re.Pattern:
+def restore(variables: Mapping, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
+  """Returns Flax variables under their PyTorch names: `convert` undone.
+
+  Args:
+    variables: nested dicts of arrays.
+    rules: tried in order.
+
+  Raises:
+    UserError: listing every variable that no rule gives a name.
+  """
+  patterns = [(_pattern(rule.flax_path), rule) for rule in rules]
+  got, problems = {}, []
+  for path, value in traverse_util.flatten_dict(variables, sep="/").items():
+    for pattern, rule in patterns:
+      if match := pattern.fullmatch(path):
+        name = rule.torch_name.format(**match.groupdict())
+        got[name] = rule.layout.to_torch(np.asarray(value))
+        break
+    else:
+      problems.append(f"{path}: no rule takes it")
+  if problems:
+    raise UserError(
+      "These variables have no released names:\n  "
+      + "\n  ".join(sorted(problems))
+    )
+  return got
+
+
+def _pattern(template: str) -> re.Pattern:
   """Lets "layer{i}.conv.weight" match "layer3.conv.weight"."""
-  escaped = re.escape(torch_name)
+  escaped = re.escape(template)
   return re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", escaped))
