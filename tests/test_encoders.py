@@ -8,6 +8,7 @@ import tiny_world
 from synthjax import encoders
 from synthjax.convert import files
 from synthjax.encoders import clip as encoder_of
+from synthjax.encoders import resize
 from synthjax.errors import UserError
 from synthjax.models import clip
 from synthjax.text import tokenize
@@ -73,29 +74,50 @@ def test_no_rows_have_no_features(encoder):
 def test_images_of_several_sizes_are_made_fit(encoder):
   wide = np.repeat(np.repeat(images_of(1)[0], 2, 0), 3, 1)  # 64 x 96
   features = encoder.encode_images([wide, images_of(1)[0]])
-  fit = encoder_of.fit_image(wide, 32)
+  fit = resize.fit_image(wide, 32)
   assert fit.shape == (32, 32, 3)
   np.testing.assert_allclose(
     features[0], encoder.encode_images(fit[None])[0], rtol=1e-5, atol=1e-6
   )
 
 
-def test_an_image_of_the_right_size_is_not_touched():
-  image = images_of(1)[0]
-  assert encoder_of.fit_image(image, 32) is image
+@pytest.mark.parametrize("size", [(32, 32), (40, 40), (64, 96)])
+def test_host_and_device_give_the_same_features(weights, size):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (11, *size, 3), dtype=np.uint8)
+  features = [
+    encoders.load_encoder(
+      **tiny_world.encoder_block(weights), resize=resize
+    ).encode_images(images)
+    for resize in ("host", "device")
+  ]
+  np.testing.assert_allclose(features[1], features[0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.golden
-def test_pixels_equal_those_of_the_reference(golden):
-  recorded = golden("clip_preprocess")
-  names = [key for key in recorded if key.startswith("in/image_")]
-  assert names
-  for name in names:
-    want = recorded[name.replace("in/image", "out/pixels")]
-    fit = encoder_of.fit_image(recorded[name], len(want))
-    got = np.asarray(clip.preprocess(jnp.asarray(fit)))
-    tolerance = 1e-6 if want.dtype == np.float32 else 1e-3
-    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+def test_the_device_compiles_for_a_few_sizes_alone(weights, monkeypatch):
+  """Real images come in any size: the host resizes those beyond the limit."""
+  monkeypatch.setattr(encoder_of, "MAX_SHAPES", 1)
+  on_host = []
+  real = encoder_of.fit_image
+  monkeypatch.setattr(
+    encoder_of,
+    "fit_image",
+    lambda image, size: on_host.append(image.shape) or real(image, size),
+  )
+  encoder = encoders.load_encoder(
+    **tiny_world.encoder_block(weights), resize="device"
+  )
+  encoder.encode_images(images_of(2, size=40))
+  encoder.encode_images(images_of(2, size=41))
+  assert on_host == [(41, 41, 3)] * 2
+  encoder.encode_images([images_of(1, size=40)[0], images_of(1, size=41)[0]])
+  assert on_host[2:] == [(40, 40, 3), (41, 41, 3)]
+
+
+def test_an_unknown_place_to_resize_is_refused(weights):
+  block = tiny_world.encoder_block(weights) | {"resize": "devise"}
+  with pytest.raises(UserError, match="did you mean 'device'"):
+    encoders.load_encoder(**block)
 
 
 @pytest.mark.parametrize(

@@ -6,21 +6,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from synthjax.convert import files
 from synthjax.encoders import Encoder
-from synthjax.errors import UserError
+from synthjax.encoders.resize import fit_image, fit_images
+from synthjax.errors import UserError, unknown_names
 from synthjax.models import clip
 from synthjax.text import tokenize
 from synthjax.train import mesh as meshes
 
+RESIZES = ("host", "device")
+# Each size of images that the device resizes is compiled; others wait for the
+# host.
+MAX_SHAPES = 8
+
 
 def check(
-  *, weights: str, tokenizer: str, batch_size: int, dtype: str = "float32"
+  *,
+  weights: str,
+  tokenizer: str,
+  batch_size: int,
+  dtype: str = "float32",
+  resize: str | None = None,
 ) -> None:
   """Says what keeps `load` from working; its arguments are those of `load`."""
   del dtype
+  if resize not in (None, *RESIZES):
+    raise unknown_names("encoder.resize", [resize], RESIZES)
   _weights(weights)
   if batch_size < 1:
     raise UserError(f"encoder.batch_size={batch_size} must be at least 1.")
@@ -33,7 +45,12 @@ def check(
 
 
 def load(
-  *, weights: str, tokenizer: str, batch_size: int, dtype: str = "float32"
+  *,
+  weights: str,
+  tokenizer: str,
+  batch_size: int,
+  dtype: str = "float32",
+  resize: str | None = None,
 ) -> Encoder:
   """Loads the weights; what is compiled is compiled when first used.
 
@@ -43,6 +60,9 @@ def load(
     batch_size: images, or texts, encoded at once. Fewer are filled up, so that
       one shape is compiled.
     dtype: of the activations.
+    resize: "device" resizes batches of images of one size there, all others
+      on the "host", to the same pixels. By default the host is chosen where
+      the device is a CPU, as Pillow is faster there.
 
   Raises:
     UserError: about missing or unfit weights, or a batch that does not split.
@@ -64,10 +84,12 @@ def load(
   mesh = meshes.make_mesh()
   meshes.check_batch(mesh, batch_size, field="encoder.batch_size")
   copied, split = meshes.copied(mesh), meshes.split(mesh)
-  params = params["params"] if "params" in params else params
+  # Beside "params", a ResNet has "batch_stats".
+  variables = params if "params" in params else {"params": params}
+  params = variables["params"]
   # Files may hold a scalar as an array of one number.
   params["logit_scale"] = np.reshape(params["logit_scale"], ())
-  variables = jax.device_put({"params": params}, copied)
+  variables = jax.device_put(variables, copied)
 
   def compiled(method):
     return jax.jit(
@@ -76,7 +98,10 @@ def load(
       out_shardings=split,
     )
 
-  of_pixels = compiled(lambda m, x: m.encode_image(clip.preprocess(x)))
+  size = model.image_size
+  of_pixels = compiled(
+    lambda m, x: m.encode_image(clip.preprocess(fit_images(x, size)))
+  )
   of_tokens = compiled(lambda m, x: m.encode_text(x))
 
   def encode(function, batches):
@@ -91,10 +116,22 @@ def load(
     for first in range(0, len(rows), batch_size):
       yield rows[first : first + batch_size]
 
+  if resize is None:
+    resize = "host" if jax.default_backend() == "cpu" else "device"
+  compiled_shapes: set[tuple[int, ...]] = set()
+
+  def fit_chunk(images):
+    """Returns images of one size, those of the model if the host resizes."""
+    shapes = {np.shape(image) for image in images}
+    if resize == "device" and len(shapes) == 1:
+      if shapes <= compiled_shapes or len(compiled_shapes) < MAX_SHAPES:
+        compiled_shapes.update(shapes)
+        return np.stack(images)
+    return np.stack([fit_image(image, size) for image in images])
+
   def encode_images(images: Sequence[np.ndarray]) -> np.ndarray:
-    fit = lambda image: fit_image(image, model.image_size)
     # Resized a batch at a time: all at once may not fit the memory.
-    return encode(of_pixels, (np.stack([*map(fit, c)]) for c in chunks(images)))
+    return encode(of_pixels, map(fit_chunk, chunks(images)))
 
   def encode_texts(texts: Sequence[str]) -> np.ndarray:
     tokens = words.clip_tokens(texts, model.context_length)
@@ -104,43 +141,11 @@ def load(
     "encoder": "clip",
     "weights": files.sha256(paths[0]),
     "tokenizer": files.sha256(paths[1]),
-    "pixels": f"bicubic, shorter side and middle of {model.image_size}",
+    "pixels": f"bicubic, shorter side and middle of {size}",
     "dtype": dtype,
   }
   logit_scale = float(np.exp(params["logit_scale"]))
   return Encoder(encode_images, encode_texts, logit_scale, identity)
-
-
-def fit_image(image: np.ndarray, size: int) -> np.ndarray:
-  """Resizes the shorter side and crops the middle, as CLIP does.
-
-  Args:
-    image: uint8 [h, w, 3].
-    size: px.
-
-  Returns:
-    uint8 [size, size, 3], the image itself where it has that size.
-
-  Raises:
-    ValueError: for an image of another dtype or shape.
-  """
-  image = np.asarray(image)
-  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-    raise ValueError(
-      f"found an image {image.dtype} {image.shape}; needed uint8 [h, w, 3]."
-    )
-  height, width = image.shape[:2]
-  if (height, width) == (size, size):
-    return image
-  # Torchvision's arithmetic: the longer side is rounded down, the offset to
-  # the nearest even.
-  short = min(height, width)
-  height, width = (int(size * side / short) for side in (height, width))
-  resized = Image.fromarray(image).resize(
-    (width, height), Image.Resampling.BICUBIC
-  )
-  top, left = round((height - size) / 2), round((width - size) / 2)
-  return np.asarray(resized)[top : top + size, left : left + size]
 
 
 def _weights(name: str | None) -> epath.Path:

@@ -1,0 +1,136 @@
+"""CLIP's resize and crop: by Pillow on the host, or by products on the device.
+
+Pillow's antialiased bicubic is separable: one matrix for the columns, one for
+the rows, each followed by rounding to 8 bits. So a batch of images of one size
+can go to the device as it is, and be resized there by matrix products. Pillow
+sums in fixed point, of 22 bits behind the point. Ties are common (64 to 224 px
+has few different weights), so the device does the same arithmetic: it gives the
+same pixels.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+# Of the cubic kernel (Keys 1981); 2 pixels to either side, of the coarser grid.
+_A, _SUPPORT = -0.5, 2.0
+# Pillow's weights are whole multiples of 2^-22. Of the halves of 11 bits each,
+# products with 8 bits and their sums are exact in float32.
+_BITS, _HALF = 22, 11
+
+
+def fit_image(image: np.ndarray, size: int) -> np.ndarray:
+  """Resizes the shorter side and crops the middle, as CLIP does.
+
+  Args:
+    image: uint8 [h, w, 3].
+    size: px.
+
+  Returns:
+    uint8 [size, size, 3], the image itself where it has that size.
+
+  Raises:
+    ValueError: for an image of another dtype or shape.
+  """
+  image = np.asarray(image)
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    raise ValueError(
+      f"found an image {image.dtype} {image.shape}; needed uint8 [h, w, 3]."
+    )
+  if image.shape[:2] == (size, size):
+    return image
+  (height, width), (top, left) = _resized(*image.shape[:2], size)
+  # Width first, in two calls: Pillow from 13 on may choose the other order,
+  # which rounds otherwise.
+  bicubic, resized = Image.Resampling.BICUBIC, Image.fromarray(image)
+  resized = resized.resize((width, len(image)), bicubic)
+  resized = resized.resize((width, height), bicubic)
+  return np.asarray(resized)[top : top + size, left : left + size]
+
+
+def fit_images(images: jax.Array, size: int) -> jax.Array:
+  """Does the same to a batch of images of one size, under `jit` too.
+
+  Args:
+    images: uint8 [n, h, w, 3].
+    size: px.
+
+  Returns:
+    uint8 [n, size, size, 3].
+
+  Raises:
+    ValueError: for images of another dtype or shape.
+  """
+  if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[3] != 3:
+    raise ValueError(
+      f"found images {images.dtype} {images.shape}; needed uint8 [n, h, w, 3]."
+    )
+  height, width = images.shape[1:3]
+  if (height, width) == (size, size):
+    return images
+  resized, (top, left) = _resized(height, width, size)
+  rows = bicubic_matrix(height, resized[0])[top : top + size]
+  columns = bicubic_matrix(width, resized[1])[left : left + size]
+  x = _resample("nhwc,vw->nhvc", images, columns)
+  return _resample("nhwc,uh->nuwc", x, rows)
+
+
+def _resample(axes: str, images: jax.Array, matrix: np.ndarray) -> jax.Array:
+  """Multiplies uint8 images by weights of 2^-22 and rounds to uint8."""
+  x = images.astype(jnp.float32)
+
+  def product(weights):
+    # "highest", as accelerators round float32 factors to fewer bits otherwise.
+    weights = jnp.asarray(weights, jnp.float32)
+    return jnp.einsum(axes, x, weights, precision="highest").astype(jnp.int32)
+
+  high, low = matrix >> _HALF, matrix & ((1 << _HALF) - 1)
+  total = (product(high) << _HALF) + product(low) + (1 << (_BITS - 1))
+  return jnp.clip(total >> _BITS, 0, 255).astype(jnp.uint8)
+
+
+def bicubic_matrix(length: int, new_length: int) -> np.ndarray:
+  """Returns the weights of Pillow's antialiased bicubic along one axis.
+
+  Args:
+    length: px before.
+    new_length: px after.
+
+  Returns:
+    int32 [new_length, length] in units of 2^-22; those of a row sum to 1, up to
+    rounding.
+  """
+  scale = length / new_length
+  stretch = max(scale, 1.0)  # a smaller image averages over more pixels
+  matrix = np.zeros((new_length, length), np.int32)
+  for row, weights in enumerate(matrix):
+    center, reach = (row + 0.5) * scale, _SUPPORT * stretch
+    first = max(int(center - reach + 0.5), 0)
+    last = min(int(center + reach + 0.5), length)
+    own = _cubic((np.arange(first, last) + 0.5 - center) / stretch)
+    own *= (1 << _BITS) / own.sum()
+    weights[first:last] = np.trunc(own + np.copysign(0.5, own))
+  return matrix
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+  """Evaluates Keys's cubic convolution kernel."""
+  x = np.abs(x)
+  near = ((_A + 2) * x - (_A + 3)) * x**2 + 1
+  far = _A * (((x - 5) * x + 8) * x - 4)
+  return np.where(x < 1, near, np.where(x < _SUPPORT, far, 0.0))
+
+
+def _resized(height: int, width: int, size: int):
+  """Returns height and width after the resize, and the crop's top and left.
+
+  Torchvision's arithmetic: the longer side is rounded down, the offset to the
+  nearest even.
+  """
+  short = min(height, width)
+  height, width = int(size * height / short), int(size * width / short)
+  return (height, width), (
+    round((height - size) / 2),
+    round((width - size) / 2),
+  )

@@ -1,0 +1,101 @@
+"""CLIP's resize on the host and on the device."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from synthjax.encoders import resize
+from synthjax.models import clip
+
+on_device = jax.jit(resize.fit_images, static_argnums=1)
+
+
+def noise(*shape, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, shape, dtype=np.uint8)
+
+
+def smooth(height, width):
+  y, x = np.mgrid[:height, :width] / 40
+  waves = [np.sin(x + y), np.cos(2 * x), np.sin(y * x)]
+  return (127.5 * (1 + np.stack(waves, -1))).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+  ("height", "width", "size"),
+  [
+    (256, 256, 224),  # what GLIDE draws
+    (64, 64, 224),  # EuroSAT
+    (32, 32, 224),
+    (375, 500, 224),
+    (333, 251, 224),
+    (1000, 300, 97),
+    (96, 33, 32),
+    (7, 5, 3),
+    (224, 300, 224),  # one axis is only cropped
+  ],
+)
+@pytest.mark.parametrize("kind", ["noise", "smooth"])
+def test_the_device_resizes_as_pillow_does(height, width, size, kind):
+  image = noise(height, width, 3) if kind == "noise" else smooth(height, width)
+  want = resize.fit_image(image, size)
+  got = on_device(image[None], size)
+  assert got.shape == (1, size, size, 3) and got.dtype == jnp.uint8
+  np.testing.assert_array_equal(got[0], want)
+
+
+@pytest.mark.parametrize("lengths", [(60, 23), (23, 60)])
+def test_the_weights_of_a_row_are_pillows(lengths):
+  """An image of one bright column shows the weights themselves."""
+  matrix = resize.bicubic_matrix(*lengths) / 2**22
+  np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-5)
+  for column in (0, 1, 11, 21, 22):
+    image = np.zeros((1, lengths[0]), np.float32)
+    image[0, column] = 1
+    resized = Image.fromarray(image).resize(
+      (lengths[1], 1), Image.Resampling.BICUBIC
+    )
+    np.testing.assert_allclose(
+      matrix[:, column], np.asarray(resized)[0], atol=2e-7
+    )
+
+
+def test_images_of_the_right_size_are_not_touched():
+  size = 32
+  images = noise(2, size, size, 3)
+  assert np.shares_memory(resize.fit_image(images[0], size), images)
+  np.testing.assert_array_equal(on_device(images, size), images)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_pixels_equal_those_of_the_reference(golden, where):
+  recorded = golden("clip_preprocess")
+  names = [key for key in recorded if key.startswith("in/image_")]
+  assert names
+  for name in names:
+    want = recorded[name.replace("in/image", "out/pixels")]
+    if where == "host":
+      fit = resize.fit_image(recorded[name], len(want))
+    else:
+      fit = on_device(recorded[name][None], len(want))[0]
+    got = np.asarray(clip.preprocess(jnp.asarray(fit)))
+    tolerance = 1e-6 if want.dtype == np.float32 else 1e-3
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+  "images",
+  [
+    np.zeros((1, 32, 32, 3), np.float32),
+    np.zeros((1, 32, 32), np.uint8),
+    np.zeros((1, 32, 32, 4), np.uint8),
+  ],
+)
+def test_what_is_no_colour_image_is_refused(images):
+  with pytest.raises(ValueError, match="needed uint8"):
+    resize.fit_images(images, 16)
+  with pytest.raises(ValueError, match="needed uint8"):
+    resize.fit_image(images[0], 16)
