@@ -6,6 +6,8 @@ import sys
 
 from synthjax.errors import UserError
 
+RELEASED = "released:"  # begins a reference to a fetched file
+
 
 def private_folder() -> pathlib.Path:
   """Returns a folder that this user alone can read and write.
@@ -33,6 +35,28 @@ def private_folder() -> pathlib.Path:
       "of your own."
     )
   return folder
+
+
+def weights_folder(name: str) -> pathlib.Path:
+  """Returns where the files of a released checkpoint lie, if they do."""
+  return private_folder() / "weights" / name
+
+
+def fetched(reference: str) -> pathlib.Path:
+  """Returns the file that "released:NAME/FILE" stands for.
+
+  Raises:
+    UserError: if there is no such file, with the command that gets it.
+  """
+  name, _, file = reference.removeprefix(RELEASED).partition("/")
+  path = weights_folder(name) / file
+  if not file or not path.is_file():
+    raise UserError(
+      f"{reference} is not here ({path}): `python -m synthjax.weights fetch "
+      f"{name}` gets it. Or try the same run in the embedded world, which "
+      "ships its weights: add :runlocal to the config."
+    )
+  return path
 
 
 def _platform_cache() -> pathlib.Path:

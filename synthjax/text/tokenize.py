@@ -1,16 +1,25 @@
 """Text to token ids, as GLIDE wants them and as CLIP does."""
 
 import functools
+import gzip
+import html
+import json
 import pathlib
+import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
+from synthjax import cache
 from synthjax.errors import UserError
 
 EMBEDDED = pathlib.Path(__file__).parent.parent / "embedded" / "tokenizer.json"
+_END_OF_WORD = "</w>"  # in the vocabulary of the released CLIP
+# Contractions, words, single digits, and runs of anything else but space.
+_CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_CLIP_MERGES = 48_894  # the released file holds more than CLIP uses
 
 
 class Tokenizer(NamedTuple):
@@ -31,7 +40,11 @@ class Tokenizer(NamedTuple):
     return self.bpe.get_vocab_size() + 2
 
   def encode(self, text: str) -> list[int]:
-    """Returns the ids of a text, lower-cased and with single spaces."""
+    """Returns the ids of a text, in lower case.
+
+    The embedded vocabulary also has single spaces in its texts; the released
+    GLIDE's keeps them all.
+    """
     return self.bpe.encode(text, add_special_tokens=False).ids
 
   def decode(self, ids: Sequence[int]) -> str:
@@ -52,7 +65,7 @@ class Tokenizer(NamedTuple):
     tokens = np.full((len(texts), context), pad, np.int32)
     mask = np.zeros((len(texts), context), bool)
     for row, text in enumerate(texts):
-      ids = self.encode(text)[:context]
+      ids = self.encode(text.lower())[:context]
       tokens[row, : len(ids)] = ids
       mask[row, : len(ids)] = True
     return tokens, mask
@@ -60,13 +73,17 @@ class Tokenizer(NamedTuple):
   def clip_tokens(self, texts: Sequence[str], context: int) -> np.ndarray:
     """Encodes texts for CLIP: start, text, end, then zeros.
 
-    A text that is too long is cut, and keeps its end.
+    A text that is too long is cut, and keeps its end. Texts for the released
+    vocabulary are cleaned as CLIP's training texts were (`clean`). Special
+    tokens that are spelt out in a text are read as plain text.
 
     Returns:
       tokens int32 [n, l].
     """
     assert context >= 2, "There must be room for the start and the end."
     start = self.bpe.get_vocab_size()
+    if getattr(self.bpe.model, "end_of_word_suffix", None) == _END_OF_WORD:
+      texts = [clean(text) for text in texts]
     tokens = np.zeros((len(texts), context), np.int32)
     for row, text in enumerate(texts):
       ids = [start, *self.encode(text)[: context - 2], start + 1]
@@ -74,10 +91,136 @@ class Tokenizer(NamedTuple):
     return tokens
 
 
+def clean(text: str) -> str:
+  """Mends a text as the released CLIP does, and lower-cases it.
+
+  Broken encodings are repaired, HTML entities resolved (twice, as some are
+  themselves escaped), and spaces of all kinds become single ones.
+  """
+  import ftfy  # slow, and only needed with released weights
+
+  text = html.unescape(html.unescape(ftfy.fix_text(text)))
+  return " ".join(text.split()).lower()
+
+
+def clip_bpe(path: epath.PathLike) -> Tokenizer:
+  """Builds the released CLIP's tokenizer: 49,406 tokens, without the specials.
+
+  Args:
+    path: of `bpe_simple_vocab_16e6.txt.gz`.
+
+  Raises:
+    UserError: if the file is not that one.
+  """
+  from tokenizers import Regex, decoders, models, pre_tokenizers
+
+  merges = _read_merges(path)[:_CLIP_MERGES]
+  if len(merges) < _CLIP_MERGES:
+    raise UserError(
+      f"{path} holds {len(merges):,} merges, CLIP needs {_CLIP_MERGES:,}: it "
+      "is not the bpe_simple_vocab_16e6.txt.gz of its release, or cut short."
+    )
+  tokens = [*_byte_letters(), *(c + _END_OF_WORD for c in _byte_letters())]
+  tokens += [left + right for left, right in merges]
+  vocab = {token: i for i, token in enumerate(tokens)}
+  bpe = models.BPE(vocab, merges, end_of_word_suffix=_END_OF_WORD)
+  words = pre_tokenizers.Split(Regex(_CLIP_WORDS), "removed", invert=True)
+  letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  return _assemble(
+    bpe,
+    pre_tokenizers.Sequence([words, letters]),
+    decoders.Sequence(
+      [decoders.Replace(_END_OF_WORD, "\u0120"), decoders.ByteLevel()]
+    ),
+  )
+
+
+def glide_bpe(encoder: epath.PathLike, merges: epath.PathLike) -> Tokenizer:
+  """Builds the released GLIDE's tokenizer: 50,256 tokens, without the end.
+
+  Args:
+    encoder: path of `encoder.json`, possibly gzipped.
+    merges: path of `vocab.bpe`, likewise.
+
+  Raises:
+    UserError: if the files are not those, or do not belong together.
+  """
+  from tokenizers import decoders, models, pre_tokenizers
+
+  try:
+    vocab = json.loads(_read_text(encoder))
+    # The end token is also the pad, which Tokenizer adds itself.
+    fits = vocab.pop("<|endoftext|>") == len(vocab)
+  except (ValueError, AttributeError, KeyError):
+    fits = False
+  pairs = _read_merges(merges)
+  known = fits and all({a, b, a + b} <= vocab.keys() for a, b in pairs)
+  if not known or len(vocab) != len(pairs) + 256:
+    raise UserError(
+      f"{encoder} and {merges} are not the encoder.json and vocab.bpe of one "
+      "vocabulary, that ends with <|endoftext|>: fetch them again."
+    )
+  words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+  return _assemble(models.BPE(vocab, pairs), words, decoders.ByteLevel())
+
+
+def _assemble(model: Any, pre_tokenizer: Any, decoder: Any) -> Tokenizer:
+  import tokenizers
+
+  bpe = tokenizers.Tokenizer(model)
+  bpe.normalizer = tokenizers.normalizers.Lowercase()
+  bpe.pre_tokenizer, bpe.decoder = pre_tokenizer, decoder
+  return Tokenizer(bpe)
+
+
+def _byte_letters() -> list[str]:
+  """Returns the letters that stand for bytes, in the vocabularies' order.
+
+  Bytes that print in Latin-1 stand for themselves and come first; the others
+  are the letters from U+0100 on.
+  """
+  prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+  return [*map(chr, prints), *map(chr, range(0x100, 0x200 - len(prints)))]
+
+
+def _read_merges(path: epath.PathLike) -> list[tuple[str, str]]:
+  """Reads the pairs below the first line, which is a version."""
+  lines = _read_text(path).split("\n")[1:]
+  pairs = [tuple(line.split(" ")) for line in lines if line]
+  if not pairs or any(len(pair) != 2 for pair in pairs):
+    raise UserError(
+      f"{path} is not a file of BPE merges: a line with a version, then lines "
+      "of two pieces with a space between."
+    )
+  return pairs
+
+
+def _read_text(path: epath.PathLike) -> str:
+  """Reads a text file, gzipped or not."""
+  try:
+    data = epath.Path(path).read_bytes()
+    return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+  except (OSError, EOFError, ValueError, zlib.error) as error:
+    raise UserError(
+      f"Cannot read {path} ({type(error).__name__}: {error}): it is missing, "
+      "damaged, or no text. Fetch it again."
+    ) from error
+
+
 def locate(name: str) -> pathlib.Path:
-  """Finds a tokenizer's file: a path, or "embedded:NAME" of the package."""
+  """Finds a tokenizer's file.
+
+  Args:
+    name: a path, "embedded:NAME" for one of the package, or
+      "released:NAME/FILE" for a fetched one.
+
+  Raises:
+    UserError: about a released one that has not been fetched.
+  """
   if name.startswith("embedded:"):
     return EMBEDDED.parent / name.removeprefix("embedded:")
+  if name.startswith(cache.RELEASED):
+    return cache.fetched(name)
   return pathlib.Path(name).expanduser()
 
 
