@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from synthjax.diffusion.sample import Denoiser
+from synthjax.diffusion.sample import CondFn, Denoiser
 
 # (x_t [n, h, w, c], t [n]) -> [n, h, w, 2c]: noise, and its variance in -1..1.
 Predictor = Callable[[jax.Array, jax.Array], jax.Array]
@@ -56,3 +56,29 @@ def from_noise(predict: Predictor, betas: np.ndarray) -> Denoiser:
     return jnp.clip(x0, -1, 1), (v + 1) / 2
 
   return denoise
+
+
+def towards(
+  encode: Callable[[jax.Array, jax.Array], jax.Array],
+  features: jax.Array,
+  scale: float,
+) -> CondFn:
+  """Guides images towards features, as CLIP guidance does (GLIDE, Section 2.4).
+
+  The scaled cosine takes the place of a classifier's log probability.
+
+  Args:
+    encode: (x_t [n, h, w, c], t [n]) -> features [n, d] of unit length.
+    features: [n, d] of unit length, such as those of the prompts.
+    scale: of the cosine; 0 guides nowhere.
+
+  Returns:
+    (x_t, t) -> scale times the gradient of the cosine, [n, h, w, c].
+  """
+
+  def cosines(x, t):
+    # Each image has its own term, so the gradient of the sum is each one's.
+    return jnp.sum(encode(x, t) * features)
+
+  gradient = jax.grad(cosines)
+  return lambda x, t: scale * gradient(x, t)

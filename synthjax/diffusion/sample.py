@@ -2,8 +2,10 @@
 
 A denoiser maps (x_t [n, h, w, c], t [n]) to x_0 of the same shape and to where
 the step's log variance lies between its bounds, 0 (lower) to 1 (upper).
-Guidance, clipping and what the network predicts all hide in it. Every walk is
-one `lax.scan`, from the schedule's last step to its first.
+Classifier-free guidance, clipping and what the network predicts all hide in it.
+Guidance by a classifier is a `cond_fn` beside it: Dhariwal & Nichol (2021),
+Section 4. Every walk is one `lax.scan`, from the schedule's last step to its
+first.
 """
 
 from collections.abc import Callable
@@ -14,6 +16,8 @@ import jax.numpy as jnp
 from synthjax.diffusion.schedule import Schedule
 
 Denoiser = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+# (x_t, t) -> the gradient of log p(y | x_t) at x_t, for guidance towards y.
+CondFn = Callable[[jax.Array, jax.Array], jax.Array]
 Noise = Callable[[jax.Array], jax.Array]  # step index [] -> [n, h, w, c]
 
 
@@ -56,7 +60,12 @@ def _walk(step, x, schedule):
 
 
 def ancestral(
-  denoise: Denoiser, schedule: Schedule, x: jax.Array, noise: Noise
+  denoise: Denoiser,
+  schedule: Schedule,
+  x: jax.Array,
+  noise: Noise,
+  *,
+  cond_fn: CondFn | None = None,
 ) -> jax.Array:
   """Walks by sampling each posterior (Ho et al. 2020, Algorithm 2).
 
@@ -66,6 +75,8 @@ def ancestral(
     x: float32 [n, h, w, c] at the schedule's last step: noise, or a real image
       noised up to it (real guidance).
     noise: draws the noise that a step adds; step 0 adds none.
+    cond_fn: moves each mean by the variance times its gradient (Algorithm 1 of
+      Dhariwal & Nichol).
 
   Returns:
     float32 [n, h, w, c].
@@ -73,9 +84,12 @@ def ancestral(
 
   def step(x, inputs):
     index, s = inputs
-    x0, v = denoise(x, jnp.full(len(x), s.timestep))
+    t = jnp.full(len(x), s.timestep)
+    x0, v = denoise(x, t)
     mean = s.mean_coef_x0 * x0 + s.mean_coef_x * x
     log_variance = v * jnp.log(s.beta) + (1 - v) * s.log_variance
+    if cond_fn:
+      mean = mean + jnp.exp(log_variance) * cond_fn(x, t)
     sigma = jnp.where(index > 0, jnp.exp(0.5 * log_variance), 0.0)
     return mean + sigma * noise(index), None
 
@@ -89,18 +103,25 @@ def ddim(
   noise: Noise,
   *,
   eta: float = 0.0,
+  cond_fn: CondFn | None = None,
 ) -> jax.Array:
   """Walks along the implicit process (Song et al. 2021, Eq. 12).
 
   Args and result are those of `ancestral`; `eta` is the share of the ancestral
-  noise that is added, 0 for none.
+  noise that is added, 0 for none. `cond_fn` is added to the score (Algorithm 2
+  of Dhariwal & Nichol); the x_0 that follows is not clipped again.
   """
 
   def step(x, inputs):
     index, s = inputs
-    x0, _ = denoise(x, jnp.full(len(x), s.timestep))
+    t = jnp.full(len(x), s.timestep)
+    x0, _ = denoise(x, t)
     # Anew from x_0, which may have been clipped.
     eps = (x - jnp.sqrt(s.alpha_bar) * x0) / jnp.sqrt(1 - s.alpha_bar)
+    if cond_fn:
+      # The noise is the score times -sqrt(1 - alpha_bar).
+      eps = eps - jnp.sqrt(1 - s.alpha_bar) * cond_fn(x, t)
+      x0 = (x - jnp.sqrt(1 - s.alpha_bar) * eps) / jnp.sqrt(s.alpha_bar)
     prev = s.alpha_bar_prev
     sigma = eta * jnp.sqrt((1 - prev) / (1 - s.alpha_bar) * s.beta)
     toward = jnp.sqrt(jnp.maximum(1 - prev - sigma**2, 0.0))
