@@ -114,6 +114,34 @@ def test_what_breaks_half_way_leaves_no_half_part(
   assert not (tmp_path / "score" / "manifest.json").exists()
 
 
+def test_another_encoder_may_filter(config, tmp_path):
+  """Features are those of one, and probabilities those of the other."""
+  other = tiny_world.write_clip(tmp_path / "other.safetensors", seed=1)
+  config.score = {"filter_encoder": tiny_world.encoder_block(other)}
+  score.check(config, str(tmp_path))
+  score.run(config, str(tmp_path))
+  both = scores.read(tmp_path / "score")
+
+  def alone(name, encoder):
+    workdir = tmp_path / name
+    workdir.mkdir()
+    tiny_world.write_images(workdir)
+    changed = tiny_world.make_config(workdir, score={})
+    changed.encoder = encoder
+    score.run(changed, str(workdir))
+    return scores.read(workdir / "score")
+
+  own = alone("own", config.encoder.to_dict())
+  filtering = alone("filtering", tiny_world.encoder_block(other))
+  np.testing.assert_array_equal(both.features, own.features)
+  np.testing.assert_array_equal(both.p_own, filtering.p_own)
+  np.testing.assert_array_equal(both.probs, filtering.probs)
+  assert (both.p_own != own.p_own).any()
+  config.score.filter_encoder.weights = str(tmp_path / "none.safetensors")
+  with pytest.raises(UserError, match="no file"):
+    score.check(config, str(tmp_path))
+
+
 def test_a_complete_run_is_skipped(config, tmp_path, monkeypatch):
   score.run(config, str(tmp_path))
   monkeypatch.setattr(score, "_score", None)

@@ -59,7 +59,7 @@ def make_scores(
   labels = np.asarray(labels, np.int32)
   features = np.asarray(features, np.float64)
   classes = texts.text_features[:, 0].astype(np.float64)
-  logits = texts.logit_scale * _unit(features) @ _unit(classes).T  # [n, k]
+  logits = texts.logit_scale * unit(features) @ unit(classes).T  # [n, k]
   probs = np.exp(logits - logits.max(-1, keepdims=True))
   probs /= probs.sum(-1, keepdims=True)
   own = probs[np.arange(len(labels)), labels]
@@ -226,5 +226,6 @@ def _content(identity: str, images: Sequence[np.ndarray]) -> str:
   return whole.hexdigest()[:24]
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
+def unit(x: np.ndarray) -> np.ndarray:
+  """Scales the rows of [n, d] to length 1."""
   return x / np.linalg.norm(x, axis=-1, keepdims=True)

@@ -1,4 +1,8 @@
-"""The CLIP filter: which generated images show their class (Section 3.1)."""
+"""Filters: which generated images show their class.
+
+The CLIP filter (CF, Section 3.1) asks a zero-shot classifier, the real filter
+(RF, Section 3.2) a few real images.
+"""
 
 import hashlib
 import json
@@ -9,19 +13,20 @@ import numpy as np
 from etils import epath
 
 from synthjax import artifacts
-from synthjax.data.scores import Scores, origin
+from synthjax.data.scores import Scores, origin, unit
 from synthjax.errors import UserError, unknown_names
 
 FILE = "selection.jsonl"
 KEPT, FILLED = "kept", "filled"
 OVER, BELOW = "over the cap", "below 1/N"
+OTHER = "nearer to another class"
 
 
 class Selection(NamedTuple):
   """One entry for each row of the scores, in their order."""
 
   kept: np.ndarray  # [n] bool
-  reasons: np.ndarray  # [n] str: KEPT, FILLED, OVER or BELOW
+  reasons: np.ndarray  # [n] str: KEPT, FILLED, OVER, or BELOW or OTHER
 
 
 def select(
@@ -47,11 +52,100 @@ def select(
   Raises:
     UserError: listing every class without an image.
   """
-  strategies, seeds = origin(scores.ids)
   # In float32 on both sides: a probability of exactly 1/N does not pass.
   passes = scores.p_own > np.float32(1 / len(class_names))
+  return _keep(
+    scores,
+    passes,
+    scores.p_own,
+    BELOW,
+    class_names=class_names,
+    max_per_class=max_per_class,
+    seed=seed,
+  )
+
+
+def select_by_real(
+  scores: Scores,
+  real_features: np.ndarray,
+  real_labels: np.ndarray,
+  *,
+  margin: float = 0.0,
+  class_names: Sequence[str],
+  max_per_class: int,
+  seed: int,
+) -> Selection:
+  """Keeps images that are nearer to real ones of their class than of others.
+
+  The paper discards an image that lies near a real shot of another class
+  (Section 3.2) and gives no rule; this one is our reading. An image passes if
+  its largest cosine to a shot of its class is above that to any other shot,
+  less the margin. The cap and the filling up are those of `select`, by the
+  difference of the two cosines.
+
+  Args:
+    scores: of n images.
+    real_features: [m, d] of the shots, by the encoder of the scores.
+    real_labels: [m]; each class needs a shot.
+    margin: how much nearer another class may be; 0 takes the nearest class.
+    class_names: of the N classes; a label is a position in it.
+    max_per_class: at least 1.
+    seed: of the random choice.
+
+  Raises:
+    UserError: listing every class without an image, or without a shot.
+  """
+  shots_of = [np.flatnonzero(real_labels == i) for i in range(len(class_names))]
+  if lacking := [
+    name
+    for name, rows in zip(class_names, shots_of, strict=True)
+    if not len(rows)
+  ]:
+    raise UserError(
+      f"The real filter needs a real image of each class; {len(lacking)} have "
+      f"none: {', '.join(lacking[:10])}."
+    )
+  cosines = unit(scores.features.astype(np.float32)) @ unit(real_features).T
+  nearest = np.stack([cosines[:, rows].max(1) for rows in shots_of], 1)
+  rows = np.arange(len(nearest))
+  own = nearest[rows, scores.labels]
+  nearest[rows, scores.labels] = -np.inf
+  lead = own - nearest.max(1)
+  return _keep(
+    scores,
+    lead + margin > 0,
+    lead,
+    OTHER,
+    class_names=class_names,
+    max_per_class=max_per_class,
+    seed=seed,
+  )
+
+
+def _keep(
+  scores: Scores,
+  passes: np.ndarray,
+  merit: np.ndarray,
+  fault: str,
+  *,
+  class_names: Sequence[str],
+  max_per_class: int,
+  seed: int,
+) -> Selection:
+  """Caps each class, strategy and seed, and fills up what is too few.
+
+  Args:
+    scores: of n images.
+    passes: [n] bool.
+    merit: [n]; of those that do not pass, the largest fill up.
+    fault: the reason that they do not pass.
+    class_names: see `select`, as for the last two.
+    max_per_class: M.
+    seed: of the random choice.
+  """
+  strategies, seeds = origin(scores.ids)
   chance = np.array([_chance(seed, each) for each in scores.ids])
-  reasons = np.where(passes, OVER, BELOW).astype("<U16")
+  reasons = np.where(passes, OVER, fault).astype("<U24")
   empty = []
   for strategy, image_seed in sorted(
     set(zip(strategies.tolist(), seeds.tolist(), strict=True))
@@ -65,7 +159,7 @@ def select(
       if len(own) >= max_per_class:
         chosen = own[np.argsort(chance[own])[:max_per_class]]
       else:
-        order = np.lexsort((chance[rows], -scores.p_own[rows]))
+        order = np.lexsort((chance[rows], -merit[rows]))
         chosen = rows[order[:max_per_class]]
       reasons[chosen] = np.where(passes[chosen], KEPT, FILLED)
   if empty:

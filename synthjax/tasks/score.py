@@ -14,14 +14,19 @@ from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.errors import UserError
 from synthjax.train.metrics import say
 
-FIELDS = ()
+FIELDS = (
+  "filter_encoder",  # gives the probabilities; that of config by default
+)
 CHUNK = 1024  # images in memory at once
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and that the encoder and the images are there."""
-  validate(config.get("score") or {}, FIELDS, name="score")
-  check_encoder(**config.encoder.to_dict())
+  block = config.get("score") or {}
+  validate(block, FIELDS, name="score")
+  for each in (config.encoder, block.get("filter_encoder")):
+    if each:
+      check_encoder(**each.to_dict())
   spaces.load_space(config.space)
   if "generate" not in config.tasks:
     artifacts.load(epath.Path(workdir) / "generate")
@@ -39,9 +44,14 @@ def run(config: ConfigDict, workdir: str) -> None:
     "classes": space.class_names,
     "templates": space.templates,
   }
+  other = (config.get("score") or {}).get("filter_encoder")
+  filter_encoder = load_encoder(**other.to_dict()) if other else encoder
+  if other:
+    spec["filter_encoder"] = filter_encoder.identity
   if artifacts.begin(folder, spec):
     return
   texts = _encode_classes(encoder, space)
+  filter_texts = _encode_classes(filter_encoder, space) if other else texts
   source, rows = shards.open_shards(images), {scores.TEXT: len(space.classes)}
   sizes = shard_rows(images)
   if sum(sizes) != len(source):
@@ -54,7 +64,12 @@ def run(config: ConfigDict, workdir: str) -> None:
     name = scores.part_name(index, len(sizes))
     if not (folder / name).exists():
       positions = range(first, first + size)
-      scores.write_part(folder, name, _score(encoder, texts, source, positions))
+      part = _score(encoder, texts, source, positions)
+      if other:
+        # As in the released code, where RN50 filters for every encoder.
+        judged = _score(filter_encoder, filter_texts, source, positions)
+        part = part._replace(p_own=judged.p_own, probs=judged.probs)
+      scores.write_part(folder, name, part)
     rows[name], first = size, first + size
     rate = first / (time.monotonic() - began)
     say(
