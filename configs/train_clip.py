@@ -1,19 +1,42 @@
-r"""CLIP in miniature: how the shipped encoder was trained.
+r"""CLIP in miniature: how the shipped encoders were trained.
 
   python -m synthjax.main --config=configs/train_clip.py --workdir=$OUT
 
-  --config=...:runlocal   a few steps, a CPU minute
+  --config=...:tower=resnet   the ResNet tower; the ViT otherwise
+  --config=...:runlocal       a few steps, a CPU minute
 
 Measured: see README.md, "The embedded world".
 """
 
 import ml_collections
 
-from synthjax.config import parse_arg
+from synthjax.config import parse_arg, unknown_names
+
+# The ResNet halves the image five times, so the drawings are enlarged.
+TOWERS = dict(
+  vit=dict(
+    image_size=32,
+    patch_size=4,
+    vision_width=128,
+    vision_layers=3,
+    vision_heads=4,
+  ),
+  resnet=dict(
+    image_tower="resnet",
+    image_size=64,
+    patch_size=None,
+    vision_width=16,
+    vision_layers=(1, 2, 2, 1),
+    vision_heads=8,
+  ),
+)
+NUM_STEPS = dict(vit=1_600, resnet=5_000)
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  arg = parse_arg(arg, runlocal=False)
+  arg = parse_arg(arg, runlocal=False, tower="vit")
+  if arg.tower not in TOWERS:
+    raise unknown_names("tower", [arg.tower], TOWERS)
   config = ml_collections.ConfigDict()
   config.tasks = ("train_clip",)
   config.seed = 0
@@ -22,15 +45,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     data=dict(split="train", name_share=0.3),
     model=dict(
       embed_dim=128,
-      image_size=32,
-      patch_size=4,
-      vision_width=128,
-      vision_layers=3,
-      vision_heads=4,
       context_length=24,
       text_width=128,
       text_layers=2,
       text_heads=4,
+      **TOWERS[arg.tower],
     ),
     positives="same_text",
     ema_decay=0.999,
@@ -42,7 +61,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       weight_decay=0.1,
       clip_norm=1.0,
     ),
-    num_steps=1_600,
+    num_steps=NUM_STEPS[arg.tower],
     batch_size=128,
     num_workers=0,
     log_every=25,
@@ -53,5 +72,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     block = config.train_clip
     block.num_steps, block.batch_size = 4, 8
     block.log_every, block.checkpoint_every = 1, 2
-    block.model.vision_layers = block.model.text_layers = 1
+    block.model.text_layers = 1
+    block.model.vision_layers = 1 if arg.tower == "vit" else (1, 1, 1, 1)
   return config

@@ -11,6 +11,7 @@ from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
 from synthjax.data import augment, captions, embedded, pipeline
+from synthjax.encoders.resize import fit_image
 from synthjax.models import clip
 from synthjax.text import tokenize
 from synthjax.train import contrastive, metrics, optimizer
@@ -56,7 +57,11 @@ def run(config: ConfigDict, workdir: str) -> None:
     positives=block["positives"],
     preprocess=clip.preprocess,
   )
-  read = partial(read_example, context=model.context_length)
+  read = partial(
+    read_example,
+    context=model.context_length,
+    image_size=model.image_size,
+  )
   state = runs.train(
     objective,
     pipeline.train_batches(
@@ -86,9 +91,12 @@ def run(config: ConfigDict, workdir: str) -> None:
     "model": sizes,
     "training": block | {"seed": config.seed, "images": captions.digest()},
   }
+  variables = {"params": state.ema}
+  if state.batch_stats:
+    variables["batch_stats"] = state.batch_stats
   files.save_params(
     folder / "clip.safetensors",
-    jax.device_get(state.ema),
+    jax.device_get(variables),
     description,
     dtype="float16",
   )
@@ -98,10 +106,11 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 def read_example(
-  example: dict, rng: np.random.Generator, *, context: int
+  example: dict, rng: np.random.Generator, *, context: int, image_size: int
 ) -> dict:
   """Turns a captioned drawing into a row of a training batch."""
   tokens = tokenize.load().clip_tokens(
     [embedded.sample_caption(example, rng)], context
   )
-  return {"images": example["image"], "tokens": tokens[0]}
+  image = fit_image(example["image"], image_size)
+  return {"images": image, "tokens": tokens[0]}

@@ -22,6 +22,7 @@ class ContrastiveState:
   params: Any  # of both towers, with `logit_scale` at the top
   ema: Any  # a running average of params; None without ema_decay
   opt_state: optax.OptState
+  batch_stats: Any  # of BatchNorm; empty where the towers have none
 
 
 def diagonal(batch: dict) -> jax.Array:
@@ -84,7 +85,8 @@ def contrastive(
 
   Args:
     model: with Flax's `init(rng, images, tokens)` and `apply(variables,
-      images, tokens)` -> logits [n, n], and a parameter `logit_scale`.
+      images, tokens)` -> logits [n, n], and a parameter `logit_scale`. One with
+      BatchNorm is applied with `train=True`.
     tx: the optimizer.
     ema_decay: of the running average of the parameters; None keeps none. The
       first steps average over less: min(ema_decay, (1 + step) / (10 + step)).
@@ -116,10 +118,12 @@ def contrastive(
   def init(rng, batch):
     images = normalised(jnp.asarray(batch["images"][:1]))
     tokens = jnp.asarray(batch["tokens"][:1])
-    params = model.init(rng, images, tokens)["params"]
+    variables = model.init(rng, images, tokens)
+    params = variables["params"]
     # A copy, as a donated state must not hold one buffer twice.
     ema = None if ema_decay is None else jax.tree.map(jnp.copy, params)
-    return ContrastiveState(jnp.array(0), params, ema, tx.init(params))
+    stats = variables.get("batch_stats", {})
+    return ContrastiveState(jnp.array(0), params, ema, tx.init(params), stats)
 
   def step(state, batch, rng):
     del rng  # all randomness is in the batch
@@ -127,11 +131,22 @@ def contrastive(
     positive = POSITIVES[positives](batch)
 
     def loss_fn(params):
-      logits = model.apply({"params": params}, images, tokens)
-      return contrastive_loss(logits, positive), logits
+      variables, stats = {"params": params}, state.batch_stats
+      if not stats:
+        logits = model.apply(variables, images, tokens)
+      else:
+        logits, updated = model.apply(
+          variables | {"batch_stats": stats},
+          images,
+          tokens,
+          train=True,
+          mutable=["batch_stats"],
+        )
+        stats = updated["batch_stats"]
+      return contrastive_loss(logits, positive), (logits, stats)
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, logits), grads = grad_fn(state.params)
+    (loss, (logits, batch_stats)), grads = grad_fn(state.params)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     scale = jnp.minimum(params["logit_scale"], MAX_LOGIT_SCALE)
@@ -151,6 +166,7 @@ def contrastive(
       "text_to_image_top1": hit(0).mean(),
       "logit_scale": jnp.exp(scale),
     }
-    return ContrastiveState(state.step + 1, params, ema, opt_state), metrics
+    step = state.step + 1
+    return ContrastiveState(step, params, ema, opt_state, batch_stats), metrics
 
   return Objective(init, step)
