@@ -1,0 +1,86 @@
+"""A T5 of random weights and a tokenizer for it, small enough for a test."""
+
+import io
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from synthjax.convert import files
+from synthjax.models.t5 import T5
+
+SIZES = {
+  "vocab_size": 96,
+  "d_model": 32,
+  "d_kv": 8,
+  "d_ff": 48,
+  "num_layers": 1,
+  "num_decoder_layers": 2,
+  "num_heads": 3,
+}
+THINGS = "dog cat bird river forest boat house road child tree".split()
+PLACES = "park city field kitchen garden sea snow street".split()
+VERBS = "runs sits waits plays sleeps stands".split()
+
+
+def make_variables(*, seed: int = 0, **sizes) -> tuple[T5, dict]:
+  """Returns a model and random variables whose texts vary."""
+  model = T5(**SIZES | sizes)
+  tokens = jnp.zeros((1, 2), int)
+  shapes = jax.eval_shape(
+    model.init, jax.random.key(0), tokens, tokens > 0, tokens
+  )
+  rng = np.random.default_rng(seed)
+
+  def fill(path, leaf):
+    values = rng.normal(size=leaf.shape).astype(np.float32)
+    if "scale" in path[-1].key:
+      return 1 + 0.3 * values
+    if "shared" in path[1].key:
+      return 0.3 * values
+    return values if len(leaf.shape) < 2 else values * leaf.shape[0] ** -0.5
+
+  return model, jax.tree_util.tree_map_with_path(fill, shapes)
+
+
+def write_t5(path: pathlib.Path, *, seed: int = 0, **sizes) -> str:
+  """Writes a T5 of random weights and returns its path."""
+  _, variables = make_variables(seed=seed, **sizes)
+  description = {"kind": "t5", "model": SIZES | sizes}
+  files.save_params(path, variables, description)
+  return str(path)
+
+
+def sentences(count: int = 400) -> list[str]:
+  """Returns simple sentences, the same ones each time."""
+  rng = np.random.default_rng(0)
+  pick = lambda words: words[rng.integers(len(words))]
+  return [
+    f"A {pick(THINGS)} {pick(VERBS)} near the {pick(THINGS)} in the "
+    f"{pick(PLACES)}."
+    for _ in range(count)
+  ]
+
+
+def write_tokenizer(path: pathlib.Path, *, pieces: int = 90, **changes) -> str:
+  """Trains a spiece.model with T5's special ids and returns its path."""
+  import sentencepiece
+
+  trained = io.BytesIO()
+  options = {
+    "model_type": "unigram",
+    "vocab_size": pieces,
+    "pad_id": 0,
+    "eos_id": 1,
+    "unk_id": 2,
+    "bos_id": -1,
+    "minloglevel": 2,
+  }
+  sentencepiece.SentencePieceTrainer.train(
+    sentence_iterator=iter(sentences()),
+    model_writer=trained,
+    **options | changes,
+  )
+  path.write_bytes(trained.getvalue())
+  return str(path)
