@@ -4,12 +4,14 @@
 `visual/transformer/resblocks_0/attn/in_proj/kernel`, transposed.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from synthjax.models.clip_resnet import ModifiedResNet
 from synthjax.models.clip_vit import LayerNorm, Transformer, VisionTransformer
 
 # Of the images CLIP was trained on, for pixels in [0, 1].
@@ -41,8 +43,8 @@ def preprocess(images: jax.Array) -> jax.Array:
   return (images.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
 
 
-# Every tower takes the fields of VisionTransformer.
-IMAGE_TOWERS = {"vit": VisionTransformer}
+# Both take the same fields.
+IMAGE_TOWERS = {"vit": VisionTransformer, "resnet": ModifiedResNet}
 
 
 class CLIP(nn.Module):
@@ -50,9 +52,9 @@ class CLIP(nn.Module):
 
   embed_dim: int
   image_size: int
-  patch_size: int
+  patch_size: int | None  # None for a ResNet
   vision_width: int
-  vision_layers: int
+  vision_layers: int | Sequence[int]  # of a ResNet: the blocks of each stage
   vision_heads: int
   context_length: int
   vocab_size: int
@@ -61,6 +63,7 @@ class CLIP(nn.Module):
   text_heads: int
   image_tower: str = "vit"  # a key of IMAGE_TOWERS
   dtype: jnp.dtype = jnp.float32  # of activations; parameters stay float32
+  remat: bool = False  # computes each block again for the gradients
 
   def setup(self):
     if self.image_tower not in IMAGE_TOWERS:
@@ -77,6 +80,7 @@ class CLIP(nn.Module):
       layers=self.vision_layers,
       heads=self.vision_heads,
       dtype=self.dtype,
+      remat=self.remat,
     )
     self.token_embedding = nn.Embed(
       self.vocab_size, width, dtype=self.dtype, embedding_init=normal(0.02)
@@ -85,7 +89,7 @@ class CLIP(nn.Module):
       "positional_embedding", normal(0.01), (self.context_length, width)
     )
     self.transformer = Transformer(
-      self.text_layers, self.text_heads, self.dtype
+      self.text_layers, self.text_heads, self.dtype, self.remat
     )
     self.ln_final = LayerNorm()
     self.text_projection = self.param(
@@ -95,9 +99,16 @@ class CLIP(nn.Module):
       "logit_scale", nn.initializers.constant(INITIAL_LOGIT_SCALE), ()
     )
 
-  def encode_image(self, images: jax.Array) -> jax.Array:
-    """Maps normalised [n, h, w, 3] to float32 [n, d], not of unit length."""
-    return self.visual(images)
+  def encode_image(
+    self, images: jax.Array, *, train: bool = False
+  ) -> jax.Array:
+    """Maps normalised [n, h, w, 3] to float32 [n, d], not of unit length.
+
+    With `train`, a ResNet's BatchNorm uses the batch and updates `batch_stats`:
+    `apply(variables, images, train=True, method="encode_image",
+    mutable=["batch_stats"])`. A ViT has none, and does not change.
+    """
+    return self.visual(images, train=train)
 
   def encode_text(self, tokens: jax.Array) -> jax.Array:
     """Maps int [n, l] to float32 [n, d], not of unit length.
@@ -117,9 +128,11 @@ class CLIP(nn.Module):
     x = x[jnp.arange(n), tokens.argmax(-1)]  # [n, width]
     return self.ln_final(x.astype(jnp.float32)) @ self.text_projection
 
-  def __call__(self, images: jax.Array, tokens: jax.Array) -> jax.Array:
+  def __call__(
+    self, images: jax.Array, tokens: jax.Array, *, train: bool = False
+  ) -> jax.Array:
     """Returns exp(logit_scale) * cosine, float32 [n images, m texts]."""
-    image_features = unit(self.encode_image(images))
+    image_features = unit(self.encode_image(images, train=train))
     text_features = unit(self.encode_text(tokens))
     cosine = jnp.einsum("nd,md->nm", image_features, text_features)
     return jnp.exp(self.logit_scale) * cosine
@@ -143,6 +156,18 @@ base = partial(
 )
 
 MODELS = {
+  "clip_rn50": partial(
+    openai,
+    embed_dim=1024,
+    image_size=224,
+    patch_size=None,
+    vision_width=64,
+    vision_layers=(3, 4, 6, 3),
+    vision_heads=32,
+    text_width=512,
+    text_heads=8,
+    image_tower="resnet",
+  ),
   "clip_vit_b32": partial(base, patch_size=32),
   "clip_vit_b16": partial(base, patch_size=16),
   "clip_vit_l14": partial(

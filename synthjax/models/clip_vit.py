@@ -88,6 +88,7 @@ class Transformer(nn.Module):
   layers: int
   heads: int
   dtype: jnp.dtype = jnp.float32
+  remat: bool = False  # computes each block again for the gradients
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -97,10 +98,10 @@ class Transformer(nn.Module):
         f"width {x.shape[-1]} does not split over heads={self.heads}; choose "
         "a number of heads that divides the width (OpenAI: width / 64)."
       )
+    make = ResidualAttentionBlock
+    make = nn.remat(make) if self.remat else make
     for i in range(self.layers):
-      block = ResidualAttentionBlock(
-        self.heads, self.layers, self.dtype, name=f"resblocks_{i}"
-      )
+      block = make(self.heads, self.layers, self.dtype, name=f"resblocks_{i}")
       x = block(x, mask)
     return x
 
@@ -138,12 +139,14 @@ class VisionTransformer(nn.Module):
   layers: int
   heads: int
   dtype: jnp.dtype = jnp.float32
+  remat: bool = False
 
   @nn.compact
-  def __call__(self, images: jax.Array) -> jax.Array:
+  def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
     """Maps normalised [n, h, w, 3] to float32 [n, embed_dim]."""
+    del train  # nothing here depends on the batch
     size, p, d = self.image_size, self.patch_size, self.width
-    if images.shape[1:] != (size, size, 3) or size % p:
+    if not p or images.shape[1:] != (size, size, 3) or size % p:
       raise ValueError(
         f"found images {images.shape} with image_size={size}, patch_size={p}; "
         f"resize to [n, {size}, {size}, 3], and choose a patch size that "
@@ -159,6 +162,9 @@ class VisionTransformer(nn.Module):
     x = jnp.concatenate([first, x], axis=1)  # [n, 1 + l, d]
     x = x + positions.astype(self.dtype)
     x = LayerNorm(dtype=self.dtype, name="ln_pre")(x)
-    x = Transformer(self.layers, self.heads, self.dtype, name="transformer")(x)
+    transformer = Transformer(
+      self.layers, self.heads, self.dtype, self.remat, name="transformer"
+    )
+    x = transformer(x)
     x = LayerNorm(name="ln_post")(x[:, 0].astype(jnp.float32))  # [n, d]
     return x @ self.param("proj", init, (d, self.embed_dim))
