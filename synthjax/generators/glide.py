@@ -14,6 +14,7 @@ from synthjax.convert import files
 from synthjax.diffusion import guidance, sample, schedule
 from synthjax.errors import UserError
 from synthjax.generators import Generator
+from synthjax.generators import clip_guidance as clips
 from synthjax.models.glide import Glide
 from synthjax.text import tokenize
 from synthjax.train import mesh as meshes
@@ -31,7 +32,6 @@ class Stage(NamedTuple):
   """One network of the cascade, and how it is walked."""
 
   model: Glide
-  params: Any
   image_size: int  # px
   betas: np.ndarray  # [T]
   steps: schedule.Schedule
@@ -44,8 +44,9 @@ def load(
   base: Mapping[str, Any],
   upsampler: Mapping[str, Any],
   tokenizer: epath.PathLike,
-  guidance_scale: float,
   batch_size: int,
+  guidance_scale: float | None = None,
+  clip_guidance: Mapping[str, Any] | None = None,
   start_steps: int | None = None,
   dtype: str = "float32",
 ) -> Generator:
@@ -55,28 +56,42 @@ def load(
     base: `weights` (a file), `sampler` (of SAMPLERS) and `respacing`.
     upsampler: likewise, and optionally `start` (of STARTS).
     tokenizer: the tokenizer's file; "embedded:NAME" is one of the package.
-    guidance_scale: of the base; the upsampler is not guided.
     batch_size: images drawn at once; shorter requests are filled up, so that
       one shape is compiled.
+    guidance_scale: of the base, without a classifier; the upsampler is not
+      guided. 1 follows the prompt and no more.
+    clip_guidance: in its stead, `image_weights` and `text_weights` (files of
+      the noised CLIP), `tokenizer` (CLIP's) and optionally `scale`.
     start_steps: with references, the base steps that are walked from them.
     dtype: of the networks' activations.
 
   Raises:
-    UserError: about missing or unfit weights, or an unknown sampler.
+    UserError: about missing or unfit weights, an unknown sampler, or two
+      kinds of guidance at once.
   """
-  stages = [
-    _load_stage(name, block, dtype)
-    for name, block in (("base", base), ("upsampler", upsampler))
-  ]
+  clips.check(guidance_scale, clip_guidance)
   tokenizer = tokenize.locate(os.fspath(tokenizer))
   words = tokenize.load(tokenizer)
   mesh = meshes.make_mesh()
   meshes.check_batch(mesh, batch_size, field="generator.batch_size")
   copied, split = meshes.copied(mesh), meshes.split(mesh)
-  params = jax.device_put([stage.params for stage in stages], copied)
+  stages, params = [], {}
+  for name, block in (("base", base), ("upsampler", upsampler)):
+    # One after the other, so that a stage's copy on the host is soon free.
+    stage, params[name] = _load_stage(name, block, dtype, copied)
+    stages.append(stage)
+  clip = None
+  if clip_guidance is not None:
+    clip, params["clip"] = clips.load(
+      **clip_guidance,
+      image_size=stages[0].image_size,
+      num_timesteps=len(stages[0].betas),
+      dtype=dtype,
+    )
+    params["clip"] = jax.device_put(params["clip"], copied)
   run = jax.jit(
-    partial(_draw, *stages, guidance_scale, start_steps),
-    in_shardings=(copied, split, split, split, split),
+    partial(_draw, *stages, clip, guidance_scale, start_steps),
+    in_shardings=(copied, split, split, split, split, split),
     out_shardings=split,
   )
   context = stages[0].model.text_context
@@ -97,11 +112,12 @@ def load(
       conditional = words.glide_tokens(chunk + [""] * lack, context)
       tokens = np.stack([conditional[0], empty[0]], axis=1)
       mask = np.stack([conditional[1], empty[1]], axis=1)
+      clip_tokens = clip and clip.tokens(chunk + [""] * lack)
       keys = _fill(rngs[first : first + batch_size], lack)
       reference = None
       if references is not None:
         reference = _fill(references[first : first + batch_size], lack)
-      out = run(params, tokens, mask, keys, reference)
+      out = run(params, tokens, mask, clip_tokens, keys, reference)
       images.append(np.asarray(out)[: len(chunk)])
     return np.concatenate(images)
 
@@ -114,23 +130,28 @@ def load(
     "start_steps": start_steps,
     "dtype": dtype,
   }
+  if clip:  # absent otherwise, so that older runs can be extended
+    identity["clip_guidance"] = clip.identity
   return Generator(draw, stages[1].image_size, identity)
 
 
 def _draw(
   base: Stage,
   upsampler: Stage,
-  guidance_scale: float,
+  clip: clips.ClipGuidance | None,
+  guidance_scale: float | None,
   start_steps: int | None,
-  params: Sequence[Any],
+  params: Mapping[str, Any],
   tokens: jax.Array,
   mask: jax.Array,
+  clip_tokens: jax.Array | None,
   rngs: jax.Array,
   references: jax.Array | None,
 ) -> jax.Array:
   """Draws uint8 images [n, h, w, 3].
 
-  Tokens and mask [n, 2, l] hold each prompt and the empty one; rngs [n].
+  Tokens and mask [n, 2, l] hold each prompt and the empty one; clip_tokens
+  [n, l'] hold the prompt as the noised CLIP reads it; rngs [n].
   """
   n = len(rngs)
   rngs = jax.vmap(lambda rng: jax.random.split(rng, 4))(rngs)  # [n, 4]
@@ -142,12 +163,17 @@ def _draw(
   if references is not None:
     steps = schedule.start_at(steps, start_steps)
     first = sample.diffuse(to_unit(references), first, steps, start_steps - 1)
-  both = partial(_both_prompts, tokens, mask)
-  predict = guidance.classifier_free(
-    _predictor(base, params[0], *both()), guidance_scale
-  )
+  cond_fn = None
+  if clip:
+    predict = _predictor(base, params["base"], tokens[:, 0], mask[:, 0])
+    cond_fn = clip.cond_fn(params["clip"], clip_tokens)
+  else:
+    predict = guidance.classifier_free(
+      _predictor(base, params["base"], *_both_prompts(tokens, mask)),
+      guidance_scale,
+    )
   denoise = guidance.from_noise(predict, base.betas)
-  small = base.walk(denoise, steps, first, noise)
+  small = base.walk(denoise, steps, first, noise, cond_fn=cond_fn)
 
   shape = (upsampler.image_size, upsampler.image_size, 3)
   noise = sample.image_noise(rngs[:, 2], shape)
@@ -156,7 +182,9 @@ def _draw(
   if upsampler.start == "low_res":
     enlarged = jax.image.resize(small, first.shape, "linear")
     first = sample.diffuse(enlarged, first, upsampler.steps, -1)
-  predict = _predictor(upsampler, params[1], tokens[:, 0], mask[:, 0], small)
+  predict = _predictor(
+    upsampler, params["upsampler"], tokens[:, 0], mask[:, 0], small
+  )
   denoise = guidance.from_noise(predict, upsampler.betas)
   large = upsampler.walk(denoise, upsampler.steps, first, noise)
   assert large.shape == (n, *shape)
@@ -194,7 +222,10 @@ def _fill(rows, lack):
   return jnp.concatenate([rows, jnp.repeat(rows[-1:], lack, axis=0)])
 
 
-def _load_stage(name: str, block: Mapping[str, Any], dtype: str) -> Stage:
+def _load_stage(
+  name: str, block: Mapping[str, Any], dtype: str, copied: jax.sharding.Sharding
+) -> tuple[Stage, Any]:
+  """Returns a stage and its parameters, the latter on the devices."""
   params, about = files.load_params(block["weights"])
   if about.get("kind") != "glide" or bool(about.get("low_res")) != (
     name == "upsampler"
@@ -218,15 +249,15 @@ def _load_stage(name: str, block: Mapping[str, Any], dtype: str) -> Stage:
   for key in ("channel_mult", "attention_downsamples"):
     sizes[key] = tuple(sizes[key])
   betas = schedule.BETAS[about["betas"]]()
-  return Stage(
+  stage = Stage(
     model=Glide(**sizes),
-    params=params["params"] if "params" in params else params,
     image_size=about["image_size"],
     betas=betas,
     steps=schedule.respace(betas, block["respacing"]),
     walk=sample.SAMPLERS[block["sampler"]],
     start=start,
   )
+  return stage, jax.device_put(params.get("params", params), copied)
 
 
 def _identify(block: Mapping[str, Any]) -> dict[str, Any]:

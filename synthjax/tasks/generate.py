@@ -16,7 +16,7 @@ from synthjax.config import validate
 from synthjax.convert import files
 from synthjax.data import shards, spaces
 from synthjax.errors import UserError, unknown_names
-from synthjax.generators import Generator, glide
+from synthjax.generators import Generator, clip_guidance, glide
 from synthjax.text import prompts as texts
 from synthjax.train.metrics import say
 
@@ -27,10 +27,12 @@ GENERATOR_FIELDS = (
   "upsampler",
   "tokenizer",
   "guidance_scale",
+  "clip_guidance",
   "batch_size",
   "dtype",
 )
 STAGE_FIELDS = ("weights", "sampler", "respacing", "start")
+CLIP_FIELDS = ("image_weights", "text_weights", "tokenizer")  # and scale
 FIELDS = ("images_per_class", "seeds", "shard_size")
 NAME = "synthjax_images"
 
@@ -57,6 +59,12 @@ def check(config: ConfigDict, workdir: str) -> None:
   for stage in ("base", "upsampler"):
     validate(block[stage], STAGE_FIELDS, name=f"generator.{stage}")
     _weights(block, stage)
+  clip = block.get("clip_guidance")
+  clip_guidance.check(block.get("guidance_scale"), clip)
+  if clip is not None:
+    name = "generator.clip_guidance"
+    validate(clip, [*CLIP_FIELDS, "scale"], name=name, required=CLIP_FIELDS)
+    _clip_weights(clip)
   if config.generate.shard_size < 1 or config.generate.images_per_class < 1:
     raise UserError(
       "config.generate.images_per_class and shard_size must be 1 or more; "
@@ -124,6 +132,8 @@ def load(block: ConfigDict) -> Generator:
   options = block.to_dict()
   for stage in ("base", "upsampler"):
     options[stage]["weights"] = _weights(block, stage)
+  if options.get("clip_guidance") is not None:
+    options["clip_guidance"] |= _clip_weights(block.clip_guidance)
   return GENERATORS[options.pop("name")](**options)
 
 
@@ -198,3 +208,17 @@ def _weights(block: ConfigDict, stage: str) -> str:
     family=block.name,
   )
   return str(path)
+
+
+def _clip_weights(block: ConfigDict) -> dict[str, str]:
+  """Finds the weights of both towers of the noised CLIP."""
+  return {
+    field: str(
+      files.locate(
+        block.get(field),
+        field=f"generator.clip_guidance.{field}",
+        family="noised_clip",
+      )
+    )
+    for field in ("image_weights", "text_weights")
+  }
