@@ -48,6 +48,31 @@ def test_parameters_are_as_many_as_in_torchvision(
   assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
+@pytest.mark.parametrize(
+  ("head", "count"), [("linear", 23_770_304), ("mlp", 27_966_656)]
+)
+def test_parameters_are_as_many_as_in_moco(head, count):
+  model = resnet.MODELS["resnet50"](num_classes=128, head=head)
+  params = shapes(model)["params"]
+  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+def test_mocos_head_is_two_layers_with_a_relu_between():
+  fields = dict(stage_sizes=(1,), block="basic", width=8, stem="cifar")
+  model = resnet.ResNet(num_classes=5, head="mlp", **fields)
+  variables = random_variables(model)
+  params = dict(variables["params"])
+  hidden, out = params.pop("fc_0"), params.pop("fc_2")
+  images = np.random.default_rng(1).normal(size=(3, 8, 8, 3))
+  features = resnet.ResNet(num_classes=None, **fields).apply(
+    variables | {"params": params}, images
+  )
+  x = np.maximum(features @ hidden["kernel"] + hidden["bias"], 0)
+  assert (x == 0).any() and x.shape == features.shape
+  want = x @ out["kernel"] + out["bias"]
+  np.testing.assert_allclose(model.apply(variables, images), want, atol=1e-5)
+
+
 def test_submodules_are_named_as_in_torchvision():
   params = shapes(resnet.MODELS["resnet50"](num_classes=10))["params"]
   paths = {"/".join(path) for path in traverse_util.flatten_dict(params)}
@@ -157,3 +182,5 @@ def test_unknown_choices_name_the_known_ones():
     shapes(resnet.ResNet((1,), 3, stem="small"))
   with pytest.raises(ValueError, match="block='wide'.*basic, bottleneck"):
     shapes(resnet.ResNet((1,), 3, block="wide"))
+  with pytest.raises(ValueError, match="head='mpl'.*linear, mlp"):
+    shapes(resnet.ResNet((1,), 3, head="mpl"))

@@ -1,14 +1,18 @@
 """Image classifiers by name."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from synthjax.errors import unknown_names
-from synthjax.models import resnet
+from synthjax.models import resnet, vit
 
-CLASSIFIERS = {**resnet.MODELS}
+CLASSIFIERS = {**resnet.MODELS, **vit.MODELS}
+
+# What turns features into logits: of ResNets, of MoCo's, of ViTs.
+HEADS = ("fc", "fc_0", "fc_2", "head")
 
 
 def make_classifier(
@@ -32,4 +36,36 @@ def make_classifier(
   fields -= {"parent", "name", "num_classes"}
   if unknown := sizes.keys() - fields:
     raise unknown_names(f"field of {name},", sorted(unknown), fields)
+  # JSON has no tuples, and modules with lists cannot be hashed.
+  sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
   return make(num_classes=num_classes, dtype=jnp.dtype(dtype), **sizes)
+
+
+def describe(family: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict:
+  """Returns the shortest arguments of `make_classifier` that give `sizes`.
+
+  Args:
+    family: the names to choose from, such as `resnet.MODELS`.
+    sizes: fields of the module, plain data with lists for tuples.
+
+  Returns:
+    {"name": ...} and those sizes that are not the named model's own.
+  """
+
+  def differing(name):
+    module = make_classifier(name, num_classes=None)
+    plain = lambda v: list(v) if isinstance(v, tuple) else v
+    return {k: v for k, v in sizes.items() if plain(getattr(module, k)) != v}
+
+  name = min(family, key=lambda name: len(differing(name)))
+  return {"name": name} | differing(name)
+
+
+def backbone(variables: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a classifier's variables without its head.
+
+  They are those of the same model with `num_classes=None`, and a start for the
+  same model with other classes, whose head is then drawn anew.
+  """
+  params = {k: v for k, v in variables["params"].items() if k not in HEADS}
+  return {**variables, "params": params}

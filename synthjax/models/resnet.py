@@ -77,6 +77,9 @@ BLOCKS = {"basic": BasicBlock, "bottleneck": Bottleneck}
 # "cifar" keeps 32 px images at their size, where "imagenet" divides by 4.
 STEMS = ("imagenet", "cifar")
 
+# "mlp" is MoCo v2's projection: a hidden layer as wide as the features.
+HEADS = ("linear", "mlp")
+
 
 class ResNet(nn.Module):
   """A residual network; the stages double the width and halve the image."""
@@ -86,6 +89,7 @@ class ResNet(nn.Module):
   block: str = "bottleneck"  # a key of BLOCKS
   width: int = 64  # of the first stage
   stem: str = "imagenet"  # one of STEMS
+  head: str = "linear"  # one of HEADS
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -95,11 +99,12 @@ class ResNet(nn.Module):
     With `train`, BatchNorm uses the batch and updates `batch_stats`.
 
     Raises:
-      ValueError: for an unknown block or stem.
+      ValueError: for an unknown block, stem or head.
     """
     for name, value, known in (
       ("block", self.block, sorted(BLOCKS)),
       ("stem", self.stem, STEMS),
+      ("head", self.head, HEADS),
     ):
       if value not in known:
         raise ValueError(
@@ -131,7 +136,11 @@ class ResNet(nn.Module):
       return x
     # As in PyTorch: uniform within 1 / sqrt(c).
     init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    return nn.Dense(self.num_classes, kernel_init=init, name="fc")(x)
+    dense = partial(nn.Dense, kernel_init=init)
+    if self.head == "mlp":  # Chen et al. 2020; the numbers are the released
+      x = nn.relu(dense(x.shape[-1], name="fc_0")(x))
+      return dense(self.num_classes, name="fc_2")(x)
+    return dense(self.num_classes, name="fc")(x)
 
 
 MODELS = {
