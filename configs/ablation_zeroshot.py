@@ -107,7 +107,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.tasks = ("prompts", "generate", "score", "select", "tune", "report")
   config.seed = 0
-  config.space = f"configs/spaces/{arg.space}.yaml"
+  config.space = arg.space
 
   # 2,000 images per class and strategy; 200 texts, so 10 images of each.
   config.prompts = dict(

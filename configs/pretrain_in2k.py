@@ -28,7 +28,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.tasks = ("prompts", "generate", "pretrain", "transfer", "report")
   config.seed = 0
-  config.space = "configs/spaces/in2k.yaml"
+  config.space = "in2k.yaml"
 
   # Language enhancement alone, no filter (Appendix C.5.3).
   config.prompts = dict(strategies=("enhanced",), per_class=200)
@@ -66,7 +66,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   # Appendix C.5.3. It gives neither the resolution nor the stem: the weights
   # have the stem of ImageNet, so the images are enlarged.
   config.transfer = dict(
-    space="configs/spaces/cifar100.yaml",
+    space="cifar100",
     train=dict(kind="tfds", name="cifar100", split="train"),
     test=dict(kind="tfds", name="cifar100", split="test"),
     inits=dict(random=dict(), pretrained=dict()),

@@ -1,12 +1,15 @@
 """A few labelled examples of each class, drawn with a seed."""
 
+import random
 from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 
 from synthjax.data.shards import Example, Source
-from synthjax.errors import UserError
+from synthjax.errors import UserError, unknown_names
+
+MAX_VALIDATION_SHOTS = 4  # as in CoOp
 
 
 def draw(
@@ -53,6 +56,103 @@ def draw(
       for label, rows in enumerate(rows_of)
     ]
   )
+
+
+def draw_splits(
+  sampler: str,
+  train_labels: Sequence[int],
+  validation_labels: Sequence[int] | None = None,
+  *,
+  num_classes: int,
+  shots: int,
+  seed: int,
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Draws shots of each class, and min(shots, 4) of each for validation.
+
+  Args:
+    sampler: a key of SAMPLERS: "nested" is `draw` on either pool, "coop" is
+      `draw_coop`.
+    train_labels: [n] of the pool of training.
+    validation_labels: [m] of the pool of validation; None where all of it is
+      used or there is none, as with ImageNet in CoOp.
+    num_classes: k; labels are 0..k-1.
+    shots: of each class.
+    seed: of the draw; CoOp's are 1, 2 and 3.
+
+  Returns:
+    Rows of the two pools, int64; None for a pool that is None.
+  """
+  if sampler not in SAMPLERS:
+    raise unknown_names("sampler", [sampler], SAMPLERS)
+  return SAMPLERS[sampler](
+    train_labels,
+    validation_labels,
+    num_classes=num_classes,
+    shots=shots,
+    seed=seed,
+  )
+
+
+def draw_coop(
+  train_labels: Sequence[int],
+  validation_labels: Sequence[int] | None = None,
+  *,
+  num_classes: int,
+  shots: int,
+  seed: int,
+  repeat: bool = False,
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Draws the rows that CoOp's code would (Zhou et al. 2022).
+
+  One stream of Python's random numbers serves both pools, label by label in the
+  order of their first rows, so rows have to be in the order of CoOp's file.
+
+  Args:
+    train_labels: [n] of the pool of training.
+    validation_labels: [m] of that of validation, or None.
+    num_classes: k; labels are 0..k-1.
+    shots: of each class; of validation min(shots, 4).
+    seed: of the draw.
+    repeat: draws with replacement from a class that has too few rows, as
+      Tip-Adapter does; CoOp takes all that there are.
+
+  Returns:
+    Rows of the two pools, int64, by class in the order of its first row.
+  """
+  rng = random.Random(seed)
+
+  def sample(labels, shots):
+    draw(labels, num_classes=num_classes, shots=None, seed=seed)  # its checks
+    rows_of = {}
+    for row, label in enumerate(labels):
+      rows_of.setdefault(int(label), []).append(row)
+    drawn = []
+    for rows in rows_of.values():
+      if len(rows) >= shots:
+        drawn += rng.sample(rows, shots)
+      else:
+        drawn += rng.choices(rows, k=shots) if repeat else rows
+    return np.array(drawn, np.int64)
+
+  if shots < 1:
+    raise UserError(f"shots={shots}: at least 1 is needed.")
+  train = sample(train_labels, shots)
+  if validation_labels is None:
+    return train, None
+  return train, sample(validation_labels, min(shots, MAX_VALIDATION_SHOTS))
+
+
+def _draw_nested(
+  train_labels, validation_labels, *, num_classes, shots, seed
+) -> tuple[np.ndarray, np.ndarray | None]:
+  take = partial(draw, num_classes=num_classes, seed=seed)
+  train = take(train_labels, shots=shots)
+  if validation_labels is None:
+    return train, None
+  return train, take(validation_labels, shots=min(shots, MAX_VALIDATION_SHOTS))
+
+
+SAMPLERS = {"coop": draw_coop, "nested": _draw_nested}
 
 
 def labels_of(source: Sequence[Example]) -> np.ndarray:

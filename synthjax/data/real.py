@@ -3,9 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthjax.data import captions, embedded, sources
+from synthjax.data import (
+  benchmark_splits,
+  captions,
+  class_names,
+  embedded,
+  sources,
+)
+from synthjax.data.benchmarks import Splits
 from synthjax.data.shards import Example
-from synthjax.errors import UserError
+from synthjax.errors import UserError, unknown_names
+
+# Sources whose files name the classes in their own way.
+_NAMED = ("aircraft", "birdsnap", "caltech256", "coop")
 
 
 def open_real(block: Mapping[str, Any], space: Any) -> Sequence[Example]:
@@ -13,8 +23,10 @@ def open_real(block: Mapping[str, Any], space: Any) -> Sequence[Example]:
 
   Args:
     block: `kind`, a key of `sources.SOURCES`, "embedded" where it is left out;
-      and the fields of that source. A "folder" has the classes' names for its
-      folders unless it lists `classes`.
+      and the fields of that source. A "folder" has the classes' keys or names
+      for its folders unless it lists `classes`; "tfds" keeps TFDS's labels
+      unless it lists `classes` or has by_name=True. Or kind="benchmark", and
+      the fields of `benchmark_splits.resolve`.
     space: the label space.
   """
   return _open(block, space)
@@ -25,13 +37,36 @@ def check_real(block: Mapping[str, Any], space: Any) -> None:
 
   TFDS is left out, as it would download the data set.
   """
+  if block.get("kind") == "benchmark":
+    fields, _ = _resolve(block, space)
+    if fields["kind"] == "tfds":
+      return
   if block.get("kind", "embedded") != "tfds":
     _open(block, space)
+
+
+def _resolve(
+  block: Mapping[str, Any], space: Any
+) -> tuple[dict[str, Any], Splits]:
+  fields = {name: value for name, value in block.items() if name != "kind"}
+  known = ("name", "split", "splits", "data_dir", "image_size")
+  if unknown := [name for name in fields if name not in known]:
+    raise unknown_names("field of the source 'benchmark',", unknown, known)
+  if missing := [name for name in known[:2] if name not in fields]:
+    raise UserError(f"A benchmark needs {' and '.join(missing)}.")
+  return benchmark_splits.resolve(space=space, **fields)
 
 
 def _open(block: Mapping[str, Any], space: Any) -> Sequence[Example]:
   fields = dict(block)
   kind = fields.pop("kind", "embedded")
+  if kind == "benchmark":
+    resolved, splits = _resolve(block, space)
+    source = _open(resolved, space)
+    benchmark_splits.check_size(
+      len(source), fields["name"], fields["split"], splits
+    )
+    return source
   if kind == "embedded":
     if "split" not in fields or len(fields) > 1:
       raise UserError(
@@ -40,7 +75,9 @@ def _open(block: Mapping[str, Any], space: Any) -> Sequence[Example]:
       )
     return embedded.open_split(fields["split"], space=space)
   if kind == "folder":
-    fields.setdefault("classes", {c.name: c.id for c in space.classes})
+    fields.setdefault("classes", {c.key or c.name: c.id for c in space.classes})
+  if kind in _NAMED or (kind == "tfds" and fields.pop("by_name", False)):
+    fields.setdefault("classes", class_names.lookup(space))
   return sources.open_source(kind, **fields)
 
 

@@ -1,25 +1,27 @@
 """Where labelled images come from: rows by position, whatever stores them."""
 
+import dataclasses
 import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from etils import epath
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from synthjax.data.shards import Example, Source, open_shards
+from synthjax.data import archives, class_names, coop_splits, image_files
+from synthjax.data.image_files import ENDINGS, Labelled
+from synthjax.data.image_files import to_rgb as to_rgb
+from synthjax.data.image_files import to_square as to_square
+from synthjax.data.shards import Example, open_shards
 from synthjax.errors import UserError, unknown_names
-
-_ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
 def open_source(kind: str, **fields: Any) -> Sequence[Example]:
   """Opens the source of SOURCES that is called `kind`.
 
   Args:
-    kind: "folder", "shards", "tfds" or "embedded".
+    kind: such as "folder", "shards", "tfds" or "embedded".
     **fields: the arguments of its function.
 
   Raises:
@@ -40,7 +42,7 @@ def folder(
   path: epath.PathLike,
   classes: Mapping[str, int],
   image_size: int | None = None,
-) -> Source:
+) -> Labelled:
   """Opens a folder that holds one folder of image files for each class.
 
   Args:
@@ -70,21 +72,18 @@ def folder(
   files, labels = [], []
   for name in sorted(found.keys() & classes.keys()):
     images = sorted(
-      each.name
-      for each in found[name].iterdir()
-      if each.suffix.lower() in _ENDINGS
+      each.name for each in found[name].iterdir() if image_files.is_image(each)
     )
     files += [f"{name}/{image}" for image in images]
     labels += [classes[name]] * len(images)
     if not images:
-      problems.append(f"{name}: holds no image ({', '.join(sorted(_ENDINGS))})")
+      problems.append(f"{name}: holds no image ({', '.join(sorted(ENDINGS))})")
   if problems:
     listed = "\n  ".join(sorted(problems))
     raise UserError(
       f"{path} does not fit its {len(classes)} classes:\n  {listed}"
     )
-  read = functools.partial(_read_file, path, tuple(files), labels, image_size)
-  return Source(len(files), read)
+  return image_files.open_files(path, files, labels, image_size)
 
 
 def tfds(
@@ -94,7 +93,9 @@ def tfds(
   image_size: int | None = None,
   image_key: str = "image",
   label_key: str = "label",
-) -> Source:
+  classes: Mapping[str, int] | None = None,
+  left_out: Iterable[str] = (),
+) -> Labelled:
   """Opens a data set of TensorFlow Datasets, without TensorFlow.
 
   Args:
@@ -105,21 +106,49 @@ def tfds(
     image_size: crops and resizes the images to squares of this side.
     image_key: the feature that is the image.
     label_key: the feature that is the label.
+    classes: name of a label in TFDS -> label; None keeps TFDS's numbers.
+    left_out: names in TFDS of labels whose rows are left out, which reads all
+      labels at once.
 
   Returns:
     A source of rows of image uint8 [h, w, 3], label int and id str.
+
+  Raises:
+    UserError: if a feature or a class is not there. A label that `classes` does
+      not name shows when its row is read.
   """
   import tensorflow_datasets
 
   records = tensorflow_datasets.data_source(
     name, split=split, data_dir=data_dir
   )
-  features = set(records.dataset_info.features)
+  features = records.dataset_info.features
   if missing := [key for key in (image_key, label_key) if key not in features]:
     raise unknown_names(f"feature of {name}", missing, features)
-  keys = image_key, label_key, f"{name}-{split}"
-  read = functools.partial(_read_tfds, records, keys, image_size)
-  return Source(len(records), read)
+  # Masks, and where the label is all that is wanted the image, stay encoded.
+  skip = tensorflow_datasets.decode.SkipDecoding()
+  image = tensorflow_datasets.features.Image
+  encoded = {k: skip for k, f in features.items() if isinstance(f, image)}
+  bare = dataclasses.replace(records, decoders=encoded)
+  others = {key: skip for key in encoded if key != image_key}
+  records = dataclasses.replace(records, decoders=others or None)
+
+  table, rows = None, None
+  if classes is not None or left_out:
+    names = features[label_key].names
+    if unknown := set(left_out) - set(names):
+      raise unknown_names(f"label of {name}", sorted(unknown), names)
+    if classes is not None:
+      table = _label_table(names, set(left_out), classes, name)
+    if left_out:
+      drop = {names.index(each) for each in left_out}
+      rows = [i for i in range(len(bare)) if bare[i][label_key] not in drop]
+  label = functools.partial(_tfds_label, bare, label_key, table, rows)
+  prefix = f"{name}-{split}"
+  read = functools.partial(
+    _read_tfds, records, image_key, label_key, table, rows, prefix, image_size
+  )
+  return Labelled(len(records) if rows is None else len(rows), read, label)
 
 
 def embedded(split: str, space: Any = None) -> Sequence[Example]:
@@ -138,6 +167,10 @@ def embedded(split: str, space: Any = None) -> Sequence[Example]:
 
 
 SOURCES = {
+  "aircraft": archives.aircraft,
+  "birdsnap": archives.birdsnap,
+  "caltech256": archives.caltech256,
+  "coop": coop_splits.coop,
   "embedded": embedded,
   "folder": folder,
   "shards": open_shards,
@@ -145,65 +178,67 @@ SOURCES = {
 }
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-  """Returns an image of any mode as RGB, over white where it is transparent."""
-  if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
-  if image.mode.startswith("I;16"):  # 16 bits: convert() would clip, not scale
-    scaled = np.asarray(image) >> 8
-    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
-  return image.convert("RGB")
+def _label_table(
+  names: Sequence[str],
+  left_out: set[str],
+  classes: Mapping[str, int],
+  where: str,
+) -> list[int | None]:
+  """Returns the label of each label of TFDS, None for those of no class."""
+  labels_of = class_names.table(classes)
+  table = [
+    None if name in left_out else labels_of.get(class_names.canonical(name))
+    for name in names
+  ]
+  if missing := class_names.missing_classes(classes, table):
+    unknown = [
+      name
+      for name, label in zip(names, table, strict=True)
+      if label is None and name not in left_out
+    ]
+    raise class_names.mismatch(where, classes, unknown, missing)
+  return table
 
 
-def to_square(image: Image.Image, size: int) -> Image.Image:
-  """Resizes the shorter side to `size` and crops the middle of the longer."""
-  width, height = image.size
-  side = min(width, height)
-  left, top = (width - side) // 2, (height - side) // 2
-  box = (left, top, left + side, top + side)
-  return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
-
-
-def _finish(image: Image.Image, image_size: int | None) -> np.ndarray:
-  image = to_rgb(image)
-  if image_size is not None and image.size != (image_size, image_size):
-    image = to_square(image, image_size)
-  return np.asarray(image)
-
-
-def _read_file(
-  path: epath.Path,
-  files: Sequence[str],
-  labels: Sequence[int],
-  image_size: int | None,
-  index: int,
-) -> Example:
-  file = path / files[index]
-  try:
-    with file.open("rb") as opened, Image.open(opened) as image:
-      pixels = _finish(image, image_size)
-  except (UnidentifiedImageError, OSError, SyntaxError) as error:
+def _to_label(value: Any, table: Sequence[int | None] | None) -> int:
+  if table is None:
+    return int(value)
+  if table[int(value)] is None:
     raise UserError(
-      f"{file} cannot be read as an image ({error}): mend it or move it away."
-    ) from error
-  return {"image": pixels, "label": labels[index], "id": files[index]}
+      f"A row has the label {int(value)} of TFDS, which is none of the "
+      "classes: leave it out (`left_out`), or choose another label space."
+    )
+  return table[int(value)]
+
+
+def _tfds_label(
+  records: Any,
+  label_key: str,
+  table: Sequence[int | None] | None,
+  rows: Sequence[int] | None,
+  index: int,
+) -> int:
+  row = index if rows is None else rows[index]
+  return _to_label(records[row][label_key], table)
 
 
 def _read_tfds(
   records: Any,
-  keys: tuple[str, str, str],
+  image_key: str,
+  label_key: str,
+  table: Sequence[int | None] | None,
+  rows: Sequence[int] | None,
+  prefix: str,
   image_size: int | None,
   index: int,
 ) -> Example:
-  image_key, label_key, prefix = keys
-  example = records[index]
+  row = index if rows is None else rows[index]
+  example = records[row]
   image = example[image_key]
   if image.shape[-1] == 1:  # grey images keep their channel in TFDS
     image = image[..., 0]
   return {
-    "image": _finish(Image.fromarray(image), image_size),
-    "label": int(example[label_key]),
-    "id": f"{prefix}-{index}",
+    "image": image_files.to_pixels(Image.fromarray(image), image_size),
+    "label": _to_label(example[label_key], table),
+    "id": f"{prefix}-{row}",
   }

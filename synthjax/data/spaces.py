@@ -1,6 +1,8 @@
 """Label spaces: which classes there are and what each is called.
 
-A user's own is a JSON or YAML file of these fields:
+Those of the embedded set are built from its concepts; those of the paper's data
+sets are files beside this one, in label_spaces. A user's own is a JSON or YAML
+file of these fields:
 
   name: farm                          # the file's name by default
   classes:
@@ -8,14 +10,20 @@ A user's own is a JSON or YAML file of these fields:
     - {name: barn}                    # without an id, it is the position
     - silo                            # a name alone will do
   templates: ["a photo of a {}."]     # for the classifier; by default this
+  ensemble: ["a {}.", "the {}."]      # more templates, to average; or none
   prompts: ["a photo of a {}"]        # for the generator; by default this
 
-Classes of the embedded set also list the Unicode `subcategories` they hold.
+A class that the data set's own files call otherwise has that folder, synset or
+label as its `key`: {id: 0, name: tench, key: n01440764}. Two classes may share
+a name only where every class has a key. Classes of the embedded set also list
+the Unicode `subcategories` they hold.
 """
 
+import collections
 import difflib
 import functools
 import json
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +33,7 @@ from etils import epath
 from synthjax.data import embedded, embedded_spaces
 from synthjax.errors import UserError, unknown_names
 
+FOLDER = pathlib.Path(__file__).parent / "label_spaces"
 TEMPLATES = ("a photo of a {}.",)
 PROMPTS = ("a photo of a {}",)
 
@@ -36,6 +45,7 @@ class Class(NamedTuple):
   name: str
   related: tuple[str, ...] = ()  # words that prompts may use for the class
   subcategories: tuple[str, ...] = ()  # of the embedded set
+  key: str = ""  # what the data set's own files call it, if not by its name
 
 
 class LabelSpace(NamedTuple):
@@ -45,6 +55,7 @@ class LabelSpace(NamedTuple):
   classes: tuple[Class, ...]
   templates: tuple[str, ...] = TEMPLATES  # of the zero-shot classifier
   prompts: tuple[str, ...] = PROMPTS  # of the generator
+  ensemble: tuple[str, ...] = ()  # what CLIP's paper averages the classifier of
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -55,7 +66,8 @@ def load_space(name: str) -> LabelSpace:
   """Loads a label space: a built-in one by name, or a user's own by its path.
 
   Args:
-    name: a key of SPACES, or the path of a JSON or YAML file, local or gs://.
+    name: one of `built_in_spaces()`, or the path of a JSON or YAML file, local
+      or gs://.
 
   Raises:
     UserError: about an unknown name, an unreadable file, or listing all that
@@ -63,20 +75,39 @@ def load_space(name: str) -> LabelSpace:
   """
   if name in SPACES:
     return SPACES[name]()
+  if name in built_in_spaces():
+    return _shipped_space(name)
   path = epath.Path(name)
   if path.suffix not in (".json", ".yaml", ".yml"):
-    raise unknown_names(
-      "label space", [name], [*SPACES, "<path>.json", "<path>.yaml"]
-    )
+    known = [*built_in_spaces(), "<path>.json", "<path>.yaml"]
+    raise unknown_names("label space", [name], known)
+  return _read_space(path, where=name)
+
+
+@functools.cache
+def built_in_spaces() -> tuple[str, ...]:
+  """Lists the names of all label spaces that the package holds."""
+  return (*SPACES, *sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+@functools.cache
+def _shipped_space(name: str) -> LabelSpace:
+  return _read_space(epath.Path(FOLDER / f"{name}.yaml"), where=name)
+
+
+def _read_space(path: epath.Path, where: str) -> LabelSpace:
+  # The parser in C, if there is one, is ten times as fast.
+  loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
   try:
+    text = path.expanduser().read_text()
     # YAML has JSON in it, but for tabs.
-    load = json.loads if path.suffix == ".json" else yaml.safe_load
-    fields = load(path.expanduser().read_text())
+    json_file = path.suffix == ".json"
+    fields = json.loads(text) if json_file else yaml.load(text, loader)
   except (OSError, ValueError, yaml.YAMLError) as error:
-    raise UserError(f"Cannot read the label space {name}: {error}") from error
+    raise UserError(f"Cannot read the label space {where}: {error}") from error
   if isinstance(fields, Mapping):
     fields = {"name": path.stem, **fields}
-  return parse_space(fields, where=name)
+  return parse_space(fields, where=where)
 
 
 def identify(space: LabelSpace) -> dict[str, Any]:
@@ -86,7 +117,10 @@ def identify(space: LabelSpace) -> dict[str, Any]:
   """
   return {
     "name": space.name,
-    "classes": {str(c.id): [c.name, *c.subcategories] for c in space.classes},
+    "classes": {
+      str(c.id): [c.name, *c.subcategories, *([c.key] if c.key else [])]
+      for c in space.classes
+    },
   }
 
 
@@ -111,7 +145,8 @@ def parse_space(fields: Any, *, where: str) -> LabelSpace:
   classes, found = _classes(fields.get("classes"))
   problems += found
   sentences = {}
-  for key, default in (("templates", TEMPLATES), ("prompts", PROMPTS)):
+  for key in ("templates", "prompts", "ensemble"):
+    default = LabelSpace._field_defaults[key]
     sentences[key], found = _texts(key, fields.get(key, default))
     problems += found
     problems += [
@@ -119,7 +154,7 @@ def parse_space(fields: Any, *, where: str) -> LabelSpace:
       for text in sentences[key]
       if text.count("{}") != 1 or {"{", "}"} & set(text.replace("{}", ""))
     ]
-    if not sentences[key] and not found:
+    if default and not sentences[key] and not found:
       problems.append(f"{key}: must not be empty; leave it out for {default}")
   if problems:
     listed = "\n  ".join(problems)
@@ -142,20 +177,23 @@ def _classes(values: Any) -> tuple[tuple[Class, ...], list[str]]:
     problems += _unknown_keys(f"{where}.", value, Class._fields)
     # Clashing ids, of which some are given and some are not, are told below.
     number, name = value.get("id", position), value.get("name")
+    key = value.get("key", "")
     if not isinstance(number, int) or isinstance(number, bool):
       problems.append(f"{where}.id: must be a whole number, not {number!r}")
     if not isinstance(name, str) or not name.strip():
       problems.append(f"{where}.name: must be a text, not {name!r}")
+    if not isinstance(key, str):
+      problems.append(f"{where}.key: must be a text, not {key!r}")
     related, found = _texts(f"{where}.related", value.get("related", ()))
     parts, more = _texts(
       f"{where}.subcategories", value.get("subcategories", ())
     )
     problems += found + more
-    known = {concept.subcategory for concept in embedded.concepts()}
+    known = {c.subcategory for c in embedded.concepts()} if parts else set()
     if unknown := [part for part in parts if part not in known]:
       error = unknown_names("subcategory", unknown, known)
       problems.append(f"{where}.subcategories: {error}")
-    classes.append(Class(number, name, related, parts))
+    classes.append(Class(number, name, related, parts, key))
   if not problems:
     problems = _clashes(classes)
     classes.sort(key=lambda each: each.id)
@@ -165,14 +203,20 @@ def _classes(values: Any) -> tuple[tuple[Class, ...], list[str]]:
 def _clashes(classes: list[Class]) -> list[str]:
   """Lists what two classes share but must not, and ids that leave gaps."""
   problems = []
+  names = [" ".join(c.name.lower().split()) for c in classes]
   for what, values in (
     ("id", [str(c.id) for c in classes]),
-    ("name", [" ".join(c.name.lower().split()) for c in classes]),
+    # As with ImageNet's two missiles, whose synsets differ.
+    ("name", [] if all(c.key for c in classes) else names),
+    ("key", [c.key for c in classes if c.key]),
     ("subcategory", [part for c in classes for part in c.subcategories]),
   ):
+    counts = collections.Counter(values)
+    hint = ": give every class a `key` of its own" if what == "name" else ""
     problems += [
-      f"classes: the {what} {value!r} occurs {values.count(value)} times"
-      for value in sorted({v for v in values if values.count(v) > 1})
+      f"classes: the {what} {value!r} occurs {count} times{hint}"
+      for value, count in sorted(counts.items())
+      if count > 1
     ]
   ids = {c.id for c in classes}
   if not problems and ids != set(range(len(classes))):

@@ -1,0 +1,269 @@
+"""The 17 data sets that the paper measures recognition on, and their splits.
+
+BENCHMARKS is data set -> splits by name; the first are those that the paper
+most likely used (from sizes and zero-shot accuracies, as it names none). Sizes
+are checked when a split is opened; None is a size that is not known.
+
+Folders below `data_dir` are CoOp's: caltech-101/101_ObjectCategories,
+eurosat/2750, eurosat/split_zhou_EuroSAT.json, ...
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Part(NamedTuple):
+  """One split: how to open it, with paths below the user's folder."""
+
+  block: dict[str, Any]  # for `real.open_real`
+  size: int | None  # rows; None if not known
+
+
+class Splits(NamedTuple):
+  """Splits of one data set that belong together."""
+
+  space: str  # another with the same classes under other names serves as well
+  test: Part
+  train: Part | None = None
+  validation: Part | None = None
+  note: str = ""  # why the size of a copy may differ
+  may_lack: bool = False  # whether that is told in a warning alone
+
+
+_CARS = "TFDS's source of Cars is gone: prepare it from a copy of the archive"
+
+
+def _tfds(name: str, split: str, size: int | None, **more: Any) -> Part:
+  block = dict(kind="tfds", name=name, split=split) | more
+  return Part(block, size)
+
+
+def _coop(
+  space: str, images: str, split_file: str, sizes: tuple[int, int, int]
+) -> Splits:
+  """Returns the splits of CoOp; sizes of train, validation and test."""
+  train, validation, test = (
+    Part(
+      dict(kind="coop", path=images, split_file=split_file, split=split), size
+    )
+    for split, size in zip(("train", "validation", "test"), sizes, strict=True)
+  )
+  return Splits(space, test, train, validation)
+
+
+def _cifar(name: str) -> dict[str, Splits]:
+  test = _tfds(name, "test", 10_000)
+  return {
+    "official": Splits(name, test, _tfds(name, "train", 50_000)),
+    "held_out": Splits(
+      name,
+      test,
+      _tfds(name, "train[:45000]", 45_000),
+      _tfds(name, "train[45000:]", 5_000),
+    ),
+  }
+
+
+def _caltech101(space: str, *left_out: str) -> Splits:
+  """TFDS's own random split, less some labels; it has the background."""
+  parts = (
+    _tfds("caltech101", split, None, by_name=True, left_out=left_out)
+    for split in ("test", "train")
+  )
+  return Splits(space, *parts)
+
+
+def _folders(path: str, size: int) -> Part:
+  return Part(dict(kind="folder", path=path), size)
+
+
+def _archive(kind: str, path: str, split: str, size: int) -> Part:
+  return Part(dict(kind=kind, path=path, split=split), size)
+
+
+def _named(name: str, split: str, size: int) -> Part:
+  """A split of TFDS whose labels are matched by name."""
+  return _tfds(name, split, size, by_name=True)
+
+
+_SUN = "sun397/standard-part1-120k"  # the config "tfds" has other splits
+
+BENCHMARKS: Mapping[str, Mapping[str, Splits]] = {
+  "cifar10": _cifar("cifar10"),
+  "cifar100": _cifar("cifar100"),
+  "caltech101": {
+    "coop": _coop(
+      "caltech101",
+      "caltech-101/101_ObjectCategories",
+      "caltech-101/split_zhou_Caltech101.json",
+      (4128, 1649, 2465),
+    ),
+    "tfds": _caltech101("caltech101", "background_google", "faces_easy"),
+    "tfds_101": _caltech101("caltech101_101", "background_google"),
+    "tfds_102": _caltech101("caltech101_102"),
+  },
+  "caltech256": {
+    "first60": Splits(
+      "caltech256",
+      _archive("caltech256", "caltech256", "test", 15_187),
+      _archive("caltech256", "caltech256", "train", 15_420),
+    ),
+  },
+  "imagenet": {
+    "official": Splits(
+      "imagenet",
+      _named("imagenet2012", "validation", 50_000),
+      _named("imagenet2012", "train", 1_281_167),
+    ),
+    "folders": Splits(
+      "imagenet",
+      _folders("imagenet/images/val", 50_000),
+      _folders("imagenet/images/train", 1_281_167),
+    ),
+  },
+  "sun397": {
+    "coop": _coop(
+      "sun397",
+      "sun397/SUN397",
+      "sun397/split_zhou_SUN397.json",
+      (15_880, 3_970, 19_850),
+    ),
+    "official": Splits(
+      "sun397",
+      _named(_SUN, "test", 19_850),
+      _named(_SUN, "train", 19_850),
+      note="Its images are at most 120,000 pixels, compressed anew",
+    ),
+  },
+  "aircraft": {
+    "official": Splits(
+      "aircraft",
+      _archive("aircraft", "fgvc_aircraft", "test", 3333),
+      _archive("aircraft", "fgvc_aircraft", "train", 3334),
+      _archive("aircraft", "fgvc_aircraft", "validation", 3333),
+    ),
+    # The authors' release points to the validation split.
+    "released": Splits(
+      "aircraft",
+      _archive("aircraft", "fgvc_aircraft", "validation", 3333),
+      _archive("aircraft", "fgvc_aircraft", "train", 3334),
+    ),
+  },
+  "birdsnap": {
+    "official": Splits(
+      "birdsnap",
+      _archive("birdsnap", "birdsnap", "test", 2443),
+      _archive("birdsnap", "birdsnap", "train", 47_386),
+      note="Many addresses of its images are dead",
+      may_lack=True,
+    ),
+  },
+  "cars": {
+    "coop": _coop(
+      "cars",
+      "stanford_cars",
+      "stanford_cars/split_zhou_StanfordCars.json",
+      (6509, 1635, 8041),
+    ),
+    "official": Splits(
+      "cars",
+      _named("cars196", "test", 8041),
+      _named("cars196", "train", 8144),
+      note=_CARS,
+    ),
+  },
+  "cub": {
+    # TFDS has numbers for names, in the order of classes.txt.
+    "official": Splits(
+      "cub",
+      _tfds("caltech_birds2011", "test", 5794),
+      _tfds("caltech_birds2011", "train", 5994),
+    ),
+  },
+  "flowers": {
+    "coop": _coop(
+      "flowers",
+      "oxford_flowers/jpg",
+      "oxford_flowers/split_zhou_OxfordFlowers.json",
+      (4093, 1633, 2463),
+    ),
+    "official": Splits(
+      "flowers",
+      _named("oxford_flowers102", "test", 6149),
+      _named("oxford_flowers102", "train", 1020),
+      _named("oxford_flowers102", "validation", 1020),
+    ),
+  },
+  "food": {
+    # What TFDS calls validation is the official test.
+    "official": Splits(
+      "food",
+      _named("food101", "validation", 25_250),
+      _named("food101", "train", 75_750),
+    ),
+    "coop": _coop(
+      "food",
+      "food-101/images",
+      "food-101/split_zhou_Food101.json",
+      (50_500, 20_200, 30_300),
+    ),
+  },
+  "pets": {
+    "official": Splits(
+      "pets",
+      _named("oxford_iiit_pet", "test", 3669),
+      _named("oxford_iiit_pet", "train", 3680),
+    ),
+    "coop": _coop(
+      "pets",
+      "oxford_pets/images",
+      "oxford_pets/split_zhou_OxfordPets.json",
+      (2944, 736, 3669),
+    ),
+  },
+  "dtd": {
+    "coop": _coop(
+      "dtd",
+      "dtd/images",
+      "dtd/split_zhou_DescribableTextures.json",
+      (2820, 1128, 1692),
+    ),
+    # The first of ten folds.
+    "official": Splits(
+      "dtd",
+      _named("dtd", "test", 1880),
+      _named("dtd", "train", 1880),
+      _named("dtd", "validation", 1880),
+    ),
+  },
+  "eurosat": {
+    "coop": _coop(
+      "eurosat",
+      "eurosat/2750",
+      "eurosat/split_zhou_EuroSAT.json",
+      (13_500, 5_400, 8_100),
+    ),
+    # As large as CoOp's, of other images: TFDS has one split of 27,000.
+    "tfds": Splits(
+      "eurosat",
+      _named("eurosat/rgb", "train[18900:]", 8_100),
+      _named("eurosat/rgb", "train[:13500]", 13_500),
+      _named("eurosat/rgb", "train[13500:18900]", 5_400),
+    ),
+  },
+  "imagenet_sketch": {
+    "official": Splits(
+      "imagenet_sketch", _named("imagenet_sketch", "test", 50_889)
+    ),
+    "folders": Splits(
+      "imagenet_sketch", _folders("imagenet-sketch/images", 50_889)
+    ),
+  },
+  "imagenet_r": {
+    # TFDS numbers its 200 classes as ImageNet's 1,000.
+    "official": Splits("imagenet_r", _named("imagenet_r", "test", 30_000)),
+    "folders": Splits(
+      "imagenet_r", _folders("imagenet-rendition/imagenet-r", 30_000)
+    ),
+  },
+}
