@@ -1,0 +1,81 @@
+r"""Fetches released weights, and converts them to what configs name.
+
+  python -m synthjax.weights list              what there is, and what is here
+  python -m synthjax.weights fetch NAME...     download, verify, convert
+  python -m synthjax.weights convert NAME FILE...  the same with your own files
+  python -m synthjax.weights check NAME...     read everything again
+
+A broken-off fetch goes on where it stopped. A config then names the results as
+released:NAME/FILE. They lie in the cache folder (SYNTHJAX_CACHE), or with
+`convert --output=FOLDER` anywhere. SYNTHJAX_MIRROR=https://host/path fetches
+from https://host/path/NAME/FILE instead of from the publishers.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from synthjax.convert.released import RELEASED
+from synthjax.errors import UserError, unknown_names
+from synthjax.weights import fetching, making, reading
+
+COMMANDS = ("list", "fetch", "convert", "check")
+
+
+def run(command: str, names: Sequence[str], output: str | None) -> None:
+  """Runs one command.
+
+  Args:
+    command: of COMMANDS.
+    names: of checkpoints; for "convert" one of them, then files.
+    output: the folder of what "convert" makes; None is the cache.
+
+  Raises:
+    UserError: about what is misspelt or missing, or from the command.
+  """
+  if command not in COMMANDS:
+    raise unknown_names("command", [command], COMMANDS)
+  if output is not None and command != "convert":
+    raise UserError(
+      "--output is for `convert` alone; SYNTHJAX_CACHE moves all."
+    )
+  known = names[:1] if command == "convert" else names
+  if unknown := [name for name in known if name not in RELEASED]:
+    raise unknown_names("released checkpoint", unknown, RELEASED)
+  if command == "list":
+    reading.list_all(names)
+  elif not names:
+    raise UserError(f"`{command}` needs a name; `list` lists them.")
+  elif command == "convert":
+    making.convert_files(names[0], names[1:], output)
+  else:
+    {"fetch": fetching.fetch_all, "check": reading.check_all}[command](names)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Reads the command line; a UserError is one message and exit code 2."""
+  parser = argparse.ArgumentParser(
+    prog="python -m synthjax.weights",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("command", help=" | ".join(COMMANDS))
+  parser.add_argument("names", nargs="*", metavar="NAME", help="see `list`")
+  parser.add_argument("--output", help="of `convert`: a folder")
+  args = parser.parse_intermixed_args(argv)
+  try:
+    run(args.command, args.names, args.output)
+  except UserError as error:
+    print(f"synthjax: {error}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print(
+      "\nsynthjax: interrupted. What was fetched is kept, and the same command "
+      "goes on from there.",
+      file=sys.stderr,
+    )
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+  main()
