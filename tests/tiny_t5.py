@@ -11,7 +11,7 @@ from synthjax.convert import files
 from synthjax.models.t5 import T5
 
 SIZES = {
-  "vocab_size": 96,
+  "vocab_size": 112,
   "d_model": 32,
   "d_kv": 8,
   "d_ff": 48,
@@ -19,9 +19,21 @@ SIZES = {
   "num_decoder_layers": 2,
   "num_heads": 3,
 }
-THINGS = "dog cat bird river forest boat house road child tree".split()
-PLACES = "park city field kitchen garden sea snow street".split()
-VERBS = "runs sits waits plays sleeps stands".split()
+WORDS = {
+  "quality": "small white brown old young happy big wet yellow quiet".split(),
+  "thing": (
+    "dog cat bird river forest boat house road child tree horse car train "
+    "flower mountain bridge woman man elephant butterfly"
+  ).split(),
+  "verb": (
+    "runs sits waits plays sleeps stands is walking was resting looks jumps"
+  ).split(),
+  "where": "near behind above under beside".split(),
+  "place": (
+    "park city field kitchen garden sea snow street harbour village meadow "
+    "airport stadium library"
+  ).split(),
+}
 
 
 def make_variables(*, seed: int = 0, **sizes) -> tuple[T5, dict]:
@@ -52,18 +64,15 @@ def write_t5(path: pathlib.Path, *, seed: int = 0, **sizes) -> str:
   return str(path)
 
 
-def sentences(count: int = 400) -> list[str]:
+def sentences(count: int = 600) -> list[str]:
   """Returns simple sentences, the same ones each time."""
   rng = np.random.default_rng(0)
-  pick = lambda words: words[rng.integers(len(words))]
-  return [
-    f"A {pick(THINGS)} {pick(VERBS)} near the {pick(THINGS)} in the "
-    f"{pick(PLACES)}."
-    for _ in range(count)
-  ]
+  form = "A {quality} {thing} {verb} {where} the {thing} in the {place}."
+  rows = ({k: rng.choice(v) for k, v in WORDS.items()} for _ in range(count))
+  return [form.format(**row) for row in rows]
 
 
-def write_tokenizer(path: pathlib.Path, *, pieces: int = 90, **changes) -> str:
+def write_tokenizer(path: pathlib.Path, *, pieces: int = 100, **changes) -> str:
   """Trains a spiece.model with T5's special ids and returns its path."""
   import sentencepiece
 
@@ -75,6 +84,7 @@ def write_tokenizer(path: pathlib.Path, *, pieces: int = 90, **changes) -> str:
     "eos_id": 1,
     "unk_id": 2,
     "bos_id": -1,
+    "hard_vocab_limit": False,  # so few words have fewer pieces
     "minloglevel": 2,
   }
   sentencepiece.SentencePieceTrainer.train(

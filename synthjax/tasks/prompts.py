@@ -1,6 +1,8 @@
 """Writes what the generator is asked to draw for each class."""
 
 from collections import Counter
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from absl import logging
@@ -10,16 +12,39 @@ from ml_collections import ConfigDict
 from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.data import spaces
-from synthjax.text import enhance
+from synthjax.errors import UserError, unknown_names
+from synthjax.text import enhance, sentences
 from synthjax.text import prompts as texts
 from synthjax.train.metrics import say
 
 REQUIRED = ("strategies",)
 OPTIONAL = (
   "per_class",  # texts of "enhanced"; 200 in the paper
-  "grammar",  # of "enhanced": a name, or templates and slots
+  "writer",  # of "enhanced": "grammar", or a block with a name of WRITERS
+  "grammar",  # of that writer: a name, or templates and slots
 )
-PER_CLASS, GRAMMAR = 200, "photo"
+PER_CLASS, WRITER, GRAMMAR = 200, "grammar", "photo"
+# The fields of a writer's block, and the paper's values.
+WRITERS = {
+  "t5": {
+    "weights": None,
+    "tokenizer": None,  # its spiece.model
+    "dtype": "float32",
+    "batch_size": 256,
+    "max_length": 20,  # tokens, with the start
+    "temperature": 1.0,  # 0: always the likeliest token
+    "top_k": 50,  # 0: all
+    "top_p": 1.0,
+    "num_samples": None,  # of a class, at a time; None: per_class + 50
+    "article": False,  # "a" before the name, as in the authors' EuroSAT labels
+    "sentence_template": None,  # with {}; None: the space's first prompt
+    # Filters, none of which the paper has; see `text.sentences.Filters`.
+    "contains_class": False,
+    "min_words": 0,
+    "max_words": 0,
+    "blocklist": (),  # words, or a file with one on each line
+  },
+}
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -30,6 +55,8 @@ def check(config: ConfigDict, workdir: str) -> None:
   texts.check_strategies(block["strategies"])
   enhance.read_grammar(block.get("grammar", GRAMMAR))
   spaces.load_space(config.space)
+  if writer := _writer(block):
+    _load_t5().check(weights=writer["weights"], tokenizer=writer["tokenizer"])
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -37,8 +64,11 @@ def run(config: ConfigDict, workdir: str) -> None:
   block = config.prompts.to_dict()
   folder = epath.Path(workdir) / "prompts"
   space = spaces.load_space(config.space)
+  writer = _writer(block)
+  block.pop("writer", None)
   spec = {
-    "prompts": block,
+    # A file of weights may move; what is in it may not change.
+    "prompts": block | ({"writer": _identify(writer)} if writer else {}),
     "seed": config.seed,
     "space": {
       "name": space.name,
@@ -49,36 +79,155 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   per_class = block.get("per_class", PER_CLASS)
+  written, summary = None, {}
+  if writer:
+    written, summary["writer"] = _write(writer, space, per_class, config.seed)
   rows = texts.make(
     space.classes,
     space.prompts,
     strategies=block["strategies"],
     per_class=per_class,
     grammar=block.get("grammar", GRAMMAR),
+    written=written,
     seed=config.seed,
   )
   texts.write(folder, rows)
-  short = _fewer_than_asked(rows, per_class)
-  artifacts.finish(
-    folder, spec, {texts.FILE: len(rows)}, fewer_than_asked=short
+  summary["fewer_than_asked"] = _fewer_than_asked(
+    rows,
+    per_class,
+    "raise prompts.writer.num_samples, temperature or top_k, or filter less"
+    if writer
+    else "give the classes more related words, or prompts.grammar more "
+    "templates",
   )
+  artifacts.finish(folder, spec, {texts.FILE: len(rows)}, **summary)
   counts = Counter(row.strategy for row in rows)
   listed = ", ".join(f"{n:,} {name}" for name, n in counts.items())
   say(f"prompts: {listed} for {len(space.classes)} classes")
 
 
-def _fewer_than_asked(rows: list[Any], per_class: int) -> dict[str, int]:
-  """Warns of the classes that have not words enough; returns their counts."""
+def _fewer_than_asked(
+  rows: list[Any], per_class: int, advice: str
+) -> dict[str, int]:
+  """Warns of the classes with fewer texts; returns their counts."""
   counts = Counter(r.class_name for r in rows if r.strategy == "enhanced")
   short = {name: n for name, n in counts.items() if n < per_class}
   if short:
     listed = ", ".join(f"{name!r} {n}" for name, n in list(short.items())[:10])
     logging.warning(
       "%d classes have fewer than the %d different texts asked for: %s. All "
-      "there are were taken; give the classes more related words, or "
-      "prompts.grammar more templates.",
+      "there are were taken; %s.",
       len(short),
       per_class,
       listed,
+      advice,
     )
   return short
+
+
+# --- a language model as the writer -----------------------------------------
+
+
+def _writer(block: Mapping[str, Any]) -> dict[str, Any] | None:
+  """Returns every field of the writer's block, or None for the grammar.
+
+  Raises:
+    UserError: about an unknown writer or field, or listing every bad value.
+  """
+  writer = block.get("writer", WRITER)
+  if writer == WRITER or "enhanced" not in block["strategies"]:
+    return None
+  name = writer.get("name") if isinstance(writer, Mapping) else writer
+  if name not in WRITERS:
+    raise unknown_names("prompts.writer", [name], [WRITER, *WRITERS])
+  if not isinstance(writer, Mapping):
+    raise UserError(
+      f"config.prompts.writer={name!r} needs a block: dict(name={name!r}, "
+      "weights=..., tokenizer=...)."
+    )
+  if "grammar" in block:
+    raise UserError(
+      f"config.prompts has a grammar and the writer {name!r}, which reads "
+      "none: leave one of them out."
+    )
+  validate(writer, WRITERS[name], name="prompts.writer", required=("name",))
+  writer = WRITERS[name] | dict(writer)
+  if writer["num_samples"] is None:
+    writer["num_samples"] = block.get("per_class", PER_CLASS) + 50
+  template = writer["sentence_template"]
+  wrong = {
+    "dtype": writer["dtype"] not in ("float32", "bfloat16"),
+    "batch_size": writer["batch_size"] < 1,
+    "max_length": writer["max_length"] < 2,
+    "temperature": writer["temperature"] < 0,
+    "top_k": writer["top_k"] < 0,
+    "top_p": not 0 < writer["top_p"] <= 1,
+    "num_samples": writer["num_samples"] < 1,
+    "min_words": writer["min_words"] < 0,
+    "max_words": writer["max_words"] < 0
+    or 0 < writer["max_words"] < writer["min_words"],
+    "sentence_template": template is not None and template.count("{}") != 1,
+  }
+  if bad := [
+    f"{key}={writer[key]!r}" for key, is_bad in wrong.items() if is_bad
+  ]:
+    raise UserError(
+      f"config.prompts.writer has {', '.join(bad)}. Needed: dtype float32 or "
+      "bfloat16, batch_size and num_samples of 1 or more, max_length of 2 or "
+      "more, top_p in (0, 1], max_words of min_words or more (or 0), one {} in "
+      "sentence_template, and nothing below 0."
+    )
+  writer["blocklist"] = _blocklist(writer["blocklist"])
+  return writer
+
+
+def _blocklist(listed: Any) -> tuple[str, ...]:
+  if not isinstance(listed, str):
+    return tuple(listed)
+  try:
+    lines = epath.Path(listed).expanduser().read_text().splitlines()
+  except OSError as error:
+    raise UserError(
+      f"Cannot read config.prompts.writer.blocklist={listed!r}: {error}. It is "
+      "a file with one word on each line, or a tuple of words."
+    ) from error
+  return sentences.read_blocklist(lines)
+
+
+def _identify(writer: Mapping[str, Any]) -> dict[str, Any]:
+  # The batch changes how fast sentences are written, and not which.
+  settings = {
+    k: v for k, v in writer.items() if k not in ("name", "batch_size")
+  }
+  return _load_t5().identify(**settings)
+
+
+def _write(
+  writer: Mapping[str, Any], space: spaces.LabelSpace, per_class: int, seed: int
+) -> tuple[dict[str, list[str]], dict[str, int]]:
+  """Writes the texts of each class name, and counts what became of them."""
+  of_model = ("weights", "tokenizer", "batch_size", "dtype")
+  of_sampling = ("max_length", "temperature", "top_k", "top_p")
+  options = {key: writer[key] for key in (*of_model, *of_sampling)}
+  filters = {key: writer[key] for key in sentences.Filters._fields}
+  written, counts = sentences.write(
+    space.class_names,
+    _load_t5().load(seed=seed, **options),
+    per_class=per_class,
+    num_samples=writer["num_samples"],
+    rng_of=partial(texts.class_rng, seed),
+    filters=sentences.Filters(**filters),
+    article=writer["article"],
+  )
+  template = writer["sentence_template"] or space.prompts[0]
+  filled = {
+    name: [template.replace("{}", sentence) for sentence in of_class]
+    for name, of_class in written.items()
+  }
+  return filled, counts
+
+
+def _load_t5():
+  from synthjax.generators import t5  # Flax, which a grammar does without
+
+  return t5

@@ -47,10 +47,16 @@ def enhanced(
   *,
   per_class: int,
   grammar: Any,
+  written: Mapping[str, Sequence[str]] | None,
   rng: np.random.Generator,
 ):
-  """Writes the related words into a grammar; without any, the class itself."""
+  """Writes the related words into a grammar; without any, the class itself.
+
+  What a language model has written about the class is taken instead.
+  """
   del templates
+  if written is not None:
+    return list(written[name])
   return enhance.enhance(related or [name], per_class, grammar=grammar, rng=rng)
 
 
@@ -68,6 +74,7 @@ def make(
   strategies: Sequence[str],
   per_class: int,
   grammar: str | enhance.Grammar,
+  written: Mapping[str, Sequence[str]] | None = None,
   seed: int,
 ) -> list[Prompt]:
   """Writes the prompts of every class.
@@ -81,6 +88,7 @@ def make(
     strategies: keys of STRATEGIES.
     per_class: texts that "enhanced" is asked for; it may find fewer.
     grammar: of "enhanced".
+    written: the texts of "enhanced" by the class's name, instead of a grammar.
     seed: of its choices.
 
   Returns:
@@ -103,7 +111,8 @@ def make(
         templates,
         per_class=per_class,
         grammar=grammar,
-        rng=_rng(seed, each.name),
+        written=written,
+        rng=class_rng(seed, each.name),
       )
       rows += [
         Prompt(f"{strategy}-{each.id}-{i}", each.id, each.name, text, strategy)
@@ -172,6 +181,7 @@ def _read_row(line: str) -> dict[str, Any]:
   return row
 
 
-def _rng(seed: int, name: str) -> np.random.Generator:
+def class_rng(seed: int, name: str) -> np.random.Generator:
+  """Returns a class's own random numbers, whatever other classes there are."""
   digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
   return np.random.default_rng(int.from_bytes(digest[:8], "big"))

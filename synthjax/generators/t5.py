@@ -1,0 +1,211 @@
+"""T5 as a writer of sentences: one batch shape for each length of input."""
+
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from synthjax.convert import files
+from synthjax.errors import UserError
+from synthjax.models import t5_decode
+from synthjax.models.t5 import T5
+from synthjax.text import pieces, tokenize
+from synthjax.text.sentences import Sample
+from synthjax.train import mesh as meshes
+from synthjax.train.metrics import say
+
+FIELD = "prompts.writer"  # of the config, for messages
+SHORTEST = 8  # inputs are padded to so many tokens, or to twice as many, ...
+SECONDS = 5  # between two lines about the progress
+
+
+def check(*, weights: str | None, tokenizer: str | None) -> None:
+  """Says what keeps `load` from working, before it costs anything.
+
+  Raises:
+    UserError: about weights or a tokenizer that are not there.
+  """
+  _weights(weights)
+  _tokenizer(tokenizer)
+
+
+def identify(
+  *, weights: str, tokenizer: str, **settings: Any
+) -> dict[str, Any]:
+  """Returns plain data that tells weights, pieces and settings apart."""
+  return {
+    "writer": "t5",
+    "weights": files.sha256(_weights(weights)),
+    "tokenizer": files.sha256(_tokenizer(tokenizer)),
+    **settings,
+  }
+
+
+def load(
+  *,
+  weights: str,
+  tokenizer: str,
+  seed: int,
+  batch_size: int,
+  max_length: int,
+  temperature: float,
+  top_k: int,
+  top_p: float,
+  dtype: str = "float32",
+) -> Sample:
+  """Loads a T5; what is compiled is compiled when first used.
+
+  Args:
+    weights: a file of `synthjax.convert`, as `files.locate` takes it.
+    tokenizer: the spiece.model that it was trained with.
+    seed: of all sentences; each also depends on its input and its number, and
+      on nothing else.
+    batch_size: sentences written at once. Fewer are filled up, so that one
+      shape is compiled.
+    max_length, temperature, top_k, top_p: as in `t5_decode.write`.
+    dtype: of the activations.
+
+  Raises:
+    UserError: about missing or unfit weights, or a batch that does not split.
+  """
+  params, about = files.load_params(_weights(weights))
+  if about.get("kind") != "t5":
+    raise UserError(
+      f"{weights} holds weights of {about.get('kind')!r}: config.{FIELD} needs "
+      "those of a T5."
+    )
+  words = pieces.load(_tokenizer(tokenizer))
+  model = T5(**about["model"] | {"dtype": jnp.dtype(dtype)})
+  if words.size > model.vocab_size:
+    raise UserError(
+      f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
+      f"{words.size}: give the spiece.model that it was trained with."
+    )
+  mesh = meshes.make_mesh()
+  meshes.check_batch(mesh, batch_size, field=f"{FIELD}.batch_size")
+  copied, split = meshes.copied(mesh), meshes.split(mesh)
+  params = params["params"] if "params" in params else params
+  variables = jax.device_put({"params": params}, copied)
+  encode = jax.jit(
+    partial(model.apply, method="encode"),
+    in_shardings=(copied, split, split),
+    out_shardings=split,
+  )
+  write = jax.jit(
+    partial(
+      t5_decode.write,
+      model,
+      max_length=max_length,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+    ),
+    in_shardings=(copied, split, split, split),
+    out_shardings=split,
+  )
+
+  def run(function, *batch):
+    """Calls a function on one batch, filled up with its last row."""
+    rows = np.arange(batch_size).clip(max=len(batch[0]) - 1)
+    out = function(variables, *(x[rows] for x in batch))
+    return np.asarray(out)[: len(batch[0])]
+
+  def batches(count):
+    return [slice(i, i + batch_size) for i in range(0, count, batch_size)]
+
+  def sample(texts: Sequence[str], numbers: Sequence[int]) -> list[str]:
+    """Writes a sentence for each text and number."""
+    sentences, tell = [""] * len(texts), _progress(len(texts))
+    rngs = sentence_keys(seed, texts, numbers)
+    for length, rows in _by_length(words, texts).items():
+      own = [texts[i] for i in rows]
+      # Each different text is read once, for all of its sentences.
+      distinct = {text: i for i, text in enumerate(dict.fromkeys(own))}
+      tokens, mask = words.tokens(list(distinct), length)
+      encoded = np.concatenate(
+        [run(encode, tokens[s], mask[s]) for s in batches(len(tokens))]
+      )
+      which, rows = np.array([distinct[t] for t in own]), np.array(rows)
+      # Gathered a batch at a time: all at once may not fit the memory.
+      for s in batches(len(rows)):
+        batch = encoded[which[s]], mask[which[s]], rngs[rows[s]]
+        written = run(write, *batch)
+        for i, ids in zip(rows[s], written, strict=True):
+          sentences[i] = words.decode(ids)
+        tell(len(written))
+    return sentences
+
+  return sample
+
+
+def sentence_keys(
+  seed: int, texts: Sequence[str], numbers: Sequence[int]
+) -> jax.Array:
+  """Makes the key of each sentence from the seed, its text and its number."""
+  data = np.empty((len(texts), 2), np.uint32)
+  for i, (text, number) in enumerate(zip(texts, numbers, strict=True)):
+    who = json.dumps([seed, text, number])
+    data[i] = np.frombuffer(hashlib.sha256(who.encode()).digest()[:8], "<u4")
+  return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+
+def _by_length(
+  words: pieces.Pieces, texts: Sequence[str]
+) -> dict[int, list[int]]:
+  """Groups the positions of texts by the length they are padded to.
+
+  It is that of a text alone: were it that of the longest, one class more could
+  change the last digits of another's logits.
+  """
+  lengths = {}
+  for text in dict.fromkeys(texts):
+    lengths[text] = SHORTEST
+    while lengths[text] < len(words.encode(text)):
+      lengths[text] *= 2
+  groups: dict[int, list[int]] = {}
+  for i, text in enumerate(texts):
+    groups.setdefault(lengths[text], []).append(i)
+  return groups
+
+
+def _progress(total: int):
+  """Returns a function that tells how far the sentences are."""
+  began = told = time.monotonic()
+  done = 0
+
+  def tell(count: int) -> None:
+    nonlocal told, done
+    done += count
+    now = time.monotonic()
+    if done < total and now - told < SECONDS:
+      return
+    told, rate = now, done / max(now - began, 1e-9)
+    say(
+      f"prompts: {done:,}/{total:,} sentences  {rate:,.1f} sentences/s  "
+      f"{(total - done) / rate / 60:.1f} min left",
+      last=done == total,
+    )
+
+  return tell
+
+
+def _weights(name: str | None) -> epath.Path:
+  return files.locate(name, field=f"{FIELD}.weights", family="t5")
+
+
+def _tokenizer(name: str | None) -> epath.Path:
+  path = epath.Path(tokenize.locate(name or ""))
+  if not name or not path.exists():
+    found = f"there is no file {path}" if name else "it is not set"
+    raise UserError(
+      f"config.{FIELD}.tokenizer must name the spiece.model that the weights "
+      f"were trained with, but {found}."
+    )
+  return path

@@ -1,0 +1,206 @@
+"""Language enhancement by a language model: sentences about each class.
+
+The model (Section 3.1) arrives as a function; here is what it is asked, and
+what is kept of its answers. The authors' code reaches it through the package
+`keytotext`, whose habits are kept.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# Maps n inputs, and a number for each, to n sentences. A sentence depends on
+# its input and its number alone.
+Sample = Callable[[Sequence[str], Sequence[int]], Sequence[str]]
+
+ROUNDS = 8  # of asking, before a class has to do with fewer sentences
+
+_PREPARE = str.maketrans({",": " ", "'": None, "[": None, "]": None})
+# Of a sentence that was taken apart for training: "It is n't a dog ."
+_LOOSE = re.compile(r" (?=n't|'(?:m|s|ve|re))")
+_WORD = re.compile(r"[^\W_]+")
+_IRREGULAR = {
+  "children": "child",
+  "feet": "foot",
+  "geese": "goose",
+  "men": "man",
+  "mice": "mouse",
+  "people": "person",
+  "teeth": "tooth",
+  "women": "woman",
+}
+
+
+class Filters(NamedTuple):
+  """Which sentences are kept; by default, as in the paper, all."""
+
+  contains_class: bool = False  # in any case, singular or plural
+  min_words: int = 0
+  max_words: int = 0  # 0: any number
+  blocklist: tuple[str, ...] = ()  # words, or several in a row
+
+
+def keywords(name: str, *, article: bool = False) -> list[str]:
+  """Returns what the model reads to write about a class.
+
+  It is the list of the one name as Python prints it, less some marks; so a
+  name with an apostrophe loses it, and keeps the double quotes around it. A
+  full stop divides the name into inputs whose sentences are joined.
+
+  Args:
+    name: of the class.
+    article: writes "a" before it, whatever follows, as in the authors' labels
+      of EuroSAT ("a Annual Crop Land").
+  """
+  text = str([f"a {name}" if article else name]).translate(_PREPARE)
+  return [f"{piece} </s>" for piece in text.split(".")]
+
+
+def clean(text: str) -> str:
+  """Closes up loose punctuation, as Hugging Face's tokenizers did by default.
+
+  It was their `clean_up_tokenization_spaces`, at the time of the paper.
+  """
+  for mark in ".?!,":
+    text = text.replace(f" {mark}", mark)
+  return _LOOSE.sub("", text.replace(" ' ", "'")).strip()
+
+
+def write(
+  names: Iterable[str],
+  sample: Sample,
+  *,
+  per_class: int,
+  num_samples: int,
+  rng_of: Callable[[str], np.random.Generator],
+  filters: Filters,
+  article: bool = False,
+) -> tuple[dict[str, list[str]], dict[str, int]]:
+  """Writes different sentences about each class.
+
+  Each class is asked for num_samples sentences. Of those that differ, per_class
+  are drawn. A class with fewer is asked again, up to ROUNDS times.
+
+  Args:
+    names: of the classes.
+    sample: the model.
+    per_class: sentences wanted.
+    num_samples: sentences of a round; 50 more than wanted in the paper.
+    rng_of: maps a name to the generator of its draw.
+    filters: of the sentences that may be drawn.
+    article: as in `keywords`.
+
+  Returns:
+    The sentences of each name, which do not depend on the other names; and the
+    number that were "sampled", and dropped as "duplicates", as "empty", or by
+    each filter.
+  """
+  kept: dict[str, list[str]] = {name: [] for name in names}
+  seen: dict[str, set[str]] = {name: set() for name in kept}
+  counts = Counter(
+    dict.fromkeys(("sampled", "duplicates", "empty", *Filters._fields), 0)
+  )
+  for first in range(0, ROUNDS * num_samples, num_samples):
+    short = [name for name in kept if len(kept[name]) < per_class]
+    if not short:
+      break
+    numbers = range(first, first + num_samples)
+    for name, sentence in _ask(short, numbers, sample, article):
+      counts["sampled"] += 1
+      if sentence in seen[name]:
+        counts["duplicates"] += 1
+      elif reason := dropped_by(sentence, name, filters):
+        counts[reason] += 1
+      else:
+        kept[name].append(sentence)
+      seen[name].add(sentence)
+  drawn = {
+    name: _draw(sentences, per_class, rng_of(name))
+    for name, sentences in kept.items()
+  }
+  return drawn, dict(counts)
+
+
+def dropped_by(sentence: str, name: str, filters: Filters) -> str | None:
+  """Returns the first field of the filters that drops a sentence, or None.
+
+  A sentence without words is dropped as "empty", whatever the filters.
+  """
+  num_words = len(sentence.split())
+  if not _WORD.search(sentence):
+    return "empty"
+  if filters.contains_class and not contains(sentence, name):
+    return "contains_class"
+  if num_words < filters.min_words:
+    return "min_words"
+  if filters.max_words and num_words > filters.max_words:
+    return "max_words"
+  if any(contains(sentence, word) for word in filters.blocklist):
+    return "blocklist"
+  return None
+
+
+def contains(sentence: str, name: str) -> bool:
+  """Tells whether the words of a name follow each other in a sentence.
+
+  In any case, each in singular or plural; the name may begin with an article.
+  """
+  wanted = [_singulars(word) for word in _words(name)]
+  if len(wanted) > 1 and wanted[0] & {"a", "an", "the"}:
+    wanted = wanted[1:]
+  found = [_singulars(word) for word in _words(sentence)]
+  return any(
+    all(one & other for one, other in zip(wanted, found[i:], strict=False))
+    for i in range(len(found) - len(wanted) + 1)
+  )
+
+
+def read_blocklist(lines: Iterable[str]) -> tuple[str, ...]:
+  """Reads one entry a line; "#" begins a comment."""
+  entries = (line.partition("#")[0].strip() for line in lines)
+  return tuple(entry for entry in entries if entry)
+
+
+def _ask(
+  names: Sequence[str], numbers: Iterable[int], sample: Sample, article: bool
+) -> Iterable[tuple[str, str]]:
+  """Yields a name and a sentence about it, for each name and number."""
+  inputs = {name: keywords(name, article=article) for name in names}
+  asked = [(name, number) for name in names for number in numbers]
+  pairs = [(text, number) for name, number in asked for text in inputs[name]]
+  answers = iter(sample([text for text, _ in pairs], [n for _, n in pairs]))
+  for name, _ in asked:
+    parts = [clean(next(answers)) for _ in inputs[name]]
+    yield name, " ".join(filter(None, parts))
+
+
+def _draw(
+  sentences: Sequence[str], count: int, rng: np.random.Generator
+) -> list[str]:
+  """Draws without replacement; of too few, all are taken as they came."""
+  if len(sentences) < count:
+    return list(sentences)
+  order = rng.choice(len(sentences), count, replace=False)
+  return [sentences[i] for i in order]
+
+
+def _words(text: str) -> list[str]:
+  return [word.lower() for word in _WORD.findall(text)]
+
+
+def _singulars(word: str) -> set[str]:
+  """Returns what a word may be the plural of, and the word itself."""
+  found = {word, _IRREGULAR.get(word, word)}
+  for ending, instead in (
+    ("s", ""),
+    ("es", ""),
+    ("ies", "y"),
+    ("ves", "f"),
+    ("ves", "fe"),
+  ):
+    if word.endswith(ending) and len(word) > len(ending) + 1:
+      found.add(word.removesuffix(ending) + instead)
+  return found
