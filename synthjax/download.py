@@ -109,9 +109,10 @@ def _download(url, part, known, timeout, retries, pause) -> None:
     size = _size(part)
     failures = 0 if size > most else failures + 1
     most = max(most, size)
-    if failures > retries:
+    # Where nothing comes at all, the user is told soon.
+    if failures > (retries if most > first else min(retries, 3)):
       raise _unreachable(url, reason, part)
-    wait = min(pause * 2**failures, 60)
+    wait = min(pause * 2 ** max(failures - 1, 0), 60)
     say(f"{url}: {reason}. Trying again in {wait:.3g} s.")
     time.sleep(wait)
 

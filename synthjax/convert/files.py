@@ -130,7 +130,12 @@ def _local(path: epath.Path) -> Iterator[str]:
 
 EMBEDDED = epath.Path(__file__).parent.parent / "embedded"
 # What is fetched for a family, where nothing else is chosen.
-DEFAULTS = {"glide": "glide", "clip": "clip_rn50", "t5": "t5_common_gen"}
+DEFAULTS = {
+  "glide": "glide",
+  "noised_clip": "glide_clip",
+  "clip": "clip_rn50",
+  "t5": "t5_common_gen",
+}
 
 
 def locate(weights: str | None, *, field: str, family: str) -> epath.Path:

@@ -72,6 +72,7 @@ _GLIDE_BPE = (
     0.5,
   ),
 )
+_GUIDE = "generator.clip_guidance"
 _CLIP_TOKENIZER = Made((_CLIP_BPE.name,), "encoder.tokenizer")
 
 
@@ -163,9 +164,13 @@ RELEASED = {
     "GLIDE's noised CLIP, for CLIP guidance",
     (_glide("clip_image_enc.pt"), _glide("clip_text_enc.pt"), _CLIP_BPE),
     {
-      "image.safetensors": Made(("clip_image_enc.pt",), None, 86_443_776),
-      "text.safetensors": Made(("clip_text_enc.pt",), None, 71_679_488),
-      "tokenizer.json": Made((_CLIP_BPE.name,)),
+      "image.safetensors": Made(
+        ("clip_image_enc.pt",), f"{_GUIDE}.image_weights", 86_443_776
+      ),
+      "text.safetensors": Made(
+        ("clip_text_enc.pt",), f"{_GUIDE}.text_weights", 71_679_488
+      ),
+      "tokenizer.json": Made((_CLIP_BPE.name,), f"{_GUIDE}.tokenizer"),
     },
     "noised_clip",
     "MIT",
@@ -244,9 +249,9 @@ RELEASED = {
     ),
     {
       "t5.safetensors": Made(
-        ("pytorch_model.bin",), "prompts.weights", 222_903_552
+        ("pytorch_model.bin",), "prompts.writer.weights", 222_903_552
       ),
-      "spiece.model": Made(("spiece.model",), "prompts.tokenizer"),
+      "spiece.model": Made(("spiece.model",), "prompts.writer.tokenizer"),
     },
     "t5",
     "Apache-2.0",

@@ -99,20 +99,22 @@ def _check_made(name: str, made: str, hashes: Mapping[str, str]) -> tuple:
   from synthjax.text import tokenize
 
   path, about = cache.weights_folder(name) / made, RELEASED[name].makes[made]
+  command = f"`python -m synthjax.weights fetch {name}`"
+  again = f"Delete {path} and run {command}."
   if not path.exists():
-    raise UserError(
-      f"{path} is not there: `python -m synthjax.weights fetch {name}`."
-    )
-  if not made.endswith(".safetensors"):
-    if made == "tokenizer.json":
+    raise UserError(f"{path} is not there: {command}.")
+  if made == "tokenizer.json":
+    try:
       tokenize.load(path)
+    except UserError as error:
+      raise UserError(f"{error} {again}") from None
+  if not made.endswith(".safetensors"):
     return _row(path, "", "reads well")
   variables, description = files.load_params(path, dtype=None)
   flat = traverse_util.flatten_dict(variables, sep="/")
   kinds = sorted({str(value.dtype) for value in flat.values()})
   bad = [key for key, value in flat.items() if not np.isfinite(value).all()]
   number = sum(v.size for k, v in flat.items() if k.startswith("params/"))
-  again = f"Delete {path} and run `python -m synthjax.weights fetch {name}`."
   if bad:
     raise UserError(
       f"{path} holds numbers that are not finite, in {', '.join(bad[:5])} "
