@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import random
 from collections import Counter
 
 import numpy as np
@@ -53,6 +54,69 @@ def test_every_class_with_too_few_images_is_named():
 def test_labels_of_another_space_are_refused(labels):
   with pytest.raises(UserError, match="label space has 3 classes"):
     draw(labels=labels, shots=1)
+
+
+# --- two pools --------------------------------------------------------------
+
+POOL = [2, 0, 1] * 20
+VALIDATION = [1, 2, 0] * 6
+
+
+@pytest.mark.parametrize("sampler", few_shot.SAMPLERS)
+@pytest.mark.parametrize(("shots", "held"), [(1, 1), (2, 2), (4, 4), (16, 4)])
+def test_validation_has_at_most_four_of_each_class(sampler, shots, held):
+  train, validation = few_shot.draw_splits(
+    sampler, POOL, VALIDATION, num_classes=3, shots=shots, seed=1
+  )
+  assert Counter(np.array(POOL)[train]) == dict.fromkeys(range(3), shots)
+  assert Counter(np.array(VALIDATION)[validation]) == dict.fromkeys(
+    range(3), held
+  )
+  assert len(set(train.tolist())) == 3 * shots
+
+
+def test_coop_draws_label_by_label_as_they_first_occur():
+  train, validation = few_shot.draw_coop(POOL, num_classes=3, shots=2, seed=1)
+  assert validation is None  # as with ImageNet
+  assert np.array(POOL)[train].tolist() == [2, 2, 0, 0, 1, 1]
+  rng = random.Random(1)
+  want = sum((rng.sample(range(i, 60, 3), 2) for i in range(3)), [])
+  assert train.tolist() == want
+
+
+def test_the_draw_of_training_does_not_depend_on_validation():
+  alone, _ = few_shot.draw_coop(POOL, num_classes=3, shots=4, seed=2)
+  both, _ = few_shot.draw_coop(POOL, VALIDATION, num_classes=3, shots=4, seed=2)
+  np.testing.assert_array_equal(alone, both)
+
+
+def test_coop_takes_all_of_a_class_with_too_few_or_repeats():
+  labels = [0] * 5 + [1] * 2
+  few, _ = few_shot.draw_coop(labels, num_classes=2, shots=4, seed=1)
+  assert Counter(np.array(labels)[few]) == {0: 4, 1: 2}
+  many, _ = few_shot.draw_coop(
+    labels, num_classes=2, shots=4, seed=1, repeat=True
+  )
+  assert Counter(np.array(labels)[many]) == {0: 4, 1: 4}
+  assert few[:4].tolist() == many[:4].tolist()
+
+
+def test_the_nested_sampler_is_the_draw_itself():
+  train, _ = few_shot.draw_splits(
+    "nested", POOL, num_classes=3, shots=4, seed=5
+  )
+  want = few_shot.draw(POOL, num_classes=3, shots=4, seed=5)
+  np.testing.assert_array_equal(train, want)
+
+
+@pytest.mark.parametrize("sampler", few_shot.SAMPLERS)
+def test_a_sampler_refuses_what_it_cannot_draw(sampler):
+  with pytest.raises(UserError, match="at least 1"):
+    few_shot.draw_splits(sampler, POOL, num_classes=3, shots=0, seed=1)
+  with pytest.raises(UserError, match="label space has 2 classes"):
+    few_shot.draw_splits(sampler, POOL, num_classes=2, shots=1, seed=1)
+  with pytest.raises(UserError, match="did you mean 'coop'"):
+    few_shot.draw_splits("cop", POOL, num_classes=3, shots=1, seed=1)
 
 
 def test_no_shot_of_the_embedded_pool_is_a_test_image():

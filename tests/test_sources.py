@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.data import dataset_info, shards, sources
+from synthjax.data import dataset_info, real, shards, sources, spaces
 from synthjax.errors import UserError
 
 CLASSES = {"cat": 7, "dog": 3}
@@ -162,3 +162,74 @@ def test_unknown_sources_and_fields_name_the_nearest():
     sources.open_source("folder", pth="x", classes={})
   with pytest.raises(UserError, match="needs path and classes"):
     sources.open_source("folder")
+
+
+# --- labels -----------------------------------------------------------------
+
+
+def test_labels_are_known_without_decoding(class_folders):
+  (class_folders / "dog" / "1.png").write_text("not an image")
+  source = sources.folder(class_folders, CLASSES)
+  assert source.labels.tolist() == [7, 7, 3, 3]
+
+
+@pytest.fixture
+def prepared(tmp_path):
+  """Writes rows 0 to 5 of three labels as TFDS keeps them."""
+  folder = tmp_path / "synthjax" / "1.0.0"
+  rows = [
+    {
+      "image": np.full((4, 4, 3), i, np.uint8),
+      "label": i % 3,
+      "prompt": "p",
+      "seed": 0,
+      "id": f"x{i}",
+    }
+    for i in range(6)
+  ]
+  shards.write_shard(folder, 0, 1, rows)
+  names = {0: "airplanes", 1: "background_google", 2: "Car_Side"}
+  dataset_info.write_dataset_info(folder, [6], names, description="A test.")
+  return dict(name="synthjax", split="train", data_dir=tmp_path)
+
+
+def test_labels_of_tfds_are_matched_by_name(prepared):
+  pytest.importorskip("tensorflow_datasets")
+  classes = {"car side": 0, "airplanes": 1, "Background Google": 2}
+  source = sources.tfds(**prepared, classes=classes)
+  assert source.labels.tolist() == [1, 2, 0] * 2
+  assert [row["label"] for row in source] == [1, 2, 0] * 2
+  assert sources.tfds(**prepared).labels.tolist() == [0, 1, 2] * 2
+
+
+def test_a_label_of_tfds_can_be_left_out(prepared):
+  """As the background of Caltech101."""
+  pytest.importorskip("tensorflow_datasets")
+  source = sources.tfds(
+    **prepared,
+    classes={"car side": 1, "airplanes": 0},
+    left_out=("background_google",),
+  )
+  assert source.labels.tolist() == [0, 1] * 2
+  assert [row["image"][0, 0, 0] for row in source] == [0, 2, 3, 5]
+  assert [row["id"][-2:] for row in source] == ["-0", "-2", "-3", "-5"]
+  assert len(pickle.loads(pickle.dumps(source))) == 4
+
+
+def test_labels_of_tfds_that_do_not_fit_are_named(prepared):
+  pytest.importorskip("tensorflow_datasets")
+  with pytest.raises(UserError, match="'boat': this class is not there"):
+    sources.tfds(**prepared, classes={"airplanes": 0, "boat": 1})
+  with pytest.raises(UserError, match="did you mean 'background_google'"):
+    sources.tfds(**prepared, left_out=("background",))
+  source = sources.tfds(**prepared, classes={"airplanes": 0})
+  assert source[0]["label"] == 0
+  with pytest.raises(UserError, match="label 1 of TFDS, which is none"):
+    source[1]
+
+
+def test_a_user_s_folders_are_found_by_key(class_folders):
+  fields = [{"name": "pet", "key": "cat"}, {"name": "pet", "key": "dog"}]
+  space = spaces.parse_space({"name": "x", "classes": fields}, where="x")
+  source = real.open_real({"kind": "folder", "path": class_folders}, space)
+  assert source.labels.tolist() == [0, 0, 1, 1]

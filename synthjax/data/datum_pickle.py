@@ -77,9 +77,11 @@ def read(file: BinaryIO) -> dict[str, list[Datum]]:
 
 def _typed(value: Any, kind: type) -> Any:
   if type(value) is not kind:
-    raise UserError(
-      f"it has a {type(value).__name__} where a {kind.__name__} belongs"
+    found, wanted = (
+      "record" if each is _Object else each.__name__
+      for each in (type(value), kind)
     )
+    raise UserError(f"it has a {found} where a {wanted} belongs")
   return value
 
 
