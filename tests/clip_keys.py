@@ -197,3 +197,14 @@ def randoms(shapes, *, seed=0, dtype=np.float32):
       value = rng.normal(0, 0.2, shape)
     weights[name] = value.astype(dtype)
   return weights
+
+
+# The smallest that OpenAI's rule gives heads to, with two text layers and two
+# blocks in a stage so that no number is mixed up.
+VIT = dict(embed=24, text=64, vision=(8, 128, 3), size=16, layers=2)
+RESNET = dict(embed=24, text=64, vision=(4, (1, 2, 1, 1)), size=64, layers=2)
+SMALL = dict(length=10, vocab=40)
+
+
+def weights_of(sizes, **kwargs):
+  return randoms(openai(**sizes, **SMALL), **kwargs)

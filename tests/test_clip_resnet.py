@@ -1,4 +1,4 @@
-"""Tests of CLIP's ResNet tower: names, BatchNorm, precision, what is refused."""
+"""CLIP's ResNet tower: names, BatchNorm, precision, what is refused."""
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +113,7 @@ def test_computing_blocks_again_changes_no_value_and_no_gradient(sizes):
 
 
 def test_the_resnet_in_bfloat16_agrees_with_float32():
-  """Within 3% of the largest feature, as eps is 2^-8 and there are 30 layers.
+  """Within 2% of the largest feature (measured: 0.7%); one rounding is 0.4%.
 
   The width is that of a real stage divided by four: with fewer channels a
   rounded one counts too much.
@@ -127,7 +127,7 @@ def test_the_resnet_in_bfloat16_agrees_with_float32():
   want, got = encode(full), encode(half)
   assert got.dtype == jnp.float32
   error = np.abs(got - want).max() / np.abs(want).max()
-  assert 0 < error < 0.03
+  assert 0 < error < 0.02
 
 
 def of_unit_variance(like):

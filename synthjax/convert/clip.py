@@ -112,6 +112,12 @@ def from_released(
 ) -> tuple[dict, dict[str, Any]]:
   """Converts a released CLIP of any of the LAYOUTS.
 
+  Two things that weights do not show must be as in OpenAI's models: QuickGELU
+  (some models of open_clip have the exact GELU, Hugging Face's `hidden_act`),
+  and a text that is read at its largest token. With an `eos_token_id` other
+  than 2, Hugging Face reads at the first token of that id: the same place
+  where the end of text is the largest id, as in OpenAI's vocabulary.
+
   Args:
     weights: arrays by their names in OpenAI's archive (also below
       "state_dict", and with "module." in front), in the state dict of Hugging
@@ -163,7 +169,8 @@ def to_released(
   """Returns variables of `from_released` under released names.
 
   The counts of batches that PyTorch's BatchNorm keeps are left out; its
-  `load_state_dict` does without them.
+  `load_state_dict` does without them. Nor do released names hold the numbers
+  of heads: where they break OpenAI's rule, `from_released` must be told.
 
   Args:
     variables: of a CLIP, or of an image tower.

@@ -27,7 +27,7 @@ def image_fields(
   """
   if any(name.startswith("visual.layer") for name in weights):
     tower, pooled = "resnet", "visual.attnpool."
-    stages = [rf"visual.layer{i}." for i in (1, 2, 3, 4)]
+    stages = [f"visual.layer{i}." for i in (1, 2, 3, 4)]
     (width, *_), (places, _), (embed_dim, _), *_ = _shapes(
       weights,
       {
