@@ -9,7 +9,6 @@ import os
 import pathlib
 import shutil
 import socket
-import ssl
 import time
 import urllib.error
 import urllib.request
@@ -99,8 +98,9 @@ def _download(url, part, known, timeout, retries, pause) -> None:
     except (OSError, http.client.HTTPException, ValueError) as error:
       if isinstance(error, UserError):
         raise
-      cause = getattr(error, "reason", error)
-      fatal = (ssl.SSLCertVerificationError, ValueError)
+      wrapped = isinstance(error, urllib.error.URLError)
+      cause = error.reason if wrapped else error
+      fatal = (ValueError,)  # an unfit address, or a certificate that is
       if isinstance(cause, socket.gaierror) and most == first:
         fatal += (socket.gaierror,)  # there is no network, or no such host
       if isinstance(cause, fatal):
@@ -138,8 +138,7 @@ def _receive(url: str, part: pathlib.Path, known: bool, timeout: float) -> bool:
   except urllib.error.HTTPError as error:
     if error.code != 416 or not start:
       raise
-    _forget(part)  # it has fewer bytes than are here: it is another file
-    return False
+    return _forget(part)  # it has fewer bytes than are here: another file
   with response:
     _refuse_pages(url, response)
     now = {"url": url, "validator": _validator(response.headers)}
@@ -148,8 +147,7 @@ def _receive(url: str, part: pathlib.Path, known: bool, timeout: float) -> bool:
       range_ = response.headers.get("Content-Range", "")
       now["validator"] = now["validator"] or before["validator"]  # may lack
       if now != before or not range_.startswith(f"bytes {start}-"):
-        _forget(part)
-        return False
+        return _forget(part)
     else:  # the whole file, as it has changed or the server knows no ranges
       start = 0
       part.write_bytes(b"")  # before its description, should we be killed here
@@ -221,9 +219,10 @@ def _refused(url: str, error: urllib.error.HTTPError) -> UserError:
 
 
 def _unreachable(url: str, reason: Any, part: pathlib.Path) -> UserError:
+  kept = _size(part)
+  goes_on = f"The same command goes on from the {kept:,} bytes in {part}. "
   return UserError(
-    f"{url} cannot be fetched: {reason}. {_size(part):,} bytes of it are kept "
-    f"as {part}; the same command goes on from there. Where only a mirror can "
+    f"{url} cannot be fetched: {reason}. {goes_on if kept else ''}Where only a mirror can "
     "be reached, name it in SYNTHJAX_MIRROR: MIRROR/NAME/FILE is asked for. "
     f"{_OTHERWISE}"
   )
@@ -242,15 +241,16 @@ def _memory(part: pathlib.Path) -> pathlib.Path:
 
 def _remembered(part: pathlib.Path) -> dict[str, Any]:
   try:
-    found = json.loads(_memory(part).read_text())
-    return found if isinstance(found, dict) else {}
-  except (OSError, ValueError):  # none, or cut short: begin anew
+    return dict(json.loads(_memory(part).read_text()))
+  except (OSError, ValueError, TypeError):  # none, or damaged: begin anew
     return {}
 
 
-def _forget(part: pathlib.Path) -> None:
+def _forget(part: pathlib.Path) -> bool:
+  """Removes what was begun; false, as the file is not here."""
   part.unlink(missing_ok=True)
   _memory(part).unlink(missing_ok=True)
+  return False
 
 
 def _size(path: pathlib.Path) -> int:

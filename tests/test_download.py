@@ -155,7 +155,7 @@ def test_dropped_connections_are_gone_on_from(server, fetch):
 @pytest.mark.faults
 def test_a_server_that_brings_nothing_new_is_given_up(server, fetch):
   server.plan = [{"drop_after": 50_000}] + [{"drop_after": 0}] * 9
-  with pytest.raises(UserError, match="50,000 bytes of it are kept"):
+  with pytest.raises(UserError, match="goes on from the 50,000 bytes"):
     fetch(sha256=SHA256)
   assert len(server.log) == 4  # the first, and three that brought nothing
   server.plan = []

@@ -25,6 +25,13 @@ def test_weights_come_back_with_what_they_are(tmp_path):
   assert about == {"kind": "x", "sizes": [1, 2]}
 
 
+def test_files_have_the_permissions_of_any_other(tmp_path):
+  files.save_params(tmp_path / "w", PARAMS, {})
+  (tmp_path / "other").touch()
+  modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+  assert len(modes) == 1
+
+
 def test_half_precision_halves_the_file_and_reads_as_float32(tmp_path):
   big = {"w": np.linspace(0, 1, 10_000, dtype=np.float32)}
   for dtype in ("float32", "float16"):

@@ -46,7 +46,10 @@ def save_params(
   path = epath.Path(path)
   header = {"description": json.dumps(description, sort_keys=True)}
   with replace(path.parent, path.name) as temporary:
+    temporary.touch()
+    mode = temporary.stat().st_mode
     save_file(arrays, temporary, metadata=header)
+    temporary.chmod(mode)  # else nobody but the owner could read it
 
 
 def _on_disk(value: Any) -> str:

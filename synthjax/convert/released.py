@@ -98,16 +98,16 @@ def _clip(model: str, sha256: str, megabytes: int, parameters: int) -> Released:
   )
 
 
-def _hub(
-  repository: str, name: str, megabytes: int, *others: str, revision="main"
-) -> File:
+def _hub(repository: str, name: str, megabytes: float, *others: str) -> File:
   """A file of a repository of the Hugging Face hub."""
-  folder = f"{_HUGGING_FACE}/{repository}/resolve/{revision}"
+  folder = f"{_HUGGING_FACE}/{repository}/resolve/main"
   rest = tuple(f"{folder}/{other}" for other in others)
   return File(name, f"{folder}/{name}", None, megabytes, rest)
 
 
-def _clip_hub(model: str, file: File, parameters: int) -> Released:
+def _clip_hub(model: str, parameters: int, *of_file) -> Released:
+  """The same weights in Hugging Face's layout, or in open_clip's."""
+  file = _hub(*of_file)
   return Released(
     f"CLIP {model}, as float32",
     (file, _CLIP_BPE),
@@ -202,44 +202,36 @@ RELEASED = {
   ),
   "clip_vit_b32_hf": _clip_hub(
     "ViT-B/32",
-    _hub(
-      "openai/clip-vit-base-patch32",
-      "pytorch_model.bin",
-      605,
-      "flax_model.msgpack",
-    ),
     151_277_313,
+    "openai/clip-vit-base-patch32",
+    "pytorch_model.bin",
+    605,
+    "flax_model.msgpack",
   ),
   "clip_vit_b16_hf": _clip_hub(
     "ViT-B/16",
-    _hub(
-      "openai/clip-vit-base-patch16",
-      "pytorch_model.bin",
-      599,
-      "flax_model.msgpack",
-    ),
     149_620_737,
+    "openai/clip-vit-base-patch16",
+    "pytorch_model.bin",
+    599,
+    "flax_model.msgpack",
   ),
   "clip_vit_l14_hf": _clip_hub(
     "ViT-L/14",
-    _hub(
-      "openai/clip-vit-large-patch14",
-      "model.safetensors",
-      1711,
-      "pytorch_model.bin",
-      "flax_model.msgpack",
-    ),
     427_616_513,
+    "openai/clip-vit-large-patch14",
+    "model.safetensors",
+    1711,
+    "pytorch_model.bin",
+    "flax_model.msgpack",
   ),
   "clip_rn50_openclip": _clip_hub(
     "RN50",
-    _hub(
-      "timm/resnet50_clip.openai",
-      "open_clip_model.safetensors",
-      408,
-      "open_clip_pytorch_model.bin",
-    ),
     102_007_137,
+    "timm/resnet50_clip.openai",
+    "open_clip_model.safetensors",
+    408,
+    "open_clip_pytorch_model.bin",
   ),
   "t5_common_gen": Released(
     "T5-base tuned on CommonGen: sentences from words",

@@ -83,7 +83,8 @@ def check_all(names: Sequence[str]) -> None:
       try:
         rows.append(_check_made(name, made, hashes))
       except UserError as error:
-        rows.append((f"{name}/{made}", "", "", "WRONG"))
+        state = "WRONG" if (folder / made).exists() else "not made"
+        rows.append((f"{name}/{made}", "", "", state))
         problems.append(str(error))
   _print_table(rows)
   if problems:
