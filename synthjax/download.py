@@ -219,11 +219,10 @@ def _refused(url: str, error: urllib.error.HTTPError) -> UserError:
 
 
 def _unreachable(url: str, reason: Any, part: pathlib.Path) -> UserError:
-  kept = _size(part)
-  goes_on = f"The same command goes on from the {kept:,} bytes in {part}. "
   return UserError(
-    f"{url} cannot be fetched: {reason}. {goes_on if kept else ''}Where only a mirror can "
-    "be reached, name it in SYNTHJAX_MIRROR: MIRROR/NAME/FILE is asked for. "
+    f"{url} cannot be fetched: {reason}. The same command goes on from the "
+    f"{_size(part):,} bytes that are here. Where only a mirror can be reached, "
+    "name it in SYNTHJAX_MIRROR: MIRROR/NAME/FILE is asked for. "
     f"{_OTHERWISE}"
   )
 
