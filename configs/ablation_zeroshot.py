@@ -6,9 +6,8 @@ r"""What language enhancement, the CLIP filter and soft targets are each worth.
   --config=...:space=eurosat   or cifar100, instead of CIFAR-10
   --config.tune.seeds=0,1      any single value
 
-It needs the weights of GLIDE (config.generator.base.weights and
-.upsampler.weights) and of CLIP-RN50 (config.encoder.weights), which the package
-does not hold; and it downloads the test images through TFDS.
+It needs `python -m synthjax.weights fetch glide clip_rn50`, and it downloads
+the test images through TFDS.
 
 Paper, Table 2 (CLIP-RN50, top-1 in %):
 
@@ -115,19 +114,29 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.generator = dict(
     name="glide",
-    # base.pt and upsample.pt of the authors' release, as safetensors.
-    base=dict(weights=None, sampler="ancestral", respacing="100"),
-    upsampler=dict(weights=None, sampler="ddim", respacing="fast27"),
-    tokenizer=None,
+    base=dict(
+      weights="released:glide/base.safetensors",
+      sampler="ancestral",
+      respacing="100",
+    ),
+    upsampler=dict(
+      weights="released:glide/upsampler.safetensors",
+      sampler="ddim",
+      respacing="fast27",
+    ),
+    tokenizer="released:glide/tokenizer.json",
     guidance_scale=3.0,
     batch_size=64,
     dtype="bfloat16",
   )
   config.generate = dict(images_per_class=2000, seeds=(0,), shard_size=4096)
 
-  # RN50.pt of OpenAI's release, as safetensors; its activations are float32.
   config.encoder = dict(
-    name="clip", weights=None, tokenizer=None, batch_size=256, dtype="float32"
+    name="clip",
+    weights="released:clip_rn50/clip.safetensors",
+    tokenizer="released:clip_rn50/tokenizer.json",
+    batch_size=256,
+    dtype="float32",
   )
   config.score = dict()
   config.select = dict(max_per_class=800)

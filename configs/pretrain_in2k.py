@@ -7,7 +7,7 @@ r"""Supervised ResNet-50 on synthetic images of 2,000 ImageNet classes.
   --config.pretrain.batch_size=1024   any single value
 
 It needs two things that the package does not hold: GLIDE's weights
-(config.generator.base.weights and .upsampler.weights) and the 2,000 class names
+(`python -m synthjax.weights fetch glide`) and the 2,000 class names
 (config.space, a JSON or YAML file: the authors released no list of the 1,000
 classes that they added to ImageNet-1K).
 
@@ -34,10 +34,17 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.prompts = dict(strategies=("enhanced",), per_class=200)
   config.generator = dict(
     name="glide",
-    # base.pt and upsample.pt of the authors' release, as safetensors.
-    base=dict(weights=None, sampler="ancestral", respacing="100"),
-    upsampler=dict(weights=None, sampler="ddim", respacing="fast27"),
-    tokenizer=None,
+    base=dict(
+      weights="released:glide/base.safetensors",
+      sampler="ancestral",
+      respacing="100",
+    ),
+    upsampler=dict(
+      weights="released:glide/upsampler.safetensors",
+      sampler="ddim",
+      respacing="fast27",
+    ),
+    tokenizer="released:glide/tokenizer.json",
     guidance_scale=3.0,
     batch_size=64,
     dtype="bfloat16",

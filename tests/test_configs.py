@@ -1,11 +1,12 @@
 """Every config loads, and each of its blocks is one that a task reads."""
 
-import importlib
 import pathlib
+import re
 
 import pytest
 
 from synthjax import artifacts, main
+from synthjax.convert import released
 from synthjax.data import spaces
 from synthjax.errors import UserError
 
@@ -54,15 +55,32 @@ def test_label_spaces_of_configs_are_in_the_package(name):
   assert space is None or space in spaces.built_in_spaces()
 
 
-@pytest.mark.parametrize("space", ["cifar10", "cifar100", "eurosat"])
-def test_full_size_without_weights_says_how_to_get_them(space, tmp_path):
-  config = load("ablation_zeroshot.py", f"space={space}")
-  with pytest.raises(UserError, match=r"(?s)weights.*:runlocal"):
-    main.run_tasks(config, str(tmp_path))
-  assert not list(tmp_path.iterdir())  # at once: no task has begun
-  with pytest.raises(UserError, match=r"(?s)encoder.weights.*:runlocal"):
-    task = importlib.import_module(main.TASKS["score"])
-    task.check(config, str(tmp_path))
+@pytest.mark.parametrize(
+  ("name", "needed"),
+  [
+    ("zeroshot.py", {"glide", "clip_rn50", "t5_common_gen"}),
+    (
+      "zeroshot.py:space=eurosat,writer=grammar,encoder=vit_b16",
+      {"glide", "clip_vit_b16"},
+    ),
+    ("ablation_zeroshot.py:space=cifar10", {"glide", "clip_rn50"}),
+    ("ablation_zeroshot.py:space=cifar100", {"glide", "clip_rn50"}),
+    ("ablation_zeroshot.py:space=eurosat", {"glide", "clip_rn50"}),
+  ],
+)
+def test_full_size_without_weights_names_the_commands_that_fetch_them(
+  name, needed, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "cache"))
+  file, _, arg = name.partition(":")
+  workdir = tmp_path / "work"
+  with pytest.raises(UserError, match=":runlocal") as error:
+    main.run_tasks(load(file, arg), str(workdir))
+  assert not workdir.exists()  # at once: no task has begun
+  fetched = re.findall(
+    r"python -m synthjax.weights fetch (\w+)", str(error.value)
+  )
+  assert set(fetched) == needed <= released.RELEASED.keys()
 
 
 def test_the_ablation_compares_what_table_2_does():

@@ -251,11 +251,15 @@ def test_the_paper_s_recipe_is_written_down():
   pretrain.check(with_space, "unused")
 
 
-def test_the_full_size_stops_with_what_to_bring():
+def test_the_full_size_stops_with_what_to_bring(tmp_path, monkeypatch):
+  monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path))  # nothing fetched yet
   config = pretrain_in2k.get_config()
   with pytest.raises(UserError) as error:
     generate.check(config, "unused")
-  for word in ("config.generator.base.weights", "base.pt", "upsample.pt"):
+  for word in (
+    "released:glide/base.safetensors",
+    "python -m synthjax.weights fetch glide",
+  ):
     assert word in str(error.value)
 
 
