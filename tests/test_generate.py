@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 import tiny_glide
 import tiny_world
 
-from synthjax.data import shards
+from synthjax.data import few_shot, shards, spaces
 from synthjax.errors import UserError
 from synthjax.generators import glide
 from synthjax.tasks import generate
@@ -157,7 +157,7 @@ def test_bad_fields_stop_before_anything_is_drawn(
   ("path", "value", "words"),
   [
     (("name",), "glyde", "did you mean 'glide'"),
-    (("base", "weights"), None, "it is not set.*base.pt and upsample.pt"),
+    (("base", "weights"), None, "it is not set.*weights fetch glide"),
     (("base", "weights"), "nowhere.safetensors", "no file nowhere"),
     (("base", "sampler"), "dddim", "ancestral.*ddim"),
     (("batch_sise",), 4, "batch_size"),
@@ -217,15 +217,75 @@ def test_real_guidance_stays_near_its_reference(weights):
   options = {k: v for k, v in weights.items() if k != "name"}
   rows = [generate.Row("a", 0, "cat", "cat", 0, i) for i in range(4)]
   reference = np.full((4, 8, 8, 3), 200, np.uint8)
-  images = {}
-  for steps in (1, 3):
-    generator = glide.load(**options | {"start_steps": steps})
-    images[steps] = generator.draw(
-      ["cat"] * 4, generate.image_keys(rows), reference
-    )
+  generator, keys = glide.load(**options), generate.image_keys(rows)
+  assert generator.reference_size == 8 and generator.num_steps == 3
+  images = {
+    steps: generator.draw(["cat"] * 4, keys, reference, steps)
+    for steps in (1, 3)
+  }
   assert (images[1] != images[3]).any()
   with pytest.raises(ValueError, match="references"):
-    generator.draw(["cat"] * 4, generate.image_keys(rows))
+    generator.draw(["cat"] * 4, keys, reference)
+
+
+def test_guided_images_are_dealt_out_to_the_shots():
+  space = spaces.parse_space(tiny_world.SPACE, where="here")
+  labels = [0, 1, 2] * 5
+  rows = generate.plan_guided(
+    space, labels, {1: 3, 2: 2}, images_per_class=5, seeds=(4, 5)
+  )
+  assert len(rows) == 2 * 2 * 3 * 5 == len({row.id for row in rows})
+  first = rows[:5]
+  assert [row.id for row in first] == [f"rg1-0-0-s4-{i}" for i in range(5)]
+  assert {row.prompt for row in first} == {"a drawing of bird species"}
+  two = [row for row in rows if row.id.startswith("rg2-1-") and row.seed == 4]
+  assert [row.id.split("-")[2] for row in two] == list("00011")
+  assert {row.start_steps for row in two} == {2}
+  # The very shots that few-shot tuning with this seed learns from.
+  shots = few_shot.draw(labels, num_classes=3, shots=2, seed=4)[2:4]
+  assert {row.reference for row in two} == set(shots.tolist())
+  keys = np.asarray(jax.random.key_data(generate.image_keys(rows)))
+  assert len({tuple(key) for key in keys}) == len(rows)
+
+
+def test_the_task_draws_from_real_shots(tmp_path, weights):
+  tiny_world.write_prompts(tmp_path)
+  guided = {
+    "pool": {"split": "real_pool"},
+    "shots": (1, 2),
+    "start_steps": (3, 1),
+  }
+  config = make_config(tmp_path, weights, seeds=(0,), real_guidance=guided)
+  generate.check(config, str(tmp_path))
+  generate.run(config, str(tmp_path))
+  found = shards.open_shards(tmp_path / "generate")
+  strategies = [row["id"].split("-")[0] for row in found]
+  assert strategies == ["basic"] * 9 + ["rg1"] * 9 + ["rg2"] * 9
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"shot": (1,)}, "did you mean 'shots'"),
+    ({"start_steps": None, "shots": (3,)}, "no start_steps for .3. shots"),
+    ({"start_steps": None, "shots": (16,)}, "has {16: 15}.*walks 3 steps"),
+    ({"start_steps": (0,)}, "start_steps has {1: 0}"),
+    ({"start_steps": (1, 1)}, "one for each"),
+    ({"shots": (4000,)}, "4000 real images"),
+    ({"pool": {"split": "pool"}}, "real_pool"),
+  ],
+)
+def test_bad_real_guidance_stops_before_anything_is_drawn(
+  tmp_path, weights, changes, words
+):
+  guided = {
+    "pool": {"split": "real_pool"},
+    "shots": (1,),
+    "start_steps": (1,),
+  } | changes
+  config = make_config(tmp_path, weights, real_guidance=guided)
+  with pytest.raises(UserError, match=words):
+    generate.check(config, str(tmp_path))
 
 
 SCRIPT = """

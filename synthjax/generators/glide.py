@@ -1,5 +1,6 @@
 """GLIDE as a generator: base, upsampler and guidance, jitted whole."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -47,7 +48,6 @@ def load(
   batch_size: int,
   guidance_scale: float | None = None,
   clip_guidance: Mapping[str, Any] | None = None,
-  start_steps: int | None = None,
   dtype: str = "float32",
 ) -> Generator:
   """Loads both networks and compiles nothing yet.
@@ -62,7 +62,6 @@ def load(
       guided. 1 follows the prompt and no more.
     clip_guidance: in its stead, `image_weights` and `text_weights` (files of
       the noised CLIP), `tokenizer` (CLIP's) and optionally `scale`.
-    start_steps: with references, the base steps that are walked from them.
     dtype: of the networks' activations.
 
   Raises:
@@ -89,11 +88,15 @@ def load(
       dtype=dtype,
     )
     params["clip"] = jax.device_put(params["clip"], copied)
-  run = jax.jit(
-    partial(_draw, *stages, clip, guidance_scale, start_steps),
-    in_shardings=(copied, split, split, split, split, split),
-    out_shardings=split,
-  )
+
+  @functools.cache
+  def compiled(start_steps):
+    return jax.jit(
+      partial(_draw, *stages, clip, guidance_scale, start_steps),
+      in_shardings=(copied, split, split, split, split, split),
+      out_shardings=split,
+    )
+
   context = stages[0].model.text_context
   empty = words.glide_tokens([""] * batch_size, context)
 
@@ -101,8 +104,9 @@ def load(
     prompts: Sequence[str],
     rngs: jax.Array,
     references: np.ndarray | None = None,
+    start_steps: int | None = None,
   ) -> np.ndarray:
-    """Draws uint8 [n, h, w, 3] for n prompts and n keys."""
+    """Draws uint8 [n, h, w, 3]; each number of start_steps is compiled."""
     if (references is None) != (start_steps is None):
       raise ValueError("Real guidance needs both references and start_steps.")
     images = []
@@ -117,6 +121,7 @@ def load(
       reference = None
       if references is not None:
         reference = _fill(references[first : first + batch_size], lack)
+      run = compiled(start_steps)
       out = run(params, tokens, mask, clip_tokens, keys, reference)
       images.append(np.asarray(out)[: len(chunk)])
     return np.concatenate(images)
@@ -127,12 +132,17 @@ def load(
     "upsampler": _identify(upsampler),
     "tokenizer": files.sha256(tokenizer),
     "guidance_scale": guidance_scale,
-    "start_steps": start_steps,
     "dtype": dtype,
   }
   if clip:  # absent otherwise, so that older runs can be extended
     identity["clip_guidance"] = clip.identity
-  return Generator(draw, stages[1].image_size, identity)
+  return Generator(
+    draw,
+    image_size=stages[1].image_size,
+    reference_size=stages[0].image_size,
+    num_steps=len(stages[0].steps.timestep),
+    identity=identity,
+  )
 
 
 def _draw(

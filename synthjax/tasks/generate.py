@@ -1,10 +1,11 @@
 """Draws labelled images for every prompt, as shards that TFDS opens."""
 
 import hashlib
+import itertools
 import json
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import numpy as np
@@ -14,7 +15,15 @@ from ml_collections import ConfigDict
 from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
-from synthjax.data import shards, spaces
+from synthjax.data import few_shot, real, shards, spaces
+from synthjax.data.drawing import (
+  START_STEPS,
+  Row,
+  plan,
+  plan_guided,
+  read_references,
+)
+from synthjax.diffusion import schedule
 from synthjax.errors import UserError, unknown_names
 from synthjax.generators import Generator, clip_guidance, glide
 from synthjax.text import prompts as texts
@@ -34,24 +43,20 @@ GENERATOR_FIELDS = (
 STAGE_FIELDS = ("weights", "sampler", "respacing", "start")
 CLIP_FIELDS = ("image_weights", "text_weights", "tokenizer")  # and scale
 FIELDS = ("images_per_class", "seeds", "shard_size")
+OPTIONAL = (
+  "real_guidance",  # draws from noised real shots besides
+)
+GUIDED_FIELDS = (
+  "pool",  # real images that the shots are drawn from; see data.real
+  "shots",  # of each class; each count is a strategy, "rg16" of 16
+)
 NAME = "synthjax_images"
-
-
-class Row(NamedTuple):
-  """One image to draw."""
-
-  id: str
-  label: int
-  class_name: str
-  prompt: str
-  seed: int
-  number: int  # of the images of this prompt and seed
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the blocks' fields, and that the weights are there."""
   del workdir
-  validate(config.generate, FIELDS, name="generate", required=FIELDS)
+  validate(config.generate, OPTIONAL, name="generate", required=FIELDS)
   block = config.generator
   validate(block, GENERATOR_FIELDS, name="generator", required=("name",))
   if block.name not in GENERATORS:
@@ -71,6 +76,45 @@ def check(config: ConfigDict, workdir: str) -> None:
       f"found {config.generate.images_per_class} and "
       f"{config.generate.shard_size}."
     )
+  if guided := config.generate.get("real_guidance"):
+    _check_guided(guided, config)
+
+
+def _check_guided(block: ConfigDict, config: ConfigDict) -> None:
+  """Checks the steps, and that the pool has shots enough."""
+  name = "generate.real_guidance"
+  validate(block, ["start_steps"], name=name, required=GUIDED_FIELDS)
+  steps = _start_steps(block)
+  respacing = config.generator.base.respacing
+  count = len(schedule.kept_timesteps(respacing))
+  if wrong := {m: k for m, k in steps.items() if not 1 <= k <= count}:
+    raise UserError(
+      f"config.{name}.start_steps has {wrong}, but the base walks {count} "
+      f"steps (respacing {respacing}): choose 1 to {count} for each."
+    )
+  space = spaces.load_space(config.space)
+  real.check_real(block.pool, space)
+  labels = few_shot.labels_of(real.open_real(block.pool, space))
+  for shots in steps:
+    few_shot.draw(labels, num_classes=len(space.classes), shots=shots, seed=0)
+
+
+def _start_steps(block: ConfigDict) -> dict[int, int]:
+  """Returns the steps from a shot for each number of shots."""
+  if block.get("start_steps") is not None:
+    if len(block.start_steps) != len(block.shots):
+      raise UserError(
+        f"config.generate.real_guidance has start_steps={block.start_steps} "
+        f"for shots={block.shots}: give one for each."
+      )
+    return dict(zip(block.shots, block.start_steps, strict=True))
+  if lacking := [shots for shots in block.shots if shots not in START_STEPS]:
+    raise UserError(
+      f"The paper gives no start_steps for {lacking} shots, but for "
+      f"{', '.join(map(str, START_STEPS))}: set "
+      "config.generate.real_guidance.start_steps."
+    )
+  return {shots: START_STEPS[shots] for shots in block.shots}
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -85,6 +129,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     "generator": generator.identity,
     "prompts": artifacts.digest(source),
   }
+  guided = config.generate.get("real_guidance")
+  if guided:
+    spec["real"] = real.identify(guided.pool)
   if artifacts.begin(folder, spec):
     return
   rows = plan(
@@ -92,6 +139,17 @@ def run(config: ConfigDict, workdir: str) -> None:
     images_per_class=block["images_per_class"],
     seeds=block["seeds"],
   )
+  references = None
+  if guided:
+    pool = real.open_real(guided.pool, space)
+    rows += plan_guided(
+      space,
+      few_shot.labels_of(pool),
+      _start_steps(guided),
+      images_per_class=block["images_per_class"],
+      seeds=block["seeds"],
+    )
+    references = partial(read_references, pool, generator.reference_size)
   size = block["shard_size"]
   pieces = [rows[i : i + size] for i in range(0, len(rows), size)]
   began, drawn, done = time.monotonic(), 0, 0
@@ -101,7 +159,11 @@ def run(config: ConfigDict, workdir: str) -> None:
       shards.check_rows(folder / name, len(piece))
     else:
       shards.write_shard(
-        folder, index, len(pieces), draw(generator, piece), name=NAME
+        folder,
+        index,
+        len(pieces),
+        draw(generator, piece, references),
+        name=NAME,
       )
       drawn += len(piece)
     done += len(piece)
@@ -137,45 +199,26 @@ def load(block: ConfigDict) -> Generator:
   return GENERATORS[options.pop("name")](**options)
 
 
-def plan(
-  prompts: Sequence[texts.Prompt],
-  *,
-  images_per_class: int,
-  seeds: Sequence[int],
-) -> list[Row]:
-  """Lists every image: by strategy, seed, class, prompt, number.
+def draw(
+  generator: Generator,
+  rows: Sequence[Row],
+  references: Callable[[Sequence[Row]], np.ndarray] | None = None,
+) -> list[dict]:
+  """Draws images, as examples of a shard.
 
-  The images of a class are dealt out to its prompts in turn, so that none has
-  more than one image more than another.
+  Args:
+    generator: that draws.
+    rows: of the images.
+    references: reads the real images of rows that have one.
   """
-  groups: dict[str, dict[int, list[texts.Prompt]]] = {}
-  for prompt in prompts:
-    classes = groups.setdefault(prompt.strategy, {})
-    classes.setdefault(prompt.label, []).append(prompt)
-  rows = []
-  for classes in groups.values():
-    for seed in seeds:
-      for label in sorted(classes):
-        own = classes[label]
-        for i, prompt in enumerate(own):
-          count = len(range(i, images_per_class, len(own)))
-          rows += [
-            Row(
-              id=f"{prompt.id}-s{seed}-{number}",
-              label=label,
-              class_name=prompt.class_name,
-              prompt=prompt.text,
-              seed=seed,
-              number=number,
-            )
-            for number in range(count)
-          ]
-  return rows
-
-
-def draw(generator: Generator, rows: Sequence[Row]) -> list[dict]:
-  """Draws images, as examples of a shard."""
-  images = generator.draw([row.prompt for row in rows], image_keys(rows))
+  images = []
+  for steps, group in itertools.groupby(rows, lambda row: row.start_steps):
+    group = list(group)
+    more = {}
+    if steps is not None:
+      more = dict(references=references(group), start_steps=steps)
+    prompts = [row.prompt for row in group]
+    images += list(generator.draw(prompts, image_keys(group), **more))
   return [
     {
       "image": image,
@@ -196,7 +239,10 @@ def image_keys(rows: Sequence[Row]) -> jax.Array:
   """
   data = np.empty((len(rows), 2), np.uint32)
   for i, row in enumerate(rows):
-    who = json.dumps([row.seed, row.class_name, row.prompt, row.number])
+    who = [row.seed, row.class_name, row.prompt, row.number]
+    if row.reference is not None:
+      who += [row.reference, row.start_steps]
+    who = json.dumps(who)
     data[i] = np.frombuffer(hashlib.sha256(who.encode()).digest()[:8], "<u4")
   return jax.random.wrap_key_data(data, impl="threefry2x32")
 
