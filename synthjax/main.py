@@ -33,6 +33,7 @@ TASKS = {
   "score": "synthjax.tasks.score",
   "select": "synthjax.tasks.select",
   "tune": "synthjax.tasks.tune",
+  "few_shot": "synthjax.tasks.few_shot",
   "pretrain": "synthjax.tasks.pretrain",
   "transfer": "synthjax.tasks.transfer",
   "detect": "synthjax.tasks.detect",

@@ -72,6 +72,20 @@ def make_scores(
   )
 
 
+def encode_classes(
+  encode_texts: Callable[[Sequence[str]], np.ndarray],
+  logit_scale: float,
+  space: Any,
+) -> Texts:
+  """Encodes every class of a label space in every template."""
+  texts = [
+    t.replace("{}", c.name) for c in space.classes for t in space.templates
+  ]
+  features = encode_texts(texts)
+  shape = len(space.classes), len(space.templates), -1
+  return Texts(features.reshape(shape), logit_scale)
+
+
 def write_part(folder: epath.PathLike, name: str, scores: Scores) -> None:
   """Writes the scores of a shard; the same scores give the same bytes."""
   with artifacts.replace(folder, name) as path:

@@ -264,6 +264,62 @@ def images_of(
   return image_seed, rows
 
 
+def images_for(
+  scores: Scores,
+  *,
+  strategy: str,
+  seed: int,
+  kept: np.ndarray | None,
+  real: tuple[np.ndarray, np.ndarray] | None,
+  margin: float,
+  max_per_class: int,
+  class_names: Sequence[str],
+) -> np.ndarray:
+  """Finds the images that go with a few real ones.
+
+  Args:
+    scores: of n images.
+    strategy: of their prompts; those of "rg16" and the like were drawn from
+      the shots of their own seed, and serve for no other.
+    seed: of the images and of the shots.
+    kept: [n] bool, which may be taken; None takes all.
+    real: features and labels of the shots, if `select_by_real` filters.
+    margin: see `select_by_real`.
+    max_per_class: likewise.
+    class_names: each of which needs an image.
+
+  Returns:
+    Rows, int [m].
+
+  Raises:
+    UserError: if there are none of the strategy, the seed or a class.
+  """
+  strategies, seeds = origin(scores.ids)
+  own = strategies == strategy
+  if strategy.startswith("rg") and own.any() and seed not in seeds[own]:
+    raise UserError(
+      f"There are no {strategy!r} images of the shots of seed {seed}: draw "
+      "them with config.generate.seeds, or leave out the seed."
+    )
+  kept = np.ones(len(scores.ids), bool) if kept is None else kept
+  if real is not None:
+    rows = np.flatnonzero(own & kept)
+    chosen = select_by_real(
+      Scores(*(column[rows] for column in scores)),
+      *real,
+      margin=margin,
+      class_names=class_names,
+      max_per_class=max_per_class,
+      seed=seed,
+    )
+    kept = np.zeros(len(kept), bool)
+    kept[rows] = chosen.kept
+  _, rows = images_of(
+    scores, strategy=strategy, seed=seed, kept=kept, class_names=class_names
+  )
+  return rows
+
+
 def _chance(seed: int, image_id: str) -> int:
   digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
   return int.from_bytes(digest[:7], "big")  # fits int64

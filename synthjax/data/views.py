@@ -72,6 +72,24 @@ def random_resized_crop(
   return example | {"image": _fit(image, image_size)}
 
 
+def shot_view(example: Example, *, seed: Sequence[int]) -> np.ndarray:
+  """Returns another view of a shot: a large part of it, maybe mirrored.
+
+  The augmentation of Tip-Adapter: a random crop of half of the area or more.
+
+  Args:
+    example: with uint8 `image` [h, w, 3].
+    seed: the same for the same view.
+
+  Returns:
+    uint8 [s, s, 3], where s is the shorter side.
+  """
+  rng = np.random.default_rng(tuple(seed))
+  size = min(example["image"].shape[:2])
+  cut = random_resized_crop(example, rng, image_size=size, scale=(0.5, 1.0))
+  return augment.flip(cut, rng)["image"]
+
+
 # name -> transforms before and after the image has its size.
 VIEWS = {
   "none": ((), ()),

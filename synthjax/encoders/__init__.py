@@ -25,6 +25,10 @@ class Encoder(NamedTuple):
   encode_texts: Callable[[Sequence[str]], np.ndarray]
   logit_scale: float  # the factor on cosines, already exp
   identity: dict[str, Any]  # plain data that tells weights and pixels apart
+  # Names and a number of context vectors -> a function (embeddings [k, l, w],
+  # end [k]) -> features [k, d], and those embeddings and ends, with room for
+  # the context behind the first token. None where texts cannot be learned.
+  embed_prompts: Callable[..., tuple[Callable, Any, Any]] | None = None
 
 
 def load_encoder(name: str, **fields: Any) -> Encoder:

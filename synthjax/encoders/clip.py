@@ -1,6 +1,7 @@
 """CLIP as an encoder: one batch shape for images, one for texts."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.errors import UserError, unknown_names
 from synthjax.models import clip
 from synthjax.text import tokenize
+from synthjax.train import coop
 from synthjax.train import mesh as meshes
 
 RESIZES = ("host", "device")
@@ -137,6 +139,19 @@ def load(
     tokens = words.clip_tokens(texts, model.context_length)
     return encode(of_tokens, chunks(tokens))
 
+  def embed_prompts(names: Sequence[str], num_context: int):
+    names = [words.clip_ids(f"{name}.") for name in names]
+    tokens, end = coop.prompt_tokens(
+      names,
+      start=words.clip_vocab_size - 2,
+      end=words.clip_vocab_size - 1,
+      length=model.context_length,
+      num_context=num_context,
+    )
+    embeddings = model.apply(variables, tokens, method="embed")
+    encode = jax.tree_util.Partial(partial(_encode_embedded, model), variables)
+    return encode, embeddings, end
+
   identity = {
     "encoder": "clip",
     "weights": files.sha256(paths[0]),
@@ -145,7 +160,13 @@ def load(
     "dtype": dtype,
   }
   logit_scale = float(np.exp(params["logit_scale"]))
-  return Encoder(encode_images, encode_texts, logit_scale, identity)
+  return Encoder(
+    encode_images, encode_texts, logit_scale, identity, embed_prompts
+  )
+
+
+def _encode_embedded(model, variables, x, end):
+  return model.apply(variables, x, end, method="encode_embedded_text")
 
 
 def _weights(name: str | None) -> epath.Path:

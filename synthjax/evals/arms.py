@@ -125,6 +125,40 @@ def table(results: Mapping[str, Any], *, split: str = "test") -> str:
         _spread(gain["gain"], gain["gain_stderr"], "+"),
       ]
     )
+  return _align(lines)
+
+
+def label(method: str, shots: int) -> str:
+  """Returns what a method with so many shots is called among the arms."""
+  return f"{method} ({shots} shots)"
+
+
+def shots_table(results: Mapping[str, Any], *, split: str = "test") -> str:
+  """Lays out accuracies in percent by method and number of shots.
+
+  Args:
+    results: with zero_shot, methods, shots, and the summary of each `label`.
+    split: that is shown.
+
+  Returns:
+    Aligned lines: a heading, zero-shot, and one for each method.
+  """
+  found = {
+    row["arm"]: row for row in results["summary"] if row["split"] == split
+  }
+  lines = [
+    ["top-1, %", *(f"{shots} shots" for shots in results["shots"])],
+    ["zero-shot", _spread(results[ZERO_SHOT][split], None)],
+  ]
+  lines[1] += [""] * (len(results["shots"]) - 1)
+  for method in results["methods"]:
+    rows = [found[label(method, shots)] for shots in results["shots"]]
+    lines.append([method, *(_spread(r["mean"], r["std"]) for r in rows)])
+  return _align(lines)
+
+
+def _align(lines: Sequence[Sequence[str]]) -> str:
+  """Pads columns to one width: the first to the left, others to the right."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return "\n".join(
     "  ".join(

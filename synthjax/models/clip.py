@@ -116,16 +116,32 @@ class CLIP(nn.Module):
     The feature is read at the token of the largest id, which is the end of
     text in CLIP's vocabulary; l may be below the context length.
     """
-    n, length = tokens.shape
+    return self.encode_embedded_text(self.embed(tokens), tokens.argmax(-1))
+
+  def embed(self, tokens: jax.Array) -> jax.Array:
+    """Maps int [n, l] to the vectors [n, l, text_width] of the tokens."""
+    return self.token_embedding(tokens)
+
+  def encode_embedded_text(self, x: jax.Array, end: jax.Array) -> jax.Array:
+    """Encodes vectors of tokens, which may be learned (CoOp).
+
+    Args:
+      x: [n, l, text_width], without positions.
+      end: [n] int, where the feature is read.
+
+    Returns:
+      float32 [n, d], not of unit length.
+    """
+    n, length = x.shape[:2]
     if length > self.context_length:
       raise ValueError(
         f"found texts of {length} tokens, which is more than context_length="
         f"{self.context_length}; tokenize to at most that many."
       )
-    x = self.token_embedding(tokens)
+    x = x.astype(self.dtype)
     x = x + self.positional_embedding[:length].astype(self.dtype)
     x = self.transformer(x, jnp.tril(jnp.ones((length, length), bool)))
-    x = x[jnp.arange(n), tokens.argmax(-1)]  # [n, width]
+    x = x[jnp.arange(n), end]  # [n, width]
     return self.ln_final(x.astype(jnp.float32)) @ self.text_projection
 
   def __call__(

@@ -50,8 +50,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     spec["filter_encoder"] = filter_encoder.identity
   if artifacts.begin(folder, spec):
     return
-  texts = _encode_classes(encoder, space)
-  filter_texts = _encode_classes(filter_encoder, space) if other else texts
+  texts, filter_texts = (
+    scores.encode_classes(each.encode_texts, each.logit_scale, space)
+    for each in (encoder, filter_encoder)
+  )
   source, rows = shards.open_shards(images), {scores.TEXT: len(space.classes)}
   sizes = shard_rows(images)
   if sum(sizes) != len(source):
@@ -86,16 +88,6 @@ def shard_rows(images: epath.Path) -> list[int]:
   return [
     files[name]["rows"] for name in sorted(files) if ".array_record-" in name
   ]
-
-
-def _encode_classes(encoder: Encoder, space: Any) -> scores.Texts:
-  """Encodes every class in every template: [k, t, d]."""
-  texts = [
-    t.replace("{}", c.name) for c in space.classes for t in space.templates
-  ]
-  features = encoder.encode_texts(texts)
-  shape = len(space.classes), len(space.templates), -1
-  return scores.Texts(features.reshape(shape), encoder.logit_scale)
 
 
 def _score(

@@ -82,13 +82,17 @@ class Tokenizer(NamedTuple):
     """
     assert context >= 2, "There must be room for the start and the end."
     start = self.bpe.get_vocab_size()
-    if getattr(self.bpe.model, "end_of_word_suffix", None) == _END_OF_WORD:
-      texts = [clean(text) for text in texts]
     tokens = np.zeros((len(texts), context), np.int32)
     for row, text in enumerate(texts):
-      ids = [start, *self.encode(text)[: context - 2], start + 1]
+      ids = [start, *self.clip_ids(text)[: context - 2], start + 1]
       tokens[row, : len(ids)] = ids
     return tokens
+
+  def clip_ids(self, text: str) -> list[int]:
+    """Returns the ids of a text for CLIP, without start and end."""
+    if getattr(self.bpe.model, "end_of_word_suffix", None) == _END_OF_WORD:
+      text = clean(text)
+    return self.encode(text)
 
 
 def clean(text: str) -> str:
