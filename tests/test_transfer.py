@@ -15,7 +15,7 @@ from synthjax.data import real
 from synthjax.errors import UserError
 from synthjax.evals import finetuned
 from synthjax.evals.finetuned import Run
-from synthjax.models.classifiers import make_classifier
+from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.tasks import transfer
 from synthjax.train import finetune, recipe, supervised
 
@@ -243,6 +243,34 @@ def test_a_backbone_of_another_model_is_refused(tmp_path):
   )
   with pytest.raises(UserError, match=r"conv1/kernel.*\(3, 3, 3, 6\).*needs"):
     finetune.replace_backbone(narrow, wide)
+
+
+def test_a_vit_starts_at_another_image_size_with_resized_positions():
+  """As the constant part of the positions of 4 patches, seen with 9."""
+  sizes = dict(name="vit_tiny", width=8, depth=1, heads=1, patch_size=4)
+  backbone = make_classifier(num_classes=5, **sizes).init(
+    jax.random.key(3), np.zeros((1, 8, 8, 3))
+  )
+  backbone["params"]["pos_embed"] = np.full((1, 5, 8), 0.5, np.float32)
+  start = transfer._fit_positions(backbone, {"image_size": 8}, 12)
+  model = make_classifier(num_classes=2, **sizes)
+  tx = recipe.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
+  scratch = supervised.supervised(model, tx)
+  batch = {"image": np.zeros((1, 12, 12, 3), np.uint8)}
+  state = finetune.start_from(scratch, start, heads=HEADS).init(
+    jax.random.key(0), batch
+  )
+  params = state.variables["params"]
+  np.testing.assert_allclose(params["pos_embed"], np.full((1, 10, 8), 0.5))
+  assert params["head"]["kernel"].shape == (8, 2)
+  np.testing.assert_array_equal(
+    params["blocks_0"]["attn"]["qkv"]["kernel"],
+    backbone["params"]["blocks_0"]["attn"]["qkv"]["kernel"],
+  )
+  with pytest.raises(UserError, match="pos_embed: the weights have"):
+    finetune.start_from(scratch, backbone, heads=HEADS).init(
+      jax.random.key(0), batch
+    )
 
 
 # --- what the numbers say ---------------------------------------------------

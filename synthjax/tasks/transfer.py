@@ -15,7 +15,8 @@ from synthjax.convert import files
 from synthjax.data import few_shot, pipeline, real, spaces, views
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import classify, finetuned
-from synthjax.models.classifiers import make_classifier
+from synthjax.models import vit
+from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.train import finetune, metrics, recipe, supervised
 from synthjax.train import run as runs
 
@@ -102,9 +103,8 @@ def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `results.json` and the weights of every finetuned model."""
   block, workdir = config.transfer.to_dict(), epath.Path(workdir)
   folder, space = workdir / "transfer", _space(config)
-  backbones, backbone_hash = [], None
-  if "pretrained" in block["inits"]:
-    backbones, backbone_hash = _backbones(block, workdir)
+  given = "pretrained" in block["inits"]
+  backbones, backbone_hash = _backbones(block, workdir) if given else ([], None)
   spec = block | {
     "space": spaces.identify(space),
     "model": _model(config),
@@ -197,8 +197,9 @@ def _finetune(
       continue
     objective = scratch
     if init == "pretrained":
-      variables, _ = files.load_params(backbones[number % len(backbones)])
-      objective = finetune.start_from(scratch, variables)
+      given = files.load_params(backbones[number % len(backbones)])
+      start = _fit_positions(*given, spec["image_size"])
+      objective = finetune.start_from(scratch, start, heads=HEADS)
     state = runs.train(
       objective,
       pipeline.train_batches(
@@ -231,13 +232,22 @@ def _finetune(
     files.save_params(path, jax.device_get(state.variables), description)
 
 
+def _fit_positions(variables: dict, description: dict, image_size: int) -> dict:
+  """Resizes the positions of a ViT from its own image size to another."""
+  params = variables["params"]
+  if "pos_embed" not in params:
+    return variables
+  patch = len(params["patch_embed"]["proj"]["kernel"])
+  old, new = description["image_size"] // patch, image_size // patch
+  return variables | {"params": vit.resize_positions(params, old, new)}
+
+
 def _measurer(model: Any, image_size: int, folder: epath.Path) -> Any:
   """Returns (runs, source) -> {run: top-1 accuracy on the source}."""
   predict = supervised.predictor(model)
 
   def accuracy(run, source):
-    path = folder / f"{run.label()}{_WEIGHTS}"
-    variables, _ = files.load_params(path)
+    variables, _ = files.load_params(folder / f"{run.label()}{_WEIGHTS}")
     logits, labels = [], []
     for images, found in views.in_order(source, image_size=image_size):
       logits.append(supervised.evaluate(predict, variables, images))
@@ -255,9 +265,8 @@ def _space(config: ConfigDict) -> Any:
 
 
 def _model(config: ConfigDict) -> dict:
-  model = config.transfer.get("model")
-  if model is None:
-    model = config.get("pretrain", {}).get("model")
+  pretrained = config.get("pretrain", {}).get("model")
+  model = config.transfer.get("model", pretrained)
   if model is None:
     raise UserError(
       "config.transfer needs the field `model`, or the block config.pretrain."

@@ -1,7 +1,7 @@
 """Training that starts from given weights, all but the head."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -10,18 +10,28 @@ import numpy as np
 from flax import traverse_util
 
 from synthjax.errors import UserError
+from synthjax.train.moco import MocoState
 from synthjax.train.objective import Objective
+from synthjax.train.supervised import SupervisedState
 
-HEAD = "fc"
+HEADS = ("fc",)  # of a ResNet
 
 
-def start_from(objective: Objective, variables: Mapping) -> Objective:
+def start_from(
+  objective: Objective,
+  variables: Mapping,
+  *,
+  heads: Collection[str] = HEADS,
+) -> Objective:
   """Returns the objective with another start: a backbone and a fresh head.
 
   Args:
-    objective: of `supervised`.
+    objective: of `supervised` or `moco`, whose momentum encoder starts as a
+      copy of the other one.
     variables: `params` and `batch_stats` of the same model, possibly for other
-      classes: the head that they hold is not used.
+      classes: the head that they hold is not used. The positions of a ViT are
+      those of the images' size: see `models.vit.resize_positions`.
+    heads: names of the submodules that are drawn anew, of whichever model.
 
   Raises:
     UserError: when compiled, listing what does not fit the model.
@@ -29,23 +39,40 @@ def start_from(objective: Objective, variables: Mapping) -> Objective:
 
   def init(rng, batch):
     state = objective.init(rng, batch)
-    merged = replace_backbone(state.variables, variables)
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, merged)
+    own, copy = _COPIES[type(state)]
+    merged = replace_backbone(getattr(state, own), variables, heads=heads)
+    copied = None
+    if getattr(state, copy) is not None:
+      copied = jax.tree.map(jnp.copy, merged)
     # The optimizers of this package start from zeros, whatever the weights.
-    return dataclasses.replace(state, variables=merged, ema=ema)
+    return dataclasses.replace(state, **{own: merged, copy: copied})
 
   return Objective(init, objective.step)
 
 
-def replace_backbone(fresh: Mapping, variables: Mapping) -> dict[str, Any]:
+# What is trained, and what starts as a copy of it.
+_COPIES = {
+  SupervisedState: ("variables", "ema"),
+  MocoState: ("query", "key"),
+}
+
+
+def replace_backbone(
+  fresh: Mapping, variables: Mapping, *, heads: Collection[str] = HEADS
+) -> dict[str, Any]:
   """Returns `variables` with the head of `fresh`.
+
+  Args:
+    fresh: variables of the model to train.
+    variables: of the same model, with whatever head or none.
+    heads: names of the head's submodules.
 
   Raises:
     UserError: listing every array that is missing, unused or misshapen.
   """
   want = traverse_util.flatten_dict(dict(fresh))
   have = traverse_util.flatten_dict(dict(variables))
-  is_head = lambda path: path[1] == HEAD
+  is_head = lambda path: path[1] in heads
   problems = []
   for path in sorted(want.keys() | have.keys()):
     if is_head(path):

@@ -1,11 +1,16 @@
 """Optimizers and learning-rate schedules, by name."""
 
-from collections.abc import Callable
+import inspect
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
-from synthjax.errors import UserError
+from synthjax.errors import UserError, unknown_names
 
 Rate = Callable[[int], float]  # step -> learning rate
 
@@ -15,6 +20,29 @@ def cosine(lr: float, num_steps: int, warmup: int = 0) -> Rate:
   if not warmup:
     return optax.cosine_decay_schedule(lr, num_steps)
   return optax.warmup_cosine_decay_schedule(0.0, lr, warmup, num_steps)
+
+
+def timm_cosine(
+  lr: float,
+  num_steps: int,
+  warmup: int = 0,
+  *,
+  warmup_lr: float = 1e-6,
+  min_lr: float = 1e-5,
+) -> Rate:
+  """Rises linearly from `warmup_lr`, then falls to `min_lr`, as timm's does.
+
+  The cosine spans all steps: the warm-up hides its start and does not delay
+  it, so that the rate jumps down a little where the warm-up ends.
+  """
+
+  def rate(step):
+    rise = warmup_lr + (lr - warmup_lr) * step / max(warmup, 1)
+    angle = math.pi * jnp.minimum(step / num_steps, 1)
+    fall = min_lr + (lr - min_lr) * (1 + jnp.cos(angle)) / 2
+    return jnp.where(step < warmup, rise, fall)
+
+  return rate
 
 
 def trapezoid(
@@ -43,6 +71,7 @@ def constant(lr: float, num_steps: int, warmup: int = 0) -> Rate:
 
 RATES = {
   "cosine": cosine,
+  "timm_cosine": timm_cosine,
   "trapezoid": trapezoid,
   # For what the noise of large steps blurs: most of the time is the fall.
   "long_fall": partial(trapezoid, fall_share=0.7),
@@ -50,19 +79,142 @@ RATES = {
 }
 
 
-def sgd(rate: Rate, weight_decay: float) -> optax.GradientTransformation:
-  """SGD with momentum 0.9; the decay joins the gradient, as in PyTorch."""
+def everything(params: Any) -> Any:
+  """Lets the weight decay act on all parameters."""
+  return jax.tree.map(lambda _: True, params)
+
+
+def matrices(params: Any) -> Any:
+  """Lets the weight decay act on kernels and embeddings alone.
+
+  Left out are, as in timm and DeiT, all biases, the scales of norms, and the
+  class token and positions of a ViT.
+  """
+
+  def decays(path, x):
+    name = str(path[-1].key)
+    return jnp.ndim(x) > 1 and name not in ("bias", "cls_token", "pos_embed")
+
+  return jax.tree_util.tree_map_with_path(decays, params)
+
+
+DECAYS = {"all": everything, "matrices": matrices}
+
+
+def sgd(
+  rate: Rate,
+  weight_decay: float,
+  mask: Callable | None = None,
+  *,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+) -> optax.GradientTransformation:
+  """SGD with momentum; the decay joins the gradient, as in PyTorch."""
   return optax.chain(
-    optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum=0.9)
+    optax.add_decayed_weights(weight_decay, mask),
+    optax.sgd(rate, momentum=momentum, nesterov=nesterov),
   )
 
 
-def adamw(rate: Rate, weight_decay: float) -> optax.GradientTransformation:
+def adamw(
+  rate: Rate, weight_decay: float, mask: Callable | None = None
+) -> optax.GradientTransformation:
   """AdamW with PyTorch's constants."""
-  return optax.adamw(rate, weight_decay=weight_decay)
+  return optax.adamw(rate, weight_decay=weight_decay, mask=mask)
 
 
-OPTIMIZERS = {"adamw": adamw, "sgd": sgd}
+def lars(
+  rate: Rate,
+  weight_decay: float,
+  mask: Callable | None = None,
+  *,
+  momentum: float = 0.9,
+  trust_coefficient: float = 0.001,
+) -> optax.GradientTransformation:
+  """SGD whose steps are scaled to each kernel's norm (You et al. 2017).
+
+  For batches of thousands of images. As is usual, biases, norms and the like
+  are neither scaled nor, with the mask "matrices", decayed.
+  """
+  return optax.lars(
+    rate,
+    weight_decay,
+    weight_decay_mask=mask or everything,
+    trust_coefficient=trust_coefficient,
+    trust_ratio_mask=matrices,
+    momentum=momentum,
+  )
+
+
+OPTIMIZERS = {"adamw": adamw, "lars": lars, "sgd": sgd}
+
+
+def make_rate(
+  name: str, *, lr: float, num_steps: int, warmup: int = 0, **options: Any
+) -> Rate:
+  """Returns a learning rate of RATES: a function of the step.
+
+  Args:
+    name: of the schedule.
+    lr: the highest learning rate.
+    num_steps: of the whole training.
+    warmup: steps of the linear rise.
+    **options: keyword arguments of the schedule, such as `min_lr`.
+
+  Raises:
+    UserError: about an unknown schedule or option.
+  """
+  if name not in RATES:
+    raise unknown_names("learning-rate schedule", [name], RATES)
+  if unknown := options.keys() - options_of(RATES[name]):
+    raise unknown_names(
+      f"option of the learning-rate schedule {name},",
+      sorted(unknown),
+      options_of(RATES[name]),
+    )
+  return RATES[name](lr, num_steps, warmup, **options)
+
+
+def with_rate(
+  name: str,
+  rate: Rate,
+  *,
+  weight_decay: float = 0.0,
+  decay: str = "all",
+  clip_norm: float | None = None,
+  **options: Any,
+) -> optax.GradientTransformation:
+  """Builds an optimizer of OPTIMIZERS with any learning rate.
+
+  Args:
+    name: of the optimizer.
+    rate: a function of the step.
+    weight_decay: as the optimizer takes it.
+    decay: what it acts on, a key of DECAYS.
+    clip_norm: largest global norm of the gradient, if any.
+    **options: keyword arguments of the optimizer, such as `nesterov`.
+
+  Raises:
+    UserError: about an unknown optimizer, mask or option.
+  """
+  for kind, choice, known in (
+    ("optimizer", name, OPTIMIZERS),
+    ("weight-decay mask", decay, DECAYS),
+  ):
+    if choice not in known:
+      raise unknown_names(kind, [choice], known)
+  if unknown := options.keys() - options_of(OPTIMIZERS[name]):
+    known = _named(with_rate) - {"name", "rate"} | options_of(OPTIMIZERS[name])
+    raise unknown_names(f"option of {name},", sorted(unknown), known)
+  if weight_decay < 0:
+    raise UserError(
+      f"weight_decay={weight_decay} would grow the weights; give 0 or more."
+    )
+  mask = None if decay == "all" else DECAYS[decay]
+  tx = OPTIMIZERS[name](rate, weight_decay, mask, **options)
+  if clip_norm is None:
+    return tx
+  return optax.chain(optax.clip_by_global_norm(clip_norm), tx)
 
 
 def make_optimizer(
@@ -72,8 +224,7 @@ def make_optimizer(
   num_steps: int,
   rate: str = "cosine",
   warmup: int = 0,
-  weight_decay: float = 0.0,
-  clip_norm: float | None = None,
+  **fields: Any,
 ) -> optax.GradientTransformation:
   """Builds an optimizer of OPTIMIZERS with a schedule of RATES.
 
@@ -83,18 +234,35 @@ def make_optimizer(
     num_steps: of the whole training.
     rate: of the schedule.
     warmup: steps of the linear rise.
-    weight_decay: as the optimizer takes it.
-    clip_norm: largest global norm of the gradient, if any.
+    **fields: of `with_rate`, and keyword arguments of the schedule.
+
+  Raises:
+    UserError: about unknown names.
   """
-  for kind, choice, known in (
-    ("optimizer", name, OPTIMIZERS),
-    ("learning-rate schedule", rate, RATES),
-  ):
-    if choice not in known:
-      raise UserError(
-        f"{kind} {choice!r} is not known; choose one of {sorted(known)}."
-      )
-  tx = OPTIMIZERS[name](RATES[rate](lr, num_steps, warmup), weight_decay)
-  if clip_norm is None:
-    return tx
-  return optax.chain(optax.clip_by_global_norm(clip_norm), tx)
+  of_rate, rest = split_options(rate, fields)
+  schedule = make_rate(
+    rate, lr=lr, num_steps=num_steps, warmup=warmup, **of_rate
+  )
+  return with_rate(name, schedule, **rest)
+
+
+def split_options(rate: str, fields: Mapping) -> tuple[dict, dict]:
+  """Returns the fields that the schedule takes, and all others."""
+  if rate not in RATES:
+    raise unknown_names("learning-rate schedule", [rate], RATES)
+  known = options_of(RATES[rate])
+  return (
+    {k: v for k, v in fields.items() if k in known},
+    {k: v for k, v in fields.items() if k not in known},
+  )
+
+
+def options_of(function: Callable) -> set[str]:
+  """Returns the names of the arguments that are given by keyword alone."""
+  parameters = inspect.signature(function).parameters.values()
+  return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _named(function: Callable) -> set[str]:
+  parameters = inspect.signature(function).parameters.values()
+  return {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}

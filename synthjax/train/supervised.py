@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from synthjax.errors import UserError
 from synthjax.train.objective import Objective
 
 # Of ImageNet, for pixels in [0, 1]; DeiT uses them for other sets as well.
@@ -16,6 +17,7 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
+Mix = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 @flax.struct.dataclass
@@ -81,11 +83,13 @@ def supervised(
   ema_decay: float | None = None,
   augment: Augment = flip_and_shift,
   preprocess: Callable[[jax.Array], jax.Array] = normalize,
+  mix: Mix | None = None,
+  num_micro_batches: int = 1,
 ) -> Objective:
   """Returns the objective of cross entropy with labels.
 
   A batch holds `image` [n, h, w, 3], uint8 or normalised float, and `label`
-  int [n].
+  int [n], or in its place `target` [n, k], which sums to 1 over the classes.
 
   Args:
     model: with Flax's `init(rng, images, train=)` and `apply(variables, images,
@@ -96,37 +100,59 @@ def supervised(
       first steps average over less: min(ema_decay, (1 + step) / (10 + step)).
     augment: (images, rng) -> images, on the device; a value of AUGMENTS.
     preprocess: images -> float32, after augmentation.
+    mix: (images, rng) -> images and the share of each that is its own [n]; the
+      rest is of the batch in reverse, and so are the targets. Last of all that
+      changes images; see `mixing`.
+    num_micro_batches: parts whose gradients are computed one after another
+      and averaged: less memory. Without BatchNorm and dropout the step is that
+      of the whole batch; BatchNorm sees one part at a time.
+
+  Raises:
+    UserError: when compiled, about a batch that does not split into parts.
   """
 
   def init(rng, batch):
-    images = preprocess(jnp.asarray(batch["image"][:1]))
+    images = preprocess(augment(jnp.asarray(batch["image"][:1]), rng))
     variables = dict(model.init(rng, images, train=False))
     # A copy, as a donated state must not hold one buffer twice.
     ema = None if ema_decay is None else jax.tree.map(jnp.copy, variables)
     opt_state = tx.init(variables["params"])
     return SupervisedState(jnp.array(0), variables, ema, opt_state)
 
+  def loss_fn(params, variables, part, rng):
+    logits, stats = model.apply(
+      variables | {"params": params},
+      part["image"],
+      train=True,
+      mutable=["batch_stats"],
+      rngs={"dropout": rng},
+    )
+    targets = _smooth(part["target"], logits.shape[-1], label_smoothing)
+    if mix is not None:
+      other = _smooth(part["other"], logits.shape[-1], label_smoothing)
+      share = part["share"][:, None]
+      targets = share * targets + (1 - share) * other
+    loss = optax.softmax_cross_entropy(logits, targets).mean()
+    top1 = jnp.mean(logits.argmax(-1) == targets.argmax(-1))
+    return loss, ({"loss": loss, "top1": top1}, stats)
+
+  grad_fn = jax.grad(loss_fn, has_aux=True)
+
   def step(state, batch, rng):
     augment_rng, dropout_rng = jax.random.split(rng)
     images = preprocess(augment(batch["image"], augment_rng))
-    labels = batch["label"]
-    params = state.variables["params"]
-
-    def loss_fn(params):
-      logits, stats = model.apply(
-        state.variables | {"params": params},
-        images,
-        train=True,
-        mutable=["batch_stats"],
-        rngs={"dropout": dropout_rng},
+    target = batch["target"] if "target" in batch else batch["label"]
+    whole = {"image": images, "target": target}
+    if mix is not None:
+      images, share = mix(images, jax.random.fold_in(rng, 2))
+      whole |= {"image": images, "share": share, "other": target[::-1]}
+    params, variables = state.variables["params"], state.variables
+    if num_micro_batches == 1:
+      grads, (metrics, stats) = grad_fn(params, variables, whole, dropout_rng)
+    else:
+      grads, metrics, stats = _accumulate(
+        grad_fn, variables, _split(whole, num_micro_batches), dropout_rng
       )
-      targets = jax.nn.one_hot(labels, logits.shape[-1])
-      targets = optax.smooth_labels(targets, label_smoothing)
-      loss = optax.softmax_cross_entropy(logits, targets).mean()
-      return loss, (logits, stats)
-
-    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-    (loss, (logits, stats)), grads = grad_fn(params)
     updates, opt_state = tx.update(grads, state.opt_state, params)
     variables = {"params": optax.apply_updates(params, updates)} | stats
 
@@ -134,12 +160,68 @@ def supervised(
     if ema is not None:
       decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
       ema = optax.incremental_update(variables, ema, 1 - decay)
-
-    metrics = {"loss": loss, "top1": jnp.mean(logits.argmax(-1) == labels)}
     state = SupervisedState(state.step + 1, variables, ema, opt_state)
     return state, metrics
 
   return Objective(init, step)
+
+
+def _smooth(target: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
+  """Returns targets [n, k] of labels [n]; those [n, k] stay as they are."""
+  if target.ndim == 2:
+    return target
+  return optax.smooth_labels(jax.nn.one_hot(target, num_classes), smoothing)
+
+
+def _split(batch: dict, parts: int) -> dict:
+  """Splits all arrays [n, ...] of a batch into [parts, n / parts, ...].
+
+  Part i holds the rows i, i + parts, ...: wherever a device has a run of rows,
+  each part has an equal share of them.
+  """
+  n = len(batch["image"])
+  if n % parts:
+    near = [p for p in range(1, n + 1) if n % p == 0]
+    raise UserError(
+      f"A batch of {n} does not split into num_micro_batches={parts} parts; "
+      f"choose one of {near}."
+    )
+  rows = lambda x: jnp.swapaxes(
+    x.reshape(n // parts, parts, *x.shape[1:]), 0, 1
+  )
+  return jax.tree.map(rows, batch)
+
+
+def _accumulate(
+  grad_fn: Callable, variables: dict, parts: dict, rng: jax.Array
+) -> tuple[Any, dict, dict]:
+  """Returns the mean gradients and metrics of parts, and the last statistics.
+
+  Args:
+    grad_fn: (params, variables, part, rng) -> gradients, (metrics, stats).
+    variables: of the model.
+    parts: arrays [parts, n, ...].
+    rng: part i draws from fold_in(rng, i).
+  """
+  num_parts = len(parts["image"])
+
+  def one(carry, inputs):
+    variables, total = carry
+    i, part = inputs
+    grads, (metrics, stats) = grad_fn(
+      variables["params"], variables, part, jax.random.fold_in(rng, i)
+    )
+    total = jax.tree.map(jnp.add, total, grads)
+    return (variables | dict(stats), total), metrics
+
+  zeros = jax.tree.map(jnp.zeros_like, variables["params"])
+  carry, metrics = jax.lax.scan(
+    one, (variables, zeros), (jnp.arange(num_parts), parts)
+  )
+  variables, total = carry
+  grads = jax.tree.map(lambda g: g / num_parts, total)
+  stats = {k: v for k, v in variables.items() if k != "params"}
+  return grads, jax.tree.map(lambda m: m.mean(0), metrics), stats
 
 
 def predictor(
