@@ -30,7 +30,6 @@ TOWERS = dict(
     vision_heads=8,
   ),
 )
-NUM_STEPS = dict(vit=1_600, resnet=5_000)
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -61,7 +60,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       weight_decay=0.1,
       clip_norm=1.0,
     ),
-    num_steps=NUM_STEPS[arg.tower],
+    num_steps=1_600,
     batch_size=128,
     num_workers=0,
     log_every=25,

@@ -56,11 +56,17 @@ def _read_value(name: str, text: str, default: Any) -> Any:
     ) from None
 
 
-def embedded_world() -> dict[str, Any]:
+CLIPS = {"vit": "clip", "resnet": "clip_resnet"}
+
+
+def embedded_world(tower: str = "vit") -> dict[str, Any]:
   """Returns the blocks `generator` and `encoder` of the embedded world.
 
   Small models that the package holds; what they were trained on and how they
   are sampled was chosen on the validation style.
+
+  Args:
+    tower: of the encoder's images, "vit" or "resnet".
   """
   tokenizer = "embedded:tokenizer.json"
   generator = dict(
@@ -82,7 +88,7 @@ def embedded_world() -> dict[str, Any]:
   )
   encoder = dict(
     name="clip",
-    weights="embedded:clip.safetensors",
+    weights=f"embedded:{CLIPS[tower]}.safetensors",
     tokenizer=tokenizer,
     batch_size=64,
   )

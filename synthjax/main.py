@@ -34,6 +34,7 @@ TASKS = {
   "select": "synthjax.tasks.select",
   "tune": "synthjax.tasks.tune",
   "few_shot": "synthjax.tasks.few_shot",
+  "tune_encoder": "synthjax.tasks.tune_encoder",
   "pretrain": "synthjax.tasks.pretrain",
   "transfer": "synthjax.tasks.transfer",
   "detect": "synthjax.tasks.detect",

@@ -1,7 +1,8 @@
 """The generated images of a workdir, all of them or those that were kept."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from etils import epath
 
@@ -14,6 +15,7 @@ def open_generated(
   folder: epath.PathLike,
   *,
   strategy: str | None = None,
+  seed: int | None = None,
   selection: epath.PathLike | None = None,
 ) -> Source:
   """Opens what `generate` has drawn.
@@ -21,6 +23,8 @@ def open_generated(
   Args:
     folder: of the image shards.
     strategy: of the prompts; None takes the images of all.
+    seed: of the images, with a strategy; None takes all seeds, and so do the
+      images of a single seed.
     selection: the `selection.jsonl` of `select`, of which the rows that are
       kept are taken; None takes every image.
 
@@ -35,6 +39,7 @@ def open_generated(
       for row in rows
       if row["kept"] and strategy in (None, row["strategy"])
     ]
+    ids = _of_seed(ids, seed)
     if not ids:
       raise _nothing(selection, strategy, found)
     return open_shards(folder, ids)
@@ -44,20 +49,41 @@ def open_generated(
   spans = spans_of_strategies(source)
   if strategy not in spans:
     raise _nothing(folder, strategy, spans)
-  return subset(source, spans[strategy])
+  rows = spans[strategy]
+  seeds = _spans(source, _seed, rows)
+  if seed is None or len(seeds) == 1:
+    return subset(source, rows)
+  if seed not in seeds:
+    raise _nothing(folder, f"{strategy}, seed {seed}", seeds)
+  return subset(source, seeds[seed])
+
+
+def _of_seed(ids: Sequence[str], seed: int | None) -> list[str]:
+  """Keeps the ids of a seed, if they are of several."""
+  seeds = {each: _seed({"id": each}) for each in ids}
+  if seed is None or len(set(seeds.values())) == 1:
+    return list(ids)
+  return [each for each in ids if seeds[each] == seed]
 
 
 def spans_of_strategies(source: Sequence[Example]) -> dict[str, range]:
-  """Returns the rows of each strategy.
+  """Returns the rows of each strategy, by which they are ordered."""
+  return _spans(source, _strategy, range(len(source)))
 
-  Rows are ordered by strategy, so that bisection reads a few of millions.
+
+def _spans(
+  source: Sequence[Example], key: Callable[[Example], Any], rows: range
+) -> dict[Any, range]:
+  """Returns the rows of each key of rows that are ordered by it.
+
+  Bisection reads a few of millions.
   """
-  spans, start = {}, 0
-  while start < len(source):
-    name, low, high = _strategy(source[start]), start, len(source)
-    while high - low > 1:  # row `low` is of this strategy, row `high` is not
+  spans, start = {}, rows.start
+  while start < rows.stop:
+    name, low, high = key(source[start]), start, rows.stop
+    while high - low > 1:  # row `low` has this key, row `high` has not
       middle = (low + high) // 2
-      if _strategy(source[middle]) == name:
+      if key(source[middle]) == name:
         low = middle
       else:
         high = middle
@@ -65,15 +91,18 @@ def spans_of_strategies(source: Sequence[Example]) -> dict[str, range]:
   return spans
 
 
+# An id is "<strategy>-<label>-<index>-s<seed>-<number>".
 def _strategy(row: Example) -> str:
-  return row["id"].split("-")[
-    0
-  ]  # "<strategy>-<label>-<index>-s<seed>-<number>"
+  return row["id"].split("-")[0]
+
+
+def _seed(row: Example) -> int:
+  return int(row["id"].split("-")[3].removeprefix("s"))
 
 
 def _nothing(where, strategy, found) -> UserError:
   of = "" if strategy is None else f" of the strategy {strategy!r}"
   return UserError(
     f"{where} has no image{of} to train on; it has those of "
-    f"{', '.join(sorted(found)) or 'no strategy at all'}."
+    f"{', '.join(sorted(map(str, found))) or 'no strategy at all'}."
   )

@@ -66,22 +66,8 @@ class CLIP(nn.Module):
   remat: bool = False  # computes each block again for the gradients
 
   def setup(self):
-    if self.image_tower not in IMAGE_TOWERS:
-      raise ValueError(
-        f"image_tower={self.image_tower!r} is not known; "
-        f"choose one of {sorted(IMAGE_TOWERS)}."
-      )
     width = self.text_width
-    self.visual = IMAGE_TOWERS[self.image_tower](
-      embed_dim=self.embed_dim,
-      image_size=self.image_size,
-      patch_size=self.patch_size,
-      width=self.vision_width,
-      layers=self.vision_layers,
-      heads=self.vision_heads,
-      dtype=self.dtype,
-      remat=self.remat,
-    )
+    self.visual = make_image_tower(self)
     self.token_embedding = nn.Embed(
       self.vocab_size, width, dtype=self.dtype, embedding_init=normal(0.02)
     )
@@ -152,6 +138,25 @@ class CLIP(nn.Module):
     text_features = unit(self.encode_text(tokens))
     cosine = jnp.einsum("nd,md->nm", image_features, text_features)
     return jnp.exp(self.logit_scale) * cosine
+
+
+def make_image_tower(model: CLIP) -> nn.Module:
+  """Returns the module of a CLIP's image tower: its variables are `visual`."""
+  if model.image_tower not in IMAGE_TOWERS:
+    raise ValueError(
+      f"image_tower={model.image_tower!r} is not known; "
+      f"choose one of {sorted(IMAGE_TOWERS)}."
+    )
+  return IMAGE_TOWERS[model.image_tower](
+    embed_dim=model.embed_dim,
+    image_size=model.image_size,
+    patch_size=model.patch_size,
+    width=model.vision_width,
+    layers=model.vision_layers,
+    heads=model.vision_heads,
+    dtype=model.dtype,
+    remat=model.remat,
+  )
 
 
 def unit(x: jax.Array) -> jax.Array:

@@ -1,0 +1,298 @@
+"""Tunes CLIP's image encoder with its classifier, or parts of it, from images.
+
+For what stored features cannot show: how much of the encoder to tune (Table 3
+of the paper) and what BatchNorm does to it (Table 6). The test images are
+opened once, after all training.
+"""
+
+import datetime
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict
+
+from synthjax import artifacts
+from synthjax.config import validate
+from synthjax.data import few_shot, generated, pipeline, real, spaces, views
+from synthjax.data import scores as stored
+from synthjax.encoders import Encoder, check_encoder, load_encoder, tower
+from synthjax.errors import UserError, unknown_names
+from synthjax.evals import arms
+from synthjax.train import classifier, encoder_tuning, metrics, recipe
+from synthjax.train import run as runs
+
+REQUIRED = (
+  "arms",  # what is compared
+  "seeds",  # of the shots, and of the order of the images
+  "epochs",
+  "batch_size",
+  "optimizer",  # see train.recipe.make_optimizer
+  "test",  # real images, opened once, at the end
+)
+OPTIONAL = (
+  "pool",  # real images that the shots of data="real" are drawn from
+  "shots",  # of each class
+  "strategy",  # of the images of data="synthetic"
+  "filter",  # of those, takes only what `select` has kept
+  "soft_weight",  # of the teacher, for generated images; 0.5 is the paper's SCE
+  "temperature",
+  "remat",  # computes activations again for the gradients, which saves memory
+  "log_every",
+  "checkpoint_every",
+)
+ARM_FIELDS = (
+  "name",
+  "data",  # of DATA
+  "up_to",  # the last rung of `encoder_tuning.ladder` that is tuned
+  "batch_norm",  # of encoder_tuning.BATCH_NORMS
+)
+DATA = ("real", "synthetic")
+
+
+class Arm(NamedTuple):
+  """What is tuned, and on what."""
+
+  name: str
+  data: str
+  up_to: str
+  batch_norm: str
+
+
+def check(config: ConfigDict, workdir: str) -> None:
+  """Checks the fields, the arms, and that their images are there or will be."""
+  block = config.tune_encoder.to_dict()
+  validate(block, OPTIONAL, name="tune_encoder", required=REQUIRED)
+  wanted = read_arms(block["arms"])
+  space = spaces.load_space(config.space)
+  check_encoder(**config.encoder.to_dict())
+  rungs = encoder_tuning.ladder(_load(config.encoder).variables["params"])
+  if unknown := sorted({arm.up_to for arm in wanted} - rungs.keys()):
+    raise unknown_names("rung (up_to) of this encoder,", unknown, rungs)
+  recipe.make_optimizer(
+    num_steps=1000, epochs=block["epochs"], **block["optimizer"]
+  )
+  real.check_real(block["test"], space)
+  if any(arm.data == "real" for arm in wanted):
+    if not block.get("pool") or not block.get("shots"):
+      raise UserError("config.tune_encoder needs pool and shots for real arms.")
+    labels = few_shot.labels_of(real.open_real(block["pool"], space))
+    few_shot.draw(
+      labels, num_classes=len(space.classes), shots=block["shots"], seed=0
+    )
+  for name in _inputs(block, wanted):
+    if name not in config.tasks:
+      artifacts.load(epath.Path(workdir) / name)
+
+
+def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
+  """Reads the arms of a config.
+
+  Raises:
+    UserError: about misspelt or missing fields, or names that are not unique.
+  """
+  for i, block in enumerate(blocks):
+    name = f"tune_encoder.arms[{i}]"
+    validate(block, (), name=name, required=ARM_FIELDS)
+    for field, known in (
+      ("data", DATA),
+      ("batch_norm", encoder_tuning.BATCH_NORMS),
+    ):
+      if block[field] not in known:
+        raise unknown_names(f"{name}.{field}", [block[field]], known)
+  read = [Arm(**block) for block in blocks]
+  names = [arms.ZERO_SHOT, *(arm.name for arm in read)]
+  if not read or len(set(names)) < len(names):
+    raise UserError(
+      f"config.tune_encoder.arms has the names {names[1:]}: at least one is "
+      f"needed, each once, and {arms.ZERO_SHOT!r} is taken."
+    )
+  return read
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+  """Leaves `results.json` and the metrics of every training."""
+  block, workdir = config.tune_encoder.to_dict(), epath.Path(workdir)
+  folder, space = workdir / "tune_encoder", spaces.load_space(config.space)
+  encoder = load_encoder(**config.encoder.to_dict())
+  wanted = read_arms(block["arms"])
+  spec = {
+    "tune_encoder": block,
+    "encoder": encoder.identity,
+    "real": {
+      name: real.identify(block[name])
+      for name in ("pool", "test")
+      if block.get(name)
+    },
+    "inputs": {
+      n: artifacts.digest(workdir / n) for n in _inputs(block, wanted)
+    },
+    "space": spaces.identify(space),
+  }
+  if artifacts.begin(folder, spec):
+    return
+  model = _load(config.encoder, remat=block.get("remat", False))
+  head = _zero_shot(encoder, space)
+  trained, rows = [], {}
+  for arm in wanted:
+    tune = _tuner(block, arm, model, head, workdir, space)
+    for seed in block["seeds"]:
+      state, about = tune(seed)
+      trained.append((about, state))
+      curve = runs.metrics_file(folder, _label(arm, seed))
+      rows[curve.name] = len(metrics.read_rows(curve))
+
+  # Nothing is trained for, or chosen by, what is opened from here on.
+  opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+  test = real.open_real(block["test"], space)
+  start = {"encoder": model.variables, "head": head}
+  results = {
+    "space": space.name,
+    "classes": list(space.class_names),
+    **arms.compare(
+      tower.predictor(model),
+      start,
+      trained,
+      {"test": (test, few_shot.labels_of(test))},
+      len(space.classes),
+    ),
+  }
+  with artifacts.replace(folder, "results.json") as path:
+    path.write_text(json.dumps(results, indent=1) + "\n")
+  rows["results.json"] = len(results["rows"])
+  artifacts.finish(
+    folder,
+    spec,
+    rows,
+    test_opened_at=opened_at,
+    summary=results["summary"],
+  )
+  print(arms.table(results), flush=True)
+
+
+def _load(block: ConfigDict, *, remat: bool = False) -> tower.Tower:
+  return tower.load(
+    block.weights, dtype=block.get("dtype", "float32"), remat=remat
+  )
+
+
+def _zero_shot(encoder: Encoder, space: Any) -> classifier.Head:
+  texts = stored.encode_classes(
+    encoder.encode_texts, encoder.logit_scale, space
+  )
+  return classifier.init_head(texts.text_features, texts.logit_scale)
+
+
+def _inputs(block: Mapping[str, Any], wanted: Sequence[Arm]) -> tuple[str, ...]:
+  if all(arm.data == "real" for arm in wanted):
+    return ()
+  return ("generate", "select") if block.get("filter") else ("generate",)
+
+
+def _label(arm: Arm, seed: int) -> str:
+  plain = "".join(c if c.isalnum() else "-" for c in arm.name)
+  return f"{plain}-s{seed}"
+
+
+# --- training ---------------------------------------------------------------
+
+
+def _tuner(
+  block: Mapping[str, Any],
+  arm: Arm,
+  model: tower.Tower,
+  head: classifier.Head,
+  workdir: epath.Path,
+  space: Any,
+) -> Callable[[int], tuple[Any, dict]]:
+  """Returns a function that trains an arm with a seed, compiled once.
+
+  It returns what `tower.predictor` takes, and what tells the run apart.
+  """
+  rungs, tuned = encoder_tuning.ladder(model.variables["params"]), []
+  for rung, parts in rungs.items():
+    tuned += parts
+    if rung == arm.up_to:
+      break
+  size = len(_source(block, arm, workdir, space, block["seeds"][0]))
+  num_steps = recipe.count_steps(
+    size, epochs=block["epochs"], batch_size=min(block["batch_size"], size)
+  )
+  objective = encoder_tuning.encoder_tuning(
+    functools.partial(tower.encode, model),
+    model.variables,
+    head,
+    recipe.make_optimizer(
+      num_steps=num_steps, epochs=block["epochs"], **block["optimizer"]
+    ),
+    tuned=tuned,
+    batch_norm=arm.batch_norm,
+    soft_weight=0.0 if arm.data == "real" else block.get("soft_weight", 0.5),
+    temperature=block.get("temperature", 2.0),
+  )
+  share = encoder_tuning.share_tuned(
+    {"encoder": model.variables["params"], "head": head}, tuned
+  )
+
+  def tune(seed):
+    source = _source(block, arm, workdir, space, seed)
+    state = runs.train(
+      objective,
+      pipeline.train_batches(
+        source,
+        [
+          functools.partial(tower.fit, size=model.image_size),
+          functools.partial(
+            views.image_and_label, num_classes=len(space.classes)
+          ),
+        ],
+        batch_size=min(block["batch_size"], len(source)),
+        seed=seed,
+      ),
+      folder=workdir / "tune_encoder",
+      label=_label(arm, seed),
+      num_steps=num_steps,
+      batch_size=block["batch_size"],
+      seed=seed,
+      log_every=block.get("log_every", 20),
+      checkpoint_every=block.get("checkpoint_every", 1000),
+    )
+    variables = {"params": state.params["encoder"]}
+    if state.batch_stats:
+      variables["batch_stats"] = state.batch_stats
+    about = {
+      "arm": arm.name,
+      "data": arm.data,
+      "up_to": arm.up_to,
+      "batch_norm": arm.batch_norm,
+      "share_tuned": share,
+      "seed": seed,
+      "num_images": len(source),
+    }
+    found = {"encoder": variables, "head": state.params["head"]}
+    return jax.device_get(found), about
+
+  return tune
+
+
+def _source(block, arm, workdir, space, seed) -> Sequence[Any]:
+  """Opens the images that an arm learns from."""
+  if arm.data == "real":
+    pool = real.open_real(block["pool"], space)
+    rows = few_shot.draw(
+      few_shot.labels_of(pool),
+      num_classes=len(space.classes),
+      shots=block["shots"],
+      seed=seed,
+    )
+    return few_shot.subset(pool, rows)
+  kept = workdir / "select/selection.jsonl" if block.get("filter") else None
+  return generated.open_generated(
+    workdir / "generate",
+    strategy=block.get("strategy"),
+    seed=seed,
+    selection=kept,
+  )

@@ -1,0 +1,173 @@
+"""Tuning CLIP's image encoder: the task, from images to accuracies."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_world
+
+from synthjax import artifacts
+from synthjax.convert import files
+from synthjax.errors import UserError
+from synthjax.models import clip
+from synthjax.tasks import tune_encoder
+from synthjax.text import tokenize
+
+SIZES = dict(
+  embed_dim=16,
+  image_size=32,
+  patch_size=None,
+  vision_width=4,
+  vision_layers=(1, 1, 1, 1),
+  vision_heads=2,
+  image_tower="resnet",
+  context_length=12,
+  text_width=16,
+  text_layers=1,
+  text_heads=2,
+)
+
+
+def arm(name, **changes):
+  block = dict(name=name, data="real", up_to="head", batch_norm="frozen")
+  return block | changes
+
+
+ARMS = (
+  arm("real"),
+  arm("real, batch", batch_norm="batch"),
+  arm("all, syn", data="synthetic", up_to="stem"),
+)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+  sizes = SIZES | {"vocab_size": tokenize.load().clip_vocab_size}
+  model = clip.CLIP(**sizes)
+  shapes = jax.eval_shape(
+    model.init,
+    jax.random.key(0),
+    jnp.zeros((1, 32, 32, 3)),
+    jnp.zeros((1, 12), int),
+  )
+  rng = np.random.default_rng(0)
+
+  def fill(path, shape):
+    value = rng.normal(0, 0.2, shape.shape).astype(np.float32)
+    positive = path[-1].key in ("scale", "var")
+    return np.abs(value) + 0.5 if positive else value
+
+  path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
+  description = {"kind": "clip", "model": sizes, "image_size": 32}
+  filled = jax.tree_util.tree_map_with_path(fill, shapes)
+  files.save_params(path, filled, description)
+  return tiny_world.encoder_block(str(path))
+
+
+def make_config(workdir, encoder, **changes):
+  block = dict(
+    arms=ARMS,
+    seeds=(0, 1),
+    pool=dict(split="real_pool"),
+    shots=2,
+    strategy="basic",
+    epochs=2,
+    batch_size=4,
+    optimizer=dict(name="adamw", lr=1e-2),
+    test=dict(split="test"),
+  )
+  config = tiny_world.make_config(workdir, tune_encoder=block | changes)
+  config.encoder = encoder
+  return config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, encoder):
+  workdir = tmp_path_factory.mktemp("work")
+  tiny_world.write_images(workdir, seeds=(0, 1))
+  config = make_config(workdir, encoder)
+  tune_encoder.check(config, str(workdir))
+  tune_encoder.run(config, str(workdir))
+  return workdir, config
+
+
+def test_every_arm_and_seed_is_measured_once(finished):
+  workdir, _ = finished
+  results = json.loads((workdir / "tune_encoder/results.json").read_text())
+  rows = results["rows"]
+  assert [(row["arm"], row["seed"]) for row in rows] == [
+    (each["name"], seed) for each in ARMS for seed in (0, 1)
+  ]
+  by_arm = {row["arm"]: row for row in rows}
+  assert by_arm["real"]["num_images"] == 2 * 3
+  assert by_arm["all, syn"]["num_images"] == 3 * 4  # of its seed alone
+  assert by_arm["all, syn"]["share_tuned"] == 1
+  assert 0 < by_arm["real"]["share_tuned"] < 0.1
+  assert all(0 <= row["accuracy"]["test"] <= 1 for row in rows)
+  assert "test_opened_at" in artifacts.load(workdir / "tune_encoder")["summary"]
+
+
+def test_statistics_and_weights_decide_what_is_predicted(finished):
+  """The arms leave different models: their losses differ."""
+  workdir, _ = finished
+  losses = {
+    path.name: [json.loads(line)["loss"] for line in path.open()]
+    for path in (workdir / "tune_encoder").glob("*-s0_metrics.jsonl")
+  }
+  assert len(losses) == 3
+  assert len({tuple(each) for each in losses.values()}) == 3
+
+
+def test_a_complete_run_is_skipped_and_another_refused(finished):
+  workdir, config = finished
+  before = (workdir / "tune_encoder/manifest.json").read_bytes()
+  tune_encoder.run(config, str(workdir))
+  assert (workdir / "tune_encoder/manifest.json").read_bytes() == before
+  other = config.copy_and_resolve_references()
+  other.tune_encoder.epochs = 3
+  with pytest.raises(artifacts.SpecMismatch, match="epochs"):
+    tune_encoder.run(other, str(workdir))
+
+
+def test_the_head_starts_as_the_zero_shot_classifier(tmp_path, encoder):
+  """Without a step of any size, the accuracy is that of zero-shot."""
+  config = make_config(
+    tmp_path,
+    encoder,
+    arms=(arm("still"),),
+    seeds=(0,),
+    optimizer=dict(name="sgd", lr=0.0),
+  )
+  tune_encoder.run(config, str(tmp_path))
+  found = json.loads((tmp_path / "tune_encoder/results.json").read_text())
+  assert found["rows"][0]["accuracy"] == found["zero_shot"]
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    ({"epoch": 1}, "did you mean 'epochs'"),
+    ({"arms": (arm("a", up_to="layer5"),)}, "did you mean 'layer"),
+    ({"arms": (arm("a", data="reel"),)}, "did you mean 'real'"),
+    ({"arms": (arm("a", batch_norm="batches"),)}, "did you mean 'batch'"),
+    ({"arms": (arm("a"), arm("a"))}, "each once"),
+    ({"arms": ()}, "at least one"),
+    ({"shots": None}, "pool and shots"),
+    ({"shots": 4000}, "4000 real images"),
+    ({"optimizer": dict(name="adam", lr=1)}, "did you mean 'adamw'"),
+  ],
+)
+def test_bad_fields_stop_before_anything_runs(
+  tmp_path, encoder, changes, words
+):
+  config = make_config(tmp_path, encoder, **changes)
+  with pytest.raises(UserError, match=words):
+    tune_encoder.check(config, str(tmp_path))
+
+
+def test_images_must_be_there(tmp_path, encoder):
+  config = make_config(tmp_path, encoder)
+  with pytest.raises(UserError, match="generate"):
+    tune_encoder.check(config, str(tmp_path))
