@@ -6,7 +6,7 @@ r"""What language enhancement, the CLIP filter and soft targets are each worth.
   --config=...:space=eurosat   or cifar100, instead of CIFAR-10
   --config.tune.seeds=0,1      any single value
 
-It needs `python -m synthjax.weights fetch glide clip_rn50`, and it downloads
+It needs `python -m synthjax.weights fetch glide clip_rn50 t5_common_gen`, and it downloads
 the test images through TFDS.
 
 Paper, Table 2 (CLIP-RN50, top-1 in %):
@@ -21,65 +21,21 @@ Measured: not run at full size. `:runlocal`: 19.9 % to 30.7 %; see README.md.
 
 import ml_collections
 
-from synthjax.config import embedded_world, parse_arg, unknown_names
-
-# T5 wrote the paper's sentences; here a grammar does.
-SATELLITE = dict(
-  templates=(
-    "a centered satellite photo of {word}",
-    "a {quality} satellite photo of {word}",
-    "a centered satellite photo of {word} {setting}",
-    "a {quality} satellite photo of {word} {setting}",
-  ),
-  slots=dict(
-    quality=(
-      "clear",
-      "cloudy",
-      "hazy",
-      "bright",
-      "dark",
-      "sharp",
-      "blurry",
-      "detailed",
-      "low resolution",
-      "high resolution",
-      "large-scale",
-      "close-up",
-    ),
-    setting=(
-      "in summer",
-      "in winter",
-      "in spring",
-      "in autumn",
-      "in a dry region",
-      "in a green region",
-      "near a town",
-      "near a coast",
-      "near a forest",
-      "among fields",
-      "in the mountains",
-      "on flat land",
-      "after rain",
-      "in the morning",
-      "at noon",
-      "from a great height",
-    ),
-  ),
+from synthjax.config import (
+  embedded_world,
+  parse_arg,
+  released_clip,
+  released_glide,
+  released_t5,
+  unknown_names,
 )
 
 DATA = {
-  "cifar10": dict(
-    grammar="photo", test=dict(kind="tfds", name="cifar10", split="test")
-  ),
-  "cifar100": dict(
-    grammar="photo", test=dict(kind="tfds", name="cifar100", split="test")
-  ),
+  "cifar10": dict(kind="tfds", name="cifar10", split="test"),
+  "cifar100": dict(kind="tfds", name="cifar100", split="test"),
   # TFDS has no test split. The paper's is likely that of CoOp: also 30 %, but
   # other images.
-  "eurosat": dict(
-    grammar=SATELLITE,
-    test=dict(kind="tfds", name="eurosat/rgb", split="train[70%:]"),
-  ),
+  "eurosat": dict(kind="tfds", name="eurosat/rgb", split="train[70%:]"),
 }
 
 ARMS = tuple(
@@ -102,7 +58,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arg = parse_arg(arg, runlocal=False, space="cifar10")
   if arg.space not in DATA:
     raise unknown_names("data set of this ablation,", [arg.space], DATA)
-  data = DATA[arg.space]
   config = ml_collections.ConfigDict()
   config.tasks = ("prompts", "generate", "score", "select", "tune", "report")
   config.seed = 0
@@ -110,34 +65,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
   # 2,000 images per class and strategy; 200 texts, so 10 images of each.
   config.prompts = dict(
-    strategies=("basic", "enhanced"), per_class=200, grammar=data["grammar"]
+    strategies=("basic", "enhanced"),
+    per_class=200,
+    writer=released_t5(arg.space),
   )
-  config.generator = dict(
-    name="glide",
-    base=dict(
-      weights="released:glide/base.safetensors",
-      sampler="ancestral",
-      respacing="100",
-    ),
-    upsampler=dict(
-      weights="released:glide/upsampler.safetensors",
-      sampler="ddim",
-      respacing="fast27",
-    ),
-    tokenizer="released:glide/tokenizer.json",
-    guidance_scale=3.0,
-    batch_size=64,
-    dtype="bfloat16",
-  )
+  config.generator = released_glide()
   config.generate = dict(images_per_class=2000, seeds=(0,), shard_size=4096)
 
-  config.encoder = dict(
-    name="clip",
-    weights="released:clip_rn50/clip.safetensors",
-    tokenizer="released:clip_rn50/tokenizer.json",
-    batch_size=256,
-    dtype="float32",
-  )
+  config.encoder = released_clip()
   config.score = dict()
   config.select = dict(max_per_class=800)
 
@@ -151,7 +86,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     weight_decay=0.1,
     clip_norm=1.0,
     temperature=2.0,
-    test=data["test"],
+    test=DATA[arg.space],
     best_epoch_on_test=True,  # what the released code reports, beside ours
   )
   config.report = dict(samples_per_class=8)

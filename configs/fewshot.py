@@ -29,7 +29,14 @@ Measured: not run at full size. `:runlocal`: see README.md.
 
 import ml_collections
 
-from synthjax.config import embedded_world, parse_arg, unknown_names
+from synthjax.config import (
+  embedded_world,
+  parse_arg,
+  released_clip,
+  released_glide,
+  released_t5,
+  unknown_names,
+)
 
 SHOTS = (1, 2, 4, 8, 16)
 # Options of Tip-Adapter exist for the paper's eight sets.
@@ -128,30 +135,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.prompts = dict(
     strategies=("enhanced",),
     per_class=200,
-    writer=dict(
-      name="t5",
-      weights="released:t5_common_gen/t5.safetensors",
-      tokenizer="released:t5_common_gen/spiece.model",
-      article=arg.space == "eurosat",
-    ),
+    writer=released_t5(config.space),
   )
-  config.generator = dict(
-    name="glide",
-    base=dict(
-      weights="released:glide/base.safetensors",
-      sampler="ancestral",
-      respacing="100",
-    ),
-    upsampler=dict(
-      weights="released:glide/upsampler.safetensors",
-      sampler="ddim",
-      respacing="fast27",
-    ),
-    tokenizer="released:glide/tokenizer.json",
-    guidance_scale=3.0,
-    batch_size=64,
-    dtype="bfloat16",
-  )
+  config.generator = released_glide()
   real = dict(kind="benchmark", name=arg.space, data_dir=arg.data_dir)
   config.generate = dict(
     images_per_class=800,
@@ -160,13 +146,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Steps from the shot: those of the paper, data.drawing.START_STEPS.
     real_guidance=dict(pool=dict(split="train", **real), shots=SHOTS),
   )
-  config.encoder = dict(
-    name="clip",
-    weights="released:clip_rn50/clip.safetensors",
-    tokenizer="released:clip_rn50/tokenizer.json",
-    batch_size=256,
-    dtype="float32",
-  )
+  config.encoder = released_clip()
   config.score = dict()
   config.select = dict(max_per_class=800)
 

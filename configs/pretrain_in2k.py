@@ -6,8 +6,8 @@ r"""Supervised ResNet-50 on synthetic images of 2,000 ImageNet classes.
   --config=...:images_per_class=2000  4.0M images instead of 2.4M
   --config.pretrain.batch_size=1024   any single value
 
-It needs two things that the package does not hold: GLIDE's weights
-(`python -m synthjax.weights fetch glide`) and the 2,000 class names
+It needs two things that the package does not hold: the weights
+(`python -m synthjax.weights fetch glide t5_common_gen`) and the 2,000 class names
 (config.space, a JSON or YAML file: the authors released no list of the 1,000
 classes that they added to ImageNet-1K).
 
@@ -20,7 +20,12 @@ Measured: not run yet
 
 import ml_collections
 
-from synthjax.config import embedded_world, parse_arg
+from synthjax.config import (
+  embedded_world,
+  parse_arg,
+  released_glide,
+  released_t5,
+)
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -31,24 +36,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.space = "in2k.yaml"
 
   # Language enhancement alone, no filter (Appendix C.5.3).
-  config.prompts = dict(strategies=("enhanced",), per_class=200)
-  config.generator = dict(
-    name="glide",
-    base=dict(
-      weights="released:glide/base.safetensors",
-      sampler="ancestral",
-      respacing="100",
-    ),
-    upsampler=dict(
-      weights="released:glide/upsampler.safetensors",
-      sampler="ddim",
-      respacing="fast27",
-    ),
-    tokenizer="released:glide/tokenizer.json",
-    guidance_scale=3.0,
-    batch_size=64,
-    dtype="bfloat16",
+  config.prompts = dict(
+    strategies=("enhanced",), per_class=200, writer=released_t5(config.space)
   )
+  config.generator = released_glide()
   config.generate = dict(
     images_per_class=arg.images_per_class, seeds=(0,), shard_size=4096
   )

@@ -25,7 +25,14 @@ Measured: not run at full size. `:runlocal`: see README.md.
 
 import ml_collections
 
-from synthjax.config import embedded_world, parse_arg, unknown_names
+from synthjax.config import (
+  embedded_world,
+  parse_arg,
+  released_clip,
+  released_glide,
+  released_t5,
+  unknown_names,
+)
 
 RUNGS = ("head", "attnpool", "layer4", "layer3", "layer2", "layer1", "stem")
 ARMS = {
@@ -69,38 +76,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.prompts = dict(
     strategies=("enhanced",),
     per_class=200,
-    writer=dict(
-      name="t5",
-      weights="released:t5_common_gen/t5.safetensors",
-      tokenizer="released:t5_common_gen/spiece.model",
-      article=arg.space == "eurosat",
-    ),
+    writer=released_t5(config.space),
   )
-  config.generator = dict(
-    name="glide",
-    base=dict(
-      weights="released:glide/base.safetensors",
-      sampler="ancestral",
-      respacing="100",
-    ),
-    upsampler=dict(
-      weights="released:glide/upsampler.safetensors",
-      sampler="ddim",
-      respacing="fast27",
-    ),
-    tokenizer="released:glide/tokenizer.json",
-    guidance_scale=3.0,
-    batch_size=64,
-    dtype="bfloat16",
-  )
+  config.generator = released_glide()
   config.generate = dict(images_per_class=2000, seeds=(0,), shard_size=4096)
-  config.encoder = dict(
-    name="clip",
-    weights="released:clip_rn50/clip.safetensors",
-    tokenizer="released:clip_rn50/tokenizer.json",
-    batch_size=256,
-    dtype="bfloat16",
-  )
+  config.encoder = released_clip() | dict(dtype="bfloat16")
   config.score = dict()
   config.select = dict(max_per_class=800)
 

@@ -24,19 +24,16 @@ Measured: not run at full size. `:runlocal` is quickstart.py's recipe: see
 
 import ml_collections
 
-from synthjax.config import embedded_world, parse_arg, unknown_names
+from synthjax.config import (
+  embedded_world,
+  parse_arg,
+  released_clip,
+  released_glide,
+  released_t5,
+  unknown_names,
+)
 
 ENCODERS = {"rn50": "clip_rn50", "vit_b16": "clip_vit_b16"}
-
-
-def released_clip(name: str) -> dict:
-  return dict(
-    name="clip",
-    weights=f"released:{name}/clip.safetensors",
-    tokenizer=f"released:{name}/tokenizer.json",
-    batch_size=256,
-    dtype="float32",
-  )
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -62,32 +59,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   # 200 sentences of each class, of 250 sampled ones, and 10 images of each.
   config.prompts = dict(strategies=("enhanced",), per_class=200)
   if arg.writer == "t5":
-    config.prompts.writer = dict(
-      name="t5",
-      weights="released:t5_common_gen/t5.safetensors",
-      tokenizer="released:t5_common_gen/spiece.model",
-      # The authors' labels of EuroSAT are "a River", "a Annual Crop Land", ...
-      article=arg.space.startswith("eurosat"),
-    )
+    config.prompts.writer = released_t5(arg.space)
   else:
     config.prompts.grammar = "photo"
-  config.generator = dict(
-    name="glide",
-    base=dict(
-      weights="released:glide/base.safetensors",
-      sampler="ancestral",
-      respacing="100",
-    ),
-    upsampler=dict(
-      weights="released:glide/upsampler.safetensors",
-      sampler="ddim",
-      respacing="fast27",
-    ),
-    tokenizer="released:glide/tokenizer.json",
-    guidance_scale=3.0,
-    batch_size=64,
-    dtype="bfloat16",
-  )
+  config.generator = released_glide()
   config.generate = dict(images_per_class=2000, seeds=(0,), shard_size=4096)
 
   config.encoder = released_clip(ENCODERS[arg.encoder])

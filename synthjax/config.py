@@ -56,6 +56,60 @@ def _read_value(name: str, text: str, default: Any) -> Any:
     ) from None
 
 
+def released_glide(batch_size: int = 64) -> dict[str, Any]:
+  """Returns the block `generator` of the released GLIDE, as the paper samples.
+
+  `python -m synthjax.weights fetch glide` gets its weights.
+  """
+  return dict(
+    name="glide",
+    base=dict(
+      weights="released:glide/base.safetensors",
+      sampler="ancestral",
+      respacing="100",
+    ),
+    upsampler=dict(
+      weights="released:glide/upsampler.safetensors",
+      sampler="ddim",
+      respacing="fast27",
+    ),
+    tokenizer="released:glide/tokenizer.json",
+    guidance_scale=3.0,
+    batch_size=batch_size,
+    dtype="bfloat16",
+  )
+
+
+def released_clip(name: str = "clip_rn50") -> dict[str, Any]:
+  """Returns the block `encoder` of a released CLIP.
+
+  Args:
+    name: that `python -m synthjax.weights fetch NAME` takes.
+  """
+  return dict(
+    name="clip",
+    weights=f"released:{name}/clip.safetensors",
+    tokenizer=f"released:{name}/tokenizer.json",
+    batch_size=256,
+    dtype="float32",
+  )
+
+
+def released_t5(space: str) -> dict[str, Any]:
+  """Returns the block `prompts.writer` of the paper's language model.
+
+  Args:
+    space: a label space; the authors' labels of EuroSAT have an article, "a
+      River", "a Annual Crop Land", ...
+  """
+  return dict(
+    name="t5",
+    weights="released:t5_common_gen/t5.safetensors",
+    tokenizer="released:t5_common_gen/spiece.model",
+    article=space == "eurosat",
+  )
+
+
 CLIPS = {"vit": "clip", "resnet": "clip_resnet"}
 
 

@@ -59,13 +59,24 @@ def test_label_spaces_of_configs_are_in_the_package(name):
   ("name", "needed"),
   [
     ("zeroshot.py", {"glide", "clip_rn50", "t5_common_gen"}),
+    ("image_count.py", {"glide", "clip_rn50", "t5_common_gen"}),
+    ("from_scratch_c100.py", {"glide", "t5_common_gen"}),
     (
       "zeroshot.py:space=eurosat,writer=grammar,encoder=vit_b16",
       {"glide", "clip_vit_b16"},
     ),
-    ("ablation_zeroshot.py:space=cifar10", {"glide", "clip_rn50"}),
-    ("ablation_zeroshot.py:space=cifar100", {"glide", "clip_rn50"}),
-    ("ablation_zeroshot.py:space=eurosat", {"glide", "clip_rn50"}),
+    (
+      "ablation_zeroshot.py:space=cifar10",
+      {"glide", "clip_rn50", "t5_common_gen"},
+    ),
+    (
+      "ablation_zeroshot.py:space=cifar100",
+      {"glide", "clip_rn50", "t5_common_gen"},
+    ),
+    (
+      "ablation_zeroshot.py:space=eurosat",
+      {"glide", "clip_rn50", "t5_common_gen"},
+    ),
   ],
 )
 def test_full_size_without_weights_names_the_commands_that_fetch_them(

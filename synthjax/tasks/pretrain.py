@@ -32,6 +32,7 @@ OPTIONAL = (
   "strategy",  # of the prompts; none takes the images of all
   "filter",  # takes only what `select` has kept
   "validation",  # real images that show what was learnt; see data.real
+  "test",  # real images, opened once, at the end
   "label_smoothing",
   "ema_decay",
   "num_workers",
@@ -48,6 +49,9 @@ def check(config: ConfigDict, workdir: str) -> None:
   recipe.make_optimizer(
     num_steps=1000, epochs=block["epochs"], **block["optimizer"]
   )
+  for split in ("validation", "test"):
+    if block.get(split):
+      real.check_real(block[split], space)
   for name in _inputs(block):
     if name not in config.tasks:
       artifacts.load(epath.Path(workdir) / name)
@@ -76,7 +80,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   )
   # One for all seeds, so that its step is compiled once.
   objective = _objective(block, len(space.classes), num_steps)
-  rows, accuracies = {}, {}
+  rows, accuracies, trained = {}, {}, {}
   for seed in block["seeds"]:
     label = label_of(seed)
     variables = _train(
@@ -101,12 +105,19 @@ def run(config: ConfigDict, workdir: str) -> None:
     curve = runs.metrics_file(folder, label)
     rows |= {path.name: 1, curve.name: len(metrics.read_rows(curve))}
     if block.get("validation"):
-      accuracies[label] = _accuracy(block, space, variables)
-  artifacts.finish(
-    folder, spec, rows, num_images=len(source), validation=accuracies
-  )
-  for label, accuracy in accuracies.items():
-    print(f"  {label}: {accuracy:.1%} of the real validation images")
+      accuracies[label] = _accuracy(block, "validation", space, variables)
+    trained[label] = path
+  summary = {"validation": accuracies}
+  if block.get("test"):
+    # Nothing is trained for, or chosen by, what is opened here.
+    summary["test"] = {
+      label: _accuracy(block, "test", space, files.load_params(path)[0])
+      for label, path in trained.items()
+    }
+  artifacts.finish(folder, spec, rows, num_images=len(source), **summary)
+  for split, found in summary.items():
+    for label, accuracy in found.items():
+      print(f"  {label}: {accuracy:.1%} of the real {split} images")
 
 
 def label_of(seed: int) -> str:
@@ -164,11 +175,11 @@ def _train(
   return jax.device_get(state.variables if state.ema is None else state.ema)
 
 
-def _accuracy(block: dict, space: Any, variables: dict) -> float:
-  """Returns the top-1 accuracy on the real validation images."""
+def _accuracy(block: dict, split: str, space: Any, variables: dict) -> float:
+  """Returns the top-1 accuracy on real images, "validation" or "test"."""
   model = make_classifier(num_classes=len(space.classes), **block["model"])
   predict, logits, labels = supervised.predictor(model), [], []
-  source = real.open_real(block["validation"], space)
+  source = real.open_real(block[split], space)
   for images, found in views.in_order(source, image_size=block["image_size"]):
     logits.append(supervised.evaluate(predict, variables, images))
     labels.append(found)
