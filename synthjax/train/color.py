@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # ITU-R 601, as Pillow turns RGB into L.
 LUMA = (0.299, 0.587, 0.114)
@@ -16,8 +17,10 @@ LUMA = (0.299, 0.587, 0.114)
 
 def luma(image: jax.Array) -> jax.Array:
   """Maps [h, w, 3] to its lightness [h, w, 1]."""
-  r, g, b = (image[..., i : i + 1] for i in range(3))
-  return LUMA[0] * r + LUMA[1] * g + LUMA[2] * b
+  # As a product, which XLA computes once; a sum it would fuse into whatever
+  # reads it, three times for each of a chain of changes.
+  weights = jnp.array(LUMA, image.dtype)[:, None]
+  return jnp.matmul(image, weights, precision="highest")
 
 
 def blend(image: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
@@ -55,10 +58,14 @@ def hue(image: jax.Array, shift: jax.Array) -> jax.Array:
     jnp.where(value == g, 2 + (b - r) / safe, 4 + (r - g) / safe),
   )
   sector = sector + 6 * shift  # of six, from red over green and blue
+
   # Around the circle each channel stays high for two sectors, falls over one,
   # stays low for two and rises over one.
-  phase = lambda start: 2 - jnp.abs((sector + start) % 6 - 2)
-  channel = lambda start: value - chroma * jnp.clip(phase(start), 0, 1)
+  def channel(start):
+    place = (sector + start) / 6
+    place = 6 * (place - jnp.floor(place))
+    return value - chroma * jnp.clip(2 - jnp.abs(place - 2), 0, 1)
+
   return jnp.stack([channel(5), channel(3), channel(1)], -1)
 
 
@@ -90,8 +97,10 @@ def jitter(
 ) -> jax.Array:
   """Applies the four changes of `color_jitter` with given factors.
 
-  Three of them are one blend with another image, so that one pass makes
-  whichever comes next: a `lax.switch` would compute all four under `vmap`.
+  A `lax.switch` would compute all four for each place in the order, under
+  `vmap`. But three of them are a blend with another image, which a factor of 1
+  makes do nothing: all come once before the turn of the hue, the costly one,
+  and once after it, and each counts in its place alone.
 
   Args:
     image: [h, w, 3].
@@ -99,16 +108,20 @@ def jitter(
     factors: [4] of these four.
   """
   factors = jnp.asarray(factors)
+  at = jnp.argmax(order == 3)  # when the hue turns
 
-  def change(image, which):
+  def change(image, which, counts):
     gray = luma(image)
-    # Of brightness, contrast and saturation.
-    other = jnp.stack([0.0, 1.0, 0.0])[which % 3] * gray.mean()
-    other = other + jnp.where(which == 2, gray, 0)
-    blended = blend(image, other, factors[which])
-    return jnp.where(which == 3, hue(image, factors[3]), blended), None
+    other = jnp.where(which == 1, gray.mean(), 0.0)
+    other = jnp.where(which == 2, gray, other)
+    return blend(image, other, jnp.where(counts, factors[which], 1.0))
 
-  return jax.lax.scan(change, image, order)[0]
+  for i in range(3):
+    image = change(image, order[i], i < at)
+  image = hue(image, factors[3])
+  for i in range(1, 4):
+    image = change(image, order[i], i > at)
+  return image
 
 
 def grayscale(image: jax.Array) -> jax.Array:
@@ -124,17 +137,24 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
 
   The kernel ends at 3 MAX_SIGMA; the edge is repeated. Pillow's GaussianBlur
   has the same radius = sigma, and approximates the Gaussian by three boxes.
+
+  As matrix products: sums over shifted images would compute anew, for each of
+  their terms, whatever XLA fuses before them.
   """
+  rows, columns = (_blur_matrix(side, sigma) for side in image.shape[:2])
+  blurred = jnp.einsum("yh,hwc->ywc", rows, image, precision="highest")
+  return jnp.einsum("xw,ywc->yxc", columns, blurred, precision="highest")
+
+
+def _blur_matrix(side: int, sigma: jax.Array) -> jax.Array:
+  """Returns the weights [side, side] of the places of a line."""
   radius = round(3 * MAX_SIGMA)
-  offsets = jnp.arange(-radius, radius + 1)
-  kernel = jnp.exp(-jnp.square(offsets / sigma) / 2)
-  kernel = kernel / kernel.sum()
-  for axis in (0, 1):
-    sides = [(radius, radius) if i == axis else (0, 0) for i in range(3)]
-    padded = jnp.pad(image, sides, mode="edge")
-    size = image.shape[axis]
-    image = sum(
-      kernel[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis)
-      for i in range(2 * radius + 1)
-    )
-  return image
+  # Of a line that goes on by the radius on both sides.
+  offsets = np.arange(-radius, side + radius) - np.arange(side)[:, None]
+  weights = jnp.exp(-jnp.square(offsets / sigma) / 2)
+  weights = jnp.where(np.abs(offsets) <= radius, weights, 0)
+  weights = weights / weights.sum(1, keepdims=True)
+  # What it goes on with is the edge.
+  before, after = weights[:, :radius].sum(1), weights[:, -radius:].sum(1)
+  inner = weights[:, radius:-radius]
+  return inner.at[:, 0].add(before).at[:, -1].add(after)

@@ -92,14 +92,18 @@ def apply(
     sign: [] 1 or -1, of the operations that go two ways.
     fill: see `rand_augment`.
   """
+  image, index = jnp.asarray(image), jnp.asarray(index)
   is_op = lambda name: index == OPERATIONS.index(name)
   share = jnp.asarray(level) / MAX_LEVEL
   factor = jnp.maximum(0.1, 1 + 0.9 * share * sign)
-  image = _look_up(image, _table(image, index, share, factor))
+  # As one of them at most does anything, each may start from the image as it
+  # came, which lies in memory: what is computed in between would be computed
+  # anew for every neighbour that a warp or the smoothing reads.
+  moved = warp(image, _affine(image.shape, is_op, share * sign), fill)
+  made = _look_up(moved, _table(image, index, share, factor))
   factors = [jnp.where(is_op(n), factor, 1.0) for n in ("color", "sharpness")]
-  image = blend(image, _gray(image), factors[0])
-  image = blend(image, _smooth(image), factors[1])
-  return warp(image, _affine(image.shape, is_op, share * sign), fill)
+  made = blend(made, _gray(made), factors[0])
+  return blend(made, _smooth(image), factors[1])
 
 
 def blend(image: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
@@ -139,9 +143,16 @@ def _table(
     "contrast": blend(values, mean, factor),
     "brightness": blend(values, jnp.zeros(()), factor),
   }
-  table = jnp.broadcast_to(values, (3, 256))
-  for name, other in tables.items():
-    table = jnp.where(index == OPERATIONS.index(name), other, table)
+  chosen = [index == OPERATIONS.index(name) for name in tables]
+  chosen = jnp.array([*chosen, ~jnp.any(jnp.array(chosen))], jnp.float32)
+  every = jnp.stack(
+    [jnp.broadcast_to(t, (3, 256)) for t in (*tables.values(), values)]
+  )
+  # As a product, which XLA computes once: chains of selections it would fuse
+  # into the look-up and compute for each pixel.
+  table = jnp.einsum(
+    "k,kcv->cv", chosen, every.astype(jnp.float32), precision="highest"
+  )
   return table.astype(jnp.uint8)
 
 
