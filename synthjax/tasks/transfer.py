@@ -266,7 +266,7 @@ def _space(config: ConfigDict) -> Any:
 
 def _model(config: ConfigDict) -> dict:
   pretrained = config.get("pretrain", {}).get("model")
-  model = config.transfer.get("model", pretrained)
+  model = config.transfer.get("model") or pretrained
   if model is None:
     raise UserError(
       "config.transfer needs the field `model`, or the block config.pretrain."
