@@ -41,6 +41,16 @@ def test_a_summary_of_three_seeds():
   assert narrow.high == pytest.approx(0.6 + 1.885618 * stderr)
 
 
+@pytest.mark.parametrize("n, t", [(2, 12.706), (3, 4.303), (10, 2.262)])
+def test_an_interval_has_the_quantiles_of_the_tables(n, t):
+  low, high = classify.interval(0.6, 0.01, n)
+  np.testing.assert_allclose(
+    (low, high), (0.6 - 0.01 * t, 0.6 + 0.01 * t), 1e-4
+  )
+  with pytest.raises(ValueError, match="n=1"):
+    classify.interval(0.6, 0.01, 1)
+
+
 def test_an_interval_holds_the_mean_as_often_as_it_says():
   rng = np.random.default_rng(0)
   intervals = [classify.summarize(rng.normal(3, 2, 4)) for _ in range(2000)]

@@ -311,8 +311,14 @@ def test_numbers_are_those_of_the_tasks(written):
   assert results["tune"]["zero_shot"]["test"] == 0.4224
   rows = page.table("Accuracy on test")
   assert rows[1][:3] == ["zero-shot", "42.24", ""]
-  assert rows[2] == ["B CE", "51.00", "+8.76", "0.58", "1.00", "3", "15.1"]
-  assert rows[3][:5] == ["LE+CF SCE", "61.00", "+18.76", "0.58", "1.00"]
+  # 51 ± t(2) * 0.577, where t(2) is 4.303.
+  interval = "48.5\u00a0to\u00a053.5"
+  assert rows[2][:4] == ["B CE", "51.00", interval, "+8.76"]
+  assert rows[2][4:] == ["0.58", "1.00", "3", "15.1"]
+  assert rows[3][:2] + rows[3][3:6] == [
+    *("LE+CF SCE", "61.00"),
+    *("+18.76", "0.58", "1.00"),
+  ]
   assert page.table("Accuracy on validation")[3][1] == "70.00"
   (test, _) = sorted(results["accuracy"], key=lambda e: e["split"])
   assert test["arms"][0]["values"] == [0.5, 0.51, 0.52]
@@ -345,7 +351,8 @@ def test_transfer_is_paired_by_seed(written):
   html, results = written
   page = Page(html)
   rows = page.table("Accuracy after finetuning")
-  assert rows[2] == ["pretrained", "16 per class", "test", "3", "46.67", "1.00"]
+  assert rows[2][:4] == ["pretrained", "16 per class", "test", "3"]
+  assert rows[2][4:] == ["46.67", "1.00", "44.2\u00a0to\u00a049.2"]
   (row,) = page.table("Difference, paired by seed")[1:]
   assert row[:5] == [
     "pretrained − random",
@@ -470,8 +477,8 @@ def test_numbers_that_are_missing_do_not_break_the_page(tmp_path):
   )
   html, results = write(tmp_path)
   assert Page(html).table("Accuracy on test")[1:3] == [
-    ["zero-shot", "–", "", "", "", "", ""],
-    ["B CE", "–", "–", "–", "–", "–", "–"],
+    ["zero-shot", "–", "", "", "", "", "", ""],
+    ["B CE", "–", "–", "–", "–", "–", "–", "–"],
   ]
   assert results["tune"]["zero_shot"]["test"] is None
 

@@ -71,8 +71,8 @@ def mean_per_class(confusion: np.ndarray) -> float:
 def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
   """Summarises independent measurements, such as accuracies over seeds.
 
-  The interval is Student's: mean +- t(n - 1) * stderr. It covers what differs
-  between the measurements; seeds on one test set say nothing of another one.
+  The `interval` covers what differs between the measurements; seeds on one test
+  set say nothing of another one.
 
   Args:
     values: [n], at least one.
@@ -92,8 +92,28 @@ def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
     return Summary(n, mean, None, None, None, None)
   std = float(values.std(ddof=1))
   stderr = std / math.sqrt(n)
+  low, high = interval(mean, stderr, n, confidence)
+  return Summary(n, mean, std, stderr, low, high)
+
+
+def interval(
+  mean: float, stderr: float, n: int, confidence: float = 0.95
+) -> tuple[float, float]:
+  """Returns the ends of Student's interval, mean +- t(n - 1) * stderr.
+
+  Args:
+    mean: of n measurements.
+    stderr: of the mean, std / sqrt(n).
+    n: at least 2, as one measurement has no spread.
+    confidence: that the interval holds the true mean.
+
+  Raises:
+    ValueError: for fewer than two measurements.
+  """
+  if n < 2:
+    raise ValueError(f"found n={n}; an interval needs at least 2 measurements.")
   half = float(special.stdtrit(n - 1, (1 + confidence) / 2)) * stderr
-  return Summary(n, mean, std, stderr, mean - half, mean + half)
+  return mean - half, mean + half
 
 
 def paired_difference(

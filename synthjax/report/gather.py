@@ -11,6 +11,12 @@ from synthjax.report import curves, measured, reading
 from synthjax.report.reading import number
 
 NUM_BINS = 20  # of the histogram of p_own
+# Tasks that measure classifiers: where their numbers go, and who sorts them.
+_MEASURES = {
+  "tune": ("accuracy", measured.accuracy),
+  "few_shot": ("few_shot_accuracy", measured.shots),
+  "tune_encoder": ("encoder_accuracy", measured.encoders),
+}
 
 
 def gather(workdir: epath.PathLike, states: Mapping[str, dict]) -> dict:
@@ -22,8 +28,10 @@ def gather(workdir: epath.PathLike, states: Mapping[str, dict]) -> dict:
 
   Returns:
     Plain data: `classes` (dicts of label and name), `curves`, and of each task
-    that is complete: `prompts`; `selection`; `tune` as it is, with `accuracy`
-    and, moved out of it, `confusion`; `transfer` as it is, with `transferred`.
+    that is complete: `prompts`; `selection`; `tune` as it is, with `accuracy`;
+    `few_shot` with `few_shot_accuracy`; `tune_encoder` with `encoder_accuracy`;
+    moved out of the first of those three, `confusion`; `transfer` as it is,
+    with `transferred`.
 
   Raises:
     UserError: naming a file that is not what its task wrote.
@@ -43,19 +51,22 @@ def gather(workdir: epath.PathLike, states: Mapping[str, dict]) -> dict:
     found["prompts"], names = _prompts(*done["prompts"])
   if "generate" in done:
     names = _label_names(*done["generate"]) | names
-  if "tune" in done:
-    found["tune"] = results_of("tune")
-    names = names or _tune_names(found["tune"])
-    found["accuracy"] = measured.accuracy(found["tune"])
+  classified = [task for task in _MEASURES if task in done]
+  for task in classified:
+    found[task] = results_of(task)
+    names = names or _class_names(found[task])
+    key, measure = _MEASURES[task]
+    found[key] = measure(found[task])
   if "select" in done:
     found["selection"] = _selection(*done["select"], names)
   found["classes"] = [
     {"label": label, "name": names[label]} for label in sorted(names)
   ]
-  if "tune" in done:
-    labels = sorted(names)
-    found["confusion"] = measured.confusion(found["tune"], labels)
-    found["tune"].pop("confusion", None)  # large: once is enough
+  if classified:
+    first = found[classified[0]]
+    found["confusion"] = measured.confusion(first, sorted(names))
+  for task in classified:
+    found[task].pop("confusion", None)  # large: once is enough
   if "transfer" in done:
     found["transfer"] = results_of("transfer")
     found["transferred"] = measured.transfer(found["transfer"])
@@ -102,7 +113,7 @@ def _label_names(folder: epath.Path, files: Mapping) -> dict[int, str]:
   return dict(enumerate(path.read_text().splitlines()))
 
 
-def _tune_names(results: Mapping) -> dict[int, str]:
+def _class_names(results: Mapping) -> dict[int, str]:
   """Names the classes from 0, or by the ids that `classes` states."""
   names = {}
   for i, entry in enumerate(results.get("classes") or []):

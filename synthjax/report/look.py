@@ -64,6 +64,8 @@ caption { text-align: left; padding-bottom: .35rem; }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); min-width: 3.5rem; }
 tbody th { font-weight: normal; min-width: 7.5rem; max-width: 18rem; }
+td small, th small { display: block; color: var(--soft); font-size: .8rem;
+  white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 thead th { border-bottom: 2px solid var(--soft); vertical-align: bottom;
   padding: 0; }
@@ -97,6 +99,8 @@ svg .error { stroke: var(--ink); stroke-width: 1.5; fill: none; }
 svg .heat { fill: var(--c0); }
 svg .line { fill: none; stroke-width: 1.75; }
 svg .thick { stroke-width: 4; }
+svg .printed { stroke-width: 1; stroke-dasharray: 4 3; }
+svg .bar { stroke-width: 1; stroke-opacity: .7; fill: none; }
 svg .dash1 { stroke-dasharray: 6 3; }
 svg .dash2 { stroke-dasharray: 2 3; }
 svg .c0 { stroke: var(--c0); } svg .c1 { stroke: var(--c1); }

@@ -16,17 +16,18 @@ def accuracy(results: Mapping) -> list[dict]:
 
   Returns:
     Dicts of split, zero_shot (share or None) and arms: dicts of arm, mean, std,
-    stderr, n, gain, gain_stderr and the values of its seeds.
+    stderr, n, low and high (of the 95 % interval of the mean), gain,
+    gain_stderr and the values of its seeds.
   """
   values: dict = {}
-  for row in _dicts(results.get("rows")):
-    for split, x in _by_split(row.get("accuracy")).items():
+  for row in dicts(results.get("rows")):
+    for split, x in by_split(row.get("accuracy")).items():
       values.setdefault((split, str(row.get("arm"))), []).append(x)
   summaries = {
     (str(row.get("split")), str(row.get("arm"))): row
-    for row in _dicts(results.get("summary"))
+    for row in dicts(results.get("summary"))
   }
-  zero_shot = _by_split(results.get("zero_shot"))
+  zero_shot = by_split(results.get("zero_shot"))
   splits = dict.fromkeys([*zero_shot, *(s for s, _ in [*summaries, *values])])
   entries = []
   for split in splits:
@@ -63,7 +64,70 @@ def _arm(arm: str, said: Mapping, values: list, start: float | None) -> dict:
   entry |= {
     key: number(said[key]) for key in entry if number(said.get(key)) is not None
   }
-  return {"arm": arm, **entry, "values": finite}
+  low = high = None
+  if None not in (entry["mean"], entry["stderr"]) and (entry["n"] or 0) > 1:
+    low, high = classify.interval(entry["mean"], entry["stderr"], entry["n"])
+  return {"arm": arm, **entry, "low": low, "high": high, "values": finite}
+
+
+def shots(results: Mapping) -> list[dict]:
+  """Puts what `few_shot` measured in order: one entry for each split.
+
+  Returns:
+    Dicts of split, zero_shot, shots (sorted counts) and methods: dicts of
+    method and points, which are the arms of `accuracy` with their shots.
+  """
+  named = _facts(results, ("method", "shots"))
+  entries = []
+  for entry in accuracy(results):
+    points = [
+      named[arm["arm"]] | arm
+      for arm in entry["arms"]
+      if number(named.get(arm["arm"], {}).get("shots")) is not None
+    ]
+    points.sort(key=lambda point: point["shots"])
+    methods = dict.fromkeys(
+      str(of["method"]) for of in named.values() if of["method"] is not None
+    )
+    entries.append(
+      {
+        "split": entry["split"],
+        "zero_shot": entry["zero_shot"],
+        "shots": sorted({point["shots"] for point in points}),
+        "methods": [
+          {
+            "method": method,
+            "points": [p for p in points if str(p["method"]) == method],
+          }
+          for method in methods
+        ],
+      }
+    )
+  return entries
+
+
+def encoders(results: Mapping) -> list[dict]:
+  """Puts what `tune_encoder` measured in order: as `accuracy` does.
+
+  Its arms also have share_tuned (of the parameters, in 0..1), batch_norm, data
+  and up_to, each None where it is not known.
+  """
+  facts = _facts(results, ("share_tuned", "batch_norm", "data", "up_to"))
+  nothing = dict.fromkeys(("share_tuned", "batch_norm", "data", "up_to"))
+  return [
+    entry
+    | {"arms": [arm | facts.get(arm["arm"], nothing) for arm in entry["arms"]]}
+    for entry in accuracy(results)
+  ]
+
+
+def _facts(results: Mapping, fields: Sequence[str]) -> dict[str, dict]:
+  """Returns arm -> what the first of its rows says of the fields."""
+  facts: dict = {}
+  for row in dicts(results.get("rows")):
+    own = {field: row.get(field) for field in fields}
+    facts.setdefault(str(row.get("arm")), own)
+  return facts
 
 
 def confusion(results: Mapping, labels: Sequence[int]) -> list[dict]:
@@ -72,7 +136,7 @@ def confusion(results: Mapping, labels: Sequence[int]) -> list[dict]:
   The matrices may be nested either way round: arm then split, or split then
   arm. `labels` are the ids of the classes, in the order of the rows.
   """
-  splits = list(_by_split(results.get("zero_shot"))) or ["test"]
+  splits = list(by_split(results.get("zero_shot"))) or ["test"]
   entries = []
   for path, counts in _matrices(results.get("confusion"), ()):
     split = next((part for part in path if part in splits), splits[0])
@@ -115,8 +179,8 @@ def transfer(results: Mapping) -> dict:
     stderr, n, low and high).
   """
   groups: dict = {}
-  for row in _dicts(results.get("rows")):
-    for split, x in _by_split(row.get("accuracy")).items():
+  for row in dicts(results.get("rows")):
+    for split, x in by_split(row.get("accuracy")).items():
       key = (str(row.get("init")), row.get("shots"), split)
       if (x := number(x)) is not None:
         groups.setdefault(key, {})[row.get("seed")] = x
@@ -145,13 +209,13 @@ def transfer(results: Mapping) -> dict:
   return {"summary": summary, "paired": paired}
 
 
-def _by_split(value: Any) -> dict[str, Any]:
+def by_split(value: Any) -> dict[str, Any]:
   """Returns split -> accuracy, also for the number of a single split."""
   if isinstance(value, Mapping):
     return {str(key): x for key, x in value.items()}
   return {} if value is None else {"test": value}
 
 
-def _dicts(value: Any) -> list[Mapping]:
+def dicts(value: Any) -> list[Mapping]:
   rows = value if isinstance(value, list) else []
   return [row for row in rows if isinstance(row, Mapping)]

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from html import escape
 
 from synthjax.report import (
+  beside_sections,
   confusions,
+  few_shots,
   gallery,
   look,
   run_sections,
   sections,
   tables,
   transfers,
+  tuned_encoders,
 )
 from synthjax.report.pictures import Album
 
@@ -32,6 +35,9 @@ def build(results: Mapping, album: Album | None) -> str:
   """
   parts = [
     sections.accuracy(results),
+    few_shots.few_shot(results),
+    tuned_encoders.tuned_encoder(results),
+    beside_sections.beside(results),
     sections.classes(results),
     confusions.confusion(results),
     transfers.transfer(results),
@@ -109,6 +115,17 @@ def _summary(results: Mapping) -> str:
         f"gain ± standard error, {seeds} seeds",
       )
     )
+  elif few := few_shots.headline(results):
+    words = f"{few['method']}, {few['shots']:g} shots, {few['chosen']}"
+    span = few_shots.interval_words(few)
+    tiles += [
+      _tile(
+        tables.percent(few["zero_shot"]).text,
+        "%",
+        f"zero-shot on {few['split']}",
+      ),
+      _tile(tables.percent(few["mean"]).text, f"% ({span})", words),
+    ]
   if found := results.get("selection"):
     share = tables.percent(tables.ratio(found["kept"], found["images"]), 0)
     tiles.append(_tile(tables.count(found["images"]).text, "", "images scored"))

@@ -231,12 +231,18 @@ def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
 
 def legend(names: Sequence[str]) -> str:
   """Returns the names beside their colours, in the order of the series."""
+  kinds = [
+    f"c{i % axes.COLOURS} line{axes.dash(i)} thick" for i in range(len(names))
+  ]
+  return keys(list(zip(names, kinds, strict=True)))
+
+
+def keys(entries: Sequence[tuple[str, str]]) -> str:
+  """Returns names beside lines of a class of the page's style."""
   items = "".join(
-    f'<li><svg class="key" viewBox="0 0 18 10" aria-hidden="true">'
-    f'<path class="c{i % axes.COLOURS} line{axes.dash(i)} thick" '
-    'd="M0 5H18"/></svg>'
-    f"{escape(name)}</li>"
-    for i, name in enumerate(names)
+    '<li><svg class="key" viewBox="0 0 18 10" aria-hidden="true">'
+    f'<path class="{kind}" d="M0 5H18"/></svg>{escape(name)}</li>'
+    for name, kind in entries
   )
   return f'<ul class="legend">{items}</ul>'
 

@@ -21,6 +21,8 @@ TASKS = (
   "score",
   "select",
   "tune",
+  "few_shot",
+  "tune_encoder",
   "pretrain",
   "transfer",
   "detect",

@@ -56,11 +56,12 @@ def accuracy(results: Mapping) -> Section:
   order = lambda e: (e["split"] != "test", e["split"].startswith("val"))
   for entry in sorted(results.get("accuracy", []), key=order):
     split, start = entry["split"], entry["zero_shot"]
-    rows: list = [["zero-shot", tables.percent(start, 2), *[""] * 5]]
+    rows: list = [["zero-shot", tables.percent(start, 2), *[""] * 6]]
     rows += [
       [
         arm["arm"],
         tables.percent(arm["mean"], 2),
+        tables.span(arm["low"], arm["high"]) or tables.NONE,
         tables.points(arm["gain"], 2),
         tables.percent(arm["gain_stderr"], 2),
         tables.percent(arm["std"], 2),
@@ -90,6 +91,7 @@ def accuracy(results: Mapping) -> Section:
     head = (
       "arm",
       "mean (%)",
+      "95 % interval",
       "gain (points)",
       "± std. error",
       "std",
@@ -98,7 +100,7 @@ def accuracy(results: Mapping) -> Section:
     )
     title = f"Accuracy on {split}"
     parts.append(
-      f'<div class="pair">{plots.figure(chart, caption)}'
+      f'<div class="pair lean">{plots.figure(chart, caption)}'
       f"{tables.table(head, rows, caption=title)}</div>"
     )
   parts.append(_best_epochs(results))

@@ -17,6 +17,14 @@ class Number(NamedTuple):
   text: str
 
 
+class Cell(NamedTuple):
+  """A number with short lines below it, and a mark for the best."""
+
+  number: Number
+  below: Sequence[str] = ()  # plain text
+  best: bool = False
+
+
 def percent(x: Any, digits: int = 1) -> Number:
   """Writes a share in 0..1 as percent, without the sign."""
   x = number(x)
@@ -50,6 +58,14 @@ def short(x: Any) -> Number:
   return Number(x, NONE if x is None else f"{x:.4g}".replace("-", "−"))
 
 
+def span(low: Any, high: Any, write=percent, digits: int = 1) -> str:
+  """Writes an interval of shares; nothing where there is none."""
+  if number(low) is None or number(high) is None:
+    return ""
+  # Its parts stay on one line.
+  return f"{write(low, digits).text}\u00a0to\u00a0{write(high, digits).text}"
+
+
 def ratio(x: Any, y: Any) -> float | None:
   """Divides; None for what is not there and for zero below."""
   x, y = number(x), number(y)
@@ -58,7 +74,7 @@ def ratio(x: Any, y: Any) -> float | None:
 
 def table(
   headers: Sequence[str],
-  rows: Sequence[Sequence[Number | str]],
+  rows: Sequence[Sequence[Number | Cell | str]],
   *,
   caption: str,
 ) -> str:
@@ -70,7 +86,8 @@ def table(
     caption: plain text.
   """
   numeric = [
-    any(isinstance(row[i], Number) for row in rows) for i in range(len(headers))
+    any(isinstance(row[i], Number | Cell) for row in rows)
+    for i in range(len(headers))
   ]
   head = "".join(
     f'<th scope="col"{_class(numeric[i])}><button type="button">'
@@ -86,17 +103,22 @@ def table(
   )
 
 
-def _row(row: Sequence[Number | str], numeric: Sequence[bool]) -> str:
+def _row(row: Sequence[Number | Cell | str], numeric: Sequence[bool]) -> str:
   assert len(row) == len(numeric), (row, len(numeric))
   cells = []
   for i, cell in enumerate(row):
     tag, scope = ("th", ' scope="row"') if i == 0 else ("td", "")
-    value = ""
+    value, below, best = "", "", False
+    if isinstance(cell, Cell):
+      below = "".join(f" <small>{escape(line)}</small>" for line in cell.below)
+      cell, best = cell.number, cell.best
     if isinstance(cell, Number):
       value = "" if cell.value is None else f' data-value="{cell.value!r}"'
       cell = cell.text
+    text = escape(str(cell))
+    text = f"<strong>{text}</strong>" if best else text
     cells.append(
-      f"<{tag}{scope}{_class(numeric[i])}{value}>{escape(str(cell))}</{tag}>"
+      f"<{tag}{scope}{_class(numeric[i])}{value}>{text}{below}</{tag}>"
     )
   return "".join(cells)
 

@@ -43,6 +43,7 @@ def _finetuned(found: Mapping) -> str:
       tables.count(row["n"]),
       tables.percent(row["mean"], 2),
       tables.percent(row["std"], 2),
+      tables.span(row["low"], row["high"]) or tables.NONE,
     ]
     for row in found["summary"]
   ]
@@ -60,7 +61,15 @@ def _finetuned(found: Mapping) -> str:
     label="Accuracy after finetuning, in percent",
     reference=None,
   )
-  head = ("first weights", "real images", "split", "seeds", "mean (%)", "std")
+  head = (
+    "first weights",
+    "real images",
+    "split",
+    "seeds",
+    "mean (%)",
+    "std",
+    "95 % interval",
+  )
   figure = plots.figure(
     chart,
     "First weights, and real images per class. Dots: mean over seeds, bars ± "
@@ -77,8 +86,7 @@ def _finetuned(found: Mapping) -> str:
         tables.count(row["n"]),
         tables.points(row["mean"]),
         tables.percent(row["stderr"], 2),
-        f"{tables.points(row['low']).text} to "
-        f"{tables.points(row['high']).text}",
+        tables.span(row["low"], row["high"], tables.points) or tables.NONE,
       ]
       for row in found["paired"]
     ]

@@ -11,9 +11,18 @@ from ml_collections import ConfigDict
 from synthjax import __version__, artifacts
 from synthjax.config import validate
 from synthjax.errors import UserError
-from synthjax.report import gather, page, pictures, reading
+from synthjax.report import beside, gather, page, paper, pictures, reading
 
-FIELDS = ("title", "samples_per_class")
+FIELDS = (
+  "title",
+  "samples_per_class",
+  "paper",  # tables of the paper to compare with, of report/paper_tables.json
+)
+# Encoders of the paper, by the start of their weights.
+ENCODERS = {
+  "released:clip_rn50/": paper.RN50,
+  "released:clip_vit_b16/": paper.VIT_B16,
+}
 _LIBRARIES = ("jax", "flax", "numpy")
 
 
@@ -28,6 +37,7 @@ def check(config: ConfigDict, workdir: str) -> None:
       f"config.report.samples_per_class={samples!r}: needed a number of "
       "images, such as 8; 0 shows none."
     )
+  paper.check(block.get("paper", ()))
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -66,6 +76,12 @@ def run(config: ConfigDict, workdir: str) -> None:
     "tasks": reading.plain(states),
     **gather.gather(workdir, states),
   }
+  results["paper"] = [
+    beside.compare(
+      key, results, space=config.get("space"), encoder=_encoder(config)
+    )
+    for key in block.get("paper", ())
+  ]
   album = pictures.choose(workdir, states, samples)
   texts = {
     "results.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
@@ -76,3 +92,10 @@ def run(config: ConfigDict, workdir: str) -> None:
       # A prompt may hold half of a character, which UTF-8 has no bytes for.
       path.write_bytes(text.encode("utf-8", "replace"))
   artifacts.finish(folder, spec, dict.fromkeys(texts, 1), **read)
+
+
+def _encoder(config: ConfigDict) -> str | None:
+  """Returns which encoder of the paper a config tunes, if it is one of them."""
+  weights = str(config.get("encoder", {}).get("weights", ""))
+  starts = (of for of in ENCODERS if weights.startswith(of))
+  return ENCODERS.get(next(starts, ""))

@@ -1,0 +1,257 @@
+"""The page shows methods over shots, and what tuning the encoder was worth."""
+
+import re
+
+import numpy as np
+import pytest
+from test_report import Page, finish, make_config, write
+
+from synthjax.evals import arms
+from synthjax.report import interval_plots
+from synthjax.report.interval_plots import Curve, Point
+
+NAMES = ["land animal", "bird", "fish"]
+METHODS = ("CT w. Syn (RG)", "CT w. init")
+SHOTS, SEEDS = (1, 4, 16), (0, 1, 2)
+CONFUSION = [[5, 3, 2], [4, 6, 0], [1, 8, 1]]
+TO = "\u00a0to\u00a0"
+
+
+def accuracy_of(method, shots, seed):
+  """Returns shares whose means of three seeds are even, with std 0.01."""
+  base = {"CT w. Syn (RG)": 0.50, "CT w. init": 0.40, "RF": 0.45}.get(
+    method, 0.3
+  )
+  gain = 0.1 if method == "CT w. Syn (RG)" else 0.16
+  return base + gain * np.log2(shots) / 2 + 0.01 * (seed - 1)
+
+
+def few_shot_results(methods=METHODS, shots=SHOTS, **changes):
+  rows = [
+    {
+      "arm": arms.label(method, count),
+      "method": method,
+      "shots": count,
+      "seed": seed,
+      "num_images": 24,
+      "accuracy": {"test": accuracy_of(method, count, seed)},
+    }
+    for count in shots
+    for method in methods
+    for seed in SEEDS
+  ]
+  zero_shot = {"test": 0.42}
+  last = rows[-1]["arm"]
+  return {
+    "space": "tiny",
+    "classes": NAMES,
+    "shots": list(shots),
+    "methods": list(methods),
+    "num_real": {"test": 30},
+    "zero_shot": zero_shot,
+    "rows": rows,
+    "summary": arms.summarize(rows, zero_shot),
+    "confusion": {"test": {"zero_shot": CONFUSION, last: CONFUSION}},
+  } | changes
+
+
+def make_few_shot(folder, *args, **changes):
+  finish(folder, {"results.json": few_shot_results(*args, **changes)})
+
+
+TUNED = (
+  # name, data, up_to, batch_norm, share, mean accuracy
+  ("classifier", "synthetic", "head", "frozen", 0.00027, 0.55),
+  ("to attnpool", "synthetic", "attnpool", "frozen", 0.386, 0.54),
+  ("all", "synthetic", "stem", "frozen", 1.0, 0.52),
+  ("classifier, BN", "synthetic", "head", "batch", 0.00027, 0.45),
+  ("real", "real", "head", "frozen", 0.00027, 0.60),
+  ("real, BN", "real", "head", "batch", 0.00027, 0.52),
+)
+
+
+def make_encoder(folder, tuned=TUNED, space="tiny"):
+  rows = [
+    {
+      "arm": name,
+      "data": data,
+      "up_to": up_to,
+      "batch_norm": batch_norm,
+      "share_tuned": share,
+      "seed": seed,
+      "accuracy": {"test": mean + 0.01 * (seed - 1)},
+    }
+    for name, data, up_to, batch_norm, share, mean in tuned
+    for seed in SEEDS
+  ]
+  zero_shot = {"test": 0.42}
+  results = {
+    "space": space,
+    "classes": NAMES,
+    "zero_shot": zero_shot,
+    "rows": rows,
+    "summary": arms.summarize(rows, zero_shot),
+  }
+  finish(folder, {"results.json": results})
+
+
+def test_methods_are_set_over_shots_with_intervals(tmp_path):
+  make_few_shot(tmp_path / "few_shot")
+  html, results = write(tmp_path)
+  rows = Page(html).table("Accuracy on test by shots")
+  assert rows[0] == ["method", "1 shot", "4 shots", "16 shots"]
+  assert rows[1] == ["zero-shot", "42.00", "42.00", "42.00"]
+  # std 0.01 of three seeds: ± 4.303 * 1 / sqrt(3) = ± 2.48 points.
+  assert rows[2][:2] == ["CT w. Syn (RG)", f"50.00 47.5{TO}52.5"]
+  assert rows[3][1:] == [
+    f"40.00 37.5{TO}42.5",
+    f"56.00 53.5{TO}58.5",
+    f"72.00 69.5{TO}74.5",
+  ]
+  (entry,) = results["few_shot_accuracy"]
+  point = entry["methods"][1]["points"][2]
+  assert (point["shots"], point["n"]) == (16, 3)
+  half = 4.302653 * 0.01 / 3**0.5
+  np.testing.assert_allclose(
+    [point["low"], point["high"]], [0.72 - half, 0.72 + half], rtol=1e-6
+  )
+  assert results["few_shot"]["space"] == "tiny"
+  assert "confusion" not in results["few_shot"]
+
+
+def test_the_best_of_each_column_is_marked(tmp_path):
+  make_few_shot(tmp_path / "few_shot")
+  html, _ = write(tmp_path)
+  table = re.search(
+    r"<caption>Accuracy on test by shots.*?</table>", html, re.S
+  )
+  marked = re.findall(r"<strong>([\d.]+)</strong>", table[0])
+  assert marked == ["50.00", "60.00", "72.00"]
+
+
+def test_zero_shot_is_marked_where_nothing_is_better(tmp_path):
+  make_few_shot(tmp_path / "few_shot", ["CT w. init"], (1, 4))
+  html, _ = write(tmp_path)
+  table = re.search(
+    r"<caption>Accuracy on test by shots.*?</table>", html, re.S
+  )
+  assert re.findall(r"<strong>([\d.]+)</strong>", table[0]) == [
+    "42.00",
+    "56.00",
+  ]
+
+
+def test_a_run_of_few_shot_alone_has_tiles_and_confusions(tmp_path):
+  make_few_shot(tmp_path / "few_shot")
+  html, results = write(tmp_path)
+  text = " ".join(Page(html).text)
+  words = "CT w. Syn (RG), 16 shots, the first method of the config"
+  assert words in text
+  assert [entry["arm"] for entry in results["confusion"]] == [
+    "zero_shot",
+    "CT w. init (16 shots)",
+  ]
+  assert [entry["name"] for entry in results["classes"]] == NAMES
+
+
+def test_one_seed_has_no_interval_and_what_was_not_run_says_so(tmp_path):
+  found = few_shot_results()
+  rows = [
+    row
+    for row in found["rows"]
+    if row["seed"] == 0 and (row["method"], row["shots"]) != ("CT w. init", 4)
+  ]
+  make_few_shot(
+    tmp_path / "few_shot",
+    rows=rows,
+    summary=arms.summarize(rows, found["zero_shot"]),
+  )
+  html, _ = write(tmp_path)
+  rows = Page(html).table("Accuracy on test by shots")
+  assert rows[2][1] == "49.00 1 seed"
+  assert rows[3][2] == "not run"
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"rows": []},
+    {"rows": [{"arm": "a"}, {"method": 3, "shots": "x"}, 7], "summary": []},
+    {"zero_shot": {"test": float("nan")}},
+    {"space": None, "classes": None, "confusion": None},
+  ],
+)
+def test_results_with_holes_do_not_break_the_page(tmp_path, changes):
+  make_few_shot(tmp_path / "few_shot", **changes)
+  config = make_config(paper=("figure1", "table5", "table7"))
+  html, _ = write(tmp_path, config)
+  assert "nan" not in "".join(Page(html).text).lower().split()
+
+
+def test_arms_of_the_encoder_have_their_share(tmp_path):
+  make_encoder(tmp_path / "tune_encoder")
+  html, results = write(tmp_path)
+  rows = Page(html).table("Accuracy on test by the share")
+  assert rows[1][:4] == ["zero-shot", "0", "", "42.00"]
+  assert rows[3] == [
+    "to attnpool",
+    "38.6",
+    "frozen",
+    "54.00",
+    f"51.5{TO}56.5",
+    "1.00",
+    "+12.00",
+    "3",
+  ]
+  assert rows[4][1:3] == ["100", "frozen"]
+  (entry,) = results["encoder_accuracy"]
+  assert [arm["share_tuned"] for arm in entry["arms"]][:3] == [
+    0.00027,
+    0.386,
+    1,
+  ]
+  assert 'aria-label="Accuracy over the share of tuned parameters"' in html
+
+
+def test_two_shares_make_no_chart(tmp_path):
+  make_encoder(tmp_path / "tune_encoder", TUNED[:2])
+  html, _ = write(tmp_path)
+  assert "over the share of tuned" not in html
+
+
+def chart(curves, **options):
+  options = {
+    "x_ticks": (1, 2, 4, 8, 16),
+    "place": interval_plots.log2,
+  } | options
+  return interval_plots.curves(
+    curves, xlabel="shots", ylabel="accuracy (%)", label="test", **options
+  )
+
+
+def test_shots_that_double_stand_at_equal_steps():
+  points = [Point(x, 50.0 + x, 49.0 + x, 51.0 + x) for x in (1, 2, 4, 8, 16)]
+  svg = chart([Curve("a", points, 0)], reference=40.0)
+  centres = [float(x) for x in re.findall(r'fill" cx="([\d.]+)"', svg)]
+  np.testing.assert_allclose(np.diff(centres), np.diff(centres)[0], atol=0.2)
+  assert svg.count(' bar"') == 5 and svg.count('class="reference"') == 1
+
+
+def test_an_interval_ends_where_no_accuracy_lies():
+  svg = chart([Curve("a", [Point(1, 90.0, 30.0, 150.0)], 0)], x_ticks=(1,))
+  (top,) = re.findall(r' bar" d="M[\d.]+ [\d.]+V([\d.]+)"', svg)
+  assert float(top) == 12  # px: the upper edge, 100 %
+  assert ">100</text>" in svg and "120" not in svg
+
+
+def test_curves_stand_side_by_side_when_asked():
+  both = [
+    Curve(name, [Point(1, 50.0), Point(2, 60.0)], i)
+    for i, name in enumerate("ab")
+  ]
+  centres = lambda svg: [float(x) for x in re.findall(r' cx="([\d.]+)"', svg)]
+  together = centres(chart(both, x_ticks=(1, 2)))
+  apart = centres(chart(both, x_ticks=(1, 2), apart=10))
+  assert together[:2] == together[2:]
+  np.testing.assert_allclose(np.subtract(apart[2:], apart[:2]), 10, atol=0.11)
+  assert not chart([Curve("a", [], 0)])
