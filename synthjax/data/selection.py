@@ -144,7 +144,7 @@ def _keep(
     seed: of the random choice.
   """
   strategies, seeds = origin(scores.ids)
-  chance = np.array([_chance(seed, each) for each in scores.ids])
+  chance = np.array([chance_of(seed, each) for each in scores.ids])
   reasons = np.where(passes, OVER, fault).astype("<U24")
   empty = []
   for strategy, image_seed in sorted(
@@ -320,6 +320,7 @@ def images_for(
   return rows
 
 
-def _chance(seed: int, image_id: str) -> int:
+def chance_of(seed: int, image_id: str) -> int:
+  """Returns the place of an image in a random order of all images."""
   digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
   return int.from_bytes(digest[:7], "big")  # fits int64

@@ -8,6 +8,10 @@ import numpy as np
 from synthjax.evals import classify
 
 ZERO_SHOT = "zero_shot"
+UNMEASURED = (
+  "No accuracy was measured, as no real images were given: name some by "
+  "config.tune.test, such as a folder of class folders."
+)
 
 
 def compare(
@@ -23,13 +27,14 @@ def compare(
     predict: maps a model and features [m, d] to logits [m, k].
     start: the zero-shot model.
     runs: what tells a run apart, such as arm and seed, and its model.
-    splits: features [m, d] and labels [m] of "test" and any others.
+    splits: features [m, d] and labels [m] of "test" and any others; there may
+      be none.
     num_classes: k.
 
   Returns:
     num_real and zero_shot by split; rows of the runs with their accuracy by
-    split; the summary of each arm; and confusion, counts [k, k] on "test" of
-    zero-shot and of the last arm, added up over its seeds.
+    split; the summary of each arm; and confusion, counts [k, k] on "test", if
+    there is one, of zero-shot and of the last arm, added up over its seeds.
   """
   logits = lambda model: {n: predict(model, x) for n, (x, _) in splits.items()}
   accuracy = lambda found: {
@@ -45,16 +50,18 @@ def compare(
   for about, model in runs:
     found = logits(model)
     rows.append({**about, "accuracy": accuracy(found)})
-    if about["arm"] == last:
+    if about["arm"] == last and "test" in splits:
       counts += confusion(found)
+  matrices = {}
+  if "test" in splits:
+    of_arms = {ZERO_SHOT: confusion(first).tolist(), last: counts.tolist()}
+    matrices["test"] = of_arms
   return {
     "num_real": {name: len(labels) for name, (_, labels) in splits.items()},
     ZERO_SHOT: zero_shot,
     "rows": rows,
     "summary": summarize(rows, zero_shot),
-    "confusion": {
-      "test": {ZERO_SHOT: confusion(first).tolist(), last: counts.tolist()}
-    },
+    "confusion": matrices,
   }
 
 
@@ -68,8 +75,8 @@ def summarize(
     zero_shot: split -> share, of what every arm starts from.
 
   Returns:
-    Dicts of arm, split, mean, std, stderr, n, gain and gain_stderr; what one
-    seed cannot tell is None.
+    Dicts of arm, split, mean, std, stderr, low and high (of the 95 % interval
+    of the mean), n, gain and gain_stderr; what one seed cannot tell is None.
   """
   return [
     _summarize(
@@ -92,6 +99,8 @@ def _summarize(
     "mean": own.mean,
     "std": own.std,
     "stderr": own.stderr,
+    "low": own.low,
+    "high": own.high,
     "n": own.n,
     "gain": gain.mean,
     "gain_stderr": gain.stderr,
@@ -103,12 +112,17 @@ def table(results: Mapping[str, Any], *, split: str = "test") -> str:
 
   Args:
     results: with num_real and zero_shot by split, and the summary.
-    split: whose gain over zero-shot is told, +- its standard error.
+    split: whose gain over zero-shot is told, +- its standard error; the first
+      there is, if it is not among them.
 
   Returns:
-    Aligned lines: a heading, zero-shot, and one for each arm.
+    Aligned lines: a heading, zero-shot, and one for each arm; or what to do
+    where nothing was measured.
   """
   zero_shot = results[ZERO_SHOT]
+  if not zero_shot:
+    return UNMEASURED
+  split = split if split in zero_shot else next(iter(zero_shot))
   sizes = [f"{each} ({results['num_real'][each]:,})" for each in zero_shot]
   lines = [
     ["top-1, %", *sizes, f"gain on {split}"],

@@ -5,12 +5,11 @@ opened, in one place; nothing that they show is used to choose anything.
 """
 
 import datetime
-import functools
-import inspect
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -18,13 +17,15 @@ from ml_collections import ConfigDict
 
 from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.data import few_shot, real, selection, spaces, views
+from synthjax.data import feature_sets, real, selection, spaces
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
-from synthjax.train import classifier
+from synthjax.train import classifier, few_shot_blocks
 from synthjax.train import few_shot_methods as methods
+from synthjax.train.few_shot_blocks import Method
+from synthjax.train.few_shot_tuning import Problem
 from synthjax.train.metrics import say
 
 REQUIRED = (
@@ -40,94 +41,70 @@ OPTIONAL = (
   "num_views",  # of each shot, for methods that augment; 10 by default
   "real_filter_margin",  # of filter="real"
   "max_per_class",  # that filter="real" keeps; 800 by default
+  "protocol",  # of classifier tuning: "paper", or "released" for the code's
+  "best_epoch_on_test",  # also reports that number; with "released" by default
 )
-METHOD_FIELDS = (
-  "strategy",  # of the generated images; "rg{shots}" is that of real guidance
-  "filter",  # None, "clip" or "real"
-  "options",  # of the function of METHODS
-)
-FILTERS = (None, "clip", "real")
 # Methods that look at augmented shots, and at validation images.
 AUGMENTED, SEARCHING = ("tip_adapter", "coop"), ("tip_adapter", "linear_probe")
-Features = methods.Features
-
-
-class Method(NamedTuple):
-  """One way of learning."""
-
-  name: str
-  kind: str  # of METHODS
-  strategy: str | None = None
-  filter: str | None = None
-  options: Mapping[str, Any] = {}
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and methods, and that their images are there or will be."""
   block = config.few_shot.to_dict()
   validate(block, OPTIONAL, name="few_shot", required=REQUIRED)
-  wanted = read_methods(block["methods"])
-  kinds = {method.kind for method in wanted}
-  searching = sorted(kinds & set(SEARCHING))
+  wanted = read_methods(block)
+  searching = sorted({method.kind for method in wanted} & set(SEARCHING))
   if searching and not block.get("validation"):
     raise UserError(
       f"config.few_shot has methods of the kinds {searching}, which search on "
       "`validation`: give real images for it."
     )
+  for field in ("shots", "seeds"):
+    if not block[field] or len(set(block[field])) < len(block[field]):
+      found = f"config.few_shot.{field}={block[field]}"
+      raise UserError(f"{found}: needed, each once.")
+  _check_strategies(config, wanted)
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
   for each in _splits(block).values():
     real.check_real(each, space)
-  labels = few_shot.labels_of(real.open_real(block["pool"], space))
-  for shots in block["shots"]:
-    few_shot.draw(labels, num_classes=len(space.classes), shots=shots, seed=0)
+  real.check_pool(block["pool"], space, block["shots"])
   for name in _inputs(wanted):
     if name not in config.tasks:
       artifacts.load(epath.Path(workdir) / name)
 
 
-def read_methods(blocks: Sequence[Mapping[str, Any]]) -> list[Method]:
-  """Reads the methods of a config.
-
-  Raises:
-    UserError: about misspelt or missing fields, names that are not unique, or
-      images that a method needs and does not name.
-  """
-  for i, block in enumerate(blocks):
-    name = f"few_shot.methods[{i}]"
-    validate(block, METHOD_FIELDS, name=name, required=("name", "kind"))
-    if block["kind"] not in methods.METHODS:
-      raise unknown_names("kind of method,", [block["kind"]], methods.METHODS)
-    function = methods.METHODS[block["kind"]]
-    known = [*inspect.signature(function).parameters][1:]
-    if block["kind"] == "classifier":
-      known.remove("options")
-      known += ["weight_decay", "clip_norm", "temperature"]
-    validate(block.get("options") or {}, known, name=f"{name}.options")
-  read = [Method(**block) for block in blocks]
-  names = [arms.ZERO_SHOT, *(method.name for method in read)]
-  if not read or len(set(names)) < len(names):
+def _check_strategies(config: ConfigDict, wanted: Sequence[Method]) -> None:
+  """Checks that the run will draw what the methods learn from."""
+  if "generate" not in config.tasks or "prompts" not in config.tasks:
+    return
+  guided = config.generate.get("real_guidance")
+  known = {*config.prompts.strategies}
+  known |= {f"rg{shots}" for shots in (guided.shots if guided else ())}
+  asked = {
+    method.strategy.replace("{shots}", str(shots))
+    for method in wanted
+    if method.strategy
+    for shots in config.few_shot.shots
+  }
+  if unknown := sorted(asked - known):
+    raise unknown_names("strategy of a method,", unknown, known)
+  lacking = {*config.few_shot.seeds} - {*config.generate.seeds}
+  if lacking and any(name.startswith("rg") for name in asked):
     raise UserError(
-      f"config.few_shot.methods has the names {names[1:]}: at least one is "
-      f"needed, each once, and {arms.ZERO_SHOT!r} is taken."
+      f"Images are drawn from the shots of the seeds {config.generate.seeds}, "
+      f"but config.few_shot.seeds has {sorted(lacking)} besides: add them to "
+      "config.generate.seeds, or leave them out."
     )
-  for method in read:
-    order = method.options.get("order", "mix")
-    if method.kind == "classifier" and order not in methods.ORDERS:
-      raise unknown_names("order", [order], methods.ORDERS)
-    needs = method.kind == "classifier" and order != "real"
-    if needs != (method.strategy is not None):
-      raise UserError(
-        f"The method {method.name!r} ({method.kind}) learns from "
-        f"{'generated' if needs else 'real'} images: "
-        f"{'give' if needs else 'leave out'} its strategy."
-      )
-    if method.filter not in FILTERS or (method.filter and not method.strategy):
-      raise UserError(
-        f"The method {method.name!r} has filter={method.filter!r}: 'clip' and "
-        "'real' filter the images of a strategy."
-      )
-  return read
+
+
+def read_methods(block: Mapping[str, Any]) -> list[Method]:
+  """Reads the methods of config.few_shot; see `few_shot_blocks.read`."""
+  for i, each in enumerate(block["methods"]):
+    name, fields = f"few_shot.methods[{i}]", few_shot_blocks.FIELDS
+    validate(each, fields, name=name, required=("name", "kind"))
+  protocol, taken = block.get("protocol"), (arms.ZERO_SHOT,)
+  return few_shot_blocks.read(block["methods"], protocol=protocol, taken=taken)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -135,7 +112,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   block, workdir = config.few_shot.to_dict(), epath.Path(workdir)
   folder, space = workdir / "few_shot", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
-  wanted = read_methods(block["methods"])
+  wanted = read_methods(block)
   splits = _splits(block)
   spec = {
     "few_shot": block,
@@ -143,11 +120,17 @@ def run(config: ConfigDict, workdir: str) -> None:
     "real": {name: real.identify(each) for name, each in splits.items()},
     "inputs": {n: artifacts.digest(workdir / n) for n in _inputs(wanted)},
     "classes": space.class_names,
+    "templates": space.templates,
   }
   if artifacts.begin(folder, spec):
     return
   files: dict[str, int] = {}
-  encode = functools.partial(_encode, space, encoder, folder, files)
+
+  def encode(block):
+    features, rows = feature_sets.encode_real(block, space, encoder, folder)
+    files.update(rows)
+    return features
+
   zero_shot, make = _problem_maker(
     block, space, encoder, workdir, encode, _inputs(wanted)
   )
@@ -165,9 +148,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         }
         learn = methods.METHODS[method.kind]
         trained.append((about, learn(problem, **method.options)))
-      say(
-        f"few_shot: {shots} shots, {method.name}: {len(block['seeds'])} seeds"
-      )
+      num = len(block["seeds"])
+      say(f"few_shot: {shots} shots, {method.name}: {num} seeds")
   seconds = time.monotonic() - began
 
   # Nothing is trained for, or chosen by, what is opened from here on.
@@ -184,12 +166,15 @@ def run(config: ConfigDict, workdir: str) -> None:
     "methods": [method.name for method in wanted],
     **arms.compare(
       lambda predict, features: np.asarray(predict(features)),
-      functools.partial(classifier.logits_fn, zero_shot),
+      partial(classifier.logits_fn, zero_shot),
       trained,
       tested,
       len(space.classes),
     ),
   }
+  released = block.get("protocol") == "released"
+  if block.get("best_epoch_on_test", released):
+    _add_best_epochs(results, block, wanted, make, tested["test"])
   with artifacts.replace(folder, "results.json") as path:
     path.write_text(json.dumps(results, indent=1) + "\n")
   files["results.json"] = len(results["rows"])
@@ -215,22 +200,19 @@ def _splits(block: Mapping[str, Any]) -> dict[str, dict]:
   return own | dict(block.get("test_parts") or {})
 
 
-def _encode(
-  space: Any,
-  encoder: Encoder,
-  folder: epath.Path,
-  files: dict[str, int],
-  block: Mapping[str, Any],
-) -> Features:
-  """Opens and encodes real images, and notes the files of their features."""
-  features, labels, cached = stored.encode_source(
-    real.open_real(block, space),
-    encoder.encode_images,
-    identity=json.dumps(encoder.identity, sort_keys=True),
-    folder=folder,
-  )
-  files.update(cached)
-  return features, labels
+def _add_best_epochs(results, block, wanted, make, test) -> None:
+  """Adds the accuracy of the best epoch, chosen on the test images.
+
+  That is what the released code prints; it is too high, and stands apart.
+  """
+  by_name = {method.name: method for method in wanted}
+  for row in results["rows"]:
+    method = by_name[row["method"]]
+    if method.kind == "classifier":
+      problem, _ = make(method, row["shots"], row["seed"])
+      row["best_epoch_on_test"] = methods.best_epoch_on_test(
+        problem, test, **method.options
+      )
 
 
 def _problem_maker(
@@ -238,7 +220,7 @@ def _problem_maker(
   space: Any,
   encoder: Encoder,
   workdir: epath.Path,
-  encode: Callable[[Mapping[str, Any]], Features],
+  encode: Callable[[Mapping[str, Any]], feature_sets.Features],
   inputs: Sequence[str],
 ) -> tuple[classifier.Head, Callable]:
   """Returns the zero-shot head, and a function that makes problems.
@@ -246,10 +228,12 @@ def _problem_maker(
   That maps a method, shots and seed to a problem and the number of generated
   images in it; what several problems share is read and encoded once.
   """
-  pool = real.open_real(block["pool"], space)
-  pool_features, pool_labels = encode(block["pool"])
-  validation = encode(block["validation"]) if block.get("validation") else None
-  draw = functools.partial(few_shot.draw, num_classes=len(space.classes))
+  few = feature_sets.Few(
+    source=real.open_real(block["pool"], space),
+    pool=encode(block["pool"]),
+    validation=encode(block["validation"]) if block.get("validation") else None,
+    num_classes=len(space.classes),
+  )
   scores, kept = None, None
   if not inputs:
     texts = stored.encode_classes(
@@ -267,24 +251,18 @@ def _problem_maker(
   if "select" in inputs:
     kept = selection.read_kept(workdir / "select", workdir / "score", scores)
   zero_shot = classifier.init_head(texts.text_features, texts.logit_scale)
-  embed_prompts = functools.cache(
-    functools.partial(encoder.embed_prompts, space.class_names)
+  embed_prompts = cache(partial(encoder.embed_prompts, space.class_names))
+  views_of = cache(
+    partial(
+      feature_sets.encode_views,
+      few,
+      encoder.encode_images,
+      num_views=block.get("num_views", 10),
+    )
   )
 
-  @functools.cache
-  def views_of(shots, seed):  # [passes, n, d]
-    passes = block.get("num_views", 10)
-    images = [
-      views.shot_view(pool[int(row)], seed=(seed, int(row), number))
-      for number in range(passes)
-      for row in draw(pool_labels, shots=shots, seed=seed)
-    ]
-    features = encoder.encode_images(images)
-    return features.reshape(passes, -1, features.shape[-1])
-
   def make(method, shots, seed):
-    rows = draw(pool_labels, shots=shots, seed=seed)
-    real_shots, synthetic = (pool_features[rows], pool_labels[rows]), None
+    real_shots, synthetic = feature_sets.draw_shots(few, shots, seed), None
     if method.strategy:
       chosen = selection.images_for(
         scores,
@@ -298,20 +276,18 @@ def _problem_maker(
       )
       features = scores.features[chosen].astype(np.float32)
       synthetic = features, scores.labels[chosen]
-    few = None
-    if validation is not None:  # CoOp's protocol
-      least = int(np.bincount(validation[1]).min())
-      lent = draw(validation[1], shots=min(shots, 4, least), seed=seed)
-      few = validation[0][lent], validation[1][lent]
-    problem = methods.Problem(
+    problem = Problem(
       zero_shot=zero_shot,
       logit_scale=encoder.logit_scale,
       shots=real_shots,
       views=views_of(shots, seed) if method.kind in AUGMENTED else None,
       synthetic=synthetic,
-      validation=few,
+      validation=feature_sets.lend_validation(few, shots, seed),
       prompts=embed_prompts,
       seed=seed,
+      retrieve=partial(
+        feature_sets.retrieve, few, np.asarray(zero_shot.weight)
+      ),
     )
     return problem, 0 if synthetic is None else len(synthetic[1])
 

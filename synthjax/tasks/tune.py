@@ -1,14 +1,14 @@
 """Tunes classifiers on the features of generated images; tests them once.
 
-All arms and seeds are trained before the test images are opened, in one place,
-`_measure`; nothing that they show is used to choose anything.
+All arms and seeds are trained before the test images are opened, in one place;
+nothing that they show is used to choose anything.
 """
 
 import datetime
-import functools
 import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +19,10 @@ from ml_collections import ConfigDict
 from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
-from synthjax.data import real, selection, spaces
+from synthjax.data import feature_sets, real, selection, spaces
 from synthjax.data import scores as stored
-from synthjax.encoders import Encoder, check_encoder, load_encoder
+from synthjax.data.feature_sets import Features
+from synthjax.encoders import check_encoder, load_encoder
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
 from synthjax.text.prompts import STRATEGIES
@@ -31,9 +32,9 @@ from synthjax.train.metrics import say
 REQUIRED = (
   "arms",  # what is compared
   "seeds",  # of the order of the images, and of the images if there are several
-  "test",  # real images, opened once, at the end
 )
 OPTIONAL = (
+  "test",  # real images, opened once, at the end; without any, heads alone
   "test_parts",  # name -> real images reported beside them
   "validation",  # real images on which choices can be made
   "num_epochs",
@@ -42,9 +43,15 @@ OPTIONAL = (
   "weight_decay",
   "clip_norm",
   "temperature",
+  "bias",  # False: none, as in the paper's text; the released code has one
+  "decay_bias",
   "best_epoch_on_test",  # also reports the paper's own number
 )
 ARM_FIELDS = ("name", "strategy", "filter", "soft_weight")
+ARM_OPTIONAL = (
+  "images_per_class",  # so many by chance; all by default
+  "label_smoothing",  # of the hard loss
+)
 ZERO_SHOT = arms.ZERO_SHOT
 
 
@@ -55,6 +62,8 @@ class Arm(NamedTuple):
   strategy: str  # of the prompts
   filter: bool  # takes only what `select` has kept
   soft_weight: float  # 0 is CE, 0.5 the paper's SCE
+  images_per_class: int | None = None
+  label_smoothing: float | None = None
 
 
 class Trained(NamedTuple):
@@ -62,12 +71,9 @@ class Trained(NamedTuple):
 
   arm: Arm
   seed: int
-  image_seed: int  # with which its images were drawn
   rows: np.ndarray  # [n] int, of the scores
+  about: dict[str, Any]  # what the results tell of it
   tuned: classifier.Tuned
-
-
-Images = tuple[np.ndarray, np.ndarray]  # features float32 [m, d], labels [m]
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -82,6 +88,13 @@ def check(config: ConfigDict, workdir: str) -> None:
     raise unknown_names("strategy of an arm,", unknown, known)
   if not block["seeds"] or len(set(block["seeds"])) < len(block["seeds"]):
     raise UserError(f"config.tune.seeds={block['seeds']}: needed, each once.")
+  if not block.get("test") and (
+    block.get("test_parts") or block.get("best_epoch_on_test")
+  ):
+    raise UserError(
+      "config.tune has test_parts or best_epoch_on_test but no `test`: give "
+      "real images for it, or leave both out."
+    )
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
   for each in _splits(block).values():
@@ -117,14 +130,16 @@ def run(config: ConfigDict, workdir: str) -> None:
 
   def open_real(names):
     for name in names:
-      opened[name], cached = _encode(space, encoder, folder, splits[name])
+      opened[name], cached = feature_sets.encode_real(
+        splits[name], space, encoder, folder
+      )
       rows.update(cached)
 
   open_real([name for name in splits if name == "validation"])
   scores = stored.read(workdir / "score")
   texts = stored.read_texts(workdir / "score")
   head = classifier.init_head(texts.text_features, texts.logit_scale)
-  fit = functools.partial(_fit, block, scores, head)
+  fit = partial(_fit, block, scores, head)
   began = time.monotonic()
   trained = []
   for arm in wanted:
@@ -139,17 +154,37 @@ def run(config: ConfigDict, workdir: str) -> None:
         kept=kept,
         class_names=space.class_names,
       )
+      chosen = feature_sets.limit_per_class(
+        scores,
+        chosen,
+        images_per_class=arm.images_per_class,
+        seed=seed,
+        class_names=space.class_names,
+      )
       tuned = jax.device_get(fit(arm, seed, chosen, opened.get("validation")))
-      trained.append(Trained(arm, seed, image_seed, chosen, tuned))
-    say(
-      f"tune: {arm.name}: {len(block['seeds'])} seeds of {len(chosen):,} rows"
-    )
+      about = {"arm": arm.name, **arm._asdict(), "seed": seed}
+      about |= {"image_seed": image_seed, "num_images": len(chosen)}
+      about.pop("name")
+      trained.append(Trained(arm, seed, chosen, about, tuned))
+    num = len(block["seeds"])
+    say(f"tune: {arm.name}: {num} seeds of {len(chosen):,} rows")
   seconds = time.monotonic() - began
 
   # Nothing is trained for, or chosen by, what is opened from here on.
   opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
   open_real([name for name in splits if name != "validation"])
-  results = _measure(space, head, trained, {n: opened[n] for n in splits})
+  results = {
+    "space": space.name,
+    "classes": list(space.class_names),
+    "templates": list(space.templates),
+    **arms.compare(
+      lambda head, features: np.asarray(classifier.logits_fn(head, features)),
+      head,
+      [(each.about, each.tuned.head) for each in trained],
+      {name: opened[name] for name in splits},
+      len(space.classes),
+    ),
+  }
   if block.get("best_epoch_on_test"):
     _add_best_epochs(results, trained, fit, opened["test"])
   rows |= _write(folder, head, trained, results)
@@ -157,7 +192,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     folder,
     spec,
     rows,
-    test_opened_at=opened_at,
+    test_opened_at=opened_at if "test" in splits else None,
     training_seconds=round(seconds, 1),
     summary=results["summary"],
   )
@@ -171,7 +206,7 @@ def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
     UserError: about misspelt or missing fields, or names that are not unique.
   """
   for i, block in enumerate(blocks):
-    validate(block, (), name=f"tune.arms[{i}]", required=ARM_FIELDS)
+    validate(block, ARM_OPTIONAL, name=f"tune.arms[{i}]", required=ARM_FIELDS)
   read = [Arm(**block) for block in blocks]
   names = [ZERO_SHOT, *(arm.name for arm in read)]
   if not read or len(set(names)) < len(names):
@@ -193,19 +228,6 @@ def _splits(block: Mapping[str, Any]) -> dict[str, dict]:
   return own | dict(block.get("test_parts") or {})
 
 
-def _encode(
-  space: Any, encoder: Encoder, folder: epath.Path, block: Mapping[str, Any]
-) -> tuple[Images, dict[str, int]]:
-  """Opens and encodes real images; returns them and the files of features."""
-  features, labels, cached = stored.encode_source(
-    real.open_real(block, space),
-    encoder.encode_images,
-    identity=json.dumps(encoder.identity, sort_keys=True),
-    folder=folder,
-  )
-  return (features, labels), cached
-
-
 def _fit(
   block: Mapping[str, Any],
   scores: stored.Scores,
@@ -213,11 +235,12 @@ def _fit(
   arm: Arm,
   seed: int,
   rows: np.ndarray,
-  validation: Images | None,
+  validation: Features | None,
 ) -> classifier.Tuned:
   """Trains one head; what the block leaves out is the paper's recipe."""
   num_epochs = block.get("num_epochs", 30)
   options = ("lr", "weight_decay", "clip_norm", "temperature")
+  options += ("bias", "decay_bias")
   return classifier.tune(
     scores.features[rows].astype(np.float32),
     scores.labels[rows],
@@ -229,6 +252,7 @@ def _fit(
       seed=seed,
     ),
     soft_weight=arm.soft_weight,
+    label_smoothing=arm.label_smoothing,
     num_epochs=num_epochs,
     validation=validation,
     **{name: block[name] for name in options if name in block},
@@ -238,40 +262,7 @@ def _fit(
 # --- results ----------------------------------------------------------------
 
 
-def _measure(
-  space: Any,
-  head: classifier.Head,
-  trained: Sequence[Trained],
-  splits: Mapping[str, Images],
-) -> dict[str, Any]:
-  """Measures zero-shot and the last epoch of every training on every split."""
-  predict = lambda head, features: np.asarray(
-    classifier.logits_fn(head, features)
-  )
-  runs = [
-    (
-      {
-        "arm": each.arm.name,
-        "strategy": each.arm.strategy,
-        "filter": each.arm.filter,
-        "soft_weight": each.arm.soft_weight,
-        "seed": each.seed,
-        "image_seed": each.image_seed,
-        "num_images": len(each.rows),
-      },
-      each.tuned.head,
-    )
-    for each in trained
-  ]
-  return {
-    "space": space.name,
-    "classes": list(space.class_names),
-    "templates": list(space.templates),
-    **arms.compare(predict, head, runs, splits, len(space.classes)),
-  }
-
-
-def _add_best_epochs(results, trained, fit, test: Images) -> None:
+def _add_best_epochs(results, trained, fit, test: Features) -> None:
   """Adds the accuracy of the best epoch, chosen on the test images.
 
   That is what the released code prints; it is too high, and stands apart.

@@ -29,8 +29,9 @@ class Head:
 class Rows(NamedTuple):
   """Stored features, what to learn from them, and in which order.
 
-  The last three fields may differ between the sets of one training: few-shot
-  tuning adds 1.0 of the plain loss of real rows to that of synthetic ones.
+  All fields but the steps may differ between the sets of one training:
+  few-shot tuning adds 1.0 of the plain loss of real rows to that of synthetic
+  ones.
   """
 
   features: Any  # [n, d] float32
@@ -38,6 +39,7 @@ class Rows(NamedTuple):
   index: Any  # [steps, batch] int, -1 for no row; see `epochs_index`
   soft_weight: float = 0.5  # 0 is plain cross entropy
   loss_weight: float = 1.0
+  label_smoothing: float | None = None  # of the plain loss
 
 
 class Tuned(NamedTuple):
@@ -142,14 +144,17 @@ def tune(
   *,
   index: jax.Array,
   soft_weight: float = 0.5,
+  label_smoothing: float | None = None,
   **kwargs,
 ) -> Tuned:
   """Tunes a head on one set of rows: `tune_sets` has all other arguments."""
-  rows = Rows(features, labels, index, soft_weight)
+  rows = Rows(
+    features, labels, index, soft_weight, label_smoothing=label_smoothing
+  )
   return tune_sets([rows], head, **kwargs)
 
 
-@partial(jax.jit, static_argnames="num_epochs")
+@partial(jax.jit, static_argnames=("num_epochs", "bias", "decay_bias"))
 def tune_sets(
   sets: Sequence[Rows],
   head: Head,
@@ -161,6 +166,9 @@ def tune_sets(
   temperature: float = 2.0,
   validation: tuple[jax.Array, jax.Array] | None = None,
   num_epochs: int = 1,
+  progress: jax.Array | None = None,
+  bias: bool = True,
+  decay_bias: bool = True,
 ) -> Tuned:
   """Tunes a head with AdamW and a cosine schedule without warm-up.
 
@@ -175,11 +183,16 @@ def tune_sets(
     head: to start from.
     teacher: frozen; the initial head if None, as in the paper.
     lr: of the first step; it falls to nearly 0 along half a cosine.
-    weight_decay: decoupled, on weight and bias.
+    weight_decay: decoupled, on the weight, and on the bias if `decay_bias`.
     clip_norm: of the gradient of weight and bias together.
     temperature: of the teacher.
     validation: features [m, d] and labels [m], classified after each epoch.
     num_epochs: into which the steps are divided for validation.
+    progress: [steps], how far along the half cosine each step is, where 1 has
+      the rate 0; by default step i of S is at i / S.
+    bias: False leaves the bias as it is, 0 in zero-shot: the paper's f = g^T W
+      has none, the released code does.
+    decay_bias: False decays the weight alone; the released code decays both.
 
   Returns:
     The tuned head, and `best_head` if there is validation.
@@ -187,15 +200,21 @@ def tune_sets(
   Raises:
     ValueError: if sizes disagree.
   """
-  num_steps = _check(sets, head, num_epochs)
+  num_steps = _check(sets, head, num_epochs, progress)
   teacher = head if teacher is None else teacher
   # What no step changes is computed once, and not for each seed.
   units = [unit(jnp.asarray(rows.features, jnp.float32)) for rows in sets]
   teacher_logits = [_linear(teacher, x) for x in units]
   schedule = lambda i: lr * (1 + jnp.cos(jnp.pi * i / num_steps)) / 2
-  tx = optax.adamw(schedule, eps=1e-8, weight_decay=weight_decay)
+  if progress is not None:
+    along = jnp.asarray(progress, jnp.float32)
+    schedule = lambda i: lr * (1 + jnp.cos(jnp.pi * along[i])) / 2
+  decayed = None if bias and decay_bias else Head(True, False)
+  tx = optax.adamw(schedule, eps=1e-8, weight_decay=weight_decay, mask=decayed)
 
   def loss_fn(head, indices):
+    if not bias:  # its gradient is 0, and AdamW leaves it where it is
+      head = head.replace(bias=jax.lax.stop_gradient(head.bias))
     total = 0.0
     for rows, x, t, index in zip(
       sets, units, teacher_logits, indices, strict=True
@@ -206,6 +225,7 @@ def tune_sets(
         jnp.asarray(rows.labels)[index],
         soft_weight=rows.soft_weight,
         temperature=temperature,
+        label_smoothing=rows.label_smoothing,
       )
       total += rows.loss_weight * jnp.mean(loss, where=index >= 0)
     return total
@@ -252,7 +272,7 @@ def clip(grads: Any, max_norm: float) -> Any:
   return jax.tree.map(lambda g: g * scale, grads)
 
 
-def _check(sets, head, num_epochs) -> int:
+def _check(sets, head, num_epochs, progress) -> int:
   """Returns the number of steps, or says which sizes disagree."""
   steps = {len(rows.index) for rows in sets}
   if len(steps) != 1 or steps.pop() % num_epochs:
@@ -260,6 +280,11 @@ def _check(sets, head, num_epochs) -> int:
       f"found indices of {[len(rows.index) for rows in sets]} steps for "
       f"num_epochs={num_epochs}; give all sets as many steps, and a number of "
       "epochs that divides them."
+    )
+  if progress is not None and len(progress) != len(sets[0].index):
+    raise ValueError(
+      f"found progress of {len(progress)} steps for an index of "
+      f"{len(sets[0].index)}; give one number for each step."
     )
   for rows in sets:
     n, d = rows.features.shape

@@ -4,9 +4,10 @@ Each method of METHODS learns from a `Problem` and returns a function from
 features [n, d] to logits [n, k].
 """
 
+import inspect
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,89 +15,55 @@ import numpy as np
 from synthjax.train import classifier, coop, linear_probe, passes
 from synthjax.train import tip_adapter as tip
 from synthjax.train import tip_adapter_f as tip_f
-from synthjax.train.classifier import Head, Rows
+from synthjax.train.few_shot_tuning import Features, Problem, tuned
 
 Predict = Callable[[jax.Array], jax.Array]
-Features = tuple[np.ndarray, np.ndarray]  # [n, d] float32, labels [n] int
-
-# What classifier tuning sees, and in which order (Appendix C.5.2).
-ORDERS = ("real", "synthetic", "mix", "syn_real", "real_syn")
 
 
-class Problem(NamedTuple):
-  """All that a method may learn from."""
-
-  zero_shot: Head
-  logit_scale: float  # the factor on cosines, already exp
-  shots: Features  # of the real images
-  views: np.ndarray | None  # [passes, n, d] of the augmented shots
-  synthetic: Features | None  # of the generated images
-  validation: Features | None  # chooses between strengths
-  prompts: Callable[[int], tuple] | None  # `Encoder.embed_prompts`, of context
-  seed: int  # of orders and first values
-
-
-def tune_classifier(
-  problem: Problem,
-  *,
-  order: str = "mix",
-  num_epochs: int = 30,
-  real_batch_size: int = 32,
-  batch_size: int = 512,
-  lr: float = 1e-3,
-  soft_weight: float = 0.5,
-  **options: Any,
-) -> Predict:
+def tune_classifier(problem: Problem, **options: Any) -> Predict:
   """Tunes the zero-shot classifier (CT of the paper, Appendix C.5.2).
 
   Args:
     problem: to learn from.
-    order: "mix" adds the loss of a batch of real images to that of a batch of
-      generated ones, in each step; "syn_real" and "real_syn" are one after the
-      other, each with its own schedule; "real" and "synthetic" leave one out.
-    num_epochs: counted on the generated images where they are mixed.
-    real_batch_size: of real images, which are learned by plain cross entropy.
-    batch_size: of generated images.
-    lr: of each phase; the paper has 1e-3 for "mix", 2e-3 for phases.
-    soft_weight: of the teacher's targets for generated images.
-    **options: of `classifier.tune_sets`.
+    **options: of `few_shot_tuning.tuned`.
   """
-  tune = partial(
-    classifier.tune_sets,
-    teacher=problem.zero_shot,
-    lr=lr,
-    num_epochs=num_epochs,
-    **options,
-  )
-  index = partial(
-    classifier.epochs_index, num_epochs=num_epochs, seed=problem.seed
-  )
+  return partial(classifier.logits_fn, tuned(problem, **options).head)
 
-  def alone(data, size, weight):
-    features, labels = data
-    size = min(size, len(labels))
-    own = index(len(labels), batch_size=size)
-    return Rows(features, labels, own, weight)
 
-  synthetic = lambda: alone(problem.synthetic, batch_size, soft_weight)
-  real = lambda: alone(problem.shots, real_batch_size, 0.0)
-  if order == "mix":
-    generated, (features, labels) = synthetic(), problem.shots
-    cycled = classifier.cycled_index(
-      len(labels),
-      batch_size=min(real_batch_size, len(labels)),
-      num_steps=len(generated.index),
-      seed=problem.seed,
-    )
-    phases = [[Rows(features, labels, cycled, 0.0), generated]]
-  else:
-    known = {"real": [real], "synthetic": [synthetic]}
-    known |= {"syn_real": [synthetic, real], "real_syn": [real, synthetic]}
-    phases = [[rows()] for rows in known[order]]
-  head = problem.zero_shot
-  for sets in phases:
-    head = tune(sets, head).head
-  return partial(classifier.logits_fn, head)
+def best_epoch_on_test(
+  problem: Problem, test: Features, **options: Any
+) -> float:
+  """Returns the accuracy of the best epoch of `tune_classifier` on the test.
+
+  It is what the released code reports; a number chosen so is no estimate of
+  the accuracy on new images.
+  """
+  again = tuned(problem, validation=test, **options)
+  return float(np.max(again.accuracies))
+
+
+def retrieve(
+  problem: Problem,
+  *,
+  per_class: int | None = None,
+  best_class_only: bool = False,
+  **options: Any,
+) -> Predict:
+  """Tunes the classifier on real images that the classes' texts find.
+
+  No label is used: what generated images have to beat.
+
+  Args:
+    problem: to learn from; its shots are counted, and not used.
+    per_class: images of each class; as many as there are shots, if None.
+    best_class_only: an image may be found by its nearest class alone.
+    **options: of `few_shot_tuning.tuned`, but for the order.
+  """
+  if per_class is None:
+    per_class = int(np.bincount(problem.shots[1]).max())
+  found = problem.retrieve(per_class, best_class_only)
+  problem = problem._replace(synthetic=found)
+  return tune_classifier(problem, order="synthetic", **options)
 
 
 def tip_adapter(
@@ -202,7 +169,26 @@ def probe(problem: Problem, *, max_steps: int = 300) -> Predict:
 
 METHODS: dict[str, Callable[..., Predict]] = {
   "classifier": tune_classifier,
+  "retrieval": retrieve,
   "tip_adapter": tip_adapter,
   "coop": learn_context,
   "linear_probe": probe,
 }
+# Functions whose arguments are options of a method, beside its own.
+_PASSED_TO = {
+  "classifier": (tuned, classifier.tune_sets),
+  "retrieval": (tuned, classifier.tune_sets),
+}
+# Arguments of those that a method sets itself, or that hold arrays.
+_NO_OPTIONS = {"problem", "options", "sets", "head", "teacher", "validation"}
+_NO_OPTIONS |= {"progress"}
+
+
+def options_of(kind: str) -> list[str]:
+  """Lists the options of a key of METHODS."""
+  functions = [METHODS[kind], *_PASSED_TO.get(kind, ())]
+  names = [n for f in functions for n in inspect.signature(f).parameters]
+  unwanted = _NO_OPTIONS | ({"order"} if kind == "retrieval" else set())
+  if kind == "retrieval":
+    unwanted |= {"real_batch_size"}
+  return [name for name in dict.fromkeys(names) if name not in unwanted]

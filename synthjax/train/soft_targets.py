@@ -8,18 +8,28 @@ import jax
 import jax.numpy as jnp
 
 
-def hard_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def hard_cross_entropy(
+  logits: jax.Array,
+  labels: jax.Array,
+  *,
+  label_smoothing: float | jax.Array | None = None,
+) -> jax.Array:
   """Returns -log softmax(logits) at the labels.
 
   Args:
     logits: [n, k] float32.
     labels: [n] int.
+    label_smoothing: share of the target that is spread over all k classes, that
+      of the label included (Szegedy et al. 2016).
 
   Returns:
     [n] float32, in nats.
   """
   log_p = jax.nn.log_softmax(logits)
-  return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+  loss = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+  if label_smoothing is None:
+    return loss
+  return (1 - label_smoothing) * loss - label_smoothing * log_p.mean(-1)
 
 
 def soft_cross_entropy(
@@ -50,6 +60,7 @@ def mixed_cross_entropy(
   *,
   soft_weight: float = 0.5,
   temperature: float = 2.0,
+  label_smoothing: float | jax.Array | None = None,
 ) -> jax.Array:
   """Mixes soft_weight of the soft loss with 1 - soft_weight of the hard one.
 
@@ -59,10 +70,11 @@ def mixed_cross_entropy(
     labels: [n] int.
     soft_weight: 0 is plain cross entropy, 1 hears the teacher alone.
     temperature: of the teacher.
+    label_smoothing: of the hard loss; None is none.
 
   Returns:
     [n] float32, in nats.
   """
   soft = soft_cross_entropy(logits, teacher_logits, temperature=temperature)
-  hard = hard_cross_entropy(logits, labels)
+  hard = hard_cross_entropy(logits, labels, label_smoothing=label_smoothing)
   return soft_weight * soft + (1 - soft_weight) * hard
