@@ -6,8 +6,8 @@ r"""What language enhancement, the CLIP filter and soft targets are each worth.
   --config=...:space=eurosat   or cifar100, instead of CIFAR-10
   --config.tune.seeds=0,1      any single value
 
-It needs `python -m synthjax.weights fetch glide clip_rn50 t5_common_gen`, and it downloads
-the test images through TFDS.
+It needs `python -m synthjax.weights fetch glide clip_rn50 t5_common_gen`, and
+it downloads the test images through TFDS.
 
 Paper, Table 2 (CLIP-RN50, top-1 in %):
 

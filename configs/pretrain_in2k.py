@@ -7,9 +7,9 @@ r"""Supervised ResNet-50 on synthetic images of 2,000 ImageNet classes.
   --config.pretrain.batch_size=1024   any single value
 
 It needs two things that the package does not hold: the weights
-(`python -m synthjax.weights fetch glide t5_common_gen`) and the 2,000 class names
-(config.space, a JSON or YAML file: the authors released no list of the 1,000
-classes that they added to ImageNet-1K).
+(`python -m synthjax.weights fetch glide t5_common_gen`) and the 2,000 class
+names (config.space, a JSON or YAML file: the authors released no list of the
+1,000 classes that they added to ImageNet-1K).
 
 Paper:    this ResNet-50 is measured on VOC alone: Table 10, IN-2K Syn from
           scratch, 80.54 AP50 with 2.4M images, 80.72 with 4.0M. On CIFAR-100,

@@ -1,6 +1,6 @@
 """Real labelled images, with the labels of a label space."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from synthjax.data import (
@@ -8,6 +8,7 @@ from synthjax.data import (
   captions,
   class_names,
   embedded,
+  few_shot,
   sources,
 )
 from synthjax.data.benchmarks import Splits
@@ -43,6 +44,26 @@ def check_real(block: Mapping[str, Any], space: Any) -> None:
       return
   if block.get("kind", "embedded") != "tfds":
     _open(block, space)
+
+
+def check_pool(
+  block: Mapping[str, Any], space: Any, shots: Iterable[int | None]
+) -> None:
+  """Checks that real images have so many of each class; decodes none.
+
+  TFDS is left out, as it would download the data set.
+
+  Raises:
+    UserError: as `open_real` and `few_shot.draw`.
+  """
+  fields = dict(block)
+  if fields.get("kind") == "benchmark":
+    fields, _ = _resolve(block, space)
+  if fields.get("kind") == "tfds":
+    return
+  labels = few_shot.labels_of(open_real(block, space))
+  for each in shots:
+    few_shot.draw(labels, num_classes=len(space.classes), shots=each, seed=0)
 
 
 def _resolve(

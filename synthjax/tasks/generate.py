@@ -93,10 +93,7 @@ def _check_guided(block: ConfigDict, config: ConfigDict) -> None:
       f"steps (respacing {respacing}): choose 1 to {count} for each."
     )
   space = spaces.load_space(config.space)
-  real.check_real(block.pool, space)
-  labels = few_shot.labels_of(real.open_real(block.pool, space))
-  for shots in steps:
-    few_shot.draw(labels, num_classes=len(space.classes), shots=shots, seed=0)
+  real.check_pool(block.pool, space, steps)
 
 
 def _start_steps(block: ConfigDict) -> dict[int, int]:

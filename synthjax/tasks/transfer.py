@@ -1,6 +1,5 @@
 """Finetunes classifiers on real images, from several initialisations."""
 
-import itertools
 import json
 from typing import Any
 
@@ -86,12 +85,7 @@ def check(config: ConfigDict, workdir: str) -> None:
         f"config.transfer.{name} and config.transfer.test are the same images, "
         f"{block['test']}: choose another split for one of them."
       )
-  if any(shots is not None for shots in block["shots"]):
-    labels = few_shot.labels_of(real.open_real(block["train"], space))
-    for shots, seed in itertools.product(block["shots"], block["seeds"]):
-      few_shot.draw(
-        labels, num_classes=len(space.classes), shots=shots, seed=seed
-      )
+  real.check_pool(block["train"], space, block["shots"])
   if "pretrained" in block["inits"]:
     if block.get("weights"):
       files.load_params(block["weights"])

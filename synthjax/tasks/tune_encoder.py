@@ -79,10 +79,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   if any(arm.data == "real" for arm in wanted):
     if not block.get("pool") or not block.get("shots"):
       raise UserError("config.tune_encoder needs pool and shots for real arms.")
-    labels = few_shot.labels_of(real.open_real(block["pool"], space))
-    few_shot.draw(
-      labels, num_classes=len(space.classes), shots=block["shots"], seed=0
-    )
+    real.check_pool(block["pool"], space, [block["shots"]])
   for name in _inputs(block, wanted):
     if name not in config.tasks:
       artifacts.load(epath.Path(workdir) / name)
