@@ -29,7 +29,7 @@ def beside(results: Mapping) -> Section:
 def _one(found: Mapping) -> str:
   title = escape(f"{_title(found['key'])}: {found['title']}")
   if found["remark"]:
-    title += f' <span class="note">{escape(found["remark"])}</span>'
+    title += f' <span class="remark">{escape(found["remark"])}</span>'
   several = len({cell["column"] for cell in found["cells"]}) > 1
   table = _wide(found) if several else _narrow(found)
   charts = _charts(found) if found["key"] == "figure1" else ""

@@ -66,6 +66,9 @@ th, td { padding: .3rem .6rem; text-align: left; vertical-align: top;
 tbody th { font-weight: normal; min-width: 7.5rem; max-width: 18rem; }
 td small, th small { display: block; color: var(--soft); font-size: .8rem;
   white-space: nowrap; }
+td.number { white-space: nowrap; }
+.remark { color: var(--c1); font-size: .85rem; }
+#paper .scroll { max-height: none; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 thead th { border-bottom: 2px solid var(--soft); vertical-align: bottom;
   padding: 0; }

@@ -1,6 +1,6 @@
 """What tuning the encoder itself was worth, as a section of the page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from synthjax.report import interval_plots, plots, tables
 from synthjax.report.few_shots import BARS
@@ -95,10 +95,10 @@ def _chart(entry: Mapping) -> str:
   return plots.figure(chart, f"Mean over seeds. {BARS}", key)
 
 
-def _kind(*words: Sequence) -> str:
-  data, batch_norm = words
-  parts = [
-    f"{data} images" if data else "",
-    f"BN {batch_norm}" * bool(batch_norm),
-  ]
-  return ", ".join(filter(None, parts)) or "all arms"
+def _kind(data: str | None, batch_norm: str | None) -> str:
+  parts = []
+  if data:
+    parts.append(f"{data} images")
+  if batch_norm:
+    parts.append(f"BN {batch_norm}")
+  return ", ".join(parts) or "all arms"
