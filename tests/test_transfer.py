@@ -361,7 +361,7 @@ def test_a_missing_backbone_stops_before_any_work(tmp_path, config, opened):
   with pytest.raises(UserError, match="'pretrain' has not been completed"):
     transfer.check(config, str(tmp_path))
   edit(config, weights=str(tmp_path / "none.safetensors"))
-  with pytest.raises(UserError, match="no weights at"):
+  with pytest.raises(UserError, match="there is no file.*fetch resnet50"):
     transfer.check(config, str(tmp_path))
 
 

@@ -138,6 +138,7 @@ DEFAULTS = {
   "noised_clip": "glide_clip",
   "clip": "clip_rn50",
   "t5": "t5_common_gen",
+  "resnet": "resnet50_torchvision",
 }
 
 

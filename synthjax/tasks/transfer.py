@@ -88,7 +88,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   real.check_pool(block["train"], space, block["shots"])
   if "pretrained" in block["inits"]:
     if block.get("weights"):
-      files.load_params(block["weights"])
+      files.load_params(_locate(block))
     elif "pretrain" not in config.tasks:
       artifacts.load(epath.Path(workdir) / "pretrain")
 
@@ -283,10 +283,16 @@ def _rates(fields: dict) -> tuple[float, ...]:
   return tuple(lr) if isinstance(lr, tuple | list) else (lr,)
 
 
+def _locate(block: dict) -> epath.Path:
+  return files.locate(
+    block["weights"], field="transfer.weights", family="resnet"
+  )
+
+
 def _backbones(block: dict, workdir: epath.Path) -> tuple[list, str]:
   """Returns the files of the backbones, taken in turn, and their hash."""
   if block.get("weights"):
-    path = epath.Path(block["weights"])
+    path = _locate(block)
     return [path], files.sha256(path)
   folder = workdir / "pretrain"
   names = [n for n in artifacts.load(folder)["files"] if n.endswith(_WEIGHTS)]
