@@ -167,7 +167,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     num_views=10,
     max_per_class=800,
   )
-  config.report = dict(samples_per_class=8)
+  config.report = dict(samples_per_class=8, paper=tuple(parts))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.space = "emoji16"

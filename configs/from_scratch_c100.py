@@ -67,6 +67,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     **recipe,
   )
 
+  config.report = dict(paper=("table4",))
+
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.space = "emoji16"
     config.prompts = dict(

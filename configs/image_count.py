@@ -51,7 +51,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.tune = dict(
     arms=tuple(
       dict(
-        name=f"{count} a class",
+        name=f"{count} per class",
         strategy="enhanced",
         filter=False,
         soft_weight=0.5,
@@ -70,7 +70,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   if arg.data_dir:
     config.tune.test.data_dir = arg.data_dir
-  config.report = dict(samples_per_class=8)
+  config.report = dict(samples_per_class=8, paper=("A13",))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.space = "emoji16"
