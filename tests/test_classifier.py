@@ -203,6 +203,94 @@ def test_the_teacher_is_the_first_head_unless_given(problem):
   assert np.abs(tune().losses - tune(teacher=other).losses).max() > 0.1
 
 
+def test_progress_places_the_steps_on_the_cosine(problem):
+  """Steps may come in any order, and pass the end: the rate rises again."""
+  features, labels, head = problem
+  progress = np.array([0.0, 0.5, 0.25, 1.0, 1.5])
+  weight = classifier.tune(
+    *(features, labels, head),
+    index=np.zeros((5, 1), int),
+    lr=0.1,
+    weight_decay=0.5,
+    clip_norm=0.0,
+    progress=progress,
+  ).head.weight
+  rates = 0.1 * np.array([1, 0.5, (1 + 2**-0.5) / 2, 0, 0.5])
+  want = head.weight * np.prod(1 - 0.5 * rates)
+  np.testing.assert_allclose(weight, want, rtol=1e-5)
+  with pytest.raises(ValueError, match="5 steps for an index of 4"):
+    classifier.tune(
+      *(features, labels, head), index=np.zeros((4, 1), int), progress=progress
+    )
+
+
+def test_usual_progress_is_no_other_training(problem):
+  features, labels, head = problem
+  index = classifier.epochs_index(50, batch_size=16, num_epochs=2, seed=0)
+  usual = classifier.tune(features, labels, head, index=index)
+  progress = np.arange(len(index)) / len(index)
+  same = classifier.tune(features, labels, head, index=index, progress=progress)
+  np.testing.assert_allclose(same.head.weight, usual.head.weight, rtol=1e-6)
+
+
+def test_without_a_bias_the_head_is_a_product(problem):
+  """The paper's f = g^T W; the clip then sees the gradient of W alone."""
+  features, labels, head = problem
+  index = np.arange(6)[None]
+  options = dict(index=index, soft_weight=0.0, lr=0.5, weight_decay=0.1)
+
+  def loss_fn(weight):
+    logits = classifier.logits_fn(head.replace(weight=weight), features[:6])
+    return hard_cross_entropy(logits, labels[:6]).mean()
+
+  g = jax.grad(loss_fn)(head.weight)
+  g *= min(1, 1e-6 / (np.linalg.norm(g) + 1e-6))  # down to Adam's eps
+  step = g / (np.abs(g) + 1e-8) + 0.1 * head.weight
+  tuned = classifier.tune(
+    *(features, labels, head), bias=False, clip_norm=1e-6, **options
+  )
+  np.testing.assert_array_equal(tuned.head.bias, 0)
+  np.testing.assert_allclose(
+    tuned.head.weight, head.weight - 0.5 * step, rtol=1e-4, atol=1e-4
+  )
+  # One that is there already stays.
+  given = head.replace(bias=jnp.array([1.0, -2.0, 3.0]))
+  kept = classifier.tune(*(features, labels, given), bias=False, **options)
+  np.testing.assert_array_equal(kept.head.bias, given.bias)
+
+
+def test_the_bias_decays_only_if_asked(problem):
+  features, labels, head = problem
+  head = head.replace(bias=jnp.array([1.0, -2.0, 3.0]))
+  options = dict(
+    index=np.zeros((1, 1), int), lr=0.1, weight_decay=0.5, clip_norm=0.0
+  )
+  both = classifier.tune(features, labels, head, **options).head
+  one = classifier.tune(features, labels, head, decay_bias=False, **options)
+  np.testing.assert_allclose(both.bias, 0.95 * head.bias, rtol=1e-6)
+  np.testing.assert_array_equal(one.head.bias, head.bias)
+  np.testing.assert_array_equal(one.head.weight, both.weight)
+
+
+def test_label_smoothing_spreads_the_hard_target(problem):
+  features, labels, head = problem
+  index, smoothing = np.arange(9)[None], 0.3
+  log_p = jax.nn.log_softmax(classifier.logits_fn(head, features[:9]))
+  target = 0.7 * np.eye(3)[labels[:9]] + 0.1
+  want = -(target * log_p).sum(-1).mean()
+  tune = lambda **kwargs: classifier.tune(
+    features, labels, head, index=index, **kwargs
+  )
+  got = tune(soft_weight=0.0, label_smoothing=smoothing).losses[0]
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  # It is the hard half of SCE that is smoothed, and the teacher is not.
+  soft = tune(soft_weight=1.0).losses[0]
+  mixed = tune(soft_weight=0.5, label_smoothing=smoothing).losses[0]
+  np.testing.assert_allclose(mixed, 0.5 * soft + 0.5 * want, rtol=1e-5)
+  none = tune(label_smoothing=0.0).losses[0]
+  np.testing.assert_allclose(none, tune().losses[0], rtol=1e-6)
+
+
 def test_sizes_that_disagree_say_so(problem):
   features, labels, head = problem
   index = np.zeros((4, 2), int)

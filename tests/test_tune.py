@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import tiny_world
+from PIL import Image
 from safetensors.numpy import load_file
 
 from synthjax import artifacts
 from synthjax.data import real, scores, selection
 from synthjax.errors import UserError
-from synthjax.evals import arms
 from synthjax.tasks import score, select, tune
 from synthjax.train import classifier
 
@@ -188,6 +188,109 @@ def test_the_best_epoch_on_test_is_told_only_if_asked(world, tuned, tmp_path):
   )
 
 
+def test_fewer_images_and_smoothed_labels_are_arms(world, tmp_path):
+  workdir, config = world
+  for name in ("generate", "score", "select"):
+    (tmp_path / name).symlink_to(workdir / name)
+  config = config.copy_and_resolve_references()
+  arms_of = (
+    dict(ARMS[0], name="3 a class", images_per_class=3),
+    dict(ARMS[0], name="CE"),
+    dict(ARMS[0], name="smooth", label_smoothing=0.2),
+    dict(ARMS[2], name="1 kept", images_per_class=1),
+  )
+  config.tune = dict(TUNE, arms=arms_of, seeds=(0,), lr=0.5)
+  tune.check(config, str(tmp_path))
+  tune.run(config, str(tmp_path))
+  rows = results_of(tmp_path)["rows"]
+  assert [row["num_images"] for row in rows] == [9, 12, 12, 3]
+  assert [row["images_per_class"] for row in rows] == [3, None, None, 1]
+  assert [row["label_smoothing"] for row in rows] == [None, None, 0.2, None]
+  heads = load_file(tmp_path / "tune" / "heads.safetensors")
+  plain, smooth = (heads[f"{n}, seed 0/weight"] for n in ("CE", "smooth"))
+  assert np.abs(plain - smooth).max() > 1e-3
+
+
+def test_a_head_can_do_without_a_bias(world, tmp_path):
+  workdir, config = world
+  for name in ("generate", "score", "select"):
+    (tmp_path / name).symlink_to(workdir / name)
+  config = config.copy_and_resolve_references()
+  config.tune = dict(TUNE, arms=ARMS[:1], seeds=(0,), bias=False)
+  tune.run(config, str(tmp_path))
+  heads = load_file(tmp_path / "tune" / "heads.safetensors")
+  assert not heads["B CE, seed 0/bias"].any()
+  usual = load_file(workdir / "tune" / "heads.safetensors")
+  assert usual["B CE, seed 0/bias"].any()
+
+
+# --- without real images ----------------------------------------------------
+
+
+def test_without_real_images_heads_are_written_and_nothing_measured(
+  world, tmp_path, capsys
+):
+  workdir, config = world
+  for name in ("generate", "score", "select"):
+    (tmp_path / name).symlink_to(workdir / name)
+  config = config.copy_and_resolve_references()
+  bare = {
+    k: v for k, v in TUNE.items() if k not in ("validation", "test_parts")
+  }
+  config.tune = dict(bare, test=None)
+  tune.check(config, str(tmp_path))
+  tune.run(config, str(tmp_path))
+  results = results_of(tmp_path)
+  assert results["zero_shot"] == results["num_real"] == {}
+  assert results["summary"] == [] and results["confusion"] == {}
+  assert [row["accuracy"] for row in results["rows"]] == [{}] * 6
+  manifest = artifacts.load(tmp_path / "tune")
+  assert manifest["summary"]["test_opened_at"] is None
+  assert "no real images were given" in capsys.readouterr().out
+  # The heads are those of a run that also measures.
+  got, want = (
+    load_file(folder / "tune" / "heads.safetensors")
+    for folder in (tmp_path, workdir)
+  )
+  assert got.keys() == want.keys()
+  for name in got:
+    np.testing.assert_allclose(got[name], want[name], rtol=1e-5, atol=1e-6)
+
+
+def test_validation_alone_is_measured(world, tmp_path, capsys):
+  workdir, config = world
+  for name in ("generate", "score", "select"):
+    (tmp_path / name).symlink_to(workdir / name)
+  config = config.copy_and_resolve_references()
+  options = {k: v for k, v in TUNE.items() if k not in ("test", "test_parts")}
+  config.tune = dict(options, seeds=(0,))
+  tune.run(config, str(tmp_path))
+  results = results_of(tmp_path)
+  assert results["num_real"].keys() == {"validation"}
+  assert results["confusion"] == {}
+  assert "gain on validation" in capsys.readouterr().out
+
+
+def test_a_folder_of_class_folders_is_a_test_set(world, tmp_path):
+  """What a user of an own label space has."""
+  workdir, config = world
+  for name in ("generate", "score", "select"):
+    (tmp_path / name).symlink_to(workdir / name)
+  rng = np.random.default_rng(0)
+  for each in tiny_world.SPACE["classes"]:
+    folder = tmp_path / "photos" / each["name"]
+    folder.mkdir(parents=True)
+    for i in range(2):
+      pixels = rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)
+      Image.fromarray(pixels).save(folder / f"{i}.png")
+  config = config.copy_and_resolve_references()
+  photos = dict(kind="folder", path=str(tmp_path / "photos"))
+  config.tune = dict(arms=ARMS[:1], seeds=(0,), num_epochs=1, test=photos)
+  tune.check(config, str(tmp_path))
+  tune.run(config, str(tmp_path))
+  assert results_of(tmp_path)["num_real"] == {"test": 6}
+
+
 def test_one_seed_of_images_serves_every_seed():
   found = scores_of(seeds=(3,))
   for seed in (0, 1):
@@ -257,6 +360,11 @@ def images_of(found, **changes):
     ({"arms": ({"name": "x"},)}, r"arms\[0\] lacks strategy"),
     ({"seeds": (0, 0)}, "each once"),
     ({"seeds": ()}, "each once"),
+    ({"test": None}, "test_parts or best_epoch_on_test but no `test`"),
+    (
+      {"arms": (dict(ARMS[0], image_per_class=3),)},
+      "did you mean 'images_per_class'",
+    ),
   ],
 )
 def test_check_finds_what_is_misspelt(world, changes, words):
@@ -294,42 +402,6 @@ def test_check_wants_a_selection_for_arms_that_filter(world, tmp_path):
   config = config.copy_and_resolve_references()
   config.tune = dict(TUNE, arms=ARMS[:2])
   tune.check(config, str(tmp_path))
-
-
-# --- the table --------------------------------------------------------------
-
-
-def test_the_table_is_aligned_and_in_percent():
-  zero_shot = {"validation": 0.5, "test": 0.25}
-  rows = [
-    {"arm": "LE+CF SCE", "accuracy": {"validation": v, "test": t}}
-    for v, t in ((0.6, 0.30), (0.8, 0.34))
-  ]
-  results = {
-    "num_real": {"validation": 40, "test": 1234},
-    "zero_shot": zero_shot,
-    "summary": arms.summarize(rows, zero_shot),
-  }
-  lines = arms.table(results).splitlines()
-  assert lines[0].split() == [
-    *("top-1,", "%", "validation", "(40)", "test", "(1,234)"),
-    *("gain", "on", "test"),
-  ]
-  assert lines[1].split() == ["zero-shot", "50.00", "25.00"]
-  assert lines[2].split("  ", 1)[0] == "LE+CF SCE"
-  assert (
-    lines[2].split()[2:] == "70.00 ± 14.14 32.00 ± 2.83 +7.00 ± 2.00".split()
-  )
-  assert lines[1].index("25.00") + 5 == lines[0].index("(1,234)") + 7
-
-
-def test_one_seed_has_no_spread():
-  rows = [{"arm": "a", "accuracy": {"test": 0.5}}]
-  (summary,) = arms.summarize(rows, {"test": 0.4})
-  assert summary["std"] is None and summary["gain"] == pytest.approx(0.1)
-  results = {"num_real": {"test": 1}, "zero_shot": {"test": 0.4}}
-  table = arms.table(results | {"summary": [summary]})
-  assert table.splitlines()[2].split() == ["a", "50.00", "+10.00"]
 
 
 def test_a_space_without_real_images_stops_before_anything(world, tmp_path):

@@ -39,13 +39,15 @@ OPTIONAL = (
   "validation",  # real images on which choices can be made
   "num_epochs",
   "batch_size",
+  "best_epoch_on_test",  # also reports the paper's own number
+)
+PASSED_ON = (  # to `classifier.tune_sets`
   "lr",
   "weight_decay",
   "clip_norm",
   "temperature",
   "bias",  # False: none, as in the paper's text; the released code has one
   "decay_bias",
-  "best_epoch_on_test",  # also reports the paper's own number
 )
 ARM_FIELDS = ("name", "strategy", "filter", "soft_weight")
 ARM_OPTIONAL = (
@@ -79,7 +81,7 @@ class Trained(NamedTuple):
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
   block = config.tune.to_dict()
-  validate(block, OPTIONAL, name="tune", required=REQUIRED)
+  validate(block, OPTIONAL + PASSED_ON, name="tune", required=REQUIRED)
   wanted = read_arms(block["arms"])
   known = set(STRATEGIES)
   if "prompts" in config and "prompts" in config.tasks:
@@ -140,8 +142,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   texts = stored.read_texts(workdir / "score")
   head = classifier.init_head(texts.text_features, texts.logit_scale)
   fit = partial(_fit, block, scores, head)
-  began = time.monotonic()
-  trained = []
+  began, trained = time.monotonic(), []
   for arm in wanted:
     kept = np.ones(len(scores.ids), bool)
     if arm.filter:
@@ -239,8 +240,6 @@ def _fit(
 ) -> classifier.Tuned:
   """Trains one head; what the block leaves out is the paper's recipe."""
   num_epochs = block.get("num_epochs", 30)
-  options = ("lr", "weight_decay", "clip_norm", "temperature")
-  options += ("bias", "decay_bias")
   return classifier.tune(
     scores.features[rows].astype(np.float32),
     scores.labels[rows],
@@ -255,7 +254,7 @@ def _fit(
     label_smoothing=arm.label_smoothing,
     num_epochs=num_epochs,
     validation=validation,
-    **{name: block[name] for name in options if name in block},
+    **{name: block[name] for name in PASSED_ON if name in block},
   )
 
 

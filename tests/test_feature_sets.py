@@ -1,0 +1,141 @@
+"""Sets of features: caches that are never stale, and images per class."""
+
+import types
+
+import numpy as np
+import pytest
+
+from synthjax.data import feature_sets, real, scores
+from synthjax.data.shards import Source
+from synthjax.errors import UserError
+
+
+def encoder_of(weights="a", pixels="bicubic", scale=1.0):
+  """An encoder whose features tell it apart, and which counts its images."""
+  calls = []
+
+  def encode_images(images):
+    calls.append(len(images))
+    return np.array([[scale, scale * image.mean()] for image in images])
+
+  identity = {"weights": weights, "pixels": pixels}
+  return types.SimpleNamespace(
+    encode_images=encode_images, identity=identity, calls=calls
+  )
+
+
+@pytest.fixture
+def read(tmp_path, monkeypatch):
+  """Reads 3 images, which are of the value that is asked for."""
+
+  def open_real(block, space):
+    image = np.full((4, 4, 3), block["value"], np.uint8)
+    rows = [{"image": image + i, "label": i} for i in range(3)]
+    return Source(3, rows.__getitem__)
+
+  monkeypatch.setattr(real, "open_real", open_real)
+
+  def read(encoder, value=0):
+    (features, _), files = feature_sets.encode_real(
+      {"value": value}, None, encoder, tmp_path
+    )
+    return features, set(files)
+
+  return read
+
+
+def test_the_same_images_are_encoded_once(read):
+  first, files = read(encoder_of())
+  again = encoder_of()
+  features, same = read(again)
+  assert again.calls == [] and files == same
+  np.testing.assert_array_equal(features, first)
+
+
+@pytest.mark.parametrize(
+  ("change", "value"),
+  [
+    ({"weights": "b"}, 0),  # another encoder
+    ({"pixels": "bilinear"}, 0),  # other preprocessing
+    ({}, 7),  # other images
+  ],
+)
+def test_nothing_else_reads_a_stale_cache(read, change, value):
+  """The released code keyed its cache by data set and split alone."""
+  _, files = read(encoder_of())
+  other = encoder_of(**change, scale=2.0)
+  features, new = read(other, value)
+  assert other.calls == [3] and not files & new
+  want = 2 * np.array([[1, value + i] for i in range(3)])
+  np.testing.assert_allclose(features, want)
+
+
+def test_the_encoder_tells_its_weights_and_pixels_apart(tmp_path):
+  """What a cache is keyed by differs for other weights and other sizes."""
+  import tiny_world
+
+  from synthjax.encoders import load_encoder
+
+  blocks = [
+    tiny_world.encoder_block(tiny_world.write_clip(tmp_path / name, **sizes))
+    for name, sizes in (
+      ("a", {}),
+      ("b", {"seed": 1}),
+      ("c", {"image_size": 16}),
+    )
+  ]
+  blocks.append(blocks[0] | {"dtype": "bfloat16"})
+  found = [str(load_encoder(**block).identity) for block in blocks]
+  assert len(set(found)) == 4
+  slower = load_encoder(**blocks[0] | {"batch_size": 4}).identity
+  assert str(slower) == found[0]  # the batch changes no feature
+
+
+# --- images per class -------------------------------------------------------
+
+
+def found_of(counts):
+  """Scores of so many images of each class."""
+  labels = np.repeat(np.arange(len(counts)), counts)
+  ids = [f"basic-{label}-0-s0-{i}" for i, label in enumerate(labels)]
+  n = len(ids)
+  return scores.Scores(
+    np.array(ids), labels, np.zeros((n, 2)), np.zeros((n, 2)), np.zeros(n)
+  )
+
+
+def limit(found, images_per_class, *, rows=None, seed=0):
+  rows = np.arange(len(found.ids)) if rows is None else rows
+  return feature_sets.limit_per_class(
+    found,
+    rows,
+    images_per_class=images_per_class,
+    seed=seed,
+    class_names=("cat", "dog"),
+  )
+
+
+def test_each_class_keeps_as_many_images():
+  found = found_of((20, 30))
+  rows = limit(found, 8)
+  assert np.bincount(found.labels[rows]).tolist() == [8, 8]
+  assert (np.diff(rows) > 0).all()
+  assert limit(found, None).tolist() == list(range(50))
+  # Only of the rows that may be taken.
+  odd = np.arange(1, 50, 2)
+  assert set(limit(found, 8, rows=odd)) <= set(odd)
+
+
+def test_more_images_are_the_same_and_others():
+  found = found_of((20, 30))
+  few, more = set(limit(found, 5)), set(limit(found, 10))
+  assert few < more
+  assert few != set(limit(found, 5, seed=1))
+  assert few == set(limit(found, 5))
+  # By chance, and not the first that were drawn.
+  assert few != {*range(5), *range(20, 25)}
+
+
+def test_too_few_images_of_a_class_are_an_error():
+  with pytest.raises(UserError, match=r"9 images.*'cat' has 4.*at most 4"):
+    limit(found_of((4, 9)), 9)
