@@ -1,8 +1,10 @@
 """Captioned drawings: what the embedded generator and encoder learn from."""
 
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -66,3 +68,33 @@ def digest() -> str:
   for name in ("concepts.json", "images.zip"):
     whole.update((embedded.FOLDER / name).read_bytes())
   return whole.hexdigest()
+
+
+def unknown_words(texts: Iterable[str]) -> list[str]:
+  """Lists the words of texts that no caption of training holds.
+
+  The tokenizer reads any word, as pieces of others or as bytes; but networks
+  that never met it make nothing of it.
+
+  Returns:
+    Words in lower case, in the order that they occur, each once.
+  """
+  words = (word for text in texts for word in _words(text))
+  return [word for word in dict.fromkeys(words) if word not in _known_words()]
+
+
+@functools.cache
+def _known_words() -> frozenset[str]:
+  phrases = {
+    phrase
+    for concept in embedded.concepts()
+    if concept.split == "train"
+    for phrase in concept.phrases
+  }
+  styles = {word for words in embedded.STYLE_WORDS.values() for word in words}
+  texts = [*phrases, *styles, *embedded.TEMPLATES, "an"]
+  return frozenset(word for text in texts for word in _words(text))
+
+
+def _words(text: str) -> list[str]:
+  return re.findall(r"[^\W_]+", text.lower())

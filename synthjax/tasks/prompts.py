@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.data import spaces
+from synthjax.data import captions, spaces
 from synthjax.errors import UserError, unknown_names
 from synthjax.text import enhance, sentences
 from synthjax.text import prompts as texts
@@ -100,6 +100,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     else "give the classes more related words, or prompts.grammar more "
     "templates",
   )
+  summary["unknown_words"] = _unknown_words(config, rows)
   artifacts.finish(folder, spec, {texts.FILE: len(rows)}, **summary)
   counts = Counter(row.strategy for row in rows)
   listed = ", ".join(f"{n:,} {name}" for name, n in counts.items())
@@ -123,6 +124,35 @@ def _fewer_than_asked(
       advice,
     )
   return short
+
+
+def _unknown_words(config: ConfigDict, rows: list[Any]) -> dict[str, list[str]]:
+  """Warns of words that the embedded generator never met; returns them.
+
+  By the name of the class, of which the prompts hold them.
+  """
+  base = config.get("generator", {}).get("base", {})
+  if not str(base.get("weights")).startswith("embedded:"):
+    return {}
+  texts_of: dict[str, list[str]] = {}
+  for row in rows:
+    texts_of.setdefault(row.class_name, []).append(row.text)
+  found = {k: captions.unknown_words(t) for k, t in texts_of.items()}
+  found = {name: words for name, words in found.items() if words}
+  if found:
+    listed = "; ".join(
+      f"{', '.join(map(repr, words[:5]))} of {name!r}"
+      for name, words in list(found.items())[:10]
+    )
+    logging.warning(
+      "The prompts of %d classes have words that no caption of the embedded "
+      "world holds: %s. Its generator never met them and draws something else. "
+      "Give these classes `related` words that it knows (the names in "
+      "synthjax/embedded/concepts.json), or use a generator of full size.",
+      len(found),
+      listed,
+    )
+  return found
 
 
 # --- a language model as the writer -----------------------------------------
