@@ -9,6 +9,8 @@ from synthjax import artifacts, main
 from synthjax.convert import released
 from synthjax.data import spaces
 from synthjax.errors import UserError
+from synthjax.tasks import few_shot
+from synthjax.train import few_shot_tuning
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("[!_]*.py"))
@@ -137,3 +139,45 @@ def test_nothing_is_chosen_on_the_test_split(name):
   assert config.tune.validation.split == "validation"
   assert config.tune.test.split == "test"
   assert not config.tune.get("best_epoch_on_test")
+
+
+# --- few-shot recognition ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("part", "names"),
+  [
+    ("figure1", ["CT w. Syn (RG)", "CT w. init", "CoOp", "Tip-Adapter-F"]),
+    ("table5", ["B (LE+CF)", "RF", "CT w. Syn (RG)"]),
+    ("table7", ["RG, syn>real", "RG, real>syn", "CT w. Syn (RG)"]),
+  ],
+)
+def test_the_few_shot_config_compares_what_the_paper_does(part, names):
+  for arg in (part, f"{part},runlocal"):
+    block = load("fewshot.py", f"only={arg}").few_shot
+    found = [method["name"] for method in block.methods]
+    assert set(names) <= set(found)
+    assert tuple(block.shots) == (1, 2, 4, 8, 16)
+    assert len(block.seeds) >= 3
+    assert not block.get("best_epoch_on_test") and not block.get("protocol")
+
+
+@pytest.mark.parametrize("arg", ["", "only=table5,", "only=table7,"])
+def test_the_few_shot_config_will_draw_what_its_methods_learn_from(
+  arg, tmp_path
+):
+  config = load("fewshot.py", f"{arg}runlocal")
+  few_shot.check(config, str(tmp_path))
+  assert set(config.few_shot.seeds) <= set(config.generate.seeds)
+  splits = [config.few_shot[name].split for name in ("pool", "validation")]
+  assert splits == ["real_pool", "validation"]
+  assert config.few_shot.test.split == "test"
+
+
+def test_the_mix_has_half_the_rate_of_phases():
+  """Appendix C.5.2: 1e-3 and 2e-3, and what the code has for batches."""
+  block = load("fewshot.py").few_shot
+  options = {m["name"]: m.get("options", {}) for m in block.methods}
+  assert options["CT w. Syn (RG)"]["lr"] == 1e-3
+  assert options["RG, syn>real"]["lr"] == options["RG, real>syn"]["lr"] == 2e-3
+  assert few_shot_tuning.BATCH_SIZES["paper"] == (512, 32)
