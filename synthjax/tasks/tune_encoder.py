@@ -50,6 +50,7 @@ ARM_FIELDS = (
   "up_to",  # the last rung of `encoder_tuning.ladder` that is tuned
   "batch_norm",  # of encoder_tuning.BATCH_NORMS
 )
+OPTIONAL_ARM_FIELDS = ("lr",)  # where it is not that of the optimizer
 DATA = ("real", "synthetic")
 
 
@@ -60,6 +61,7 @@ class Arm(NamedTuple):
   data: str
   up_to: str
   batch_norm: str
+  lr: float | None = None
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -93,7 +95,7 @@ def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
   """
   for i, block in enumerate(blocks):
     name = f"tune_encoder.arms[{i}]"
-    validate(block, (), name=name, required=ARM_FIELDS)
+    validate(block, OPTIONAL_ARM_FIELDS, name=name, required=ARM_FIELDS)
     for field, known in (
       ("data", DATA),
       ("batch_norm", encoder_tuning.BATCH_NORMS),
@@ -218,12 +220,15 @@ def _tuner(
   num_steps = recipe.count_steps(
     size, epochs=block["epochs"], batch_size=min(block["batch_size"], size)
   )
+  optimizer = dict(block["optimizer"])
+  if arm.lr is not None:
+    optimizer["lr"] = arm.lr
   objective = encoder_tuning.encoder_tuning(
     functools.partial(tower.encode, model),
     model.variables,
     head,
     recipe.make_optimizer(
-      num_steps=num_steps, epochs=block["epochs"], **block["optimizer"]
+      num_steps=num_steps, epochs=block["epochs"], **optimizer
     ),
     tuned=tuned,
     batch_norm=arm.batch_norm,
