@@ -8,7 +8,13 @@ import pytest
 import tiny_world
 
 from synthjax import artifacts
-from synthjax.data import feature_sets, real, scores, selection, spaces
+from synthjax.data import (
+  feature_sets,
+  real,
+  real_filter,
+  scores,
+  spaces,
+)
 from synthjax.data import few_shot as draws
 from synthjax.encoders import load_encoder
 from synthjax.errors import UserError
@@ -233,13 +239,13 @@ def test_the_real_filter_sees_the_shots_of_the_seed(
   world, tmp_path, monkeypatch
 ):
   config = linked(world, tmp_path)
-  seen, select_by_real = [], selection.select_by_real
+  seen, select_by_real = [], real_filter.select_by_real
 
   def spy(found, features, labels, **kwargs):
     seen.append((len(found.ids), labels.tolist(), kwargs["margin"]))
     return select_by_real(found, features, labels, **kwargs)
 
-  monkeypatch.setattr(selection, "select_by_real", spy)
+  monkeypatch.setattr(real_filter, "select_by_real", spy)
   few_shot.run(
     changed(
       config,

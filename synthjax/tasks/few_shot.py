@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.data import feature_sets, real, selection, spaces
+from synthjax.data import feature_sets, real, real_filter, selection, spaces
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.errors import UserError, unknown_names
@@ -264,7 +264,7 @@ def _problem_maker(
   def make(method, shots, seed):
     real_shots, synthetic = feature_sets.draw_shots(few, shots, seed), None
     if method.strategy:
-      chosen = selection.images_for(
+      chosen = real_filter.images_for(
         scores,
         strategy=method.strategy.replace("{shots}", str(shots)),
         seed=seed,
