@@ -523,3 +523,14 @@ def test_without_a_network_the_message_is_clear_and_soon(tmp_path):
 def test_user_errors_are_what_the_command_raises():
   with pytest.raises(UserError, match="no command"):
     weights.run("frobnicate", [], None)
+
+
+def test_a_reader_that_has_enough_ends_the_list_quietly():
+  done = subprocess.run(
+    f"{sys.executable} -m synthjax.weights list | head -1",
+    shell=True,
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.stdout.startswith("name") and not done.stderr

@@ -12,6 +12,7 @@ from https://host/path/NAME/FILE instead of from the publishers.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -65,9 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_intermixed_args(argv)
   try:
     run(args.command, args.names, args.output)
+    sys.stdout.flush()
   except UserError as error:
     print(f"synthjax: {error}", file=sys.stderr)
     sys.exit(2)
+  except BrokenPipeError:  # of `list | head`, which has read enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except KeyboardInterrupt:
     print(
       "\nsynthjax: interrupted. What was fetched is kept, and the same command "
