@@ -1,4 +1,4 @@
-"""Trains image classifiers from scratch on generated images."""
+"""Trains backbones on generated images, with their labels or without."""
 
 from typing import Any
 
@@ -10,10 +10,20 @@ from ml_collections import ConfigDict
 from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
-from synthjax.data import generated, pipeline, real, spaces, views
-from synthjax.evals import classify
-from synthjax.models.classifiers import make_classifier
-from synthjax.train import metrics, recipe, supervised
+from synthjax.data import few_shot, generated, pipeline, real, spaces, views
+from synthjax.errors import UserError
+from synthjax.evals import classify, knn
+from synthjax.models import positions, resnet
+from synthjax.models.classifiers import HEADS, backbone, make_classifier
+from synthjax.train import (
+  finetune,
+  metrics,
+  moco,
+  named_recipe,
+  pretraining,
+  recipe,
+  supervised,
+)
 from synthjax.train import run as runs
 from synthjax.train.objective import Objective
 
@@ -21,7 +31,7 @@ REQUIRED = (
   "model",  # name, and the sizes that shall differ
   "seeds",  # one training each
   "image_size",  # px
-  "augment",  # of data.views.VIEWS
+  "augment",  # of data.views.VIEWS; "none" where the device augments
   "epochs",
   "batch_size",
   "optimizer",  # see train.recipe.make_optimizer
@@ -29,29 +39,37 @@ REQUIRED = (
   "checkpoint_every",
 )
 OPTIONAL = (
+  "recipe",  # of train.recipe.RECIPES: what is left out below and above
+  "objective",  # of train.pretraining.OBJECTIVES, which have more fields
+  "init",  # weights to start from, but for the head: a path or a reference
   "strategy",  # of the prompts; none takes the images of all
   "filter",  # takes only what `select` has kept
   "validation",  # real images that show what was learnt; see data.real
   "test",  # real images, opened once, at the end
-  "label_smoothing",
-  "ema_decay",
+  "device_augment",  # of train.augment_device.AUGMENTS
+  "source_size",  # px of what the device crops, if not image_size
   "num_workers",
 )
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the names in them, and that the images are there."""
-  block = config.pretrain.to_dict()
-  validate(block, OPTIONAL, name="pretrain", required=REQUIRED)
+  block = _read(config)
   space = spaces.load_space(config.space)
-  make_classifier(num_classes=len(space.classes), **block["model"])
   views.transforms(block["augment"], image_size=32, num_classes=2)
-  recipe.make_optimizer(
-    num_steps=1000, epochs=block["epochs"], **block["optimizer"]
-  )
-  for split in ("validation", "test"):
-    if block.get(split):
-      real.check_real(block[split], space)
+  model = make_classifier(num_classes=len(space.classes), **block["model"])
+  if _is_moco(block) and not isinstance(model, resnet.ResNet):
+    raise UserError(
+      f"config.pretrain.objective='moco' trains a ResNet, not a "
+      f"{type(model).__name__}: choose one of {', '.join(resnet.MODELS)}."
+    )
+  objective = _make_objective(block, len(space.classes), num_steps=1000)
+  if block.get("init") or _is_moco(block):
+    pretraining.trace(block, objective)
+  pool = (block.get("knn") or {}).get("pool")
+  for images in (block.get("validation"), block.get("test"), pool):
+    if images:
+      real.check_real(images, space)
   for name in _inputs(block):
     if name not in config.tasks:
       artifacts.load(epath.Path(workdir) / name)
@@ -59,13 +77,15 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `backbone-s<seed>.safetensors` and its metrics for each seed."""
-  block, workdir = config.pretrain.to_dict(), epath.Path(workdir)
+  block, workdir = _read(config), epath.Path(workdir)
   folder, space = workdir / "pretrain", spaces.load_space(config.space)
   spec = {
     "space": spaces.identify(space),
     "inputs": {n: artifacts.digest(workdir / n) for n in _inputs(block)},
     **block,
   }
+  if block.get("init"):
+    spec["init_hash"] = files.sha256(_locate(block))
   if artifacts.begin(folder, spec):
     return
   source = generated.open_generated(
@@ -79,7 +99,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     len(source), epochs=block["epochs"], batch_size=block["batch_size"]
   )
   # One for all seeds, so that its step is compiled once.
-  objective = _objective(block, len(space.classes), num_steps)
+  objective = _make_objective(block, len(space.classes), num_steps)
+  measure = (_by_neighbours if _is_moco(block) else _by_classifier)(
+    block, space, source
+  )
   rows, accuracies, trained = {}, {}, {}
   for seed in block["seeds"]:
     label = label_of(seed)
@@ -93,7 +116,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       folder=folder,
     )
     description = {
-      "kind": "classifier",
+      "kind": "backbone" if _is_moco(block) else "classifier",
       "model": block["model"],
       "image_size": block["image_size"],
       "space": space.name,
@@ -104,15 +127,16 @@ def run(config: ConfigDict, workdir: str) -> None:
     files.save_params(path, variables, description)
     curve = runs.metrics_file(folder, label)
     rows |= {path.name: 1, curve.name: len(metrics.read_rows(curve))}
+    name = f"{label}, kNN" if _is_moco(block) else label
     if block.get("validation"):
-      accuracies[label] = _accuracy(block, "validation", space, variables)
-    trained[label] = path
+      accuracies[name] = measure(variables, "validation")
+    trained[name] = path
   summary = {"validation": accuracies}
   if block.get("test"):
     # Nothing is trained for, or chosen by, what is opened here.
     summary["test"] = {
-      label: _accuracy(block, "test", space, files.load_params(path)[0])
-      for label, path in trained.items()
+      name: measure(files.load_params(path)[0], "test")
+      for name, path in trained.items()
     }
   artifacts.finish(folder, spec, rows, num_images=len(source), **summary)
   for split, found in summary.items():
@@ -125,20 +149,57 @@ def label_of(seed: int) -> str:
   return f"backbone-s{seed}"
 
 
+# --- reading the config -----------------------------------------------------
+
+
+def _read(config: ConfigDict) -> dict:
+  """Returns the block with the fields of its recipe, and checks their names."""
+  given = config.pretrain.to_dict()
+  known = (*REQUIRED, *OPTIONAL, *pretraining.EVERY)
+  validate(given, known, name="pretrain")
+  block = named_recipe.fill(given)
+  if block.get("device_augment") is not None:
+    block.setdefault("augment", "none")
+  validate(block, known, name="pretrain", required=REQUIRED)
+  for name, fields in (
+    ("moco", pretraining.MOCO),
+    ("knn", pretraining.KNN),
+    ("mix", pretraining.MIX),
+  ):
+    validate(block.get(name) or {}, fields, name=f"pretrain.{name}")
+  return block
+
+
+def _is_moco(block: dict) -> bool:
+  return pretraining.name_of(block) == "moco"
+
+
 def _inputs(block: dict) -> tuple[str, ...]:
   return ("generate", "select") if block.get("filter") else ("generate",)
 
 
-def _objective(block: dict, num_classes: int, num_steps: int) -> Objective:
-  return supervised.supervised(
-    make_classifier(num_classes=num_classes, **block["model"]),
-    recipe.make_optimizer(
-      num_steps=num_steps, epochs=block["epochs"], **block["optimizer"]
-    ),
-    label_smoothing=block.get("label_smoothing", 0.0),
-    ema_decay=block.get("ema_decay"),
-    augment=supervised.AUGMENTS["none"],  # the pipeline does it
+def _locate(block: dict) -> epath.Path:
+  return files.locate(block["init"], field="pretrain.init", family="resnet")
+
+
+def _make_objective(block: dict, num_classes: int, num_steps: int) -> Objective:
+  """Returns the objective, with its start if one is given."""
+  tx = recipe.make_optimizer(
+    num_steps=num_steps, epochs=block["epochs"], **block["optimizer"]
   )
+  objective = pretraining.make_objective(
+    block, make_classifier, num_classes=num_classes, tx=tx
+  )
+  if not block.get("init"):
+    return objective
+  variables, description = files.load_params(_locate(block))
+  start = positions.fit_positions(
+    variables, description, image_size=block["image_size"]
+  )
+  return finetune.start_from(objective, start, heads=HEADS)
+
+
+# --- training ---------------------------------------------------------------
 
 
 def _train(
@@ -151,11 +212,13 @@ def _train(
   seed: int,
   folder: epath.Path,
 ) -> dict:
-  """Trains one classifier and returns its variables, averaged if asked."""
+  """Trains once; returns a classifier, averaged if asked, or a backbone."""
   batches = pipeline.train_batches(
     source,
     views.transforms(
-      block["augment"], image_size=block["image_size"], num_classes=num_classes
+      block["augment"],
+      image_size=pretraining.source_size(block),
+      num_classes=num_classes,
     ),
     batch_size=block["batch_size"],
     seed=seed,
@@ -172,15 +235,65 @@ def _train(
     log_every=block["log_every"],
     checkpoint_every=block["checkpoint_every"],
   )
+  if isinstance(state, moco.MocoState):
+    # As the authors: the encoder of the queries, without its projection.
+    return backbone(jax.device_get(state.query))
   return jax.device_get(state.variables if state.ema is None else state.ema)
 
 
-def _accuracy(block: dict, split: str, space: Any, variables: dict) -> float:
-  """Returns the top-1 accuracy on real images, "validation" or "test"."""
+# --- measuring --------------------------------------------------------------
+
+# Each returns (variables, split) -> top-1 accuracy on real images.
+
+
+def _by_classifier(block: dict, space: Any, source: Any) -> Any:
+  """Measures a classifier by its own logits."""
+  del source
   model = make_classifier(num_classes=len(space.classes), **block["model"])
-  predict, logits, labels = supervised.predictor(model), [], []
-  source = real.open_real(block[split], space)
+  predict = supervised.predictor(model)
+
+  def measure(variables, split):
+    real_images = real.open_real(block[split], space)
+    return classify.top1(*_outputs(block, predict, variables, real_images))
+
+  return measure
+
+
+def _by_neighbours(block: dict, space: Any, source: Any) -> Any:
+  """Measures features by the labels of a pool's images that are near."""
+  options = pretraining.KNN | (block.get("knn") or {})
+  given = options["pool"]
+  pool = real.open_real(given, space) if given else source
+  # The rows are in the order of their classes: of each, an equal share.
+  most = min(options["num_images"], len(pool))
+  pool = few_shot.subset(pool, np.linspace(0, len(pool) - 1, most).astype(int))
+  predict = supervised.predictor(
+    make_classifier(num_classes=None, **block["model"])
+  )
+
+  def measure(variables, split):
+    real_images = real.open_real(block[split], space)
+    features, labels = _outputs(block, predict, variables, pool)
+    queries, truth = _outputs(block, predict, variables, real_images)
+    votes = knn.vote(
+      features,
+      labels,
+      queries,
+      num_classes=len(space.classes),
+      k=options["k"],
+      temperature=options["temperature"],
+    )
+    return classify.top1(votes, truth)
+
+  return measure
+
+
+def _outputs(
+  block: dict, predict: Any, variables: dict, source: Any
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what `predict` makes of a source, [n, k], and the labels [n]."""
+  outputs, labels = [], []
   for images, found in views.in_order(source, image_size=block["image_size"]):
-    logits.append(supervised.evaluate(predict, variables, images))
+    outputs.append(supervised.evaluate(predict, variables, images))
     labels.append(found)
-  return classify.top1(np.concatenate(logits), np.concatenate(labels))
+  return np.concatenate(outputs), np.concatenate(labels)

@@ -1,0 +1,176 @@
+"""The objectives of pre-training, by name, from fields of plain data.
+
+The fields are those of the task `pretrain`; models arrive as `make_model`, a
+function (num_classes=, **fields of the model) -> module.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from synthjax.errors import UserError, unknown_names
+from synthjax.train import augment_device, mixing, optimizer
+from synthjax.train import supervised as labelled
+from synthjax.train.moco import moco as contrast
+from synthjax.train.objective import Objective
+
+Fields = Mapping[str, Any]
+
+# What an objective takes of its own.
+OWN = {
+  "supervised": ("label_smoothing", "ema_decay", "mix"),
+  "moco": ("moco", "knn"),
+}
+EVERY = tuple(name for own in OWN.values() for name in own)
+MOCO = ("queue_size", "dim", "momentum", "temperature", "num_groups")
+# Where there is no classifier, the k nearest of so many generated images vote
+# with their labels, or those of real ones, `pool`: see evals.knn.
+KNN = dict(k=20, temperature=0.07, num_images=50_000, pool=None)
+MIX = tuple(sorted(optimizer.options_of(mixing.mix)))
+
+
+def name_of(fields: Fields) -> str:
+  """Returns the key of OBJECTIVES, "supervised" where none is given."""
+  return fields.get("objective") or "supervised"
+
+
+def supervised(
+  fields: Fields,
+  make_model: Callable[..., Any],
+  num_classes: int,
+  tx: optax.GradientTransformation,
+) -> Objective:
+  """Returns the objective of cross entropy, of a model with its classifier."""
+  mix = fields.get("mix")
+  return labelled.supervised(
+    make_model(num_classes=num_classes, **fields["model"]),
+    tx,
+    label_smoothing=fields.get("label_smoothing") or 0.0,
+    ema_decay=fields.get("ema_decay"),
+    augment=augmenter(fields),
+    mix=None if mix is None else partial(mixing.mix, **mix),
+  )
+
+
+def moco(
+  fields: Fields,
+  make_model: Callable[..., Any],
+  num_classes: int,
+  tx: optax.GradientTransformation,
+) -> Objective:
+  """Returns the objective of MoCo v2, of a ResNet with its MLP head."""
+  del num_classes  # no label is looked at
+  own = {"dim": 128} | dict(fields.get("moco") or {})
+  model = dict(fields["model"]) | {"head": "mlp"}
+  encoder = make_model(num_classes=own["dim"], **model)
+  return contrast(encoder, tx, augment=augmenter(fields), **own)
+
+
+OBJECTIVES = {"supervised": supervised, "moco": moco}
+
+
+def make_objective(
+  fields: Fields,
+  make_model: Callable[..., Any],
+  *,
+  num_classes: int,
+  tx: optax.GradientTransformation,
+) -> Objective:
+  """Returns the objective that `fields["objective"]` names.
+
+  Raises:
+    UserError: for an unknown name, or fields that contradict each other.
+  """
+  if (name := name_of(fields)) not in OBJECTIVES:
+    raise unknown_names("objective", [name], OBJECTIVES)
+  if problems := contradictions(fields):
+    raise UserError(
+      f"config.pretrain contradicts itself: {'; '.join(problems)}."
+    )
+  return OBJECTIVES[name](fields, make_model, num_classes, tx)
+
+
+def crops(fields: Fields) -> bool:
+  """Tells whether the device cuts rectangles out of whole images.
+
+  It does where its recipe has a crop and the pipeline does nothing.
+  """
+  name = fields.get("device_augment")
+  return name in augment_device.CROPS and fields["augment"] == "none"
+
+
+def source_size(fields: Fields) -> int:
+  """Returns the side, in px, of what the pipeline delivers."""
+  return fields.get("source_size") or fields["image_size"]
+
+
+def augmenter(fields: Fields) -> labelled.Augment:
+  """Returns what the device does to a batch; nothing if the pipeline does."""
+  name = fields.get("device_augment")
+  if name is None:
+    return labelled.AUGMENTS["none"]
+  crop = crops(fields)
+  size = fields["image_size"] if crop else None
+  return augment_device.make_augment(name, crop=crop, image_size=size)
+
+
+def contradictions(fields: Fields) -> list[str]:
+  """Returns what the fields say against each other, a clause for each.
+
+  Raises:
+    UserError: for an augmentation that is not known.
+  """
+  objective, problems = name_of(fields), []
+  for other, names in OWN.items():
+    found = [name for name in names if fields.get(name) not in (None, 0)]
+    if other != objective and found:
+      verb = "is" if len(found) == 1 else "are"
+      problems.append(
+        f"{', '.join(found)} {verb} of objective={other!r}, not of "
+        f"{objective!r}: leave it out"
+      )
+  if fields.get("device_augment") is not None:
+    augment_device.make_augment(fields["device_augment"])
+  elif fields.get("mix") is not None:
+    problems.append(
+      "mix is of normalised images: give a device_augment, such as 'deit'"
+    )
+  if fields.get("source_size") and not crops(fields):
+    problems.append(
+      "source_size is of images that the device crops: give augment='none' "
+      f"and a device_augment of {', '.join(sorted(augment_device.CROPS))}"
+    )
+  if objective == "moco" and not crops(fields):
+    problems.append(
+      "the two views of objective='moco' are made on the device: give "
+      "device_augment='moco_v2' and augment='none'"
+    )
+  pool = (fields.get("knn") or {}).get("pool")
+  for split in ("validation", "test"):
+    if pool is not None and pool == fields.get(split):
+      problems.append(
+        f"knn.pool and {split} are the same images, {pool}, and each would be "
+        "its own neighbour: choose another split for one of them"
+      )
+  return problems
+
+
+def trace(fields: Fields, objective: Objective) -> None:
+  """Traces a start and a step, and computes neither.
+
+  Raises:
+    UserError: about shapes and sizes that do not fit, in seconds and not after
+      hours.
+  """
+  n, size = fields["batch_size"], source_size(fields)
+  batch = {
+    "image": jax.ShapeDtypeStruct((n, size, size, 3), np.uint8),
+    "label": jax.ShapeDtypeStruct((n,), np.int32),
+  }
+  rng = jax.random.key(0)
+  state = jax.eval_shape(objective.init, rng, batch)
+  jax.eval_shape(objective.step, state, batch, rng)
