@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_pretrain import a_config, draw, weights_of
 
+from configs import pretrain_c100, pretrain_in1k, pretrain_moco
 from synthjax import artifacts
 from synthjax.convert import files
 from synthjax.data import real, shards
@@ -293,3 +294,59 @@ def test_without_a_recipe_the_fields_must_be_there(tmp_path, space):
     del config.pretrain["epochs"], config.pretrain["augment"]
   with pytest.raises(UserError, match="lacks augment, epochs"):
     pretrain.check(config, str(tmp_path))
+
+
+# --- configs ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("module", "arg", "lr"),
+  [
+    (pretrain_c100, "", 1e-4),
+    (pretrain_c100, "init=x", 1e-5),
+    (pretrain_in1k, "", 0.2),
+    (pretrain_in1k, "init=x", 0.001),
+    (pretrain_in1k, "backbone=deit_s", 1e-3),
+    (pretrain_moco, "", 0.03),
+    (pretrain_moco, "init=x", 0.003),
+  ],
+)
+def test_configs_have_the_rates_of_the_paper(module, arg, lr):
+  block = pretrain.read(module.get_config(arg))
+  assert block["optimizer"]["lr"] == lr
+  assert block.get("init") == ("x" if "init" in arg else None)
+  assert not block.get("ema_decay")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "module", [pretrain_c100, pretrain_in1k, pretrain_moco]
+)
+@pytest.mark.parametrize("arg", ["", "backbone=deit_s", "init=start"])
+def test_configs_are_whole(tmp_path, module, arg):
+  """The full size, and the embedded one from its own earlier backbone."""
+  if module is pretrain_moco and "deit" in arg:
+    with pytest.raises(UserError, match="trains a ResNet, not a ViT"):
+      pretrain.check(module.get_config(arg), str(tmp_path))
+    return
+  if "init" in arg:
+    config = module.get_config("runlocal")
+    model = make_classifier(num_classes=16, **config.pretrain.model)
+    given = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3)))
+    start = tmp_path / "start.safetensors"
+    files.save_params(start, given, {"image_size": 32})
+    config = module.get_config(f"runlocal,init={start}")
+    pretrain.check(config, str(tmp_path))
+    return
+  for each in (arg, f"{arg},runlocal"):
+    config = module.get_config(each)
+    pretrain.check(config, str(tmp_path))
+    transfer.check(config, str(tmp_path))
+
+
+def test_amounts_are_those_of_the_tables():
+  amount = lambda module, classes: (
+    classes * module.get_config().generate.images_per_class
+  )
+  assert amount(pretrain_c100, 100) == 1_200_000
+  assert amount(pretrain_in1k, 1000) == amount(pretrain_moco, 1000) == 1_200_000

@@ -54,7 +54,7 @@ OPTIONAL = (
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the names in them, and that the images are there."""
-  block = _read(config)
+  block = read(config)
   space = spaces.load_space(config.space)
   views.transforms(block["augment"], image_size=32, num_classes=2)
   model = make_classifier(num_classes=len(space.classes), **block["model"])
@@ -77,7 +77,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `backbone-s<seed>.safetensors` and its metrics for each seed."""
-  block, workdir = _read(config), epath.Path(workdir)
+  block, workdir = read(config), epath.Path(workdir)
   folder, space = workdir / "pretrain", spaces.load_space(config.space)
   spec = {
     "space": spaces.identify(space),
@@ -152,7 +152,7 @@ def label_of(seed: int) -> str:
 # --- reading the config -----------------------------------------------------
 
 
-def _read(config: ConfigDict) -> dict:
+def read(config: ConfigDict) -> dict:
   """Returns the block with the fields of its recipe, and checks their names."""
   given = config.pretrain.to_dict()
   known = (*REQUIRED, *OPTIONAL, *pretraining.EVERY)
