@@ -6,6 +6,7 @@ import sys
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -16,7 +17,7 @@ from synthjax.errors import UserError
 from synthjax.models.classifiers import make_classifier
 from synthjax.train import augment_device, finetune
 from synthjax.train import run as runs
-from synthjax.train.moco import moco
+from synthjax.train.moco import moco, unit
 
 rng = jax.random.key(0)
 
@@ -293,3 +294,15 @@ def test_four_devices_have_the_losses_of_one():
         np.abs(np.subtract(one, four)).max())  # fmt: skip
   assert len(set(one)) == 5
   np.testing.assert_allclose(four, one, rtol=1e-4)
+
+
+def test_a_dead_row_has_no_direction_and_no_gradient():
+  """All hidden units may be off for an image: its output is the bias, 0."""
+  x = jnp.array([[3.0, 4.0], [0.0, 0.0]])
+  np.testing.assert_allclose(unit(x), [[0.6, 0.8], [0, 0]], rtol=1e-6)
+  grad = jax.grad(lambda x: (unit(x) * jnp.array([1.0, 2.0])).sum())(x)
+  assert np.isfinite(grad).all()
+  # Of u = x / |x|: (v - u (u v)) / |x|, with u v = 2.2.
+  np.testing.assert_allclose(
+    grad[0], [(1 - 1.32) / 5, (2 - 1.76) / 5], rtol=1e-4
+  )

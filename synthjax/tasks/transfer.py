@@ -14,7 +14,7 @@ from synthjax.convert import files
 from synthjax.data import few_shot, pipeline, real, spaces, views
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import classify, finetuned
-from synthjax.models import vit
+from synthjax.models import positions
 from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.train import finetune, metrics, recipe, supervised
 from synthjax.train import run as runs
@@ -192,7 +192,7 @@ def _finetune(
     objective = scratch
     if init == "pretrained":
       given = files.load_params(backbones[number % len(backbones)])
-      start = _fit_positions(*given, spec["image_size"])
+      start = positions.fit_positions(*given, image_size=spec["image_size"])
       objective = finetune.start_from(scratch, start, heads=HEADS)
     state = runs.train(
       objective,
@@ -224,16 +224,6 @@ def _finetune(
       "training": {"num_steps": num_steps} | run._asdict(),
     }
     files.save_params(path, jax.device_get(state.variables), description)
-
-
-def _fit_positions(variables: dict, description: dict, image_size: int) -> dict:
-  """Resizes the positions of a ViT from its own image size to another."""
-  params = variables["params"]
-  if "pos_embed" not in params:
-    return variables
-  patch = len(params["patch_embed"]["proj"]["kernel"])
-  old, new = description["image_size"] // patch, image_size // patch
-  return variables | {"params": vit.resize_positions(params, old, new)}
 
 
 def _measurer(model: Any, image_size: int, folder: epath.Path) -> Any:

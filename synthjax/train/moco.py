@@ -37,9 +37,13 @@ class MocoState:
 
 
 def unit(x: jax.Array) -> jax.Array:
-  """Scales the last axis to length 1; no shorter ones than 1e-12 (PyTorch)."""
-  norm = jnp.linalg.norm(x, axis=-1, keepdims=True)
-  return x / jnp.maximum(norm, 1e-12)
+  """Scales the last axis to length 1; zeros stay zeros, without a gradient.
+
+  Where all hidden units of an image are off, a plain norm has the gradient NaN.
+  """
+  squares = jnp.sum(x**2, axis=-1, keepdims=True)
+  safe = jnp.where(squares > 0, squares, 1.0)
+  return x / jnp.where(squares > 0, jnp.sqrt(safe), 1.0)
 
 
 def moco(
