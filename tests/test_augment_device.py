@@ -198,6 +198,7 @@ def test_warps_are_the_bilinear_ones_of_pillow(name, sign):
   assert filled.mean() > 0.05 and np.abs(want - image).mean() > 5
 
 
+@pytest.mark.slow
 def test_no_operation_is_the_identity():
   image = picture()
   got = rand_augment.apply(image, -1, 9.0, 1.0)

@@ -72,6 +72,7 @@ def scaled(block, scale):
   return block["clip_guidance"] | {"scale": scale}
 
 
+@pytest.mark.slow
 def test_guidance_of_scale_0_is_none_and_others_change_the_images(
   tmp_path, weights
 ):

@@ -82,6 +82,7 @@ def test_with_training_the_batch_is_used_and_statistics_move(tiny_resnet):
     np.testing.assert_allclose(after, want, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [TINY, TINY_RESNET], ids=["vit", "resnet"])
 def test_computing_blocks_again_changes_no_value_and_no_gradient(sizes):
   plain, again = clip.CLIP(**sizes), clip.CLIP(**sizes, remat=True)

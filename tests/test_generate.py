@@ -195,6 +195,7 @@ def test_swapped_or_damaged_weights_are_refused(tmp_path, weights):
     generate.load(block)
 
 
+@pytest.mark.slow
 def test_an_upsampler_may_start_from_the_small_image(weights):
   """The later its walk starts, the nearer its end is to the small image."""
   options = {k: v for k, v in weights.items() if k != "name"}

@@ -159,6 +159,7 @@ def test_training_tells_images_apart():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_both_views_are_made_of_one_image():
   images = np.random.default_rng(0).integers(0, 256, (8, 12, 12, 3), np.uint8)
   seen = []
