@@ -1,5 +1,6 @@
 """Every config loads, and each of its blocks is one that a task reads."""
 
+import importlib
 import pathlib
 import re
 
@@ -181,3 +182,16 @@ def test_the_mix_has_half_the_rate_of_phases():
   assert options["CT w. Syn (RG)"]["lr"] == 1e-3
   assert options["RG, syn>real"]["lr"] == options["RG, real>syn"]["lr"] == 2e-3
   assert few_shot_tuning.BATCH_SIZES["paper"] == (512, 32)
+
+
+def test_images_and_shots_must_be_drawn_by_one_sampler(tmp_path):
+  config = load("fewshot.py", "runlocal")
+  task = importlib.import_module(main.TASKS["few_shot"])
+  task.check(config, str(tmp_path))
+  with config.unlocked():
+    config.few_shot.sampler = "coop"
+  with pytest.raises(UserError, match="one sampler; found coop and nested"):
+    task.check(config, str(tmp_path))
+  with config.unlocked():
+    config.generate.real_guidance.sampler = "coop"
+  task.check(config, str(tmp_path))

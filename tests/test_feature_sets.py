@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from synthjax.data import feature_sets, real, scores
+from synthjax.data import feature_sets, few_shot, real, scores
 from synthjax.data.shards import Source
 from synthjax.errors import UserError
 
@@ -139,3 +139,28 @@ def test_more_images_are_the_same_and_others():
 def test_too_few_images_of_a_class_are_an_error():
   with pytest.raises(UserError, match=r"9 images.*'cat' has 4.*at most 4"):
     limit(found_of((4, 9)), 9)
+
+
+def test_shots_and_validation_are_those_of_the_sampler():
+  """CoOp's code draws both from one stream: the second depends on the first."""
+  labels, of_validation = np.arange(36) % 3, np.arange(30) % 3
+  features = np.arange(36.0)[:, None], np.arange(30.0)[:, None]
+  few = feature_sets.Few(
+    None, (features[0], labels), (features[1], of_validation), 3
+  )
+  draw = lambda few: (
+    feature_sets.draw_shots(few, 8, 1),
+    feature_sets.lend_validation(few, 8, 1),
+  )
+  coop = few_shot.draw_coop(
+    labels, of_validation, num_classes=3, shots=8, seed=1
+  )
+  for (found, own), rows, shots in zip(
+    draw(few._replace(sampler="coop")), coop, (8, 4), strict=True
+  ):
+    assert sorted(found[:, 0]) == sorted(rows)
+    assert np.bincount(own).tolist() == [shots] * 3
+  assert (
+    draw(few)[0][0].tolist()
+    != draw(few._replace(sampler="coop"))[0][0].tolist()
+  )

@@ -249,6 +249,19 @@ def test_guided_images_are_dealt_out_to_the_shots():
   assert len({tuple(key) for key in keys}) == len(rows)
 
 
+def test_guided_images_come_from_the_shots_of_the_same_sampler():
+  space = spaces.parse_space(tiny_world.SPACE, where="here")
+  labels = [2, 0, 1] * 9
+  rows = generate.plan_guided(
+    space, labels, {2: 1}, images_per_class=2, seeds=(1,), sampler="coop"
+  )
+  coop, _ = few_shot.draw_coop(labels, num_classes=3, shots=2, seed=1)
+  assert sorted(row.reference for row in rows) == sorted(coop.tolist())
+  assert all(labels[row.reference] == row.label for row in rows)
+  nested = few_shot.draw(labels, num_classes=3, shots=2, seed=1)
+  assert sorted(coop.tolist()) != sorted(nested.tolist())
+
+
 def test_the_task_draws_from_real_shots(tmp_path, weights):
   tiny_world.write_prompts(tmp_path)
   guided = {
@@ -274,6 +287,7 @@ def test_the_task_draws_from_real_shots(tmp_path, weights):
     ({"start_steps": (1, 1)}, "one for each"),
     ({"shots": (4000,)}, "4000 real images"),
     ({"pool": {"split": "pool"}}, "real_pool"),
+    ({"sampler": "cop"}, "did you mean 'coop'"),
   ],
 )
 def test_bad_real_guidance_stops_before_anything_is_drawn(

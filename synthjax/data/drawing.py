@@ -71,6 +71,7 @@ def plan_guided(
   *,
   images_per_class: int,
   seeds: Sequence[int],
+  sampler: str = "nested",
 ) -> list[Row]:
   """Lists every image of real guidance: by shots, seed, class, shot, number.
 
@@ -83,12 +84,13 @@ def plan_guided(
     start_steps: number of shots -> steps that are walked from one.
     images_per_class: of each number of shots and seed.
     seeds: of the shots, as few-shot tuning draws them, and of the images.
+    sampler: of the shots, a key of few_shot.SAMPLERS.
   """
   rows = []
   for shots, steps in start_steps.items():
     for seed in seeds:
-      chosen = few_shot.draw(
-        labels, num_classes=len(space.classes), shots=shots, seed=seed
+      chosen = few_shot.draw_by(
+        sampler, labels, num_classes=len(space.classes), shots=shots, seed=seed
       )
       for each, own in zip(
         space.classes, chosen.reshape(-1, shots), strict=True

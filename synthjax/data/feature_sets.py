@@ -91,6 +91,7 @@ class Few(NamedTuple):
   pool: Features
   validation: Features | None
   num_classes: int
+  sampler: str = "nested"  # of the shots, a key of few_shot.SAMPLERS
 
 
 def draw_shots(few: Few, shots: int, seed: int) -> Features:
@@ -104,6 +105,16 @@ def lend_validation(few: Few, shots: int, seed: int) -> Features | None:
   if few.validation is None:
     return None
   features, labels = few.validation
+  if few.sampler == "coop":  # one stream of random numbers draws both
+    _, rows = few_shot.draw_splits(
+      few.sampler,
+      few.pool[1],
+      labels,
+      num_classes=few.num_classes,
+      shots=shots,
+      seed=seed,
+    )
+    return features[rows], labels[rows]
   least = int(np.bincount(labels, minlength=few.num_classes).min())
   rows = few_shot.draw(
     labels,
@@ -144,6 +155,10 @@ def retrieve(
 
 
 def _rows(few: Few, shots: int, seed: int) -> np.ndarray:
-  return few_shot.draw(
-    few.pool[1], num_classes=few.num_classes, shots=shots, seed=seed
+  return few_shot.draw_by(
+    few.sampler,
+    few.pool[1],
+    num_classes=few.num_classes,
+    shots=shots,
+    seed=seed,
   )

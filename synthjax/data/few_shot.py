@@ -82,8 +82,7 @@ def draw_splits(
   Returns:
     Rows of the two pools, int64; None for a pool that is None.
   """
-  if sampler not in SAMPLERS:
-    raise unknown_names("sampler", [sampler], SAMPLERS)
+  check_sampler(sampler)
   return SAMPLERS[sampler](
     train_labels,
     validation_labels,
@@ -91,6 +90,27 @@ def draw_splits(
     shots=shots,
     seed=seed,
   )
+
+
+def check_sampler(sampler: str) -> None:
+  """Raises UserError about an unknown sampler."""
+  if sampler not in SAMPLERS:
+    raise unknown_names("sampler", [sampler], SAMPLERS)
+
+
+def draw_by(
+  sampler: str,
+  labels: Sequence[int],
+  *,
+  num_classes: int,
+  shots: int,
+  seed: int,
+) -> np.ndarray:
+  """Draws shots of each class by a sampler; rows are ordered by class."""
+  rows, _ = draw_splits(
+    sampler, labels, num_classes=num_classes, shots=shots, seed=seed
+  )
+  return rows[np.argsort(np.asarray(labels)[rows], kind="stable")]
 
 
 def draw_coop(

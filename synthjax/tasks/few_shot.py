@@ -17,7 +17,14 @@ from ml_collections import ConfigDict
 
 from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.data import feature_sets, real, real_filter, selection, spaces
+from synthjax.data import (
+  feature_sets,
+  few_shot,
+  real,
+  real_filter,
+  selection,
+  spaces,
+)
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.errors import UserError, unknown_names
@@ -38,6 +45,7 @@ REQUIRED = (
 OPTIONAL = (
   "test_parts",  # name -> real images reported beside them
   "validation",  # real images, of which each class lends min(shots, 4)
+  "sampler",  # of the shots: "nested", or "coop" for the draws of CoOp's code
   "num_views",  # of each shot, for methods that augment; 10 by default
   "real_filter_margin",  # of filter="real"
   "max_per_class",  # that filter="real" keeps; 800 by default
@@ -63,6 +71,7 @@ def check(config: ConfigDict, workdir: str) -> None:
     if not block[field] or len(set(block[field])) < len(block[field]):
       found = f"config.few_shot.{field}={block[field]}"
       raise UserError(f"{found}: needed, each once.")
+  few_shot.check_sampler(block.get("sampler", "nested"))
   _check_strategies(config, wanted)
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
@@ -89,8 +98,16 @@ def _check_strategies(config: ConfigDict, wanted: Sequence[Method]) -> None:
   }
   if unknown := sorted(asked - known):
     raise unknown_names("strategy of a method,", unknown, known)
-  lacking = {*config.few_shot.seeds} - {*config.generate.seeds}
-  if lacking and any(name.startswith("rg") for name in asked):
+  if not any(name.startswith("rg") for name in asked):
+    return
+  samplers = [x.get("sampler", "nested") for x in (config.few_shot, guided)]
+  if len(set(samplers)) > 1:
+    raise UserError(
+      "Images are drawn from the shots that are learned from: give config."
+      "few_shot and config.generate.real_guidance one sampler; found "
+      f"{' and '.join(samplers)}."
+    )
+  if lacking := {*config.few_shot.seeds} - {*config.generate.seeds}:
     raise UserError(
       f"Images are drawn from the shots of the seeds {config.generate.seeds}, "
       f"but config.few_shot.seeds has {sorted(lacking)} besides: add them to "
@@ -233,6 +250,7 @@ def _problem_maker(
     pool=encode(block["pool"]),
     validation=encode(block["validation"]) if block.get("validation") else None,
     num_classes=len(space.classes),
+    sampler=block.get("sampler", "nested"),
   )
   scores, kept = None, None
   if not inputs:

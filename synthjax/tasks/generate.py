@@ -50,6 +50,10 @@ GUIDED_FIELDS = (
   "pool",  # real images that the shots are drawn from; see data.real
   "shots",  # of each class; each count is a strategy, "rg16" of 16
 )
+OPTIONAL_GUIDED = (
+  "start_steps",  # one for each of shots; the paper's by default
+  "sampler",  # of the shots, as few-shot learning has it: "nested" or "coop"
+)
 NAME = "synthjax_images"
 
 
@@ -83,7 +87,8 @@ def check(config: ConfigDict, workdir: str) -> None:
 def _check_guided(block: ConfigDict, config: ConfigDict) -> None:
   """Checks the steps, and that the pool has shots enough."""
   name = "generate.real_guidance"
-  validate(block, ["start_steps"], name=name, required=GUIDED_FIELDS)
+  validate(block, OPTIONAL_GUIDED, name=name, required=GUIDED_FIELDS)
+  few_shot.check_sampler(block.get("sampler", "nested"))
   steps = _start_steps(block)
   respacing = config.generator.base.respacing
   count = len(schedule.kept_timesteps(respacing))
@@ -145,6 +150,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       _start_steps(guided),
       images_per_class=block["images_per_class"],
       seeds=block["seeds"],
+      sampler=guided.get("sampler", "nested"),
     )
     references = partial(read_references, pool, generator.reference_size)
   size = block["shard_size"]
