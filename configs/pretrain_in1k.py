@@ -24,10 +24,12 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
-  embedded_world,
+  embedded_pretraining,
+  finetuning_on_cifar100,
   parse_arg,
   released_glide,
   released_t5,
+  use_deit_recipe,
 )
 
 
@@ -67,90 +69,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     space="cifar100",
     train=dict(kind="tfds", name="cifar100", split="train"),
     test=dict(kind="tfds", name="cifar100", split="test"),
-    inits=dict(random=dict(), pretrained=dict()),
-    shots=(None,),  # all 50,000
-    seeds=(0,),
-    image_size=224,
-    augment="shift",  # crop of a padded image, flip
-    epochs=200,
-    batch_size=128,
-    optimizer=dict(
-      name="sgd",
-      lr=0.003,
-      drops=(60, 120, 160),
-      drop_factor=0.2,
-      weight_decay=5e-4,
-    ),
-    num_workers=16,
-    log_every=50,
-    checkpoint_every=2_500,
+    **finetuning_on_cifar100(),
   )
   if arg.backbone == "deit_s":
-    # Touvron et al. (2021), unchanged but for repeated augmentation, which the
-    # pipeline has not.
-    config.pretrain.update(
-      recipe="deit",
-      ema_decay=None,  # they report the model that is not averaged
-      augment="none",  # the device crops, too
-      source_size=256,
-      device_augment="deit",
-      mix=dict(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, prob=1.0),
-    )
-    config.pretrain.model.drop_path = 0.1
-    # As the maintainers finetune on CIFAR-10 (DeiT's issue 45), without their
-    # RandAugment and mixing; the paper does not say how it did.
-    config.transfer.update(
-      model=dict(name="deit_s", dtype="bfloat16"),  # no drop path
-      augment="photo",
-      label_smoothing=0.1,
-      epochs=1000,
-      batch_size=768,
-      optimizer=dict(name="sgd", lr=0.01, weight_decay=1e-4),
-    )
+    use_deit_recipe(config)
   if arg.runlocal:  # comes last, so that it can shrink anything above
-    run_locally(config, vit=arg.backbone == "deit_s")
+    for block, fields in embedded_pretraining(
+      vit=arg.backbone == "deit_s"
+    ).items():
+      config[block] = fields
   if arg.init:
     config.pretrain.init = arg.init
   return config
-
-
-def run_locally(config: ml_collections.ConfigDict, *, vit: bool) -> None:
-  """Puts the embedded world in the place of all of it."""
-  config.space = "emoji16"
-  config.prompts = dict(
-    strategies=("enhanced",), per_class=24, grammar="drawing"
-  )
-  config.generator = embedded_world()["generator"]
-  config.generate = dict(images_per_class=24, seeds=(0,), shard_size=128)
-  resnet = dict(name="resnet_tiny", stem="imagenet", width=32)
-  optimizer = dict(name="sgd", lr=0.1, weight_decay=5e-4)
-  if vit:
-    optimizer = dict(name="adamw", lr=1e-3, weight_decay=0.05, warmup=30)
-  config.pretrain = dict(
-    model=dict(name="vit_tiny") if vit else resnet,
-    filter=False,
-    seeds=(0,),
-    image_size=32,
-    augment="drawing",
-    epochs=40,
-    batch_size=64,
-    optimizer=optimizer,
-    validation=dict(split="validation"),
-    log_every=20,
-    checkpoint_every=100,
-  )
-  config.transfer = dict(
-    train=dict(split="real_pool"),
-    validation=dict(split="validation"),
-    test=dict(split="test"),
-    inits=dict(random=dict(), pretrained=dict()),
-    shots=(16,),
-    seeds=(0, 1, 2),
-    image_size=32,
-    augment="drawing",
-    epochs=30,
-    batch_size=32,
-    optimizer=optimizer,
-    log_every=20,
-    checkpoint_every=1_000,  # a run takes seconds: its end alone
-  )

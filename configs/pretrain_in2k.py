@@ -21,7 +21,8 @@ Measured: not run yet
 import ml_collections
 
 from synthjax.config import (
-  embedded_world,
+  embedded_pretraining,
+  finetuning_on_cifar100,
   parse_arg,
   released_glide,
   released_t5,
@@ -61,66 +62,14 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     checkpoint_every=2_500,
   )
 
-  # Appendix C.5.3. It gives neither the resolution nor the stem: the weights
-  # have the stem of ImageNet, so the images are enlarged.
   config.transfer = dict(
     space="cifar100",
     train=dict(kind="tfds", name="cifar100", split="train"),
     test=dict(kind="tfds", name="cifar100", split="test"),
-    inits=dict(random=dict(), pretrained=dict()),
-    shots=(None,),  # all 50,000
-    seeds=(0,),
-    image_size=224,
-    augment="shift",  # crop of a padded image, flip
-    epochs=200,
-    batch_size=128,
-    optimizer=dict(
-      name="sgd",
-      lr=0.003,
-      drops=(60, 120, 160),
-      drop_factor=0.2,
-      weight_decay=5e-4,
-    ),
-    num_workers=16,
-    log_every=50,
-    checkpoint_every=2_500,
+    **finetuning_on_cifar100(),
   )
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
-    config.space = "emoji16"
-    config.prompts = dict(
-      strategies=("enhanced",), per_class=24, grammar="drawing"
-    )
-    config.generator = embedded_world()["generator"]
-    config.generate = dict(images_per_class=24, seeds=(0,), shard_size=128)
-    config.pretrain = dict(
-      model=dict(name="resnet_tiny", stem="imagenet", width=32),
-      filter=False,
-      seeds=(0,),
-      image_size=32,
-      augment="drawing",
-      epochs=40,
-      batch_size=64,
-      optimizer=dict(name="sgd", lr=0.1, weight_decay=5e-4),
-      validation=dict(split="validation"),
-      log_every=20,
-      checkpoint_every=100,
-    )
-    config.transfer = dict(
-      train=dict(split="real_pool"),
-      validation=dict(split="validation"),
-      test=dict(split="test"),
-      inits=dict(random=dict(), pretrained=dict()),
-      shots=(16,),
-      seeds=(0, 1, 2),
-      image_size=32,
-      augment="drawing",
-      epochs=30,
-      batch_size=32,
-      # Of 0.01, 0.03, 0.1 and 0.3, one of the two best on the validation style
-      # for either start; sanity_pretrain.py searches.
-      optimizer=dict(name="sgd", lr=0.1, weight_decay=5e-4),
-      log_every=20,
-      checkpoint_every=1_000,  # a run takes seconds: its end alone
-    )
+    for block, fields in embedded_pretraining().items():
+      config[block] = fields
   return config

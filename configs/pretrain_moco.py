@@ -24,7 +24,8 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
-  embedded_world,
+  embedded_pretraining,
+  finetuning_on_cifar100,
   parse_arg,
   released_glide,
   released_t5,
@@ -81,32 +82,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     space="cifar100",
     train=dict(kind="tfds", name="cifar100", split="train"),
     test=dict(kind="tfds", name="cifar100", split="test"),
-    inits=dict(random=dict(), pretrained=dict()),
-    shots=(None,),  # all 50,000
-    seeds=(0,),
-    image_size=224,
-    augment="shift",  # crop of a padded image, flip
-    epochs=200,
-    batch_size=128,
-    optimizer=dict(
-      name="sgd",
-      lr=0.003,
-      drops=(60, 120, 160),
-      drop_factor=0.2,
-      weight_decay=5e-4,
-    ),
-    num_workers=16,
-    log_every=50,
-    checkpoint_every=2_500,
+    **finetuning_on_cifar100(),
   )
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
-    config.space = "emoji16"
-    config.prompts = dict(
-      strategies=("enhanced",), per_class=24, grammar="drawing"
-    )
-    config.generator = embedded_world()["generator"]
-    config.generate = dict(images_per_class=24, seeds=(0,), shard_size=128)
+    for block, fields in embedded_pretraining().items():
+      config[block] = fields
     config.pretrain = dict(
       objective="moco",
       # For few images and steps: a queue that holds few of an image's own keys,
@@ -125,21 +106,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       knn=dict(k=10),  # of 24 images a class
       log_every=20,
       checkpoint_every=100,
-    )
-    config.transfer = dict(
-      train=dict(split="real_pool"),
-      validation=dict(split="validation"),
-      test=dict(split="test"),
-      inits=dict(random=dict(), pretrained=dict()),
-      shots=(16,),
-      seeds=(0, 1, 2),
-      image_size=32,
-      augment="drawing",
-      epochs=30,
-      batch_size=32,
-      optimizer=dict(name="sgd", lr=0.1, weight_decay=5e-4),
-      log_every=20,
-      checkpoint_every=1_000,  # a run takes seconds: its end alone
     )
   if arg.init:
     config.pretrain.init = arg.init

@@ -110,6 +110,107 @@ def released_t5(space: str) -> dict[str, Any]:
   )
 
 
+def finetuning_on_cifar100() -> dict[str, Any]:
+  """Returns what `transfer` needs besides the images (Appendix C.5.3).
+
+  It gives neither the resolution nor the stem: pre-trained weights have the
+  stem of ImageNet, so the images are enlarged.
+  """
+  return dict(
+    inits=dict(random=dict(), pretrained=dict()),
+    shots=(None,),  # all 50,000
+    seeds=(0,),
+    image_size=224,
+    augment="shift",  # crop of a padded image, flip
+    epochs=200,
+    batch_size=128,
+    optimizer=dict(
+      name="sgd",
+      lr=0.003,
+      drops=(60, 120, 160),
+      drop_factor=0.2,
+      weight_decay=5e-4,
+    ),
+    num_workers=16,
+    log_every=50,
+    checkpoint_every=2_500,
+  )
+
+
+def use_deit_recipe(config: Any) -> None:
+  """Puts DeiT's recipes into the blocks `pretrain` and `transfer`.
+
+  Touvron et al. (2021), unchanged but for repeated augmentation, which the
+  pipeline has not. They finetune on CIFAR-10 so (DeiT's issue 45), with
+  RandAugment and mixing besides; the paper does not say how it did.
+  """
+  config.pretrain.update(
+    recipe="deit",
+    ema_decay=None,  # they report the model that is not averaged
+    augment="none",  # the device crops, too
+    source_size=256,
+    device_augment="deit",
+    mix=dict(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, prob=1.0),
+  )
+  config.pretrain.model.drop_path = 0.1
+  config.transfer.update(
+    model=dict(name="deit_s", dtype="bfloat16"),  # no drop path
+    augment="photo",
+    label_smoothing=0.1,
+    epochs=1000,
+    batch_size=768,
+    optimizer=dict(name="sgd", lr=0.01, weight_decay=1e-4),
+  )
+
+
+def embedded_pretraining(*, vit: bool = False) -> dict[str, Any]:
+  """Returns all blocks of a pre-training in the embedded world.
+
+  Args:
+    vit: trains a small ViT in place of a small ResNet.
+  """
+  model = dict(name="resnet_tiny", stem="imagenet", width=32)
+  # Of 0.01, 0.03, 0.1 and 0.3, one of the two best on the validation style for
+  # either start; sanity_pretrain.py searches.
+  optimizer = dict(name="sgd", lr=0.1, weight_decay=5e-4)
+  if vit:
+    model = dict(name="vit_tiny")
+    optimizer = dict(name="adamw", lr=1e-3, weight_decay=0.05, warmup=30)
+  common = dict(
+    image_size=32,
+    augment="drawing",
+    optimizer=optimizer,
+    validation=dict(split="validation"),
+    log_every=20,
+  )
+  return dict(
+    space="emoji16",
+    prompts=dict(strategies=("enhanced",), per_class=24, grammar="drawing"),
+    generator=embedded_world()["generator"],
+    generate=dict(images_per_class=24, seeds=(0,), shard_size=128),
+    pretrain=dict(
+      model=model,
+      filter=False,
+      seeds=(0,),
+      epochs=40,
+      batch_size=64,
+      checkpoint_every=100,
+      **common,
+    ),
+    transfer=dict(
+      train=dict(split="real_pool"),
+      test=dict(split="test"),
+      inits=dict(random=dict(), pretrained=dict()),
+      shots=(16,),
+      seeds=(0, 1, 2),
+      epochs=30,
+      batch_size=32,
+      checkpoint_every=1_000,  # a run takes seconds: its end alone
+      **common,
+    ),
+  )
+
+
 CLIPS = {"vit": "clip", "resnet": "clip_resnet"}
 
 
