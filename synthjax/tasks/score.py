@@ -50,10 +50,14 @@ def run(config: ConfigDict, workdir: str) -> None:
     spec["filter_encoder"] = filter_encoder.identity
   if artifacts.begin(folder, spec):
     return
-  texts, filter_texts = (
-    scores.encode_classes(each.encode_texts, each.logit_scale, space)
-    for each in (encoder, filter_encoder)
+  texts = scores.encode_classes(
+    encoder.encode_texts, encoder.logit_scale, space
   )
+  filter_texts = texts
+  if other:
+    filter_texts = scores.encode_classes(
+      filter_encoder.encode_texts, filter_encoder.logit_scale, space
+    )
   source, rows = shards.open_shards(images), {scores.TEXT: len(space.classes)}
   sizes = shard_rows(images)
   if sum(sizes) != len(source):
