@@ -177,6 +177,37 @@ def test_without_classes_the_pooled_features_come_back():
   assert features.shape == (2, 64) and features.dtype == jnp.float32
 
 
+def test_rematerialised_blocks_change_nothing_but_memory():
+  """Outputs, statistics and gradients, in the same tree of parameters."""
+  fields = dict(stage_sizes=(1, 1), num_classes=5, width=8, stem="cifar")
+  plain, again = (resnet.ResNet(remat=r, **fields) for r in (False, True))
+  variables = random_variables(plain)
+  assert shapes(again) == shapes(plain)
+  images = np.random.default_rng(1).normal(size=(4, 8, 8, 3)).astype("f4")
+
+  def loss_and_gradients(model):
+    def loss_fn(params):
+      logits, stats = model.apply(
+        variables | {"params": params},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+      )
+      return jnp.square(logits).mean(), (logits, stats)
+
+    grad_fn = jax.jit(jax.grad(loss_fn, has_aux=True))
+    text = grad_fn.lower(variables["params"]).as_text()
+    return grad_fn(variables["params"]), text.count("stablehlo.convolution")
+
+  (want, count), (got, count_again) = map(loss_and_gradients, (plain, again))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5),
+    want,
+    got,
+  )
+  assert count_again > count  # those of the forward pass, once more
+
+
 def test_unknown_choices_name_the_known_ones():
   with pytest.raises(ValueError, match="stem='small'.*imagenet, cifar"):
     shapes(resnet.ResNet((1,), 3, stem="small"))

@@ -28,7 +28,7 @@ class BasicBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32  # of activations; parameters stay float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [n, h, w, c] to [n, h/stride, w/stride, width]."""
     conv = partial(Conv, dtype=self.dtype)
     norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+  def __call__(self, x: jax.Array, train: bool) -> jax.Array:
     """Maps [n, h, w, c] to [n, h/stride, w/stride, 4*width]."""
     conv = partial(Conv, dtype=self.dtype)
     norm = partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
@@ -90,6 +90,7 @@ class ResNet(nn.Module):
   width: int = 64  # of the first stage
   stem: str = "imagenet"  # one of STEMS
   head: str = "linear"  # one of HEADS
+  remat: bool = False  # recomputes blocks in the backward pass: less memory
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -122,15 +123,17 @@ class ResNet(nn.Module):
     if self.stem == "imagenet":
       x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
+    make = BLOCKS[self.block]
+    make = nn.remat(make, static_argnums=(2,)) if self.remat else make
     for i, size in enumerate(self.stage_sizes):
       for j in range(size):
-        block = BLOCKS[self.block](
+        block = make(
           width=self.width * 2**i,
           stride=2 if i > 0 and j == 0 else 1,
           dtype=self.dtype,
           name=f"layer{i + 1}_{j}",
         )
-        x = block(x, train=train)
+        x = block(x, train)
     x = x.astype(jnp.float32).mean((1, 2))  # [n, c]
     if self.num_classes is None:
       return x
