@@ -51,7 +51,7 @@ def dataset():
   return pipeline.train_batches(source, [shake], batch_size=4, seed=3)
 
 
-def train(folder, num_steps, every=3):
+def train(folder, num_steps, every=3, **monitor):
   return runs.train(
     objective(),
     dataset(),
@@ -62,7 +62,12 @@ def train(folder, num_steps, every=3):
     seed=0,
     log_every=1,
     checkpoint_every=every,
+    **monitor,
   )
+
+
+def rows_of(folder):
+  return metrics.read_rows(folder / "line_metrics.jsonl")
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
@@ -130,6 +135,111 @@ def test_metrics_cut_short_by_a_crash_are_read_up_to_there(tmp_path):
   file.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
   assert metrics.read_rows(file) == [{"step": 1, "loss": 2.0}]
   assert metrics.read_rows(tmp_path / "none.jsonl") == []
+
+
+def test_a_line_cut_short_is_dropped_before_others_follow(tmp_path):
+  whole = train(tmp_path / "whole", 6)
+  train(tmp_path / "parts", 3)
+  with (tmp_path / "parts" / "line_metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "lo')
+  resumed = train(tmp_path / "parts", 6)
+  np.testing.assert_array_equal(resumed.params, whole.params)
+  assert rows_of(tmp_path / "parts") == rows_of(tmp_path / "whole")
+
+
+# --- monitors ---------------------------------------------------------------
+
+
+def norm(state):
+  return {"norm": np.linalg.norm(state.params), "at": state.step}
+
+
+def test_a_monitor_has_rows_of_its_own_and_changes_nothing(tmp_path, capfd):
+  plain = train(tmp_path / "plain", 7)
+  told = capfd.readouterr().err
+  watched = train(tmp_path / "watched", 7, monitor=norm, monitor_every=3)
+  jax.tree.map(np.testing.assert_array_equal, watched, plain)
+  rows = rows_of(tmp_path / "watched")
+  assert [row for row in rows if "loss" in row] == rows_of(tmp_path / "plain")
+  found = [row for row in rows if "norm" in row]
+  assert [row["step"] for row in found] == [3, 6, 7]  # and at the end
+  assert [row["at"] for row in found] == [3, 6, 7]
+  np.testing.assert_allclose(
+    found[-1]["norm"], np.linalg.norm(plain.params), rtol=1e-6
+  )
+  assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
+  lines = capfd.readouterr().err.splitlines()
+  assert len(lines) == len(told.splitlines()) + 3
+  assert any(line.startswith("line: step 6/7  norm ") for line in lines)
+
+
+def test_without_an_interval_the_end_alone_is_monitored(tmp_path):
+  train(tmp_path, 4, monitor=norm)
+  assert [row["step"] for row in rows_of(tmp_path) if "norm" in row] == [4]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("killed_at", ["in the monitor", "before saving"])
+def test_a_killed_run_neither_loses_nor_doubles_its_monitors(
+  tmp_path, monkeypatch, killed_at
+):
+  """Step 6 is monitored and then saved; the run is killed in between."""
+  watch = partial(train, every=3, monitor_every=2)
+  whole = watch(tmp_path / "whole", 9, monitor=norm)
+
+  def dying(state):
+    if state.step == 6 and killed_at == "in the monitor":
+      raise KeyboardInterrupt
+    return norm(state)
+
+  save_hook = checkpoint.save_hook
+
+  def dying_save_hook(*args, **kwargs):
+    save = save_hook(*args, **kwargs)
+
+    def hook(step, state, found):
+      if step == 6 and killed_at == "before saving":
+        raise KeyboardInterrupt
+      save(step, state, found)
+
+    return hook
+
+  with monkeypatch.context() as patched:
+    patched.setattr(checkpoint, "save_hook", dying_save_hook)
+    with pytest.raises(KeyboardInterrupt):
+      watch(tmp_path / "parts", 9, monitor=dying)
+  assert rows_of(tmp_path / "parts")[-1]["step"] == 6  # told, and not saved
+  resumed = watch(tmp_path / "parts", 9, monitor=norm)  # from 3
+  jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+  rows = rows_of(tmp_path / "parts")
+  assert rows == rows_of(tmp_path / "whole")
+  assert [r["step"] for r in rows if "norm" in r] == [2, 4, 6, 8, 9]
+
+
+def test_monitoring_does_not_count_as_training(tmp_path, monkeypatch):
+  """Ten seconds of monitor, a tenth of a second a step, by a false clock."""
+  clock = [0.0]
+  monkeypatch.setattr(metrics.time, "monotonic", lambda: clock[0])
+  said = []
+  monkeypatch.setattr(metrics, "say", lambda line, **_: said.append(line))
+
+  def slow(state):
+    clock[0] += 10
+    return {"x": 1.0}
+
+  hook = metrics.progress_hook(
+    tmp_path / "m.jsonl",
+    label="x",
+    every=1,
+    num_steps=9,
+    batch_size=4,
+    monitor=slow,
+    monitor_every=2,
+  )
+  for step in range(1, 6):
+    clock[0] += 0.1
+    hook(step, None, {"loss": 1.0})
+  assert " 40.0 images/s" in said[-1]
 
 
 def test_batches_repeat_nothing_within_an_epoch_and_need_a_source():

@@ -4,13 +4,19 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 
+from synthjax import atomic
 from synthjax.errors import UserError
 from synthjax.train.loop import Hook
+
+# What a run measures now and then, beside what its steps tell.
+Monitor = Callable[[Any], Mapping[str, float]]  # of the state
 
 
 def progress_hook(
@@ -21,56 +27,89 @@ def progress_hook(
   num_steps: int,
   first_step: int = 0,
   batch_size: int = 0,
+  monitor: Monitor | None = None,
+  monitor_every: int = 0,
 ) -> Hook:
   """Writes metrics to a file and to the terminal or log.
 
   Args:
-    file: JSON lines, one for each `every` steps; later rows of a run that was
-      interrupted are dropped, so that steps ascend.
+    file: JSON lines, one for each `every` steps and one for each of the
+      monitor's. What an interrupted run wrote after `first_step` is dropped, so
+      that steps ascend and none is told twice.
     label: what is being trained, for people.
     every: steps.
     num_steps: of the whole training.
     first_step: where this run starts.
     batch_size: images of a step, for the rate.
+    monitor: state -> numbers, called each `monitor_every` steps and at the
+      last; it must be done with the state's arrays when it returns, as the
+      next step takes their memory.
+    monitor_every: steps; 0 monitors the last alone.
 
   Returns:
     A hook, which raises UserError when a metric is not finite.
   """
   file = epath.Path(file)
-  rows = read_rows(file)
-  kept = [row for row in rows if row["step"] <= first_step]
-  if len(kept) < len(rows):
-    file.write_text("".join(json.dumps(row) + "\n" for row in kept))
-  began, waited = time.monotonic(), 0.0
+  _drop_after(file, first_step)
+  began = time.monotonic()
 
-  def hook(step: int, state: Any, metrics: dict) -> None:
-    nonlocal began, waited
-    del state
+  def hook(step: int, state: Any, metrics: Mapping) -> None:
+    nonlocal began
     if step == first_step + 1:
       float(next(iter(metrics.values())))  # waits: compiling is not training
       began = time.monotonic()
-    if step % every and step != num_steps:
-      return
-    row = {"step": step} | {k: float(np.asarray(v)) for k, v in metrics.items()}
-    if bad := [name for name, x in row.items() if not math.isfinite(x)]:
-      raise UserError(
-        f"{label}: {', '.join(bad)} is not finite at step {step}. The "
-        "checkpoints before it are unharmed: lower the learning rate or clip "
-        "gradients (lr, clip_norm) and start in another workdir."
-      )
-    with file.open("a") as f:
-      f.write(json.dumps(row) + "\n")
-    seconds = max(time.monotonic() - began, 1e-9)
-    rate = max(step - first_step - 1, 0) / seconds
-    left = (num_steps - step) / rate / 60 if rate else math.nan
-    text = f"{label}: step {step}/{num_steps}  " + "  ".join(
-      f"{name} {value:.4g}" for name, value in row.items() if name != "step"
-    )
-    if batch_size:
-      text += f"  {rate * batch_size:.1f} images/s"
-    say(f"{text}  {left:.1f} min left", last=step == num_steps)
+    if _due(step, every, num_steps):
+      row = _write(file, label, step, metrics)
+      seconds = max(time.monotonic() - began, 1e-9)
+      rate = max(step - first_step - 1, 0) / seconds
+      left = (num_steps - step) / rate / 60 if rate else math.nan
+      text = f"{label}: step {step}/{num_steps}{_told(row)}"
+      if batch_size:
+        text += f"  {rate * batch_size:.1f} images/s"
+      say(f"{text}  {left:.1f} min left", last=step == num_steps)
+    if monitor is not None and _due(step, monitor_every, num_steps):
+      jax.block_until_ready(state)
+      paused = time.monotonic()
+      row = _write(file, label, step, monitor(state))
+      say(f"{label}: step {step}/{num_steps}{_told(row)}")
+      began += time.monotonic() - paused  # nor is monitoring
 
   return hook
+
+
+def _due(step: int, every: int, num_steps: int) -> bool:
+  return step == num_steps or (every > 0 and step % every == 0)
+
+
+def _write(
+  file: epath.Path, label: str, step: int, metrics: Mapping
+) -> dict[str, float]:
+  """Appends a row and returns it; raises UserError if it is not finite."""
+  row = {"step": step} | {k: float(np.asarray(v)) for k, v in metrics.items()}
+  if bad := [name for name, x in row.items() if not math.isfinite(x)]:
+    raise UserError(
+      f"{label}: {', '.join(bad)} is not finite at step {step}. The "
+      "checkpoints before it are unharmed: lower the learning rate or clip "
+      "gradients (lr, clip_norm) and start in another workdir."
+    )
+  with file.open("a") as f:
+    f.write(json.dumps(row) + "\n")
+  return row
+
+
+def _told(row: Mapping[str, float]) -> str:
+  return "".join(f"  {k} {x:.4g}" for k, x in row.items() if k != "step")
+
+
+def _drop_after(file: epath.Path, step: int) -> None:
+  """Drops the rows after a step, and a line that a crash cut short."""
+  if not file.exists():
+    return
+  kept = [row for row in read_rows(file) if row["step"] <= step]
+  text = "".join(json.dumps(row) + "\n" for row in kept)
+  if text != file.read_text():
+    with atomic.replace(file.parent, file.name) as path:
+      path.write_text(text)
 
 
 def say(line: str, *, last: bool = True) -> None:

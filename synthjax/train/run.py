@@ -22,6 +22,8 @@ def train(
   seed: int,
   log_every: int,
   checkpoint_every: int,
+  monitor: metrics.Monitor | None = None,
+  monitor_every: int = 0,
 ) -> Any:
   """Trains to the end, from the newest checkpoint if there is one.
 
@@ -35,6 +37,9 @@ def train(
     seed: of the first weights and of the steps.
     log_every: steps between rows of metrics.
     checkpoint_every: steps between checkpoints.
+    monitor: state -> numbers, which get rows of their own among the metrics;
+      see `metrics.progress_hook`. Training is the same with it and without.
+    monitor_every: steps between its calls; it is called at the end as well.
 
   Returns:
     The last state, on the devices.
@@ -53,6 +58,7 @@ def train(
     batches,
     num_steps=num_steps,
     rng=rng,
+    # A checkpoint comes last: what is behind it has been told.
     hooks=[
       metrics.progress_hook(
         metrics_file(folder, label),
@@ -61,6 +67,8 @@ def train(
         num_steps=num_steps,
         first_step=int(state.step),
         batch_size=batch_size,
+        monitor=monitor,
+        monitor_every=monitor_every,
       ),
       checkpoint.save_hook(
         manager, batches, every=checkpoint_every, last=num_steps
