@@ -4,7 +4,8 @@ r"""Downstream-aware: pre-training on generated images of CIFAR-100's classes.
   python -m synthjax.main --config=configs/pretrain_c100.py --workdir=$OUT
 
   --config=...:runlocal                         some minutes on 2 cores
-  --config=...:images_per_class=24000           2.4M images; 36000: 3.6M
+  --config=...:amount=2.4M                      images; or 3.6M, or 1.2M
+  --config=...:images_per_class=100             any other number of them
   --config=...:init=released:resnet50_torchvision   from real IN-1K weights
   --config=...:backbone=deit_s                  with DeiT's own recipe
   --config.pretrain.batch_size=256              any single value
@@ -27,14 +28,25 @@ from synthjax.config import (
   parse_arg,
   released_glide,
   released_t5,
+  unknown_names,
   use_deit_recipe,
 )
+
+# Of images: those of a class.
+AMOUNTS = {"1.2M": 12_000, "2.4M": 24_000, "3.6M": 36_000}
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arg = parse_arg(
-    arg, runlocal=False, backbone="resnet50", images_per_class=12_000, init=""
+    arg,
+    runlocal=False,
+    backbone="resnet50",
+    amount="1.2M",
+    images_per_class=0,  # those of the amount
+    init="",
   )
+  if arg.amount not in AMOUNTS:
+    raise unknown_names("amount of images,", [arg.amount], AMOUNTS)
   config = ml_collections.ConfigDict()
   config.tasks = ("prompts", "generate", "pretrain", "transfer", "report")
   config.seed = 0
@@ -46,7 +58,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.generator = released_glide()
   config.generate = dict(
-    images_per_class=arg.images_per_class, seeds=(0,), shard_size=4096
+    images_per_class=arg.images_per_class or AMOUNTS[arg.amount],
+    seeds=(0,),
+    shard_size=4096,
   )
 
   # Appendix C.5.3: AdamW, lr 1e-4 from random weights and 1e-5 from those of

@@ -4,7 +4,8 @@ r"""Downstream-agnostic: pre-training on generated images of ImageNet's classes.
   python -m synthjax.main --config=configs/pretrain_in1k.py --workdir=$OUT
 
   --config=...:runlocal                         some minutes on 2 cores
-  --config=...:images_per_class=2400            2.4M images instead of 1.2M
+  --config=...:amount=2.4M                      images; 1.2M by default
+  --config=...:images_per_class=100             any other number of them
   --config=...:backbone=deit_s                  with DeiT's recipe
   --config=...:init=released:resnet50_torchvision   from real IN-1K weights
   --config.pretrain.batch_size=256              any single value
@@ -29,14 +30,24 @@ from synthjax.config import (
   parse_arg,
   released_glide,
   released_t5,
+  unknown_names,
   use_deit_recipe,
 )
+
+AMOUNTS = {"1.2M": 1200, "2.4M": 2400}  # of images: those of a class
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arg = parse_arg(
-    arg, runlocal=False, backbone="resnet50", images_per_class=1200, init=""
+    arg,
+    runlocal=False,
+    backbone="resnet50",
+    amount="1.2M",
+    images_per_class=0,  # those of the amount
+    init="",
   )
+  if arg.amount not in AMOUNTS:
+    raise unknown_names("amount of images,", [arg.amount], AMOUNTS)
   config = ml_collections.ConfigDict()
   config.tasks = ("prompts", "generate", "pretrain", "transfer", "report")
   config.seed = 0
@@ -48,7 +59,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.generator = released_glide()
   config.generate = dict(
-    images_per_class=arg.images_per_class, seeds=(0,), shard_size=4096
+    images_per_class=arg.images_per_class or AMOUNTS[arg.amount],
+    seeds=(0,),
+    shard_size=4096,
   )
 
   # Appendix C.5.3: SGD, lr 0.2 from random weights and 0.001 from those of

@@ -3,13 +3,13 @@ r"""Supervised ResNet-50 on synthetic images of 2,000 ImageNet classes.
   python -m synthjax.main --config=configs/pretrain_in2k.py --workdir=$OUT
 
   --config=...:runlocal               the embedded world, some CPU minutes
-  --config=...:images_per_class=2000  4.0M images instead of 2.4M
+  --config=...:amount=4.0M            images; 2.4M by default
+  --config=...:images_per_class=100   any other number of them
   --config.pretrain.batch_size=1024   any single value
 
-It needs two things that the package does not hold: the weights
-(`python -m synthjax.weights fetch glide t5_common_gen`) and the 2,000 class
-names (config.space, a JSON or YAML file: the authors released no list of the
-1,000 classes that they added to ImageNet-1K).
+It needs `python -m synthjax.weights fetch glide t5_common_gen`. The authors
+released no list of the 1,000 classes that they added to ImageNet-1K: those of
+the space "in2k" were drawn anew; synthjax/data/build_in2k.py tells how.
 
 Paper:    this ResNet-50 is measured on VOC alone: Table 10, IN-2K Syn from
           scratch, 80.54 AP50 with 2.4M images, 80.72 with 4.0M. On CIFAR-100,
@@ -26,15 +26,21 @@ from synthjax.config import (
   parse_arg,
   released_glide,
   released_t5,
+  unknown_names,
 )
+
+AMOUNTS = {"2.4M": 1200, "4.0M": 2000}  # of images: those of a class
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  arg = parse_arg(arg, runlocal=False, images_per_class=1200)
+  # No images_per_class: those of the amount.
+  arg = parse_arg(arg, runlocal=False, amount="2.4M", images_per_class=0)
+  if arg.amount not in AMOUNTS:
+    raise unknown_names("amount of images,", [arg.amount], AMOUNTS)
   config = ml_collections.ConfigDict()
   config.tasks = ("prompts", "generate", "pretrain", "transfer", "report")
   config.seed = 0
-  config.space = "in2k.yaml"
+  config.space = "in2k"
 
   # Language enhancement alone, no filter (Appendix C.5.3).
   config.prompts = dict(
@@ -42,7 +48,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.generator = released_glide()
   config.generate = dict(
-    images_per_class=arg.images_per_class, seeds=(0,), shard_size=4096
+    images_per_class=arg.images_per_class or AMOUNTS[arg.amount],
+    seeds=(0,),
+    shard_size=4096,
   )
 
   # Appendix C.5.3; it does not give the momentum, which is 0.9 here.

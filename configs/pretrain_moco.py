@@ -4,15 +4,16 @@ r"""MoCo v2 on generated images: pre-training without their labels.
   python -m synthjax.main --config=configs/pretrain_moco.py --workdir=$OUT
 
   --config=...:runlocal                         some minutes on 2 cores
-  --config=...:images_per_class=2400            2.4M images instead of 1.2M
-  --config=...:space=in2k.yaml                  2,000 classes, of your own file
+  --config=...:amount=2.4M                      images; 1.2M by default
+  --config=...:space=in2k,amount=4.0M           of 2,000 classes; or 2.4M
+  --config=...:images_per_class=100             any other number of them
   --config=...:init=released:resnet50_torchvision   from real IN-1K weights
   --config.pretrain.batch_size=512              any single value
 
 `init` takes any weights of the same model: a path, or what
-`python -m synthjax.weights list` names; fetch them first. The 2,000 classes
-need a JSON or YAML file, as the authors released no list of theirs. MoCo v2 is
-defined for ResNets: `backbone` is one of them.
+`python -m synthjax.weights list` names; fetch them first. Half of the 2,000
+classes are not the paper's; see pretrain_in2k.py. MoCo v2 is defined for
+ResNets: `backbone` is one of them.
 
 Paper, Table 11 (PASCAL VOC, ResNet-50, AP50):
   random init, IN-1K   no pre-training 66.08; 1.2M 81.55; 2.4M 82.13
@@ -29,7 +30,14 @@ from synthjax.config import (
   parse_arg,
   released_glide,
   released_t5,
+  unknown_names,
 )
+
+# Of images, by label space: those of a class. The first is the default.
+AMOUNTS = {
+  "imagenet": {"1.2M": 1200, "2.4M": 2400},
+  "in2k": {"2.4M": 1200, "4.0M": 2000},
+}
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -37,10 +45,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg,
     runlocal=False,
     backbone="resnet50",
-    images_per_class=1200,
+    amount="",
+    images_per_class=0,  # those of the amount; 1200 in other spaces
     space="imagenet",
     init="",
   )
+  amounts = AMOUNTS.get(arg.space, {})
+  amount = arg.amount or next(iter(amounts), "")
+  if amount and amount not in amounts:
+    raise unknown_names(f"amount of images of {arg.space},", [amount], amounts)
   config = ml_collections.ConfigDict()
   config.tasks = ("prompts", "generate", "pretrain", "transfer", "report")
   config.seed = 0
@@ -52,7 +65,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.generator = released_glide()
   config.generate = dict(
-    images_per_class=arg.images_per_class, seeds=(0,), shard_size=4096
+    images_per_class=arg.images_per_class or amounts.get(amount, 1200),
+    seeds=(0,),
+    shard_size=4096,
   )
 
   # Chen et al. (2020), 200 epochs; lr 0.03 from random weights and 0.003 from

@@ -51,9 +51,8 @@ def test_the_docstring_tells_the_command(name):
 # --- the two of zero-shot recognition ---------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(set(CONFIGS) - {"pretrain_in2k.py"}))
+@pytest.mark.parametrize("name", CONFIGS)
 def test_label_spaces_of_configs_are_in_the_package(name):
-  """The 2,000 classes of pretrain_in2k.py are the user's to name."""
   space = load(name).get("space")
   assert space is None or space in spaces.built_in_spaces()
 
@@ -140,6 +139,49 @@ def test_nothing_is_chosen_on_the_test_split(name):
   assert config.tune.validation.split == "validation"
   assert config.tune.test.split == "test"
   assert not config.tune.get("best_epoch_on_test")
+
+
+# --- pre-training -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("name", "millions"),
+  [
+    ("pretrain_c100.py:", 1.2),
+    ("pretrain_c100.py:amount=2.4M", 2.4),
+    ("pretrain_c100.py:amount=3.6M", 3.6),
+    ("pretrain_in1k.py:", 1.2),
+    ("pretrain_in1k.py:amount=2.4M", 2.4),
+    ("pretrain_in2k.py:", 2.4),
+    ("pretrain_in2k.py:amount=4.0M", 4.0),
+    ("pretrain_moco.py:", 1.2),
+    ("pretrain_moco.py:amount=2.4M", 2.4),
+    ("pretrain_moco.py:space=in2k", 2.4),
+    ("pretrain_moco.py:space=in2k,amount=4.0M", 4.0),
+    ("pretrain_in2k.py:images_per_class=5", 0.01),
+    ("pretrain_moco.py:space=cifar100,images_per_class=10", 0.001),
+  ],
+)
+def test_an_amount_is_of_all_images(name, millions):
+  config = load(*name.split(":"))
+  size = len(spaces.load_space(config.space).classes)
+  assert config.generate.images_per_class * size == round(millions * 1e6)
+
+
+@pytest.mark.parametrize(
+  ("name", "words"),
+  [
+    ("pretrain_c100.py:amount=4.0M", "Allowed: 1.2M, 2.4M, 3.6M"),
+    ("pretrain_in1k.py:amount=4.0M", "Allowed: 1.2M, 2.4M"),
+    ("pretrain_in2k.py:amount=4M", "did you mean '4.0M'.*Allowed: 2.4M, 4.0M"),
+    ("pretrain_moco.py:amount=4.0M", "of imagenet.*Allowed: 1.2M, 2.4M"),
+    ("pretrain_moco.py:space=in2k,amount=1.2M", "of in2k.*2.4M, 4.0M"),
+    ("pretrain_moco.py:space=cifar100,amount=1.2M", "of cifar100"),
+  ],
+)
+def test_an_amount_that_the_paper_has_not_is_refused(name, words):
+  with pytest.raises(UserError, match=words):
+    load(*name.split(":"))
 
 
 # --- few-shot recognition ---------------------------------------------------
