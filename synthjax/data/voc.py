@@ -1,0 +1,278 @@
+"""PASCAL VOC (Everingham et al. 2010): images with boxes, as rows by position.
+
+A row holds image uint8 [h, w, 3]; boxes float32 [k, 4], the edges x0, y0, x1,
+y1 in pixels, which are VOC's (xmin - 1, ymin - 1, xmax, ymax); labels int32
+[k]; difficult bool [k]; id str, the name of the file without its ending; and
+size, (h, w).
+"""
+
+import dataclasses
+import functools
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image, UnidentifiedImageError
+
+from synthjax.data import class_names, image_files, spaces, voc_xml
+from synthjax.data.shards import Example, Source
+from synthjax.data.voc_write import write_voc as write_voc
+from synthjax.errors import UserError
+
+TRAIN = (("2007", "trainval"), ("2012", "trainval"))  # 5,011 + 11,540 images
+TEST = (("2007", "test"),)  # 4,952
+
+_BAD_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
+_TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detection(Source):
+  """Rows of images with boxes, whose sizes are known without decoding one."""
+
+  annotate: Callable[[int], Example]  # a row without its image
+  sizes: np.ndarray  # int32 [n, 2], heights and widths
+  max_objects: int  # that any image has
+
+
+def open_voc(
+  path: epath.PathLike,
+  sets: Iterable[tuple[str, str]] = TRAIN,
+  classes: Mapping[str, int] | None = None,
+  drop_empty: bool = False,
+) -> Detection:
+  """Opens VOC, or any data set of its layout, as its archives unpack.
+
+  Args:
+    path: of VOCdevkit, or of the folder that holds it.
+    sets: pairs of year and split, such as ("2007", "test"), one after another.
+    classes: name in the annotations -> label; those of VOC by default.
+    drop_empty: leaves out images without an object, as training does.
+
+  Raises:
+    UserError: listing every list, annotation and image that is missing, and
+      what is wrong in any annotation. A damaged image shows when it is read.
+  """
+  root = epath.Path(path).expanduser()
+  root = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
+  labels_of, rows, problems = _labels_of(classes), [], []
+  for year, split in sets:
+    folder = root / f"VOC{year}"
+    names = folder / "ImageSets" / "Main" / f"{split}.txt"
+    if not names.exists():
+      problems.append(f"{names}: is not there")
+      continue
+    ids = [line.split()[0] for line in _lines(names)]
+    files = [f"JPEGImages/{i}.jpg" for i in ids]
+    notes = [f"Annotations/{i}.xml" for i in ids]
+    gone = image_files.absent(folder, files + notes)
+    problems += [f"{folder / each}: is not there" for each in sorted(gone)]
+    for i, file, note in zip(ids, files, notes, strict=True):
+      if note not in gone:
+        row = _read_note(folder / note, i, labels_of, problems)
+        rows.append((folder / file, row))
+  _raise(problems, f"{root} cannot be opened as PASCAL VOC")
+  rows = [r for r in rows if not drop_empty or len(r[1]["labels"])]
+  files, notes = [r[0] for r in rows], [r[1] for r in rows]
+  return _source(notes, functools.partial(_read_file, files), root)
+
+
+def open_voc_tfds(
+  sets: Iterable[tuple[str, str]] = TRAIN,
+  data_dir: epath.PathLike | None = None,
+  classes: Mapping[str, int] | None = None,
+  drop_empty: bool = False,
+) -> Detection:
+  """Opens VOC through TensorFlow Datasets: its `voc/2007` and `voc/2012`.
+
+  TFDS divides corners by the size of the image; here they are multiplied back,
+  to the very same boxes as `open_voc` reads. All records are read once, for
+  the sizes in the headers of their images.
+
+  Args:
+    sets: pairs of year and split, such as ("2012", "trainval").
+    data_dir: where TFDS keeps it; preparing it anew needs TensorFlow.
+    classes: name of a label in TFDS -> label; those of VOC by default.
+    drop_empty: leaves out images without an object, as training does.
+
+  Raises:
+    UserError: listing every annotation that does not hold.
+  """
+  import tensorflow_datasets
+
+  labels_of, records, rows, problems = _labels_of(classes), [], [], []
+  skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
+  for year, split in sets:
+    split = _TFDS_SPLITS.get(split, split)
+    opened = tensorflow_datasets.data_source(
+      f"voc/{year}", split=split, data_dir=data_dir, decoders=skip
+    )
+    names = opened.dataset_info.features["objects"]["label"].names
+    for position in range(len(opened)):
+      row = _from_tfds(
+        opened[position],
+        f"voc/{year} {split}, row {position}",
+        names,
+        labels_of,
+        problems,
+      )
+      rows.append(((len(records), position), row))
+    records.append(opened)
+  _raise(problems, "TFDS's PASCAL VOC cannot be opened")
+  rows = [r for r in rows if not drop_empty or len(r[1]["labels"])]
+  places, notes = [r[0] for r in rows], [r[1] for r in rows]
+  read = functools.partial(_read_record, records, places)
+  return _source(notes, read, "TFDS's PASCAL VOC")
+
+
+# --- annotations ------------------------------------------------------------
+
+
+def _labels_of(classes: Mapping[str, int] | None) -> dict[str, int]:
+  if classes is None:
+    classes = class_names.lookup(spaces.load_space("voc"))
+  return class_names.table(classes)
+
+
+def _read_note(
+  path: epath.Path, name: str, labels_of: Mapping, problems: list[str]
+) -> Example | None:
+  """Reads an annotation; what is wrong is added to the problems."""
+  try:
+    found = voc_xml.parse(path.read_bytes())
+    return _row(name, found, labels_of)
+  except ValueError as error:
+    problems += [f"{path}: {line}" for line in str(error).splitlines()]
+  return None
+
+
+def _from_tfds(
+  record: Mapping[str, Any],
+  where: str,
+  names: Sequence[str],
+  labels_of: Mapping[str, int],
+  problems: list[str],
+) -> Example | None:
+  name = record["image/filename"]
+  name = name.decode() if isinstance(name, bytes) else str(name)
+  objects = record["objects"]
+  try:
+    with Image.open(io.BytesIO(record["image"])) as image:  # the header alone
+      width, height = image.size
+    corners = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
+    corners = corners * [height, width, height, width]
+    # float32 keeps a pixel of VOC's sizes to 3e-5; the annotations that are no
+    # whole numbers have one decimal.
+    corners = corners.round(4)[:, [1, 0, 3, 2]]
+    size = (height, width)
+    found = voc_xml.Annotation(
+      size,
+      voc_xml.to_boxes(corners, size),
+      tuple(names[int(label)] for label in objects["label"]),
+      np.asarray(objects["is_difficult"], bool),
+    )
+    return _row(name.rsplit(".", 1)[0], found, labels_of)
+  except _BAD_IMAGE as error:
+    problems += [f"{where} ({name}): {e}" for e in str(error).splitlines()]
+  return None
+
+
+def _row(name: str, found: voc_xml.Annotation, labels_of: Mapping) -> Example:
+  labels = [labels_of.get(class_names.canonical(n)) for n in found.names]
+  if None in labels:
+    unknown = {
+      n for n, label in zip(found.names, labels, strict=True) if label is None
+    }
+    raise ValueError(f"has objects of no class: {', '.join(sorted(unknown))}")
+  return {
+    "boxes": found.boxes,
+    "labels": np.array(labels, np.int32),
+    "difficult": found.difficult,
+    "id": name,
+    "size": found.size,
+  }
+
+
+def _source(notes: Sequence[Example], read: Callable, where: Any) -> Detection:
+  if not notes:
+    raise UserError(
+      f"{where} has no image left to read: give `sets` that have some, or keep "
+      "those without objects (drop_empty=False)."
+    )
+  return Detection(
+    size=len(notes),
+    read=functools.partial(_read, notes, read),
+    annotate=functools.partial(_item, notes),
+    sizes=np.array([note["size"] for note in notes], np.int32),
+    max_objects=max(1, *(len(note["labels"]) for note in notes)),
+  )
+
+
+def _raise(problems: Sequence[str], what: str) -> None:
+  if problems:
+    shown = list(problems[: class_names.MAX_LISTED])
+    if more := len(problems) - len(shown):
+      shown.append(f"and {more} more")
+    listed = "\n  ".join(shown)
+    raise UserError(
+      f"{what}:\n  {listed}\nUnpack the archives anew over each other, or mend "
+      "these files; VOC publishes no annotations for the test of 2012. Boxes "
+      "count pixels from 1, both ends included; objects of another label space "
+      "need its `classes`."
+    )
+
+
+def _lines(path: epath.Path) -> list[str]:
+  return [line for line in path.read_text().splitlines() if line.strip()]
+
+
+# --- images -----------------------------------------------------------------
+
+
+def _item(notes: Sequence[Example], index: int) -> Example:
+  return dict(notes[index])
+
+
+def _read(notes: Sequence[Example], read: Callable, index: int) -> Example:
+  note = notes[index]
+  return note | {"image": read(index, note["size"])}
+
+
+def _read_file(
+  files: Sequence[epath.Path], index: int, size: tuple[int, int]
+) -> np.ndarray:
+  with files[index].open("rb") as opened:
+    return _decode(opened, str(files[index]), size)
+
+
+def _read_record(
+  records: Sequence[Any],
+  places: Sequence[tuple[int, int]],
+  index: int,
+  size: tuple[int, int],
+) -> np.ndarray:
+  part, position = places[index]
+  record = records[part][position]
+  where = f"Row {position} of {records[part].dataset_info.full_name}"
+  return _decode(io.BytesIO(record["image"]), where, size)
+
+
+def _decode(file: Any, where: str, size: tuple[int, int]) -> np.ndarray:
+  """Decodes an image that must be of a size, to uint8 [h, w, 3]."""
+  try:
+    with Image.open(file) as image:
+      pixels = image_files.to_pixels(image, None)
+  except _BAD_IMAGE as error:
+    raise UserError(
+      f"{where} cannot be read as an image ({error}): put it back from the "
+      "archive, or take it off the list in ImageSets."
+    ) from error
+  if pixels.shape[:2] != tuple(size):
+    raise UserError(
+      f"{where} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but its "
+      f"annotation says {size[1]} x {size[0]}: its boxes belong to another "
+      "image. Put both back from the archive."
+    )
+  return pixels
