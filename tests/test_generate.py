@@ -138,11 +138,44 @@ def test_a_lost_shard_is_drawn_again_alike_and_a_damaged_one_is_named(
     generate.run(config, str(tmp_path))
 
 
+def test_shards_may_be_smaller_and_of_another_format(tmp_path, weights):
+  tiny_world.write_prompts(tmp_path)
+  encoding = dict(image_format="jpeg", quality=80, image_size=8)
+  config = make_config(tmp_path, weights, seeds=(0,), **encoding)
+  generate.check(config, str(tmp_path))
+  generate.run(config, str(tmp_path))
+  folder = tmp_path / "generate"
+  builder = tfds.builder_from_directory(str(folder))
+  feature = builder.info.features["image"]
+  assert feature.encoding_format == "jpeg" and feature.shape == (8, 8, 3)
+  source = builder.as_data_source(split="train")
+  assert source[3]["image"].shape == (8, 8, 3)
+  stored = shards.open_shards(folder, decode=False)
+  assert all(row["encoded"][:2] == b"\xff\xd8" for row in stored)
+
+  before = hashes(tmp_path)
+  (folder / "manifest.json").unlink()
+  (folder / sorted(before)[1]).unlink()
+  generate.run(config, str(tmp_path))
+  assert hashes(tmp_path) == before
+
+
+def test_images_are_not_made_larger_than_they_are_drawn(tmp_path, weights):
+  tiny_world.write_prompts(tmp_path)
+  config = make_config(tmp_path, weights, image_size=17)
+  with pytest.raises(UserError, match="image_size=17, .*draws 16 px"):
+    generate.run(config, str(tmp_path))
+  assert not (tmp_path / "generate").exists()
+
+
 @pytest.mark.parametrize(
   ("change", "words"),
   [
     (dict(images_per_clas=3), "images_per_class"),
     (dict(shard_size=0), "must be 1 or more"),
+    (dict(image_format="gif"), "'gif'"),
+    (dict(quality=90), "quality=90 is of jpeg and webp"),
+    (dict(image_format="jpeg", quality=0), "not one of 1 to 100"),
   ],
 )
 def test_bad_fields_stop_before_anything_is_drawn(

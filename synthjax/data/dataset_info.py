@@ -31,6 +31,7 @@ def write_dataset_info(
   name: str = "synthjax",
   split: str = "train",
   image_size: int | None = None,
+  image_format: str = "png",
 ) -> dict[str, int]:
   """Writes what lets TFDS open a folder whose shards are all there.
 
@@ -43,6 +44,9 @@ def write_dataset_info(
     name: of the data set.
     split: of the data set.
     image_size: the side of the images, if all have the same.
+    image_format: "png", "jpeg" or "webp". TFDS has no name for WebP; what is
+      written then leaves the format open, which its data sources, which read
+      with Pillow, take, and TensorFlow's decoder does not.
 
   Returns:
     The files written, each with 0 rows, for the manifest.
@@ -70,7 +74,7 @@ def write_dataset_info(
   files = {
     "dataset_info.json": json.dumps(info, indent=2),
     "features.json": json.dumps(
-      _features(classes, named, image_size), indent=2
+      _features(classes, named, image_size, image_format), indent=2
     ),
   }
   if named:
@@ -82,7 +86,10 @@ def write_dataset_info(
 
 
 def _features(
-  classes: Mapping[int, str], named: bool, image_size: int | None
+  classes: Mapping[int, str],
+  named: bool,
+  image_size: int | None,
+  image_format: str,
 ) -> dict[str, Any]:
   """Returns the content of features.json, as TFDS 4.9 writes it."""
   module = "tensorflow_datasets.core.features"
@@ -100,7 +107,7 @@ def _features(
     "pythonClassName": f"{module}.image_feature.Image",
     "image": {
       "dtype": "uint8",
-      "encodingFormat": "png",
+      "encodingFormat": "" if image_format == "webp" else image_format,
       "shape": {"dimensions": [side, side, "3"]},
     },
   }

@@ -17,6 +17,7 @@ def open_generated(
   strategy: str | None = None,
   seed: int | None = None,
   selection: epath.PathLike | None = None,
+  decode: bool = True,
 ) -> Source:
   """Opens what `generate` has drawn.
 
@@ -27,6 +28,7 @@ def open_generated(
       images of a single seed.
     selection: the `selection.jsonl` of `select`, of which the rows that are
       kept are taken; None takes every image.
+    decode: the images; see `shards.open_shards`.
 
   Raises:
     UserError: if no image is left, or shards are missing or damaged.
@@ -42,8 +44,8 @@ def open_generated(
     ids = _of_seed(ids, seed)
     if not ids:
       raise _nothing(selection, strategy, found)
-    return open_shards(folder, ids)
-  source = open_shards(folder)
+    return open_shards(folder, ids, decode)
+  source = open_shards(folder, decode=decode)
   if strategy is None:
     return source
   spans = spans_of_strategies(source)
@@ -69,6 +71,16 @@ def _of_seed(ids: Sequence[str], seed: int | None) -> list[str]:
 def spans_of_strategies(source: Sequence[Example]) -> dict[str, range]:
   """Returns the rows of each strategy, by which they are ordered."""
   return _spans(source, _strategy, range(len(source)))
+
+
+def rows_of_labels(source: Sequence[Example]) -> dict[int, list[int]]:
+  """Returns the rows of each label, over all strategies and seeds."""
+  found: dict[int, list[int]] = {}
+  key = lambda row: (_seed(row), int(row["label"]))
+  for rows in spans_of_strategies(source).values():
+    for (_, label), own in _spans(source, key, rows).items():
+      found.setdefault(label, []).extend(own)
+  return found
 
 
 def _spans(

@@ -2,14 +2,14 @@
 
 A folder of them is an ordinary data set: `tfds.builder_from_directory(folder)`
 opens it, with or without TensorFlow. Each record is a `tf.train.Example` of
-image (PNG), label, prompt, seed and id. The same rows give the same bytes.
-`synthjax.data.dataset_info` writes what TFDS wants to find beside them.
+image (a PNG file, if the writer did not choose another format), label, prompt,
+seed and id. The same rows give the same bytes. `synthjax.data.dataset_info`
+writes what TFDS wants to find beside them.
 """
 
 import bisect
 import dataclasses
 import functools
-import io
 import itertools
 import os
 import re
@@ -18,17 +18,18 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from synthjax import cache
 from synthjax.artifacts import replace
 from synthjax.data.dataset_info import shard_name
 from synthjax.data.dataset_info import write_dataset_info as write_dataset_info
+from synthjax.data.encoded import decode_image
+from synthjax.data.encoded import encode_png as encode_png
 from synthjax.errors import UserError
 
 Example = dict[str, Any]
 
-# One record to a group, as random access wants; PNG is compressed already.
+# One record to a group, as random access wants; images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = {"max_parallelism": "1"}
 _SHARD_NAME = re.compile(r"(.+)-(.+)\.array_record-(\d{5})-of-(\d{5})")
@@ -62,6 +63,7 @@ def write_shard(
   *,
   name: str = "synthjax",
   split: str = "train",
+  encode: Callable[[np.ndarray], bytes] = encode_png,
 ) -> int:
   """Writes one shard, which appears under its name only when it is whole.
 
@@ -73,6 +75,7 @@ def write_shard(
       and id str.
     name: of the data set, in snake case.
     split: of the data set.
+    encode: the images, the same ones alike; see `data.encoded.encode`.
 
   Returns:
     The number of rows.
@@ -85,7 +88,7 @@ def write_shard(
     writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
     try:
       for example in examples:
-        writer.write(_encode(example))
+        writer.write(_record(example, encode))
         rows += 1
     finally:
       writer.close()  # raises where the disk is full
@@ -103,21 +106,7 @@ def check_rows(path: epath.PathLike, rows: int) -> None:
     raise _damaged(path, f"{found} rows where {rows} belong")
 
 
-def encode_png(image: np.ndarray) -> bytes:
-  """Returns an image, uint8 [h, w, 3], as PNG, alike in every call."""
-  assert image.dtype == np.uint8 and image.ndim == 3, (image.dtype, image.shape)
-  file = io.BytesIO()
-  Image.fromarray(image).save(file, "PNG", compress_level=6)
-  return file.getvalue()
-
-
-def decode_image(encoded: bytes) -> np.ndarray:
-  """Returns an encoded image as uint8 [h, w, 3]."""
-  with Image.open(io.BytesIO(encoded)) as image:
-    return np.asarray(image.convert("RGB"))
-
-
-def _encode(example: Example) -> bytes:
+def _record(example: Example, encode: Callable[[np.ndarray], bytes]) -> bytes:
   from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
   def of_bytes(value):
@@ -129,7 +118,7 @@ def _encode(example: Example) -> bytes:
     return tf_feature_pb2.Feature(int64_list=value)
 
   feature = {
-    "image": of_bytes(encode_png(np.asarray(example["image"]))),
+    "image": of_bytes(encode(np.asarray(example["image"]))),
     "label": of_int(example["label"]),
     "prompt": of_bytes(example["prompt"].encode()),
     "seed": of_int(example["seed"]),
@@ -146,7 +135,9 @@ def _encode(example: Example) -> bytes:
 
 
 def open_shards(
-  folder: epath.PathLike, kept_ids: Iterable[str] | None = None
+  folder: epath.PathLike,
+  kept_ids: Iterable[str] | None = None,
+  decode: bool = True,
 ) -> Source:
   """Opens a folder of shards.
 
@@ -154,10 +145,12 @@ def open_shards(
     folder: of one data set and split.
     kept_ids: the ids of the rows to keep; None keeps all. The order stays that
       of the shards.
+    decode: the images; False hands them out as they are stored, for
+      `data.views` to decode what is seen of them.
 
   Returns:
-    A source of rows of image uint8 [h, w, 3], label int, prompt str, seed int
-    and id str.
+    A source of rows of image uint8 [h, w, 3], or encoded bytes; label int,
+    prompt str, seed int and id str.
 
   Raises:
     UserError: if shards are missing, cut short or damaged, or hold no row of
@@ -174,10 +167,11 @@ def open_shards(
   ends = tuple(itertools.accumulate(rows))
   read = functools.partial(_read, records, tuple(paths), ends)
   if kept_ids is None:
-    return Source(len(records), functools.partial(_read_row, read, None))
+    row = functools.partial(_read_row, read, decode, None)
+    return Source(len(records), row)
   positions = _positions(read, len(records), set(kept_ids), folder)
-  kept = functools.partial(_read_row, read, positions)
-  return Source(len(positions), kept)
+  row = functools.partial(_read_row, read, decode, positions)
+  return Source(len(positions), row)
 
 
 def _shard_paths(folder: epath.Path) -> list[str]:
@@ -247,11 +241,12 @@ def _read(
 
 
 def _read_row(
-  read: Callable, positions: np.ndarray | None, index: int
+  read: Callable, decode: bool, positions: np.ndarray | None, index: int
 ) -> Example:
   row = read(index if positions is None else int(positions[index]))
-  return {
-    "image": decode_image(row["image"].bytes_list.value[0]),
+  stored = row["image"].bytes_list.value[0]
+  image = {"image": decode_image(stored)} if decode else {"encoded": stored}
+  return image | {
     "label": row["label"].int64_list.value[0],
     "prompt": row["prompt"].bytes_list.value[0].decode(),
     "seed": row["seed"].int64_list.value[0],

@@ -1,4 +1,9 @@
-"""What a recogniser sees of an image, in training and in evaluation."""
+"""What a recogniser sees of an image, in training and in evaluation.
+
+Rows come with pixels or with an encoded image; see `data.encoded`. Both give
+the same views, but that a large JPEG is decoded at less than its size where
+much less of it is seen.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,7 +12,7 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from synthjax.data import augment
+from synthjax.data import augment, encoded
 from synthjax.data.pipeline import Example, Transform
 from synthjax.data.sources import to_square
 from synthjax.errors import UserError, unknown_names
@@ -18,7 +23,8 @@ def resize(
 ) -> Example:
   """Makes the image a square of this side, unless it is one."""
   del rng
-  return example | {"image": _fit(example["image"], image_size)}
+  image = _fit(encoded.pixels(example), image_size)
+  return encoded.with_pixels(example, image)
 
 
 def shift(
@@ -48,28 +54,38 @@ def random_resized_crop(
   """Cuts out a random rectangle and resizes it, as is usual for ImageNet.
 
   Args:
-    example: with uint8 `image` [h, w, 3].
+    example: with uint8 `image` [h, w, 3], or `encoded`.
     rng: of this example.
     image_size: side of the result.
     scale: smallest and largest share of the area.
     ratio: narrowest and widest shape, width over height.
   """
-  image = example["image"]
-  h, w = image.shape[:2]
+  image = encoded.open_image(example)
+  box = draw_box(image.height, image.width, rng, scale=scale, ratio=ratio)
+  if box is None:
+    return resize(example, rng, image_size=image_size)
+  cut = encoded.crop(image, box, image_size)
+  return encoded.with_pixels(example, cut)
+
+
+def draw_box(
+  h: int,
+  w: int,
+  rng: np.random.Generator,
+  *,
+  scale: tuple[float, float],
+  ratio: tuple[float, float],
+) -> encoded.Box | None:
+  """Draws the rectangle of `random_resized_crop`; None if ten did not fit."""
   for _ in range(10):
     area = h * w * rng.uniform(*scale)
     shape = math.exp(rng.uniform(*map(math.log, ratio)))
     height = round(math.sqrt(area / shape))
     width = round(math.sqrt(area * shape))
     if 0 < height <= h and 0 < width <= w:
-      y, x = rng.integers(0, (h - height + 1, w - width + 1))
-      cut = Image.fromarray(image).resize(
-        (image_size, image_size),
-        Image.Resampling.BILINEAR,
-        box=(x, y, x + width, y + height),
-      )
-      return example | {"image": np.asarray(cut)}
-  return example | {"image": _fit(image, image_size)}
+      y, x = map(int, rng.integers(0, (h - height + 1, w - width + 1)))
+      return x, y, x + width, y + height
+  return None
 
 
 def shot_view(example: Example, *, seed: Sequence[int]) -> np.ndarray:
@@ -78,14 +94,14 @@ def shot_view(example: Example, *, seed: Sequence[int]) -> np.ndarray:
   The augmentation of Tip-Adapter: a random crop of half of the area or more.
 
   Args:
-    example: with uint8 `image` [h, w, 3].
+    example: with uint8 `image` [h, w, 3], or `encoded`.
     seed: the same for the same view.
 
   Returns:
     uint8 [s, s, 3], where s is the shorter side.
   """
   rng = np.random.default_rng(tuple(seed))
-  size = min(example["image"].shape[:2])
+  size = min(encoded.open_image(example).size)
   cut = random_resized_crop(example, rng, image_size=size, scale=(0.5, 1.0))
   return augment.flip(cut, rng)["image"]
 
@@ -151,7 +167,7 @@ def in_order(
     rows = [
       source[i] for i in range(start, min(start + batch_size, len(source)))
     ]
-    images = np.stack([_fit(row["image"], image_size) for row in rows])
+    images = np.stack([_fit(encoded.pixels(row), image_size) for row in rows])
     yield images, np.array([row["label"] for row in rows])
 
 

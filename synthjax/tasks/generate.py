@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
-from synthjax.data import few_shot, real, shards, spaces
+from synthjax.data import encoded, few_shot, real, shards, spaces
 from synthjax.data.drawing import (
   START_STEPS,
   Row,
@@ -43,8 +43,12 @@ GENERATOR_FIELDS = (
 STAGE_FIELDS = ("weights", "sampler", "respacing", "start")
 CLIP_FIELDS = ("image_weights", "text_weights", "tokenizer")  # and scale
 FIELDS = ("images_per_class", "seeds", "shard_size")
+# Of the images in the shards; see data.encoded.encode. "png" by default, and
+# as large as they are drawn.
+ENCODING = ("image_format", "quality", "image_size")
 OPTIONAL = (
   "real_guidance",  # draws from noised real shots besides
+  *ENCODING,
 )
 GUIDED_FIELDS = (
   "pool",  # real images that the shots are drawn from; see data.real
@@ -80,6 +84,7 @@ def check(config: ConfigDict, workdir: str) -> None:
       f"found {config.generate.images_per_class} and "
       f"{config.generate.shard_size}."
     )
+  encoded.check_encoding(**_encoding(config.generate))
   if guided := config.generate.get("real_guidance"):
     _check_guided(guided, config)
 
@@ -124,6 +129,12 @@ def run(config: ConfigDict, workdir: str) -> None:
   block = config.generate.to_dict()
   source = epath.Path(workdir) / "prompts"
   generator = load(config.generator)
+  encoding = {"image_size": generator.image_size} | _encoding(config.generate)
+  if encoding["image_size"] > generator.image_size:
+    raise UserError(
+      f"config.generate.image_size={encoding['image_size']}, but the generator "
+      f"draws {generator.image_size} px: choose at most that."
+    )
   space = spaces.load_space(config.space)
   folder = epath.Path(workdir) / "generate"
   spec = {
@@ -167,6 +178,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         len(pieces),
         draw(generator, piece, references),
         name=NAME,
+        encode=partial(encoded.encode, **encoding),
       )
       drawn += len(piece)
     done += len(piece)
@@ -183,13 +195,19 @@ def run(config: ConfigDict, workdir: str) -> None:
     {c.id: c.name for c in space.classes},
     description=f"Images of {len(space.classes)} classes drawn by synthjax.",
     name=NAME,
-    image_size=generator.image_size,
+    image_size=encoding["image_size"],
+    image_format=encoding.get("image_format", "png"),
   )
   written = {
     shards.shard_name(i, len(pieces), name=NAME): len(piece)
     for i, piece in enumerate(pieces)
   }
   artifacts.finish(folder, spec, written | described)
+
+
+def _encoding(block: ConfigDict) -> dict:
+  """Returns the arguments of `encoded.encode` that a config gives."""
+  return {name: block[name] for name in ENCODING if block.get(name) is not None}
 
 
 def load(block: ConfigDict) -> Generator:

@@ -1,0 +1,118 @@
+"""Repeated augmentation: the order, the copies, and resuming."""
+
+import sys
+
+import grain
+import jax
+import numpy as np
+import pytest
+
+from synthjax.data import pipeline
+from synthjax.data.repeated import repeated, repeated_index
+from synthjax.errors import UserError
+
+SOURCE = [{"x": i} for i in range(30)]
+
+
+def draw(example, rng):
+  return example | {"drawn": rng.random()}
+
+
+def shift(example, rng):
+  return example | {"shifted": rng.random()}
+
+
+def batches(**changes):
+  arguments = dict(batch_size=8, seed=5, repeats=3) | changes
+  return pipeline.train_batches(SOURCE, [draw, shift], **arguments)
+
+
+def take(iterator, count):
+  return [next(iterator) for _ in range(count)]
+
+
+def order_of(found):
+  return np.concatenate([each["x"] for each in found])
+
+
+def test_epochs_follow_each_other_in_the_order_of_the_index():
+  """Of 30 images, an epoch has the 3 whole batches that it has without."""
+  found = take(iter(batches()), 9)
+  want = [
+    repeated_index(30, epoch=e, seed=5, repeats=3, multiple=8) for e in range(3)
+  ]
+  np.testing.assert_array_equal(order_of(found), np.concatenate(want))
+  assert len(want[0]) == 24 and (want[0] != want[1]).any()
+
+
+def test_each_copy_is_augmented_in_its_own_way():
+  found = take(iter(batches()), 6)
+  assert order_of(found)[0] == order_of(found)[2]
+  for name in ("drawn", "shifted"):
+    drawn = np.concatenate([each[name] for each in found])
+    assert len(set(drawn.tolist())) == 48
+  assert (found[0]["drawn"] != found[0]["shifted"]).all()
+
+
+def test_a_stopped_iterator_goes_on_exactly():
+  iterator = iter(batches())
+  take(iterator, 4)  # into the second epoch
+  state = iterator.get_state()
+  rest = take(iterator, 4)
+  again = iter(batches())
+  again.set_state(state)
+  jax.tree.map(np.testing.assert_array_equal, take(again, 4), rest)
+
+
+def test_processes_share_what_one_alone_would_see(monkeypatch):
+  """Copies that meet on two processes in one step differ as well."""
+  alone = take(iter(batches()), 6)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  shares = []
+  for rank in range(2):
+    monkeypatch.setattr(jax, "process_index", lambda rank=rank: rank)
+    shares.append(take(iter(batches()), 6))
+    want = [
+      repeated_index(
+        30, epoch=e, seed=5, rank=rank, num_ranks=2, repeats=3, multiple=8
+      )
+      for e in range(2)
+    ]
+    np.testing.assert_array_equal(order_of(shares[-1]), np.concatenate(want))
+  for whole, *parts in zip(alone, *shares, strict=True):
+    dealt = jax.tree.map(lambda *x: np.stack(x, 1).ravel(), *parts)
+    jax.tree.map(np.testing.assert_array_equal, dealt, whole)
+
+
+@pytest.mark.slow
+def test_reading_processes_change_nothing():
+  here, there = (take(iter(batches(num_workers=count)), 4) for count in (0, 2))
+  jax.tree.map(np.testing.assert_array_equal, here, there)
+
+
+def test_without_repeats_the_pipeline_is_what_it_was():
+  """Its order and its draws, so that runs begun before go on alike."""
+  ds = grain.MapDataset.source(SOURCE).seed(5)[0::1].shuffle().repeat()
+  ds = ds.random_map(draw).random_map(shift)
+  want = take(iter(ds.to_iter_dataset().batch(8, drop_remainder=True)), 5)
+  found = take(iter(batches(repeats=1)), 5)
+  jax.tree.map(np.testing.assert_array_equal, found, want)
+
+
+def test_the_rows_have_no_end_and_whole_epochs():
+  rows = repeated(SOURCE, seed=0, repeats=3, batch_size=8)
+  assert len(rows) > sys.maxsize // 2 and len(rows) % 24 == 0
+  far = repeated_index(30, epoch=10**6, seed=0, repeats=3, multiple=8)
+  assert rows[10**6 * 24 + 7]["x"] == far[7]
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    (dict(batch_size=31), "30 images fill no batch of 31.*at most 30"),
+    (dict(repeats=0), "repeats=0.*1 shows each"),
+  ],
+)
+def test_what_cannot_be_repeated_is_refused(changes, words):
+  with pytest.raises(UserError, match=words):
+    batches(**changes)
