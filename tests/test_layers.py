@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "text",
     "data",
     "models",
+    "boxes",
     "embedded",
   },
   "report": {"evals", "data"},
@@ -34,13 +35,14 @@ MAY_IMPORT = {
   "encoders": {"train", "convert", "text", "data", "models"},
   # The one step sideways: the denoising objective noises images by the same
   # schedule that the samplers walk down.
-  "train": {"diffusion"},
-  "evals": set(),
+  "train": {"diffusion", "boxes"},
+  "evals": {"boxes"},
   "diffusion": set(),
   "convert": {"models"},
   "text": set(),
   "data": {"embedded"},
-  "models": set(),
+  "models": {"boxes"},
+  "boxes": set(),
   "embedded": {"data", "text"},
   "config": set(),
 }
@@ -53,6 +55,7 @@ MUST_NOT_IMPORT = {
   "diffusion": {"flax", "optax", "ml_collections"},
   "train": {"ml_collections"},
   "models": {"optax", "ml_collections"},
+  "boxes": {"flax", "optax", "ml_collections"},
   "config": {"jax", "flax", "numpy"},
 }
 
@@ -152,6 +155,9 @@ def test_nothing_below_tasks_takes_a_config():
     ("train/loop.py", "from synthjax.models import glide"),
     ("diffusion/sample.py", "from synthjax.models.glide import UNet"),
     ("models/glide.py", "from ..train import loop"),
+    ("boxes/nms.py", "from synthjax.models import faster_rcnn"),
+    ("boxes/nms.py", "import flax"),
+    ("data/voc.py", "from synthjax.boxes import geometry"),
     ("data/pipeline.py", "import flax.linen as nn"),
     ("text/tokenize.py", "from flax import linen"),
     ("evals/classify.py", "from synthjax import config"),
@@ -173,6 +179,8 @@ def test_an_import_that_points_up_or_sideways_is_found(file, source):
     ("data/sources.py", "from . import shards\nimport numpy as np"),
     ("artifacts.py", "from synthjax import __version__\nimport json"),
     ("main.py", "import jax"),
+    ("models/faster_rcnn.py", "from synthjax.boxes.roi_align import roi_align"),
+    ("boxes/nms.py", "from synthjax.boxes import geometry"),
   ],
 )
 def test_an_import_that_points_down_is_let_through(file, source):
