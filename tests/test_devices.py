@@ -1,0 +1,79 @@
+"""Training on eight devices is training on one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = """
+import json
+import jax, numpy as np, optax
+from synthjax.models.classifiers import make_classifier
+from synthjax.train import augment_device, loop
+from synthjax.train.moco import moco
+from synthjax.train.supervised import supervised
+
+small = dict(name="resnet_tiny", stage_sizes=(1,), width=8)
+objectives = {
+  "ResNet": supervised(
+    make_classifier(num_classes=4, **small), optax.sgd(0.1, momentum=0.9),
+    label_smoothing=0.1, ema_decay=0.9),
+  "ViT": supervised(
+    make_classifier("vit_tiny", num_classes=4, width=16, depth=2, drop_path=0.5,
+                    dropout=0.1),
+    optax.adamw(1e-3), num_micro_batches=2),
+  "MoCo": moco(
+    make_classifier(num_classes=8, head="mlp", **small),
+    optax.sgd(0.05, momentum=0.9), dim=8, queue_size=48, num_groups=4,
+    momentum=0.9, augment=augment_device.make_augment("crop_flip", crop=True)),
+}
+draws = np.random.default_rng(0)
+batches = [{"image": draws.integers(0, 256, (16, 16, 16, 3), np.uint8),
+            "label": draws.integers(0, 4, 16)} for _ in range(4)]
+found = {"devices": jax.device_count()}
+for name, objective in objectives.items():
+  state = loop.start(objective, batches[0], jax.random.key(0))
+  losses = found.setdefault(name, [])
+  state = loop.fit(
+    objective, state, iter(batches), num_steps=4, rng=jax.random.key(1),
+    hooks=[lambda step, state, metrics: losses.append(float(metrics["loss"]))])
+  # So that what the last step did counts too.
+  leaves = jax.tree.leaves(jax.device_get(state))
+  losses.append(float(sum(np.abs(x).sum() for x in leaves)))
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_have_the_losses_of_one(capsys):
+  """To 1e-4 of each number, in float32: sums round in another order.
+
+  Statistics of BatchNorm are those of the global batch (of MoCo's groups, which
+  lie across devices), and random draws are those of an image, wherever it is.
+  """
+
+  def start(count):
+    flags = f"--xla_force_host_platform_device_count={count}"
+    return subprocess.Popen(
+      [sys.executable, "-c", SCRIPT],
+      env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+
+  runs = []
+  for count, process in [(count, start(count)) for count in (1, 8)]:
+    out, _ = process.communicate(timeout=500)
+    assert process.returncode == 0
+    runs.append(json.loads(out))
+    assert runs[-1].pop("devices") == count
+  one, eight = runs
+  for name, want in one.items():
+    off = np.max(np.abs(np.divide(eight[name], want) - 1))
+    with capsys.disabled():
+      print(f" {name} {off:.1e}", end="")
+    assert len(set(want)) == 5 and np.isfinite(want).all()
+    np.testing.assert_allclose(eight[name], want, rtol=1e-4, err_msg=name)
