@@ -1,6 +1,6 @@
 """Recipes that count in epochs, as papers give them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -76,7 +76,35 @@ RECIPES = {
     label_smoothing=0.1,
     ema_decay=0.99996,
   ),
+  # MoCo's transfer to PASCAL VOC by detectron2 (He et al. 2020): 24,000 steps
+  # over the 16,551 images of 07 and 12. See `for_batch_size`.
+  "voc_detection": dict(
+    epochs=24_000 * 16 / 16_551,
+    batch_size=16,
+    optimizer=dict(
+      name="sgd",
+      lr=0.02,
+      rate="staircase",
+      warmup=100,
+      weight_decay=1e-4,
+      decay="all_but_norms",
+    ),
+  ),
 }
+
+
+def for_batch_size(recipe: Mapping, batch_size: int) -> dict[str, Any]:
+  """Returns a recipe for batches of another size, by the linear rule.
+
+  The rate grows with the batch, and a warm-up in steps is over after as many
+  images (Goyal et al. 2017); epochs stay, so that the steps become fewer.
+  """
+  scale = batch_size / recipe["batch_size"]
+  optimizer = dict(recipe["optimizer"])
+  optimizer["lr"] *= scale
+  if optimizer.get("warmup"):
+    optimizer["warmup"] = max(1, round(optimizer["warmup"] / scale))
+  return {**recipe, "batch_size": batch_size, "optimizer": optimizer}
 
 
 def count_steps(num_images: int, *, epochs: float, batch_size: int) -> int:
