@@ -134,7 +134,7 @@ def test_known_drawings_have_their_colours():
         assert (red > green) == name.startswith("red"), source[i]["id"]
 
 
-@pytest.mark.parametrize("name", spaces.SPACES)
+@pytest.mark.parametrize("name", embedded_spaces.SPACES)
 def test_labels_are_those_of_the_space(name):
   space = spaces.load_space(name)
   label_of = {s: c.id for c in space.classes for s in c.subcategories}
@@ -186,7 +186,7 @@ def test_captions_never_are_class_names(index):
   """No caption of a training drawing is the name of a class of any space."""
   names = {
     name
-    for space in map(spaces.load_space, spaces.SPACES)
+    for space in map(spaces.load_space, embedded_spaces.SPACES)
     for name in space.class_names
   }
   assert names == set(embedded_spaces.SUBCATEGORIES.values())

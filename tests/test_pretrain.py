@@ -15,7 +15,7 @@ from synthjax.data import real, shards, spaces, views
 from synthjax.errors import UserError
 from synthjax.models.classifiers import make_classifier
 from synthjax.tasks import generate, pretrain
-from synthjax.train import checkpoint, recipe, supervised
+from synthjax.train import checkpoint, pretraining, recipe, supervised
 
 NUM_STEPS = 8
 
@@ -66,7 +66,7 @@ def draw(workdir, n=16, size=8):
 
 
 def weights_of(workdir, seed=0):
-  path = workdir / "pretrain" / f"{pretrain.label_of(seed)}.safetensors"
+  path = workdir / "pretrain" / f"{pretraining.label_of(seed)}.safetensors"
   return files.load_params(path)
 
 
@@ -152,6 +152,47 @@ def test_it_tells_how_well_real_images_are_recognised(
   found = artifacts.load(tmp_path / "pretrain")["summary"]["validation"]
   assert found["backbone-s0"] > 0.9
   assert "backbone-s0: " in capsys.readouterr().out
+
+
+def test_arms_train_on_their_own_parts_and_go_on_where_they_stopped(
+  tmp_path, space
+):
+  draw(tmp_path)
+  arms = (
+    dict(name="few images", images_per_class=4, epochs=8),
+    dict(name="one class", num_classes=1),
+  )
+  config = a_config(space, arms=arms)
+  pretrain.check(config, str(tmp_path))
+  pretrain.run(config, str(tmp_path))
+  manifest = artifacts.load(tmp_path / "pretrain")
+  assert manifest["summary"]["num_images"] == {"few images": 8, "one class": 8}
+  for stem, num_classes in (("few-images", 2), ("one-class", 1)):
+    path = tmp_path / "pretrain" / f"{stem}-s0.safetensors"
+    variables, description = files.load_params(path)
+    assert variables["params"]["fc"]["bias"].shape == (num_classes,)
+    assert len(description["classes"]) == num_classes
+    assert description["training"]["num_images"] == 8
+
+
+@pytest.mark.parametrize(
+  ("arms", "message"),
+  [
+    ([dict(epochs=2)], "needs a name"),
+    ([dict(name="a b"), dict(name="a-b")], "share files"),
+    ([dict(name="a", seeds=(1,))], "'a' has seeds, which all arms share"),
+    ([dict(name="a", epoch=2)], "did you mean 'epochs'"),
+    ([dict(name="a", num_classes=3)], "num_classes=3.*has 2 classes"),
+    (
+      [dict(name="a", num_classes=1), dict(name="b", validation=dict())],
+      "which all arms share",
+    ),
+  ],
+)
+def test_arms_that_make_no_sense_are_refused(tmp_path, space, arms, message):
+  draw(tmp_path)
+  with pytest.raises(UserError, match=message):
+    pretrain.check(a_config(space, arms=tuple(arms)), str(tmp_path))
 
 
 # --- what is refused --------------------------------------------------------

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import yaml
 
-from synthjax.data import class_names, embedded, spaces
+from synthjax.data import class_names, embedded, embedded_spaces, spaces
 from synthjax.errors import UserError
 
 FARM = {
@@ -40,12 +40,23 @@ def test_built_in_spaces(name, size):
     assert sentence.format("fox").count("fox") == 1
 
 
-@pytest.mark.parametrize("name", spaces.SPACES)
+@pytest.mark.parametrize("name", embedded_spaces.SPACES)
 def test_related_words_never_are_held_out_concepts(name):
   split_of = {c.name: c.split for c in embedded.concepts()}
   for each in spaces.load_space(name).classes:
     assert len(each.related) >= 4
     assert {split_of[word] for word in each.related} == {"train"}
+
+
+def test_concept_spaces_hold_drawn_concepts_and_continue_each_other():
+  small, large = map(spaces.load_space, ("concepts80", "concepts160"))
+  assert (len(small.classes), len(large.classes)) == (80, 160)
+  assert large.classes[:80] == small.classes
+  concept_of = {c.name: c for c in embedded.concepts()}
+  for each in large.classes:
+    assert concept_of[each.name].split == "train"
+    assert concept_of[each.name].subcategory in embedded_spaces.DRAWN
+    assert each.related == (each.name,)
 
 
 def test_related_words_are_those_of_the_class():

@@ -1,5 +1,9 @@
 """The label spaces of the embedded set: plain data for `spaces`."""
 
+import numpy as np
+
+from synthjax.data import embedded
+
 # Unicode subcategory -> class. No caption of the embedded set is ever one of
 # these names, as CLIP was not trained on those of EuroSAT; their words occur.
 # The shipped captions and tokenizer were built from these very names.
@@ -127,6 +131,34 @@ SPACES = {
   ),
   "emoji_all": tuple(SUBCATEGORIES),
 }
+
+# What the shipped generator was trained to draw; see train_generator.py.
+DRAWN = (
+  "animal-mammal",
+  "animal-bird",
+  "animal-marine",
+  "animal-reptile",
+  "animal-bug",
+  "plant-flower",
+  "plant-other",
+  "food-fruit",
+  "food-vegetable",
+  "food-prepared",
+  "food-sweet",
+  "drink",
+  "place-building",
+  "transport-ground",
+  "transport-water",
+  "transport-air",
+  "sport",
+  "clothing",
+  "musical-instrument",
+  "face-smiling",
+)
+# Single concepts as classes, to pre-train on: what IN-1K and IN-2K are to the
+# classes to come. The first space's are the first of the second's.
+CONCEPT_SPACES = {"concepts80": 80, "concepts160": 160}
+
 TEMPLATES = (
   "a drawing of {}.",
   "an emoji of {}.",
@@ -134,3 +166,17 @@ TEMPLATES = (
   "{}.",
 )
 PROMPTS = ("a drawing of {}", "an emoji of {}", "a picture of {}")
+
+
+def drawn_concepts(count: int) -> tuple[str, ...]:
+  """Names concepts that the shipped generator knows, by chance, drawn once.
+
+  A larger count goes on where a smaller one ends.
+  """
+  names = [
+    concept.name
+    for concept in embedded.concepts()
+    if concept.subcategory in DRAWN and concept.split == "train"
+  ]
+  order = np.random.default_rng(0).permutation(len(names))
+  return tuple(names[i] for i in order[:count])

@@ -274,7 +274,22 @@ def _embedded_space(name: str) -> LabelSpace:
   )
 
 
+@functools.cache
+def _concept_space(name: str) -> LabelSpace:
+  """Builds a space whose classes are single concepts."""
+  names = embedded_spaces.drawn_concepts(embedded_spaces.CONCEPT_SPACES[name])
+  # Captions hold the names themselves; keywords such as "food" are of many.
+  classes = tuple(Class(i, name, (name,)) for i, name in enumerate(names))
+  return LabelSpace(
+    name, classes, embedded_spaces.TEMPLATES, embedded_spaces.PROMPTS
+  )
+
+
 SPACES = {
-  name: functools.partial(_embedded_space, name)
-  for name in embedded_spaces.SPACES
+  name: functools.partial(build, name)
+  for build, names in (
+    (_embedded_space, embedded_spaces.SPACES),
+    (_concept_space, embedded_spaces.CONCEPT_SPACES),
+  )
+  for name in names
 }

@@ -4,6 +4,7 @@ The fields are those of the task `pretrain`; models arrive as `make_model`, a
 function (num_classes=, **fields of the model) -> module.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -20,17 +21,87 @@ from synthjax.train.objective import Objective
 
 Fields = Mapping[str, Any]
 
+REQUIRED = (
+  "model",  # name, and the sizes that shall differ
+  "seeds",  # one training each
+  "image_size",  # px
+  "augment",  # of data.views.VIEWS; "none" where the device augments
+  "epochs",
+  "batch_size",
+  "optimizer",  # see train.recipe.make_optimizer
+  "log_every",
+  "checkpoint_every",
+)
+OPTIONAL = (
+  "recipe",  # of train.recipe.RECIPES: what is left out below and above
+  "objective",  # of train.pretraining.OBJECTIVES, which have more fields
+  "init",  # weights to start from, but for the head: a path or a reference
+  "strategy",  # of the prompts; none takes the images of all
+  "filter",  # takes only what `select` has kept
+  "num_classes",  # trains on the first so many; all by default
+  "images_per_class",  # trains on so many; all by default
+  "arms",  # several trainings: dicts of a name and the fields that differ
+  "validation",  # real images that show what was learnt; see data.real
+  "test",  # real images, opened once, at the end
+  "device_augment",  # of train.augment_device.AUGMENTS
+  "source_size",  # px of what the device crops, if not image_size
+  "num_workers",
+)
 # What an objective takes of its own.
 OWN = {
   "supervised": ("label_smoothing", "ema_decay", "mix"),
   "moco": ("moco", "knn"),
 }
-EVERY = tuple(name for own in OWN.values() for name in own)
+KNOWN = (*REQUIRED, *OPTIONAL, *(name for own in OWN.values() for name in own))
 MOCO = ("queue_size", "dim", "momentum", "temperature", "num_groups")
 # Where there is no classifier, the k nearest of so many generated images vote
 # with their labels, or those of real ones, `pool`: see evals.knn.
 KNN = dict(k=20, temperature=0.07, num_images=50_000, pool=None)
 MIX = tuple(sorted(optimizer.options_of(mixing.mix)))
+
+
+# What the arms of one run share: the images, what they are measured on, and
+# the seeds, by which they are paired.
+COMMON = ("arms", "seeds", "strategy", "filter", "validation", "test")
+ALONE = "backbone"  # what a run without arms calls its only one
+
+
+def arms_of(given: Fields) -> dict[str, dict[str, Any]]:
+  """Returns the fields of each arm by its name, of a run with or without.
+
+  Args:
+    given: of the block; `arms` lists fields that differ, each with a `name`.
+
+  Raises:
+    UserError: about names that are missing or not told apart by the letters
+      and digits in them, or fields that an arm cannot have of its own.
+  """
+  common = {k: v for k, v in given.items() if k != "arms"}
+  arms = [dict(arm) for arm in given.get("arms") or [{"name": ALONE}]]
+  names = [arm.pop("name", None) for arm in arms]
+  problems = []
+  if not all(isinstance(name, str) and file_stem(name) for name in names):
+    problems.append(f"every arm needs a name of its own; found {names}")
+  elif len({file_stem(name) for name in names}) < len(names):
+    problems.append(f"two arms would share files; their names are {names}")
+  problems += [
+    f"{name!r} has {', '.join(own)}, which all arms share: leave it out"
+    for name, arm in zip(names, arms, strict=True)
+    if (own := sorted(arm.keys() & set(COMMON)))
+  ]
+  if problems:
+    raise UserError(f"config.pretrain.arms: {'; '.join(problems)}.")
+  return {n: common | arm for n, arm in zip(names, arms, strict=True)}
+
+
+def file_stem(arm: str) -> str:
+  """Returns what the files of an arm start with, such as "IN-1K-1200"."""
+  return re.sub(r"[^A-Za-z0-9.]+", "-", arm).strip("-.")
+
+
+def label_of(seed: int, arm: str = ALONE) -> str:
+  """Returns what the files of a seed of an arm are called."""
+  return f"{file_stem(arm)}-s{seed}"
 
 
 def name_of(fields: Fields) -> str:
@@ -139,6 +210,12 @@ def contradictions(fields: Fields) -> list[str]:
     problems.append(
       "mix is of normalised images: give a device_augment, such as 'deit'"
     )
+  if fields.get("num_classes"):
+    if found := [x for x in ("validation", "test") if fields.get(x)]:
+      problems.append(
+        f"num_classes leaves classes out, but {', '.join(found)} may show "
+        "them: leave it out, too"
+      )
   if fields.get("source_size") and not crops(fields):
     problems.append(
       "source_size is of images that the device crops: give augment='none' "

@@ -1,6 +1,6 @@
 """Supervised classification of images, with all statistics in the state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax
@@ -262,3 +262,25 @@ def evaluate(
     padded = predict(variables, np.pad(batch, sides))
     logits.append(np.asarray(padded)[: len(batch)])
   return np.concatenate(logits)
+
+
+def evaluate_all(
+  predict: Callable[[Any, jax.Array], jax.Array],
+  variables: Any,
+  batches: Iterable[tuple[np.ndarray, np.ndarray]],
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns what `predict` makes of all batches.
+
+  Args:
+    predict: of `predictor`.
+    variables: of its model.
+    batches: uint8 images [n, h, w, 3] and labels [n], such as of `in_order`.
+
+  Returns:
+    Logits or features [all, k], and labels [all].
+  """
+  outputs, labels = [], []
+  for images, found in batches:
+    outputs.append(evaluate(predict, variables, images))
+    labels.append(found)
+  return np.concatenate(outputs), np.concatenate(labels)
