@@ -32,16 +32,19 @@ def compare(
     by seed.
   """
   table = paper.read(key)
-  space = _space(results, space)
-  grids, remark = _choose(table.grids, paper.DATA_SETS.get(space), encoder)
+  task, _ = ours.NAMES.get(key, ("", {}))
+  space = _space(results, space, task)
+  data = paper.DETECTION_SETS if task == "detect" else paper.DATA_SETS
+  grids, remark = _choose(table.grids, data.get(space), encoder)
   found = ours.find(key, results)
   names = _names(grids)
   cells = []
   for row, column in _places(grids, found, key):
     reference = _reference(key, row)
-    own, other = found.get((row, column)), found.get((reference, column))
+    start = reference, _column(grids, reference, column)
+    own, other = found.get((row, column)), found.get(start)
     of_paper = {n: g.values.get((row, column)) for n, g in names.items()}
-    before = {n: g.values.get((reference, column)) for n, g in names.items()}
+    before = {n: g.values.get(start) for n, g in names.items()}
     cells.append(
       {
         "row": row,
@@ -74,8 +77,10 @@ def compare(
   }
 
 
-def _space(results: Mapping, space: str | None) -> str:
+def _space(results: Mapping, space: str | None, task: str) -> str:
   """Returns the name of our data; a config may name a file of classes."""
+  if task == "detect":  # other data than those of config.space
+    return str(results.get(task, {}).get("space") or "no data")
   said = (results.get(task, {}).get("space") for task in ours.CLASSIFIERS)
   return str(next(filter(None, said), None) or space or "no data")
 
@@ -125,6 +130,15 @@ def _reference(key: str, row: str) -> str | None:
   if isinstance(of_table, Mapping):
     return of_table.get(row)
   return None if of_table == row else of_table
+
+
+def _column(grids: Sequence[Grid], reference: str | None, column: str) -> str:
+  """Returns the column to compare with: the only one of the reference, if so.
+
+  Without pre-training there are no numbers but those of 0 images.
+  """
+  own = {c for g in grids for row, c in g.values if row == reference}
+  return own.pop() if len(own) == 1 else column
 
 
 def _summary(values: Sequence[float]) -> dict[str, Any]:

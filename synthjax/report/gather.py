@@ -31,7 +31,7 @@ def gather(workdir: epath.PathLike, states: Mapping[str, dict]) -> dict:
     that is complete: `prompts`; `selection`; `tune` as it is, with `accuracy`;
     `few_shot` with `few_shot_accuracy`; `tune_encoder` with `encoder_accuracy`;
     moved out of the first of those three, `confusion`; `transfer` as it is,
-    with `transferred`.
+    with `transferred`; `detect` as it is, with `detected`.
 
   Raises:
     UserError: naming a file that is not what its task wrote.
@@ -70,6 +70,9 @@ def gather(workdir: epath.PathLike, states: Mapping[str, dict]) -> dict:
   if "transfer" in done:
     found["transfer"] = results_of("transfer")
     found["transferred"] = measured.transfer(found["transfer"])
+  if "detect" in done:
+    found["detect"] = results_of("detect")
+    found["detected"] = measured.detection(found["detect"])
   found["curves"] = [
     curve for task in done for curve in curves.curves(task, *done[task])
   ]

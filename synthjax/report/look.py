@@ -140,6 +140,22 @@ pre { padding: .75rem; max-height: 32rem; overflow: auto; font-size: .8rem;
 .thumb.kept { border-color: var(--c0); }
 .thumb.dropped { border-color: var(--c1); border-style: dashed; }
 
+.zoom { display: block; width: 100%; padding: 0; border: 0; background: none;
+  color: inherit; font: inherit; cursor: zoom-in; }
+.drawn { margin-top: 1.25rem; }
+svg.boxes { display: block; width: 100%; max-height: 26rem; }
+svg .halo { fill: none; stroke: var(--page); stroke-width: 4;
+  stroke-opacity: .75; }
+svg .truth { fill: none; stroke: var(--ink); stroke-width: 1.5;
+  stroke-dasharray: 5 4; }
+svg.boxes .line { stroke-width: 2; }
+svg .named { stroke: var(--page); stroke-width: 3; stroke-linejoin: round;
+  paint-order: stroke; }
+svg.pixels { image-rendering: pixelated; }
+#zoom { width: min(64rem, calc(100vw - 2rem)); }
+#zoom svg.boxes { max-height: 76vh; }
+#zoom path { vector-effect: non-scaling-stroke; }
+
 dialog { width: min(26rem, calc(100vw - 2rem)); padding: 1rem;
   color: inherit; background: var(--page); border: 1px solid var(--line);
   border-radius: .6rem; }
@@ -227,5 +243,36 @@ if (viewer) {
   press(".previous", () => show(shown - 1));
   press(".next", () => show(shown + 1));
   press(".close", () => viewer.close());
+}
+
+const zoom = document.getElementById("zoom");
+const drawings = [...document.querySelectorAll(".zoom")];
+let drawn = 0;
+function enlarge(index) {
+  drawn = (index + drawings.length) % drawings.length;
+  const copy = drawings[drawn].querySelector("svg").cloneNode(true);
+  for (const part of copy.querySelectorAll("[id]")) part.removeAttribute("id");
+  zoom.querySelector(".drawing").replaceChildren(copy);
+  zoom.querySelector("h2").textContent =
+    drawings[drawn].closest("figure").querySelector("figcaption").textContent;
+}
+drawings.forEach((drawing, index) => drawing.addEventListener("click", () => {
+  enlarge(index);
+  zoom.showModal();
+}));
+if (zoom) {
+  zoom.addEventListener("keydown", (event) => {
+    if (event.key === "ArrowRight") enlarge(drawn + 1);
+    if (event.key === "ArrowLeft") enlarge(drawn - 1);
+  });
+  zoom.addEventListener("click", (event) => {
+    if (event.target === zoom) zoom.close();
+  });
+  zoom.addEventListener("close", () => drawings[drawn].focus());
+  const press = (name, action) =>
+    zoom.querySelector(name).addEventListener("click", action);
+  press(".previous", () => enlarge(drawn - 1));
+  press(".next", () => enlarge(drawn + 1));
+  press(".close", () => zoom.close());
 }
 """

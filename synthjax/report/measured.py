@@ -1,4 +1,4 @@
-"""Puts what was measured in order: accuracies, confusions, transfer."""
+"""Puts what was measured in order: accuracies, confusions, transfer, APs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,6 +8,7 @@ import numpy as np
 from synthjax.evals import classify
 from synthjax.report.reading import number
 
+PRECISIONS = ("AP50", "AP", "AP75")  # of detections
 _GAINS = {"gain", "gain_stderr"}
 
 
@@ -207,6 +208,48 @@ def transfer(results: Mapping) -> dict:
         | difference._asdict()
       )
   return {"summary": summary, "paired": paired}
+
+
+def detection(results: Mapping) -> dict:
+  """Summarises average precisions over seeds, in all and by class.
+
+  Returns:
+    Dict of `summary` (dicts of init, metric of PRECISIONS, mean, std, stderr,
+    n, low, high and the values), `differences` as the task paired them, and
+    `per_class`: dicts of class and of ap50, init -> mean over seeds or None.
+  """
+  rows, values, per_class = dicts(results.get("rows")), {}, {}
+  names = [str(name) for name in results.get("classes") or ()]
+  of_row = lambda row: row.get("per_class") or {}
+  names = list(dict.fromkeys([*names, *(n for r in rows for n in of_row(r))]))
+  for row in rows:
+    init = str(row.get("init"))
+    for metric in PRECISIONS:
+      if (x := number(row.get(metric))) is not None:
+        values.setdefault((init, metric), []).append(x)
+    for name in names:
+      of_class = per_class.setdefault(name, {}).setdefault(init, [])
+      of_class += [x for x in [number(of_row(row).get(name))] if x is not None]
+  return {
+    "summary": [
+      {"init": init, "metric": metric}
+      | classify.summarize(of)._asdict()
+      | {"values": of}
+      for (init, metric), of in values.items()
+    ],
+    "differences": [
+      dict(row)
+      for row in dicts(results.get("differences"))
+      if number(row.get("mean")) is not None
+    ],
+    "per_class": [
+      {
+        "class": name,
+        "ap50": {i: sum(of) / len(of) if of else None for i, of in by.items()},
+      }
+      for name, by in per_class.items()
+    ],
+  }
 
 
 def by_split(value: Any) -> dict[str, Any]:

@@ -26,6 +26,20 @@ NAMES: dict[str, tuple[str, dict[str, str]]] = {
   ),
   "table8": ("transfer", {"random, 0": "random"}),
   "table9": ("transfer", {"random, 0": "random"}),
+  "table10": ("detect", {"random, 0": "random"}),
+  # Its first weights are named by what taught them, so that a run may hold both
+  # tables: "IN-1K Syn, 1.2M" is of Table 10, "MoCo IN-1K Syn, 1.2M" of this.
+  "table11": (
+    "detect",
+    {
+      row: "random" if row == "random, 0" else f"MoCo {row}"
+      for row in (
+        *("random, 0", "IN-1K Syn, 1.2M", "IN-1K Syn, 2.4M"),
+        *("IN-2K Syn, 2.4M", "IN-2K Syn, 4.0M"),
+        *("IN-1K real, 0", "IN-1K real + IN-1K Syn, 2.4M"),
+      )
+    },
+  ),
   "A12": ("tune_encoder", {}),
   "A13": ("tune", {"0 per class": ZERO_SHOT}),
   "A14": ("few_shot", {"0 per class": "CT w. init"}),
@@ -92,7 +106,7 @@ def find(key: str, results: Mapping) -> dict[tuple[str, str], Found]:
   task, names = NAMES.get(key, ("", {}))
   rows = {arm: row for row, arm in names.items()}
   for (of, arm, shots), by_seed in index.items():
-    if of == task and by_seed:
+    if of == task and by_seed and arm not in names:
       row, column = rows.get(arm, arm), "" if shots is None else f"{shots:g}"
       if not column and ", " in row:
         found[tuple(row.rsplit(", ", 1))] = Found(arm, by_seed)
@@ -109,20 +123,21 @@ def find(key: str, results: Mapping) -> dict[tuple[str, str], Found]:
 
 
 def _index(results: Mapping) -> Index:
-  """Returns (task, arm, shots) -> seed -> accuracy on the test images."""
+  """Returns (task, arm, shots) -> seed -> number on the test images."""
   index: Index = {}
-  for task, name in (
-    ("tune", "arm"),
-    ("few_shot", "method"),
-    ("tune_encoder", "arm"),
-    ("transfer", "init"),
+  for task, name, value in (
+    ("tune", "arm", "accuracy"),
+    ("few_shot", "method", "accuracy"),
+    ("tune_encoder", "arm", "accuracy"),
+    ("transfer", "init", "accuracy"),
+    ("detect", "init", "AP50"),
   ):
     found = results.get(task) or {}
     start = number(by_split(found.get("zero_shot")).get("test"))
     if start is not None:
       index[task, ZERO_SHOT, None] = {None: start}
     for row in dicts(found.get("rows")):
-      share = number(by_split(row.get("accuracy")).get("test"))
+      share = number(by_split(row.get(value)).get("test"))
       shots = number(row.get("shots"))
       if share is not None:
         key = task, str(row.get(name)), shots

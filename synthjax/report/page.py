@@ -2,12 +2,13 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from synthjax.report import (
   beside_sections,
   confusions,
+  detections,
   few_shots,
   gallery,
   look,
@@ -17,18 +18,29 @@ from synthjax.report import (
   transfers,
   tuned_encoders,
 )
+from synthjax.report.drawn_detections import Example
 from synthjax.report.pictures import Album
 
+_ZOOM = """<dialog id="zoom" aria-labelledby="zoom-title">
+<h2 id="zoom-title"></h2>
+<div class="drawing"></div>
+<div class="buttons"><button type="button" class="previous">Previous</button>
+<button type="button" class="next">Next</button>
+<button type="button" class="close">Close</button></div>
+</dialog>"""
 _MISSING_WORDS = {"unfinished": "not finished", "missing": "not run"}
 
 
-def build(results: Mapping, album: Album | None) -> str:
+def build(
+  results: Mapping, album: Album | None, examples: Sequence[Example] = ()
+) -> str:
   """Builds the page.
 
   Args:
     results: all numbers, as in `results.json`: title, config, versions,
       devices, tasks, and what `gather.gather` returns.
     album: the images, if any were drawn.
+    examples: detections to draw, if there are any.
 
   Returns:
     HTML.
@@ -41,6 +53,7 @@ def build(results: Mapping, album: Album | None) -> str:
     sections.classes(results),
     confusions.confusion(results),
     transfers.transfer(results),
+    detections.detect(results, examples),
     gallery.images(results, album),
     gallery.selection(results, album),
     gallery.prompts(results),
@@ -78,6 +91,7 @@ def build(results: Mapping, album: Album | None) -> str:
 {body}
 </main>
 {_viewer() if album else ""}
+{_ZOOM if examples else ""}
 <script>{look.SCRIPT}</script>
 </body>
 </html>
@@ -126,6 +140,17 @@ def _summary(results: Mapping) -> str:
       ),
       _tile(tables.percent(few["mean"]).text, f"% ({span})", words),
     ]
+  elif found := detections.headline(results):
+    words = f"AP50 of {found['init']}"
+    tiles.append(_tile(tables.percent(found["mean"]).text, "%", words))
+    if (gain := found["difference"]) is not None:
+      tiles.append(
+        _tile(
+          tables.points(gain["mean"]).text,
+          f"± {tables.percent(gain['stderr']).text} points",
+          f"AP50 against {gain['reference']} ± standard error",
+        )
+      )
   if found := results.get("selection"):
     share = tables.percent(tables.ratio(found["kept"], found["images"]), 0)
     tiles.append(_tile(tables.count(found["images"]).text, "", "images scored"))

@@ -37,6 +37,9 @@ DATA_SETS = {
   "eurosat_released": "EuroSAT",
 }
 
+# Those for detection, by the name of the data of `detect`.
+DETECTION_SETS = {"voc": "PASCAL VOC"}
+
 Values = dict[tuple[str, str], float]  # (row, column) -> share
 
 

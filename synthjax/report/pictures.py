@@ -199,16 +199,17 @@ def _read(
   return {name: dict(of) for name, of in pictures.items()}, left_out
 
 
-def shrink(image: np.ndarray) -> tuple[str, bytes]:
+def shrink(image: np.ndarray, side: int = _JPEG_SIDE) -> tuple[str, bytes]:
   """Encodes an image, uint8 [h, w, 3], for the page.
 
   Returns:
-    Its MIME type and bytes: PNG as it is up to 64 px, else a JPEG of 128 px.
+    Its MIME type and bytes: PNG as it is up to 64 px, else a JPEG whose longer
+    side has up to `side` px.
   """
   if max(image.shape[:2]) <= _PNG_SIDE:
     return "image/png", shards.encode_png(image)
   small = Image.fromarray(image)
-  small.thumbnail((_JPEG_SIDE, _JPEG_SIDE), Image.Resampling.LANCZOS)
+  small.thumbnail((side, side), Image.Resampling.LANCZOS)
   file = io.BytesIO()
   small.save(file, "JPEG", quality=85)
   return "image/jpeg", file.getvalue()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from PIL import Image
 
 from synthjax import artifacts
 from synthjax.errors import UserError
@@ -72,30 +73,39 @@ def read_json(folder: epath.PathLike, name: str, files: Mapping) -> dict:
   Raises:
     UserError: naming the file, if it is not what the task wrote.
   """
-  path, content = _read(folder, name, files)
-  return _parse(path, "", content)
+  return _parse(folder, name, _read(folder, name, files))
 
 
 def read_rows(
   folder: epath.PathLike, name: str, files: Mapping
 ) -> Iterator[dict]:
   """Yields the rows of a file of JSON lines; arguments as in `read_json`."""
-  path, content = _read(folder, name, files)
+  content = _read(folder, name, files)
   for number, line in enumerate(content.splitlines(), start=1):
     if line.strip():
-      yield _parse(path, f", line {number}", line)
+      yield _parse(folder, f"{name}, line {number}", line)
 
 
 def read_arrays(
   folder: epath.PathLike, name: str, files: Mapping
 ) -> dict[str, np.ndarray]:
   """Reads the arrays of an npz file; arguments as in `read_json`."""
-  path, content = _read(folder, name, files)
+  content = _read(folder, name, files)
   try:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
       return {key: arrays[key] for key in arrays.files}
   except (ValueError, OSError, zipfile.BadZipFile) as error:
-    raise _damaged(path, "", error) from error
+    raise _damaged(folder, name, error) from error
+
+
+def read_image(folder: epath.PathLike, name: str, files: Mapping) -> np.ndarray:
+  """Reads an image, uint8 [h, w, 3]; arguments as in `read_json`."""
+  content = _read(folder, name, files)
+  try:
+    with Image.open(io.BytesIO(content)) as image:
+      return np.asarray(image.convert("RGB"))
+  except (OSError, ValueError, Image.DecompressionBombError) as error:
+    raise _damaged(folder, name, "it is no whole image") from error
 
 
 def plain(value: Any) -> Any:
@@ -120,36 +130,35 @@ def number(value: Any) -> float | int | None:
   return value if np.isfinite(value) else None
 
 
-def _read(
-  folder: epath.PathLike, name: str, files: Mapping
-) -> tuple[epath.Path, bytes]:
+def _read(folder: epath.PathLike, name: str, files: Mapping) -> bytes:
   path = epath.Path(folder) / name
   if not path.exists():
-    raise _damaged(path, "", "it is missing")
+    raise _damaged(folder, name, "it is missing")
   content = path.read_bytes()
   sha256 = files.get(name, {}).get("sha256")
   if sha256 and hashlib.sha256(content).hexdigest() != sha256:
     # What was edited may still be good JSON, and would be shown as measured.
     raise _damaged(
-      path, "", "it is not what the task wrote: its SHA-256 differs"
+      folder, name, "it is not what the task wrote: its SHA-256 differs"
     )
-  return path, content
+  return content
 
 
-def _parse(path: epath.Path, where: str, content: bytes) -> dict:
+def _parse(folder: epath.PathLike, where: str, content: bytes) -> dict:
   try:
     value = json.loads(content)
   except ValueError as error:  # of JSON or of UTF-8
-    raise _damaged(path, where, error) from error
+    raise _damaged(folder, where, error) from error
   if not isinstance(value, dict):
     kind = type(value).__name__
-    raise _damaged(path, where, f"found a {kind}, needed an object")
+    raise _damaged(folder, where, f"found a {kind}, needed an object")
   return value
 
 
-def _damaged(path: epath.Path, where: str, why: Any) -> UserError:
+def _damaged(folder: epath.PathLike, where: str, why: Any) -> UserError:
+  folder = epath.Path(folder)
   return UserError(
-    f"{path}{where} cannot be used for the report: {why}. Put the file back "
-    f"from a copy; or delete the folder {path.parent} yourself, and run the "
-    f"task {path.parent.name!r} again."
+    f"{folder / where} cannot be used for the report: {why}. Put the file back "
+    f"from a copy; or delete the folder {folder} yourself, and run the task "
+    f"{folder.name!r} again."
   )

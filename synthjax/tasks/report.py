@@ -11,7 +11,15 @@ from ml_collections import ConfigDict
 from synthjax import __version__, artifacts
 from synthjax.config import validate
 from synthjax.errors import UserError
-from synthjax.report import beside, gather, page, paper, pictures, reading
+from synthjax.report import (
+  beside,
+  drawn_detections,
+  gather,
+  page,
+  paper,
+  pictures,
+  reading,
+)
 
 FIELDS = (
   "title",
@@ -83,9 +91,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     for key in block.get("paper", ())
   ]
   album = pictures.choose(workdir, states, samples)
+  examples = drawn_detections.choose(workdir, states)
   texts = {
     "results.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
-    "report.html": page.build(results, album),
+    "report.html": page.build(results, album, examples),
   }
   for name, text in texts.items():
     with artifacts.replace(folder, name) as path:

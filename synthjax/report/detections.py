@@ -1,0 +1,264 @@
+"""What pre-training was worth to a detector, as a section of the page."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from synthjax.report import drawn_detections, plots, tables
+from synthjax.report.drawn_detections import LEAST_SCORE, Example
+from synthjax.report.few_shots import interval_words
+from synthjax.report.measured import PRECISIONS
+from synthjax.report.sections import Section, hundred
+
+_HOW = (
+  "Average precision in %, the mean over seeds. For AP50 a box is right if its "
+  "overlap with the object (IoU) is above 50 %, for AP75 above 75 %; AP is the "
+  "mean over ten thresholds from 50 % to 95 %."
+)
+_DRAWN = (
+  "Dashed: the objects. Blue with ✓: the surest box on one of them, of its "
+  "class and with an IoU above 50 %. Orange with ✗: on no object, or one more "
+  "box on the same. Green with ○: on a difficult object, which does not count. "
+  f"Boxes of a score below {LEAST_SCORE} are left out. Press a drawing to "
+  "enlarge it; the arrow keys go on from there."
+)
+
+
+def headline(results: Mapping) -> dict | None:
+  """Returns the AP50 that stands for a run of detectors alone.
+
+  It is that of the last first weights of the config, fixed before the test
+  images were opened: an entry of the summary with `difference`, to the
+  reference, or None.
+  """
+  found = results.get("detected") or {"summary": []}
+  rows = [row for row in found["summary"] if row["metric"] == "AP50"]
+  if not rows:
+    return None
+  same = lambda row: (row.get("init"), row.get("metric"))
+  gains = {same(row): row for row in found["differences"]}
+  return rows[-1] | {"difference": gains.get(same(rows[-1]))}
+
+
+def detect(results: Mapping, examples: Sequence[Example]) -> Section:
+  """Shows average precisions in all and by class, and some detections."""
+  found = results.get("detected")
+  if not found or not found["summary"]:
+    return Section("detection", "Detection", "")
+  by_init: dict = {}
+  for row in found["summary"]:
+    by_init.setdefault(row["init"], {})[row["metric"]] = row
+  references = {row.get("reference") for row in found["differences"]}
+  reference = next(iter(references)) if len(references) == 1 else None
+  means = _chart(by_init, reference) + _table(by_init)
+  content = (
+    f'<p>{_HOW}</p><div class="pair lean">{means}</div>'
+    + _differences(found["differences"])
+    + _classes(found["per_class"], list(by_init), reference, headline(results))
+    + _drawings(examples, list(by_init))
+  )
+  return Section("detection", "Detection", content)
+
+
+def _chart(by_init: Mapping, reference: str | None) -> str:
+  rows = {i: of["AP50"] for i, of in by_init.items() if "AP50" in of}
+  chart = plots.dots(
+    [
+      plots.Dot(
+        init,
+        hundred(row["mean"]),
+        hundred(row["std"]),
+        [100 * x for x in row["values"]],
+      )
+      for init, row in rows.items()
+    ],
+    xlabel="AP50 (%)",
+    label="AP50 for each of the first weights, in percent",
+    reference=hundred(rows.get(reference, {}).get("mean")),
+  )
+  dashed = f" Dashed: {reference}." if reference in rows else ""
+  return plots.figure(
+    chart,
+    "AP50 by first weights. Dots: mean over seeds, bars ± one standard "
+    f"deviation, small dots: the seeds.{dashed}",
+  )
+
+
+def _table(by_init: Mapping) -> str:
+  rows = [
+    [
+      init,
+      tables.count(max(row["n"] for row in of.values())),
+      *(_cell(of.get(metric)) for metric in PRECISIONS),
+    ]
+    for init, of in by_init.items()
+  ]
+  return tables.table(
+    ("first weights", "seeds", *PRECISIONS),
+    rows,
+    caption="Average precision (%), below it the 95 % interval of the mean "
+    "over seeds (t distribution)",
+  )
+
+
+def _cell(row: Mapping | None) -> tables.Cell:
+  if row is None:
+    return tables.Cell(tables.percent(None))
+  return tables.Cell(tables.percent(row["mean"], 2), [interval_words(row)])
+
+
+def _differences(differences: Sequence[Mapping]) -> str:
+  rows = [
+    [
+      f"{row.get('init')} − {row.get('reference')}",
+      str(row.get("metric", tables.NONE)),
+      tables.count(row.get("n")),
+      tables.points(row["mean"], 2),
+      tables.percent(row.get("stderr"), 2),
+      tables.span(row.get("low"), row.get("high"), tables.points)
+      or tables.NONE,
+    ]
+    for row in differences
+  ]
+  if not rows:
+    return ""
+  head = (
+    "difference",
+    "metric",
+    "pairs",
+    "mean (points)",
+    "± std. error",
+    "95 % interval",
+  )
+  return tables.table(
+    head, rows, caption="Difference in average precision, paired by seed"
+  )
+
+
+def _classes(
+  per_class: Sequence[Mapping],
+  inits: Sequence[str],
+  reference: str | None,
+  head: Mapping | None,
+) -> str:
+  """Shows AP50 of each class, and below it the difference to the reference."""
+  if not per_class:
+    return ""
+
+  def cell(row, init):
+    x, start = row["ap50"].get(init), row["ap50"].get(reference)
+    below = []
+    if init != reference and None not in (x, start):
+      below = [tables.points(x - start).text]
+    return tables.Cell(tables.percent(x), below)
+
+  caption = "AP50 of each class (%), the mean over seeds"
+  if reference:
+    caption += f"; below it the difference to “{reference}” in points"
+  absent = [
+    row["class"]
+    for row in per_class
+    if all(x is None for x in row["ap50"].values())
+  ]
+  note = ""
+  if absent:
+    names = escape(", ".join(absent))
+    note = f"<p>Without objects, and left out of the means: {names}.</p>"
+  table = tables.table(
+    ("class", *inits),
+    [[row["class"], *(cell(row, i) for i in inits)] for row in per_class],
+    caption=caption,
+  )
+  chart = _gains(per_class, head["init"], reference) if head else ""
+  return f'{note}<div class="pair lean">{chart}{table}</div>'
+
+
+def _gains(
+  per_class: Sequence[Mapping], init: str, reference: str | None
+) -> str:
+  pairs = [
+    (row["class"], row["ap50"].get(init), row["ap50"].get(reference))
+    for row in per_class
+  ]
+  gains = [
+    (name, 100 * (x - start))
+    for name, x, start in pairs
+    if None not in (x, start)
+  ]
+  chart = plots.bars(
+    sorted(gains, key=lambda gain: -gain[1]) if init != reference else [],
+    xlabel="difference in AP50 (points)",
+    label=f"Difference of each class in AP50: {init} against {reference}",
+  )
+  return plots.figure(
+    chart, f"AP50 of {init} less {reference}, class by class."
+  )
+
+
+# --- drawings ---------------------------------------------------------------
+
+
+def _drawings(examples: Sequence[Example], inits: Sequence[str]) -> str:
+  """Draws what each detector found, side by side on the same images."""
+  if not examples:
+    return ""
+  place = {init: i for i, init in enumerate(inits)}
+  groups: dict = {}
+  for example in examples:
+    groups.setdefault(example.index, []).append(example)
+  parts = []
+  for index, group in groups.items():
+    group.sort(key=lambda example: place.get(example.init, len(place)))
+    figures, images = [], {}
+    for number, example in enumerate(group):
+      # The same image is in the page once.
+      key, name = (example.data, example.size), f"detected-{index}-{number}"
+      image = drawn_detections.image_of(example, name)
+      if key in images:
+        image = f'<use href="#{images[key]}"/>'
+      images.setdefault(key, name)
+      figures.append(_figure(example, image))
+    parts.append(
+      f'<section class="drawn"><h4>Image {index}</h4>'
+      f'<div class="charts">{"".join(figures)}</div></section>'
+    )
+  table = tables.details("Drawn detections as a table", _listed(groups))
+  return (
+    f"<h3>Detections in test images</h3><p>{_DRAWN}</p>{''.join(parts)}{table}"
+  )
+
+
+def _figure(example: Example, image: str) -> str:
+  shown = drawn_detections.drawn(example)
+  count = lambda verdict: sum(box.verdict == verdict for box in shown)
+  objects = sum(not box.verdict for box in example.truth)
+  hidden = len(example.found) - len(shown)
+  words = (
+    f"{example.init}: {count('right')} of {objects} objects found, "
+    f"{count('wrong')} wrong"
+  )
+  words += f"; {hidden} more below {LEAST_SCORE}" if hidden else ""
+  return (
+    f'<figure><button type="button" class="zoom">'
+    f"{drawn_detections.draw(example, image)}</button>"
+    f"<figcaption>{escape(words)}</figcaption></figure>"
+  )
+
+
+def _listed(groups: Mapping[int, Sequence[Example]]) -> str:
+  rows = [
+    [
+      str(index),
+      example.init,
+      box.label,
+      tables.decimal(box.score, 3),
+      box.verdict,
+      ", ".join(f"{x:.0f}" for x in box.box),
+    ]
+    for index, group in groups.items()
+    for example in group
+    for box in drawn_detections.drawn(example)
+  ]
+  head = ("image", "first weights", "class", "score", "verdict", "box (px)")
+  return tables.table(
+    head, rows, caption="Detections: left, top, right, bottom"
+  )
