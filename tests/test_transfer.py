@@ -16,9 +16,9 @@ from synthjax.errors import UserError
 from synthjax.evals import finetuned
 from synthjax.evals.finetuned import Run
 from synthjax.models import positions
-from synthjax.models.classifiers import HEADS, make_classifier
+from synthjax.models.classifiers import HEADS, backbone, make_classifier
 from synthjax.tasks import transfer
-from synthjax.train import finetune, recipe, supervised
+from synthjax.train import finetune, pretraining, recipe, supervised
 
 MODEL = dict(name="resnet_tiny", width=4, stage_sizes=(1,))
 SPLITS = {"train": 24, "validation": 12, "test": 20}
@@ -133,6 +133,64 @@ def test_both_starts_are_finetuned_and_tested(tmp_path, config, opened, capsys):
   before = list(opened)
   transfer.run(config, str(tmp_path))  # complete: nothing is opened again
   assert opened == before
+
+
+def test_every_arm_of_pretraining_is_a_start(tmp_path, config, opened):
+  first, second = pretrain(tmp_path / "elsewhere")
+  arms, rows = {"A 1": first, "A 1-s": second}, {}
+  folder, spec = tmp_path / "pretrain", {"arms": {arm: {} for arm in arms}}
+  artifacts.begin(folder, spec)
+  for arm, variables in arms.items():
+    name = f"{pretraining.label_of(0, arm)}.safetensors"
+    files.save_params(folder / name, variables, {"model": MODEL})
+    rows[name] = 1
+  artifacts.finish(folder, spec, rows)
+
+  config.transfer.compare = (("A 1", "A 1-s"),)
+  transfer.run(config, str(tmp_path))
+  results = results_of(tmp_path)
+  assert [(row["init"], row["seed"]) for row in results["rows"]] == [
+    (init, seed) for init in ("random", *arms) for seed in (0, 1)
+  ]
+  accuracy = {(r["init"], r["seed"]): r["accuracy"] for r in results["rows"]}
+  for row in results["differences"]:
+    gains = [
+      accuracy[row["init"], seed] - accuracy[row["reference"], seed]
+      for seed in (0, 1)
+    ]
+    assert row["mean"] == pytest.approx(np.mean(gains))
+  pairs = [(row["init"], row["reference"]) for row in results["differences"]]
+  assert pairs == [("A 1", "random"), ("A 1-s", "random"), ("A 1", "A 1-s")]
+
+
+def test_a_linear_probe_leaves_the_backbone_as_it_was(tmp_path, config, opened):
+  [start, _] = pretrain(tmp_path)
+  config.transfer.inits = ConfigDict(dict(pretrained=dict()))
+  config.transfer.method, config.transfer.seeds = "linear", (0,)
+  config.transfer.optimizer = dict(name="sgd", lr=0.5, weight_decay=0.1)
+  transfer.check(config, str(tmp_path))
+  transfer.run(config, str(tmp_path))
+  path = tmp_path / "transfer" / "pretrained-4shots-lr0.5-s0.safetensors"
+  after, _ = files.load_params(path)
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    backbone(after),
+    jax.device_get(backbone(start)),
+  )
+  # A head that is never trained starts from far smaller weights than 0.5.
+  assert np.abs(after["params"]["fc"]["kernel"]).max() > 0.5
+
+
+def test_the_device_may_augment_and_mix(tmp_path, config, opened):
+  config.transfer.inits = ConfigDict(dict(random=dict()))
+  config.transfer.update(
+    device_augment="crop_flip", source_size=10, mix=dict(mixup_alpha=0.8)
+  )
+  config.transfer.seeds = (0,)
+  del config.transfer["augment"]
+  transfer.check(config, str(tmp_path))
+  transfer.run(config, str(tmp_path))
+  assert len(results_of(tmp_path)["rows"]) == 1
 
 
 def test_a_start_of_its_own_learns_shades(tmp_path, config, opened):

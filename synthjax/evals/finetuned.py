@@ -1,5 +1,7 @@
 """What finetuning runs say about where they started from."""
 
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +18,10 @@ class Run(NamedTuple):
   seed: int
 
   def label(self) -> str:
+    """Returns what its files are called."""
     shots = "all" if self.shots is None else self.shots
-    return f"{self.init}-{shots}shots-lr{self.lr:g}-s{self.seed}"
+    init = re.sub(r"[^A-Za-z0-9.]+", "-", self.init)
+    return f"{init}-{shots}shots-lr{self.lr:g}-s{self.seed}"
 
 
 def choose(
@@ -39,13 +43,18 @@ def choose(
 
 
 def summarize(
-  tested: dict[Run, float], validation: dict[Run, float]
+  tested: dict[Run, float],
+  validation: dict[Run, float],
+  *,
+  compare: Sequence[Sequence[str]] = (),
 ) -> dict[str, list[dict]]:
   """Returns the rows, their summary, and the paired differences.
 
   Args:
     tested: test accuracies of the chosen runs.
     validation: validation accuracies of all runs, or none.
+    compare: pairs of initialisations, whose difference is told besides those
+      to "random".
   """
 
   def row(run, accuracy):
@@ -58,13 +67,17 @@ def summarize(
   for run, accuracy in tested.items():
     groups.setdefault((run.init, run.shots), {})[run.seed] = accuracy
   rates = {(run.init, run.shots): run.lr for run in tested}
+  inits = dict.fromkeys(init for init, _ in groups)
+  pairs = [(init, "random") for init in inits if init != "random"]
   differences = [
-    {"init": init, "reference": "random", "shots": shots}
+    {"init": init, "reference": reference, "shots": shots}
     | classify.paired_difference(
-      list(by_seed.values()), list(groups["random", shots].values())
+      list(groups[init, shots].values()),
+      list(groups[reference, shots].values()),
     )._asdict()
-    for (init, shots), by_seed in groups.items()
-    if init != "random" and ("random", shots) in groups
+    for init, reference in (*pairs, *map(tuple, compare))
+    for shots in dict.fromkeys(shots for _, shots in groups)
+    if (init, shots) in groups and (reference, shots) in groups
   ]
   return {
     "rows": [row(run, accuracy) for run, accuracy in tested.items()],
@@ -85,9 +98,11 @@ def table(results: dict) -> str:
   """Returns the summary and the differences as lines for a person."""
   percent = lambda x: "  -  " if x is None else f"{100 * x:5.1f}"
   shots_of = lambda row: "all" if row["shots"] is None else row["shots"]
+  width = max([12, *(len(row["init"]) + 1 for row in results["summary"])])
   lines = [
-    f"  {row['init']:<12}{shots_of(row):>5} shots: {percent(row['mean'])} % "
-    f"(std {percent(row['std'])}, {row['n']} seeds, lr {row['lr']:g})"
+    f"  {row['init']:<{width}}{shots_of(row):>5} shots: "
+    f"{percent(row['mean'])} % (std {percent(row['std'])}, "
+    f"{row['n']} seeds, lr {row['lr']:g})"
     for row in results["summary"]
   ]
   lines += [

@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -16,20 +15,9 @@ from synthjax.errors import UserError, unknown_names
 from synthjax.evals import classify, finetuned
 from synthjax.models import positions
 from synthjax.models.classifiers import HEADS, make_classifier
-from synthjax.train import finetune, metrics, recipe, supervised
+from synthjax.train import finetune, metrics, pretraining, recipe, supervised
 from synthjax.train import run as runs
 
-# What a recipe holds; `inits` may give each initialisation its own values.
-RECIPE = (
-  "epochs",
-  "batch_size",
-  "optimizer",  # see train.recipe.make_optimizer; lr may list several
-  "augment",  # of data.views.VIEWS
-  "label_smoothing",
-  "num_workers",
-  "log_every",
-  "checkpoint_every",
-)
 REQUIRED = (
   "train",  # real images: the pool of the shots; see data.real
   "test",  # opened once, at the end
@@ -43,7 +31,9 @@ OPTIONAL = (
   "space",  # of the real images, if not config.space
   "model",  # if not config.pretrain.model
   "weights",  # of the backbone, if not those of `pretrain`
+  "compare",  # pairs of starts, told apart besides all from "random"
 )
+# "pretrained" stands for every arm of `pretrain`, by its name.
 INITS = ("random", "pretrained")
 _WEIGHTS = ".safetensors"
 
@@ -51,34 +41,15 @@ _WEIGHTS = ".safetensors"
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and names, and that the pool has shots enough."""
   block = config.transfer.to_dict()
-  validate(block, (*RECIPE, *OPTIONAL), name="transfer", required=REQUIRED)
+  validate(
+    block, (*finetune.RECIPE, *OPTIONAL), name="transfer", required=REQUIRED
+  )
   if unknown := block["inits"].keys() - set(INITS):
     raise unknown_names("initialisation", sorted(unknown), INITS)
   space = _space(config)
   make_classifier(num_classes=len(space.classes), **_model(config))
-  for init, own in block["inits"].items():
-    validate(own, RECIPE, name=f"transfer.inits.{init}")
-    fields = _recipe(block, init)
-    validate(
-      {name: fields[name] for name in RECIPE if name in fields},
-      RECIPE,
-      name=f"transfer.inits.{init}",
-      required=("epochs", "batch_size", "optimizer", "augment"),
-    )
-    views.transforms(fields["augment"], image_size=32, num_classes=2)
-    rates = _rates(fields)
-    for lr in rates:
-      recipe.make_optimizer(
-        num_steps=1000,
-        epochs=fields["epochs"],
-        **fields["optimizer"] | {"lr": lr},
-      )
-    if len(rates) > 1 and not block.get("validation"):
-      raise UserError(
-        f"config.transfer lists {len(rates)} learning rates for {init!r}, but "
-        "no `validation` images to choose by. Give some, or one rate: the test "
-        "images are not for choosing."
-      )
+  for init in block["inits"]:
+    _check_recipe(block, init)
   for name in ("train", "validation"):
     if block.get(name) == block["test"]:
       raise UserError(
@@ -93,12 +64,41 @@ def check(config: ConfigDict, workdir: str) -> None:
       artifacts.load(epath.Path(workdir) / "pretrain")
 
 
+def _check_recipe(block: dict, init: str) -> None:
+  name = f"transfer.inits.{init}"
+  validate(block["inits"][init], finetune.RECIPE, name=name)
+  fields = finetune.recipe_of(block, init)
+  if missing := [n for n in finetune.REQUIRED if n not in fields]:
+    raise UserError(
+      f"config.{name} lacks {', '.join(missing)}, and so does config.transfer."
+    )
+  views.transforms(fields["augment"], image_size=32, num_classes=2)
+  validate(fields.get("mix") or {}, pretraining.MIX, name=f"{name}.mix")
+  if problems := pretraining.contradictions(fields):
+    raise UserError(f"config.{name} contradicts itself: {'; '.join(problems)}.")
+  if (method := fields.get("method", "finetune")) not in finetune.METHODS:
+    raise unknown_names("transfer.method", [method], finetune.METHODS)
+  rates = finetune.rates_of(fields)
+  for lr in rates:
+    recipe.make_optimizer(
+      num_steps=1000,
+      epochs=fields["epochs"],
+      **fields["optimizer"] | {"lr": lr},
+    )
+  if len(rates) > 1 and not block.get("validation"):
+    raise UserError(
+      f"config.transfer lists {len(rates)} learning rates for {init!r}, but "
+      "no `validation` images to choose by. Give some, or one rate: the test "
+      "images are not for choosing."
+    )
+
+
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `results.json` and the weights of every finetuned model."""
   block, workdir = config.transfer.to_dict(), epath.Path(workdir)
   folder, space = workdir / "transfer", _space(config)
   given = "pretrained" in block["inits"]
-  backbones, backbone_hash = _backbones(block, workdir) if given else ([], None)
+  backbones, backbone_hash = _backbones(block, workdir) if given else ({}, None)
   spec = block | {
     "space": spaces.identify(space),
     "model": _model(config),
@@ -112,13 +112,14 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   runs_of = {
-    (init, shots, lr): [
-      finetuned.Run(init, shots, lr, s) for s in block["seeds"]
+    (start, shots, lr): [
+      finetuned.Run(start, shots, lr, s) for s in block["seeds"]
     ]
     for init in INITS
     if init in block["inits"]
+    for start in (backbones if init == "pretrained" else [init])
     for shots in block["shots"]
-    for lr in _rates(_recipe(block, init))
+    for lr in finetune.rates_of(finetune.recipe_of(block, init))
   }
   for same in runs_of.values():
     _finetune(same, spec, space, backbones, folder)
@@ -134,7 +135,9 @@ def run(config: ConfigDict, workdir: str) -> None:
   results = {
     "space": space.name,
     "classes": [c.name for c in space.classes],
-    **finetuned.summarize(tested, validation),
+    **finetuned.summarize(
+      tested, validation, compare=block.get("compare") or ()
+    ),
   }
   with artifacts.replace(folder, "results.json") as path:
     path.write_text(json.dumps(results, indent=2) + "\n")
@@ -158,12 +161,13 @@ def _finetune(
   same: list[finetuned.Run],
   spec: dict,
   space: Any,
-  backbones: list,
+  backbones: dict[str, list],
   folder: epath.Path,
 ) -> None:
   """Trains runs that differ by their seed alone, and writes their weights."""
-  init, shots, lr, _ = same[0]
-  fields, num_classes = _recipe(spec, init), len(space.classes)
+  start, shots, lr, _ = same[0]
+  init = "pretrained" if start in backbones else "random"
+  fields, num_classes = finetune.recipe_of(spec, init), len(space.classes)
   pool = real.open_real(spec["train"], space)
   labels = few_shot.labels_of(pool)
   draw = lambda seed: few_shot.draw(
@@ -175,32 +179,36 @@ def _finetune(
     batch_size=fields["batch_size"],
   )
   # One for all seeds, so that its step is compiled once.
-  scratch = supervised.supervised(
-    make_classifier(num_classes=num_classes, **spec["model"]),
-    recipe.make_optimizer(
-      num_steps=num_steps,
-      epochs=fields["epochs"],
-      **fields["optimizer"] | {"lr": lr},
-    ),
-    label_smoothing=fields.get("label_smoothing", 0.0),
-    augment=supervised.AUGMENTS["none"],  # the pipeline does it
+  tx = recipe.make_optimizer(
+    num_steps=num_steps,
+    epochs=fields["epochs"],
+    **fields["optimizer"] | {"lr": lr},
+  )
+  scratch = pretraining.supervised(
+    fields | {"model": spec["model"]},
+    make_classifier,
+    num_classes,
+    tx,
+    trained=HEADS if fields.get("method") == "linear" else None,
   )
   for number, run in enumerate(same):
     path = folder / f"{run.label()}{_WEIGHTS}"
     if path.exists():
       continue
     objective = scratch
-    if init == "pretrained":
-      given = files.load_params(backbones[number % len(backbones)])
-      start = positions.fit_positions(*given, image_size=spec["image_size"])
-      objective = finetune.start_from(scratch, start, heads=HEADS)
+    if start in backbones:
+      given = backbones[start][number % len(backbones[start])]
+      weights = positions.fit_positions(
+        *files.load_params(given), image_size=spec["image_size"]
+      )
+      objective = finetune.start_from(scratch, weights, heads=HEADS)
     state = runs.train(
       objective,
       pipeline.train_batches(
         few_shot.subset(pool, draw(run.seed)),
         views.transforms(
           fields["augment"],
-          image_size=spec["image_size"],
+          image_size=pretraining.source_size(fields),
           num_classes=num_classes,
         ),
         batch_size=fields["batch_size"],
@@ -232,11 +240,8 @@ def _measurer(model: Any, image_size: int, folder: epath.Path) -> Any:
 
   def accuracy(run, source):
     variables, _ = files.load_params(folder / f"{run.label()}{_WEIGHTS}")
-    logits, labels = [], []
-    for images, found in views.in_order(source, image_size=image_size):
-      logits.append(supervised.evaluate(predict, variables, images))
-      labels.append(found)
-    return classify.top1(np.concatenate(logits), np.concatenate(labels))
+    images = views.in_order(source, image_size=image_size)
+    return classify.top1(*supervised.evaluate_all(predict, variables, images))
 
   return lambda every, source: {run: accuracy(run, source) for run in every}
 
@@ -249,28 +254,18 @@ def _space(config: ConfigDict) -> Any:
 
 
 def _model(config: ConfigDict) -> dict:
-  pretrained = config.get("pretrain", {}).get("model")
-  model = config.transfer.get("model") or pretrained
-  if model is None:
+  """Returns the model of every start."""
+  if given := config.transfer.get("model"):
+    return given.to_dict()
+  pretrain = config.get("pretrain", ConfigDict()).to_dict()
+  arms = pretraining.arms_of(pretrain) if pretrain else {}
+  models = {str(a.get("model")): a.get("model") for a in arms.values()}
+  if len(models) != 1 or None in models.values():
     raise UserError(
-      "config.transfer needs the field `model`, or the block config.pretrain."
+      "config.transfer finetunes one model: give its field `model`, or a block "
+      f"config.pretrain whose arms have the same; found {list(models)}."
     )
-  return model.to_dict()
-
-
-def _recipe(block: dict, init: str) -> dict:
-  """Returns the recipe of an initialisation: the common one and its own."""
-  own = block["inits"][init]
-  fields = {name: block[name] for name in RECIPE if name in block} | own
-  fields["optimizer"] = block.get("optimizer", {}) | own.get("optimizer", {})
-  return fields
-
-
-def _rates(fields: dict) -> tuple[float, ...]:
-  lr = fields["optimizer"].get("lr")
-  if lr is None:
-    raise UserError("config.transfer.optimizer lacks lr, a learning rate.")
-  return tuple(lr) if isinstance(lr, tuple | list) else (lr,)
+  return next(iter(models.values()))
 
 
 def _locate(block: dict) -> epath.Path:
@@ -279,11 +274,21 @@ def _locate(block: dict) -> epath.Path:
   )
 
 
-def _backbones(block: dict, workdir: epath.Path) -> tuple[list, str]:
-  """Returns the files of the backbones, taken in turn, and their hash."""
+def _backbones(block: dict, workdir: epath.Path) -> tuple[dict, str]:
+  """Returns the files of each start, taken in turn, and the hash of all."""
   if block.get("weights"):
     path = _locate(block)
-    return [path], files.sha256(path)
+    return {"pretrained": [path]}, files.sha256(path)
   folder = workdir / "pretrain"
-  names = [n for n in artifacts.load(folder)["files"] if n.endswith(_WEIGHTS)]
-  return [folder / n for n in names], artifacts.digest(folder)
+  manifest = artifacts.load(folder)
+  names = [n for n in manifest["files"] if n.endswith(_WEIGHTS)]
+  found = {"pretrained": names}
+  if arms := manifest["spec"].get("arms"):
+    found = {arm: [n for n in names if _is_of(n, arm)] for arm in arms}
+  paths = {arm: [folder / n for n in own] for arm, own in found.items()}
+  return paths, artifacts.digest(folder)
+
+
+def _is_of(name: str, arm: str) -> bool:
+  stem, _, seed = name.removesuffix(_WEIGHTS).rpartition("-s")
+  return stem == pretraining.file_stem(arm) and seed.isdigit()

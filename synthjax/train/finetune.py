@@ -14,7 +14,48 @@ from synthjax.train.moco import MocoState
 from synthjax.train.objective import Objective
 from synthjax.train.supervised import SupervisedState
 
+# What a recipe holds; `inits` may give each initialisation its own values.
+RECIPE = (
+  "epochs",
+  "batch_size",
+  "optimizer",  # see train.recipe.make_optimizer; lr may list several
+  "method",  # of METHODS: what is trained, everything by default
+  "augment",  # of data.views.VIEWS; "none" where the device augments
+  "device_augment",  # these four as in `pretrain`
+  "source_size",
+  "label_smoothing",
+  "mix",
+  "num_workers",
+  "log_every",
+  "checkpoint_every",
+)
+REQUIRED = ("epochs", "batch_size", "optimizer", "augment")
+METHODS = ("finetune", "linear")  # everything, or the head on frozen features
+
 HEADS = ("fc",)  # of a ResNet
+
+
+def recipe_of(block: dict, init: str) -> dict:
+  """Returns the recipe of an initialisation: the common one and its own."""
+  own = block["inits"][init]
+  fields = {name: block[name] for name in RECIPE if name in block} | own
+  fields["optimizer"] = block.get("optimizer", {}) | own.get("optimizer", {})
+  fields["image_size"] = block["image_size"]
+  if fields.get("device_augment") is not None:
+    fields.setdefault("augment", "none")
+  return fields
+
+
+def rates_of(fields: dict) -> tuple[float, ...]:
+  """Returns the learning rates to choose from.
+
+  Raises:
+    UserError: where there is none.
+  """
+  lr = fields["optimizer"].get("lr")
+  if lr is None:
+    raise UserError("config.transfer.optimizer lacks lr, a learning rate.")
+  return tuple(lr) if isinstance(lr, tuple | list) else (lr,)
 
 
 def start_from(

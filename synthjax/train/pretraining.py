@@ -5,7 +5,7 @@ function (num_classes=, **fields of the model) -> module.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -80,6 +80,8 @@ def arms_of(given: Fields) -> dict[str, dict[str, Any]]:
   arms = [dict(arm) for arm in given.get("arms") or [{"name": ALONE}]]
   names = [arm.pop("name", None) for arm in arms]
   problems = []
+  if "random" in names:
+    problems.append("'random' is what `transfer` calls no pre-training")
   if not all(isinstance(name, str) and file_stem(name) for name in names):
     problems.append(f"every arm needs a name of its own; found {names}")
   elif len({file_stem(name) for name in names}) < len(names):
@@ -114,8 +116,12 @@ def supervised(
   make_model: Callable[..., Any],
   num_classes: int,
   tx: optax.GradientTransformation,
+  trained: Collection[str] | None = None,
 ) -> Objective:
-  """Returns the objective of cross entropy, of a model with its classifier."""
+  """Returns the objective of cross entropy, of a model with its classifier.
+
+  With `trained`, submodules of these names alone are.
+  """
   mix = fields.get("mix")
   return labelled.supervised(
     make_model(num_classes=num_classes, **fields["model"]),
@@ -124,6 +130,7 @@ def supervised(
     ema_decay=fields.get("ema_decay"),
     augment=augmenter(fields),
     mix=None if mix is None else partial(mixing.mix, **mix),
+    trained=trained,
   )
 
 

@@ -1,6 +1,6 @@
 """Supervised classification of images, with all statistics in the state."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import flax
@@ -85,6 +85,7 @@ def supervised(
   preprocess: Callable[[jax.Array], jax.Array] = normalize,
   mix: Mix | None = None,
   num_micro_batches: int = 1,
+  trained: Collection[str] | None = None,
 ) -> Objective:
   """Returns the objective of cross entropy with labels.
 
@@ -106,10 +107,16 @@ def supervised(
     num_micro_batches: parts whose gradients are computed one after another
       and averaged: less memory. Without BatchNorm and dropout the step is that
       of the whole batch; BatchNorm sees one part at a time.
+    trained: submodules that alone are trained, as in a linear probe; BatchNorm
+      and drop path then are those of evaluation. None trains all.
 
   Raises:
     UserError: when compiled, about a batch that does not split into parts.
   """
+
+  if trained is not None:
+    label = lambda params: {k: k in trained for k in params}
+    tx = optax.multi_transform({True: tx, False: optax.set_to_zero()}, label)
 
   def init(rng, batch):
     images = preprocess(augment(jnp.asarray(batch["image"][:1]), rng))
@@ -120,10 +127,13 @@ def supervised(
     return SupervisedState(jnp.array(0), variables, ema, opt_state)
 
   def loss_fn(params, variables, part, rng):
+    if trained is not None:
+      frozen = jax.lax.stop_gradient(params)
+      params = {k: (params if k in trained else frozen)[k] for k in params}
     logits, stats = model.apply(
       variables | {"params": params},
       part["image"],
-      train=True,
+      train=trained is None,
       mutable=["batch_stats"],
       rngs={"dropout": rng},
     )
