@@ -155,8 +155,7 @@ def image_and_label(
       f"An image has the label {label}, but the label space has {num_classes} "
       f"classes, from 0 to {num_classes - 1}: was it drawn for another space?"
     )
-  image = np.ascontiguousarray(example["image"])
-  return {"image": image, "label": np.int32(label)}
+  return {"image": _contiguous(example["image"]), "label": np.int32(label)}
 
 
 def in_order(
@@ -169,6 +168,16 @@ def in_order(
     ]
     images = np.stack([_fit(encoded.pixels(row), image_size) for row in rows])
     yield images, np.array([row["label"] for row in rows])
+
+
+def _contiguous(image: np.ndarray) -> np.ndarray:
+  if image.flags.c_contiguous:
+    return image
+  copy = np.empty(image.shape, image.dtype)
+  # NumPy copies mirrored pixels of three bytes a third as fast as channels.
+  for channel in range(image.shape[-1]):
+    copy[..., channel] = image[..., channel]
+  return copy
 
 
 def _fit(image: np.ndarray, image_size: int) -> np.ndarray:

@@ -1,0 +1,291 @@
+"""Times the input pipeline of pre-training against PyTorch's DataLoader.
+
+  python -m benchmarks.input [--json FILE] [--workers N]
+
+From encoded images to batches of uint8: a random resized crop and a mirror.
+Ours reads shards of JPEG, PNG and WebP; PyTorch's side reads the same bytes
+from one file an image, with Pillow and the usual transform written out, as
+torchvision has it. Both run on one core, one after the other in each round;
+the figures are the medians of the rounds.
+
+The last rows are the share of its time that a device is at work, at a stated
+rate: the device is a clock, so that it takes none of the core, as a GPU would.
+"""
+
+import argparse
+import functools
+import importlib.util
+import itertools
+import math
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import table
+from benchmarks.tune import limit_threads
+
+QUALITY = {"jpeg": 90, "png": None, "webp": 90}
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
+Open = Callable[[], Iterator[Any]]  # starts reading anew
+
+
+def main(argv: list[str] | None = None) -> None:
+  args = parser().parse_args(argv)
+  limit_threads(1)
+  has_torch = importlib.util.find_spec("torch") is not None
+  if has_torch:
+    import torch
+
+    torch.set_num_threads(1)
+  else:
+    print("PyTorch is not installed (extra: torch), so that ours runs alone.\n")
+  from absl import flags
+
+  flags.FLAGS.mark_as_parsed()  # Grain's workers read them
+  readers = f"{args.workers} workers" if args.workers else "the main process"
+  device = f"CPU, 1 core, read by {readers}"
+  kinds = [("jpeg", args.side), ("png", args.side), ("webp", args.side)]
+  if args.large:
+    kinds.append(("jpeg", args.large))
+  rows = []
+  with tempfile.TemporaryDirectory() as folder:
+    for image_format, side in kinds:
+      where = pathlib.Path(folder) / f"{image_format}{side}"
+      write(where, args.images, side, image_format)
+      sides = {"ours": functools.partial(ours, where / "shards", args)}
+      if has_torch:
+        sides["torch"] = functools.partial(reference, where / "files", args)
+      name = f"{image_format.upper()} {side} px, crop to {args.size}"
+      found = medians(sides, functools.partial(rate, args=args), args.rounds)
+      rows.append(row_of(name, "images/s per core", found, device))
+      if (image_format, side) == kinds[0]:
+        busy = busy_rows(sides, args, device)
+    table.show(rows + busy, args.json)
+
+
+def row_of(name: str, unit: str, found: dict, device: str) -> dict[str, Any]:
+  return table.row(
+    name,
+    unit,
+    found["ours"],
+    found.get("torch"),
+    device=device,
+    more_is_better=True,
+  )
+
+
+def busy_rows(
+  sides: dict[str, Open], args: argparse.Namespace, device: str
+) -> list[dict[str, Any]]:
+  """Measures how much of its time a device of each rate is at work."""
+  rows = []
+  for device_rate in args.device_rates:
+    measure = functools.partial(
+      busy_share,
+      step_seconds=args.batch / device_rate,
+      num_steps=args.batches,
+    )
+    found = medians(sides, measure, args.rounds)
+    name = f"a device of {device_rate:g} images/s is at work"
+    rows.append(row_of(name, "share of time", found, device))
+  return rows
+
+
+def parser() -> argparse.ArgumentParser:
+  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  add = lambda name, value, help: flags.add_argument(
+    f"--{name}", type=int, default=value, help=f"{help} ({value})"
+  )
+  flags.add_argument("--json", help="file to write the rows to")
+  add("workers", 0, "reading processes of each; 0 reads in the main one")
+  add("rounds", 5, "of which the median is taken")
+  add("images", 512, "of each format")
+  add("side", 256, "px of the images")
+  add("large", 1024, "px of large JPEGs; 0 leaves them out")
+  add("size", 224, "px of what is cut out")
+  add("batch", 256, "images in a batch")
+  add("batches", 4, "in a round")
+  flags.add_argument(
+    "--device-rates",
+    type=float,
+    nargs="*",
+    default=(400.0, 800.0),
+    help="images/s of the device that waits (400 800)",
+  )
+  return flags
+
+
+def write(
+  folder: pathlib.Path, images: int, side: int, image_format: str
+) -> None:
+  """Writes images as a shard and as files; of 64 pictures, over and over."""
+  from synthjax.data import encoded, shards
+
+  rng = np.random.default_rng(0)
+  pictures = [
+    encoded.encode(
+      picture(rng, side),
+      image_format=image_format,
+      quality=QUALITY[image_format],
+    )
+    for _ in range(min(images, 64))
+  ]
+  files = list(itertools.islice(itertools.cycle(pictures), images))
+  (folder / "files").mkdir(parents=True)
+  for i, data in enumerate(files):
+    (folder / "files" / f"{i:05d}.{image_format}").write_bytes(data)
+  rows = (
+    {"image": [i], "label": 0, "prompt": "", "seed": 0, "id": str(i)}
+    for i in range(images)
+  )
+  shards.write_shard(
+    folder / "shards", 0, 1, rows, encode=lambda image: files[image[0]]
+  )
+
+
+def picture(rng: np.random.Generator, side: int) -> np.ndarray:
+  """Draws uint8 [side, side, 3] with the spectrum of photographs, about 1/f."""
+  image = np.full((side, side, 3), 128.0, np.float32)
+  cells = 4
+  while cells <= side:
+    grey = rng.normal(size=(cells, cells, 1))
+    colour = 0.5 * rng.normal(size=(cells, cells, 3))
+    for channel in range(3):
+      layer = (grey[..., 0] + colour[..., channel]).astype(np.float32)
+      large = Image.fromarray(layer).resize((side, side), Image.BICUBIC)
+      image[..., channel] += 110 / cells**0.85 * np.asarray(large)
+    cells *= 2
+  return np.clip(image, 0, 255).astype(np.uint8)
+
+
+# --- the two sides ----------------------------------------------------------
+
+
+def ours(folder: pathlib.Path, args: argparse.Namespace) -> Iterator[Any]:
+  """Reads batches of uint8 [n, h, w, 3] without an end."""
+  from synthjax.data import pipeline, shards, views
+
+  batches = pipeline.train_batches(
+    shards.open_shards(folder, decode=False),
+    views.transforms("photo", image_size=args.size, num_classes=1),
+    batch_size=args.batch,
+    seed=0,
+    num_workers=args.workers,
+  )
+  return iter(batches)
+
+
+def reference(folder: pathlib.Path, args: argparse.Namespace) -> Iterator[Any]:
+  """Reads batches of uint8 [n, 3, h, w] without an end."""
+  import torch
+
+  # Over and over, as a new epoch would start the workers anew.
+  files = sorted(folder.iterdir()) * 10_000
+  loader = torch.utils.data.DataLoader(
+    Folder(files, args.size),
+    batch_size=args.batch,
+    shuffle=True,
+    num_workers=args.workers,
+    drop_last=True,
+  )
+  return iter(loader)
+
+
+class Folder:
+  """Image files in the manner of PyTorch's data sets."""
+
+  def __init__(self, files: list[pathlib.Path], size: int):
+    self.files, self.size = files, size
+
+  def __len__(self) -> int:
+    return len(self.files)
+
+  def __getitem__(self, index: int) -> tuple[Any, int]:
+    import torch
+
+    with self.files[index].open("rb") as file:
+      image = Image.open(file).convert("RGB")
+    image = torch_crop(image, self.size)
+    if torch.rand(1) < 0.5:
+      image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.permute(2, 0, 1).contiguous(), 0
+
+
+def torch_crop(image: Image.Image, size: int) -> Image.Image:
+  """Cuts out a random rectangle and resizes it; of the whole if none fits."""
+  import torch
+
+  w, h = image.size
+  for _ in range(10):
+    area = w * h * torch.empty(1).uniform_(*SCALE).item()
+    logs = torch.empty(1).uniform_(*map(math.log, RATIO))
+    ratio = torch.exp(logs).item()
+    width = round(math.sqrt(area * ratio))
+    height = round(math.sqrt(area / ratio))
+    if 0 < width <= w and 0 < height <= h:
+      y = torch.randint(0, h - height + 1, (1,)).item()
+      x = torch.randint(0, w - width + 1, (1,)).item()
+      image = image.crop((x, y, x + width, y + height))
+      break
+  return image.resize((size, size), Image.Resampling.BILINEAR)
+
+
+# --- measuring --------------------------------------------------------------
+
+
+def medians(
+  sides: dict[str, Open],
+  measure: Callable[[Iterator[Any]], float],
+  rounds: int,
+) -> dict[str, float]:
+  """Measures the batches of all sides in turn; returns the medians."""
+  found = {name: [] for name in sides}
+  for _ in range(rounds):
+    for name, start in sides.items():
+      batches = start()
+      next(batches)  # what is slow once is over
+      found[name].append(measure(batches))
+      if hasattr(batches, "close"):
+        batches.close()
+      del batches  # ends what reads ahead
+  return {name: statistics.median(each) for name, each in found.items()}
+
+
+def rate(batches: Iterator[Any], args: argparse.Namespace) -> float:
+  """Returns the images/s of one core: by its time where nothing else reads.
+
+  So other work on the machine counts for neither side.
+  """
+  clock = time.perf_counter if args.workers else time.process_time
+  began = clock()
+  for _ in range(args.batches):
+    next(batches)
+  return args.batches * args.batch / (clock() - began)
+
+
+def busy_share(
+  batches: Iterator[Any], *, step_seconds: float, num_steps: int
+) -> float:
+  """Returns the share of time in which a device has a step to run.
+
+  It is given a step with each batch and answers at once, as JAX does; the
+  host runs at most one step ahead of it.
+  """
+  began = free = time.perf_counter()
+  for _ in range(num_steps):
+    next(batches)
+    now = time.perf_counter()
+    free = max(free, now) + step_seconds
+    time.sleep(max(0.0, free - step_seconds - now))
+  return num_steps * step_seconds / (free - began)
+
+
+if __name__ == "__main__":
+  main()
