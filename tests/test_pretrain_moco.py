@@ -1,6 +1,7 @@
 """Tests of pre-training with MoCo, on the device, by recipe, from a start."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -14,8 +15,9 @@ from synthjax.data import real, shards
 from synthjax.errors import UserError
 from synthjax.models import positions
 from synthjax.models.classifiers import HEADS, make_classifier
+from synthjax.report import curves
 from synthjax.tasks import pretrain, transfer
-from synthjax.train import named_recipe, recipe
+from synthjax.train import metrics, named_recipe, recipe
 
 MODEL = dict(name="resnet_tiny", width=16, stage_sizes=(1,))
 MOCO = dict(
@@ -25,6 +27,7 @@ MOCO = dict(
   device_augment="crop_flip",
   moco=dict(queue_size=16, dim=8, num_groups=2),
 )
+MONITOR = dict(every=3, knn=dict(k=3), linear_probe=True)
 VIT = dict(name="vit_tiny", width=8, depth=1, heads=2)
 
 
@@ -124,6 +127,61 @@ def test_a_pool_of_real_images_votes(tmp_path, space, opened):
   pretrain.run(config, str(tmp_path))
   assert opened == ["real_pool", "validation"]
   assert 0.5 < summary_of(tmp_path)["validation"]["backbone-s0, kNN"] <= 1
+
+
+@pytest.mark.parametrize(
+  "objective", [pytest.param("moco", marks=pytest.mark.slow), "supervised"]
+)
+def test_features_are_monitored_while_they_are_trained(
+  tmp_path, space, opened, objective
+):
+  """Training is that of a run without, and the report shows the curves."""
+  make = moco_config if objective == "moco" else partial(a_config, model=MODEL)
+  validation = dict(split="validation")
+  workdirs = tmp_path, tmp_path / "plain"
+  for workdir, fields in zip(workdirs, (MONITOR, None), strict=True):
+    draw(workdir)
+    config = make(space, validation=validation, monitor=fields)
+    pretrain.check(config, str(workdir))
+    pretrain.run(config, str(workdir))
+  watched, plain = (weights_of(workdir)[0] for workdir in workdirs)
+  jax.tree.map(np.testing.assert_array_equal, watched, plain)
+
+  folder = tmp_path / "pretrain"
+  rows = metrics.read_rows(folder / "backbone-s0_metrics.jsonl")
+  found = [row for row in rows if "knn" in row]
+  assert [row["step"] for row in found] == [3, 6, 8]  # and the last
+  # Dark and light are told apart by features of any training.
+  assert found[-1]["knn"] > 0.7 and found[-1]["linear_probe"] > 0.7
+  assert "test" not in opened
+
+  manifest = artifacts.load(folder)
+  name = "backbone-s0_metrics.jsonl"
+  assert manifest["files"][name]["rows"] == len(rows) == 8 + 3
+  drawn = curves.curves("pretrain", folder, {name: manifest["files"][name]})
+  steps = {curve["metric"]: curve["steps"] for curve in drawn}
+  assert steps["knn"] == steps["linear_probe"] == [3, 6, 8]
+  assert steps["loss"] == list(range(1, 9))
+
+
+def test_a_monitor_learns_from_its_pool_and_names_the_held_out(
+  tmp_path, space, opened
+):
+  draw(tmp_path)
+  config = a_config(
+    space,
+    model=MODEL,
+    epochs=1,
+    validation=dict(split="validation"),
+    monitor=dict(
+      every=9, knn=dict(k=1), num_images=4, pool=dict(split="real_pool")
+    ),
+  )
+  pretrain.run(config, str(tmp_path))
+  assert opened[:2] == ["real_pool", "validation"]
+  rows = metrics.read_rows(tmp_path / "pretrain/backbone-s0_metrics.jsonl")
+  # The pool is the held-out images here, and each its own nearest.
+  assert rows[-1] == {"step": 2, "knn": 1.0}
 
 
 def test_both_objectives_start_from_given_weights(tmp_path, space):
@@ -255,6 +313,25 @@ def test_a_recipe_by_name_is_trained(tmp_path, space):
     (MOCO | dict(augment="shift"), "two views.*augment='none'"),
     (MOCO | dict(moco=dict(queue=9)), "did you mean 'queue_size'"),
     (MOCO | dict(knn=dict(pol=9)), "did you mean 'pool'"),
+    (dict(monitor=dict(evry=9)), "monitor field 'evry'; did you mean 'every'"),
+    (dict(monitor=dict(knn=dict(n=9))), r"monitor.knn field 'n'.*k, temper"),
+    (dict(monitor=7), "monitor=7 is not a block"),
+    (
+      dict(monitor=dict(every=0, knn=False, num_images=2.5)),
+      "every must be a whole.*num_images must be.*not 2.5.*nothing to measure: "
+      "ask for knn or linear_probe.*give validation",
+    ),
+    (
+      dict(monitor=dict(every=9, knn=7, linear_probe=dict(max_steps=0))),
+      "knn=7 are not options.*linear_probe.max_steps must be.*not 0",
+    ),
+    (
+      dict(
+        monitor=dict(every=9, knn=True, pool=dict(split="x")),
+        validation=dict(split="x"),
+      ),
+      "pool and validation are the same images",
+    ),
     (MOCO | dict(model=VIT, augment="none"), "trains a ResNet, not a ViT"),
     (
       MOCO | dict(augment="none", moco=dict(queue_size=12, num_groups=3)),
@@ -312,7 +389,7 @@ def test_without_a_recipe_the_fields_must_be_there(tmp_path, space):
   ],
 )
 def test_configs_have_the_rates_of_the_paper(module, arg, lr):
-  block = pretrain.read(module.get_config(arg))
+  [block] = pretrain.read(module.get_config(arg)).values()
   assert block["optimizer"]["lr"] == lr
   assert block.get("init") == ("x" if "init" in arg else None)
   assert not block.get("ema_decay")

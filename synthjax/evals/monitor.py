@@ -6,7 +6,7 @@ out: without touching what is trained, and in seconds.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,34 +17,35 @@ from synthjax.evals.classify import top1
 Classify = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
-class Labelled(NamedTuple):
-  """What is known of some images."""
-
-  features: np.ndarray  # [n, d]
-  labels: np.ndarray  # [n] int
+# Features [n, d] of some images, and their labels [n].
+Labelled = tuple[np.ndarray, np.ndarray]
 
 
 def make_monitor(
-  features: Callable[[Any], tuple[Labelled, Labelled]],
+  features_of: Callable[[Any, Any], Labelled],
+  pool: Any,
+  held_out: Any,
   probes: Mapping[str, Classify],
 ) -> Callable[[Any], dict[str, float]]:
-  """Returns a function of a training state, for `train.run`.
+  """Returns a function of a network, or of the state that holds it.
 
   Args:
-    features: state -> features of the pool and of the held-out images, both by
-      the encoder as it is in that state.
+    features_of: (network, images) -> their features and labels.
+    pool: images to learn from, in whatever form `features_of` takes them.
+    held_out: images to name.
     probes: by the names that the accuracies shall have, such as those that
       `knn` and `linear_probe` return.
 
   Returns:
-    A function (state) -> top-1 accuracy in 0..1 of the held-out images, by
+    A function (network) -> top-1 accuracy in 0..1 of the held-out images, by
     probe.
   """
 
-  def monitor(state):
-    pool, held_out = features(state)
+  def monitor(network):
+    known = features_of(network, pool)
+    queries, labels = features_of(network, held_out)
     return {
-      name: top1(classify(*pool, held_out.features), held_out.labels)
+      name: top1(classify(*known, queries), labels)
       for name, classify in probes.items()
     }
 
@@ -60,7 +61,9 @@ def knn(
   )
 
 
-def linear_probe(fit: Classify) -> Classify:
+def linear_probe(
+  num_classes: int, *, fit: Callable[..., np.ndarray], **options: float
+) -> Classify:
   """Returns a linear classifier of standardised features.
 
   The mean and deviation of each dimension are those of the pool. Features grow
@@ -68,15 +71,18 @@ def linear_probe(fit: Classify) -> Classify:
   solver suffice.
 
   Args:
-    fit: what learns from features and classifies others, such as
-      `train.linear_probe.classify`.
+    num_classes: k.
+    fit: what learns from features and classifies others: a `Classify` with
+      num_classes= and the options, such as `train.linear_probe.classify`.
+    **options: of `fit`.
   """
 
   def classify(features, labels, queries):
     mean, std = features.mean(0), features.std(0)
     # A unit that is always off tells nothing, and stays 0.
     scale = 1 / np.where(std > 1e-6 * std.max(), std, np.inf)
-    return fit((features - mean) * scale, labels, (queries - mean) * scale)
+    known, asked = (features - mean) * scale, (queries - mean) * scale
+    return fit(known, labels, asked, num_classes=num_classes, **options)
 
   return classify
 

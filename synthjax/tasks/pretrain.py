@@ -1,10 +1,10 @@
 """Trains backbones on generated images, with their labels or without."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -21,14 +21,15 @@ from synthjax.data import (
   views,
 )
 from synthjax.errors import UserError
-from synthjax.evals import classify, knn
+from synthjax.evals import classify, monitor
 from synthjax.models import positions, resnet
 from synthjax.models.classifiers import HEADS, backbone, make_classifier
 from synthjax.train import (
   finetune,
+  linear_probe,
   metrics,
   moco,
-  named_recipe,
+  monitoring,
   pretraining,
   recipe,
   supervised,
@@ -45,6 +46,7 @@ def check(config: ConfigDict, workdir: str) -> None:
     _check_arm(block, space)
   common = next(iter(arms.values()))
   pools = [(block.get("knn") or {}).get("pool") for block in arms.values()]
+  pools += [monitoring.pool_of(block) for block in arms.values()]
   for images in (common.get("validation"), common.get("test"), *pools):
     if images:
       real.check_real(images, space)
@@ -108,10 +110,8 @@ def run(config: ConfigDict, workdir: str) -> None:
         images_per_class=block.get("images_per_class"),
       )
     counts[name] = len(source)
-    measure = (_by_neighbours if _is_moco(block) else _by_classifier)(
-      block, space, source
-    )
-    for seed, variables in _train(name, block, source, num_classes, folder):
+    measure = _measure(block, space, source)
+    for seed, variables in _train(name, block, source, space, folder):
       label = pretraining.label_of(seed, name)
       description = {
         "kind": "backbone" if _is_moco(block) else "classifier",
@@ -148,25 +148,7 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 def read(config: ConfigDict) -> dict[str, dict]:
   """Returns each arm's block, its recipe filled in, and checks the names."""
-  known = pretraining.KNOWN
-  given = config.pretrain.to_dict()
-  validate(given, known, name="pretrain")
-  arms = {}
-  for name, fields in pretraining.arms_of(given).items():
-    where = "pretrain.arms" if given.get("arms") else "pretrain"
-    validate(fields, known, name=where)
-    block = named_recipe.fill(fields)
-    if block.get("device_augment") is not None:
-      block.setdefault("augment", "none")
-    validate(block, known, name=where, required=pretraining.REQUIRED)
-    for part, allowed in (
-      ("moco", pretraining.MOCO),
-      ("knn", pretraining.KNN),
-      ("mix", pretraining.MIX),
-    ):
-      validate(block.get(part) or {}, allowed, name=f"{where}.{part}")
-    arms[name] = block
-  return arms
+  return pretraining.read(config.pretrain.to_dict(), validate)
 
 
 def _is_moco(block: dict) -> bool:
@@ -206,12 +188,10 @@ def _make_objective(block: dict, num_classes: int, num_steps: int) -> Objective:
 
 
 def _train(
-  name: str, block: dict, source: Any, num_classes: int, folder: epath.Path
+  name: str, block: dict, source: Any, space: spaces.LabelSpace, folder: Any
 ) -> Iterator[tuple[int, dict]]:
-  """Trains an arm; yields each seed with its classifier or backbone.
-
-  A classifier is the averaged one if an average is asked for.
-  """
+  """Trains an arm; yields each seed with its classifier or backbone."""
+  num_classes = _num_classes(block, space)
   num_steps = recipe.count_steps(
     len(source), epochs=block["epochs"], batch_size=block["batch_size"]
   )
@@ -222,6 +202,7 @@ def _train(
     image_size=pretraining.source_size(block),
     num_classes=num_classes,
   )
+  watch = _monitor(block, space, source)
   for seed in block["seeds"]:
     batches = pipeline.train_batches(
       source,
@@ -240,57 +221,70 @@ def _train(
       seed=seed,
       log_every=block["log_every"],
       checkpoint_every=block["checkpoint_every"],
+      monitor=watch,
+      monitor_every=(block.get("monitor") or {}).get("every", 0),
     )
-    if isinstance(state, moco.MocoState):
-      # As the authors: the encoder of the queries, without its projection.
-      yield seed, backbone(jax.device_get(state.query))
-    else:
-      averaged = state.variables if state.ema is None else state.ema
-      yield seed, jax.device_get(averaged)
+    yield seed, jax.device_get(_trained(state))
+
+
+def _trained(state: Any) -> dict:
+  """Returns a backbone, or a classifier: the averaged one if asked for."""
+  if isinstance(state, moco.MocoState):
+    # As the authors: the encoder of the queries, without its projection.
+    return backbone(state.query)
+  return state.variables if state.ema is None else state.ema
 
 
 # --- measuring --------------------------------------------------------------
 
-# Each returns (variables, split) -> top-1 accuracy on real images.
 
+def _measure(block: dict, space: spaces.LabelSpace, source: Any) -> Callable:
+  """Returns (variables, split) -> top-1 accuracy on real images.
 
-def _by_classifier(block: dict, space: Any, source: Any) -> Any:
-  """Measures a classifier by its own logits."""
-  del source
-  outputs_of = _outputs(block, len(space.classes))
+  A classifier has its own logits. Where there is none, the labels of a pool's
+  images that are near vote.
+  """
+  if _is_moco(block):
+    options = pretraining.KNN | (block.get("knn") or {})
+    pool = _pool(options.pop("pool"), space, source, options.pop("num_images"))
+    probes = {"knn": monitor.knn(len(space.classes), **options)}
+  outputs_of = _outputs(block, None if _is_moco(block) else len(space.classes))
 
   def measure(variables, split):
-    real_images = real.open_real(block[split], space)
-    return classify.top1(*outputs_of(variables, real_images))
+    held_out = real.open_real(block[split], space)
+    if not _is_moco(block):
+      return classify.top1(*outputs_of(variables, held_out))
+    vote = monitor.make_monitor(outputs_of, pool, held_out, probes)
+    return vote(variables)["knn"]
 
   return measure
 
 
-def _by_neighbours(block: dict, space: Any, source: Any) -> Any:
-  """Measures features by the labels of a pool's images that are near."""
-  options = pretraining.KNN | (block.get("knn") or {})
-  given = options["pool"]
-  pool = real.open_real(given, space) if given else source
-  # The rows are in the order of their classes: of each, an equal share.
-  most = min(options["num_images"], len(pool))
-  pool = few_shot.subset(pool, np.linspace(0, len(pool) - 1, most).astype(int))
-  outputs_of = _outputs(block, None)
+def _monitor(
+  block: dict, space: spaces.LabelSpace, source: Any
+) -> metrics.Monitor | None:
+  """Returns (state) -> accuracies of probes of the features, if asked for."""
+  if not (fields := block.get("monitor")):
+    return None
+  fit = partial(monitor.linear_probe, fit=linear_probe.classify)
+  make = {"knn": monitor.knn, "linear_probe": fit}
+  probes = {
+    name: make[name](len(space.classes), **options)
+    for name, options in monitoring.options_of(fields).items()
+  }
+  most, outputs_of = monitoring.num_images(fields), _outputs(block, None)
+  return monitor.make_monitor(
+    lambda state, images: outputs_of(backbone(_trained(state)), images),
+    _pool(fields.get("pool"), space, source, most),
+    _pool(block["validation"], space, source, most),
+    probes,
+  )
 
-  def measure(variables, split):
-    real_images = real.open_real(block[split], space)
-    features, labels = outputs_of(variables, pool)
-    queries, truth = outputs_of(variables, real_images)
-    votes = knn.vote(
-      features,
-      labels,
-      queries,
-      num_classes=len(space.classes),
-      k=options["k"],
-      temperature=options["temperature"],
-    )
-    return classify.top1(votes, truth)
 
-  return measure
+def _pool(images: Any, space: spaces.LabelSpace, source: Any, most: int) -> Any:
+  """Opens real images, or takes those trained on; of each class some."""
+  found = source if images is None else real.open_real(images, space)
+  return few_shot.subset(found, monitor.spread(found, most))
 
 
 def _outputs(block: dict, num_classes: int | None) -> Any:

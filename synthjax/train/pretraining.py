@@ -14,7 +14,13 @@ import numpy as np
 import optax
 
 from synthjax.errors import UserError, unknown_names
-from synthjax.train import augment_device, mixing, optimizer
+from synthjax.train import (
+  augment_device,
+  mixing,
+  monitoring,
+  named_recipe,
+  optimizer,
+)
 from synthjax.train import supervised as labelled
 from synthjax.train.moco import moco as contrast
 from synthjax.train.objective import Objective
@@ -43,6 +49,7 @@ OPTIONAL = (
   "arms",  # several trainings: dicts of a name and the fields that differ
   "validation",  # real images that show what was learnt; see data.real
   "test",  # real images, opened once, at the end
+  "monitor",  # measures features on `validation` meanwhile; see monitoring
   "device_augment",  # of train.augment_device.AUGMENTS
   "source_size",  # px of what the device crops, if not image_size
   "num_workers",
@@ -58,6 +65,7 @@ MOCO = ("queue_size", "dim", "momentum", "temperature", "num_groups")
 # with their labels, or those of real ones, `pool`: see evals.knn.
 KNN = dict(k=20, temperature=0.07, num_images=50_000, pool=None)
 MIX = tuple(sorted(optimizer.options_of(mixing.mix)))
+BLOCKS = {"moco": MOCO, "knn": tuple(KNN), "mix": MIX}  # of fields of their own
 
 
 # What the arms of one run share: the images, what they are measured on, and
@@ -94,6 +102,30 @@ def arms_of(given: Fields) -> dict[str, dict[str, Any]]:
   if problems:
     raise UserError(f"config.pretrain.arms: {'; '.join(problems)}.")
   return {n: common | arm for n, arm in zip(names, arms, strict=True)}
+
+
+def read(given: Fields, validate: Callable[..., None]) -> dict[str, dict]:
+  """Returns the fields of each arm, its recipe filled in, and checks the names.
+
+  Args:
+    given: of the block.
+    validate: (fields, known names, name=, required=), which raises a UserError
+      about names that are not known and those that lack.
+  """
+  validate(given, KNOWN, name="pretrain")
+  where = "pretrain.arms" if given.get("arms") else "pretrain"
+  arms = {}
+  for name, fields in arms_of(given).items():
+    validate(fields, KNOWN, name=where)
+    fields = named_recipe.fill(fields)
+    if fields.get("device_augment") is not None:
+      fields.setdefault("augment", "none")
+    validate(fields, KNOWN, name=where, required=REQUIRED)
+    for part, known in BLOCKS.items():
+      validate(fields.get(part) or {}, known, name=f"{where}.{part}")
+    monitoring.check(fields, name=where)
+    arms[name] = fields
+  return arms
 
 
 def file_stem(arm: str) -> str:
