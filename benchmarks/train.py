@@ -1,0 +1,272 @@
+"""Times whole training steps of ResNet-50 and DeiT-S against PyTorch.
+
+  python -m benchmarks.train [--json FILE] [--only resnet50] [--batch N]
+
+A step is the forward and backward pass and the optimizer: SGD with momentum for
+ResNet-50, AdamW for DeiT-S, both with label smoothing and without augmentation,
+dropout or drop path. All run on one batch of normalised images that lies on the
+device: float32 on a CPU, on a GPU bfloat16 (PyTorch: autocast) with float32
+parameters. PyTorch's images are channels_last, and its model runs as it is and,
+where that works, through torch.compile. After compilation they take turns, so
+that other work on the machine slows all; the figures are the medians of the
+rounds.
+
+The FLOPs of a step are those that XLA counts, and PyTorch beside it; of their
+rate it tells the share of the device's peak. Where that is unknown, as a CPU's
+is, one large matrix product of the same library takes its place.
+"""
+
+import argparse
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import table
+from benchmarks.tune import limit_threads, medians
+
+SMOOTHING, LR = 0.1, 1e-3
+RESNET = dict(name="sgd", weight_decay=1e-4)
+DEIT = dict(name="adamw", weight_decay=0.05)
+MODELS = {"resnet50": ("ResNet-50", RESNET), "deit_s": ("DeiT-S", DEIT)}
+
+# Dense bfloat16 FLOP/s of the data sheets, by a part of the device's name.
+PEAKS = {
+  "H200": 989e12,
+  "H100 PCIe": 756e12,
+  "H100": 989e12,
+  "A100": 312e12,
+  "TPU v4": 275e12,
+  "TPU v5 lite": 197e12,
+  "TPU v5p": 459e12,
+  "TPU v6 lite": 918e12,
+}
+
+
+class Step(NamedTuple):
+  """A training step that was compiled, and what XLA says of it."""
+
+  run: Callable[[], float]  # does one, and returns the loss before it
+  flops: float  # of one, before the compiler chooses kernels, which hide some
+  peak_bytes: int  # of arrays that live at a time, its arguments included
+
+
+def main(argv: list[str] | None = None) -> None:
+  args = parser().parse_args(argv)
+  threads = limit_threads(args.threads)
+  # PyTorch's arrays lie on the same device.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  has_torch = importlib.util.find_spec("torch") is not None
+  if has_torch:
+    import torch
+
+    torch.set_num_threads(threads)
+  else:
+    print("PyTorch is not installed (extra: torch), so that ours runs alone.\n")
+  import jax
+
+  on_gpu = jax.default_backend() == "gpu"
+  device = f"{jax.devices()[0].device_kind} x1"
+  if jax.default_backend() == "cpu":
+    device = f"CPU, {threads} threads"
+  elif has_torch and not (on_gpu and torch.cuda.is_available()):
+    has_torch = False
+    print("PyTorch cannot use this device, so that ours runs alone.\n")
+  rows = []
+  for name in [args.only] if args.only else MODELS:
+    rows += model_rows(name, args, device, has_torch)
+  table.show(rows, args.json)
+
+
+def parser() -> argparse.ArgumentParser:
+  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  add = lambda name, value, help: flags.add_argument(
+    f"--{name}", type=int, default=value, help=f"{help} ({value})"
+  )
+  flags.add_argument("--json", help="file to write the rows to")
+  flags.add_argument("--only", choices=sorted(MODELS), help="one model")
+  flags.add_argument(
+    "--peak", type=float, help="FLOP/s of the device, if not its data sheet's"
+  )
+  flags.add_argument(
+    "--eager", action="store_true", help="leave torch.compile out"
+  )
+  flags.add_argument(
+    "--tiny", action="store_true", help="two small networks, for a test"
+  )
+  add("threads", 0, "of both sides; 0 is all that there are")
+  add("rounds", 5, "of which the median is taken")
+  add("steps", 2, "in a round")
+  add("batch", 16, "images in a step")
+  add("image", 224, "px")
+  add("matmul", 2048, "side of the matrix product where no peak is known")
+  return flags
+
+
+def model_rows(name: str, args, device: str, has_torch: bool) -> list[dict]:
+  """Times a model, and returns what was found."""
+  import jax
+
+  shown, _ = MODELS[name]
+  images, labels = make_batch(args.batch, args.image)
+  ours = our_step(name, images, labels, tiny=args.tiny)
+  timed = {"ours": ours.run}
+  theirs, flops, peak_bytes = {}, None, None
+  if has_torch:
+    from benchmarks import torch_training
+
+    theirs, flops, peak_bytes = torch_training.make_steps(
+      torch_training.make_model(name, tiny=args.tiny, image_size=args.image),
+      MODELS[name][1] | {"lr": LR},
+      images,
+      labels,
+      smoothing=SMOOTHING,
+      compiled=not args.eager,
+    )
+    timed |= theirs
+  repeat = lambda run: lambda: [run() for _ in range(args.steps)]
+  seconds = medians({k: repeat(run) for k, run in timed.items()}, args.rounds)
+  rates = {k: args.batch * args.steps / s for k, s in seconds.items()}
+  dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  title = f"{shown}, {args.image} px, batch {args.batch}, {dtype}"
+  best = max(theirs, key=rates.get, default=None)
+  row = lambda what, unit, ours, reference=None, **kwargs: table.row(
+    f"{title}: {what}", unit, ours, reference, device=device, **kwargs
+  )
+  rows = [
+    row(
+      f"training, against {kind}",
+      "images/s",
+      rates["ours"],
+      rates.get(kind),
+      more_is_better=True,
+    )
+    for kind in theirs or ("PyTorch",)
+  ]
+  scale = lambda x, by: None if x is None else x / by
+  per_image = args.batch * 1e9
+  rows.append(
+    row("FLOPs", "GFLOP/image", ours.flops / per_image, scale(flops, per_image))
+  )
+  speeds = {k: ours.flops / args.batch * rate for k, rate in rates.items()}
+  peaks, of = {"ours": args.peak or peak_of(device)}, "peak FLOP/s"
+  peaks["theirs"] = peaks["ours"]
+  if peaks["ours"] is None:
+    peaks, of = product_speeds(args, has_torch), "a matrix product's FLOP/s"
+  rows.append(
+    row(
+      f"model FLOP/s, of {of}",
+      "%",
+      100 * speeds["ours"] / peaks["ours"],
+      100 * speeds[best] / peaks["theirs"] if best else None,
+      more_is_better=True,
+    )
+  )
+  rows.append(
+    row("peak memory", "GiB", ours.peak_bytes / 2**30, scale(peak_bytes, 2**30))
+  )
+  return rows
+
+
+def peak_of(device: str) -> float | None:
+  """Returns the FLOP/s of a device in bfloat16, if they are known."""
+  return next((peak for name, peak in PEAKS.items() if name in device), None)
+
+
+def make_batch(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+  """Returns normalised images [n, h, w, 3] and labels [n] of 1,000 classes."""
+  rng = np.random.default_rng(0)
+  images = rng.normal(size=(n, size, size, 3)).astype(np.float32)
+  return images, rng.integers(0, 1000, n)
+
+
+def product_speeds(args, has_torch: bool) -> dict[str, float]:
+  """Returns the FLOP/s of a square float32 matrix product, ours and theirs."""
+  import jax
+
+  side = args.matmul
+  matrix = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
+  x, product = jax.device_put(matrix), jax.jit(lambda x: x @ x)
+  timed = {"ours": lambda: product(x).block_until_ready()}
+  if has_torch:
+    import torch
+
+    y = torch.from_numpy(matrix)
+    timed["theirs"] = lambda: y @ y
+  seconds = medians(timed, 5)
+  return {name: 2 * side**3 / s for name, s in seconds.items()}
+
+
+def our_model(name: str, *, tiny: bool, dtype: str = "float32") -> Any:
+  from synthjax.models.classifiers import make_classifier
+
+  small = {}
+  if tiny:
+    small = dict(stage_sizes=(1, 1), width=4)
+    if name == "deit_s":
+      small = dict(width=16, depth=1, heads=2)
+  return make_classifier(name, num_classes=1000, dtype=dtype, **small)
+
+
+def our_step(
+  name: str,
+  images: np.ndarray,
+  labels: np.ndarray,
+  *,
+  tiny: bool = False,
+  variables: Any = None,
+) -> Step:
+  """Compiles our step.
+
+  Args:
+    name: a key of MODELS.
+    images: [n, h, w, 3] normalised.
+    labels: [n].
+    tiny: takes a smaller network of its kind.
+    variables: to start from; random ones if None.
+  """
+  import jax
+
+  from synthjax.train import optimizer, supervised
+
+  dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  tx = optimizer.make_optimizer(
+    lr=LR, num_steps=1, rate="constant", **MODELS[name][1]
+  )
+  objective = supervised.supervised(
+    our_model(name, tiny=tiny, dtype=dtype),
+    tx,
+    label_smoothing=SMOOTHING,
+    augment=supervised.AUGMENTS["none"],
+  )
+  batch = jax.device_put({"image": images, "label": labels})
+  rng = jax.random.key(0)
+  if variables is None:
+    state = jax.jit(objective.init)(rng, batch)
+  else:
+    state = supervised.SupervisedState(
+      jax.numpy.array(0), variables, None, tx.init(variables["params"])
+    )
+  lowered = jax.jit(objective.step, donate_argnums=0).lower(state, batch, rng)
+  step = lowered.compile()
+  memory = step.memory_analysis()
+
+  def run():
+    nonlocal state
+    state, metrics = step(state, batch, rng)
+    return float(jax.block_until_ready(metrics["loss"]))
+
+  return Step(
+    run,
+    flops=lowered.cost_analysis()["flops"],
+    peak_bytes=memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes,
+  )
+
+
+if __name__ == "__main__":
+  main()
