@@ -57,10 +57,7 @@ def _read_value(name: str, text: str, default: Any) -> Any:
 
 
 def released_glide(batch_size: int = 64) -> dict[str, Any]:
-  """Returns the block `generator` of the released GLIDE, as the paper samples.
-
-  `python -m synthjax.weights fetch glide` gets its weights.
-  """
+  """Returns the block `generator`: the released GLIDE as the paper uses it."""
   return dict(
     name="glide",
     base=dict(
@@ -98,9 +95,7 @@ def released_clip(name: str = "clip_rn50") -> dict[str, Any]:
 def released_t5(space: str) -> dict[str, Any]:
   """Returns the block `prompts.writer` of the paper's language model.
 
-  Args:
-    space: a label space; the authors' labels of EuroSAT have an article, "a
-      River", "a Annual Crop Land", ...
+  The authors' labels of EuroSAT have an article, "a River", ...
   """
   return dict(
     name="t5",
@@ -137,29 +132,35 @@ def finetuning_on_cifar100() -> dict[str, Any]:
   )
 
 
-def use_deit_recipe(config: Any) -> None:
-  """Puts DeiT's recipes into the blocks `pretrain` and `transfer`.
+_DEIT = dict(
+  augment="none",  # the device crops, too
+  source_size=256,
+  mix=dict(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, prob=1.0),
+)
 
-  Touvron et al. (2021), unchanged but for repeated augmentation, which the
-  pipeline has not. They finetune on CIFAR-10 so (DeiT's issue 45), with
-  RandAugment and mixing besides; the paper does not say how it did.
-  """
+
+def use_deit_recipe(config: Any) -> None:
+  """Puts DeiT's recipes into the blocks `pretrain` and `transfer`."""
   config.pretrain.update(
     recipe="deit",
     ema_decay=None,  # they report the model that is not averaged
-    augment="none",  # the device crops, too
-    source_size=256,
+    repeats=3,
     device_augment="deit",
-    mix=dict(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, prob=1.0),
+    **_DEIT,
   )
   config.pretrain.model.drop_path = 0.1
+  use_deit_finetuning(config)
+
+
+def use_deit_finetuning(config: Any) -> None:
+  """Puts DeiT's finetuning into `transfer`; the paper does not tell its own."""
+  for name in ("epochs", "batch_size", "optimizer"):  # the recipe has its own
+    del config.transfer[name]
   config.transfer.update(
+    recipe="deit_finetune",
     model=dict(name="deit_s", dtype="bfloat16"),  # no drop path
-    augment="photo",
-    label_smoothing=0.1,
-    epochs=1000,
-    batch_size=768,
-    optimizer=dict(name="sgd", lr=0.01, weight_decay=1e-4),
+    device_augment="deit_finetune",
+    **_DEIT,
   )
 
 

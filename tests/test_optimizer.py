@@ -1,5 +1,7 @@
 """Optimizers, and the learning-rate curves of the recipes."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,6 +42,16 @@ def test_the_rate_of_moco_is_a_cosine_of_the_epoch(name, lr):
     rates, np.tile(want[:, None], 7), rtol=1e-5, atol=1e-6 * lr
   )
   assert recipe.RECIPES[name]["batch_size"] == 256
+
+
+def test_deit_finetunes_by_the_same_curve_with_its_own_rate():
+  """DeiT's issue 45: SGD, lr 0.01, the rest as on ImageNet."""
+  rates = curve("deit_finetune")
+  np.testing.assert_allclose(rates[0], 1e-6, rtol=1e-5)
+  # After five epochs of warm-up, shown one late, it is on timm's cosine.
+  fall = lambda e: 1e-5 + (0.01 - 1e-5) * (1 + math.cos(math.pi * e / 1000)) / 2
+  for epoch in (7, 500, 999):
+    np.testing.assert_allclose(rates[epoch], fall(epoch - 1), rtol=1e-5)
 
 
 def test_the_rate_of_deit_is_that_of_timm_one_epoch_late():

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from configs import pretrain_in2k
 from synthjax import artifacts
 from synthjax.convert import files
-from synthjax.data import real, shards, spaces, views
+from synthjax.data import pipeline, real, shards, spaces, views
 from synthjax.errors import UserError
 from synthjax.models.classifiers import make_classifier
 from synthjax.tasks import generate, pretrain
@@ -173,6 +173,26 @@ def test_arms_train_on_their_own_parts_and_go_on_where_they_stopped(
     assert variables["params"]["fc"]["bias"].shape == (num_classes,)
     assert len(description["classes"]) == num_classes
     assert description["training"]["num_images"] == 8
+
+
+def test_repeated_augmentation_sees_fewer_images_in_as_many_steps(
+  tmp_path, space, monkeypatch
+):
+  seen = []
+  train_batches = pipeline.train_batches
+
+  def watched(source, *args, **kwargs):
+    batches = train_batches(source, *args, **kwargs)
+    seen.append(kwargs["repeats"])
+    return batches
+
+  monkeypatch.setattr(pipeline, "train_batches", watched)
+  draw(tmp_path)
+  config = a_config(space, repeats=3, epochs=2)
+  pretrain.run(config, str(tmp_path))
+  assert seen == [3]
+  curve = (tmp_path / "pretrain" / "backbone-s0_metrics.jsonl").read_text()
+  assert json.loads(curve.splitlines()[-1])["step"] == 4
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     selection=(
       workdir / "select/selection.jsonl" if common.get("filter") else None
     ),
+    decode=False,  # crops may do with a part of an image
   )
   rows, counts, trained, accuracies = {}, {}, {}, {}
   for name, block in arms.items():
@@ -210,6 +211,7 @@ def _train(
       batch_size=block["batch_size"],
       seed=seed,
       num_workers=block.get("num_workers", 0),
+      repeats=block.get("repeats") or 1,
     )
     state = runs.train(
       objective,

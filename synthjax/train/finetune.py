@@ -10,12 +10,14 @@ import numpy as np
 from flax import traverse_util
 
 from synthjax.errors import UserError
+from synthjax.train import named_recipe
 from synthjax.train.moco import MocoState
 from synthjax.train.objective import Objective
 from synthjax.train.supervised import SupervisedState
 
 # What a recipe holds; `inits` may give each initialisation its own values.
 RECIPE = (
+  "recipe",  # of train.recipe.RECIPES: what is left out below
   "epochs",
   "batch_size",
   "optimizer",  # see train.recipe.make_optimizer; lr may list several
@@ -40,6 +42,7 @@ def recipe_of(block: dict, init: str) -> dict:
   own = block["inits"][init]
   fields = {name: block[name] for name in RECIPE if name in block} | own
   fields["optimizer"] = block.get("optimizer", {}) | own.get("optimizer", {})
+  fields = named_recipe.fill(fields)
   fields["image_size"] = block["image_size"]
   if fields.get("device_augment") is not None:
     fields.setdefault("augment", "none")

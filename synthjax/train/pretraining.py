@@ -51,6 +51,7 @@ OPTIONAL = (
   "test",  # real images, opened once, at the end
   "monitor",  # measures features on `validation` meanwhile; see monitoring
   "device_augment",  # of train.augment_device.AUGMENTS
+  "repeats",  # of each image within a batch, as DeiT's augmentation
   "source_size",  # px of what the device crops, if not image_size
   "num_workers",
 )
