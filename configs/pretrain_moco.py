@@ -119,6 +119,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       optimizer=dict(name="adamw", lr=1e-3, weight_decay=1e-2),
       validation=dict(split="validation"),
       knn=dict(k=10),  # of 24 images a class
+      monitor=dict(every=100, knn=dict(k=10), linear_probe=True),
       log_every=20,
       checkpoint_every=100,
     )

@@ -16,7 +16,7 @@ from PIL import Image
 from synthjax import artifacts
 from synthjax.data import dataset_info, shards
 from synthjax.errors import UserError
-from synthjax.report import axes, plots, tables
+from synthjax.report import axes, measured, plots, tables
 from synthjax.tasks import report
 
 NAMES = ["land animal", "bird species", "<script>alert('x')</script> & \"co\""]
@@ -364,6 +364,28 @@ def test_transfer_is_paired_by_seed(written):
   (paired,) = results["transferred"]["paired"]
   assert paired["mean"] == pytest.approx(0.1567)
   assert paired["stderr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_pairs_that_a_run_asked_for_are_told_besides_those_to_random():
+  accuracy = {"random": (0.1, 0.2), "few": (0.2, 0.4), "many": (0.5, 0.5)}
+  found = measured.transfer(
+    {
+      "rows": [
+        {"init": init, "shots": 4, "seed": seed, "accuracy": x}
+        for init, values in accuracy.items()
+        for seed, x in enumerate(values)
+      ],
+      "differences": [
+        {"init": "few", "reference": "random"},
+        {"init": "many", "reference": "few"},
+      ],
+    }
+  )["paired"]
+  assert {(r["init"], r["reference"]): r["mean"] for r in found} == {
+    ("few", "random"): pytest.approx(0.15),
+    ("many", "random"): pytest.approx(0.35),
+    ("many", "few"): pytest.approx(0.2),
+  }
 
 
 def test_curves_are_means_over_seeds(written):

@@ -171,13 +171,13 @@ def _matrices(
 
 
 def transfer(results: Mapping) -> dict:
-  """Summarises accuracies over seeds, and pairs them with random weights.
+  """Summarises accuracies over seeds, and pairs them.
 
   Returns:
     Dict of `summary` (dicts of init, shots, split, mean, std, stderr, n, low,
-    high and the values) and `paired`: the difference to random weights, over
-    the seeds that both have (dicts of init, reference, shots, split, mean, std,
-    stderr, n, low and high).
+    high and the values) and `paired`: the difference to random weights and the
+    pairs of `differences`, over the seeds that both have (dicts of init,
+    reference, shots, split, mean, std, stderr, n, low and high).
   """
   groups: dict = {}
   for row in dicts(results.get("rows")):
@@ -195,18 +195,22 @@ def transfer(results: Mapping) -> dict:
   reference = next(
     (i for i in inits if i.lower() in ("random", "scratch", "none")), None
   )
+  pairs = [(init, reference) for init in inits if init != reference]
+  for row in dicts(results.get("differences")):
+    pairs.append((str(row.get("init")), str(row.get("reference"))))
   paired = []
-  for (init, shots, split), of in groups.items():
-    other = groups.get((reference, shots, split), {})
-    seeds = [seed for seed in of if seed in other]
-    if init != reference and seeds:
-      difference = classify.paired_difference(
-        [of[seed] for seed in seeds], [other[seed] for seed in seeds]
-      )
-      paired.append(
-        {"init": init, "reference": reference, "shots": shots, "split": split}
-        | difference._asdict()
-      )
+  for first, other in dict.fromkeys(pairs):
+    for (init, shots, split), of in groups.items():
+      others = groups.get((other, shots, split), {})
+      seeds = [seed for seed in of if seed in others]
+      if init == first and seeds:
+        difference = classify.paired_difference(
+          [of[seed] for seed in seeds], [others[seed] for seed in seeds]
+        )
+        paired.append(
+          {"init": init, "reference": other, "shots": shots, "split": split}
+          | difference._asdict()
+        )
   return {"summary": summary, "paired": paired}
 
 
