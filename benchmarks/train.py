@@ -210,6 +210,22 @@ def our_model(name: str, *, tiny: bool, dtype: str = "float32") -> Any:
   return make_classifier(name, num_classes=1000, dtype=dtype, **small)
 
 
+def fill(like: Any) -> Any:
+  """Returns variables of these shapes: noise, and norms as they start."""
+  import jax
+
+  draws = np.random.default_rng(0)
+  starts = {"mean": 0, "var": 1, "scale": 1, "bias": 0}
+
+  def leaf(path, x):
+    if (start := starts.get(path[-1].key)) is not None:
+      return np.full(x.shape, start, x.dtype)
+    deviation = max(np.prod(x.shape[:-1]), 100) ** -0.5
+    return draws.normal(0, deviation, x.shape).astype(x.dtype)
+
+  return jax.tree_util.tree_map_with_path(leaf, like)
+
+
 def our_step(
   name: str,
   images: np.ndarray,
@@ -243,12 +259,11 @@ def our_step(
   )
   batch = jax.device_put({"image": images, "label": labels})
   rng = jax.random.key(0)
-  if variables is None:
-    state = jax.jit(objective.init)(rng, batch)
-  else:
-    state = supervised.SupervisedState(
-      jax.numpy.array(0), variables, None, tx.init(variables["params"])
-    )
+  # Traced and not run, as drawing the weights would compile for minutes.
+  like = jax.eval_shape(objective.init, rng, batch)
+  state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+  variables = fill(like.variables) if variables is None else variables
+  state = jax.device_put(state.replace(variables=variables))
   lowered = jax.jit(objective.step, donate_argnums=0).lower(state, batch, rng)
   step = lowered.compile()
   memory = step.memory_analysis()

@@ -13,24 +13,6 @@ TINY = ["--tiny", "--image=32", "--batch=4", "--rounds=1", "--steps=1"]
 TINY += ["--matmul=32", "--eager"]
 
 
-def random_variables(name):
-  """Fills the variables of a tiny network, with statistics at their start."""
-  draws = np.random.default_rng(0)
-  like = jax.eval_shape(
-    train.our_model(name, tiny=True).init,
-    jax.random.key(0),
-    jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32),
-  )
-
-  def fill(path, x):
-    name = path[-1].key
-    start = {"mean": 0, "var": 1, "scale": 1, "bias": 0}.get(name)
-    noise = draws.normal(0, 0.1, x.shape) if start is None else start
-    return np.broadcast_to(np.float32(noise), x.shape).copy()
-
-  return jax.tree_util.tree_map_with_path(fill, like)
-
-
 @pytest.mark.parametrize(
   ("name", "family"),
   [
@@ -42,7 +24,13 @@ def test_both_sides_take_the_same_steps(name, family):
   torch = pytest.importorskip("torch")
   from benchmarks import torch_training
 
-  variables = random_variables(name)
+  variables = train.fill(
+    jax.eval_shape(
+      train.our_model(name, tiny=True).init,
+      jax.random.key(0),
+      jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32),
+    )
+  )
   images, labels = train.make_batch(4, 32)
   weights = family.to_released(variables, {}, next(iter(family.LAYOUTS)))
   model = torch_training.make_model(name, tiny=True, image_size=32)
