@@ -7,6 +7,7 @@ r"""What pre-training on generated images is worth: Tables 8 and 9, and MoCo v2.
   --config=...:table=9                images of other classes, and of more
   --config=...:table=moco             the same with their labels and without
   --config=...:table=9,backbone=vit   a small ViT in place of a small ResNet
+  --config=...:table=9,largest        the largest amount of each space alone
   --config=...:runlocal               the same: they are made for a CPU
 
 The embedded world alone, at a thousandth of the paper's amounts. CIFAR-100 is
@@ -98,12 +99,19 @@ TABLES = {
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  arg = parse_arg(arg, runlocal=True, table="8", backbone="resnet")
+  arg = parse_arg(
+    arg, runlocal=True, table="8", backbone="resnet", largest=False
+  )
   if arg.table not in TABLES:
     raise unknown_names("table", [arg.table], TABLES)
   if arg.backbone not in BACKBONES:
     raise unknown_names("backbone", [arg.backbone], BACKBONES)
   table, vit = TABLES[arg.table], BACKBONES[arg.backbone]
+  arms = table["arms"]
+  if arg.largest:
+    size = lambda arm: arm["images_per_class"] * arm.get("num_classes", 160)
+    arms = tuple(a for a in arms if size(a) == max(map(size, arms)))
+  names = {arm["name"] for arm in arms}
   blocks = embedded_pretraining(vit=vit)
   config = ml_collections.ConfigDict()
   config.tasks = ("prompts", "generate", "pretrain", "transfer", "report")
@@ -119,7 +127,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.pretrain = blocks["pretrain"] | dict(
-    arms=table["arms"], seeds=(0, 1, 2), epochs=20
+    arms=arms, seeds=(0, 1, 2), epochs=20
   )
   del config.pretrain["validation"]  # there are no real images of concepts
 
@@ -128,6 +136,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     space="emoji16",
     validation=dict(split="validation"),
     optimizer=blocks["transfer"]["optimizer"] | dict(lr=rates),
-    compare=table["compare"],
+    compare=tuple(pair for pair in table["compare"] if names.issuperset(pair)),
   )
   return config
