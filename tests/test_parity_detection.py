@@ -8,25 +8,32 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_parity_classifiers import relative_error
-from torch_faster_rcnn import (
-  NUM_CLASSES,
-  OPTIONS,
-  ROI_SIZE,
-  SIZES,
-  torch_clip,
-  torch_decode,
-  torch_detector,
-  torch_features,
-  torch_head,
-  torch_losses,
-  torch_nms,
-  torch_propose,
-)
+from test_parity_classifiers import randomise, relative_error
 
 from synthjax.convert import resnet, rules
 from synthjax.models.faster_rcnn import FasterRCNN
 from synthjax.train.detection import DetectionState, detection, predictor
+from synthjax.train.regions import Options
+
+SIZES = dict(stage_sizes=(1, 1, 1, 1), width=8)
+# Of some hundred thousand ReLUs one may have an input within rounding of zero,
+# and is on in one framework and off in the other. So it is with seed 3 (3e-6
+# from zero; a gradient then differs by 6 %) and seed 5 (0.2 %), not with 4, 6.
+SEED = 4
+NUM_CLASSES, ROI_SIZE = 3, 4
+OPTIONS = Options(
+  sizes=(16, 32, 64),
+  num_anchors=64,
+  max_positive_anchors=8,
+  pre_top=200,
+  post_top=50,
+  test_pre_top=150,
+  test_post_top=40,
+  num_rois=60,  # more than there are, at least in part of the images
+  max_foreground=4,
+  min_score=0.1,
+  max_detections=15,
+)
 
 RULES = [
   *resnet.RULES,
@@ -42,6 +49,32 @@ RULES = [
 @pytest.fixture
 def torch():
   return pytest.importorskip("torch")
+
+
+def torch_detector(torch):
+  """Returns PyTorch's detector, which samples the first of what may be."""
+  from benchmarks.torch_detector import Detector
+
+  model = Detector(
+    num_classes=NUM_CLASSES,
+    options=OPTIONS,
+    roi_size=ROI_SIZE,
+    order=lambda found: found,
+    **SIZES,
+  )
+  model = randomise(model, seed=SEED)
+  with torch.no_grad():  # boxes near their anchors
+    model.rpn["deltas"].weight *= 0.2
+    model.bbox_pred.weight *= 0.5
+  return model
+
+
+def as_torch(torch, batch):
+  """Returns the batch as PyTorch's detector takes it."""
+  return {
+    name: value if name == "size" else torch.tensor(value)
+    for name, value in batch.items()
+  }
 
 
 def make_batch():
@@ -65,7 +98,7 @@ def make_batch():
 
 
 def first(rng, label, *, num, max_positive):
-  """Samples as `torch_first`."""
+  """Samples the first of what may be."""
   del rng
   of = lambda mask, count: mask & (jnp.cumsum(mask) <= count)
   positive = of(label == 1, max_positive)
@@ -111,13 +144,16 @@ def count_values(torch_model, into):
 
 @pytest.mark.slow
 def test_a_step_equals_pytorch(torch):
-  torch_model, batch, counts = torch_detector(torch, 9), make_batch(), {}
+  torch_model, batch, counts = torch_detector(torch), make_batch(), {}
   model, variables = flax_detector(torch_model)
   before = rules.restore(variables, RULES)
 
   count_values(torch_model.train(), counts)
-  want = torch_losses(torch, torch_model, batch)
+  want = torch_model.losses(as_torch(torch, batch))
   sum(v for k, v in want.items() if k.startswith("loss")).backward()
+  assert want["foreground"] > 0
+  cells = 2 * OPTIONS.num_rois * (ROI_SIZE // 2) ** 2
+  assert counts["norm"] < cells  # less than would be sampled
 
   objective = detection(model, KEEP, options=OPTIONS, subsample=first)
   state = DetectionState(
@@ -166,11 +202,11 @@ def check(got, want, tolerance):
 
 @pytest.mark.slow
 def test_detections_equal_pytorch(torch):
-  torch_model, batch = torch_detector(torch, 9), make_batch()
+  torch_model, batch = torch_detector(torch), make_batch()
   with torch.no_grad():  # statistics that fit, so that no class is always first
     for module in torch_model.modules():
       module.momentum = 1.0
-    torch_losses(torch, torch_model.train(), batch)
+    torch_model.train().losses(as_torch(torch, batch))
   torch_model.eval()
   model, variables = flax_detector(torch_model)
   with jax.default_matmul_precision("highest"):
@@ -179,41 +215,13 @@ def test_detections_equal_pytorch(torch):
     )
   got = jax.tree.map(np.asarray, got)
 
-  o = OPTIONS
-  with torch.no_grad():
-    features, logits, deltas, anchors = torch_features(
-      torch, torch_model, batch
-    )
-    for i, size in enumerate(batch["size"]):
-      rois = torch_propose(
-        torch,
-        logits[i],
-        deltas[i],
-        anchors,
-        size,
-        o.test_pre_top,
-        o.test_post_top,
+  for i, found in enumerate(torch_model.detect(as_torch(torch, batch))):
+    scores, labels, boxes = (x.numpy() for x in found)
+    assert len(set(labels.tolist())) > 1
+    count = int(got["valid"][i].sum())
+    print(f"image {i}: {len(scores)} detections")
+    assert count == len(scores) and got["valid"][i][:count].all()
+    for name, want in dict(scores=scores, labels=labels, boxes=boxes).items():
+      np.testing.assert_allclose(
+        got[name][i][:count], want, rtol=1e-4, atol=1e-3
       )
-      scores, moves = torch_head(
-        torch, torch_model, features[i : i + 1], [rois]
-      )
-      scores = scores.softmax(1)
-      found = []
-      for k in range(NUM_CLASSES):
-        boxes = torch_decode(torch, moves[:, k], rois, [10.0, 10, 5, 5])
-        boxes = torch_clip(torch, boxes, *size)
-        good = scores[:, k] > o.min_score
-        boxes, own = boxes[good], scores[good, k]
-        for j in torch_nms(torch, boxes, own, 0.5):
-          found.append((float(own[j]), k, boxes[j].numpy()))
-      found = sorted(found, key=lambda x: -x[0])[: o.max_detections]
-      assert len({k for _, k, _ in found}) > 1
-      count = int(got["valid"][i].sum())
-      print(f"image {i}: {len(found)} detections of {len(rois)} regions")
-      assert count == len(found) and got["valid"][i][:count].all()
-      for name, want in zip(
-        ("scores", "labels", "boxes"), zip(*found, strict=True), strict=True
-      ):
-        np.testing.assert_allclose(
-          got[name][i][:count], np.stack(want), rtol=1e-4, atol=1e-3
-        )
