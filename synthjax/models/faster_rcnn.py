@@ -201,6 +201,7 @@ def make_detector(
   dtype: str = "float32",
   num_anchors: int = 15,
   sampling: int = 0,
+  roi_size: int = 14,
   **sizes: Any,
 ) -> FasterRCNN:
   """Returns the detector on the ResNet that is called `name`.
@@ -211,6 +212,7 @@ def make_detector(
     dtype: of the activations.
     num_anchors: at each place.
     sampling: see `FasterRCNN`.
+    roi_size: likewise.
     **sizes: fields of the ResNet that shall differ, such as `width`, `remat`.
 
   Raises:
@@ -230,5 +232,6 @@ def make_detector(
     dtype=jnp.dtype(dtype),
     num_anchors=num_anchors,
     sampling=sampling,
+    roi_size=roi_size,
     **{field: getattr(resnet, field) for field in shared},
   )

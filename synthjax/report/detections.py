@@ -35,7 +35,8 @@ def headline(results: Mapping) -> dict | None:
   if not rows:
     return None
   same = lambda row: (row.get("init"), row.get("metric"))
-  gains = {same(row): row for row in found["differences"]}
+  # Those to the reference come before those of other pairs.
+  gains = {same(row): row for row in reversed(found["differences"])}
   return rows[-1] | {"difference": gains.get(same(rows[-1]))}
 
 
@@ -47,8 +48,8 @@ def detect(results: Mapping, examples: Sequence[Example]) -> Section:
   by_init: dict = {}
   for row in found["summary"]:
     by_init.setdefault(row["init"], {})[row["metric"]] = row
-  references = {row.get("reference") for row in found["differences"]}
-  reference = next(iter(references)) if len(references) == 1 else None
+  references = [row.get("reference") for row in found["differences"]]
+  reference = references[0] if references else None
   means = _chart(by_init, reference) + _table(by_init)
   content = (
     f'<p>{_HOW}</p><div class="pair lean">{means}</div>'

@@ -10,7 +10,7 @@ the devices: the SyncBN of the reference.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import flax
@@ -187,16 +187,27 @@ def precise_bn(
     UserError: when there are fewer batches.
   """
 
+  rng = jax.random.key(0) if rng is None else rng
+  return reestimate(
+    _statistics(model, options),
+    variables,
+    batches,
+    num_iterations=num_iterations,
+    rng=rng,
+  )
+
+
+@cache  # so that detectors of several seeds compile it once
+def _statistics(model: Any, options: Options) -> Callable:
+  """Returns (variables, batch, rng) -> statistics, moved by the batch."""
+
   def forward(variables, batch, rng):
     _, stats = _forward(
       model, variables, batch, rng, options, matching.subsample
     )
     return stats["batch_stats"]
 
-  rng = jax.random.key(0) if rng is None else rng
-  return reestimate(
-    forward, variables, batches, num_iterations=num_iterations, rng=rng
-  )
+  return forward
 
 
 def predictor(

@@ -6,6 +6,7 @@ weights held still does not.
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -31,7 +32,7 @@ def reestimate(
 
   Args:
     forward: (variables, batch, rng) -> `batch_stats` after a pass in training
-      mode.
+      mode; compiled once for all calls with the same function.
     variables: `params` and `batch_stats`; only the shapes of these matter.
     batches: this process's share of each global batch, dicts of arrays.
     num_iterations: batches to take.
@@ -45,18 +46,13 @@ def reestimate(
   variables, rng = jax.device_put((dict(variables), rng), meshes.copied(mesh))
   total = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
 
-  @jax.jit
-  def add(total, params, batch, rng):
-    # Beside statistics of zero, what is left of the batch's is 1 - momentum.
-    zeros = jax.tree.map(jnp.zeros_like, total)
-    stats = forward({"params": params, "batch_stats": zeros}, batch, rng)
-    return jax.tree.map(lambda t, s: t + s / (1 - momentum), total, stats)
-
   count = 0
   for batch in itertools.islice(batches, num_iterations):
     batch = meshes.to_global(mesh, batch)
     batch_rng = jax.random.fold_in(rng, count)
-    total = add(total, variables["params"], batch, batch_rng)
+    total = _add(
+      forward, momentum, total, variables["params"], batch, batch_rng
+    )
     count += 1
   if count < max(num_iterations, 1):
     raise UserError(
@@ -64,3 +60,19 @@ def reestimate(
       f"num_iterations={num_iterations}; give as many, and one or more."
     )
   return variables | {"batch_stats": jax.tree.map(lambda t: t / count, total)}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _add(
+  forward: Callable[[Any, Any, jax.Array], Any],
+  momentum: float,
+  total: Any,
+  params: Any,
+  batch: Any,
+  rng: jax.Array,
+) -> Any:
+  """Returns the sum of statistics with those of one more batch."""
+  # Beside statistics of zero, what is left of the batch's is 1 - momentum.
+  zeros = jax.tree.map(jnp.zeros_like, total)
+  stats = forward({"params": params, "batch_stats": zeros}, batch, rng)
+  return jax.tree.map(lambda t, s: t + s / (1 - momentum), total, stats)

@@ -1,0 +1,164 @@
+r"""Detection from backbones of generated images: Tables 10 and 11, PASCAL VOC.
+
+  python -m synthjax.main --config=configs/detect_voc.py:data=$VOC \
+    --workdir=$OUT
+
+  --config=...:runlocal                   some minutes on 2 cores
+  --config=...:data=/data/VOCdevkit       VOC 2007 and 2012; through TensorFlow
+                                          Datasets where it is left out
+  --config=...:init=random                no pre-training; `both` by default
+  --config=...:init=pretrained,weights=released:resnet50_torchvision
+                                          from any ResNet-50, also MoCo's
+  --config=...:batch_size=32              the rate and the steps follow it
+  --config=...:num_steps=6000             fewer of them
+  --config.detect.seeds="(0,1,2)"         any single value
+
+Without `weights`, the backbones are those that pretrain_in1k.py,
+pretrain_in2k.py or pretrain_moco.py have left in the same workdir.
+
+The protocol is that of MoCo: Faster R-CNN on the C4 features of a ResNet-50,
+trained on the 16,551 images of VOC07+12 trainval for 24,000 steps of 16 images,
+BatchNorm over all of them, and measured on the 4,952 images of VOC07 test.
+
+Paper, AP50 in %:
+Table 10, supervised; no pre-training 66.08
+  random init    IN-1K Syn 1.2M 79.00, 2.4M 80.00; IN-2K Syn 2.4M 80.54,
+                 4.0M 80.72
+  IN-1K init     81.30; IN-1K Syn 2.4M 81.78; IN-2K Syn 2.4M 81.87, 4.0M 81.91
+Table 11, MoCo v2; no pre-training 66.08
+  random init    IN-1K Syn 1.2M 81.55, 2.4M 82.13; IN-2K Syn 2.4M 82.22,
+                 4.0M 82.29
+  IN-1K init     82.44; IN-1K Syn 2.4M 82.47
+Measured: not run at full size; `:runlocal` see README.md
+"""
+
+import ml_collections
+
+from synthjax.config import embedded_pretraining, parse_arg, unknown_names
+
+INITS = {
+  "both": dict(random=dict(), pretrained=dict()),
+  "random": dict(random=dict()),
+  "pretrained": dict(pretrained=dict()),
+}
+TRAIN = (("2007", "trainval"), ("2012", "trainval"))
+TEST = (("2007", "test"),)
+
+# As in pretrain_tables.py: the same prompts, images and arms.
+LABELS, MOCO = "labels, 80 concepts x 60", "MoCo, 80 concepts x 60"
+ARMS = (
+  dict(name=LABELS, num_classes=80, images_per_class=60),
+  dict(
+    name=MOCO,
+    num_classes=80,
+    images_per_class=60,
+    objective="moco",
+    moco=dict(queue_size=64, dim=64, momentum=0.9, num_groups=1),
+    device_augment="crop_flip",
+    augment="none",
+    epochs=30,
+    optimizer=dict(name="adamw", lr=1e-3, weight_decay=1e-2),
+  ),
+)
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  arg = parse_arg(
+    arg,
+    runlocal=False,
+    data="",
+    init="both",
+    weights="",
+    num_steps=0,  # those of the recipe
+    batch_size=16,
+  )
+  if arg.init not in INITS:
+    raise unknown_names("init", [arg.init], INITS)
+  config = ml_collections.ConfigDict()
+  config.tasks = ("detect", "report")
+  config.seed = 0
+  config.space = "voc"
+
+  source = dict(kind="voc_tfds")
+  if arg.data:
+    source = dict(kind="voc", data_dir=arg.data)
+  config.detect = dict(
+    space="voc",
+    train=source | dict(sets=TRAIN),
+    test=source | dict(sets=TEST),
+    inits=INITS[arg.init],
+    weights=arg.weights,
+    seeds=(0,),
+    model=dict(name="resnet50", dtype="bfloat16", remat=True),
+    recipe="voc_detection",
+    batch_size=arg.batch_size,
+    precise_bn_iterations=200,
+    num_workers=16,
+    log_every=50,  # steps, as is every *_every
+    checkpoint_every=1_000,
+  )
+  if arg.num_steps:
+    config.detect.num_steps = arg.num_steps
+  config.report = dict(paper=("table10", "table11"))
+  if arg.runlocal:  # comes last, so that it can shrink anything above
+    shrink(config)
+  return config
+
+
+def shrink(config: ml_collections.ConfigDict) -> None:
+  """Trains on scenes of the embedded drawings, 128 px and smaller."""
+  blocks = embedded_pretraining()
+  config.tasks = ("prompts", "generate", "pretrain", "detect", "report")
+  config.space = "concepts160"
+  config.prompts = blocks["prompts"] | dict(per_class=40)
+  config.generator = blocks["generator"]
+  config.generate = dict(images_per_class=60, seeds=(0,), shard_size=480)
+  config.pretrain = blocks["pretrain"] | dict(
+    arms=ARMS, seeds=(0, 1, 2), epochs=20
+  )
+  del config.pretrain["validation"]  # there are no real images of concepts
+
+  scenes = lambda split, count: dict(kind="scenes", split=split, count=count)
+  config.detect = dict(
+    space="emoji16",
+    train=scenes("train", 600),
+    validation=scenes("validation", 100),
+    test=scenes("test", 300),
+    inits=dict(config.detect.inits),
+    compare=((MOCO, LABELS),),
+    seeds=(0, 1, 2),
+    # Fewer anchors and regions than for VOC, where objects are larger.
+    options=dict(
+      sizes=(16, 32, 64),
+      ratios=(1.0,),
+      num_anchors=64,
+      max_positive_anchors=32,
+      pre_top=300,
+      post_top=100,
+      test_pre_top=300,
+      test_post_top=100,
+      num_rois=32,
+      max_foreground=16,
+      max_detections=20,
+    ),
+    roi_size=6,
+    sampling=2,
+    short_sides=(96, 112, 128),
+    eval_short_side=112,
+    max_size=176,
+    num_buckets=2,
+    eval_num_buckets=2,
+    num_steps=400,
+    batch_size=8,
+    optimizer=dict(
+      name="adamw",
+      lr=2e-3,
+      warmup=30,
+      weight_decay=0.01,
+      decay="all_but_norms",
+    ),
+    precise_bn_iterations=20,
+    log_every=50,
+    checkpoint_every=200,
+  )
+  config.report = {}

@@ -1,0 +1,385 @@
+"""Tests of the task that trains detectors, and of what its numbers say."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from configs import detect_voc
+from synthjax import artifacts
+from synthjax.convert import files
+from synthjax.data import detection_sources, scenes, spaces
+from synthjax.errors import UserError
+from synthjax.evals import classify, detected, voc_ap, voc_files
+from synthjax.evals.detected import Run
+from synthjax.models.classifiers import make_classifier
+from synthjax.tasks import detect
+from synthjax.train import detector_fields, pretrained, pretraining
+
+MODEL = dict(name="resnet_tiny", width=4, stage_sizes=(1, 1), stem="imagenet")
+ARMS = ("labels, 8", "MoCo")
+SPACE = spaces.load_space("emoji16")
+
+
+def make_config(**fields):
+  config = ConfigDict()
+  config.tasks, config.seed, config.space = ("detect",), 0, "emoji16"
+  of = lambda split, count: dict(kind="scenes", split=split, count=count)
+  config.detect = (
+    dict(
+      train=of("train", 6),
+      validation=of("validation", 2),
+      test=of("test", 3),
+      inits=dict(random=dict(), pretrained=dict()),
+      seeds=(0,),
+      compare=(ARMS[::-1],),
+      model=MODEL,
+      options=dict(
+        sizes=(16, 32),
+        ratios=(1.0,),
+        num_anchors=16,
+        max_positive_anchors=8,
+        pre_top=30,
+        post_top=10,
+        test_pre_top=30,
+        test_post_top=10,
+        num_rois=8,
+        max_foreground=4,
+        max_detections=5,
+      ),
+      roi_size=4,
+      sampling=1,
+      short_sides=(48,),
+      max_size=64,
+      eval_short_side=48,
+      num_buckets=1,
+      eval_num_buckets=1,
+      eval_batch_size=2,
+      recipe="voc_detection",
+      num_steps=4,
+      batch_size=2,
+      precise_bn_iterations=2,
+      num_examples=2,
+      log_every=2,
+      checkpoint_every=2,
+    )
+    | fields
+  )
+  return config
+
+
+def pretrain(workdir, arms=ARMS, model=MODEL):
+  """Writes random backbones, as `pretrain` would."""
+  folder, rows = workdir / "pretrain", {}
+  spec = {"arms": {arm: {} for arm in arms}}
+  artifacts.begin(folder, spec)
+  module = make_classifier(num_classes=8, **model)
+  for number, arm in enumerate(arms):
+    variables = module.init(jax.random.key(number), np.zeros((1, 32, 32, 3)))
+    name = f"{pretraining.label_of(0, arm)}.safetensors"
+    files.save_params(folder / name, variables, {"model": model})
+    rows[name] = 1
+  artifacts.finish(folder, spec, rows)
+
+
+def content_of(folder):
+  """Returns all that a run leaves, but for the checkpoints' times."""
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in sorted(folder.rglob("*"))
+    if path.is_file() and "_checkpoints" not in str(path)
+  }
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+  """A run with three starts; and which splits were opened, in order."""
+  workdir, opened = tmp_path_factory.mktemp("detect"), []
+  pretrain(workdir)
+  config = make_config()
+  detect.check(config, str(workdir))
+  with pytest.MonkeyPatch.context() as patch:
+
+    def open_scenes(split, *args, **kwargs):
+      opened.append(split)
+      return real(split, *args, **kwargs)
+
+    real = scenes.open_scenes
+    patch.setattr(scenes, "open_scenes", open_scenes)
+    detect.run(config, str(workdir))
+  return workdir, config, opened
+
+
+def test_every_arm_is_a_start_and_the_test_images_come_last(done):
+  workdir, config, opened = done
+  assert opened == ["train", "validation", "test"]
+  artifacts.verify(workdir / "detect")
+  results = json.loads((workdir / "detect/results.json").read_text())
+  assert results["classes"] == [c.name for c in SPACE.classes]
+  starts = ["random", *sorted(ARMS)]
+  assert [(r["init"], r["seed"]) for r in results["rows"]] == [
+    (start, 0) for start in starts
+  ]
+  for row in results["rows"]:
+    assert row["per_class"].keys() == set(results["classes"])
+    assert all(0 <= row[m] <= 1 for m in ("AP", "AP50", "AP75", "validation"))
+  pairs = [(r["init"], r["reference"]) for r in results["differences"]]
+  assert list(dict.fromkeys(pairs)) == [
+    *((arm, "random") for arm in sorted(ARMS)),
+    ARMS[::-1],
+  ]
+  before = content_of(workdir / "detect")
+  detect.run(config, str(workdir))  # complete: nothing is made again
+  assert content_of(workdir / "detect") == before
+
+
+def test_the_text_files_measure_what_the_results_say(done):
+  workdir, _, _ = done
+  results = json.loads((workdir / "detect/results.json").read_text())
+  test = scenes.open_scenes("test", 3)
+  names = [test.annotate(i)["id"] for i in range(3)]
+  classes = [c.key or c.name for c in SPACE.classes]
+  for row in results["rows"]:
+    label = Run(row["init"], row["seed"]).label()
+    found = voc_files.read(
+      workdir / "detect/detections" / label, classes, names
+    )
+    measured = voc_ap.average_precision(
+      found, detected.truth_of(test), len(classes)
+    )
+    for metric in detected.METRICS:
+      assert row[metric] == pytest.approx(getattr(measured, metric))
+
+
+def test_examples_show_the_test_images_and_what_was_found(done):
+  workdir, _, _ = done
+  test = scenes.open_scenes("test", 3)
+  manifest = artifacts.load(workdir / "detect")["files"]
+  for start in ("random", *ARMS):
+    for index in range(2):
+      stem = f"examples/{start}-{index}"
+      assert f"{stem}.json" in manifest
+      shown = json.loads((workdir / f"detect/{stem}.json").read_text())
+      row = test[index]
+      with Image.open(workdir / f"detect/{stem}.png") as image:
+        np.testing.assert_array_equal(image, row["image"])
+      assert tuple(shown["size"]) == tuple(row["size"])
+      assert [t["label"] for t in shown["truth"]] == [
+        SPACE.classes[label].name for label in row["labels"]
+      ]
+      np.testing.assert_allclose(
+        [t["box"] for t in shown["truth"]], row["boxes"]
+      )
+      height, width = row["size"]
+      for one in shown["detections"]:
+        assert one["score"] > 0.05
+        left, top, right, low = one["box"]
+        assert 0 <= left <= right <= width and 0 <= top <= low <= height
+
+
+def test_weights_are_those_of_the_start_where_nothing_is_trained(
+  tmp_path, monkeypatch
+):
+  """And each seed has a backbone of its own, in turn."""
+  pretrain(tmp_path, arms=("A",))
+  config, starts = make_config(compare=(), seeds=(0, 1)), []
+  config.detect.inits = ConfigDict(dict(pretrained=dict()))
+
+  def train(objective, batches, **_):
+    shapes = jax.tree.map(np.asarray, next(iter(batches)))
+    state = jax.jit(objective.init)(jax.random.key(0), shapes)
+    starts.append(jax.device_get(state.variables))
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(detect.runs, "train", train)
+  with pytest.raises(KeyboardInterrupt):
+    detect.run(config, str(tmp_path))
+  [path] = pretrained.backbones(tmp_path / "pretrain")["A"]
+  backbone, _ = files.load_params(path)
+  for collection in ("params", "batch_stats"):
+    for name, value in backbone[collection].items():
+      if name != "fc":
+        jax.tree.map(
+          np.testing.assert_array_equal, value, starts[0][collection][name]
+        )
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_the_same(done, tmp_path, monkeypatch):
+  """Killed within training, before the statistics and before the results."""
+  workdir, config, _ = done
+  pretrain(tmp_path)
+  fit, steps = detect.runs.loop.fit, []
+
+  def dying_fit(*args, hooks, **kwargs):
+    def die(step, state, metrics):
+      steps.append(step)
+      if len(steps) == 7:  # the second run, a step after its checkpoint
+        raise KeyboardInterrupt
+
+    return fit(*args, hooks=[*hooks, die], **kwargs)
+
+  def die(*args, **kwargs):
+    raise KeyboardInterrupt
+
+  for target, name, value in (
+    (detect.runs.loop, "fit", dying_fit),
+    (detect.detection, "precise_bn", die),
+    (detect.detected, "summarize", die),
+  ):
+    with monkeypatch.context() as patch:
+      patch.setattr(target, name, value)
+      with pytest.raises(KeyboardInterrupt):
+        detect.run(config, str(tmp_path))
+  detect.run(config, str(tmp_path))
+  whole, parts = (content_of(w / "detect") for w in (workdir, tmp_path))
+  assert whole == parts
+
+
+# --- what the numbers say ---------------------------------------------------
+
+
+def measured(*ap50):
+  per_class = np.full((len(ap50), 10), np.nan)
+  per_class[:, 0] = ap50
+  known = np.array(ap50)[~np.isnan(ap50)]
+  return voc_ap.Measured(
+    AP=float(known.mean()) / 2,
+    AP50=float(known.mean()),
+    AP75=0.0,
+    per_class=per_class,
+    num_objects=(~np.isnan(ap50)).astype(int),
+  )
+
+
+def test_differences_are_paired_by_seed_whatever_the_order():
+  tested = {
+    Run("random", 0): measured(0.2, np.nan),
+    Run("random", 1): measured(0.6, np.nan),
+    Run("A", 1): measured(0.7, np.nan),
+    Run("A", 0): measured(0.3, np.nan),
+    Run("B", 0): measured(0.5, np.nan),
+    Run("B", 1): measured(0.5, np.nan),
+  }
+  results = detected.summarize(tested, ["cat", "dog"], compare=[("B", "A")])
+  assert results["rows"][0]["per_class"] == {"cat": 0.2, "dog": None}
+  rows = {
+    (r["init"], r["reference"]): r
+    for r in results["differences"]
+    if r["metric"] == "AP50"
+  }
+  assert list(rows) == [("A", "random"), ("B", "random"), ("B", "A")]
+  assert rows["A", "random"]["mean"] == pytest.approx(0.1)
+  assert rows["A", "random"]["stderr"] == pytest.approx(0, abs=1e-9)
+  assert (
+    rows["B", "A"]
+    == {
+      "init": "B",
+      "reference": "A",
+      "metric": "AP50",
+    }
+    | classify.paired_difference([0.5, 0.5], [0.3, 0.7])._asdict()
+  )
+  assert "+10.00 points" in detected.table(results)
+  json.dumps(results, allow_nan=False)
+
+
+def test_a_rate_follows_the_batch_size_unless_it_is_given():
+  fields = dict(recipe="voc_detection", inits=dict(random=dict()), batch_size=4)
+  got = detector_fields.recipe_of(fields, "random", 16_551)
+  assert got["num_steps"] == 96_000
+  assert got["optimizer"]["lr"] == pytest.approx(0.005)
+  assert got["optimizer"]["warmup"] == 400
+  fields["inits"] = dict(random=dict(optimizer=dict(lr=0.1), num_steps=50))
+  got = detector_fields.recipe_of(fields, "random", 100)
+  assert got["num_steps"] == 50 and got["optimizer"]["lr"] == 0.1
+  assert got["epochs"] == 2
+
+
+# --- what is refused --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    (dict(short_side=(48,)), "did you mean 'short_sides'"),
+    (dict(inits=dict(scratch=dict())), "inits.scratch has no weights"),
+    (dict(inits=dict(random=dict(lr=1))), "detect.inits.random field 'lr'"),
+    (dict(inits=dict(random=dict(weights="x"))), "random has weights"),
+    (
+      dict(inits=dict(a=dict(weights="nowhere.safetensors"))),
+      "detect.inits.a.weights must name.*no file nowhere",
+    ),
+    (dict(test=dict(kind="scenes", split="train", count=6)), "the same images"),
+    (dict(test=dict(kind="scene")), "did you mean 'scenes'"),
+    (dict(test=dict(kind="scenes", split="tests", count=1)), "split 'tests'"),
+    (dict(test=dict(kind="voc", sets=(("2007", "test"),))), "needs data_dir"),
+    (
+      dict(
+        space="voc",
+        test=dict(kind="voc", sets=(("2007", "test"),), data_dir="/nowhere"),
+      ),
+      "VOC2007/ImageSets/Main/test.txt: is not there|has no drawing",
+    ),
+    (dict(model=dict(name="vit_tiny")), "stands on a ResNet"),
+    (dict(options=dict(size=(3,))), "did you mean 'sizes'"),
+    (
+      dict(options=dict(sizes=(64,), max_foreground=600)),
+      "max_foreground=600 is more than num_rois=512; the anchors' sizes.*48 px",
+    ),
+    (dict(interpolation="12-point"), "did you mean '11-point'"),
+    (dict(compare=(("MoCo", "labels"),)), "start to compare, 'labels'"),
+    (dict(recipe="voc"), "no recipe 'voc'"),
+    (dict(recipe=None), "lacks optimizer.name, optimizer.lr for 'random'"),
+    (dict(epochs=2), "num_steps=4 and epochs=2"),
+    (dict(optimizer=dict(lr=(0.1, 0.2))), "give one rate"),
+    (dict(optimizer=dict(rates="cosine")), "did you mean 'rate'"),
+  ],
+)
+def test_what_cannot_work_stops_before_any_work(tmp_path, fields, message):
+  pretrain(tmp_path)
+  with pytest.raises(UserError, match=message):
+    detect.check(make_config(**fields), str(tmp_path))
+  assert not (tmp_path / "detect").exists()
+
+
+def test_a_backbone_of_another_model_is_refused(tmp_path):
+  pretrain(tmp_path, model=MODEL | dict(width=6))
+  with pytest.raises(UserError, match=r"conv1/kernel: the ResNet has.*needs"):
+    detect.check(make_config(), str(tmp_path))
+  config = make_config(compare=())
+  config.tasks = ("pretrain", "detect")  # trained by this very run
+  config.pretrain = dict(model=MODEL | dict(width=6))
+  with pytest.raises(UserError, match=r"conv1/kernel: the ResNet has.*needs"):
+    detect.check(config, str(tmp_path / "other"))
+
+
+def test_a_missing_backbone_stops_before_any_work(tmp_path):
+  with pytest.raises(UserError, match="'pretrain' has not been completed"):
+    detect.check(make_config(), str(tmp_path))
+
+
+def test_voc_is_opened_with_its_own_names(tmp_path):
+  drawn = scenes.open_scenes("train", 3)
+  scenes.write_scenes(tmp_path, drawn, year="2007", split="trainval")
+  block = dict(kind="voc", sets=(("2007", "trainval"),), data_dir=tmp_path)
+  opened = detection_sources.open_detection(block, SPACE)
+  for i in range(3):
+    np.testing.assert_array_equal(opened[i]["labels"], drawn[i]["labels"])
+
+
+def test_the_embedded_config_is_whole(tmp_path):
+  detect.check(detect_voc.get_config("runlocal"), str(tmp_path))
+
+
+def test_the_full_size_is_the_protocol_of_moco():
+  block = detect_voc.get_config("init=random,data=/voc").detect
+  fields = block.to_dict()
+  got = detector_fields.recipe_of(fields, "random", 16_551)
+  assert (got["num_steps"], got["batch_size"]) == (24_000, 16)
+  images = detector_fields.images_of(fields)
+  assert images["short_sides"][0] == 480 and images["short_sides"][-1] == 800
+  assert (images["eval_short_side"], images["max_size"]) == (800, 1333)
