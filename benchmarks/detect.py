@@ -1,0 +1,298 @@
+"""Times Faster R-CNN R50-C4 at the shapes of PASCAL VOC against PyTorch.
+
+  python -m benchmarks.detect [--json FILE] [--short-side N] [--batch N]
+    [--steps N] [--only train|inference|parts]
+
+Images, boxes and weights are made up. A training step goes from uint8 images to
+moved weights, an inference from them to detections: float32 on a CPU, on a GPU
+bfloat16 (PyTorch: autocast) with float32 parameters. The parts without
+parameters, proposals with their suppression and RoIAlign, are timed alone too,
+and told as shares. Both sides take turns after compilation, so that other work
+on the machine slows both; the figures are the medians of the steps.
+
+Most of a step's FLOPs are the head's, which sees every region. So a CPU's
+default has fewer regions and smaller images, as the names of the rows say. An
+inference has twice as many regions as a training step, at most 1,000.
+"""
+
+import argparse
+import importlib.util
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import table
+from benchmarks.detection_inputs import (
+  NUM_CLASSES,
+  ROI_SIZE,
+  STRIDE,
+  Parts,
+  epoch_of_voc,
+  make_batch,
+  make_options,
+  make_parts,
+  make_sizes,
+)
+from benchmarks.tune import limit_threads, medians
+
+SGD = dict(name="sgd", weight_decay=1e-4, lr=1e-3)
+
+# Parts without parameters, and of what their time is told as a share.
+PARTS = {
+  "proposals of training": "train",
+  "proposals of inference": "inference",
+  "RoIAlign, forward": "train",
+  "RoIAlign, forward and backward": "train",
+}
+SIDES = ("ours", "theirs")
+STEPS = {"train": "a training step", "inference": "an inference"}
+
+Run = Callable[[], Any]
+
+
+class Compiled(NamedTuple):
+  """What was compiled, and what XLA says of it."""
+
+  run: Run  # does it once, and waits
+  seconds: float  # of compiling
+  flops: float
+  peak_bytes: int  # of arrays that live at a time, its arguments included
+
+
+def main(argv: list[str] | None = None) -> None:
+  args = parser().parse_args(argv)
+  threads = limit_threads(args.threads)
+  # PyTorch's arrays lie on the same device.
+  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+  has_torch = importlib.util.find_spec("torch") is not None
+  if has_torch:
+    import torch
+
+    torch.set_num_threads(threads)
+  else:
+    print("PyTorch is not installed (extra: torch): ours runs alone.\n")
+  import jax
+
+  on_cpu = jax.default_backend() == "cpu"
+  device = f"{jax.devices()[0].device_kind} x1"
+  if on_cpu:
+    device = f"CPU, {threads} threads"
+  elif has_torch and not torch.cuda.is_available():
+    has_torch = False
+    print("PyTorch cannot use this device: ours runs alone.\n")
+  args.short_side = args.short_side or (320 if on_cpu else 800)
+  args.batch = args.batch or (1 if on_cpu else 2)
+  args.regions = args.regions or (64 if on_cpu else 512)
+  table.show(measure(args, device, has_torch), args.json)
+
+
+def parser() -> argparse.ArgumentParser:
+  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  add = lambda name, value, help: flags.add_argument(
+    f"--{name}", type=int, default=value, help=help
+  )
+  flags.add_argument("--json", help="file to write the rows to")
+  flags.add_argument(
+    "--only", choices=("train", "inference", "parts"), help="a third of it"
+  )
+  flags.add_argument("--tiny", action="store_true", help="small, for a test")
+  add("threads", 0, "of both sides; 0 is all that there are")
+  add("short-side", 0, "px of the images (800, on a CPU 320)")
+  add("batch", 0, "images in a step (2, on a CPU 1)")
+  add("regions", 0, "that the head learns from, per image (512, on a CPU 64)")
+  add("steps", 3, "of which the median is taken (3)")
+  return flags
+
+
+def measure(args, device: str, has_torch: bool) -> list[dict]:
+  """Times what is asked for; returns the rows."""
+  batch, options = make_batch(args.batch, args.short_side), make_options(args)
+  dtype = "float32" if device.startswith("CPU") else "bfloat16"
+  height, width = batch["image"].shape[1:3]
+  images = f"{args.batch} x {height} x {width} px, {dtype}"
+  regions = dict(train=options.num_rois, inference=options.test_post_top)
+  rows, seconds, runs, parts = [], {}, {}, {}
+  inputs = make_parts(batch, args, dtype)
+  row = lambda *cells, **kwargs: rows.append(
+    table.row(*cells, device=device, **kwargs)
+  )
+  if has_torch:
+    from benchmarks import torch_boxes, torch_detection
+
+    if not torch_boxes.has_torchvision():
+      print("torchvision is not installed: its parts are written out.\n")
+    runs = torch_detection.make_runs(
+      batch, options, NUM_CLASSES, SGD, **make_sizes(args)
+    )
+    if args.only in (None, "parts"):
+      made = torch_detection.make_parts(inputs, options, ROI_SIZE, STRIDE)
+      parts = dict(zip(PARTS, made, strict=True))
+  for kind in STEPS:
+    if args.only not in (None, kind):
+      continue
+    step = f"R50-C4, {STEPS[kind]}, {images}, {regions[kind]} regions"
+    ours = MAKE[kind](batch, args, dtype)
+    found = take_turns(ours.run, runs.get(kind), args.steps)
+    seconds[kind] = found["ours"]
+    rates = [args.batch / found[k] if k in found else None for k in SIDES]
+    row(step, "images/s", *rates, more_is_better=True)
+    row(f"{step}: compiling", "s", ours.seconds, None)
+    row(f"{step}: peak memory", "GiB", ours.peak_bytes / 2**30, None)
+    row(f"{step}: FLOPs", "GFLOP/image", ours.flops / args.batch / 1e9, None)
+  if args.only in (None, "parts"):
+    for name, run in our_parts(inputs, options).items():
+      found = take_turns(run, parts.get(name), args.steps)
+      row(f"{name}, {images}", "s", *map(found.get, SIDES))
+      if (kind := PARTS[name]) in seconds:
+        share = 100 * found["ours"] / seconds[kind]
+        row(f"{name}: of {STEPS[kind]}", "%", share, None)
+  if args.only in (None, "train"):
+    shapes, padding = epoch_of_voc(args)
+    row("an epoch of VOC's sizes: shapes to compile", "shapes", shapes, None)
+    row("an epoch of VOC's sizes: padding", "% of pixels", 100 * padding, None)
+  return rows
+
+
+def take_turns(ours: Run, theirs: Run | None, steps: int) -> dict[str, float]:
+  """Returns the median seconds of each side."""
+  timed = dict(zip(SIDES, (ours, theirs), strict=True))
+  return medians({k: run for k, run in timed.items() if run}, steps)
+
+
+# --- ours -------------------------------------------------------------------
+
+
+def make_model(args, dtype: str) -> tuple[Any, Any]:
+  """Returns the network and random variables, drawn without compiling."""
+  import jax
+
+  from synthjax.models.faster_rcnn import NEW, make_detector
+
+  rng = np.random.default_rng(0)
+  model = make_detector(
+    "resnet50", num_classes=NUM_CLASSES, dtype=dtype, **make_sizes(args)
+  )
+  images, rois = np.zeros((1, 64, 64, 3), np.float32), np.zeros((1, 1, 4))
+  like = jax.eval_shape(
+    model.init, jax.random.key(0), images, rois, np.ones((1, 1), bool)
+  )
+
+  def draw(path, spec):
+    layer, name = path[-2].key, path[-1].key
+    if name == "kernel":
+      std = 0.01 if layer in NEW else np.sqrt(2 / np.prod(spec.shape[:-1]))
+      return rng.normal(0, std, spec.shape).astype(np.float32)
+    # Each block starts as the identity.
+    ones = name == "var" or (name == "scale" and layer != "bn3")
+    return np.full(spec.shape, float(ones), np.float32)
+
+  return model, jax.device_put(jax.tree.map_with_path(draw, dict(like)))
+
+
+def our_step(batch: Mapping, args, dtype: str) -> Compiled:
+  """Compiles a training step; a run returns the loss before it."""
+  import jax
+
+  from synthjax.train import optimizer
+  from synthjax.train.detection import DetectionState, detection
+
+  model, variables = make_model(args, dtype)
+  tx = optimizer.make_optimizer(num_steps=1, rate="constant", **SGD)
+  objective = detection(model, tx, options=make_options(args))
+  state = DetectionState(
+    jax.numpy.array(0), variables, tx.init(variables["params"])
+  )
+  batch, rng = jax.device_put((dict(batch), jax.random.key(0)))
+  step, seconds = timed_compile(
+    jax.jit(objective.step, donate_argnums=0), state, batch, rng
+  )
+
+  def run():
+    nonlocal state
+    state, metrics = step(state, batch, rng)
+    return float(metrics["loss"])
+
+  return describe(step, seconds, run)
+
+
+def our_inference(batch: Mapping, args, dtype: str) -> Compiled:
+  """Compiles an inference; a run returns the detections."""
+  import jax
+
+  from synthjax.train.detection import predictor
+
+  model, variables = make_model(args, dtype)
+  seen = jax.device_put({name: batch[name] for name in ("image", "size")})
+  predict, seconds = timed_compile(
+    predictor(model, make_options(args)), variables, seen
+  )
+  run = lambda: jax.block_until_ready(predict(variables, seen))
+  return describe(predict, seconds, run)
+
+
+def timed_compile(function: Any, *args) -> tuple[Any, float]:
+  """Compiles a jitted function; returns it and the seconds that took."""
+  began = time.perf_counter()
+  compiled = function.lower(*args).compile()
+  return compiled, time.perf_counter() - began
+
+
+def describe(compiled: Any, seconds: float, run: Run) -> Compiled:
+  memory = compiled.memory_analysis()
+  peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
+  peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
+  return Compiled(run, seconds, compiled.cost_analysis()["flops"], peak)
+
+
+MAKE = {"train": our_step, "inference": our_inference}
+
+
+def our_parts(inputs: Parts, options: Any) -> dict[str, Run]:
+  """Compiles the parts of PARTS; each run waits for its result."""
+  import jax
+
+  from synthjax.boxes.anchors import make_anchors
+  from synthjax.boxes.roi_align import roi_align
+  from synthjax.train import regions
+
+  p = jax.device_put(inputs)
+  anchors = make_anchors(
+    p.features.shape[1:3],
+    stride=STRIDE,
+    sizes=options.sizes,
+    ratios=options.ratios,
+  )
+
+  def propose(train):
+    return jax.jit(
+      lambda p: regions.propose(
+        p.logits, p.deltas, anchors, p.size, options=options, train=train
+      )
+    )
+
+  def pool(p):
+    align = lambda x, rois: roi_align(x, rois, output=ROI_SIZE)
+    return jax.vmap(align)(p.features, p.rois)
+
+  def pool_and_back(p, grads):
+    pooled, vjp = jax.vjp(lambda x: pool(p._replace(features=x)), p.features)
+    return pooled, *vjp(grads)
+
+  pool, pool_and_back = jax.jit(pool), jax.jit(pool_and_back)
+  grads = jax.numpy.ones_like(pool(p))
+  functions = (
+    partial(propose(True), p),
+    partial(propose(False), p),
+    partial(pool, p),
+    partial(pool_and_back, p, grads),
+  )
+  wait = lambda function: lambda: jax.block_until_ready(function())
+  return dict(zip(PARTS, map(wait, functions), strict=True))
+
+
+if __name__ == "__main__":
+  main()
