@@ -18,7 +18,13 @@ from synthjax.evals.finetuned import Run
 from synthjax.models import positions
 from synthjax.models.classifiers import HEADS, backbone, make_classifier
 from synthjax.tasks import transfer
-from synthjax.train import finetune, pretraining, recipe, supervised
+from synthjax.train import (
+  finetune,
+  pretrained,
+  pretraining,
+  recipe,
+  supervised,
+)
 
 MODEL = dict(name="resnet_tiny", width=4, stage_sizes=(1,))
 SPLITS = {"train": 24, "validation": 12, "test": 20}
@@ -161,6 +167,15 @@ def test_every_arm_of_pretraining_is_a_start(tmp_path, config, opened):
     assert row["mean"] == pytest.approx(np.mean(gains))
   pairs = [(row["init"], row["reference"]) for row in results["differences"]]
   assert pairs == [("A 1", "random"), ("A 1-s", "random"), ("A 1", "A 1-s")]
+
+
+def test_arms_come_in_the_order_of_the_numbers_in_their_names(tmp_path):
+  names = ("x 75", "x 150", "80 of x", "160 of x")
+  spec, folder = {"arms": {name: {} for name in names}}, tmp_path / "pretrain"
+  artifacts.begin(folder, spec)
+  artifacts.finish(folder, spec, {})
+  ordered = ["80 of x", "160 of x", "x 75", "x 150"]
+  assert list(pretrained.backbones(folder)) == ordered
 
 
 def test_a_linear_probe_leaves_the_backbone_as_it_was(tmp_path, config, opened):

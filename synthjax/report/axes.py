@@ -87,8 +87,11 @@ def write(x, y, text, kind="tick", anchor="middle") -> str:
 
 
 def cut(name: str, length: int) -> str:
-  """Shortens a name to what fits beside a chart."""
-  return name if len(name) <= length else f"{name[: length - 1]}…"
+  """Shortens a name in its middle, as its end may be what tells it apart."""
+  if len(name) <= length:
+    return name
+  head = length // 2
+  return f"{name[:head]}…{name[head + 1 - length :]}"
 
 
 def dash(i: int) -> str:

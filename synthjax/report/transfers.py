@@ -30,10 +30,13 @@ def _pretrained(results: Mapping) -> str:
 
 
 def _finetuned(found: Mapping) -> str:
-  several = len({row["split"] for row in found["summary"]}) > 1
-  name = lambda row: (
-    f"{row['init']}, {_shots(row).split()[0]}"
-    + (f", {row['split']}" if several else "")
+  splits, shots = (
+    {row[key] for row in found["summary"]} for key in ("split", "shots")
+  )
+  name = lambda row: ", ".join(
+    [row["init"]]
+    + ([_shots(row).split()[0]] if len(shots) > 1 else [])
+    + ([row["split"]] if len(splits) > 1 else [])
   )
   rows = [
     [

@@ -15,7 +15,14 @@ from synthjax.errors import UserError, unknown_names
 from synthjax.evals import classify, finetuned
 from synthjax.models import positions
 from synthjax.models.classifiers import HEADS, make_classifier
-from synthjax.train import finetune, metrics, pretraining, recipe, supervised
+from synthjax.train import (
+  finetune,
+  metrics,
+  pretrained,
+  pretraining,
+  recipe,
+  supervised,
+)
 from synthjax.train import run as runs
 
 REQUIRED = (
@@ -258,14 +265,7 @@ def _model(config: ConfigDict) -> dict:
   if given := config.transfer.get("model"):
     return given.to_dict()
   pretrain = config.get("pretrain", ConfigDict()).to_dict()
-  arms = pretraining.arms_of(pretrain) if pretrain else {}
-  models = {str(a.get("model")): a.get("model") for a in arms.values()}
-  if len(models) != 1 or None in models.values():
-    raise UserError(
-      "config.transfer finetunes one model: give its field `model`, or a block "
-      f"config.pretrain whose arms have the same; found {list(models)}."
-    )
-  return next(iter(models.values()))
+  return pretrained.model_of(pretrain, task="transfer")
 
 
 def _locate(block: dict) -> epath.Path:
@@ -278,17 +278,6 @@ def _backbones(block: dict, workdir: epath.Path) -> tuple[dict, str]:
   """Returns the files of each start, taken in turn, and the hash of all."""
   if block.get("weights"):
     path = _locate(block)
-    return {"pretrained": [path]}, files.sha256(path)
+    return {pretrained.ALONE: [path]}, files.sha256(path)
   folder = workdir / "pretrain"
-  manifest = artifacts.load(folder)
-  names = [n for n in manifest["files"] if n.endswith(_WEIGHTS)]
-  found = {"pretrained": names}
-  if arms := manifest["spec"].get("arms"):
-    found = {arm: [n for n in names if _is_of(n, arm)] for arm in arms}
-  paths = {arm: [folder / n for n in own] for arm, own in found.items()}
-  return paths, artifacts.digest(folder)
-
-
-def _is_of(name: str, arm: str) -> bool:
-  stem, _, seed = name.removesuffix(_WEIGHTS).rpartition("-s")
-  return stem == pretraining.file_stem(arm) and seed.isdigit()
+  return pretrained.backbones(folder), artifacts.digest(folder)
