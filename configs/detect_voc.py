@@ -118,14 +118,16 @@ def shrink(config: ml_collections.ConfigDict) -> None:
   )
   del config.pretrain["validation"]  # there are no real images of concepts
 
+  arms = "pretrained" in config.detect.inits and not config.detect.weights
   scenes = lambda split, count: dict(kind="scenes", split=split, count=count)
   config.detect = dict(
     space="emoji16",
     train=scenes("train", 600),
     validation=scenes("validation", 100),
     test=scenes("test", 300),
-    inits=dict(config.detect.inits),
-    compare=((MOCO, LABELS),),
+    inits=config.detect.inits.to_dict(),
+    weights=config.detect.weights,
+    compare=((MOCO, LABELS),) if arms else (),
     seeds=(0, 1, 2),
     # Fewer anchors and regions than for VOC, where objects are larger.
     options=dict(

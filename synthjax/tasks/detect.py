@@ -70,7 +70,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 
 def _backbones(block: dict, config: ConfigDict, workdir: epath.Path) -> dict:
-  """Returns, for each start, its key of `inits` and weights or their shapes."""
+  """Returns each start's key of `inits`, and weights: zeros until trained."""
   inits, planned = block["inits"], {}
   own = inits.get(pretrained.ALONE, {"weights": "none"})
   if "pretrain" in config.tasks and not own.get("weights"):
@@ -79,7 +79,8 @@ def _backbones(block: dict, config: ConfigDict, workdir: epath.Path) -> dict:
     for name, model in pretrained.models_of(config.pretrain.to_dict()).items():
       resnet = make_classifier(num_classes=None, **model)
       shapes = jax.eval_shape(resnet.init, rng, images)
-      planned[name] = pretrained.ALONE, shapes
+      zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+      planned[name] = pretrained.ALONE, zeros
   starts = _starts(inits, workdir)
   return planned | {
     name: (init, files.load_params(own[0])[0] if own else None)
