@@ -7,7 +7,7 @@ r"""What pre-training on generated images is worth: Tables 8 and 9, and MoCo v2.
   --config=...:table=9                images of other classes, and of more
   --config=...:table=moco             the same with their labels and without
   --config=...:table=9,backbone=vit   a small ViT in place of a small ResNet
-  --config=...:table=9,largest        the largest amount of each space alone
+  --config=...:table=9,images=1200    what is trained on so many alone
   --config=...:runlocal               the same: they are made for a CPU
 
 The embedded world alone, at a thousandth of the paper's amounts. CIFAR-100 is
@@ -33,6 +33,7 @@ from synthjax.config import (
   unknown_names,
 )
 
+AMOUNTS = ("1200", "2400", "4800")
 BACKBONES = {"resnet": False, "vit": True}
 
 # Of MoCo, for few images and steps: see pretrain_moco.py.
@@ -46,12 +47,13 @@ MOCO = dict(
 )
 
 
-def amount(
-  classes: str, num_images: int, num_classes: int | None = None
-) -> dict:
-  """Returns an arm that trains on so many images of a class."""
-  fields = dict(name=f"{classes} x {num_images}", images_per_class=num_images)
-  return fields | (dict(num_classes=num_classes) if num_classes else {})
+def amount(classes: str, num_images: int, num_classes: int) -> dict:
+  """Returns an arm that trains on so many images of each class."""
+  return dict(
+    name=f"{classes} x {num_images}",
+    images_per_class=num_images,
+    num_classes=num_classes,
+  )
 
 
 FEW, MANY = "80 concepts", "160 concepts"
@@ -60,7 +62,7 @@ TABLES = {
     space="emoji16",
     per_class=80,
     images_per_class=300,
-    arms=tuple(amount("own 16 classes", n) for n in (75, 150, 300)),
+    arms=tuple(amount("own 16 classes", n, 16) for n in (75, 150, 300)),
     compare=(
       ("own 16 classes x 150", "own 16 classes x 75"),
       ("own 16 classes x 300", "own 16 classes x 150"),
@@ -72,7 +74,7 @@ TABLES = {
     images_per_class=60,
     arms=(
       *(amount(FEW, n, 80) for n in (15, 30, 60)),
-      *(amount(MANY, n) for n in (15, 30)),
+      *(amount(MANY, n, 160) for n in (15, 30)),
     ),
     compare=(
       (f"{FEW} x 30", f"{FEW} x 15"),
@@ -99,18 +101,19 @@ TABLES = {
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  arg = parse_arg(
-    arg, runlocal=True, table="8", backbone="resnet", largest=False
-  )
+  arg = parse_arg(arg, runlocal=True, table="8", backbone="resnet", images=0)
   if arg.table not in TABLES:
     raise unknown_names("table", [arg.table], TABLES)
   if arg.backbone not in BACKBONES:
     raise unknown_names("backbone", [arg.backbone], BACKBONES)
   table, vit = TABLES[arg.table], BACKBONES[arg.backbone]
-  arms = table["arms"]
-  if arg.largest:
-    size = lambda arm: arm["images_per_class"] * arm.get("num_classes", 160)
-    arms = tuple(a for a in arms if size(a) == max(map(size, arms)))
+  arms = tuple(
+    arm
+    for arm in table["arms"]
+    if arg.images in (0, arm["images_per_class"] * arm["num_classes"])
+  )
+  if not arms:
+    raise unknown_names("number of images,", [str(arg.images)], AMOUNTS)
   names = {arm["name"] for arm in arms}
   blocks = embedded_pretraining(vit=vit)
   config = ml_collections.ConfigDict()
