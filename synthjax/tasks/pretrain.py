@@ -57,12 +57,11 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def _check_arm(block: dict, space: spaces.LabelSpace) -> None:
   views.transforms(block["augment"], image_size=32, num_classes=2)
-  if (found := _num_classes(block, space)) not in range(
-    1, len(space.classes) + 1
-  ):
+  known, found = len(space.classes), _num_classes(block, space)
+  if not 1 <= found <= known:
     raise UserError(
       f"config.pretrain.num_classes={found}, but the label space "
-      f"{space.name!r} has {len(space.classes)} classes: choose 1 to that."
+      f"{space.name!r} has {known} classes: choose 1 to that."
     )
   model = make_classifier(num_classes=2, **block["model"])
   if _is_moco(block) and not isinstance(model, resnet.ResNet):
@@ -103,27 +102,18 @@ def run(config: ConfigDict, workdir: str) -> None:
   )
   rows, counts, trained, accuracies = {}, {}, {}, {}
   for name, block in arms.items():
-    source, num_classes = drawn, _num_classes(block, space)
-    if block.get("num_classes") or block.get("images_per_class"):
+    source, amount = drawn, block.get("images_per_class")
+    if amount or block.get("num_classes"):
+      num_classes = _num_classes(block, space)
       source = amounts.take(
-        drawn,
-        num_classes=num_classes,
-        images_per_class=block.get("images_per_class"),
+        drawn, num_classes=num_classes, images_per_class=amount
       )
-    counts[name] = len(source)
-    measure = _measure(block, space, source)
+    counts[name], measure = len(source), _measure(block, space, source)
     for seed, variables in _train(name, block, source, space, folder):
       label = pretraining.label_of(seed, name)
-      description = {
-        "kind": "backbone" if _is_moco(block) else "classifier",
-        "model": block["model"],
-        "image_size": block["image_size"],
-        "space": space.name,
-        "classes": [c.name for c in space.classes[:num_classes]],
-        "training": origin | block | {"seed": seed, "num_images": len(source)},
-      }
       path = folder / f"{label}.safetensors"
-      files.save_params(path, variables, description)
+      origin["num_images"] = len(source)
+      files.save_params(path, variables, _describe(block, space, seed, origin))
       curve = runs.metrics_file(folder, label)
       rows |= {path.name: 1, curve.name: len(metrics.read_rows(curve))}
       shown = f"{label}, kNN" if _is_moco(block) else label
@@ -142,6 +132,21 @@ def run(config: ConfigDict, workdir: str) -> None:
   for split, found in summary.items():
     for label, accuracy in found.items():
       print(f"  {label}: {accuracy:.1%} of the real {split} images")
+
+
+def _describe(
+  block: dict, space: spaces.LabelSpace, seed: int, origin: dict
+) -> dict:
+  """Returns what is written beside the weights."""
+  classes = space.classes[: _num_classes(block, space)]
+  return {
+    "kind": "backbone" if _is_moco(block) else "classifier",
+    "model": block["model"],
+    "image_size": block["image_size"],
+    "space": space.name,
+    "classes": [c.name for c in classes],
+    "training": origin | block | {"seed": seed},
+  }
 
 
 # --- reading the config -----------------------------------------------------
