@@ -4,7 +4,7 @@ r"""Draws the label space IN-2K; users never need to, as the package holds it.
   pip download --no-deps --dest=$DIR timm && unzip -d $DIR $DIR/timm-*.whl
   python -m synthjax.data.build_in2k --wordnet=$DIR/usr/share/wordnet \
     --synsets=$DIR/timm/data/_info/imagenet21k_miil_synsets.txt \
-    --out=synthjax/data/label_spaces
+    --yaml=synthjax/data/label_spaces
 
 The paper adds to ImageNet-1K 1,000 classes of ImageNet-21K, drawn at random and
 disjoint from it, and says neither which nor how. Here a class is drawn from the
@@ -44,7 +44,7 @@ _WORDNET = flags.DEFINE_string(
 _SYNSETS = flags.DEFINE_string(
   "synsets", None, "File with an ImageNet id, such as n01440764, on each line."
 )
-_OUT = flags.DEFINE_string("out", None, "Folder to write.")
+_OUT = flags.DEFINE_string("yaml", None, "Folder to write in.")
 
 SEED = 0
 NUM_DRAWN = 1000
@@ -254,5 +254,5 @@ def fingerprint(keys: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["wordnet", "synsets", "out"])
+  flags.mark_flags_as_required(["wordnet", "synsets", "yaml"])
   app.run(main)
