@@ -304,7 +304,8 @@ def test_the_rate_falls_after_its_epochs():
 
 def test_the_paper_s_recipe_is_written_down():
   config = pretrain_in2k.get_config()
-  assert config.pretrain.epochs == 90 and config.pretrain.batch_size == 512
+  fields = recipe.RECIPES[config.pretrain.recipe]
+  assert (fields["epochs"], fields["batch_size"]) == (90, 512)
   steps = recipe.count_steps(2000 * 1200, epochs=90, batch_size=512)
   assert steps == 421_875
   with_space = config.copy_and_resolve_references()

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from test_pretrain import a_config, draw, weights_of
 
-from configs import pretrain_c100, pretrain_in1k, pretrain_moco
+from configs import (
+  pretrain_c100,
+  pretrain_in1k,
+  pretrain_in2k,
+  pretrain_moco,
+)
 from synthjax import artifacts
 from synthjax.convert import files
 from synthjax.data import real, shards
@@ -384,6 +389,9 @@ def test_without_a_recipe_the_fields_must_be_there(tmp_path, space):
     (pretrain_in1k, "", 0.2),
     (pretrain_in1k, "init=x", 0.001),
     (pretrain_in1k, "backbone=deit_s", 1e-3),
+    (pretrain_in2k, "", 0.2),
+    (pretrain_in2k, "init=x", 0.001),
+    (pretrain_in2k, "backbone=deit_s", 1e-3),
     (pretrain_moco, "", 0.03),
     (pretrain_moco, "init=x", 0.003),
   ],
@@ -397,7 +405,7 @@ def test_configs_have_the_rates_of_the_paper(module, arg, lr):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  "module", [pretrain_c100, pretrain_in1k, pretrain_moco]
+  "module", [pretrain_c100, pretrain_in1k, pretrain_in2k, pretrain_moco]
 )
 @pytest.mark.parametrize("arg", ["", "backbone=deit_s", "init=start"])
 def test_configs_are_whole(tmp_path, module, arg):
