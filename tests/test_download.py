@@ -380,7 +380,7 @@ def size(path):
 @pytest.mark.faults
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_fetch_is_gone_on_from(server, fetch, sent):
-  server.plan = [{"pause": 0.05, "step": 10_000}]
+  server.plan = [{"pause": 0.2, "step": 10_000}]
   process = start(server, fetch)
   wait_until(lambda: size(fetch.part) >= 50_000)
   process.send_signal(sent)
