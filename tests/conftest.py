@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 
 import jax
 import numpy as np
@@ -18,6 +19,9 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 def pytest_configure(config):
   """Chooses JAX's device and its cache before any test touches an array."""
+  if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell's background job ignores Ctrl-C, and so would its processes.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   expression = config.option.markexpr
   if "gpu" not in expression or "not gpu" in expression:
     # A test that passes on a CPU alone passes on a machine without more.
