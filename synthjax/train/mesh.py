@@ -1,5 +1,9 @@
 """The devices: one mesh, of the axes `data` and `fsdp`."""
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -7,24 +11,44 @@ from jax.sharding import PartitionSpec as P
 
 from synthjax.errors import UserError
 
+# Whether this process works alone, whatever the other ones do.
+_ALONE = contextvars.ContextVar("alone", default=False)
 
-def make_mesh(fsdp: int = 1) -> Mesh:
-  """Lays all devices out as [data, fsdp].
+
+@contextlib.contextmanager
+def own_devices() -> Iterator[None]:
+  """Makes every mesh within it one of this process's own devices."""
+  token = _ALONE.set(True)
+  try:
+    yield
+  finally:
+    _ALONE.reset(token)
+
+
+def make_mesh(fsdp: int = 1, *, local: bool = False) -> Mesh:
+  """Lays devices out as [data, fsdp].
 
   Args:
     fsdp: devices that share the parameters between them; 1 copies them.
+    local: takes the devices of this process alone, for work that each process
+      does for itself, as `own_devices` does for all that is called within it.
 
   Raises:
     UserError: when the devices do not split into groups of that size.
   """
-  count = jax.device_count()
+  local = local or _ALONE.get()
+  devices = jax.local_devices() if local else jax.devices()
+  count = len(devices)
   if fsdp < 1 or count % fsdp:
     raise UserError(
       f"fsdp={fsdp} does not divide the {count} devices; allowed are "
       f"{[d for d in range(1, count + 1) if count % d == 0]}."
     )
   return jax.make_mesh(
-    (count // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2
+    (count // fsdp, fsdp),
+    ("data", "fsdp"),
+    axis_types=(AxisType.Auto,) * 2,
+    devices=devices,
   )
 
 
