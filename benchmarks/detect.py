@@ -16,16 +16,13 @@ inference has twice as many regions as a training step, at most 1,000.
 """
 
 import argparse
-import importlib.util
-import os
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from benchmarks import table
+from benchmarks import devices, table
 from benchmarks.detection_inputs import (
   NUM_CLASSES,
   ROI_SIZE,
@@ -37,7 +34,7 @@ from benchmarks.detection_inputs import (
   make_parts,
   make_sizes,
 )
-from benchmarks.tune import limit_threads, medians
+from benchmarks.timing import Compiled, compile_timed, medians
 
 SGD = dict(name="sgd", weight_decay=1e-4, lr=1e-3)
 
@@ -54,36 +51,10 @@ STEPS = {"train": "a training step", "inference": "an inference"}
 Run = Callable[[], Any]
 
 
-class Compiled(NamedTuple):
-  """What was compiled, and what XLA says of it."""
-
-  run: Run  # does it once, and waits
-  seconds: float  # of compiling
-  flops: float
-  peak_bytes: int  # of arrays that live at a time, its arguments included
-
-
 def main(argv: list[str] | None = None) -> None:
   args = parser().parse_args(argv)
-  threads = limit_threads(args.threads)
-  # PyTorch's arrays lie on the same device.
-  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-  has_torch = importlib.util.find_spec("torch") is not None
-  if has_torch:
-    import torch
-
-    torch.set_num_threads(threads)
-  else:
-    print("PyTorch is not installed (extra: torch): ours runs alone.\n")
-  import jax
-
-  on_cpu = jax.default_backend() == "cpu"
-  device = f"{jax.devices()[0].device_kind} x1"
-  if on_cpu:
-    device = f"CPU, {threads} threads"
-  elif has_torch and not torch.cuda.is_available():
-    has_torch = False
-    print("PyTorch cannot use this device: ours runs alone.\n")
+  device, has_torch = devices.set_up(args.threads)
+  on_cpu = device.startswith("CPU")
   args.short_side = args.short_side or (320 if on_cpu else 800)
   args.batch = args.batch or (1 if on_cpu else 2)
   args.regions = args.regions or (64 if on_cpu else 512)
@@ -207,16 +178,16 @@ def our_step(batch: Mapping, args, dtype: str) -> Compiled:
     jax.numpy.array(0), variables, tx.init(variables["params"])
   )
   batch, rng = jax.device_put((dict(batch), jax.random.key(0)))
-  step, seconds = timed_compile(
+  step = compile_timed(
     jax.jit(objective.step, donate_argnums=0), state, batch, rng
   )
 
   def run():
     nonlocal state
-    state, metrics = step(state, batch, rng)
+    state, metrics = step.run(state, batch, rng)
     return float(metrics["loss"])
 
-  return describe(step, seconds, run)
+  return step._replace(run=run)
 
 
 def our_inference(batch: Mapping, args, dtype: str) -> Compiled:
@@ -227,25 +198,9 @@ def our_inference(batch: Mapping, args, dtype: str) -> Compiled:
 
   model, variables = make_model(args, dtype)
   seen = jax.device_put({name: batch[name] for name in ("image", "size")})
-  predict, seconds = timed_compile(
-    predictor(model, make_options(args)), variables, seen
-  )
-  run = lambda: jax.block_until_ready(predict(variables, seen))
-  return describe(predict, seconds, run)
-
-
-def timed_compile(function: Any, *args) -> tuple[Any, float]:
-  """Compiles a jitted function; returns it and the seconds that took."""
-  began = time.perf_counter()
-  compiled = function.lower(*args).compile()
-  return compiled, time.perf_counter() - began
-
-
-def describe(compiled: Any, seconds: float, run: Run) -> Compiled:
-  memory = compiled.memory_analysis()
-  peak = memory.argument_size_in_bytes + memory.output_size_in_bytes
-  peak += memory.temp_size_in_bytes - memory.alias_size_in_bytes
-  return Compiled(run, seconds, compiled.cost_analysis()["flops"], peak)
+  predict = compile_timed(predictor(model, make_options(args)), variables, seen)
+  run = lambda: jax.block_until_ready(predict.run(variables, seen))
+  return predict._replace(run=run)
 
 
 MAKE = {"train": our_step, "inference": our_inference}

@@ -14,7 +14,6 @@ rate: the device is a clock, so that it takes none of the core, as a GPU would.
 
 import argparse
 import functools
-import importlib.util
 import itertools
 import math
 import pathlib
@@ -28,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import table
-from benchmarks.tune import limit_threads
+from benchmarks.devices import find_torch, limit_threads
 
 QUALITY = {"jpeg": 90, "png": None, "webp": 90}
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -39,13 +38,7 @@ Open = Callable[[], Iterator[Any]]  # starts reading anew
 def main(argv: list[str] | None = None) -> None:
   args = parser().parse_args(argv)
   limit_threads(1)
-  has_torch = importlib.util.find_spec("torch") is not None
-  if has_torch:
-    import torch
-
-    torch.set_num_threads(1)
-  else:
-    print("PyTorch is not installed (extra: torch), so that ours runs alone.\n")
+  has_torch = find_torch(1)
   from absl import flags
 
   flags.FLAGS.mark_as_parsed()  # Grain's workers read them

@@ -17,63 +17,22 @@ is, one large matrix product of the same library takes its place.
 """
 
 import argparse
-import importlib.util
-import os
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from benchmarks import table
-from benchmarks.tune import limit_threads, medians
+from benchmarks import devices, table
+from benchmarks.timing import Compiled, compile_timed, medians
 
 SMOOTHING, LR = 0.1, 1e-3
 RESNET = dict(name="sgd", weight_decay=1e-4)
 DEIT = dict(name="adamw", weight_decay=0.05)
 MODELS = {"resnet50": ("ResNet-50", RESNET), "deit_s": ("DeiT-S", DEIT)}
 
-# Dense bfloat16 FLOP/s of the data sheets, by a part of the device's name.
-PEAKS = {
-  "H200": 989e12,
-  "H100 PCIe": 756e12,
-  "H100": 989e12,
-  "A100": 312e12,
-  "TPU v4": 275e12,
-  "TPU v5 lite": 197e12,
-  "TPU v5p": 459e12,
-  "TPU v6 lite": 918e12,
-}
-
-
-class Step(NamedTuple):
-  """A training step that was compiled, and what XLA says of it."""
-
-  run: Callable[[], float]  # does one, and returns the loss before it
-  flops: float  # of one, before the compiler chooses kernels, which hide some
-  peak_bytes: int  # of arrays that live at a time, its arguments included
-
 
 def main(argv: list[str] | None = None) -> None:
   args = parser().parse_args(argv)
-  threads = limit_threads(args.threads)
-  # PyTorch's arrays lie on the same device.
-  os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-  has_torch = importlib.util.find_spec("torch") is not None
-  if has_torch:
-    import torch
-
-    torch.set_num_threads(threads)
-  else:
-    print("PyTorch is not installed (extra: torch), so that ours runs alone.\n")
-  import jax
-
-  on_gpu = jax.default_backend() == "gpu"
-  device = f"{jax.devices()[0].device_kind} x1"
-  if jax.default_backend() == "cpu":
-    device = f"CPU, {threads} threads"
-  elif has_torch and not (on_gpu and torch.cuda.is_available()):
-    has_torch = False
-    print("PyTorch cannot use this device, so that ours runs alone.\n")
+  device, has_torch = devices.set_up(args.threads)
   rows = []
   for name in [args.only] if args.only else MODELS:
     rows += model_rows(name, args, device, has_torch)
@@ -151,10 +110,9 @@ def model_rows(name: str, args, device: str, has_torch: bool) -> list[dict]:
     row("FLOPs", "GFLOP/image", ours.flops / per_image, scale(flops, per_image))
   )
   speeds = {k: ours.flops / args.batch * rate for k, rate in rates.items()}
-  peaks, of = {"ours": args.peak or peak_of(device)}, "peak FLOP/s"
-  peaks["theirs"] = peaks["ours"]
-  if peaks["ours"] is None:
-    peaks, of = product_speeds(args, has_torch), "a matrix product's FLOP/s"
+  peaks, of = devices.peaks_of(
+    device, has_torch, peak=args.peak, side=args.matmul
+  )
   rows.append(
     row(
       f"model FLOP/s, of {of}",
@@ -170,33 +128,11 @@ def model_rows(name: str, args, device: str, has_torch: bool) -> list[dict]:
   return rows
 
 
-def peak_of(device: str) -> float | None:
-  """Returns the FLOP/s of a device in bfloat16, if they are known."""
-  return next((peak for name, peak in PEAKS.items() if name in device), None)
-
-
 def make_batch(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
   """Returns normalised images [n, h, w, 3] and labels [n] of 1,000 classes."""
   rng = np.random.default_rng(0)
   images = rng.normal(size=(n, size, size, 3)).astype(np.float32)
   return images, rng.integers(0, 1000, n)
-
-
-def product_speeds(args, has_torch: bool) -> dict[str, float]:
-  """Returns the FLOP/s of a square float32 matrix product, ours and theirs."""
-  import jax
-
-  side = args.matmul
-  matrix = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
-  x, product = jax.device_put(matrix), jax.jit(lambda x: x @ x)
-  timed = {"ours": lambda: product(x).block_until_ready()}
-  if has_torch:
-    import torch
-
-    y = torch.from_numpy(matrix)
-    timed["theirs"] = lambda: y @ y
-  seconds = medians(timed, 5)
-  return {name: 2 * side**3 / s for name, s in seconds.items()}
 
 
 def our_model(name: str, *, tiny: bool, dtype: str = "float32") -> Any:
@@ -233,8 +169,8 @@ def our_step(
   *,
   tiny: bool = False,
   variables: Any = None,
-) -> Step:
-  """Compiles our step.
+) -> Compiled:
+  """Compiles our step; a run returns the loss before it.
 
   Args:
     name: a key of MODELS.
@@ -264,23 +200,16 @@ def our_step(
   state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
   variables = fill(like.variables) if variables is None else variables
   state = jax.device_put(state.replace(variables=variables))
-  lowered = jax.jit(objective.step, donate_argnums=0).lower(state, batch, rng)
-  step = lowered.compile()
-  memory = step.memory_analysis()
+  step = compile_timed(
+    jax.jit(objective.step, donate_argnums=0), state, batch, rng
+  )
 
   def run():
     nonlocal state
-    state, metrics = step(state, batch, rng)
+    state, metrics = step.run(state, batch, rng)
     return float(jax.block_until_ready(metrics["loss"]))
 
-  return Step(
-    run,
-    flops=lowered.cost_analysis()["flops"],
-    peak_bytes=memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes,
-  )
+  return step._replace(run=run)
 
 
 if __name__ == "__main__":

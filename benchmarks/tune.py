@@ -12,15 +12,11 @@ Tip-Adapter's two nested loops, of which a share is run and scaled up.
 """
 
 import argparse
-import importlib.util
-import os
-import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks import table
+from benchmarks import devices, table
+from benchmarks.timing import medians
 
 LR, WEIGHT_DECAY, CLIP_NORM, TEMPERATURE, SOFT_WEIGHT = 2e-3, 0.1, 1.0, 2.0, 0.5
 SEARCH_SCALE = (12.0, 10.0)  # EuroSAT's
@@ -28,19 +24,7 @@ SEARCH_SCALE = (12.0, 10.0)  # EuroSAT's
 
 def main(argv: list[str] | None = None) -> None:
   args = parser().parse_args(argv)
-  threads = limit_threads(args.threads)
-  has_torch = importlib.util.find_spec("torch") is not None
-  if has_torch:
-    import torch
-
-    torch.set_num_threads(threads)
-  else:
-    print("PyTorch is not installed (extra: torch), so that ours runs alone.\n")
-  import jax
-
-  device = f"{jax.devices()[0].device_kind} x{len(jax.devices())}"
-  if jax.default_backend() == "cpu":
-    device = f"CPU, {threads} threads"
+  device, has_torch = devices.set_up(args.threads)
   rows = tuning_rows(args, device, has_torch)
   rows += search_rows(args, device, has_torch)
   table.show(rows, args.json)
@@ -67,31 +51,6 @@ def parser() -> argparse.ArgumentParser:
   add("alphas", 20, "to search")
   add("timed-betas", 2, "that PyTorch runs in a round, to be scaled up")
   return flags
-
-
-def limit_threads(threads: int) -> int:
-  """Binds this process to so many cores, before JAX counts them."""
-  if not hasattr(os, "sched_setaffinity"):  # Linux alone has it
-    return os.cpu_count()
-  cores = sorted(os.sched_getaffinity(0))
-  if 0 < threads < len(cores):
-    os.sched_setaffinity(0, cores[:threads])
-  return len(os.sched_getaffinity(0))
-
-
-def medians(
-  functions: dict[str, Callable[[], object]], rounds: int
-) -> dict[str, float]:
-  """Runs all functions in turn, and returns the median seconds of each."""
-  seconds = {name: [] for name in functions}
-  for function in functions.values():
-    function()  # compiles, and allocates what is kept
-  for _ in range(rounds):
-    for name, function in functions.items():
-      start = time.perf_counter()
-      function()
-      seconds[name].append(time.perf_counter() - start)
-  return {name: statistics.median(each) for name, each in seconds.items()}
 
 
 def make_features(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import devices
 from benchmarks import input as benchmark
 from synthjax.data import encoded, shards
 
@@ -52,7 +53,7 @@ def test_it_prints_a_table_and_writes_its_rows(tmp_path, capsys, monkeypatch):
 
 def test_without_torch_ours_runs_alone(capsys, monkeypatch):
   monkeypatch.setattr(benchmark, "limit_threads", lambda threads: threads)
-  monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(devices.importlib.util, "find_spec", lambda name: None)
   flags = [f"--{name}={value}" for name, value in TOY.items()]
   benchmark.main([*flags, "--device-rates"])
   assert "ours runs alone" in capsys.readouterr().out

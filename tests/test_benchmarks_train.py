@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import train
+from benchmarks import devices, train
 from synthjax.convert import resnet, vit
 
 TINY = ["--tiny", "--image=32", "--batch=4", "--rounds=1", "--steps=1"]
@@ -101,7 +101,7 @@ def test_it_prints_a_table_and_writes_its_rows(tmp_path, capsys):
 
 
 def test_peaks_are_found_by_the_name_of_the_device():
-  assert train.peak_of("NVIDIA H100 80GB HBM3 x1") == 989e12
-  assert train.peak_of("NVIDIA H100 PCIe x1") == 756e12
-  assert train.peak_of("NVIDIA H200 x1") == 989e12
-  assert train.peak_of("CPU, 2 threads") is None
+  assert devices.peak_of("NVIDIA H100 80GB HBM3 x1") == 989e12
+  assert devices.peak_of("NVIDIA H100 PCIe x1") == 756e12
+  assert devices.peak_of("NVIDIA H200 x1") == 989e12
+  assert devices.peak_of("CPU, 2 threads") is None

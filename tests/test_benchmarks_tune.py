@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import table, tune
+from benchmarks import devices, table, tune
 
 TOY = {
   "rounds": 1,
@@ -95,12 +95,12 @@ def test_a_ratio_above_1_means_that_ours_is_faster(capsys):
 def test_threads_are_bound_before_jax_counts_them(monkeypatch):
   bound = {0, 1, 2, 3}
   monkeypatch.setattr(
-    tune.os, "sched_getaffinity", lambda pid: set(bound), raising=False
+    devices.os, "sched_getaffinity", lambda pid: set(bound), raising=False
   )
 
   def bind(pid, cores):
     bound.intersection_update(cores)
 
-  monkeypatch.setattr(tune.os, "sched_setaffinity", bind, raising=False)
-  assert tune.limit_threads(0) == 4
-  assert tune.limit_threads(2) == 2 and bound == {0, 1}
+  monkeypatch.setattr(devices.os, "sched_setaffinity", bind, raising=False)
+  assert devices.limit_threads(0) == 4
+  assert devices.limit_threads(2) == 2 and bound == {0, 1}
