@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from synthjax.diffusion.sample import CondFn, Denoiser
+from synthjax.diffusion.denoiser import CondFn, Denoiser
+from synthjax.errors import UserError
 
 # (x_t [n, h, w, c], t [n]) -> [n, h, w, 2c]: noise, and its variance in -1..1.
 Predictor = Callable[[jax.Array, jax.Array], jax.Array]
@@ -33,6 +34,47 @@ def classifier_free(predict: Predictor, scale: float) -> Predictor:
     return jnp.concatenate([eps, v[: len(x)]], axis=-1)
 
   return guided
+
+
+def within(
+  guided: Predictor, plain: Predictor, interval: tuple[int, int]
+) -> Predictor:
+  """Guides in an interval of noise alone (Kynkäänniemi et al. 2024).
+
+  Args:
+    guided: of n images, as `classifier_free` returns.
+    plain: of n images with their prompts; half of the work.
+    interval: the first and the last timestep of the training schedule that are
+      guided.
+
+  Returns:
+    A predictor of n images that are all at one timestep, as samplers have
+    them. One of the two runs, not both.
+  """
+  low, high = interval
+
+  def predict(x, t):
+    inside = (low <= t[0]) & (t[0] <= high)
+    return jax.lax.cond(inside, guided, plain, x, t)
+
+  return predict
+
+
+def check_interval(interval: tuple[int, int] | None, num_steps: int) -> None:
+  """Raises UserError unless it is None or two of `num_steps` timesteps."""
+  if interval is None:
+    return
+  try:
+    low, high = (int(step) for step in interval)
+    fits = 0 <= low <= high < num_steps
+  except (TypeError, ValueError):
+    fits = False
+  if not fits:
+    raise UserError(
+      f"config.generator.guidance_interval={interval!r}: give the first and "
+      f"the last timestep to guide, two of 0 to {num_steps - 1} in ascending "
+      "order, or None to guide at every one."
+    )
 
 
 def from_noise(predict: Predictor, betas: np.ndarray) -> Denoiser:

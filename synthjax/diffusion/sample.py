@@ -5,20 +5,15 @@ the step's log variance lies between its bounds, 0 (lower) to 1 (upper).
 Classifier-free guidance, clipping and what the network predicts all hide in it.
 Guidance by a classifier is a `cond_fn` beside it: Dhariwal & Nichol (2021),
 Section 4. Every walk is one `lax.scan`, from the schedule's last step to its
-first.
+first. Those of few steps are in `solvers`.
 """
-
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from synthjax.diffusion.denoiser import CondFn, Denoiser, Noise
 from synthjax.diffusion.schedule import Schedule
-
-Denoiser = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
-# (x_t, t) -> the gradient of log p(y | x_t) at x_t, for guidance towards y.
-CondFn = Callable[[jax.Array, jax.Array], jax.Array]
-Noise = Callable[[jax.Array], jax.Array]  # step index [] -> [n, h, w, c]
+from synthjax.diffusion.solvers import dpmpp_2m, unipc
 
 
 def image_noise(rngs: jax.Array, shape: tuple[int, ...]) -> Noise:
@@ -133,4 +128,9 @@ def ddim(
   return _walk(step, x, schedule)
 
 
-SAMPLERS = {"ancestral": ancestral, "ddim": ddim}
+SAMPLERS = {
+  "ancestral": ancestral,
+  "ddim": ddim,
+  "dpmpp_2m": dpmpp_2m,
+  "unipc": unipc,
+}

@@ -8,6 +8,7 @@ from synthjax.errors import UserError
 
 # GLIDE's schedule for upsampling: the step counts of five equal sections.
 FAST27 = "fast27"
+LOGSNR = "logsnr"
 
 
 class Schedule(NamedTuple):
@@ -46,23 +47,33 @@ def linear(num_steps: int = 1000) -> np.ndarray:
 BETAS = {"squared_cosine": squared_cosine, "linear": linear}
 
 
-def kept_timesteps(respacing: str | int, num_steps: int = 1000) -> np.ndarray:
+def kept_timesteps(
+  respacing: str | int,
+  num_steps: int = 1000,
+  betas: np.ndarray | None = None,
+) -> np.ndarray:
   """Chooses which of `num_steps` steps a sampler walks.
 
   Args:
     respacing: "100" or 100 for so many steps over the whole range; "10,5" for
       so many in each of equal sections; "ddim50" for a whole stride of at
-      most 50 steps; "fast27" for GLIDE's upsampler; "20<900" for 20 of the
-      first 900, as the noisiest say least and are learned last.
+      most 50 steps; "fast27" for GLIDE's upsampler; "logsnr10" for 10 that lie
+      evenly in log(signal / noise), which suits few steps of a solver;
+      "20<900" for 20 of the first 900, and "logsnr10<900" likewise, as the
+      noisiest say least and are learned last.
     num_steps: steps that the network was trained on.
+    betas: [num_steps] of the training schedule, which "logsnr" reads; by
+      default the base's. The number of steps kept does not depend on it.
 
   Returns:
     int [S], ascending.
 
   Raises:
-    UserError: when a section has fewer steps than asked for.
+    UserError: when there are fewer steps than asked for.
   """
   respacing = str(respacing)
+  if betas is None:
+    betas = squared_cosine(num_steps)
   if "<" in respacing:
     respacing, _, limit = respacing.partition("<")
     if not 1 <= int(limit) <= num_steps:
@@ -70,6 +81,8 @@ def kept_timesteps(respacing: str | int, num_steps: int = 1000) -> np.ndarray:
         f"respacing={respacing}<{limit}: only {num_steps} steps were trained."
       )
     num_steps = int(limit)
+  if respacing.startswith(LOGSNR):
+    return _even_in_logsnr(respacing, betas[:num_steps])
   if respacing == FAST27:
     steps = kept_timesteps("10,10,3,2,2", num_steps).tolist()
     # The authors found the very last step to be harmful.
@@ -105,6 +118,28 @@ def kept_timesteps(respacing: str | int, num_steps: int = 1000) -> np.ndarray:
   return np.array(kept)
 
 
+def _even_in_logsnr(respacing: str, betas: np.ndarray) -> np.ndarray:
+  """Keeps the first and the last step and those nearest to an even spacing."""
+  text = respacing.removeprefix(LOGSNR)
+  count = int(text) if text.isdecimal() else 0
+  if not 1 <= count <= len(betas):
+    raise UserError(
+      f"respacing={respacing!r}: {LOGSNR!r} is followed by a number of steps, "
+      f"1 to {len(betas)}."
+    )
+  alpha_bar = np.cumprod(1 - betas)
+  logsnr = np.log(alpha_bar) - np.log1p(-alpha_bar)  # falls with the step
+  # One step alone is the noisiest, from which a walk starts.
+  even = np.linspace(logsnr[-1], logsnr[0], count)[::-1]
+  steps = np.arange(len(betas))
+  kept = np.round(np.interp(even, logsnr[::-1], steps[::-1])).astype(int)
+  # Many may be nearest to one step, where steps are few: each keeps its own.
+  order = np.arange(count)
+  return np.minimum(
+    np.maximum.accumulate(kept - order) + order, len(betas) - count + order
+  )
+
+
 def respace(betas: np.ndarray, respacing: str | int | None = None) -> Schedule:
   """Builds the tables of the kept steps.
 
@@ -116,23 +151,37 @@ def respace(betas: np.ndarray, respacing: str | int | None = None) -> Schedule:
     float64 tables [S].
   """
   betas = np.asarray(betas, np.float64)
-  full = np.cumprod(1 - betas)
-  kept = (
-    np.arange(len(betas))
-    if respacing is None
-    else kept_timesteps(respacing, len(betas))
-  )
+  if respacing is None:
+    # The betas as they are, to their last bits.
+    return _tables(np.arange(len(betas)), betas)
+  return keep(betas, kept_timesteps(respacing, len(betas), betas))
+
+
+def keep(betas: np.ndarray, timesteps: np.ndarray) -> Schedule:
+  """Builds the tables of chosen steps.
+
+  Args:
+    betas: float64 [T] of the training schedule.
+    timesteps: int [S], ascending.
+
+  Returns:
+    float64 tables [S].
+  """
+  full = np.cumprod(1 - np.asarray(betas, np.float64))
+  timesteps = np.asarray(timesteps)
   # The cumulative products are rebuilt from the rounded betas, so that the
   # last bits agree with the reference.
-  beta = 1 - full[kept] / np.append(1.0, full[kept[:-1]])
-  if respacing is None:
-    beta = betas
+  before = np.append(1.0, full[timesteps[:-1]])
+  return _tables(timesteps, 1 - full[timesteps] / before)
+
+
+def _tables(timesteps, beta):
   alpha_bar = np.cumprod(1 - beta)
   alpha_bar_prev = np.append(1.0, alpha_bar[:-1])
   variance = beta * (1 - alpha_bar_prev) / (1 - alpha_bar)
-  clipped = np.append(variance[1:2], variance[1:]) if len(kept) > 1 else beta
+  clipped = np.append(variance[1:2], variance[1:]) if len(beta) > 1 else beta
   return Schedule(
-    timestep=kept.astype(np.int32),
+    timestep=timesteps.astype(np.int32),
     beta=beta,
     alpha_bar=alpha_bar,
     alpha_bar_prev=alpha_bar_prev,

@@ -1,0 +1,177 @@
+"""How latent diffusion models are walked: their schedule and predictions.
+
+Rombach et al. (2022). Latents have no range, so x_0 is not clipped; the
+networks predict no variance; and the trained steps that a walk keeps are chosen
+in one of several ways, called the spacing.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from synthjax.diffusion import schedule
+from synthjax.diffusion.sample import Denoiser
+from synthjax.diffusion.schedule import Schedule
+from synthjax.errors import UserError
+
+# (x_t [n, h, w, c], t [n]) -> [n, h, w, c]: see PREDICTIONS.
+Predictor = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def scaled_linear(
+  first: float = 0.00085, last: float = 0.012, num_steps: int = 1000
+) -> np.ndarray:
+  """Returns betas [T] whose square roots are evenly spaced, float64."""
+  return np.linspace(first**0.5, last**0.5, num_steps) ** 2
+
+
+def linear(first: float, last: float, num_steps: int = 1000) -> np.ndarray:
+  """Returns evenly spaced betas [T], float64."""
+  return np.linspace(first, last, num_steps)
+
+
+BETAS = {"scaled_linear": scaled_linear, "linear": linear}
+
+
+def _leading(count: int, num_steps: int, offset: int) -> np.ndarray:
+  return np.arange(count) * (num_steps // count) + offset
+
+
+def _trailing(count: int, num_steps: int, offset: int) -> np.ndarray:
+  del offset  # the noisiest step is kept as it is
+  kept = np.arange(num_steps, 0, -num_steps / count)[:count]
+  return np.round(kept)[::-1] - 1
+
+
+def _linspace(count: int, num_steps: int, offset: int) -> np.ndarray:
+  del offset
+  return np.round(np.linspace(0, num_steps - 1, count))
+
+
+# (kept steps, trained steps, offset) -> timesteps, ascending. The released
+# models come with "leading" and an offset of 1. See Lin et al. (2023), Table 2.
+SPACINGS = {"leading": _leading, "trailing": _trailing, "linspace": _linspace}
+
+
+def kept_timesteps(
+  respacing: str | int, num_steps: int, *, spacing: str, offset: int
+) -> np.ndarray:
+  """Chooses which of the trained steps a sampler walks.
+
+  Args:
+    respacing: a number of steps, spaced as `spacing` says; or anything else
+      that `schedule.kept_timesteps` reads, such as "20<900", as said there.
+    num_steps: that were trained.
+    spacing: of SPACINGS.
+    offset: added to the timesteps of "leading".
+
+  Returns:
+    int [S], ascending.
+
+  Raises:
+    UserError: about more steps than there are.
+  """
+  if not str(respacing).isdecimal():
+    return schedule.kept_timesteps(respacing, num_steps)
+  count = int(respacing)
+  if not 1 <= count <= num_steps:
+    raise UserError(
+      f"respacing={respacing}: {num_steps} steps were trained, so 1 to "
+      f"{num_steps} can be kept."
+    )
+  kept = SPACINGS[spacing](count, num_steps, offset).astype(int)
+  if kept[-1] >= num_steps:
+    raise UserError(
+      f"respacing={respacing} with the spacing {spacing!r} and an offset of "
+      f"{offset} keeps step {kept[-1]}, but only 0 to {num_steps - 1} were "
+      "trained: keep fewer steps."
+    )
+  return kept
+
+
+def respace(
+  betas: np.ndarray, kept: np.ndarray, *, last_alpha_bar: float = 1.0
+) -> Schedule:
+  """Builds the tables of chosen steps.
+
+  Args:
+    betas: float64 [T] of the training schedule.
+    kept: int [S], ascending, such as of `kept_timesteps`.
+    last_alpha_bar: where the walk ends: 1 is at a clean latent. DDIM over the
+      released models ends at the first trained step's noise instead (diffusers'
+      `set_alpha_to_one=False`).
+
+  Returns:
+    float64 tables [S].
+  """
+  alpha_bar = np.cumprod(1 - np.asarray(betas, np.float64))[kept]
+  alpha_bar_prev = np.append(last_alpha_bar, alpha_bar[:-1])
+  beta = 1 - alpha_bar / alpha_bar_prev
+  variance = beta * (1 - alpha_bar_prev) / (1 - alpha_bar)
+  clipped = np.append(variance[1:2], variance[1:]) if len(kept) > 1 else beta
+  return Schedule(
+    timestep=np.asarray(kept, np.int32),
+    beta=beta,
+    alpha_bar=alpha_bar,
+    alpha_bar_prev=alpha_bar_prev,
+    mean_coef_x0=beta * np.sqrt(alpha_bar_prev) / (1 - alpha_bar),
+    mean_coef_x=(1 - alpha_bar_prev) * np.sqrt(1 - beta) / (1 - alpha_bar),
+    variance=variance,
+    log_variance=np.log(clipped),
+  )
+
+
+def classifier_free(predict: Predictor, scale: float) -> Predictor:
+  """Guides a predictor away from the negative prompt (Ho & Salimans 2021).
+
+  Args:
+    predict: takes 2n latents, of which the first n have their prompts and the
+      last n the negative ones.
+    scale: 0 ignores the prompt, 1 follows it, more exaggerates it.
+
+  Returns:
+    A predictor of n latents.
+  """
+
+  def guided(x, t):
+    out = predict(jnp.concatenate([x, x]), jnp.concatenate([t, t]))
+    with_prompt, without = jnp.split(out, 2)
+    return without + scale * (with_prompt - without)
+
+  return guided
+
+
+# What a network may predict, as (signal, noise) -> x_0's weights of x_t and of
+# the prediction, for x_t = signal * x_0 + noise * eps. The velocity (Salimans &
+# Ho 2022, Section 4) is signal * eps - noise * x_0.
+PREDICTIONS = {
+  "epsilon": lambda signal, noise: (1 / signal, -noise / signal),
+  "v_prediction": lambda signal, noise: (signal, -noise),
+}
+
+
+def denoiser(
+  predict: Predictor, betas: np.ndarray, prediction: str
+) -> Denoiser:
+  """Turns a predictor into a denoiser for `diffusion.sample`.
+
+  Args:
+    predict: see `Predictor`.
+    betas: [T] of the training schedule.
+    prediction: of PREDICTIONS.
+
+  Returns:
+    A denoiser that does not clip x_0, and of the lower variance throughout.
+  """
+  alpha_bar = np.cumprod(1 - np.asarray(betas, np.float64))
+  weights = PREDICTIONS[prediction](np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar))
+  of_x, of_out = (jnp.asarray(table, jnp.float32) for table in weights)
+
+  def denoise(x, t):
+    shape = (len(x),) + (1,) * (x.ndim - 1)
+    x0 = of_x[t].reshape(shape) * x + of_out[t].reshape(shape) * predict(x, t)
+    return x0, jnp.zeros(shape)
+
+  return denoise
