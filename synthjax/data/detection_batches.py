@@ -11,6 +11,7 @@ from absl import logging
 
 from synthjax.data import buckets as bucketing
 from synthjax.data.buckets import Plan, Shape
+from synthjax.data.pipeline import Batches
 from synthjax.data.resizing import all_resized, resize, resized
 from synthjax.data.resizing import to_original as to_original
 from synthjax.data.shards import Source
@@ -36,7 +37,7 @@ def train_batches(
   buckets: Sequence[Shape] | None = None,
   max_objects: int | None = None,
   num_workers: int = 0,
-) -> grain.IterDataset:
+) -> Batches:
   """Makes shuffled batches: this process's share of each global one.
 
   Each image is resized to a shorter side of its own, and mirrored by chance. A
@@ -100,7 +101,7 @@ def eval_batches(
   buckets: Sequence[Shape] | None = None,
   max_objects: int | None = None,
   num_workers: int = 0,
-) -> grain.IterDataset:
+) -> Batches:
   """Makes batches of every image once: this process's share of each.
 
   They come shape by shape, and in order within a shape. The last batch of each
@@ -198,13 +199,9 @@ def _share(plan: Plan, share: slice) -> Plan:
   return Plan(rows, short_sides, flips, plan.buckets)
 
 
-def _to_dataset(batches: Source, num_workers: int) -> grain.IterDataset:
-  # Each element is a whole batch, so that few are read ahead.
-  read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)
-  ds = grain.MapDataset.source(batches).to_iter_dataset(read)
-  if num_workers:
-    ds = ds.mp_prefetch(grain.MultiprocessingOptions(num_workers))
-  return ds
+def _to_dataset(batches: Source, num_workers: int) -> Batches:
+  # Each element is a whole batch already.
+  return Batches(grain.MapDataset.source(batches), num_workers, ahead=4)
 
 
 def _read_train(

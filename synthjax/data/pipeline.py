@@ -1,6 +1,7 @@
 """Grain pipelines from sources to batches."""
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import grain
@@ -15,6 +16,36 @@ Example = dict[str, Any]
 Transform = Callable[[Example, np.random.Generator], Example]
 
 
+@dataclasses.dataclass(frozen=True)
+class Batches:
+  """A process's share of global batches, read from any of them on.
+
+  Which rows a batch has, and what is drawn for them, follows from its number
+  alone: not from the number of processes, of workers, or from what was read
+  before. So a step is all that a checkpoint needs to know.
+  """
+
+  ds: grain.MapDataset  # of batches
+  num_workers: int = 0  # reading processes; 0 reads in this one
+  ahead: int = 2  # batches that are read before they are asked for
+
+  def __iter__(self) -> Iterator[Example]:
+    return self.start_at(0)
+
+  def start_at(self, number: int) -> Iterator[Example]:
+    """Returns a Grain iterator that begins with batch `number`, from 0."""
+    # Grain's defaults are 16 threads and 500 elements ahead.
+    read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self.ahead)
+    ds = self.ds[number:].to_iter_dataset(read)
+    if self.num_workers:
+      ds = ds.mp_prefetch(grain.MultiprocessingOptions(self.num_workers))
+    return iter(ds)
+
+  def example(self) -> Example:
+    """Returns the first batch, and starts no worker for it."""
+    return jax.tree.map(np.asarray, self.ds[0])
+
+
 def train_batches(
   source: Sequence[Example],
   transforms: Sequence[Transform],
@@ -23,8 +54,11 @@ def train_batches(
   seed: int,
   num_workers: int = 0,
   repeats: int = 1,
-) -> grain.IterDataset:
+) -> Batches:
   """Makes endless shuffled batches: this process's share of each global one.
+
+  One process reads the same global batches as several: each of these holds a
+  run of the rows, the first ones the first process.
 
   Args:
     source: anything with a length and random access.
@@ -48,33 +82,20 @@ def train_batches(
       f"batch_size={batch_size} does not split over {jax.process_count()} "
       f"processes; try {batch_size - rest}."
     )
-  mine = slice(jax.process_index(), None, jax.process_count())
   if repeats == 1:
-    ds = grain.MapDataset.source(source).seed(seed)[mine]
+    # The slice takes everything, and keeps the order of earlier versions: Grain
+    # draws by the place of a step in the chain.
+    ds = grain.MapDataset.source(source).seed(seed)[0::1]
     ds = ds.shuffle().repeat()  # a new order in each epoch
-    ds = _transformed(ds, transforms)
-    # Grain's defaults, 16 threads and 500 rows ahead, cost small images twice
-    # their time on a few cores; where reading is the work, give it workers.
-    read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=64)
-    ds = ds.to_iter_dataset(read).batch(share, drop_remainder=True)
   else:
     rows = repeated(source, seed=seed, repeats=repeats, batch_size=batch_size)
-    # Grain draws by position. Copies of an image meet on several processes at
-    # one position of each share, so that they are dealt out only then.
-    ds = _transformed(grain.MapDataset.source(rows).seed(seed), transforms)[
-      mine
-    ]
-    # Workers are dealt what is read: batches, as rows would part the copies.
-    read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
-    ds = ds.batch(share, drop_remainder=True).to_iter_dataset(read)
-  if num_workers:
-    ds = ds.mp_prefetch(grain.MultiprocessingOptions(num_workers))
-  return ds
-
-
-def _transformed(
-  ds: grain.MapDataset, transforms: Sequence[Transform]
-) -> grain.MapDataset:
+    # Grain draws by position, so that each copy of an image is changed in its
+    # own way.
+    ds = grain.MapDataset.source(rows).seed(seed)
   for transform in transforms:
     ds = ds.random_map(transform)
-  return ds
+  # Shares in the order of the global batches, of which this process has one
+  # each. What others read is never opened.
+  ds = ds.batch(share, drop_remainder=True)
+  ds = ds[jax.process_index() :: jax.process_count()]
+  return Batches(ds, num_workers)

@@ -2,7 +2,10 @@
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
+from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,6 +13,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from synthjax.errors import UserError
+
+# Numbers of an array below which sharding it costs more than it saves.
+MIN_SHARDED = 4096
 
 # Whether this process works alone, whatever the other ones do.
 _ALONE = contextvars.ContextVar("alone", default=False)
@@ -23,6 +29,11 @@ def own_devices() -> Iterator[None]:
     yield
   finally:
     _ALONE.reset(token)
+
+
+def works_alone() -> bool:
+  """Tells whether this is within `own_devices`."""
+  return _ALONE.get()
 
 
 def make_mesh(fsdp: int = 1, *, local: bool = False) -> Mesh:
@@ -44,11 +55,13 @@ def make_mesh(fsdp: int = 1, *, local: bool = False) -> Mesh:
       f"fsdp={fsdp} does not divide the {count} devices; allowed are "
       f"{[d for d in range(1, count + 1) if count % d == 0]}."
     )
-  return jax.make_mesh(
-    (count // fsdp, fsdp),
-    ("data", "fsdp"),
-    axis_types=(AxisType.Auto,) * 2,
-    devices=devices,
+  shape, axes = (count // fsdp, fsdp), ("data", "fsdp")
+  laid = jax.make_mesh(shape, axes, devices=devices).devices
+  # Process after process, so that the rows of a batch that one of them holds
+  # lie together, the first ones on the first; see `data.pipeline`.
+  laid = sorted(laid.flat, key=lambda device: device.process_index)
+  return Mesh(
+    np.array(laid).reshape(shape), axes, axis_types=(AxisType.Auto,) * 2
   )
 
 
@@ -60,6 +73,73 @@ def split(mesh: Mesh) -> NamedSharding:
 def copied(mesh: Mesh) -> NamedSharding:
   """Gives every device a whole copy."""
   return NamedSharding(mesh, P())
+
+
+def shard(mesh: Mesh, tree: Any, *, min_size: int = MIN_SHARDED) -> Any:
+  """Returns where each array of a state lies: over `fsdp`, or copied.
+
+  Of an array, the largest dimension that divides is split, so that each device
+  of a group keeps its part of the parameters, of the optimizer's state and of
+  the average alone (Rajbhandari et al. 2020, ZeRO-3).
+
+  Args:
+    mesh: of the devices.
+    tree: of arrays, or of their shapes.
+    min_size: numbers; smaller arrays are copied.
+
+  Returns:
+    A tree of the same structure, of shardings.
+  """
+  parts = mesh.shape["fsdp"]
+
+  def one(x):
+    fits = [(n, -axis) for axis, n in enumerate(x.shape) if n % parts == 0]
+    if parts == 1 or not fits or math.prod(x.shape) < min_size:
+      return copied(mesh)
+    return NamedSharding(mesh, P(*[None] * -max(fits)[1], "fsdp"))
+
+  return jax.tree.map(one, tree)
+
+
+def place_key(mesh: Mesh, rng: jax.Array) -> jax.Array:
+  """Copies a random key to every device, of other processes as well."""
+  data = np.asarray(jax.random.key_data(rng))
+  wrap = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(rng))
+  return jax.jit(wrap, out_shardings=copied(mesh))(data)
+
+
+def fetch(tree: Any) -> Any:
+  """Returns NumPy copies of arrays, wherever their parts lie.
+
+  With several processes, all must call it together, and each gets everything.
+  """
+  return jax.tree.map(lambda x: jax.device_get(_whole(x)), tree)
+
+
+def to_own(mesh: Mesh, tree: Any) -> Any:
+  """Copies arrays, wherever their parts lie, to every device of a local mesh.
+
+  With several processes, all must call it together.
+
+  Args:
+    mesh: of `make_mesh(local=True)`.
+    tree: of arrays.
+  """
+  return jax.tree.map(lambda x: jax.device_put(_whole(x), copied(mesh)), tree)
+
+
+def _whole(x: Any) -> Any:
+  """Returns an array of this process's own devices, of one that is shared."""
+  if not isinstance(x, jax.Array) or x.is_fully_addressable:
+    return x
+  if not x.is_fully_replicated:
+    x = _identity(x, copied(x.sharding.mesh))
+  return x.addressable_data(0)
+
+
+@partial(jax.jit, static_argnums=1)
+def _identity(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+  return jax.lax.with_sharding_constraint(x, sharding)
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:

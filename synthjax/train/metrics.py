@@ -29,8 +29,11 @@ def progress_hook(
   batch_size: int = 0,
   monitor: Monitor | None = None,
   monitor_every: int = 0,
+  kept: Callable[[], str] = lambda: "The checkpoints before it are unharmed.",
 ) -> Hook:
   """Writes metrics to a file and to the terminal or log.
+
+  With several processes the first one does; the others count along.
 
   Args:
     file: JSON lines, one for each `every` steps and one for each of the
@@ -45,13 +48,26 @@ def progress_hook(
       last; it must be done with the state's arrays when it returns, as the
       next step takes their memory.
     monitor_every: steps; 0 monitors the last alone.
+    kept: says what is left where a metric is not finite; `checkpoint.newest`.
 
   Returns:
     A hook, which raises UserError when a metric is not finite.
   """
-  file = epath.Path(file)
-  _drop_after(file, first_step)
+  file, first = epath.Path(file), jax.process_index() == 0
+  if first:
+    _drop_after(file, first_step)
   began = time.monotonic()
+
+  def write(step, metrics):
+    row = {"step": step} | finite(label, step, metrics, kept=kept)
+    if first:
+      with file.open("a") as f:
+        f.write(json.dumps(row) + "\n")
+    return row
+
+  def tell(line, **options):
+    if first:
+      say(line, **options)
 
   def hook(step: int, state: Any, metrics: Mapping) -> None:
     nonlocal began
@@ -59,19 +75,19 @@ def progress_hook(
       float(next(iter(metrics.values())))  # waits: compiling is not training
       began = time.monotonic()
     if _due(step, every, num_steps):
-      row = _write(file, label, step, metrics)
+      row = write(step, metrics)
       seconds = max(time.monotonic() - began, 1e-9)
       rate = max(step - first_step - 1, 0) / seconds
       left = (num_steps - step) / rate / 60 if rate else math.nan
       text = f"{label}: step {step}/{num_steps}{_told(row)}"
       if batch_size:
         text += f"  {rate * batch_size:.1f} images/s"
-      say(f"{text}  {left:.1f} min left", last=step == num_steps)
+      tell(f"{text}  {left:.1f} min left", last=step == num_steps)
     if monitor is not None and _due(step, monitor_every, num_steps):
       jax.block_until_ready(state)
       paused = time.monotonic()
-      row = _write(file, label, step, monitor(state))
-      say(f"{label}: step {step}/{num_steps}{_told(row)}")
+      row = write(step, monitor(state))
+      tell(f"{label}: step {step}/{num_steps}{_told(row)}")
       began += time.monotonic() - paused  # nor is monitoring
 
   return hook
@@ -81,19 +97,27 @@ def _due(step: int, every: int, num_steps: int) -> bool:
   return step == num_steps or (every > 0 and step % every == 0)
 
 
-def _write(
-  file: epath.Path, label: str, step: int, metrics: Mapping
+def finite(
+  label: str, step: int, metrics: Mapping, *, kept: Callable[[], str]
 ) -> dict[str, float]:
-  """Appends a row and returns it; raises UserError if it is not finite."""
-  row = {"step": step} | {k: float(np.asarray(v)) for k, v in metrics.items()}
+  """Returns metrics as numbers.
+
+  Args:
+    label: of the run, for people.
+    step: that they are of.
+    metrics: scalars, on whatever device.
+    kept: says which checkpoint is left.
+
+  Raises:
+    UserError: naming those that are not finite.
+  """
+  row = {k: float(np.asarray(v)) for k, v in metrics.items()}
   if bad := [name for name, x in row.items() if not math.isfinite(x)]:
     raise UserError(
-      f"{label}: {', '.join(bad)} is not finite at step {step}. The "
-      "checkpoints before it are unharmed: lower the learning rate or clip "
-      "gradients (lr, clip_norm) and start in another workdir."
+      f"{label}: {', '.join(bad)} is not finite at step {step}. {kept()} Lower "
+      "the learning rate or clip gradients (lr, clip_norm) and start in "
+      "another workdir."
     )
-  with file.open("a") as f:
-    f.write(json.dumps(row) + "\n")
   return row
 
 

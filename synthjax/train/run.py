@@ -1,19 +1,19 @@
 """A training run that can be killed and started again."""
 
+import contextlib
 from typing import Any
 
-import grain
 import jax
-import numpy as np
 from etils import epath
 
-from synthjax.train import checkpoint, loop, metrics
+from synthjax.train import checkpoint, loop, metrics, processes
+from synthjax.train import mesh as meshes
 from synthjax.train.objective import Objective
 
 
 def train(
   objective: Objective,
-  dataset: grain.IterDataset,
+  dataset: Any,
   *,
   folder: epath.PathLike,
   label: str,
@@ -24,12 +24,17 @@ def train(
   checkpoint_every: int,
   monitor: metrics.Monitor | None = None,
   monitor_every: int = 0,
+  fsdp: int = 1,
 ) -> Any:
   """Trains to the end, from the newest checkpoint if there is one.
 
+  With several processes, all call it together, on a folder that they share. The
+  same training goes on with more devices or processes, or fewer, and with
+  another `fsdp`: from the same state and with the same global batches.
+
   Args:
     objective: what is trained.
-    dataset: endless batches of this process.
+    dataset: of `data.pipeline`: this process's share of each global batch.
     folder: gets `<label>_checkpoints/` and `<label>_metrics.jsonl`.
     label: of this run within its folder.
     num_steps: of the whole training.
@@ -40,43 +45,61 @@ def train(
     monitor: state -> numbers, which get rows of their own among the metrics;
       see `metrics.progress_hook`. Training is the same with it and without.
     monitor_every: steps between its calls; it is called at the end as well.
+    fsdp: devices that share one copy of the state between them.
 
   Returns:
-    The last state, on the devices.
+    The last state, on the devices; `mesh.fetch` brings its arrays here.
+
+  Raises:
+    UserError: when a metric or the state is not finite, the batch or `fsdp`
+      does not fit the devices, or no checkpoint can be read.
+    SystemExit: of code `processes.PREEMPTED`, when SIGTERM has ended the run
+      between two steps; it is saved then.
   """
   folder = epath.Path(folder)
   init_rng, rng = jax.random.split(jax.random.key(seed))
-  # Another iterator, so that the peek takes nothing from training.
-  example = jax.tree.map(np.asarray, next(iter(dataset)))
-  state = loop.start(objective, example, init_rng)
-  manager = checkpoint.open_manager(folder / f"{label}_checkpoints")
-  batches = iter(dataset)
-  state = checkpoint.restore(manager, state, batches)
-  state = loop.fit(
-    objective,
-    state,
-    batches,
-    num_steps=num_steps,
-    rng=rng,
-    # A checkpoint comes last: what is behind it has been told.
-    hooks=[
-      metrics.progress_hook(
-        metrics_file(folder, label),
-        label=label,
-        every=log_every,
-        num_steps=num_steps,
-        first_step=int(state.step),
-        batch_size=batch_size,
-        monitor=monitor,
-        monitor_every=monitor_every,
-      ),
-      checkpoint.save_hook(
-        manager, batches, every=checkpoint_every, last=num_steps
-      ),
-    ],
+  example = dataset.example()
+  meshes.check_batch(
+    meshes.make_mesh(fsdp),
+    len(jax.tree.leaves(example)[0]) * jax.process_count(),
+    field="batch_size",
   )
-  manager.close()
-  return state
+  manager = checkpoint.open_manager(folder / f"{label}_checkpoints")
+  outline = loop.outline(objective, example, init_rng, fsdp=fsdp)
+  state = checkpoint.restore(manager, outline)
+  if state is None:
+    state = loop.start(objective, example, init_rng, fsdp=fsdp)
+  first_step = int(state.step)
+  with contextlib.closing(manager), processes.stop_signal() as stop:
+    return loop.fit(
+      objective,
+      state,
+      dataset.start_at(first_step),
+      num_steps=num_steps,
+      rng=rng,
+      # A checkpoint comes last: what is behind it has been told.
+      hooks=[
+        metrics.progress_hook(
+          metrics_file(folder, label),
+          label=label,
+          every=log_every,
+          num_steps=num_steps,
+          first_step=first_step,
+          batch_size=batch_size,
+          monitor=monitor,
+          monitor_every=monitor_every,
+          kept=lambda: checkpoint.newest(manager),
+        ),
+        checkpoint.save_hook(
+          manager,
+          label=label,
+          every=checkpoint_every,
+          last=num_steps,
+          stop=stop,
+        ),
+      ],
+      fsdp=fsdp,
+    )
 
 
 def metrics_file(folder: epath.PathLike, label: str) -> epath.Path:
