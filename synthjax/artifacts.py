@@ -10,15 +10,17 @@ by another specification. A folder may be local or on Google Cloud (`gs://`).
 import hashlib
 import json
 import math
+import os
 import platform
 from collections.abc import Iterator, Mapping
+from concurrent import futures
 from importlib import metadata
 from typing import Any
 
 from etils import epath
 
 from synthjax import __version__
-from synthjax.atomic import remove_stale, replace
+from synthjax.atomic import discards, remove_stale, replace
 from synthjax.errors import UserError
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
@@ -74,12 +76,14 @@ def finish(
     **summary: plain data worth reading later: counts, seconds, accuracies.
 
   Returns:
-    The manifest.
+    The manifest; nothing in a process that leaves writing to another.
 
   Raises:
     UserError: if one of the files is not there.
   """
   folder, spec = epath.Path(folder), plain(spec)
+  if discards():  # nor does it know what the other has written yet
+    return {}
   if (folder / SPEC).exists():
     _require_same(folder, _read_json(folder / SPEC), spec)
   if missing := [name for name in rows if not (folder / name).exists()]:
@@ -91,10 +95,7 @@ def finish(
       "python": platform.python_version(),
       **{name: metadata.version(name) for name in _LIBRARIES},
     },
-    "files": {
-      name: {"rows": int(rows[name])} | _measure(folder / name)
-      for name in sorted(rows)
-    },
+    "files": _measure_all(folder, rows),
     "summary": plain(summary, "summary"),
   }
   _write_json(folder, MANIFEST, manifest)
@@ -214,6 +215,19 @@ def _show(value: Any) -> str:
 
 
 # --- files ------------------------------------------------------------------
+
+
+def _measure_all(
+  folder: epath.Path, rows: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+  names = sorted(rows)
+  # Hashing is done outside of Python's lock.
+  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    measured = pool.map(lambda name: _measure(folder / name), names)
+    return {
+      name: {"rows": int(rows[name])} | found
+      for name, found in zip(names, measured, strict=True)
+    }
 
 
 def _measure(path: epath.Path) -> dict[str, Any]:

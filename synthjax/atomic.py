@@ -16,6 +16,23 @@ from synthjax.errors import UserError
 
 _PREFIX = ".tmp-"  # of temporary names
 _STALE_AFTER = 3600  # seconds without a write: whoever wrote it is gone
+_discards = False
+
+
+@contextlib.contextmanager
+def discarding(discard: bool) -> Iterator[None]:
+  """Makes `replace` keep nothing, where another process writes the same."""
+  global _discards
+  before, _discards = _discards, discard
+  try:
+    yield
+  finally:
+    _discards = before
+
+
+def discards() -> bool:
+  """Tells whether this process leaves writing to another."""
+  return _discards
 
 
 @contextlib.contextmanager
@@ -37,6 +54,10 @@ def replace(
     UserError: if the disk is full.
   """
   target = epath.Path(folder) / name
+  if _discards:
+    with tempfile.TemporaryDirectory() as home:
+      yield pathlib.Path(home) / target.name
+    return
   local = "://" not in os.fspath(target)
   home = pathlib.Path(target.parent if local else tempfile.mkdtemp())
   home.mkdir(parents=True, exist_ok=True)

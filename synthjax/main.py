@@ -7,21 +7,24 @@ Each task leaves one artifact in DIR, and is skipped when that is complete. So
 the same command starts a run, resumes it, and extends it.
 """
 
+import contextlib
 import importlib
 import os
 import pathlib
 import re
 import runpy
+import signal
 import sys
 import time
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from synthjax import artifacts, cache
+from synthjax import artifacts, atomic, cache, locks
 from synthjax.config import unknown_fields
 from synthjax.errors import UserError, unknown_names
 
@@ -47,6 +50,11 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "The folder of the results, made if it is not there."
 )
+_SHARED = flags.DEFINE_bool(
+  "shared",
+  False,
+  "Lets several commands draw and score the images of one workdir together.",
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   False,
@@ -55,16 +63,20 @@ _DISTRIBUTED = flags.DEFINE_bool(
 )
 
 
-def run_tasks(config: ConfigDict, workdir: str) -> None:
+def run_tasks(
+  config: ConfigDict, workdir: str, *, shared: bool = False
+) -> None:
   """Checks every task of `config.tasks`, then runs them in order.
 
   Args:
     config: its field `tasks` names the tasks; the rest is read by them.
     workdir: the folder that holds one folder for each task.
+    shared: does them together with other commands of the same kind, which
+      know nothing of each other and may come and go.
 
   Raises:
-    UserError: about an unknown task, or from a task's `check` before any task
-      has run.
+    UserError: about an unknown task, another run in this workdir, or from a
+      task's `check` before any task has run.
   """
   if not isinstance(config.get("tasks"), tuple | list):
     raise UserError("A config needs the field `tasks`, a tuple of task names.")
@@ -73,18 +85,69 @@ def run_tasks(config: ConfigDict, workdir: str) -> None:
   modules = {
     name: importlib.import_module(TASKS[name]) for name in config.tasks
   }
+  alone = [
+    name
+    for name, module in modules.items()
+    if getattr(module, "PROCESSES", "one") != "shared"
+  ]
+  if shared and alone:
+    raise UserError(
+      f"--shared is of generate and score, not of {', '.join(alone)}: set "
+      "--config.tasks=\"('generate',)\", or 'score', and run the other tasks "
+      "before and after, without --shared."
+    )
   _check_all(modules.values(), config, workdir)
+  with _lock(workdir, shared):
+    _run_all(modules, config, workdir)
 
+
+def _lock(workdir: str, shared: bool) -> contextlib.AbstractContextManager:
+  """Holds the workdir; of the processes of one run, the first does."""
+  import jax
+
+  if jax.process_index() > 0:
+    return contextlib.nullcontext()
+  return locks.workdir(workdir, shared=shared)
+
+
+def _run_all(
+  modules: Mapping[str, types.ModuleType], config: ConfigDict, workdir: str
+) -> None:
   for number, (name, module) in enumerate(modules.items(), start=1):
     label = f"[{number}/{len(modules)}] {name}"
     _say(f"{label}: starts")
     manifest = epath.Path(workdir) / name / artifacts.MANIFEST
     before = manifest.read_bytes() if manifest.exists() else None
     began = time.monotonic()
-    module.run(config, workdir)
+    _run(module, config, workdir)
     skipped = before is not None and manifest.read_bytes() == before
     done = "skipped, as it was complete" if skipped else "done"
     _say(f"{label}: {done} ({time.monotonic() - began:.1f} s)")
+
+
+def _run(module: types.ModuleType, config: ConfigDict, workdir: str) -> None:
+  """Runs a task in all processes that it is for, and waits for them.
+
+  Its PROCESSES tells which: "shared" where each works for itself on its own
+  devices, and finds out what others leave to it; "all" where they work together
+  and the first one writes; otherwise one does it.
+  """
+  import jax
+  from jax.experimental import multihost_utils
+
+  from synthjax.train import mesh as meshes
+
+  if jax.process_count() == 1:
+    return module.run(config, workdir)
+  kind = getattr(module, "PROCESSES", "one")
+  first = jax.process_index() == 0
+  if kind == "all":
+    with atomic.discarding(not first):
+      module.run(config, workdir)
+  elif kind == "shared" or first:
+    with meshes.own_devices():
+      module.run(config, workdir)
+  multihost_utils.sync_global_devices(module.__name__)
 
 
 def _check_all(
@@ -183,7 +246,16 @@ def _main(argv: Sequence[str]) -> None:
   if not flags.FLAGS["verbosity"].present:  # not given on the command line
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every step
   use_compilation_cache()
-  run_tasks(_CONFIG.value, os.path.expanduser(_WORKDIR.value))
+  signal.signal(signal.SIGTERM, _stop)
+  workdir = os.path.expanduser(_WORKDIR.value)
+  run_tasks(_CONFIG.value, workdir, shared=_SHARED.value)
+
+
+def _stop(signum: int, frame: Any) -> None:
+  """Ends the run as an error would, so that files are closed and removed."""
+  del frame
+  print("synthjax: told to stop; the same command goes on.", file=sys.stderr)
+  sys.exit(128 + signum)
 
 
 def _cleanly(function: Callable) -> Callable:

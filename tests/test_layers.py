@@ -13,7 +13,7 @@ PACKAGE = ROOT / "synthjax"
 # What each part of the package may import of it. A part is a folder or a module
 # of synthjax; those that are not named here are leaves, free for all to use.
 MAY_IMPORT = {
-  "main": {"tasks", "config"},
+  "main": {"tasks", "config", "train"},
   "weights": {"convert", "text"},
   "tasks": {
     "config",
@@ -46,7 +46,15 @@ MAY_IMPORT = {
   "embedded": {"data", "text"},
   "config": set(),
 }
-LEAVES = {"artifacts", "atomic", "cache", "download", "errors", "progress"}
+LEAVES = {
+  "artifacts",
+  "atomic",
+  "cache",
+  "download",
+  "errors",
+  "locks",
+  "progress",
+}
 
 # Libraries that a part must do without.
 MUST_NOT_IMPORT = {

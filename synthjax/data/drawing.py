@@ -1,6 +1,7 @@
 """Which images are to be drawn, and what makes each of them itself."""
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 
 from synthjax.data import few_shot
 from synthjax.data.image_files import to_square
-from synthjax.data.shards import Example
+from synthjax.data.shards import Example, Source
 
 # Of 100 steps (Appendix C.3), so many are walked from a noised shot: the more
 # shots there are, the nearer the images stay to them.
@@ -28,40 +29,59 @@ class Row(NamedTuple):
   start_steps: int | None = None  # that are walked from it
 
 
-def plan(
-  prompts: Sequence[Any],
-  *,
-  images_per_class: int,
-  seeds: Sequence[int],
-) -> list[Row]:
-  """Lists every image: by strategy, seed, class, prompt, number.
+class Block(NamedTuple):
+  """The images of a class, of one strategy and seed."""
 
-  The images of a class are dealt out to its prompts in turn, so that none has
-  more than one image more than another.
+  num_prompts: int  # that its images are dealt out to in turn
+  make: Callable[[int, int], Row]  # (prompt of the block, number of its images)
+
+
+def rows_of(blocks: Sequence[Block], *, images_per_class: int) -> Source:
+  """Returns every image of the blocks; each is made when it is asked for.
+
+  The images of a block come prompt by prompt, and none has more than one image
+  more than another.
   """
-  groups: dict[str, dict[int, list[Any]]] = {}
-  for prompt in prompts:
-    classes = groups.setdefault(prompt.strategy, {})
-    classes.setdefault(prompt.label, []).append(prompt)
-  rows = []
-  for classes in groups.values():
-    for seed in seeds:
-      for label in sorted(classes):
-        own = classes[label]
-        for i, prompt in enumerate(own):
-          count = len(range(i, images_per_class, len(own)))
-          rows += [
-            Row(
-              id=f"{prompt.id}-s{seed}-{number}",
-              label=label,
-              class_name=prompt.class_name,
-              prompt=prompt.text,
-              seed=seed,
-              number=number,
-            )
-            for number in range(count)
-          ]
-  return rows
+  read = functools.partial(_read_row, blocks, images_per_class)
+  return Source(len(blocks) * images_per_class, read)
+
+
+def _read_row(blocks: Sequence[Block], size: int, index: int) -> Row:
+  block, index = blocks[index // size], index % size
+  each, more = divmod(size, block.num_prompts)
+  if index < more * (each + 1):
+    return block.make(*divmod(index, each + 1))
+  which, number = divmod(index - more * (each + 1), each)
+  return block.make(more + which, number)
+
+
+def plan(prompts: Any, *, seeds: Sequence[int]) -> list[Block]:
+  """Lists what is to be drawn: by strategy, seed and class.
+
+  Args:
+    prompts: a sequence of prompts, with its `groups`: see text.prompts.
+    seeds: of the images.
+  """
+  return [
+    Block(len(own), functools.partial(_drawn_row, prompts, own, seed))
+    for classes in prompts.groups.values()
+    for seed in seeds
+    for _, own in sorted(classes.items())
+  ]
+
+
+def _drawn_row(
+  prompts: Any, own: np.ndarray, seed: int, which: int, number: int
+) -> Row:
+  prompt = prompts[own[which]]
+  return Row(
+    id=f"{prompt.id}-s{seed}-{number}",
+    label=prompt.label,
+    class_name=prompt.class_name,
+    prompt=prompt.text,
+    seed=seed,
+    number=number,
+  )
 
 
 def plan_guided(
@@ -69,11 +89,10 @@ def plan_guided(
   labels: Sequence[int],
   start_steps: Mapping[int, int],
   *,
-  images_per_class: int,
   seeds: Sequence[int],
   sampler: str = "nested",
-) -> list[Row]:
-  """Lists every image of real guidance: by shots, seed, class, shot, number.
+) -> list[Block]:
+  """Lists what is to be drawn with real guidance: by shots, seed and class.
 
   All have the first prompt about their class, without language enhancement. The
   images of a class are dealt out to its shots in turn.
@@ -82,11 +101,10 @@ def plan_guided(
     space: the label space.
     labels: [n] of the pool.
     start_steps: number of shots -> steps that are walked from one.
-    images_per_class: of each number of shots and seed.
     seeds: of the shots, as few-shot tuning draws them, and of the images.
     sampler: of the shots, a key of few_shot.SAMPLERS.
   """
-  rows = []
+  blocks = []
   for shots, steps in start_steps.items():
     for seed in seeds:
       chosen = few_shot.draw_by(
@@ -95,22 +113,25 @@ def plan_guided(
       for each, own in zip(
         space.classes, chosen.reshape(-1, shots), strict=True
       ):
-        prompt = space.prompts[0].replace("{}", each.name)
-        rows += [
-          Row(
-            id=f"rg{shots}-{each.id}-{i}-s{seed}-{number}",
-            label=each.id,
-            class_name=each.name,
-            prompt=prompt,
-            seed=seed,
-            number=number,
-            reference=int(reference),
-            start_steps=steps,
-          )
-          for i, reference in enumerate(own)
-          for number in range(len(range(i, images_per_class, shots)))
-        ]
-  return rows
+        row = Row(
+          id=f"rg{shots}-{each.id}",
+          label=each.id,
+          class_name=each.name,
+          prompt=space.prompts[0].replace("{}", each.name),
+          seed=seed,
+          number=0,
+          start_steps=steps,
+        )
+        blocks.append(Block(shots, functools.partial(_guided_row, row, own)))
+  return blocks
+
+
+def _guided_row(row: Row, own: np.ndarray, which: int, number: int) -> Row:
+  return row._replace(
+    id=f"{row.id}-{which}-s{row.seed}-{number}",
+    number=number,
+    reference=int(own[which]),
+  )
 
 
 def read_references(

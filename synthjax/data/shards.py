@@ -71,11 +71,12 @@ def write_shard(
     folder: local or gs://.
     shard_index: from 0.
     num_shards: of the whole data set.
-    examples: rows of image uint8 [h, w, 3], label int, prompt str, seed int
-      and id str.
+    examples: rows of image uint8 [h, w, 3], or encoded bytes; label int,
+      prompt str, seed int and id str.
     name: of the data set, in snake case.
     split: of the data set.
-    encode: the images, the same ones alike; see `data.encoded.encode`.
+    encode: the images that are not, the same ones alike; see
+      `data.encoded.encode`.
 
   Returns:
     The number of rows.
@@ -117,8 +118,11 @@ def _record(example: Example, encode: Callable[[np.ndarray], bytes]) -> bytes:
     value = tf_feature_pb2.Int64List(value=[int(value)])
     return tf_feature_pb2.Feature(int64_list=value)
 
+  stored = example.get("encoded")
+  if stored is None:
+    stored = encode(np.asarray(example["image"]))
   feature = {
-    "image": of_bytes(encode(np.asarray(example["image"]))),
+    "image": of_bytes(stored),
     "label": of_int(example["label"]),
     "prompt": of_bytes(example["prompt"].encode()),
     "seed": of_int(example["seed"]),

@@ -29,6 +29,9 @@ class Encoder(NamedTuple):
   # end [k]) -> features [k, d], and those embeddings and ends, with room for
   # the context behind the first token. None where texts cannot be learned.
   embed_prompts: Callable[..., tuple[Callable, Any, Any]] | None = None
+  # What the host does to an image [h, w, 3] first; `encode_images` does it as
+  # well, but threads that read ahead spare it the work.
+  fit: Callable[[np.ndarray], np.ndarray] = np.asarray
 
 
 def load_encoder(name: str, **fields: Any) -> Encoder:

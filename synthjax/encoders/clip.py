@@ -107,11 +107,16 @@ def load(
   of_tokens = compiled(lambda m, x: m.encode_text(x))
 
   def encode(function, batches):
-    features = [np.zeros((0, model.embed_dim), np.float32)]
+    features, waiting = [np.zeros((0, model.embed_dim), np.float32)], None
     for batch in batches:
       lack = batch_size - len(batch)
       filled = np.pad(batch, [(0, lack)] + [(0, 0)] * (batch.ndim - 1))
-      features.append(np.asarray(function(variables, filled))[: len(batch)])
+      # The device is given this batch before the last one is waited for.
+      found, waiting = waiting, (function(variables, filled), len(batch))
+      if found:
+        features.append(np.asarray(found[0])[: found[1]])
+    if waiting:
+      features.append(np.asarray(waiting[0])[: waiting[1]])
     return np.concatenate(features)
 
   def chunks(rows):
@@ -160,8 +165,9 @@ def load(
     "dtype": dtype,
   }
   logit_scale = float(np.exp(params["logit_scale"]))
+  fit = partial(fit_image, size=size) if resize == "host" else np.asarray
   return Encoder(
-    encode_images, encode_texts, logit_scale, identity, embed_prompts
+    encode_images, encode_texts, logit_scale, identity, embed_prompts, fit
   )
 
 

@@ -1,14 +1,7 @@
 """Draws labelled images for every prompt, as shards that TFDS opens."""
 
-import hashlib
-import itertools
-import json
-import time
-from collections.abc import Callable, Sequence
 from functools import partial
 
-import jax
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -18,17 +11,17 @@ from synthjax.convert import files
 from synthjax.data import encoded, few_shot, real, shards, spaces
 from synthjax.data.drawing import (
   START_STEPS,
-  Row,
   plan,
   plan_guided,
   read_references,
+  rows_of,
 )
 from synthjax.diffusion import schedule
 from synthjax.errors import UserError, unknown_names
-from synthjax.generators import Generator, clip_guidance, glide
+from synthjax.generators import Generator, clip_guidance, fill, glide
 from synthjax.text import prompts as texts
-from synthjax.train.metrics import say
 
+PROCESSES = "shared"  # each draws the shards that no other one has
 GENERATORS = {"glide": glide.load}
 GENERATOR_FIELDS = (
   "name",
@@ -36,6 +29,7 @@ GENERATOR_FIELDS = (
   "upsampler",
   "tokenizer",
   "guidance_scale",
+  "guidance_interval",
   "clip_guidance",
   "batch_size",
   "dtype",
@@ -147,61 +141,36 @@ def run(config: ConfigDict, workdir: str) -> None:
     spec["real"] = real.identify(guided.pool)
   if artifacts.begin(folder, spec):
     return
-  rows = plan(
-    [texts.Prompt(**row) for row in texts.read(source / texts.FILE)],
-    images_per_class=block["images_per_class"],
-    seeds=block["seeds"],
-  )
+  blocks = plan(texts.open_prompts(source / texts.FILE), seeds=block["seeds"])
   references = None
   if guided:
     pool = real.open_real(guided.pool, space)
-    rows += plan_guided(
+    blocks += plan_guided(
       space,
       few_shot.labels_of(pool),
       _start_steps(guided),
-      images_per_class=block["images_per_class"],
       seeds=block["seeds"],
       sampler=guided.get("sampler", "nested"),
     )
     references = partial(read_references, pool, generator.reference_size)
-  size = block["shard_size"]
-  pieces = [rows[i : i + size] for i in range(0, len(rows), size)]
-  began, drawn, done = time.monotonic(), 0, 0
-  for index, piece in enumerate(pieces):
-    name = shards.shard_name(index, len(pieces), name=NAME)
-    if (folder / name).exists():
-      shards.check_rows(folder / name, len(piece))
-    else:
-      shards.write_shard(
-        folder,
-        index,
-        len(pieces),
-        draw(generator, piece, references),
-        name=NAME,
-        encode=partial(encoded.encode, **encoding),
-      )
-      drawn += len(piece)
-    done += len(piece)
-    rate = drawn / (time.monotonic() - began)
-    left = (len(rows) - done) / rate / 60 if rate else 0.0
-    say(
-      f"generate: {done}/{len(rows)} images  {rate:.1f} images/s  "
-      f"{left:.1f} min left",
-      last=done == len(rows),
-    )
+  written = fill.fill(
+    folder,
+    rows_of(blocks, images_per_class=block["images_per_class"]),
+    generator,
+    name=NAME,
+    shard_size=block["shard_size"],
+    encode=partial(encoded.encode, **encoding),
+    references=references,
+  )
   described = shards.write_dataset_info(
     folder,
-    [len(piece) for piece in pieces],
+    list(written.values()),
     {c.id: c.name for c in space.classes},
     description=f"Images of {len(space.classes)} classes drawn by synthjax.",
     name=NAME,
     image_size=encoding["image_size"],
     image_format=encoding.get("image_format", "png"),
   )
-  written = {
-    shards.shard_name(i, len(pieces), name=NAME): len(piece)
-    for i, piece in enumerate(pieces)
-  }
   artifacts.finish(folder, spec, written | described)
 
 
@@ -218,54 +187,6 @@ def load(block: ConfigDict) -> Generator:
   if options.get("clip_guidance") is not None:
     options["clip_guidance"] |= _clip_weights(block.clip_guidance)
   return GENERATORS[options.pop("name")](**options)
-
-
-def draw(
-  generator: Generator,
-  rows: Sequence[Row],
-  references: Callable[[Sequence[Row]], np.ndarray] | None = None,
-) -> list[dict]:
-  """Draws images, as examples of a shard.
-
-  Args:
-    generator: that draws.
-    rows: of the images.
-    references: reads the real images of rows that have one.
-  """
-  images = []
-  for steps, group in itertools.groupby(rows, lambda row: row.start_steps):
-    group = list(group)
-    more = {}
-    if steps is not None:
-      more = dict(references=references(group), start_steps=steps)
-    prompts = [row.prompt for row in group]
-    images += list(generator.draw(prompts, image_keys(group), **more))
-  return [
-    {
-      "image": image,
-      "label": row.label,
-      "prompt": row.prompt,
-      "seed": row.seed,
-      "id": row.id,
-    }
-    for image, row in zip(images, rows, strict=True)
-  ]
-
-
-def image_keys(rows: Sequence[Row]) -> jax.Array:
-  """Makes the key of each image from its seed, class, prompt and number.
-
-  So an image is the same whatever was drawn before it or beside it, on however
-  many devices.
-  """
-  data = np.empty((len(rows), 2), np.uint32)
-  for i, row in enumerate(rows):
-    who = [row.seed, row.class_name, row.prompt, row.number]
-    if row.reference is not None:
-      who += [row.reference, row.start_steps]
-    who = json.dumps(who)
-    data[i] = np.frombuffer(hashlib.sha256(who.encode()).digest()[:8], "<u4")
-  return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
 def _weights(block: ConfigDict, stage: str) -> str:

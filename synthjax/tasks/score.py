@@ -1,13 +1,20 @@
 """Encodes the generated images and classifies them, one shard at a time."""
 
+import collections
+import functools
+import itertools
+import os
 import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
+from synthjax import artifacts, locks
 from synthjax.config import validate
 from synthjax.data import scores, shards, spaces
 from synthjax.encoders import Encoder, check_encoder, load_encoder
@@ -17,7 +24,10 @@ from synthjax.train.metrics import say
 FIELDS = (
   "filter_encoder",  # gives the probabilities; that of config by default
 )
-CHUNK = 1024  # images in memory at once
+CHUNK = 1024  # images that are read ahead, and encoded with one call
+PROCESSES = "shared"  # each scores the shards that no other one has
+
+Judge = tuple[Encoder, scores.Texts]
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -58,31 +68,19 @@ def run(config: ConfigDict, workdir: str) -> None:
     filter_texts = scores.encode_classes(
       filter_encoder.encode_texts, filter_encoder.logit_scale, space
     )
-  source, rows = shards.open_shards(images), {scores.TEXT: len(space.classes)}
-  sizes = shard_rows(images)
+  judges = [(encoder, texts)] + ([(filter_encoder, filter_texts)] * bool(other))
+  source, sizes = shards.open_shards(images), shard_rows(images)
   if sum(sizes) != len(source):
     raise UserError(
       f"{images} holds {len(source)} images, but its manifest lists "
       f"{sum(sizes)}: shards were added or lost."
     )
-  began, first = time.monotonic(), 0
-  for index, size in enumerate(sizes):
-    name = scores.part_name(index, len(sizes))
-    if not (folder / name).exists():
-      positions = range(first, first + size)
-      part = _score(encoder, texts, source, positions)
-      if other:
-        # As in the released code, where RN50 filters for every encoder.
-        judged = _score(filter_encoder, filter_texts, source, positions)
-        part = part._replace(p_own=judged.p_own, probs=judged.probs)
-      scores.write_part(folder, name, part)
-    rows[name], first = size, first + size
-    rate = first / (time.monotonic() - began)
-    say(
-      f"score: {first:,}/{len(source):,} images  {rate:,.0f} images/s",
-      last=first == len(source),
-    )
+  names = [scores.part_name(i, len(sizes)) for i in range(len(sizes))]
+  _score_all(folder, names, sizes, source, judges)
   scores.write_texts(folder, texts)
+  rows = {scores.TEXT: len(space.classes)} | dict(
+    zip(names, sizes, strict=True)
+  )
   artifacts.finish(folder, spec, rows, num_images=len(source))
 
 
@@ -94,20 +92,83 @@ def shard_rows(images: epath.Path) -> list[int]:
   ]
 
 
-def _score(
-  encoder: Encoder, texts: scores.Texts, source: Any, positions: range
-) -> scores.Scores:
-  """Scores the rows of a shard."""
-  ids, labels, features = [], [], []
-  for first in range(positions.start, positions.stop, CHUNK):
-    rows = [source[i] for i in range(first, min(first + CHUNK, positions.stop))]
-    ids += [row["id"] for row in rows]
-    labels += [row["label"] for row in rows]
-    features.append(encoder.encode_images([row["image"] for row in rows]))
-  num_classes = len(texts.text_features)
+def _score_all(
+  folder: epath.Path,
+  names: Sequence[str],
+  sizes: Sequence[int],
+  source: Any,
+  judges: Sequence[Judge],
+) -> None:
+  """Scores the shards that no other process has; other threads read ahead."""
+  ends = list(itertools.accumulate(sizes, initial=0))
+  spans = [range(*span) for span in itertools.pairwise(ends)]
+  first = jax.process_index() * len(names) // jax.process_count()
+  began, done, begun = time.monotonic(), 0, {}
+  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    # Each encoder sees the image as it wants it, as long as no device resizes.
+    read = functools.partial(_read, source, [each.fit for each, _ in judges])
+
+    def begin(span):
+      return collections.deque(pool.submit(read, i) for i in span[:CHUNK])
+
+    for part in locks.share(folder, names, first=first):
+      span = spans[part]
+      queue = begun.pop(part, None) or begin(span)
+      if len(span) <= CHUNK and part + 1 < len(spans):
+        # Likely the next; if another process has it, little is lost.
+        begun = {part + 1: begin(spans[part + 1])}
+      rows = _read_on(queue, span[CHUNK:], functools.partial(pool.submit, read))
+      scores.write_part(folder, names[part], _score(judges, rows))
+      done += len(span)
+      rate = done / (time.monotonic() - began)
+      left = (len(source) - ends[part + 1]) / max(rate, 1e-9) / 60
+      say(
+        f"score: {ends[part + 1]:,}/{len(source):,} images  {rate:,.0f} "
+        f"images/s  {left:.1f} min left",
+        last=ends[part + 1] == len(source),
+      )
+    for queue in begun.values():
+      collections.deque(map(futures.Future.cancel, queue), maxlen=0)
+
+
+def _read(source: Any, fits: Sequence[Callable], index: int) -> tuple:
+  """Reads a row; its image as each encoder wants it."""
+  row = source[index]
+  return row["id"], row["label"], [fit(row["image"]) for fit in fits]
+
+
+def _read_on(
+  queue: collections.deque, rest: Iterable[int], submit: Callable
+) -> Iterator[tuple]:
+  """Yields what is read, and keeps as many reads in hand as there are."""
+  for index in rest:
+    yield queue.popleft().result()
+    queue.append(submit(index))
+  while queue:
+    yield queue.popleft().result()
+
+
+def _score(judges: Sequence[Judge], rows: Iterable[tuple]) -> scores.Scores:
+  """Scores the rows of a shard.
+
+  As in the released code, where RN50 filters for every encoder, the last judge
+  gives the probabilities.
+  """
+  ids, labels, features = [], [], [[] for _ in judges]
+  rows = iter(rows)
+  while chunk := list(itertools.islice(rows, CHUNK)):
+    ids += [row[0] for row in chunk]
+    labels += [row[1] for row in chunk]
+    for i, (encoder, _) in enumerate(judges):
+      features[i].append(encoder.encode_images([row[2][i] for row in chunk]))
+  num_classes = len(judges[0][1].text_features)
   if unknown := sorted({x for x in labels if not 0 <= x < num_classes}):
     raise UserError(
       f"Images have the labels {unknown[:10]}, but the label space has "
       f"{num_classes} classes: config.space is not the one they were drawn for."
     )
-  return scores.make_scores(ids, labels, np.concatenate(features), texts)
+  found = [
+    scores.make_scores(ids, labels, np.concatenate(own), texts)
+    for own, (_, texts) in zip(features, judges, strict=True)
+  ]
+  return found[0]._replace(p_own=found[-1].p_own, probs=found[-1].probs)

@@ -3,8 +3,13 @@
 A row is a Prompt; a file of them has one JSON object on each line.
 """
 
+import array
+import dataclasses
 import hashlib
 import json
+import mmap
+import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -140,10 +145,29 @@ def write(folder: epath.PathLike, rows: Sequence[Prompt]) -> None:
 
 
 def read(path: epath.PathLike) -> list[dict[str, Any]]:
-  """Reads the prompts.jsonl of a complete artifact.
+  """Reads prompts.jsonl as `open_prompts` does, into dicts of the fields."""
+  return [prompt._asdict() for prompt in open_prompts(path)]
 
-  Returns:
-    A dict of the fields of Prompt for each row.
+
+@dataclasses.dataclass(frozen=True)
+class Prompts(Sequence[Prompt]):
+  """The prompts of a file, each read when it is asked for."""
+
+  data: bytes | mmap.mmap  # of the file
+  ends: np.ndarray  # int64 [n + 1]: where each line ends, after 0
+  groups: Mapping[str, Mapping[int, np.ndarray]]  # see `group`
+
+  def __len__(self) -> int:
+    return len(self.ends) - 1
+
+  def __getitem__(self, index: int) -> Prompt:
+    index = range(len(self))[index]  # with its errors
+    first, last = self.ends[index : index + 2]
+    return Prompt(**json.loads(self.data[first:last]))
+
+
+def open_prompts(path: epath.PathLike) -> Prompts:
+  """Opens the prompts.jsonl of a complete artifact, and checks every line.
 
   Raises:
     UserError: if the folder is not complete, if the file is not the one that
@@ -151,27 +175,59 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
   """
   path = epath.Path(path)
   artifacts.verify(path.parent)
-  rows, problems, seen = [], [], set()
-  lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-  for number, line in enumerate(lines, start=1):
+  ends, labels, strategies = array.array("q", [0]), array.array("q"), []
+  problems, seen = [], set()
+  data = _map(path)
+  while ends[-1] < len(data):
+    end = data.find(b"\n", ends[-1]) + 1 or len(data)
     try:
-      row = _read_row(line)
-      if row["id"] in seen:
+      row = _read_row(data[ends[-1] : end])
+      # Of a million ids the hashes alone are kept.
+      if (key := hash(row["id"])) in seen:
         raise ValueError(f"the id {row['id']!r} is that of an earlier line")
-      seen.add(row["id"])
-      rows.append(row)
+      seen.add(key)
+      labels.append(row["label"])
+      strategies.append(sys.intern(row["strategy"]))
     except ValueError as error:
-      problems.append(f"line {number}: {error}")
+      problems.append(f"line {len(ends)}: {error}")
+    ends.append(end)
   if problems:
     listed = "\n  ".join(problems[:20])
     raise UserError(
       f"{path} is damaged:\n  {listed}\nDelete {path.parent} yourself and run "
       "the task `prompts` again."
     )
-  return rows
+  return Prompts(data, np.array(ends), group(strategies, labels))
 
 
-def _read_row(line: str) -> dict[str, Any]:
+def group(
+  strategies: Sequence[str], labels: Sequence[int]
+) -> dict[str, dict[int, np.ndarray]]:
+  """Sorts prompts by strategy, in order of appearance, and by label.
+
+  Returns:
+    The indices of the prompts, ascending, by strategy and label.
+  """
+  of_strategy, labels = np.array(strategies, object), np.asarray(labels, int)
+  found: dict[str, dict[int, np.ndarray]] = {}
+  for strategy in dict.fromkeys(strategies):
+    own = np.flatnonzero(of_strategy == strategy)
+    own = own[np.argsort(labels[own], kind="stable")]
+    classes, first = np.unique(labels[own], return_index=True)
+    parts = np.split(own, first[1:])
+    found[strategy] = dict(zip(classes.tolist(), parts, strict=True))
+  return found
+
+
+def _map(path: epath.Path) -> bytes | mmap.mmap:
+  """Returns the bytes of a file; those of a local one stay on the disk."""
+  if "://" in os.fspath(path) or not path.stat().length:
+    return path.read_bytes()
+  with open(path, "rb") as file:
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _read_row(line: bytes) -> dict[str, Any]:
   row = json.loads(line)
   if not isinstance(row, dict) or set(row) != set(Prompt._fields):
     raise ValueError(f"needed the keys {', '.join(Prompt._fields)}")

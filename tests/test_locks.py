@@ -1,0 +1,182 @@
+"""Locks: who holds a workdir, who does which part, and what a crash leaves."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from etils import epath
+
+from synthjax import locks
+from synthjax.errors import UserError
+
+pytestmark = pytest.mark.faults
+
+HOLD = """
+import sys, time
+from synthjax import locks
+with locks.workdir(sys.argv[1], shared="shared" in sys.argv):
+  print("held", flush=True)
+  time.sleep(600)
+"""
+CLAIM = """
+import sys, time
+from synthjax import locks
+with locks.claims(sys.argv[1]) as claim:
+  print(*(part for part in (0, 2) if claim(part)), flush=True)
+  time.sleep(600)
+"""
+
+
+def start(script, *args):
+  """Starts another process, which holds what it takes until it is killed."""
+  process = subprocess.Popen(
+    [sys.executable, "-c", script, *map(str, args)],
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  return process, process.stdout.readline().strip()
+
+
+@pytest.fixture
+def holder():
+  """Starts processes, and kills those that are left."""
+  started = []
+
+  def begin(script, *args):
+    process, line = start(script, *args)
+    started.append(process)
+    return process, line
+
+  yield begin
+  for process in started:
+    process.kill()
+    process.wait()
+
+
+def test_another_run_is_refused_until_the_first_is_gone(tmp_path, holder):
+  """It is told by host, process and time; SIGKILL leaves no lock behind."""
+  process, line = holder(HOLD, tmp_path)
+  assert line == "held"
+  with pytest.raises(UserError) as error:
+    with locks.workdir(tmp_path):
+      pass
+  message = str(error.value)
+  assert f"pid {process.pid}" in message and "--workdir" in message
+  assert os.uname().nodename in message and "since 20" in message
+
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  with locks.workdir(tmp_path):
+    note = json.loads((tmp_path / locks.WORKDIR).read_text())
+    assert note["pid"] == os.getpid()
+
+
+def test_shared_runs_go_together_and_with_no_other(tmp_path, holder):
+  for _ in range(2):
+    _, line = holder(HOLD, tmp_path, "shared")
+    assert line == "held"
+  with locks.workdir(tmp_path, shared=True):
+    pass
+  with pytest.raises(UserError, match="--shared, each of them"):
+    with locks.workdir(tmp_path):
+      pass
+
+
+def test_a_run_that_is_alone_admits_no_shared_one(tmp_path, holder):
+  holder(HOLD, tmp_path)
+  with pytest.raises(UserError, match="Another run"):
+    with locks.workdir(tmp_path, shared=True):
+      pass
+
+
+def test_an_unreadable_note_is_no_obstacle(tmp_path, holder):
+  process, _ = holder(HOLD, tmp_path)
+  (tmp_path / locks.WORKDIR).write_bytes(b"\xff{")
+  with pytest.raises(UserError, match="it left no note"):
+    with locks.workdir(tmp_path):
+      pass
+  process.kill()
+  process.wait()
+  with locks.workdir(tmp_path):
+    pass
+
+
+def test_parts_of_a_lost_process_are_done_by_another(tmp_path, holder):
+  """It has 0 and 2, and finishes 0 before it dies; 3 is there already."""
+  process, line = holder(CLAIM, tmp_path)
+  assert line == "0 2"
+  names = [f"part-{i}" for i in range(5)]
+  (tmp_path / names[3]).touch()
+  done = []
+  for part in locks.share(tmp_path, names, wait=0.05):
+    done.append(part)
+    (tmp_path / names[part]).touch()
+    if done == [1, 4]:
+      (tmp_path / names[0]).touch()
+      process.kill()
+      process.wait()
+  assert done == [1, 4, 2]
+
+
+def test_processes_that_start_apart_do_every_part_once(tmp_path):
+  names = [f"part-{i}" for i in range(5)]
+  assert list(locks.share(tmp_path, names, first=3)) == [3, 4, 0, 1, 2]
+  assert list(locks.share(tmp_path, [], first=0)) == []
+
+
+def test_what_is_claimed_is_free_again_afterwards(tmp_path, holder):
+  with locks.claims(tmp_path) as claim:
+    assert claim(0) and claim(2)
+    process, line = holder(CLAIM, tmp_path)
+    assert line == ""
+    process.kill()
+    process.wait()
+  _, line = holder(CLAIM, tmp_path)
+  assert line == "0 2"
+
+
+# --- a bucket, which has no locks -------------------------------------------
+
+
+class Bucket:
+  """A path that says that it is of a bucket, and lies in a folder."""
+
+  def __init__(self, path):
+    self.path = pathlib.Path(path)
+    self.parent = f"gs://{path}"
+
+  def __getattr__(self, name):
+    return getattr(self.path, name)
+
+
+def test_a_note_with_a_heartbeat_stands_for_the_lock(tmp_path, monkeypatch):
+  monkeypatch.setattr(locks, "_BEAT", 0.05)
+  note = Bucket(tmp_path / locks.WORKDIR)
+  with locks._noted(note, shared=False):
+    first = json.loads(note.read_text())["beat"]
+    with pytest.raises(UserError, match=f"pid {os.getpid()}"):
+      with locks._noted(note, shared=False):
+        pass
+    deadline = time.monotonic() + 20
+    while json.loads(note.read_text() or "{}").get("beat", first) == first:
+      assert time.monotonic() < deadline
+      time.sleep(0.02)
+  assert not note.exists()
+
+
+def test_a_note_whose_heart_has_stopped_is_overwritten(tmp_path):
+  note = Bucket(tmp_path / locks.WORKDIR)
+  stopped = time.time() - locks._DEAD_AFTER - 1
+  note.write_text(json.dumps({"pid": 1, "beat": stopped}))
+  with locks._noted(note, shared=False):
+    assert json.loads(note.read_text())["pid"] == os.getpid()
+
+
+def test_nothing_is_claimed_in_a_bucket():
+  with locks.claims(epath.Path("gs://bucket/folder")) as claim:
+    assert claim(0) and claim(0)
