@@ -170,6 +170,7 @@ def _fill(args, stop_after: int | None) -> dict:
         reference_size=1,
         num_steps=1,
         identity={},
+        warm_up=lambda: None,
       ),
       name="nothing",
       shard_size=1000,
@@ -185,3 +186,7 @@ def _fill(args, stop_after: int | None) -> dict:
     "completing": time.monotonic() - ended,
     "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
   }
+
+
+if __name__ == "__main__":
+  main()

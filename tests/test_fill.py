@@ -39,6 +39,7 @@ def make_generator(batch_size=4, before=None):
     reference_size=4,
     num_steps=1,
     identity={},
+    warm_up=lambda: None,
   )
 
 
@@ -140,7 +141,9 @@ def test_a_long_run_is_estimated_from_its_second_batch(
 
 WORKER = """
 import sys, test_fill
-test_fill.fill_folder(sys.argv[1], count=2000, shard_size=10)
+before = lambda: print("batch", flush=True)
+generator = test_fill.make_generator(before=before)
+test_fill.fill_folder(sys.argv[1], 2000, generator, shard_size=10)
 """
 
 
@@ -154,7 +157,7 @@ def test_processes_fill_a_folder_together_and_for_a_lost_one(tmp_path):
     subprocess.Popen(
       [sys.executable, "-c", WORKER, str(folder)],
       cwd=pathlib.Path(__file__).parent,
-      stderr=subprocess.PIPE,
+      stdout=subprocess.PIPE,
       text=True,
     )
     for _ in range(3)
@@ -164,11 +167,11 @@ def test_processes_fill_a_folder_together_and_for_a_lost_one(tmp_path):
   while len(contents(folder)) < 20:
     assert timer.is_alive()
   workers[0].kill()
-  logs = [worker.communicate()[1] for worker in workers]
+  logs = [worker.communicate()[0] for worker in workers]
   timer.cancel()
   assert [worker.returncode for worker in workers] == [-9, 0, 0]
   assert contents(folder) == contents(tmp_path / "alone")
-  # Three batches a shard, of which the first of a process is not told. None was
-  # drawn twice but for what the lost one drew and wrote.
-  told = [log.count("images/s  ") for log in logs]
-  assert min(told) > 0 and 600 <= sum(told) + 3 <= 606, told
+  # Three batches a shard. None was drawn twice but for what the lost one was
+  # drawing and writing.
+  batches = [log.count("batch") for log in logs]
+  assert min(batches) > 0 and 600 <= sum(batches) <= 606, batches

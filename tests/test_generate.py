@@ -1,12 +1,7 @@
 """Drawing images: identity, shards, resuming, and bad input."""
 
 import hashlib
-import os
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -359,51 +354,3 @@ def test_bad_real_guidance_stops_before_anything_is_drawn(
   config = make_config(tmp_path, weights, real_guidance=guided)
   with pytest.raises(UserError, match=words):
     generate.check(config, str(tmp_path))
-
-
-SCRIPT = """
-import sys
-from absl import flags
-flags.FLAGS.mark_as_parsed()
-import jax
-jax.config.update("jax_platforms", "cpu")
-from synthjax.main import load_config, use_compilation_cache
-use_compilation_cache()
-import json
-from ml_collections import ConfigDict
-from synthjax.tasks import generate
-config = ConfigDict(json.load(open(sys.argv[1])))
-config.lock()
-generate.run(config, sys.argv[2])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.faults
-def test_killed_five_times_the_shards_are_the_same(tmp_path, weights):
-  """SIGKILL at random moments; the shards equal an uninterrupted run's."""
-  random = np.random.default_rng()
-  results = []
-  for kills in (0, 5):
-    workdir = tmp_path / str(kills)
-    workdir.mkdir()
-    tiny_world.write_prompts(workdir)
-    config = make_config(workdir, weights, images_per_class=16, shard_size=2)
-    (workdir / "config.json").write_text(config.to_json())
-    command = [sys.executable, "-c", SCRIPT]
-    command += [str(workdir / "config.json"), str(workdir)]
-    for _ in range(kills):
-      before = len(shard_files(workdir))
-      process = subprocess.Popen(command, env=os.environ)
-      # At least one more shard, then a random moment within the next ones.
-      while process.poll() is None:
-        if len(shard_files(workdir)) > before:
-          break
-        time.sleep(0.005)
-      time.sleep(random.uniform(0, 0.05))
-      process.send_signal(signal.SIGKILL)
-      process.wait()
-      assert process.returncode == -signal.SIGKILL  # it was still at work
-    subprocess.run(command, check=True)
-    results.append(hashes(workdir))
-  assert results[0] == results[1] and len(results[0]) == 48

@@ -7,6 +7,7 @@ import math
 import os
 import random
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
@@ -166,22 +167,23 @@ def _teller(folder: epath.Path, total: int, done: int) -> Callable:
 
   The first batch is compiled; the second gives the rate.
   """
-  began, drawn, estimated, sizes = None, 0, False, []
+  began = told = first = None
+  drawn, pause = 0, 0.2 if sys.stderr.isatty() else 10  # s between lines
 
   def tell(count: int, encoded: futures.Future) -> None:
-    nonlocal began, drawn, done, estimated
+    nonlocal began, told, first, drawn, done
     done, now = done + count, time.monotonic()
-    sizes.append(encoded)
     if began is None:
-      began = now
+      began, first = now, encoded
       return
     drawn += count
     rate = drawn / max(now - began, 1e-9)
-    if not estimated:
-      estimated = True
-      size = np.mean([len(each.result()) for each in sizes])
+    if told is None:
+      size = (len(first.result()) + len(encoded.result())) / 2
       _estimate(folder, total - done, rate, size)
-    sizes.clear()
+    elif done < total and now - told < pause:
+      return
+    told = now
     left = (total - done) / rate / jax.process_count() / 60
     say(
       f"generate: {done:,}/{total:,} images  {rate:.1f} images/s  "
