@@ -6,7 +6,7 @@ FOLDER holds `config.json` and `start/`, what every workdir starts from. The
 tasks of the config run in a process that is forked from this one, which has
 imported everything and computed nothing, so that starting again takes no
 seconds. When a run gets to its end, its files must be those of one that was
-left alone, `whole/`; then another one starts. Prints how many runs ended and how
+left alone, `whole/`; then another one starts. Prints how many ended, and how
 many kills hit each task.
 """
 
