@@ -20,11 +20,12 @@ from synthjax.evals import detected, voc_ap, voc_files
 from synthjax.evals.detected import Run
 from synthjax.models.classifiers import make_classifier
 from synthjax.models.faster_rcnn import make_detector
-from synthjax.train import detecting, detection, metrics, pretrained
+from synthjax.train import detecting, detection, metrics, pretrained, processes
 from synthjax.train import detector_fields as recipes
 from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
 
+PROCESSES = "all"  # they train as one, and the first one writes
 _WEIGHTS = ".safetensors"
 
 
@@ -113,6 +114,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   _train_all(parts, starts, folder)
+  processes.wait_for_all("the weights are written")
   every = [Run(name, seed) for name in starts for seed in block["seeds"]]
   validation, tested, rows = {}, {}, {}
   if block.get("validation"):
@@ -138,7 +140,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   curves = [runs.metrics_file(folder, one.label()) for one in every]
   rows |= {curve.name: len(metrics.read_rows(curve)) for curve in curves}
   artifacts.finish(folder, spec, rows | {"results.json": len(results["rows"])})
-  if jax.process_index() == 0:
+  if processes.is_first():
     print(detected.table(results))
 
 
@@ -175,7 +177,7 @@ def _train_all(
         "classes": [c.name for c in parts.space.classes],
         "training": fields | one._asdict() | {"num_images": len(source)},
       }
-      files.save_params(path, jax.device_get(variables), description)
+      files.save_params(path, meshes.fetch(variables), description)
 
 
 def _train(

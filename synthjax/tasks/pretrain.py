@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -31,11 +30,15 @@ from synthjax.train import (
   moco,
   monitoring,
   pretraining,
+  processes,
   recipe,
   supervised,
 )
+from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
 from synthjax.train.objective import Objective
+
+PROCESSES = "all"  # they train as one, and the first one writes
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -69,6 +72,7 @@ def _check_arm(block: dict, space: spaces.LabelSpace) -> None:
       f"config.pretrain.objective='moco' trains a ResNet, not a "
       f"{type(model).__name__}: choose one of {', '.join(resnet.MODELS)}."
     )
+  meshes.make_mesh(block.get("fsdp") or 1)
   objective = _make_objective(block, len(space.classes), num_steps=1000)
   if block.get("init") or _is_moco(block):
     pretraining.trace(block, objective)
@@ -81,6 +85,9 @@ def run(config: ConfigDict, workdir: str) -> None:
   """
   arms, workdir = read(config), epath.Path(workdir)
   folder, space = workdir / "pretrain", spaces.load_space(config.space)
+  # Where the state lies is no part of what is trained: a run may go on with
+  # other devices.
+  fsdp = {name: block.pop("fsdp", None) or 1 for name, block in arms.items()}
   for block in arms.values():
     if block.get("init"):
       block["init_hash"] = files.sha256(_locate(block))
@@ -109,7 +116,9 @@ def run(config: ConfigDict, workdir: str) -> None:
         drawn, num_classes=num_classes, images_per_class=amount
       )
     counts[name], measure = len(source), _measure(block, space, source)
-    for seed, variables in _train(name, block, source, space, folder):
+    for seed, variables in _train(
+      name, block, source, space, folder, fsdp[name]
+    ):
       label = pretraining.label_of(seed, name)
       path = folder / f"{label}.safetensors"
       origin["num_images"] = len(source)
@@ -122,6 +131,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       trained[shown] = path, measure
   summary = {"validation": accuracies}
   if common.get("test"):
+    processes.wait_for_all("the weights are written")
     # Nothing is trained for, or chosen by, what is opened here.
     summary["test"] = {
       shown: measure(files.load_params(path)[0], "test")
@@ -129,7 +139,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     }
   num_images = counts if len(arms) > 1 else counts[next(iter(arms))]
   artifacts.finish(folder, spec, rows, num_images=num_images, **summary)
-  for split, found in summary.items():
+  for split, found in summary.items() if processes.is_first() else ():
     for label, accuracy in found.items():
       print(f"  {label}: {accuracy:.1%} of the real {split} images")
 
@@ -194,7 +204,12 @@ def _make_objective(block: dict, num_classes: int, num_steps: int) -> Objective:
 
 
 def _train(
-  name: str, block: dict, source: Any, space: spaces.LabelSpace, folder: Any
+  name: str,
+  block: dict,
+  source: Any,
+  space: spaces.LabelSpace,
+  folder: Any,
+  fsdp: int,
 ) -> Iterator[tuple[int, dict]]:
   """Trains an arm; yields each seed with its classifier or backbone."""
   num_classes = _num_classes(block, space)
@@ -230,8 +245,9 @@ def _train(
       checkpoint_every=block["checkpoint_every"],
       monitor=watch,
       monitor_every=(block.get("monitor") or {}).get("every", 0),
+      fsdp=fsdp,
     )
-    yield seed, jax.device_get(_trained(state))
+    yield seed, meshes.fetch(_trained(state))
 
 
 def _trained(state: Any) -> dict:

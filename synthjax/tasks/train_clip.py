@@ -2,7 +2,6 @@
 
 from functools import partial
 
-import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -15,8 +14,10 @@ from synthjax.encoders.resize import fit_image
 from synthjax.models import clip
 from synthjax.text import tokenize
 from synthjax.train import contrastive, metrics, optimizer
+from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
 
+PROCESSES = "all"  # they train as one, and the first one writes
 FIELDS = (
   "data",
   "model",
@@ -28,6 +29,7 @@ FIELDS = (
   "num_workers",
   "log_every",
   "checkpoint_every",
+  "fsdp",  # devices that share one copy of the state; see train.loop.fit
 )
 
 
@@ -40,6 +42,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `clip.safetensors` and `clip_metrics.jsonl`."""
   block = config.train_clip.to_dict()
+  fsdp = block.pop("fsdp", None) or 1  # not of what is trained
   folder = epath.Path(workdir) / "train_clip"
   spec = {"seed": config.seed, "images": captions.digest()} | block
   if artifacts.begin(folder, spec):
@@ -84,6 +87,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     seed=config.seed,
     log_every=block["log_every"],
     checkpoint_every=block["checkpoint_every"],
+    fsdp=fsdp,
   )
   description = {
     "kind": "clip",
@@ -96,7 +100,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     variables["batch_stats"] = state.batch_stats
   files.save_params(
     folder / "clip.safetensors",
-    jax.device_get(variables),
+    meshes.fetch(variables),
     description,
     dtype="float16",
   )

@@ -17,9 +17,12 @@ from synthjax.diffusion import schedule
 from synthjax.models.glide import Glide
 from synthjax.text import tokenize
 from synthjax.train import denoising, metrics, optimizer
+from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
 
-FIELDS = ("stages", "base", "upsampler")
+PROCESSES = "all"  # they train as one, and the first one writes
+# fsdp: devices that share one copy of the state; see train.loop.fit.
+FIELDS = ("stages", "base", "upsampler", "fsdp")
 STAGE_FIELDS = (
   "data",  # of `captions.open_captioned`, and the share of plain names
   "image_size",  # px
@@ -50,18 +53,19 @@ def check(config: ConfigDict, workdir: str) -> None:
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `<stage>.safetensors` and `<stage>_metrics.jsonl` of each stage."""
   block = config.train_generator.to_dict()
+  fsdp = block.pop("fsdp", None) or 1  # not of what is trained
   folder = epath.Path(workdir) / "train_generator"
   spec = {"seed": config.seed, "images": captions.digest()} | block
   if artifacts.begin(folder, spec):
     return
   rows = {}
   for stage in block["stages"]:
-    rows |= _train(stage, block[stage], config.seed, folder)
+    rows |= _train(stage, block[stage], config.seed, folder, fsdp)
   artifacts.finish(folder, spec, rows)
 
 
 def _train(
-  stage: str, block: dict, seed: int, folder: epath.Path
+  stage: str, block: dict, seed: int, folder: epath.Path, fsdp: int
 ) -> dict[str, int]:
   """Trains one network, writes its averaged weights, returns its files."""
   data = dict(block["data"])
@@ -107,6 +111,7 @@ def _train(
     seed=seed,
     log_every=block["log_every"],
     checkpoint_every=block["checkpoint_every"],
+    fsdp=fsdp,
   )
   description = {
     "kind": "glide",
@@ -119,7 +124,7 @@ def _train(
   }
   files.save_params(
     folder / f"{stage}.safetensors",
-    jax.device_get(state.ema),
+    meshes.fetch(state.ema),
     description,
     dtype="float16",
   )

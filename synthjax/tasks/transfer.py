@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -20,10 +19,14 @@ from synthjax.train import (
   metrics,
   pretrained,
   pretraining,
+  processes,
   recipe,
   supervised,
 )
+from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
+
+PROCESSES = "all"  # they train as one, and the first one writes
 
 REQUIRED = (
   "train",  # real images: the pool of the shots; see data.real
@@ -39,6 +42,7 @@ OPTIONAL = (
   "model",  # if not config.pretrain.model
   "weights",  # of the backbone, if not those of `pretrain`
   "compare",  # pairs of starts, told apart besides all from "random"
+  "fsdp",  # devices that share one copy of the state; see train.loop.fit
 )
 # "pretrained" stands for every arm of `pretrain`, by its name.
 INITS = ("random", "pretrained")
@@ -103,6 +107,7 @@ def _check_recipe(block: dict, init: str) -> None:
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `results.json` and the weights of every finetuned model."""
   block, workdir = config.transfer.to_dict(), epath.Path(workdir)
+  fsdp = block.pop("fsdp", None) or 1  # not of what is trained
   folder, space = workdir / "transfer", _space(config)
   given = "pretrained" in block["inits"]
   backbones, backbone_hash = _backbones(block, workdir) if given else ({}, None)
@@ -129,7 +134,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     for lr in finetune.rates_of(finetune.recipe_of(block, init))
   }
   for same in runs_of.values():
-    _finetune(same, spec, space, backbones, folder)
+    _finetune(same, spec, space, backbones, folder, fsdp)
+  processes.wait_for_all("the weights are written")
   every = [run for same in runs_of.values() for run in same]
 
   model = make_classifier(num_classes=len(space.classes), **spec["model"])
@@ -157,7 +163,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   rows["results.json"] = len(results["rows"])
   artifacts.finish(folder, spec, rows)
-  if jax.process_index() == 0:
+  if processes.is_first():
     print(finetuned.table(results))
 
 
@@ -170,6 +176,7 @@ def _finetune(
   space: Any,
   backbones: dict[str, list],
   folder: epath.Path,
+  fsdp: int,
 ) -> None:
   """Trains runs that differ by their seed alone, and writes their weights."""
   start, shots, lr, _ = same[0]
@@ -229,6 +236,7 @@ def _finetune(
       seed=run.seed,
       log_every=fields.get("log_every", 50),
       checkpoint_every=fields.get("checkpoint_every", 1000),
+      fsdp=fsdp,
     )
     description = {
       "kind": "classifier",
@@ -238,7 +246,7 @@ def _finetune(
       "classes": [c.name for c in space.classes],
       "training": {"num_steps": num_steps} | run._asdict(),
     }
-    files.save_params(path, jax.device_get(state.variables), description)
+    files.save_params(path, meshes.fetch(state.variables), description)
 
 
 def _measurer(model: Any, image_size: int, folder: epath.Path) -> Any:

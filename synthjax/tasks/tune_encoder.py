@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -22,8 +21,17 @@ from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder, tower
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
-from synthjax.train import classifier, encoder_tuning, metrics, recipe
+from synthjax.train import (
+  classifier,
+  encoder_tuning,
+  metrics,
+  processes,
+  recipe,
+)
+from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
+
+PROCESSES = "all"  # they train as one, and the first one writes
 
 REQUIRED = (
   "arms",  # what is compared
@@ -169,7 +177,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     test_opened_at=opened_at,
     summary=results["summary"],
   )
-  print(arms.table(results), flush=True)
+  if processes.is_first():
+    print(arms.table(results), flush=True)
 
 
 def _load(block: ConfigDict, *, remat: bool = False) -> tower.Tower:
@@ -275,7 +284,7 @@ def _tuner(
       "num_images": len(source),
     }
     found = {"encoder": variables, "head": state.params["head"]}
-    return jax.device_get(found), about
+    return meshes.fetch(found), about
 
   return tune
 

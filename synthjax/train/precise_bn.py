@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from synthjax.errors import UserError
 from synthjax.train import mesh as meshes
@@ -43,13 +44,14 @@ def reestimate(
     UserError: when there are fewer batches.
   """
   mesh = meshes.make_mesh()
-  variables, rng = jax.device_put((dict(variables), rng), meshes.copied(mesh))
+  variables = jax.device_put(dict(variables), meshes.copied(mesh))
+  rng = meshes.place_key(mesh, rng)
   total = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
 
   count = 0
   for batch in itertools.islice(batches, num_iterations):
     batch = meshes.to_global(mesh, batch)
-    batch_rng = jax.random.fold_in(rng, count)
+    batch_rng = _fold_in(rng, np.uint32(count))
     total = _add(
       forward, momentum, total, variables["params"], batch, batch_rng
     )
@@ -60,6 +62,10 @@ def reestimate(
       f"num_iterations={num_iterations}; give as many, and one or more."
     )
   return variables | {"batch_stats": jax.tree.map(lambda t: t / count, total)}
+
+
+# Compiled, as the key may lie on devices of other processes, too.
+_fold_in = jax.jit(jax.random.fold_in)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

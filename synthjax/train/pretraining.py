@@ -54,6 +54,7 @@ OPTIONAL = (
   "repeats",  # of each image within a batch, as DeiT's augmentation
   "source_size",  # px of what the device crops, if not image_size
   "num_workers",
+  "fsdp",  # devices that share one copy of the state; see train.loop.fit
 )
 # What an objective takes of its own.
 OWN = {

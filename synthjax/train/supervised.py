@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from synthjax.errors import UserError
+from synthjax.train import mesh as meshes
 from synthjax.train.objective import Objective
 
 # Of ImageNet, for pixels in [0, 1]; DeiT uses them for other sets as well.
@@ -255,22 +256,28 @@ def evaluate(
 ) -> np.ndarray:
   """Computes the logits of many images, a batch at a time.
 
+  Batches are split over this process's devices. With several processes, all
+  call it together, and each computes everything for itself.
+
   Args:
     predict: see `predictor`.
-    variables: `state.variables` or `state.ema`.
+    variables: `state.variables` or `state.ema`, wherever they lie.
     images: [n, h, w, 3], uint8 or normalised float; at least one.
-    batch_size: of all batches: the last is filled up with zeros, so that no
-      second size is compiled.
+    batch_size: of all batches, or what splits above: the last is filled up
+      with zeros, so that no second size is compiled.
 
   Returns:
     [n, k] float32.
   """
+  mesh = meshes.make_mesh(local=True)
+  variables, split = meshes.to_own(mesh, variables), meshes.split(mesh)
+  batch_size += -batch_size % mesh.size
   logits = []
   for start in range(0, len(images), batch_size):
     batch = np.asarray(images[start : start + batch_size])
     sides = [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]
-    padded = predict(variables, np.pad(batch, sides))
-    logits.append(np.asarray(padded)[: len(batch)])
+    padded = jax.device_put(np.pad(batch, sides), split)
+    logits.append(np.asarray(predict(variables, padded))[: len(batch)])
   return np.concatenate(logits)
 
 
@@ -289,6 +296,7 @@ def evaluate_all(
   Returns:
     Logits or features [all, k], and labels [all].
   """
+  variables = meshes.to_own(meshes.make_mesh(local=True), variables)
   outputs, labels = [], []
   for images, found in batches:
     outputs.append(evaluate(predict, variables, images))
