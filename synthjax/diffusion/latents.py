@@ -52,18 +52,20 @@ def _linspace(count: int, num_steps: int, offset: int) -> np.ndarray:
 
 # (kept steps, trained steps, offset) -> timesteps, ascending. The released
 # models come with "leading" and an offset of 1. See Lin et al. (2023), Table 2.
+# Each step leads to the next kept one. DDIM of diffusers leads T // S down in
+# place of that, which is another step where S does not divide T.
 SPACINGS = {"leading": _leading, "trailing": _trailing, "linspace": _linspace}
 
 
 def kept_timesteps(
-  respacing: str | int, num_steps: int, *, spacing: str, offset: int
+  respacing: str | int, betas: np.ndarray, *, spacing: str, offset: int
 ) -> np.ndarray:
   """Chooses which of the trained steps a sampler walks.
 
   Args:
     respacing: a number of steps, spaced as `spacing` says; or anything else
       that `schedule.kept_timesteps` reads, such as "20<900", as said there.
-    num_steps: that were trained.
+    betas: [T] of the training schedule.
     spacing: of SPACINGS.
     offset: added to the timesteps of "leading".
 
@@ -73,8 +75,9 @@ def kept_timesteps(
   Raises:
     UserError: about more steps than there are.
   """
+  num_steps = len(betas)
   if not str(respacing).isdecimal():
-    return schedule.kept_timesteps(respacing, num_steps)
+    return schedule.kept_timesteps(respacing, num_steps, betas)
   count = int(respacing)
   if not 1 <= count <= num_steps:
     raise UserError(
@@ -91,36 +94,19 @@ def kept_timesteps(
   return kept
 
 
-def respace(
-  betas: np.ndarray, kept: np.ndarray, *, last_alpha_bar: float = 1.0
-) -> Schedule:
-  """Builds the tables of chosen steps.
+def ending_at(steps: Schedule, alpha_bar: float) -> Schedule:
+  """Ends DDIM's walk at some noise, in place of a clean latent.
+
+  With the released models it ends at the first trained step (diffusers'
+  `set_alpha_to_one=False`). Only the tables that a walk without noise of its
+  own reads are changed.
 
   Args:
-    betas: float64 [T] of the training schedule.
-    kept: int [S], ascending, such as of `kept_timesteps`.
-    last_alpha_bar: where the walk ends: 1 is at a clean latent. DDIM over the
-      released models ends at the first trained step's noise instead (diffusers'
-      `set_alpha_to_one=False`).
-
-  Returns:
-    float64 tables [S].
+    steps: tables [S].
+    alpha_bar: where the walk ends.
   """
-  alpha_bar = np.cumprod(1 - np.asarray(betas, np.float64))[kept]
-  alpha_bar_prev = np.append(last_alpha_bar, alpha_bar[:-1])
-  beta = 1 - alpha_bar / alpha_bar_prev
-  variance = beta * (1 - alpha_bar_prev) / (1 - alpha_bar)
-  clipped = np.append(variance[1:2], variance[1:]) if len(kept) > 1 else beta
-  return Schedule(
-    timestep=np.asarray(kept, np.int32),
-    beta=beta,
-    alpha_bar=alpha_bar,
-    alpha_bar_prev=alpha_bar_prev,
-    mean_coef_x0=beta * np.sqrt(alpha_bar_prev) / (1 - alpha_bar),
-    mean_coef_x=(1 - alpha_bar_prev) * np.sqrt(1 - beta) / (1 - alpha_bar),
-    variance=variance,
-    log_variance=np.log(clipped),
-  )
+  alpha_bar_prev = np.append(alpha_bar, steps.alpha_bar_prev[1:])
+  return steps._replace(alpha_bar_prev=alpha_bar_prev)
 
 
 def classifier_free(predict: Predictor, scale: float) -> Predictor:

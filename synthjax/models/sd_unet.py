@@ -1,0 +1,184 @@
+"""Stable Diffusion's UNet (Rombach et al. 2022, Section 3.3), 1.x and 2.x.
+
+Submodules carry the names that the weights have in diffusers, with `_` for `.`:
+`down_blocks.0.resnets.1.norm1` is `down_blocks_0_resnets_1/norm1`.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from synthjax.models.glide import Conv3x3, GroupNorm, timestep_embedding
+from synthjax.models.sd_layers import ResnetBlock, attend, double
+
+LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
+
+
+class Attention(nn.Module):
+  """Attends to itself, or to what is given."""
+
+  heads: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+    """Maps [n, l, d], with keys and values of [n, m, d'], to [n, l, d]."""
+    width = x.shape[-1]
+    dense = partial(nn.Dense, width, dtype=self.dtype)
+
+    def project(name, y):
+      y = dense(use_bias=False, name=name)(y)
+      return y.reshape(*y.shape[:2], self.heads, width // self.heads)
+
+    q, k, v = (
+      project("to_q", x),
+      project("to_k", context),
+      project("to_v", context),
+    )
+    return dense(name="to_out_0")(attend(q, k, v))
+
+
+class TransformerBlock(nn.Module):
+  """Attention to the image, attention to the prompt, and a gated MLP."""
+
+  heads: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+    """Maps [n, l, d], with the prompt [n, m, d'], to [n, l, d]."""
+    width = x.shape[-1]
+    norm = partial(LayerNorm, dtype=self.dtype)
+    dense = partial(nn.Dense, dtype=self.dtype)
+    attention = partial(Attention, self.heads, self.dtype)
+    y = norm(name="norm1")(x)
+    x = x + attention(name="attn1")(y, y)
+    x = x + attention(name="attn2")(norm(name="norm2")(x), context)
+    y = dense(8 * width, name="ff_net_0_proj")(norm(name="norm3")(x))
+    y, gate = jnp.split(y, 2, axis=-1)
+    y = y * nn.gelu(gate, approximate=False)
+    return x + dense(width, name="ff_net_2")(y)
+
+
+class SpatialTransformer(nn.Module):
+  """A transformer block over the places of an image.
+
+  `proj_in` and `proj_out` are 1x1 convolutions in the weights of 1.x and
+  matrices in those of 2.x, which is the same map.
+  """
+
+  heads: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+    """Maps [n, h, w, c], with the prompt [n, m, d], to [n, h, w, c]."""
+    n, height, width, channels = x.shape
+    dense = partial(nn.Dense, channels, dtype=self.dtype)
+    h = GroupNorm(epsilon=1e-6, name="norm")(x)
+    h = dense(name="proj_in")(h.reshape(n, height * width, channels))
+    block = TransformerBlock(
+      self.heads, self.dtype, name="transformer_blocks_0"
+    )
+    h = dense(name="proj_out")(block(h, context))
+    return x + h.reshape(x.shape)
+
+
+class UNet(nn.Module):
+  """The network that predicts a latent's noise, or its velocity.
+
+  The defaults are those of 1.x; 2.x has context_dim 1024 and heads
+  (5, 10, 20, 20).
+  """
+
+  in_channels: int = 4
+  out_channels: int = 4
+  widths: tuple[int, ...] = (320, 640, 1280, 1280)  # of each level
+  layers: int = 2  # residual blocks of a level; one more on the way up
+  attention: tuple[bool, ...] = (True, True, True, False)  # of each level
+  heads: tuple[int, ...] = (8, 8, 8, 8)  # of each level
+  context_dim: int = 768  # of the prompt
+  dtype: jnp.dtype = jnp.float32  # of the torso; parameters stay float32
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, t: jax.Array, context: jax.Array
+  ) -> jax.Array:
+    """Predicts for noisy latents.
+
+    Args:
+      x: float32 [n, h, w, c].
+      t: [n] timesteps as trained on, 0 to 999.
+      context: [n, m, context_dim], the encoded prompts.
+
+    Returns:
+      float32 [n, h, w, out_channels].
+
+    Raises:
+      ValueError: about sides that cannot be halved as often as there are
+        levels, or a prompt of another width.
+    """
+    self._check(x, context)
+    width = 4 * self.widths[0]
+    embedding = timestep_embedding(t, self.widths[0])
+    embedding = nn.silu(
+      nn.Dense(width, name="time_embedding_linear_1")(embedding)
+    )
+    embedding = nn.Dense(width, name="time_embedding_linear_2")(embedding)
+    context = context.astype(self.dtype)
+    levels = range(len(self.widths))
+
+    def layer(h, name, j, level, attention):
+      """Applies a residual block and, where there is one, a transformer."""
+      block = partial(ResnetBlock, self.widths[level], 1e-5, self.dtype)
+      h = block(name=f"{name}_resnets_{j}")(h, embedding)
+      if attention:
+        block = partial(SpatialTransformer, self.heads[level], self.dtype)
+        h = block(name=f"{name}_attentions_{j}")(h, context)
+      return h
+
+    def conv(h, channels, name, strides=1, dtype=self.dtype):
+      make = partial(Conv3x3, channels, strides=strides, dtype=dtype)
+      return make(name=name)(h.astype(dtype))
+
+    h = conv(x, self.widths[0], "conv_in")
+    skips = [h]
+    for level in levels:
+      name = f"down_blocks_{level}"
+      for j in range(self.layers):
+        h = layer(h, name, j, level, self.attention[level])
+        skips.append(h)
+      if level < levels[-1]:
+        h = conv(h, self.widths[level], f"{name}_downsamplers_0_conv", 2)
+        skips.append(h)
+
+    h = layer(h, "mid_block", 0, -1, True)
+    h = layer(h, "mid_block", 1, -1, False)
+
+    for i, level in enumerate(reversed(levels)):
+      name = f"up_blocks_{i}"
+      for j in range(self.layers + 1):
+        h = jnp.concatenate([h, skips.pop()], axis=-1)
+        h = layer(h, name, j, level, self.attention[level])
+      if level:
+        h = conv(double(h), self.widths[level], f"{name}_upsamplers_0_conv")
+
+    h = nn.silu(GroupNorm(name="conv_norm_out")(h))
+    # In float32: what the network says of the noise is not rounded.
+    return conv(h, self.out_channels, "conv_out", dtype=jnp.float32)
+
+  def _check(self, x: jax.Array, context: jax.Array) -> None:
+    smallest = 2 ** (len(self.widths) - 1)
+    if x.shape[1] % smallest or x.shape[2] % smallest:
+      raise ValueError(
+        f"{len(self.widths)} levels halve a latent {len(self.widths) - 1} "
+        f"times, so its sides must be multiples of {smallest}; found "
+        f"{x.shape[1:3]}."
+      )
+    if context.shape[-1] != self.context_dim:
+      raise ValueError(
+        f"The UNet reads prompts of width {self.context_dim}, found "
+        f"{context.shape[-1]}: take the text encoder that it was trained with."
+      )
