@@ -1,0 +1,271 @@
+"""Times GLIDE against PyTorch: images/s, at the paper's setting and faster.
+
+  python -m benchmarks.sample [--json FILE] [--preset paper|fast|both]
+    [--batch N] [--eager] [--whole]
+
+Both networks have the sizes of the release and random weights, which cost as
+much as trained ones: 100 base steps at 64 px, guided without a classifier and
+so each on a doubled batch, then 27 of the upsampler to 256 px; or fewer steps
+of a multistep solver. All is float32 on a CPU; on a GPU the torso is bfloat16
+and PyTorch's float16, as released. PyTorch runs as it is and, where that works,
+through torch.compile. After compilation they take turns, so that other work on
+the machine slows all; the figures are the medians of the rounds.
+
+An accelerator walks every step, from prompts to uint8 images. As a CPU would
+take half an hour for an image, it runs one step of either network, and images/s
+are those of all steps at that pace, as the rows say. Reading the prompts, which
+takes 0.05 % of the FLOPs, is left out there.
+"""
+
+import argparse
+import pathlib
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from benchmarks import devices, glide_stages, table
+from benchmarks.timing import Compiled, medians
+
+# The sampler and the respacing of either network.
+PRESETS = {
+  "paper": {"base": ("ancestral", "100"), "upsampler": ("ddim", "fast27")},
+  "fast": {"base": ("dpmpp_2m", "20"), "upsampler": ("dpmpp_2m", "10")},
+}
+
+
+class Sides(NamedTuple):
+  """One step of a network on both sides."""
+
+  ours: Compiled
+  theirs: Any  # torch_sampling.Steps, or None
+  seconds: dict[str, float]  # of "ours" and of each of PyTorch's ways
+
+
+def main(argv: list[str] | None = None) -> None:
+  args = parser().parse_args(argv)
+  device, has_torch = devices.set_up(args.threads)
+  on_cpu = device.startswith("CPU")
+  args.batch = args.batch or (1 if on_cpu else 16)
+  args.whole = args.whole or not on_cpu
+  table.show(measure(args, device, has_torch), args.json)
+
+
+def parser() -> argparse.ArgumentParser:
+  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  add = lambda name, value, help: flags.add_argument(
+    f"--{name}", type=int, default=value, help=f"{help} ({value})"
+  )
+  flags.add_argument("--json", help="file to write the rows to")
+  flags.add_argument(
+    "--preset", choices=(*PRESETS, "both"), default="both", help="one of them"
+  )
+  flags.add_argument(
+    "--peak", type=float, help="FLOP/s of the device, if not its data sheet's"
+  )
+  flags.add_argument(
+    "--eager", action="store_true", help="leave torch.compile out"
+  )
+  flags.add_argument(
+    "--whole", action="store_true", help="walk every step on a CPU, too"
+  )
+  flags.add_argument(
+    "--tiny", action="store_true", help="small networks, for a test"
+  )
+  add("threads", 0, "of both sides; 0 is all that there are")
+  add("rounds", 3, "of which the median is taken")
+  add("batch", 0, "images drawn at once; 0 is 16, on a CPU 1")
+  add("matmul", 2048, "side of the matrix product where no peak is known")
+  return flags
+
+
+def measure(args, device: str, has_torch: bool) -> list[dict]:
+  """Times what is asked for; returns the rows."""
+  stages = glide_stages.TINY if args.tiny else glide_stages.RELEASED
+  args.dtype = "float32" if device.startswith("CPU") else "bfloat16"
+  sides = {
+    name: time_step(name, stage, args, has_torch)
+    for name, stage in stages.items()
+  }
+  peaks, of = devices.peaks_of(
+    device, has_torch, peak=args.peak, side=args.matmul
+  )
+  rows = []
+  with tempfile.TemporaryDirectory() as folder:
+    if args.whole:
+      glide_stages.write_weights(pathlib.Path(folder), stages)
+    for preset in PRESETS if args.preset == "both" else (args.preset,):
+      make_row = lambda *cells, **more: table.row(*cells, device=device, **more)
+      whole = None
+      if args.whole:
+        whole = time_whole(PRESETS[preset], stages, sides, folder, args)
+      rows += preset_rows(preset, sides, whole, args, make_row, peaks, of)
+    for name, side in sides.items():
+      rows += stage_rows(name, stages[name], side, args, make_row)
+  return rows
+
+
+def time_step(name: str, stage: Any, args, has_torch: bool) -> Sides:
+  """Compiles a step of a network's walk on both sides, and times it."""
+  from synthjax.diffusion import schedule
+
+  sampler, respacing = PRESETS["paper"][name]
+  steps = schedule.respace(schedule.BETAS[stage.betas](), respacing)
+  steps = glide_stages.keep_one(steps)
+  ours = glide_stages.our_step(
+    stage, steps, sampler, batch=args.batch, dtype=args.dtype
+  )
+  timed, theirs = {"ours": ours.run}, None
+  if has_torch:
+    from benchmarks import torch_sampling
+
+    theirs = torch_sampling.make_steps(
+      torch_sampling.make_model(stage.sizes, upsampler=name == "upsampler"),
+      steps,
+      sampler,
+      batch=args.batch,
+      image_size=stage.image_size,
+      low_res=stage.low_res,
+      guidance_scale=stage.guidance_scale,
+      compiled=not args.eager,
+    )
+    timed |= theirs.runs
+  return Sides(ours, theirs, medians(timed, args.rounds))
+
+
+def time_whole(
+  preset: Mapping[str, tuple[str, str]],
+  stages: Mapping[str, Any],
+  sides: Mapping[str, Sides],
+  folder: str,
+  args,
+) -> tuple[dict[str, float], float]:
+  """Times whole walks; returns seconds, and those of our first call."""
+  import jax
+
+  from synthjax.diffusion import schedule
+  from synthjax.generators import glide
+
+  blocks = {
+    name: dict(
+      weights=f"{folder}/{name}.safetensors",
+      sampler=sampler,
+      respacing=respacing,
+    )
+    for name, (sampler, respacing) in preset.items()
+  }
+  generator = glide.load(
+    **blocks,
+    tokenizer="embedded:tokenizer.json",
+    batch_size=args.batch,
+    guidance_scale=glide_stages.GUIDANCE_SCALE,
+    dtype=args.dtype,
+  )
+  prompts = ["a photo of a dog"] * args.batch
+  rngs = jax.random.split(jax.random.key(0), args.batch)
+  timed = {"ours": lambda: generator.draw(prompts, rngs)}
+  began = time.perf_counter()
+  timed["ours"]()
+  first = time.perf_counter() - began
+  theirs = {name: side.theirs for name, side in sides.items()}
+  if all(theirs.values()):
+    from benchmarks import torch_sampling
+
+    walks = {
+      name: (schedule.respace(schedule.BETAS[stages[name].betas](), kept), walk)
+      for name, (walk, kept) in preset.items()
+    }
+    for way in shared_ways(sides) - {"ours"}:
+      timed[way] = torch_sampling.make_draw(
+        {name: each.forwards["PyTorch"] for name, each in theirs.items()},
+        {name: each.forwards[way] for name, each in theirs.items()},
+        walks,
+        batch=args.batch,
+        image_sizes={name: stage.image_size for name, stage in stages.items()},
+        guidance_scale=glide_stages.GUIDANCE_SCALE,
+      )
+  return medians(timed, args.rounds), first
+
+
+def shared_ways(sides: Mapping[str, Sides]) -> set[str]:
+  """Returns the ways in which both networks were run."""
+  return set.intersection(*(set(side.seconds) for side in sides.values()))
+
+
+# --- rows -------------------------------------------------------------------
+
+
+def preset_rows(preset, sides, whole, args, make_row, peaks, of) -> list[dict]:
+  """Returns the rows of a preset: images/s, FLOPs and what share of a peak."""
+  from synthjax.diffusion import schedule
+
+  counts = {
+    name: len(schedule.kept_timesteps(respacing))
+    for name, (_, respacing) in PRESETS[preset].items()
+  }
+
+  def total(of_step):
+    return sum(counts[name] * of_step(side) for name, side in sides.items())
+
+  seconds, first = whole or (None, None)
+  walks = (f"{counts[k]} {PRESETS[preset][k][0]}" for k in sides)
+  title = f"GLIDE, {preset} ({' + '.join(walks)} steps), batch {args.batch}"
+  title += f", {args.dtype}"
+  if seconds is None:
+    title += ", of one step each"
+    seconds = {
+      way: total(lambda side, way=way: side.seconds[way])
+      for way in shared_ways(sides)
+    }
+  row = lambda what, *cells, **more: make_row(
+    f"{title}: {what}", *cells, **more
+  )
+  theirs = {way: s for way, s in seconds.items() if way != "ours"}
+  rates = {way: args.batch / s for way, s in seconds.items()}
+  rows = [
+    row(
+      f"drawing, against {way}",
+      "images/s",
+      rates["ours"],
+      rates.get(way),
+      more_is_better=True,
+    )
+    for way in sorted(theirs) or ("PyTorch",)
+  ]
+  flops, found = total(lambda side: side.ours.flops) / args.batch, None
+  if theirs:
+    found = total(lambda side: side.theirs.flops) / args.batch / 1e12
+  rows.append(row("FLOPs", "TFLOP/image", flops / 1e12, found))
+  shares = [100 * flops * rates["ours"] / peaks["ours"], None]
+  if theirs:
+    best = max(rates[way] for way in theirs)
+    shares[1] = 100 * flops * best / peaks["theirs"]
+  rows.append(row(f"FLOP/s, of {of}", "%", *shares, more_is_better=True))
+  if first is not None:
+    rows.append(row("the first call, which compiles", "s", first, None))
+  return rows
+
+
+def stage_rows(name, stage, side: Sides, args, make_row) -> list[dict]:
+  """Returns the rows of one step of a network."""
+  guided = "" if stage.guidance_scale is None else ", guided"
+  title = f"GLIDE's {name}, a step at {stage.image_size} px{guided}, batch "
+  title += f"{args.batch}, {args.dtype}"
+  row = lambda what, *cells: make_row(f"{title}: {what}", *cells)
+  scale = lambda x: None if x is None else x / 2**30
+  ways = [way for way in side.seconds if way != "ours"] or ["PyTorch"]
+  compiling, held = side.theirs and side.theirs.seconds, None
+  if side.theirs:
+    held = side.theirs.peak_bytes
+  return [
+    *(
+      row(f"against {way}", "s", side.seconds["ours"], side.seconds.get(way))
+      for way in ways
+    ),
+    row("compiling", "s", side.ours.seconds, compiling),
+    row("peak memory", "GiB", scale(side.ours.peak_bytes), scale(held)),
+  ]
+
+
+if __name__ == "__main__":
+  main()
