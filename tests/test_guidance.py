@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from synthjax.diffusion import guidance, sample, schedule
+from synthjax.errors import UserError
 
 MEAN, STD = 0.3, 0.2
 BETAS = schedule.squared_cosine()
@@ -116,3 +117,73 @@ def test_the_ancestral_mean_moves_by_variance_times_gradient():
   gradient = 2.0 + steps.timestep[0]
   np.testing.assert_allclose(guided - bare, variance * gradient, rtol=1e-4)
   assert seen[0] == ((1, 1, 1, 1), jnp.int32)
+
+
+def halves(calls):
+  """Returns a predictor of 2n images and one of n, which write calls down.
+
+  Both count the images that they were really run on, at which timestep.
+  """
+
+  def predictor(count):
+    def predict(x, t):
+      jax.debug.callback(lambda t: calls.append((int(t), count)), t[0])
+      shift = jnp.where(jnp.arange(len(x)) < len(x) // count, 0.1, 0.3)
+      eps = jnp.sin(x) + shift[:, None, None, None]
+      return jnp.concatenate([eps, jnp.zeros_like(eps)], axis=-1)
+
+    return predict
+
+  return predictor(2), predictor(1)
+
+
+def walk_within(interval, calls, scale=3.0):
+  both, plain = halves(calls)
+  predict = guidance.classifier_free(both, scale)
+  if interval is not None:
+    predict = guidance.within(predict, plain, interval)
+  denoise = guidance.from_noise(predict, BETAS)
+  x = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
+  steps = schedule.respace(BETAS, 10)
+  out = jax.jit(lambda x: sample.ddim(denoise, steps, x, None))(x)
+  jax.effects_barrier()
+  return np.asarray(out), steps.timestep.tolist()
+
+
+def test_guidance_within_the_whole_range_is_guidance():
+  calls = []
+  whole, _ = walk_within((0, 999), calls)
+  assert {count for _, count in calls} == {2}
+  np.testing.assert_allclose(whole, walk_within(None, [])[0], atol=1e-5)
+
+
+def test_outside_the_interval_half_of_the_work_is_done():
+  calls = []
+  some, timesteps = walk_within((222, 666), calls)
+  assert timesteps[2] == 222 and timesteps[6] == 666  # both ends are guided
+  want = [(t, 2 if 222 <= t <= 666 else 1) for t in timesteps]
+  assert sorted(calls) == want
+  guided, plain = walk_within(None, [])[0], walk_within(None, [], scale=1)[0]
+  assert np.abs(some - guided).max() > 0.01
+  assert np.abs(some - plain).max() > 0.01
+
+
+def test_guidance_at_no_step_follows_the_prompt_alone():
+  calls = []
+  none, _ = walk_within((1, 2), calls)
+  assert {count for _, count in calls} == {1}
+  plain, _ = walk_within(None, [], scale=1)
+  np.testing.assert_allclose(none, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "interval", [(10,), (600, 100), (-1, 5), (0, 1000), "ab", 3, ("a", "b")]
+)
+def test_an_interval_that_is_none_is_refused(interval):
+  with pytest.raises(UserError, match="two of 0 to 999 in ascending"):
+    guidance.check_interval(interval, 1000)
+
+
+@pytest.mark.parametrize("interval", [None, (0, 999), [5, 5]])
+def test_an_interval_of_timesteps_is_let_through(interval):
+  guidance.check_interval(interval, 1000)

@@ -25,4 +25,4 @@ class Generator(NamedTuple):
   reference_size: int  # r, px
   num_steps: int  # the most start_steps there can be
   identity: dict[str, Any]  # plain data that tells weights and sampling apart
-  warm_up: Callable[..., None]
+  warm_up: Callable[..., None] = lambda start_steps=None: None

@@ -2,9 +2,10 @@
 
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,28 +17,17 @@ from synthjax.diffusion import guidance, sample, schedule
 from synthjax.errors import UserError
 from synthjax.generators import Generator
 from synthjax.generators import clip_guidance as clips
-from synthjax.models.glide import Glide
+from synthjax.generators.encodings import cached
+from synthjax.generators.stages import Stage, load_stage
+from synthjax.models.glide import Text
 from synthjax.text import tokenize
 from synthjax.train import mesh as meshes
 from synthjax.train.denoising import to_unit
 
 # The upsampler's first noise is a little weaker, as in the authors' notebook.
 TEMPERATURE = 0.997
-# What the upsampler's walk starts from: noise, as GLIDE's does, or the enlarged
-# small image, noised up to the first step. The latter suits few steps that
-# leave the noisiest out ("4<250").
-STARTS = ("noise", "low_res")
-
-
-class Stage(NamedTuple):
-  """One network of the cascade, and how it is walked."""
-
-  model: Glide
-  image_size: int  # px
-  betas: np.ndarray  # [T]
-  steps: schedule.Schedule
-  walk: Callable  # of sample.SAMPLERS
-  start: str  # of STARTS
+STAGES = ("base", "upsampler")
+AHEAD = 16  # batches whose prompts are read early, to fill one of prompts
 
 
 def load(
@@ -47,6 +37,7 @@ def load(
   tokenizer: epath.PathLike,
   batch_size: int,
   guidance_scale: float | None = None,
+  guidance_interval: tuple[int, int] | None = None,
   clip_guidance: Mapping[str, Any] | None = None,
   dtype: str = "float32",
 ) -> Generator:
@@ -60,24 +51,32 @@ def load(
       one shape is compiled.
     guidance_scale: of the base, without a classifier; the upsampler is not
       guided. 1 follows the prompt and no more.
+    guidance_interval: the first and the last timestep, 0 to 999, at which
+      guidance_scale guides. At others the prompt is followed and no more,
+      which is half of the work. None guides at every one.
     clip_guidance: in its stead, `image_weights` and `text_weights` (files of
       the noised CLIP), `tokenizer` (CLIP's) and optionally `scale`.
     dtype: of the networks' activations.
 
   Raises:
-    UserError: about missing or unfit weights, an unknown sampler, or two
-      kinds of guidance at once.
+    UserError: about missing or unfit weights, an unknown sampler, two kinds
+      of guidance at once, or an interval that is none.
   """
   clips.check(guidance_scale, clip_guidance)
+  if guidance_interval is not None and clip_guidance is not None:
+    raise UserError(
+      "config.generator.guidance_interval is of guidance_scale, and "
+      "clip_guidance takes its place: remove one of them."
+    )
   tokenizer = tokenize.locate(os.fspath(tokenizer))
   words = tokenize.load(tokenizer)
-  mesh = meshes.make_mesh()
+  mesh = meshes.make_mesh(local=True)  # each process draws for itself
   meshes.check_batch(mesh, batch_size, field="generator.batch_size")
   copied, split = meshes.copied(mesh), meshes.split(mesh)
   stages, params = [], {}
   for name, block in (("base", base), ("upsampler", upsampler)):
     # One after the other, so that a stage's copy on the host is soon free.
-    stage, params[name] = _load_stage(name, block, dtype, copied)
+    stage, params[name] = load_stage(name, block, dtype, copied)
     stages.append(stage)
   clip = None
   if clip_guidance is not None:
@@ -89,42 +88,76 @@ def load(
     )
     params["clip"] = jax.device_put(params["clip"], copied)
 
+  base_stage, upsampler_stage = stages
+  guidance.check_interval(guidance_interval, len(base_stage.betas))
+  if guidance_interval is not None:
+    guidance_interval = tuple(int(step) for step in guidance_interval)
+
   @functools.cache
   def compiled(start_steps):
+    guided = clip, guidance_scale, guidance_interval
     return jax.jit(
-      partial(_draw, *stages, clip, guidance_scale, start_steps),
-      in_shardings=(copied, split, split, split, split, split),
+      partial(_draw, base_stage, upsampler_stage, *guided, start_steps),
+      in_shardings=(copied, split, split, split, split),
       out_shardings=split,
     )
 
-  context = stages[0].model.text_context
-  empty = words.glide_tokens([""] * batch_size, context)
+  read = jax.jit(
+    partial(_encode, stages),
+    in_shardings=(copied, split, split),
+    out_shardings=copied,
+  )
+  gather = jax.jit(_gather, in_shardings=copied, out_shardings=split)
+  context = base_stage.model.text_context
+  encodings = cached(
+    lambda prompts: read(params, *words.glide_tokens(prompts, context)),
+    batch_size=batch_size,
+  )
 
-  def draw(
+  def inputs(prompts, rngs, references=None, coming=()):
+    """Returns what a walk reads of at most a batch, filled up to one."""
+    lack = batch_size - len(prompts)
+    filled = list(prompts) + [""] * lack
+    *rows, empty = encodings([*filled, ""], coming)
+    if references is not None:
+      references = _fill(references, lack)
+    clip_tokens = clip and clip.tokens(filled)
+    return gather(rows, empty), clip_tokens, _fill(rngs, lack), references
+
+  def stream(
     prompts: Sequence[str],
     rngs: jax.Array,
     references: np.ndarray | None = None,
     start_steps: int | None = None,
-  ) -> np.ndarray:
-    """Draws uint8 [n, h, w, 3]; each number of start_steps is compiled."""
+  ) -> Iterator[np.ndarray]:
+    """Yields uint8 [n, h, w, 3]; each number of start_steps is compiled."""
     if (references is None) != (start_steps is None):
       raise ValueError("Real guidance needs both references and start_steps.")
-    images = []
+    waiting = None
     for first in range(0, len(prompts), batch_size):
-      chunk = list(prompts[first : first + batch_size])
-      lack = batch_size - len(chunk)
-      conditional = words.glide_tokens(chunk + [""] * lack, context)
-      tokens = np.stack([conditional[0], empty[0]], axis=1)
-      mask = np.stack([conditional[1], empty[1]], axis=1)
-      clip_tokens = clip and clip.tokens(chunk + [""] * lack)
-      keys = _fill(rngs[first : first + batch_size], lack)
-      reference = None
-      if references is not None:
-        reference = _fill(references[first : first + batch_size], lack)
-      run = compiled(start_steps)
-      out = run(params, tokens, mask, clip_tokens, keys, reference)
-      images.append(np.asarray(out)[: len(chunk)])
-    return np.concatenate(images)
+      own = slice(first, first + batch_size)
+      coming = prompts[own.stop : own.stop + AHEAD * batch_size]
+      reference = None if references is None else references[own]
+      batch = inputs(prompts[own], rngs[own], reference, coming)
+      out = compiled(start_steps)(params, *batch)
+      out.copy_to_host_async()
+      # The device is given this batch before the last one is waited for.
+      drawn, waiting = waiting, (out, len(prompts[own]))
+      if drawn:
+        yield np.asarray(drawn[0])[: drawn[1]]
+    if waiting:
+      yield np.asarray(waiting[0])[: waiting[1]]
+
+  def draw(*args: Any, **more: Any) -> np.ndarray:
+    return np.concatenate(list(stream(*args, **more)))
+
+  def warm_up(start_steps: int | None = None) -> None:
+    """Compiles what draws, and draws nothing."""
+    side, reference = base_stage.image_size, None
+    if start_steps is not None:
+      reference = np.zeros((1, side, side, 3), np.uint8)
+    batch = inputs([""], jax.random.split(jax.random.key(0), 1), reference)
+    compiled(start_steps).lower(params, *batch).compile()
 
   identity = {
     "generator": "glide",
@@ -134,14 +167,20 @@ def load(
     "guidance_scale": guidance_scale,
     "dtype": dtype,
   }
-  if clip:  # absent otherwise, so that older runs can be extended
+  # Absent otherwise, so that older runs can be extended.
+  if clip:
     identity["clip_guidance"] = clip.identity
+  if guidance_interval is not None:
+    identity["guidance_interval"] = list(guidance_interval)
   return Generator(
     draw,
+    stream,
+    batch_size,
     image_size=stages[1].image_size,
     reference_size=stages[0].image_size,
     num_steps=len(stages[0].steps.timestep),
     identity=identity,
+    warm_up=warm_up,
   )
 
 
@@ -150,18 +189,18 @@ def _draw(
   upsampler: Stage,
   clip: clips.ClipGuidance | None,
   guidance_scale: float | None,
+  guidance_interval: tuple[int, int] | None,
   start_steps: int | None,
   params: Mapping[str, Any],
-  tokens: jax.Array,
-  mask: jax.Array,
+  texts: Mapping[str, Text],
   clip_tokens: jax.Array | None,
   rngs: jax.Array,
   references: jax.Array | None,
 ) -> jax.Array:
   """Draws uint8 images [n, h, w, 3].
 
-  Tokens and mask [n, 2, l] hold each prompt and the empty one; clip_tokens
-  [n, l'] hold the prompt as the noised CLIP reads it; rngs [n].
+  Texts are of `_gather`; clip_tokens [n, l] hold the prompt as the noised CLIP
+  reads it; rngs [n].
   """
   n = len(rngs)
   rngs = jax.vmap(lambda rng: jax.random.split(rng, 4))(rngs)  # [n, 4]
@@ -174,14 +213,16 @@ def _draw(
     steps = schedule.start_at(steps, start_steps)
     first = sample.diffuse(to_unit(references), first, steps, start_steps - 1)
   cond_fn = None
+  prompts = jax.tree.map(lambda x: x[:n], texts["base"])
+  predict = _predictor(base, params["base"], prompts)
   if clip:
-    predict = _predictor(base, params["base"], tokens[:, 0], mask[:, 0])
     cond_fn = clip.cond_fn(params["clip"], clip_tokens)
   else:
-    predict = guidance.classifier_free(
-      _predictor(base, params["base"], *_both_prompts(tokens, mask)),
-      guidance_scale,
-    )
+    both = _predictor(base, params["base"], texts["base"])
+    guided = guidance.classifier_free(both, guidance_scale)
+    if guidance_interval is not None:
+      guided = guidance.within(guided, predict, guidance_interval)
+    predict = guided
   denoise = guidance.from_noise(predict, base.betas)
   small = base.walk(denoise, steps, first, noise, cond_fn=cond_fn)
 
@@ -193,7 +234,7 @@ def _draw(
     enlarged = jax.image.resize(small, first.shape, "linear")
     first = sample.diffuse(enlarged, first, upsampler.steps, -1)
   predict = _predictor(
-    upsampler, params["upsampler"], tokens[:, 0], mask[:, 0], small
+    upsampler, params["upsampler"], texts["upsampler"], small
   )
   denoise = guidance.from_noise(predict, upsampler.betas)
   large = upsampler.walk(denoise, upsampler.steps, first, noise)
@@ -201,20 +242,33 @@ def _draw(
   return to_uint8(large)
 
 
-def _both_prompts(tokens, mask):
-  """Orders [n, 2, l] as all prompts, then all empty ones: [2n, l]."""
-  return (
-    jnp.concatenate([x[:, 0], x[:, 1]])
-    for x in map(jnp.asarray, (tokens, mask))
-  )
+def _encode(stages, params, tokens, mask):
+  """Reads prompts [n, l] as every stage does: n rows, by the stage's name."""
+  texts = {}
+  for name, stage in zip(STAGES, stages, strict=True):
+    variables = {"params": params[name]}
+    text = stage.model.apply(variables, tokens, mask, method="encode_text")
+    # As the UNet casts it, and half as large.
+    sequence = text.sequence.astype(stage.model.dtype)
+    texts[name] = text._replace(sequence=sequence)
+  return [jax.tree.map(itemgetter(i), texts) for i in range(len(tokens))]
 
 
-def _predictor(stage, params, tokens, mask, low_res=None):
-  """Reads the prompts, and returns the network as a function of (x_t, t)."""
-  variables = {"params": params}
-  text = stage.model.apply(variables, tokens, mask, method="encode_text")
+def _gather(rows, empty):
+  """Joins n rows: those of the base, then n empty ones; the upsampler's."""
+  stack = lambda rows: jax.tree.map(lambda *x: jnp.stack(x), *rows)
+  base, upsampler = STAGES
+  return {
+    base: stack([row[base] for row in rows] + [empty[base]] * len(rows)),
+    upsampler: stack([row[upsampler] for row in rows]),
+  }
+
+
+def _predictor(stage, params, text, low_res=None):
+  """Returns the network that knows its prompts as a function of (x_t, t)."""
 
   def predict(x, t):
+    variables = {"params": params}
     return stage.model.apply(variables, x, t, text, low_res, method="predict")
 
   return predict
@@ -230,44 +284,6 @@ def _fill(rows, lack):
   if not lack:
     return rows
   return jnp.concatenate([rows, jnp.repeat(rows[-1:], lack, axis=0)])
-
-
-def _load_stage(
-  name: str, block: Mapping[str, Any], dtype: str, copied: jax.sharding.Sharding
-) -> tuple[Stage, Any]:
-  """Returns a stage and its parameters, the latter on the devices."""
-  params, about = files.load_params(block["weights"])
-  if about.get("kind") != "glide" or bool(about.get("low_res")) != (
-    name == "upsampler"
-  ):
-    raise UserError(
-      f"{block['weights']} holds {about.get('kind')!r}, stage "
-      f"{about.get('stage')!r}: config.generator.{name} needs a GLIDE {name}."
-    )
-  if block["sampler"] not in sample.SAMPLERS:
-    raise UserError(
-      f"Sampler {block['sampler']!r} of config.generator.{name} is not known; "
-      f"choose one of {sorted(sample.SAMPLERS)}."
-    )
-  start = block.get("start", "noise")
-  if start not in STARTS[: 2 if name == "upsampler" else 1]:
-    raise UserError(
-      f"config.generator.{name}.start={start!r} is not known; choose "
-      f"{' or '.join(STARTS)} for the upsampler, and nothing for the base."
-    )
-  sizes = about["model"] | {"dtype": jnp.dtype(dtype)}
-  for key in ("channel_mult", "attention_downsamples"):
-    sizes[key] = tuple(sizes[key])
-  betas = schedule.BETAS[about["betas"]]()
-  stage = Stage(
-    model=Glide(**sizes),
-    image_size=about["image_size"],
-    betas=betas,
-    steps=schedule.respace(betas, block["respacing"]),
-    walk=sample.SAMPLERS[block["sampler"]],
-    start=start,
-  )
-  return stage, jax.device_put(params.get("params", params), copied)
 
 
 def _identify(block: Mapping[str, Any]) -> dict[str, Any]:

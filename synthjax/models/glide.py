@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from synthjax.models.attention import attend
 from synthjax.models.conv import conv_general_dilated
 
 NUM_GROUPS = 32
@@ -64,25 +65,6 @@ class GroupNorm(nn.Module):
     shift = bias - mean * gain
     middle = (len(x),) + (1,) * len(inner) + (channels,)
     return x * gain.reshape(middle) + shift.reshape(middle)
-
-
-def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Attends with the softmax in float32.
-
-  Args:
-    q: [n, l, h, d] queries.
-    k: [n, m, h, d] keys.
-    v: [n, m, h, d] values.
-
-  Returns:
-    [n, l, h * d].
-  """
-  # As in the reference, each side is scaled, which keeps half precision safe.
-  scale = q.shape[-1] ** -0.25
-  logits = jnp.einsum("nlhd,nmhd->nhlm", q * scale, k * scale)
-  weights = jax.nn.softmax(logits.astype(jnp.float32)).astype(v.dtype)
-  out = jnp.einsum("nhlm,nmhd->nlhd", weights, v)
-  return out.reshape(*out.shape[:2], -1)
 
 
 class TextBlock(nn.Module):
