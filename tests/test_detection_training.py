@@ -1,8 +1,5 @@
 """What a detector learns from, its losses, its detections, and training."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -10,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import simulated
 from flax import linen as nn
 
 from synthjax.errors import UserError
@@ -359,7 +357,6 @@ def test_two_images_are_learnt_by_heart():
 
 
 SCRIPT = """
-import sys; sys.path.insert(0, "tests")
 import jax, numpy as np, optax
 from synthjax.train import loop
 from synthjax.train.detection import detection
@@ -382,20 +379,10 @@ print(jax.device_count(), *losses, sum(float(abs(x).sum()) for x in stats))
 def test_four_devices_have_the_losses_of_one():
   """To 1e-4: sums over devices round in another order."""
 
-  def start(count):
-    flags = f"--xla_force_host_platform_device_count={count}"
-    return subprocess.Popen(
-      [sys.executable, "-c", SCRIPT],
-      env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-
-  numbers = []
-  for count, process in [(count, start(count)) for count in (1, 4)]:
-    out, _ = process.communicate(timeout=500)
-    assert process.returncode == 0
-    found, *values = map(float, out.split())
+  counts, numbers = (1, 4), []
+  started = [simulated.start(SCRIPT, devices=count) for count in counts]
+  for count, process in zip(counts, started, strict=True):
+    found, *values = map(float, simulated.finish(process).split())
     assert found == count
     numbers.append(values)
   one, four = map(np.array, numbers)

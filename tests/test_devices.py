@@ -1,12 +1,10 @@
 """Training on eight devices is training on one."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+import simulated
 
 SCRIPT = """
 import json
@@ -55,20 +53,10 @@ def test_eight_devices_have_the_losses_of_one(capsys):
   lie across devices), and random draws are those of an image, wherever it is.
   """
 
-  def start(count):
-    flags = f"--xla_force_host_platform_device_count={count}"
-    return subprocess.Popen(
-      [sys.executable, "-c", SCRIPT],
-      env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-
-  runs = []
-  for count, process in [(count, start(count)) for count in (1, 8)]:
-    out, _ = process.communicate(timeout=500)
-    assert process.returncode == 0
-    runs.append(json.loads(out))
+  counts, runs = (1, 8), []
+  started = [simulated.start(SCRIPT, devices=count) for count in counts]
+  for count, process in zip(counts, started, strict=True):
+    runs.append(json.loads(simulated.finish(process)))
     assert runs[-1].pop("devices") == count
   one, eight = runs
   for name, want in one.items():

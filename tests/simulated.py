@@ -1,0 +1,73 @@
+"""Scripts that tests run on simulated devices, in one process or in several."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+TESTS = pathlib.Path(__file__).parent
+
+
+def environment(devices: int, **more: str) -> dict[str, str]:
+  """Returns the environment of a process with so many devices of the CPU."""
+  return os.environ | {
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "JAX_PLATFORMS": "cpu",
+    # Modules of the tests, and this version of the package, can be imported.
+    "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+    **more,
+  }
+
+
+def start(
+  script: str, *arguments: object, devices: int = 1, **more: str
+) -> subprocess.Popen:
+  """Starts Python on a script; `finish` waits for it.
+
+  Args:
+    script: the text.
+    *arguments: of its sys.argv.
+    devices: simulated ones.
+    **more: variables of its environment.
+  """
+  return subprocess.Popen(
+    [sys.executable, "-c", script, *map(str, arguments)],
+    env=environment(devices, **more),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def start_joined(
+  script: str, *arguments: object, count: int = 2, devices: int = 1
+) -> list[subprocess.Popen]:
+  """Starts a script in several processes, which find each other.
+
+  It begins with `processes.join()`.
+  """
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    address = f"127.0.0.1:{free.getsockname()[1]}"
+  return [
+    start(
+      script,
+      *arguments,
+      devices=devices,
+      JAX_COORDINATOR_ADDRESS=address,
+      JAX_NUM_PROCESSES=str(count),
+      JAX_PROCESS_ID=str(index),
+    )
+    for index in range(count)
+  ]
+
+
+def finish(process: subprocess.Popen, *, code: int = 0) -> str:
+  """Returns the last line that a process prints; asserts its exit code."""
+  try:
+    out, err = process.communicate(timeout=500)
+  finally:
+    process.kill()
+  assert process.returncode == code, f"{process.returncode}\n{out}\n{err}"
+  return (out.splitlines() or [""])[-1]
