@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import time
+from collections.abc import Callable
 
 import numpy as np
 
@@ -18,6 +20,7 @@ PEAKS = {
   "TPU v5p": 459e12,
   "TPU v6 lite": 918e12,
 }
+ONE_THREAD = "CPU, 1 thread"
 
 
 def set_up(threads: int) -> tuple[str, bool]:
@@ -36,7 +39,7 @@ def set_up(threads: int) -> tuple[str, bool]:
   import jax
 
   if jax.default_backend() == "cpu":
-    return f"CPU, {threads} threads", has_torch
+    return ONE_THREAD if threads == 1 else f"CPU, {threads} threads", has_torch
   if has_torch:
     import torch
 
@@ -44,6 +47,14 @@ def set_up(threads: int) -> tuple[str, bool]:
     if not has_torch:
       print("PyTorch cannot use this device, so that ours runs alone.\n")
   return f"{jax.devices()[0].device_kind} x1", has_torch
+
+
+def clock_of(device: str) -> Callable[[], float]:
+  """Returns the clock for a device: with one thread, this process's own time.
+
+  So other work on the machine counts for neither side.
+  """
+  return time.process_time if device == ONE_THREAD else time.perf_counter
 
 
 def limit_threads(threads: int) -> int:
@@ -89,10 +100,14 @@ def peaks_of(
   """
   if known := peak or peak_of(device):
     return {"ours": known, "theirs": known}, "peak FLOP/s"
-  return product_speeds(side, has_torch), "a matrix product's FLOP/s"
+  return product_speeds(
+    side, has_torch, clock_of(device)
+  ), "a matrix product's FLOP/s"
 
 
-def product_speeds(side: int, has_torch: bool) -> dict[str, float]:
+def product_speeds(
+  side: int, has_torch: bool, clock: Callable[[], float]
+) -> dict[str, float]:
   """Returns the FLOP/s of a square float32 matrix product, ours and theirs."""
   import jax
 
@@ -104,5 +119,5 @@ def product_speeds(side: int, has_torch: bool) -> dict[str, float]:
 
     y = torch.from_numpy(matrix)
     timed["theirs"] = lambda: y @ y
-  seconds = medians(timed, 5)
+  seconds = medians(timed, 5, clock)
   return {name: 2 * side**3 / s for name, s in seconds.items()}

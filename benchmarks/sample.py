@@ -9,7 +9,8 @@ so each on a doubled batch, then 27 of the upsampler to 256 px; or fewer steps
 of a multistep solver. All is float32 on a CPU; on a GPU the torso is bfloat16
 and PyTorch's float16, as released. PyTorch runs as it is and, where that works,
 through torch.compile. After compilation they take turns, so that other work on
-the machine slows all; the figures are the medians of the rounds.
+the machine slows all; the figures are the medians of the rounds, with one
+thread of a CPU (--threads 1) of the process's own time.
 
 An accelerator walks every step, from prompts to uint8 images. As a CPU would
 take half an hour for an image, it runs one step of either network, and images/s
@@ -83,6 +84,7 @@ def measure(args, device: str, has_torch: bool) -> list[dict]:
   """Times what is asked for; returns the rows."""
   stages = glide_stages.TINY if args.tiny else glide_stages.RELEASED
   args.dtype = "float32" if device.startswith("CPU") else "bfloat16"
+  args.clock = devices.clock_of(device)
   sides = {
     name: time_step(name, stage, args, has_torch)
     for name, stage in stages.items()
@@ -130,7 +132,7 @@ def time_step(name: str, stage: Any, args, has_torch: bool) -> Sides:
       compiled=not args.eager,
     )
     timed |= theirs.runs
-  return Sides(ours, theirs, medians(timed, args.rounds))
+  return Sides(ours, theirs, medians(timed, args.rounds, args.clock))
 
 
 def time_whole(
@@ -184,7 +186,7 @@ def time_whole(
         image_sizes={name: stage.image_size for name, stage in stages.items()},
         guidance_scale=glide_stages.GUIDANCE_SCALE,
       )
-  return medians(timed, args.rounds), first
+  return medians(timed, args.rounds, args.clock), first
 
 
 def shared_ways(sides: Mapping[str, Sides]) -> set[str]:

@@ -34,7 +34,9 @@ def compile_timed(function: Any, *args: Any) -> Compiled:
 
 
 def medians(
-  functions: Mapping[str, Callable[[], object]], rounds: int
+  functions: Mapping[str, Callable[[], object]],
+  rounds: int,
+  clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
   """Runs all functions in turn, and returns the median seconds of each."""
   seconds = {name: [] for name in functions}
@@ -42,7 +44,7 @@ def medians(
     function()  # compiles, and allocates what is kept
   for _ in range(rounds):
     for name, function in functions.items():
-      start = time.perf_counter()
+      start = clock()
       function()
-      seconds[name].append(time.perf_counter() - start)
+      seconds[name].append(clock() - start)
   return {name: statistics.median(each) for name, each in seconds.items()}
