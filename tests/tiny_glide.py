@@ -47,7 +47,7 @@ def write_glide(folder: pathlib.Path) -> dict:
     path = folder / f"{stage}.safetensors"
     files.save_params(
       path,
-      _fill(shapes["params"], seed),
+      fill(shapes["params"], seed),
       {
         "kind": "glide",
         "stage": stage,
@@ -61,7 +61,7 @@ def write_glide(folder: pathlib.Path) -> dict:
   return block
 
 
-def _fill(shapes, seed):
+def fill(shapes, seed):
   """Fills shapes with small numbers, none zero: each weight has a say."""
   rng = np.random.default_rng(seed)
   flat = traverse_util.flatten_dict(shapes)
