@@ -4,6 +4,7 @@
 # prepare [EXTRA]: makes the virtual environment .venv if there is none, installs
 # synthjax into it with an extra of pyproject.toml, and activates it. What is
 # installed already, from the same pyproject.toml, is not installed again.
+# SYNTHJAX_INSTALL=0 installs nothing at all, as on machines without a network.
 
 # Prints the first Python that synthjax runs on. PYTHON=... chooses another.
 find_python() {
@@ -22,7 +23,14 @@ find_python() {
 }
 
 prepare() {
-  local extra=${1:-} stamp state python
+  local extra=${1:-} stamp state python installed=0
+  if [ "${SYNTHJAX_INSTALL:-1}" = 0 ]; then
+    if [ -f .venv/bin/activate ]; then
+      # shellcheck disable=SC1091
+      . .venv/bin/activate
+    fi
+    return
+  fi
   if [ ! -x .venv/bin/pip ]; then
     python=$(find_python) || return 1
     echo "Making the virtual environment .venv with $("$python" --version)."
@@ -32,12 +40,15 @@ prepare() {
       return 1
     fi
   fi
-  stamp=.venv/installed-${extra:-plain}
   state=$(cksum <pyproject.toml)
-  if [ "$(cat "$stamp" 2>/dev/null)" != "$state" ]; then
+  # With every extra comes the package itself.
+  for stamp in .venv/installed-${extra:-*}; do
+    [ "$(cat "$stamp" 2>/dev/null)" != "$state" ] || installed=1
+  done
+  if [ $installed = 0 ]; then
     echo "Installing synthjax${extra:+[$extra]} into .venv (a few minutes, once)."
     .venv/bin/pip install --quiet --editable ".${extra:+[$extra]}" || return 1
-    echo "$state" >"$stamp"
+    echo "$state" >".venv/installed-${extra:-plain}"
   fi
   # shellcheck disable=SC1091
   . .venv/bin/activate

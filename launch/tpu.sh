@@ -5,12 +5,21 @@
 #   ZONE=us-central2-b bash launch/tpu.sh install NAME   # this commit
 #   ZONE=us-central2-b bash launch/tpu.sh run NAME \
 #     --config=configs/FILE.py --workdir=gs://BUCKET/FOLDER
-#   ZONE=us-central2-b bash launch/tpu.sh stop NAME      # ends the run
+#   ZONE=us-central2-b bash launch/tpu.sh follow NAME    # its log, again
+#   ZONE=us-central2-b bash launch/tpu.sh stop NAME      # saves and ends the run
 #   ZONE=us-central2-b bash launch/tpu.sh delete NAME
 #
+# or all of it, again after each preemption until the run is done, then delete:
+#
+#   SPOT=1 ZONE=us-central2-b bash launch/tpu.sh keep NAME v4-32 \
+#     --config=configs/FILE.py --workdir=gs://BUCKET/FOLDER
+#
 # PROJECT=... and SPOT=1 are passed on to gcloud. The run goes on when this
-# terminal is closed: `run` only follows its log. After a preemption, create,
-# install and run again; it goes on where the bucket says that it stopped.
+# terminal is closed: `run` and `keep` only follow its log, and the same command
+# follows on. A run goes on where the bucket says that it stopped. `keep` ends with
+# the run's exit code: 0 when it is done, 2 when the config cannot be run, 130 after
+# `stop`; and with any other one after FAILURES=5 in a row, waiting PAUSE=60 seconds
+# before each new attempt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -29,40 +38,112 @@ shift 2
 where=(--zone="$ZONE")
 [ -z "${PROJECT:-}" ] || where+=(--project="$PROJECT")
 
+tpu() {
+  gcloud compute tpus tpu-vm "$@" "${where[@]}"
+}
+
 # Runs a command on every worker at once.
 everywhere() {
-  gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=all \
-    --command="$1"
+  tpu ssh "$name" --worker=all --command="$1"
+}
+
+create() {
+  local options=(--accelerator-type="$1")
+  options+=(--version="${RUNTIME:-tpu-ubuntu2204-base}")
+  [ "${SPOT:-0}" != 1 ] || options+=(--spot)
+  tpu create "$name" "${options[@]}"
+}
+
+# In a process of its own, whose end removes the archive.
+install() (
+  folder=$(mktemp -d)
+  trap 'rm -r "$folder"' EXIT
+  git archive --format=tar.gz --output="$folder/synthjax.tar.gz" HEAD &&
+    tpu scp "$folder/synthjax.tar.gz" "$name":synthjax.tar.gz --worker=all &&
+    # Python 3.11 or later, which the image of the VM may lack.
+    everywhere "set -e; mkdir -p synthjax; tar xzf synthjax.tar.gz -C synthjax
+      python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        sudo apt-get install --yes python3.11-venv
+      cd synthjax; . launch/environment.sh; prepare tpu; touch installed"
+)
+
+# Starts a run, if none is under way, and follows its log to the end. Beside it
+# lie the pid of Python, run.pid, and its exit code in the end, run.code.
+run() {
+  local arguments
+  arguments=$(printf '%q ' "$@")
+  everywhere "cd synthjax; . .venv/bin/activate
+    if ! kill -0 \$(cat run.pid) 2>/dev/null; then
+      rm -f run.code run.pid run.stopped
+      nohup bash -c 'python -m synthjax.main --distributed \"\$@\" & echo \$! >run.pid
+        code=0; wait \$! || code=\$?; [ ! -e run.stopped ] || code=130
+        echo \$code >run.code' run $arguments >run.log 2>&1 </dev/null &
+      until [ -s run.pid ]; do sleep 0.1; done
+    fi
+    tail --pid=\$(cat run.pid) --lines=+1 --follow run.log"
+}
+
+# Prints the exit code of the run that has ended; nothing where there is none.
+code_of_run() {
+  tpu ssh "$name" --worker=0 --command="cat synthjax/run.code" 2>/dev/null |
+    tr -cd '0-9'
+}
+
+# Prints READY, PREEMPTED, ..., or nothing where there is no such VM.
+state() {
+  tpu describe "$name" --format='value(state)' 2>/dev/null || true
+}
+
+keep() {
+  local type=$1 failures=0 code began
+  shift
+  while true; do
+    if [ "$(state)" != READY ]; then
+      [ -z "$(state)" ] || tpu delete "$name" --quiet || true
+      # There may be no capacity for a while: that is not counted.
+      until create "$type"; do sleep "${PAUSE:-60}"; done
+    fi
+    # Where this fails, so will the run.
+    everywhere "test -e synthjax/installed" || install || true
+    began=$SECONDS
+    run "$@" || true # the connection may end before the run does
+    [ $((SECONDS - began)) -lt 600 ] || failures=0
+    code=$(code_of_run || true)
+    case $code in
+      0 | 2 | 130) return "$code" ;;
+      "") [ "$(state)" = READY ] || continue ;; # preempted
+      143) continue ;;                         # about to be
+    esac
+    failures=$((failures + 1))
+    echo "tpu.sh: exit code ${code:-unknown}, attempt $failures of" \
+      "${FAILURES:-5}." >&2
+    [ $failures -lt "${FAILURES:-5}" ] || return "${code:-1}"
+    sleep "${PAUSE:-60}"
+  done
 }
 
 case $action in
   create)
     [ $# -ge 1 ] || usage
-    options=(--accelerator-type="$1")
-    options+=(--version="${RUNTIME:-tpu-ubuntu2204-base}")
-    [ "${SPOT:-0}" != 1 ] || options+=(--spot)
-    gcloud compute tpus tpu-vm create "$name" "${where[@]}" "${options[@]}"
+    create "$1"
     ;;
-  install)
-    archive=$(mktemp -d)/synthjax.tar.gz
-    trap 'rm -r "$(dirname "$archive")"' EXIT
-    git archive --format=tar.gz --output="$archive" HEAD
-    gcloud compute tpus tpu-vm scp "$archive" "$name":synthjax.tar.gz \
-      "${where[@]}" --worker=all
-    # Python 3.11 or later, which the image of the VM may lack.
-    everywhere "set -e; mkdir -p synthjax; tar xzf synthjax.tar.gz -C synthjax
-      python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        sudo apt-get install --yes python3.11-venv
-      cd synthjax; . launch/environment.sh; prepare tpu"
-    ;;
+  install) install ;;
   run)
     [ $# -ge 1 ] || usage
-    arguments=$(printf '%q ' "$@")
-    everywhere "cd synthjax; . .venv/bin/activate
-      nohup python -m synthjax.main --distributed $arguments >run.log 2>&1 &
-      echo \$! >run.pid; tail --pid=\$! --lines=+1 --follow run.log"
+    run "$@"
     ;;
-  stop) everywhere "kill \$(cat synthjax/run.pid)" ;;
-  delete) gcloud compute tpus tpu-vm delete "$name" "${where[@]}" ;;
+  keep)
+    [ $# -ge 2 ] || usage
+    keep "$@"
+    ;;
+  follow) everywhere "tail --lines=+1 --follow synthjax/run.log" ;;
+  stop)
+    # Training saves and ends; at other work of joined processes JAX only notes
+    # the signal.
+    everywhere "cd synthjax; touch run.stopped; pid=\$(cat run.pid); kill \$pid
+      for i in \$(seq 60); do kill -0 \$pid 2>/dev/null || exit 0; sleep 1; done
+      kill -9 \$pid"
+    ;;
+  delete) tpu delete "$name" ;;
   *) usage ;;
 esac

@@ -1,0 +1,218 @@
+"""The scripts of launch/, with stand-ins for gcloud, srun and Python.
+
+What they would do on a TPU VM or on a node of a cluster is done in a folder, by
+the same shell commands.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import time
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+GCLOUD = r"""
+echo "$4 ${*:5}" | head -1 >>"$FAKE/gcloud.log"
+state=$(cat "$FAKE/state" 2>/dev/null || true)
+for argument; do
+  [[ $argument != --command=* ]] || command=${argument#--command=}
+done
+case $4 in
+  describe) [ -n "$state" ] && echo "$state" ;;
+  create)
+    mkdir -p "$FAKE/vm"
+    echo READY >"$FAKE/state"
+    ;;
+  delete) rm -r "$FAKE/vm" "$FAKE/state" ;;
+  scp)
+    [ "$state" = READY ] && cp "$5" "$FAKE/vm/synthjax.tar.gz" || exit 1
+    mkdir -p "$FAKE/vm/synthjax/.venv/bin"
+    touch "$FAKE/vm/synthjax/.venv/bin/activate"
+    ;;
+  ssh) [ "$state" = READY ] && cd "$FAKE/vm" && bash -c "$command" ;;
+esac
+"""
+# Ends as the next line of $FAKE/codes says.
+PYTHON = r"""
+[ "$1" = -m ] || exit 0
+echo "$* ids=${JAX_LOCAL_DEVICE_IDS:-}" >>"$FAKE/python.log"
+code=$(head -1 "$FAKE/codes")
+sed -i 1d "$FAKE/codes"
+case $code in
+  preempted) echo PREEMPTED >"$FAKE/state" ;;
+  endless)
+    trap 'exit 143' TERM
+    while true; do sleep 0.05; done
+    ;;
+  *) exit "$code" ;;
+esac
+"""
+GIT = r"""
+for argument; do
+  [[ $argument != --output=* ]] || tar czf "${argument#--output=}" launch
+done
+"""
+SRUN = r"""
+echo "$*" >>"$FAKE/srun.log"
+exit "$(cat "$FAKE/codes")"
+"""
+SCONTROL = r"""
+echo "$*" >>"$FAKE/scontrol.log"
+"""
+SCRIPTS = {
+  "gcloud": GCLOUD,
+  "python": PYTHON,
+  "python3": PYTHON,
+  "git": GIT,
+  "srun": SRUN,
+  "scontrol": SCONTROL,
+}
+
+
+@pytest.fixture
+def launch(tmp_path):
+  """Returns a function that starts a script of a copy of launch/."""
+  shutil.copytree(ROOT / "launch", tmp_path / "repo/launch")
+  (tmp_path / "bin").mkdir()
+  for name, text in SCRIPTS.items():
+    file = tmp_path / "bin" / name
+    file.write_text(f"#!/usr/bin/env bash\n{text}")
+    file.chmod(0o755)
+  clean = {
+    k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "JAX_"))
+  }
+
+  def start(script, *arguments, codes=(), **more):
+    (tmp_path / "codes").write_text("".join(f"{c}\n" for c in codes))
+    environment = clean | {
+      "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+      "FAKE": str(tmp_path),
+      "SYNTHJAX_INSTALL": "0",
+      "PAUSE": "0",
+      "ZONE": "z",
+    }
+    return subprocess.Popen(
+      ["bash", tmp_path / "repo/launch" / script, *arguments],
+      env=environment | more,
+      cwd=tmp_path / "repo",
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+    )
+
+  return start
+
+
+def end(process, code=0):
+  out, _ = process.communicate(timeout=120)
+  assert process.returncode == code, out
+  return out
+
+
+def lines(file):
+  return file.read_text().splitlines() if file.exists() else []
+
+
+CONFIG = ("--config=configs/a.py:b", "--workdir=gs://b/it's")
+
+
+def test_keep_makes_the_vm_again_until_the_run_is_done(launch, tmp_path):
+  codes = ("preempted", "1", "0")
+  end(launch("tpu.sh", "keep", "it", "v4-8", *CONFIG, codes=codes, SPOT="1"))
+  told = lines(tmp_path / "gcloud.log")
+  did = [line.split()[0] for line in told]
+  assert did.count("create") == 2 and did.count("delete") == 1
+  assert did.count("scp") == 2  # the new VM is installed as well
+  creation = next(line for line in told if line.startswith("create"))
+  assert "--accelerator-type=v4-8" in creation and "--spot" in creation
+  ran = lines(tmp_path / "python.log")
+  want = "-m synthjax.main --distributed --config=configs/a.py:b"
+  assert ran == [f"{want} --workdir=gs://b/it's ids="] * 3
+
+
+@pytest.mark.parametrize(
+  ("codes", "code", "runs"), [(["2"], 2, 1), (["1", "1", "7", "0"], 7, 3)]
+)
+def test_keep_gives_up_on_what_cannot_be_run(
+  launch, tmp_path, codes, code, runs
+):
+  args = ("keep", "it", "v4-8", *CONFIG)
+  end(launch("tpu.sh", *args, codes=codes, FAILURES="3"), code)
+  assert len(lines(tmp_path / "python.log")) == runs
+  assert not any(
+    line.startswith("delete") for line in lines(tmp_path / "gcloud.log")
+  )
+
+
+def test_a_run_that_is_stopped_is_not_kept(launch, tmp_path):
+  args = ("keep", "it", "v4-8", *CONFIG)
+  kept = launch("tpu.sh", *args, codes=["endless"])
+  until = time.monotonic() + 60
+  while not lines(tmp_path / "vm/synthjax/run.pid"):
+    assert time.monotonic() < until and kept.poll() is None
+    time.sleep(0.05)
+  end(launch("tpu.sh", "stop", "it"))
+  end(kept, 130)
+
+
+@pytest.mark.parametrize(("code", "requeued"), [(0, []), (143, ["requeue 7"])])
+def test_a_slurm_job_goes_back_into_the_queue(launch, tmp_path, code, requeued):
+  job = dict(SLURM_SUBMIT_DIR=str(tmp_path / "repo"), SLURM_JOB_ID="7")
+  end(launch("slurm.sh", *CONFIG, codes=[code], **job), code)
+  want = f"--kill-on-bad-exit=1 bash launch/gpu.sh {' '.join(CONFIG)}"
+  assert lines(tmp_path / "srun.log") == [want]
+  assert lines(tmp_path / "scontrol.log") == requeued
+
+
+@pytest.mark.parametrize(
+  ("found", "distributed", "ids"),
+  [
+    ({}, "", ""),
+    (
+      {"SLURM_NTASKS": "2", "SLURM_GPUS_ON_NODE": "4"},
+      "--distributed ",
+      "0,1,2,3",
+    ),
+    (
+      {
+        "SLURM_NTASKS": "8",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_NTASKS_PER_NODE": "4",
+      },
+      "--distributed ",
+      "",
+    ),
+    (
+      {
+        "JAX_COORDINATOR_ADDRESS": "a:1",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_PROCESS_ID": "1",
+      },
+      "--distributed ",
+      "",
+    ),
+  ],
+)
+def test_gpus_of_several_machines_are_joined(
+  launch, tmp_path, found, distributed, ids
+):
+  end(launch("gpu.sh", *CONFIG, codes=[0], **found))
+  want = f"-m synthjax.main {distributed}{' '.join(CONFIG)} ids={ids}"
+  assert lines(tmp_path / "python.log") == [want]
+
+
+def test_a_machine_without_a_number_is_told_what_lacks(launch):
+  process = launch("gpu.sh", *CONFIG, JAX_COORDINATOR_ADDRESS="a:1")
+  out, _ = process.communicate(timeout=60)
+  assert process.returncode and "Set JAX_NUM_PROCESSES" in out
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "launch").glob("*.sh")))
+def test_the_scripts_are_clean(script):
+  subprocess.run(["bash", "-n", script], check=True)
+  if not (shellcheck := shutil.which("shellcheck")):
+    pytest.skip("shellcheck is not installed")
+  subprocess.run([shellcheck, "-x", script], check=True, cwd=ROOT)
