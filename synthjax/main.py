@@ -133,21 +133,20 @@ def _run(module: types.ModuleType, config: ConfigDict, workdir: str) -> None:
   and the first one writes; otherwise one does it.
   """
   import jax
-  from jax.experimental import multihost_utils
 
   from synthjax.train import mesh as meshes
+  from synthjax.train import processes
 
   if jax.process_count() == 1:
     return module.run(config, workdir)
   kind = getattr(module, "PROCESSES", "one")
-  first = jax.process_index() == 0
   if kind == "all":
-    with atomic.discarding(not first):
+    with atomic.discarding(not processes.is_first()):
       module.run(config, workdir)
-  elif kind == "shared" or first:
+  elif kind == "shared" or processes.is_first():
     with meshes.own_devices():
       module.run(config, workdir)
-  multihost_utils.sync_global_devices(module.__name__)
+  processes.wait_for_all(module.__name__)
 
 
 def _check_all(
@@ -240,13 +239,14 @@ def _main(argv: Sequence[str]) -> None:
   ]:
     raise UserError(f"{' and '.join(missing)} must be given; see --help.")
   if _DISTRIBUTED.value:
-    import jax
+    from synthjax.train import processes
 
-    jax.distributed.initialize()
+    processes.join()
+  else:  # JAX takes the signal, and passes it on to all
+    signal.signal(signal.SIGTERM, _stop)
   if not flags.FLAGS["verbosity"].present:  # not given on the command line
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every step
   use_compilation_cache()
-  signal.signal(signal.SIGTERM, _stop)
   workdir = os.path.expanduser(_WORKDIR.value)
   run_tasks(_CONFIG.value, workdir, shared=_SHARED.value)
 

@@ -83,7 +83,7 @@ def load(
       f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
       f"{words.clip_vocab_size}: give the tokenizer that it was trained with."
     )
-  mesh = meshes.make_mesh()
+  mesh = meshes.make_mesh(local=True)  # each process encodes for itself
   meshes.check_batch(mesh, batch_size, field="encoder.batch_size")
   copied, split = meshes.copied(mesh), meshes.split(mesh)
   # Beside "params", a ResNet has "batch_stats".
@@ -111,6 +111,8 @@ def load(
     for batch in batches:
       lack = batch_size - len(batch)
       filled = np.pad(batch, [(0, lack)] + [(0, 0)] * (batch.ndim - 1))
+      # Where there are several processes, `jit` takes no arrays of the host.
+      filled = jax.device_put(filled, split)
       # The device is given this batch before the last one is waited for.
       found, waiting = waiting, (function(variables, filled), len(batch))
       if found:

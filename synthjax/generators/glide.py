@@ -109,10 +109,13 @@ def load(
   )
   gather = jax.jit(_gather, in_shardings=copied, out_shardings=split)
   context = base_stage.model.text_context
-  encodings = cached(
-    lambda prompts: read(params, *words.glide_tokens(prompts, context)),
-    batch_size=batch_size,
-  )
+  # Where there are several processes, `jit` takes no arrays of the host.
+  place = partial(jax.device_put, device=split)
+
+  def read_prompts(prompts):
+    return read(params, *place(words.glide_tokens(prompts, context)))
+
+  encodings = cached(read_prompts, batch_size=batch_size)
 
   def inputs(prompts, rngs, references=None, coming=()):
     """Returns what a walk reads of at most a batch, filled up to one."""
@@ -122,6 +125,7 @@ def load(
     if references is not None:
       references = _fill(references, lack)
     clip_tokens = clip and clip.tokens(filled)
+    clip_tokens, references = place((clip_tokens, references))
     return gather(rows, empty), clip_tokens, _fill(rngs, lack), references
 
   def stream(
