@@ -226,3 +226,26 @@ def test_more_steps_than_there_are_is_told(respacing):
     latents.kept_timesteps(
       respacing, latents.scaled_linear(), spacing="leading", offset=1
     )
+
+
+def test_guidance_leads_away_from_the_negative_prompt():
+  def predict(x, t):
+    with_prompt = jnp.arange(len(x)) < len(x) // 2
+    return x + jnp.where(with_prompt, t, 0.0)[:, None]
+
+  x = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+  guided = latents.classifier_free(predict, 3.0)
+  got = guided(x, jnp.array([10.0, 20.0]))
+  np.testing.assert_allclose(got, [[31, 32], [63, 64]])
+
+
+def test_ddim_can_end_at_some_noise():
+  betas = latents.scaled_linear()
+  steps = latents.ending_at(schedule.keep(betas, np.array([1, 501])), 0.75)
+  x = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype(np.float32)
+  nothing = lambda x, t: (jnp.zeros_like(x), 0.0)  # all of x is noise
+  got = sample.ddim(nothing, steps, x, None)
+  full = np.cumprod(1 - betas)
+  np.testing.assert_allclose(
+    got, x * (0.25 / (1 - full[501])) ** 0.5, rtol=1e-5
+  )
