@@ -21,13 +21,13 @@ SOLVERS = {"dpmpp_2m": solvers.dpmpp_2m, "unipc": solvers.unipc}
 MEAN, STD = 0.3, 0.2
 
 
-def gaussian(betas):
-  """Returns the best denoiser of x_0 ~ N(MEAN, STD^2)."""
+def gaussian(betas, std=STD):
+  """Returns the best denoiser of x_0 ~ N(MEAN, std^2)."""
   table = jnp.asarray(np.cumprod(1 - betas), jnp.float32)
 
   def denoise(x, t):
     bar = table[t][:, None, None, None]
-    gain = jnp.sqrt(bar) * STD**2 / (bar * STD**2 + 1 - bar)
+    gain = jnp.sqrt(bar) * std**2 / (bar * std**2 + 1 - bar)
     return MEAN + gain * (x - jnp.sqrt(bar) * MEAN), jnp.zeros_like(x)
 
   return denoise
@@ -173,7 +173,7 @@ def test_every_step_is_that_of_diffusers(golden, name, count):
   assert np.abs(end - other).max() > 1e-3
 
 
-def gaussian_errors(sampler, counts):
+def gaussian_errors(sampler, counts, std=STD):
   """Returns how far each number of steps ends from the exact solution.
 
   The solution keeps x_t - alpha MEAN in proportion to the deviation of x_t. The
@@ -183,13 +183,14 @@ def gaussian_errors(sampler, counts):
   betas = schedule.squared_cosine(100_000)
   bar = np.cumprod(1 - betas)
   logsnr = np.log(bar / (1 - bar))
-  deviation = np.sqrt(bar * STD**2 + 1 - bar)
+  deviation = np.sqrt(bar * std**2 + 1 - bar)
   x, errors = start(), []
   for count in counts:
     even = np.linspace(6.0, -4.0, count + 1)
     kept = np.interp(even, logsnr[::-1], np.arange(len(bar))[::-1]).astype(int)
     steps = without_end(schedule.keep(betas, kept), 1)
-    got = jax.jit(lambda x, s=steps: sampler(gaussian(betas), s, x, None))(x)
+    denoise = gaussian(betas, std)
+    got = jax.jit(lambda x, d=denoise, s=steps: sampler(d, s, x, None))(x)
     first, last = kept[-1], kept[0]
     centred = np.asarray(x, np.float64) - np.sqrt(bar[first]) * MEAN
     want = np.sqrt(bar[last]) * MEAN
@@ -202,11 +203,12 @@ def gaussian_errors(sampler, counts):
   ("name", "order"), [("ddim", 1), ("dpmpp_2m", 2), ("unipc", 2)]
 )
 def test_errors_fall_with_the_order_of_the_solver(name, order):
-  errors = gaussian_errors(sample.SAMPLERS[name], (10, 20, 40))
+  # Of a wider Gaussian, errors of either sign cancel at some number of steps.
+  errors = gaussian_errors(sample.SAMPLERS[name], (10, 20, 40), std=0.05)
   falls = errors[:-1] / errors[1:]
-  assert (falls > 0.75 * 2**order).all(), (errors, falls)
-  if order == 1:
-    assert (falls < 3).all(), (errors, falls)
+  assert (falls > 0.8 * 2**order).all() and (falls < 1.2 * 2**order).all(), (
+    errors
+  )
 
 
 def test_ten_steps_of_a_solver_are_nearer_than_ten_of_ddim():
