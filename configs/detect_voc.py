@@ -3,7 +3,7 @@ r"""Detection from backbones of generated images: Tables 10 and 11, PASCAL VOC.
   python -m synthjax.main --config=configs/detect_voc.py:data=$VOC \
     --workdir=$OUT
 
-  --config=...:runlocal                   some minutes on 2 cores
+  --config=...:runlocal                   about 45 minutes on 2 cores
   --config=...:data=/data/VOCdevkit       VOC 2007 and 2012; through TensorFlow
                                           Datasets where it is left out
   --config=...:init=random                no pre-training; `both` by default
@@ -29,7 +29,8 @@ Table 11, MoCo v2; no pre-training 66.08
   random init    IN-1K Syn 1.2M 81.55, 2.4M 82.13; IN-2K Syn 2.4M 82.22,
                  4.0M 82.29
   IN-1K init     82.44; IN-1K Syn 2.4M 82.47
-Measured: not run at full size; `:runlocal` see README.md
+Measured: not run at full size. `:runlocal`: 22.9 from random weights, 25.2 from
+generated images with labels, 23.1 with MoCo v2; see README.md.
 """
 
 import ml_collections
@@ -150,11 +151,11 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     max_size=176,
     num_buckets=2,
     eval_num_buckets=2,
-    num_steps=400,
+    num_steps=1_200,
     batch_size=8,
     optimizer=dict(
       name="adamw",
-      lr=2e-3,
+      lr=5e-3,
       warmup=30,
       weight_decay=0.01,
       decay="all_but_norms",
