@@ -41,6 +41,7 @@ TASKS = {
   "pretrain": "synthjax.tasks.pretrain",
   "transfer": "synthjax.tasks.transfer",
   "detect": "synthjax.tasks.detect",
+  "export": "synthjax.tasks.export",
   "report": "synthjax.tasks.report",
 }
 

@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from synthjax.data import captions, class_names, scenes, voc
+from synthjax.data.exports import coco_read, safe_names
 from synthjax.data.voc import Detection
 from synthjax.errors import UserError, unknown_names
 
@@ -40,10 +41,19 @@ def _scenes(
   return scenes.open_scenes(split, count, seed=seed, space=space)
 
 
+def _coco(
+  space: Any, drop_empty: bool, *, path: epath.PathLike, split: str
+) -> Detection:
+  # A category is written by its class's name, which case tells apart as well.
+  classes = safe_names.lookup(space)
+  return coco_read.open_coco(path, split, classes, drop_empty)
+
+
 SOURCES: dict[str, Callable[..., Detection]] = {
   "voc": _voc,
   "voc_tfds": _voc_tfds,
   "scenes": _scenes,
+  "coco": _coco,
 }
 
 
@@ -55,7 +65,8 @@ def open_detection(
   Args:
     block: `kind`, a key of SOURCES, and its fields: "voc" has `sets`, pairs of
       year and split, and `data_dir`, the folder of VOCdevkit; "voc_tfds" the
-      same of TensorFlow Datasets; "scenes" a split, a count and a seed.
+      same of TensorFlow Datasets; "scenes" a split, a count and a seed; "coco"
+      a path and a split, see `exports.coco_read`.
     space: the label space.
     drop_empty: leaves out images without an object, as training does.
 

@@ -12,11 +12,14 @@ from synthjax.data import (
   sources,
 )
 from synthjax.data.benchmarks import Splits
+from synthjax.data.exports import png_folder, safe_names
 from synthjax.data.shards import Example
 from synthjax.errors import UserError, unknown_names
 
 # Sources whose files name the classes in their own way.
 _NAMED = ("aircraft", "birdsnap", "caltech256", "coop")
+# Those that say which class a row is of.
+_EXPORTED = ("parquet", "webdataset")
 
 
 def open_real(block: Mapping[str, Any], space: Any) -> Sequence[Example]:
@@ -25,9 +28,10 @@ def open_real(block: Mapping[str, Any], space: Any) -> Sequence[Example]:
   Args:
     block: `kind`, a key of `sources.SOURCES`, "embedded" where it is left out;
       and the fields of that source. A "folder" has the classes' keys or names
-      for its folders unless it lists `classes`; "tfds" keeps TFDS's labels
-      unless it lists `classes` or has by_name=True. Or kind="benchmark", and
-      the fields of `benchmark_splits.resolve`.
+      for its folders unless it lists `classes`; "parquet" and "webdataset" name
+      the class of each row likewise. "tfds" keeps TFDS's labels unless it lists
+      `classes` or has by_name=True. Or kind="benchmark", and the fields of
+      `benchmark_splits.resolve`.
     space: the label space.
   """
   return _open(block, space)
@@ -95,8 +99,11 @@ def _open(block: Mapping[str, Any], space: Any) -> Sequence[Example]:
         f"one of {', '.join(embedded.SPLITS)}."
       )
     return embedded.open_split(fields["split"], space=space)
-  if kind == "folder":
-    fields.setdefault("classes", {c.key or c.name: c.id for c in space.classes})
+  if kind == "folder" and "path" in fields:
+    folders = png_folder.class_folders(fields["path"], space)
+    fields.setdefault("classes", folders)
+  if kind in _EXPORTED:
+    fields.setdefault("classes", safe_names.lookup(space))
   if kind in _NAMED or (kind == "tfds" and fields.pop("by_name", False)):
     fields.setdefault("classes", class_names.lookup(space))
   return sources.open_source(kind, **fields)

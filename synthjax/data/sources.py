@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 from PIL import Image
 
 from synthjax.data import archives, class_names, coop_splits, image_files
+from synthjax.data.exports import parquet_read, png_folder, webdataset
 from synthjax.data.image_files import ENDINGS, Labelled
 from synthjax.data.image_files import to_rgb as to_rgb
 from synthjax.data.image_files import to_square as to_square
@@ -53,7 +54,8 @@ def folder(
 
   Returns:
     A source of rows of image uint8 [h, w, 3], label int and id str, which is
-    the path below `path`. Rows are sorted by folder and file name.
+    the path below `path`, or what metadata.jsonl says. Rows are sorted by
+    folder and file name.
 
   Raises:
     UserError: listing every folder that is missing, empty, or in no class. A
@@ -83,7 +85,18 @@ def folder(
     raise UserError(
       f"{path} does not fit its {len(classes)} classes:\n  {listed}"
     )
-  return image_files.open_files(path, files, labels, image_size)
+  source = image_files.open_files(path, files, labels, image_size)
+  if not (stored := png_folder.stored_ids(path)):
+    return source
+  ids = [stored.get(file, file) for file in files]
+  read = functools.partial(_read_named, source.read, ids)
+  return dataclasses.replace(source, read=read)
+
+
+def _read_named(
+  read: Callable[[int], Example], ids: Sequence[str], index: int
+) -> Example:
+  return read(index) | {"id": ids[index]}
 
 
 def tfds(
@@ -173,8 +186,10 @@ SOURCES = {
   "coop": coop_splits.coop,
   "embedded": embedded,
   "folder": folder,
+  "parquet": parquet_read.open_parquet,
   "shards": open_shards,
   "tfds": tfds,
+  "webdataset": webdataset.open_webdataset,
 }
 
 

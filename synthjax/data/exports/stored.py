@@ -1,0 +1,82 @@
+"""The images to export, as the bytes that image shards store."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from synthjax.data import encoded
+from synthjax.data.few_shot import subset
+from synthjax.data.selection import chance_of
+from synthjax.data.shards import Example, Source
+from synthjax.errors import UserError
+
+# The first bytes of a file tell its format.
+_MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg"}
+MEDIA_TYPES = {"png": "png", "jpg": "jpeg", "webp": "webp"}
+
+
+def rows(
+  source: Sequence[Example],
+  *,
+  encoding: Mapping[str, Any],
+  shuffle: int | None = None,
+) -> Source:
+  """Returns the rows to export: encoded, label, prompt, seed and id.
+
+  Args:
+    source: of `generated.open_generated`, with decode=False.
+    encoding: the arguments of `encoded.encode` for images that are to be made
+      anew; none of them keeps every byte.
+    shuffle: a seed for the order, for readers that go through files from one
+      end to the other; None keeps the order, which is that of the classes.
+  """
+  if shuffle is not None:
+    ids = [source[i]["id"] for i in range(len(source))]
+    chance = np.array([chance_of(shuffle, each) for each in ids], np.int64)
+    source = subset(source, np.argsort(chance, kind="stable"))
+  read = functools.partial(_read, source, dict(encoding))
+  return Source(len(source), read)
+
+
+def ending_of(content: bytes) -> str:
+  """Returns "png", "jpg" or "webp", by the content of a file.
+
+  Raises:
+    UserError: if it is none of them.
+  """
+  for magic, ending in _MAGIC.items():
+    if content.startswith(magic):
+      return ending
+  if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+    return "webp"
+  raise UserError(
+    f"An image starts with {content[:8]!r}, which is neither PNG, JPEG nor "
+    "WebP: its shard is damaged. Check the folder `generate`."
+  )
+
+
+def class_of(row: Example, names: Sequence[str]) -> str:
+  """Returns the name of the class of a row.
+
+  Raises:
+    UserError: if its label is none of the classes.
+  """
+  if not 0 <= row["label"] < len(names):
+    raise UserError(
+      f"The image {row['id']!r} has the label {row['label']}, but there are "
+      f"{len(names)} classes, from 0: config.space is not the label space that "
+      "the images were drawn for."
+    )
+  return names[row["label"]]
+
+
+def _read(
+  source: Sequence[Example], encoding: dict[str, Any], index: int
+) -> Example:
+  row = source[index]
+  if encoding:
+    pixels = encoded.pixels(row)
+    row = row | {"encoded": encoded.encode(pixels, **encoding)}
+  return row

@@ -1,0 +1,254 @@
+"""Writes generated images in formats that other tools read.
+
+Each format is a folder of the workdir's `export`, with a manifest of its own:
+more formats may be added later, and each folder can be given away by itself.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from synthjax import artifacts
+from synthjax.config import validate
+from synthjax.data import (
+  detection_sources,
+  encoded,
+  generated,
+  scores,
+  selection,
+  spaces,
+  voc_write,
+)
+from synthjax.data.exports import (
+  coco,
+  parquet,
+  png_folder,
+  safe_names,
+  stored,
+  webdataset,
+)
+from synthjax.errors import UserError, unknown_names
+from synthjax.train.metrics import say
+
+IMAGES = ("webdataset", "png_folder", "parquet")  # of `generate`
+SCENES = ("coco", "voc")  # of the scenes that config.detect composes
+ENCODING = ("image_format", "quality", "image_size")
+FIELDS = (
+  "formats",  # of IMAGES and SCENES; those that the config has images for
+  "selection",  # only the images that `select` kept; if config.select is there
+  "split",  # what the images are called; "train"
+  "shard_size",  # images of a file of webdataset and parquet; 1,000
+  "shuffle",  # a seed for the order in these files; as drawn, class by class
+  *ENCODING,  # makes the images anew, see data.encoded; as stored
+)
+YEAR = "2007"  # of VOC's folder
+VOC_SPLITS = {"validation": "val"}  # as VOC calls it
+_SPLITS = ("train", "validation", "test")
+
+
+def check(config: ConfigDict, workdir: str) -> None:
+  """Checks the fields, and that there are images of each format, or will be."""
+  block, workdir = _read(config), epath.Path(workdir)
+  encoded.check_encoding(**_encoding(block))
+  problems = []
+  if not isinstance(block["shard_size"], int) or block["shard_size"] < 1:
+    problems.append(f"shard_size={block['shard_size']!r} must be 1 or more")
+  if not safe_names.is_word(block["split"]):
+    problems.append(f"split={block['split']!r} must be letters, digits and _")
+  if (shuffle := block["shuffle"]) is not None and (
+    isinstance(shuffle, bool) or not isinstance(shuffle, int)
+  ):
+    problems.append(f"shuffle={shuffle!r} must be a seed, such as 0, or None")
+  if not isinstance(block["selection"], bool):
+    problems.append(f"selection={block['selection']!r} must be True or False")
+  if not block["formats"]:
+    problems.append(f"formats is empty: give some of {(*IMAGES, *SCENES)}")
+  if set(SCENES) & set(block["formats"]) and not _scenes(config):
+    problems.append(
+      f"{' and '.join(SCENES)} need boxes: a block config.detect with "
+      'kind="scenes"; drawn images have labels alone'
+    )
+  if problems:
+    raise UserError(f"config.export: {'; '.join(problems)}.")
+  if "parquet" in block["formats"]:
+    parquet.check_installed()
+  _space(config, of_scenes=bool(set(SCENES) & set(block["formats"])))
+  if set(IMAGES) & set(block["formats"]):
+    for task in ("generate", "select")[: 1 + block["selection"]]:
+      if task not in config.tasks:
+        artifacts.load(workdir / task)
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+  """Leaves a folder for each format."""
+  block, workdir = _read(config), epath.Path(workdir)
+  for name in block["formats"]:
+    folder = workdir / "export" / name
+    if name in SCENES:
+      _export_scenes(name, config, folder)
+    else:
+      _export_images(name, block, _space(config), workdir, folder)
+
+
+# --- labelled images --------------------------------------------------------
+
+
+def _export_images(
+  name: str,
+  block: dict[str, Any],
+  space: spaces.LabelSpace,
+  workdir: epath.Path,
+  folder: epath.Path,
+) -> None:
+  names = safe_names.unique_names(space)
+  keys = [each.key or each.name for each in space.classes]
+  spec = {
+    "format": name,
+    "split": block["split"],
+    "classes": names,
+    "images": artifacts.digest(workdir / "generate"),
+    "selection": _selected(workdir) if block["selection"] else None,
+    "encoding": _encoding(block),
+  }
+  if name == "png_folder":
+    write = partial(png_folder.write, keys=keys)
+    spec["keys"] = keys
+  else:
+    module = webdataset if name == "webdataset" else parquet
+    write = partial(module.write, shard_size=block["shard_size"])
+    spec |= {n: block[n] for n in ("shard_size", "shuffle")}
+  if artifacts.begin(folder, spec):
+    return
+  _check_names(workdir / "generate", names)
+  source = generated.open_generated(
+    workdir / "generate",
+    selection=workdir / "select" / selection.FILE
+    if block["selection"]
+    else None,
+    decode=False,
+  )
+  rows = stored.rows(
+    source, encoding=_encoding(block), shuffle=spec.get("shuffle")
+  )
+  written = write(folder, rows, names, split=block["split"])
+  artifacts.finish(folder, spec, written, images=len(rows))
+  say(f"export: {name}: {len(rows):,} images in {len(written):,} files")
+
+
+def _selected(workdir: epath.Path) -> str:
+  """Returns the digest of a selection, which must be of these images."""
+  scores.check_inputs(workdir / "score")
+  artifacts.verify(workdir / "select")
+  used = artifacts.load(workdir / "select")["spec"].get("scores")
+  if used != artifacts.digest(workdir / "score"):
+    raise UserError(
+      f"{workdir / 'select'} was made by other scores than those in "
+      f"{workdir / 'score'}. Delete it yourself and run `select` again, or put "
+      "the scores back."
+    )
+  return artifacts.digest(workdir / "select")
+
+
+def _check_names(folder: epath.Path, names: Sequence[str]) -> None:
+  """Checks that the images were drawn for these classes."""
+  path = folder / "label.labels.txt"
+  if not path.exists():
+    return
+  drawn = path.read_bytes().decode().removesuffix("\n").split("\n")
+  if drawn != list(names):
+    raise UserError(
+      f"The images of {folder} are of {len(drawn)} classes, {drawn[0]!r}, ..., "
+      f"and config.space has {len(names)}, {names[0]!r}, ...: give the label "
+      "space that they were drawn for."
+    )
+
+
+# --- scenes with boxes ------------------------------------------------------
+
+
+def _export_scenes(name: str, config: ConfigDict, folder: epath.Path) -> None:
+  scenes, space = _scenes(config), _space(config, of_scenes=True)
+  names = [each.key or each.name for each in space.classes]
+  spec = {
+    "format": name,
+    "classes": names,
+    "images": {
+      split: detection_sources.identify(fields)
+      for split, fields in scenes.items()
+    },
+  }
+  if artifacts.begin(folder, spec):
+    return
+  written, counts = {}, {}
+  for split, fields in scenes.items():
+    source = detection_sources.open_detection(fields, space)
+    written |= DETECTION[name](folder, source, names, split=split)
+    counts[split] = len(source)
+  artifacts.finish(folder, spec, written, images=counts)
+  say(f"export: {name}: {sum(counts.values()):,} scenes")
+
+
+def _write_voc(
+  folder: epath.Path, source: Any, names: Sequence[str], *, split: str
+) -> dict[str, int]:
+  """Writes a split as VOC, whose images are JPEG."""
+  split = VOC_SPLITS.get(split, split)
+  count = voc_write.write_voc(folder, source, names, year=YEAR, split=split)
+  top = f"VOCdevkit/VOC{YEAR}"
+  listed = f"{top}/ImageSets/Main/{split}.txt"
+  ids = (folder / listed).read_text().split()
+  files = [f"{top}/JPEGImages/{i}.jpg" for i in ids]
+  files += [f"{top}/Annotations/{i}.xml" for i in ids]
+  return dict.fromkeys(files, 1) | {listed: count}
+
+
+DETECTION: dict[str, Callable[..., dict[str, int]]] = {
+  "coco": coco.write,
+  "voc": _write_voc,
+}
+
+
+# --- reading the config -----------------------------------------------------
+
+
+def _read(config: ConfigDict) -> dict[str, Any]:
+  """Returns the block, which may be left out, with its defaults."""
+  block = config.get("export") or {}
+  validate(block, FIELDS, name="export")
+  formats = IMAGES if "generate" in config else ()
+  formats += SCENES if _scenes(config) else ()
+  read = {
+    "formats": formats,
+    "selection": config.get("select") is not None,
+    "split": "train",
+    "shard_size": 1000,
+    "shuffle": None,
+  } | dict(block)
+  if isinstance(read["formats"], str):
+    read["formats"] = (read["formats"],)
+  if unknown := [n for n in read["formats"] if n not in (*IMAGES, *SCENES)]:
+    raise unknown_names("format", unknown, (*IMAGES, *SCENES))
+  return read
+
+
+def _encoding(block: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the arguments of `encoded.encode` that a config gives."""
+  return {n: block[n] for n in ENCODING if block.get(n) is not None}
+
+
+def _scenes(config: ConfigDict) -> dict[str, dict[str, Any]]:
+  """Returns the splits of config.detect that are composed."""
+  block = config.get("detect") or {}
+  return {
+    split: dict(block[split])
+    for split in _SPLITS
+    if block.get(split) and block[split].get("kind") == "scenes"
+  }
+
+
+def _space(config: ConfigDict, *, of_scenes: bool = False) -> Any:
+  own = (config.get("detect") or {}).get("space") if of_scenes else None
+  return spaces.load_space(own or config.space)
