@@ -63,11 +63,18 @@ def start_joined(
   ]
 
 
-def finish(process: subprocess.Popen, *, code: int = 0) -> str:
-  """Returns the last line that a process prints; asserts its exit code."""
+def finish(*started: subprocess.Popen, code: int = 0) -> str:
+  """Returns the last line that the first process prints, once all have ended.
+
+  Where one of them does not end with the exit code, none is left running.
+  """
+  printed = []
   try:
-    out, err = process.communicate(timeout=500)
+    for process in started:
+      out, err = process.communicate(timeout=500)
+      assert process.returncode == code, f"{process.returncode}\n{out}\n{err}"
+      printed.append((out.splitlines() or [""])[-1])
   finally:
-    process.kill()
-  assert process.returncode == code, f"{process.returncode}\n{out}\n{err}"
-  return (out.splitlines() or [""])[-1]
+    for process in started:
+      process.kill()
+  return printed[0]

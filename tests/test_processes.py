@@ -65,12 +65,6 @@ if processes.is_first():
 """
 
 
-def finish_first(started):
-  """Returns what the first process prints, once all are done."""
-  first, *_ = [simulated.finish(process) for process in started]
-  return json.loads(first)
-
-
 @pytest.mark.slow
 def test_training_is_the_same_on_any_devices_and_goes_on_on_any(
   tmp_path, capsys
@@ -87,7 +81,7 @@ def test_training_is_the_same_on_any_devices_and_goes_on_on_any(
     [simulated.start(RESHARDED, eight, 4, devices=8)],
     simulated.start_joined(RESHARDED, pair, 2, devices=4),
   ]
-  found = [finish_first(started) for started in begun]
+  found = [json.loads(simulated.finish(*started)) for started in begun]
   assert [each["devices"] for each in found] == [1, 8, 8]
   want = found[0]["whole"]["numbers"]
   assert np.isfinite(want).all() and len(set(want[:6])) == 6
@@ -108,7 +102,7 @@ def test_training_is_the_same_on_any_devices_and_goes_on_on_any(
     simulated.start_joined(RESHARDED, pair, 8, "of one", devices=4),
   ]
   for started in resumed:
-    found = finish_first(started)
+    found = json.loads(simulated.finish(*started))
     found.pop("devices")
     for run in found.values():
       assert run["steps"] == [1, 2, 3, 4, 5, 6]
@@ -165,8 +159,7 @@ def stop(started, tmp_path):
     assert all(process.poll() is None for process in started)
     time.sleep(0.05)
   started[-1].send_signal(signal.SIGTERM)
-  for process in started:
-    simulated.finish(process, code=processes.PREEMPTED)
+  simulated.finish(*started, code=processes.PREEMPTED)
   (saved,) = (tmp_path / "count_checkpoints").glob("[0-9]*")
   return int(saved.name)
 
@@ -232,8 +225,7 @@ def test_pretraining_is_the_same_in_two_processes(tmp_path, capsys):
     run("eight", main, 8),
     run("two", script, 1, "--config.pretrain.fsdp=2"),
   ]
-  for process in started:
-    simulated.finish(process)
+  simulated.finish(*started)
   curves = [
     [json.loads(line)["loss"] for line in path.read_text().splitlines()]
     for path in (

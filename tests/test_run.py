@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from synthjax.data import pipeline
@@ -51,16 +52,16 @@ def dataset():
   return pipeline.train_batches(source, [shake], batch_size=4, seed=3)
 
 
-def train(folder, num_steps, every=3, **monitor):
+def train(folder, num_steps, every=3, log_every=1, given=None, **monitor):
   return runs.train(
-    objective(),
+    given or objective(),
     dataset(),
     folder=folder,
     label="line",
     num_steps=num_steps,
     batch_size=4,
     seed=0,
-    log_every=1,
+    log_every=log_every,
     checkpoint_every=every,
     **monitor,
   )
@@ -100,6 +101,23 @@ def test_a_run_killed_between_checkpoints_repeats_those_steps(tmp_path):
   assert steps == list(range(1, 12))
 
 
+def test_a_checkpoint_that_holds_more_is_read(tmp_path):
+  """Earlier versions saved the input's place beside the state."""
+  whole = train(tmp_path / "whole", 9)
+  state = train(tmp_path / "parts", 6)
+  folder = tmp_path / "parts" / "line_checkpoints"
+  manager = checkpoint.open_manager(folder)
+  manager.delete(6)
+  args = ocp.args.Composite(
+    state=ocp.args.StandardSave(state), data=ocp.args.JsonSave({"next": 6})
+  )
+  manager.save(6, args=args)
+  manager.close()
+  assert (folder / "6" / "data").exists()
+  resumed = train(tmp_path / "parts", 9)
+  np.testing.assert_array_equal(whole.params, resumed.params)
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
   whole = train(tmp_path / "whole", 9)
   train(tmp_path / "parts", 6)
@@ -128,6 +146,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     hook(2, None, {"loss": np.float32("nan")})
   rows = (tmp_path / "m.jsonl").read_text().splitlines()
   assert [json.loads(row) for row in rows] == [{"step": 1, "loss": 1.0}]
+
+
+@pytest.mark.parametrize("spoilt", ["loss", "params"])
+def test_what_is_not_finite_is_never_saved(tmp_path, spoilt):
+  """Though metrics are read at the end alone; and weights before their loss."""
+  given = objective()
+
+  def step(state, batch, rng):
+    last = state.step == 4  # of the fifth step
+    state, found = given.step(state, batch, rng)
+    nan = lambda x: jnp.where(last, jnp.nan, x)
+    if spoilt == "loss":
+      return state, {"loss": nan(found["loss"])}
+    return state.replace(params=nan(state.params)), found
+
+  words = "loss is" if spoilt == "loss" else "the state is"
+  with pytest.raises(UserError, match=f"line: {words} not finite at step 5"):
+    train(tmp_path, 9, every=1, log_every=100, given=given._replace(step=step))
+  with pytest.raises(UserError) as error:
+    train(tmp_path, 9, every=2, log_every=1, given=given._replace(step=step))
+  folder = tmp_path / "line_checkpoints"
+  assert f"of step 4 in {folder}" in str(error.value)
+  assert sorted(path.name for path in folder.glob("[0-9]*")) == ["3", "4"]
 
 
 def test_metrics_cut_short_by_a_crash_are_read_up_to_there(tmp_path):
@@ -252,6 +293,38 @@ def test_batches_repeat_nothing_within_an_epoch_and_need_a_source():
   assert list(epochs[0]) != list(epochs[1])
   with pytest.raises(ValueError, match="empty"):
     pipeline.train_batches([], [], batch_size=4, seed=0)
+
+
+def shares(count, monkeypatch, first=0, **changes):
+  """Returns four batches from `first` on, joined from so many processes."""
+  source = [{"x": np.float32([i, 0])} for i in range(30)]
+  monkeypatch.setattr(jax, "process_count", lambda: count)
+  found = []
+  for rank in range(count):
+    monkeypatch.setattr(jax, "process_index", lambda rank=rank: rank)
+    batches = pipeline.train_batches(
+      source, [shake], batch_size=8, seed=1, **changes
+    )
+    iterator = batches.start_at(first)
+    found.append([next(iterator)["x"] for _ in range(4)])
+  return [np.concatenate(parts) for parts in zip(*found, strict=True)]
+
+
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_batches_are_the_same_for_any_number_of_processes(monkeypatch, repeats):
+  """Row for row, draws included, from any of them on."""
+  alone = shares(1, monkeypatch, repeats=repeats)
+  for count in (2, 4):
+    for first in (0, 2):
+      found = shares(count, monkeypatch, first, repeats=repeats)
+      np.testing.assert_array_equal(found[: 4 - first], alone[first:])
+
+
+@pytest.mark.slow
+def test_reading_processes_start_anywhere_and_change_nothing(monkeypatch):
+  want = shares(1, monkeypatch, 3)
+  found = shares(1, monkeypatch, 3, num_workers=2)
+  np.testing.assert_array_equal(found, want)
 
 
 def test_the_rates_have_their_shapes():
