@@ -10,6 +10,7 @@ r"""Zero-shot recognition with generated images, on any of the paper's 17 sets.
   --config=...:space=pets         any name of synthjax/data/label_spaces
   --config=...:encoder=vit_b16    tunes ViT-B/16; RN50 still filters
   --config=...:writer=grammar     sentences without T5
+  --config=...:preset=fast        a fifth of the sampler's steps; see README.md
   --config=...:data_dir=/data     where the real images are, if not TFDS's
 
 The paper's best: sentences around the class name (LE), images of them that RN50
@@ -43,6 +44,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     space="cifar10",
     encoder="rn50",
     writer="t5",
+    preset="paper",
     data_dir=None,
   )
   for kind, choice, known in (
@@ -62,7 +64,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.prompts.writer = released_t5(arg.space)
   else:
     config.prompts.grammar = "photo"
-  config.generator = released_glide()
+  config.generator = released_glide(preset=arg.preset)
   config.generate = dict(images_per_class=2000, seeds=(0,), shard_size=4096)
 
   config.encoder = released_clip(ENCODERS[arg.encoder])
@@ -95,7 +97,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.prompts = dict(
       strategies=("enhanced",), per_class=30, grammar="drawing"
     )
-    for block, fields in embedded_world().items():
+    for block, fields in embedded_world(preset=arg.preset).items():
       config[block] = fields
     config.score = dict()
     # One seed of images. The filter's share, rate and batch are those of
