@@ -1,0 +1,77 @@
+"""GLIDE as a generator: streams, compiling ahead, guiding in an interval."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_glide
+
+from synthjax.errors import UserError
+from synthjax.generators import glide
+
+PROMPTS = ["a red apple", "a fish", "a fish", "a car", "a tree"]
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+  block = tiny_glide.write_glide(tmp_path_factory.mktemp("glide"))
+  return {k: v for k, v in block.items() if k != "name"}
+
+
+def keys(n):
+  return jax.random.split(jax.random.key(0), n)
+
+
+def test_a_stream_yields_batches_and_draw_joins_them(options, caplog):
+  generator = glide.load(**options)
+  assert generator.batch_size == 4
+  generator.warm_up()
+  with jax.log_compiles():
+    first, last = generator.stream(PROMPTS, keys(5))
+  assert "jit(_draw)" not in caplog.text  # `warm_up` has compiled it
+  assert first.shape == (4, 16, 16, 3) and last.shape == (1, 16, 16, 3)
+  assert first.dtype == np.uint8 and first.std() > 10
+  joined = generator.draw(PROMPTS, keys(5))
+  np.testing.assert_array_equal(joined, np.concatenate([first, last]))
+  # One prompt and another key, one key and another prompt, differ.
+  assert (joined[1] != joined[2]).any()
+  other = generator.draw(["a dog"], keys(5)[:1])
+  assert (other[0] != joined[0]).any()
+  alone = generator.draw(PROMPTS[4:], keys(5)[4:])
+  np.testing.assert_array_equal(alone[0], joined[4])
+  assert "guidance_interval" not in generator.identity
+  assert list(generator.stream([], keys(1))) == []
+
+
+@pytest.mark.slow
+def test_solvers_and_an_interval_reach_the_walk(options):
+  """Guidance within an interval that no step lies in is a scale of 1."""
+  blocks = {
+    stage: options[stage] | {"sampler": solver, "respacing": "logsnr3<900"}
+    for stage, solver in (("base", "dpmpp_2m"), ("upsampler", "unipc"))
+  }
+
+  def draw(**changes):
+    generator = glide.load(**options | blocks | changes)
+    assert generator.num_steps == 3
+    assert generator.identity.get("guidance_interval") == changes.get(
+      "guidance_interval"
+    )
+    return generator.draw(PROMPTS[:4], keys(4)).astype(int)
+
+  # So strong that the prompts have a say in what random networks draw.
+  guided = draw(guidance_scale=100.0)
+  never = draw(guidance_scale=100.0, guidance_interval=[1, 2])
+  plain = draw(guidance_scale=1.0)
+  effect = np.abs(guided - plain).mean()
+  assert effect > 1
+  # Random networks amplify rounding, so not every last digit stays.
+  assert np.abs(never - plain).mean() < 0.1 * effect
+
+
+def test_an_interval_without_what_it_belongs_to_is_refused(options):
+  clip = dict(image_weights="a", text_weights="b", tokenizer="c")
+  changes = dict(guidance_scale=None, clip_guidance=clip)
+  with pytest.raises(UserError, match="takes its place: remove one"):
+    glide.load(**options | changes, guidance_interval=(0, 500))
+  with pytest.raises(UserError, match="two of 0 to 999"):
+    glide.load(**options, guidance_interval=(500, 100))
