@@ -27,11 +27,12 @@ from typing import Any, NamedTuple
 
 from benchmarks import devices, glide_stages, table
 from benchmarks.timing import Compiled, medians
+from synthjax import config
 
-# The sampler and the respacing of either network.
+# The sampler and the respacing of either network, as configs have them.
 PRESETS = {
-  "paper": {"base": ("ancestral", "100"), "upsampler": ("ddim", "fast27")},
-  "fast": {"base": ("dpmpp_2m", "20"), "upsampler": ("dpmpp_2m", "10")},
+  name: dict(zip(("base", "upsampler"), walks, strict=True))
+  for name, walks in config.PRESETS.items()
 }
 
 
