@@ -50,7 +50,7 @@ def test_a_class_somewhat_below_the_others_is_not_told():
 
 
 def test_an_encoder_that_knows_no_class_is_at_chance_everywhere():
-  found = weak({label: (2, 100) for label in range(4)})
+  found = weak(dict.fromkeys(range(4), (2, 100)))
   assert [each.label for each in found] == [0, 1, 2, 3]
   assert "4 classes are" in early.message(found)
 

@@ -10,11 +10,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from synthjax import artifacts, main
-from synthjax.data import captions
+from synthjax.data import captions, spaces
 from synthjax.errors import UserError
 from synthjax.tasks import prompts, tune
 
-QUICKSTART = pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+QUICKSTART, OWN_LABELS = CONFIGS / "quickstart.py", CONFIGS / "own_labels.py"
 FIVE_LINES = """\
 classes:
   - {name: cat, related: [cat face, black cat]}
@@ -92,7 +93,7 @@ def test_a_folder_of_real_images_is_the_test(tmp_path):
   [
     ("classes: [cat, dog, Cat]", "the name 'cat' occurs 2 times"),
     ("classes: [cat, '', dog]", r"classes\[1\].name: must be a text, not ''"),
-    ("classes:\n  - cat\n  -\n  - dog", r"classes\[1\]: must be a name"),
+    ("classes:\n  - cat\n  -\n  - dog", r"line 3: classes\[1\]: must be a"),
     ("classes:\n  - {related: [tabby]}", r"classes\[0\].name: must be a text"),
     ("classes: []", "at least one class"),
     ("classes: [cat]\nprompt: ['a {}']", "did you mean 'prompts'"),
@@ -111,6 +112,195 @@ def test_a_space_that_does_not_hold_stops_before_anything(
 def test_a_path_that_is_not_there_is_told(tmp_path):
   with pytest.raises(UserError, match="Cannot read the label space"):
     main.run_tasks(load(tmp_path / "no.yaml"), str(tmp_path / "run"))
+
+
+# --- five lines -------------------------------------------------------------
+
+
+def space_of(folder, text, ending="yaml"):
+  path = folder / f"mine.{ending}"
+  path.write_text(text)
+  return spaces.load_space(str(path))
+
+
+def error_of(folder, text, ending="yaml"):
+  with pytest.raises(UserError) as error:
+    space_of(folder, text, ending)
+  return str(error.value)
+
+
+def test_a_list_of_names_is_a_space(tmp_path):
+  space = space_of(tmp_path, "- heron\n- gull\n")
+  assert space.name == "mine" and space.class_names == ("heron", "gull")
+  assert space_of(tmp_path, '["heron",\n\t"gull"]', "json") == space
+
+
+def test_a_description_or_a_hint_goes_where_the_name_does(tmp_path):
+  space = space_of(
+    tmp_path,
+    "- {name: crane, sense: bird}\n"
+    "- {name: bat, description: a wooden club}\n"
+    "- {name: bank, sense: building, description: a marble hall}\n"
+    "- {name: mouse, sense: 2, related: [wireless mouse]}\n"
+    "- heron\n",
+  )
+  assert space.described_names == (
+    "crane, a wading bird",
+    "bat, a wooden club",
+    "bank, a marble hall",
+    "mouse, an electronic device",
+    "heron",
+  )
+  assert space.class_names[0] == "crane"
+  assert [each.related for each in space.classes] == [
+    ("crane, a wading bird",),
+    ("bat, a wooden club",),
+    ("bank, a marble hall",),
+    ("wireless mouse",),  # what a user writes stays as it is
+    (),
+  ]
+
+
+def test_related_words_are_filled_in_and_told(tmp_path, caplog):
+  with caplog.at_level(logging.WARNING):
+    space = space_of(
+      tmp_path,
+      "fill_related: true\n"
+      "classes:\n"
+      "  - kingfisher\n"
+      "  - {name: bat, sense: animal}\n"
+      "  - crane\n"
+      "  - {name: gull, related: [sea gull]}\n"
+      "  - quuxbird\n",
+    )
+  kingfisher, bat, crane, gull, quuxbird = (c.related for c in space.classes)
+  assert {"kingfisher", "belted kingfisher", "kookaburra"} <= {*kingfisher}
+  assert bat[0].startswith("bat, ") and "vampire bat" in bat
+  assert "bat" not in bat  # that alone may be a club
+  # Nobody has told which crane; and what there is stays.
+  assert crane == quuxbird == () and gull == ("sea gull",)
+  assert "kookaburra" in caplog.text and "quuxbird: none" in caplog.text
+  assert "sea gull" not in caplog.text
+
+
+def test_ambiguous_names_are_told_once_and_before_anything_runs(
+  tmp_path, caplog
+):
+  text = "- heron\n- crane\n- {name: bat, sense: animal}\n"
+  text += "- {name: mouse, related: [field mouse]}\n- kingfisher\n"
+  config = main.load_config(
+    f"{OWN_LABELS}:labels={write(tmp_path, text)},runlocal"
+  )
+  with caplog.at_level(logging.WARNING):
+    prompts.check(config, str(tmp_path / "run"))
+    prompts.check(config, str(tmp_path / "run"))
+  assert caplog.text.count("{name: crane, sense: 2}") == 1
+  assert "'a photo of a crane, a wading bird'" in caplog.text
+  assert "bat:" not in caplog.text and "mouse:" not in caplog.text
+  assert not (tmp_path / "run").exists()
+
+
+def test_names_that_networks_read_badly_are_told(tmp_path, caplog):
+  with caplog.at_level(logging.WARNING):
+    space_of(tmp_path, "- acoustic_guitar\n- a harp\n- tuba\n")
+  assert "networks read 'acoustic guitar' better" in caplog.text
+  assert "a harp: prompts have an article of their own" in caplog.text
+
+
+def test_all_that_is_wrong_is_told_by_its_line(tmp_path):
+  message = error_of(
+    tmp_path,
+    "classes:\n"
+    "  - no\n"
+    "  - crane: a wading bird\n"
+    "  - {name: bat, sens: animal}\n"
+    "  - {name: mouse, sense: car}\n"
+    "  - {name: 2024-01-01}\n"
+    "  - {name: xyzzy, sense: 2}\n"
+    "  - {related: [ox]}\n"
+    "  - {name: cow, related: ox, description: [1]}\n"
+    "  - {name: gull, related: [1.5]}\n"
+    "prompts: a photo of {}\n"
+    "fill_related: 3\n",
+  )
+  assert message.splitlines()[1:] == [
+    "  line 2: classes[0]: must be a name or a mapping, not False; in quotes, "
+    '"no" is one',
+    "  line 3: classes[1]: has no `name`; write {name: crane, description: a "
+    "wading bird}",
+    "  line 4: classes[2].sens: is not a field; did you mean 'sense'?",
+    "  line 5: classes[3].sense: 'car' is no meaning of 'mouse'. Allowed: 1) a "
+    "rodent; 2) an electronic device; 3) person",
+    "  line 6: classes[4].name: must be a text, not datetime.date(2024, 1, 1); "
+    'in quotes, "2024-01-01" is one',
+    "  line 7: classes[5].sense: WordNet has no meaning of 'xyzzy' that an "
+    "image can show; say in `description` what it is, instead of sense=2",
+    "  line 8: classes[6].name: must be a text, not None",
+    "  line 9: classes[7].description: must be a text, not [1]",
+    "  line 9: classes[7].related: must be a list of texts, not 'ox'; write "
+    "['ox']",
+    "  line 10: classes[8].related[0]: 1.5 is not a text; in quotes, "
+    '"1.5" is one',
+    "  line 11: prompts: must be a list of texts, not 'a photo of {}'; write "
+    "['a photo of {}']",
+    "  line 12: fill_related: must be true or false, not 3",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ("classes: [a]\nclasses: [b]\n", "line 2: classes: is given twice"),
+    ("- {name: a, name: b}\n", r"line 1: classes\[0\].name: is given twice"),
+    ("- name: cat, related: [x]\n", "line 1, column .* Put braces around"),
+    ("classes:\n\t- cat\n", "line 2, column 1.* Indent by spaces"),
+    ("classes: [cat]\nprompts: [a {}]\n", "line 2.* quotes around a text"),
+    ("cat\ndog\n", "not 'cat dog'. Begin the line of each name with '- '"),
+    ("", "not None"),
+    ("- {name: cat, sense: true}", "must be a number or words, not True"),
+    ("- {name: cat, sense: 1.5}", "must be a number or words, not 1.5"),
+  ],
+)
+def test_what_often_goes_wrong_is_explained(text, words, tmp_path):
+  with pytest.raises(UserError, match=words):
+    space_of(tmp_path, text)
+
+
+def test_lines_of_json_are_told_too(tmp_path):
+  message = error_of(tmp_path, '["cat",\n 5,\n {"nam": "x"}]', "json")
+  assert "line 2: classes[1]: must be a name" in message
+  assert "line 3: classes[2].nam: is not a field" in message
+  assert "line 1 column" in error_of(tmp_path, '["cat",]', "json")
+  # YAML does not read tabs, so that no line is known.
+  assert "\n  classes[1]:" in error_of(tmp_path, '["cat",\n\t5]', "json")
+
+
+def test_many_problems_are_cut(tmp_path):
+  message = error_of(tmp_path, "- 1\n" * 50)
+  assert "line 40:" in message and "line 41:" not in message
+  assert "and 10 more" in message
+
+
+# --- own_labels.py ----------------------------------------------------------
+
+
+def test_own_labels_takes_a_file_and_a_folder(tmp_path):
+  space = write(tmp_path)
+  config = main.load_config(f"{OWN_LABELS}:labels={space},test={tmp_path}")
+  assert config.space == space and config.generator.dtype == "bfloat16"
+  assert config.tune.test.to_dict() == {"kind": "folder", "path": str(tmp_path)}
+  assert config.prompts.per_class == 200 and config.select.max_per_class == 800
+  fewer = main.load_config(f"{OWN_LABELS}:labels={space},images_per_class=3")
+  assert fewer.prompts.per_class == fewer.select.max_per_class == 1
+  assert fewer.tune.test is None
+  with pytest.raises(UserError, match="did you mean 'rn50'"):
+    main.load_config(f"{OWN_LABELS}:labels={space},encoder=rn5")
+
+
+def test_own_labels_passes_the_checks_of_its_tasks(tmp_path):
+  config = main.load_config(f"{OWN_LABELS}:labels={write(tmp_path)},runlocal")
+  for task in (prompts, tune):
+    task.check(config, str(tmp_path))
 
 
 # --- words that the embedded generator never met ----------------------------

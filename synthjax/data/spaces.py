@@ -2,16 +2,25 @@
 
 Those of the embedded set are built from its concepts; those of the paper's data
 sets are files beside this one, in label_spaces. A user's own is a JSON or YAML
-file of these fields:
+file. A list of names will do; these are all the fields:
 
   name: farm                          # the file's name by default
   classes:
-    - {id: 0, name: tractor, related: [combine harvester]}
-    - {name: barn}                    # without an id, it is the position
     - silo                            # a name alone will do
+    - {name: crane, sense: bird}      # of several meanings, this one
+    - {name: barn, description: "a wooden building"}     # in your own words
+    - {name: tractor, related: [combine harvester]}
+    - {name: cow, id: 4}              # by default the position, from 0
   templates: ["a photo of a {}."]     # for the classifier; by default this
   ensemble: ["a {}.", "the {}."]      # more templates, to average; or none
   prompts: ["a photo of a {}"]        # for the generator; by default this
+  fill_related: true                  # from WordNet, where there are none
+
+The description follows the name in prompts, "a photo of a crane, a wading
+bird", and so does that of the meaning that `sense` chooses: its number, or
+words of it; see `senses`. Names of several meanings are told when such a file
+is read, if they have neither. Related words are written as they are, in place
+of the name.
 
 A class that the data set's own files call otherwise has that folder, synset or
 label as its `key`: {id: 0, name: tench, key: n01440764}. Two classes may share
@@ -19,47 +28,30 @@ a name only where every class has a key. Classes of the embedded set also list
 the Unicode `subcategories` they hold.
 """
 
-import collections
-import difflib
 import functools
 import json
 import pathlib
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import yaml
+from absl import logging
 from etils import epath
 
-from synthjax.data import embedded, embedded_spaces
+from synthjax.data import embedded, embedded_spaces, senses
+from synthjax.data.space_fields import (
+  PROMPTS,
+  TEMPLATES,
+  Class,
+  LabelSpace,
+  parse_space,
+)
+from synthjax.data.space_problems import Path, Place, Problem, refuse
 from synthjax.errors import UserError, unknown_names
 
+__all__ = ["PROMPTS", "TEMPLATES", "Class", "LabelSpace", "parse_space"]
+
 FOLDER = pathlib.Path(__file__).parent / "label_spaces"
-TEMPLATES = ("a photo of a {}.",)
-PROMPTS = ("a photo of a {}",)
-
-
-class Class(NamedTuple):
-  """One class of a label space."""
-
-  id: int  # the label, and the column of the logits
-  name: str
-  related: tuple[str, ...] = ()  # words that prompts may use for the class
-  subcategories: tuple[str, ...] = ()  # of the embedded set
-  key: str = ""  # what the data set's own files call it, if not by its name
-
-
-class LabelSpace(NamedTuple):
-  """Classes in the order of their ids, and sentences about them."""
-
-  name: str
-  classes: tuple[Class, ...]
-  templates: tuple[str, ...] = TEMPLATES  # of the zero-shot classifier
-  prompts: tuple[str, ...] = PROMPTS  # of the generator
-  ensemble: tuple[str, ...] = ()  # what CLIP's paper averages the classifier of
-
-  @property
-  def class_names(self) -> tuple[str, ...]:
-    return tuple(each.name for each in self.classes)
 
 
 def load_space(name: str) -> LabelSpace:
@@ -71,7 +63,7 @@ def load_space(name: str) -> LabelSpace:
 
   Raises:
     UserError: about an unknown name, an unreadable file, or listing all that
-      is wrong with the space.
+      is wrong with the space, by its lines.
   """
   if name in SPACES:
     return SPACES[name]()
@@ -81,7 +73,11 @@ def load_space(name: str) -> LabelSpace:
   if path.suffix not in (".json", ".yaml", ".yml"):
     known = [*built_in_spaces(), "<path>.json", "<path>.yaml"]
     raise unknown_names("label space", [name], known)
-  return _read_space(path, where=name)
+  try:
+    text = path.expanduser().read_text()
+  except (OSError, ValueError) as error:
+    raise UserError(f"Cannot read the label space {name}: {error}") from error
+  return _own_space(text, name)
 
 
 @functools.cache
@@ -92,22 +88,124 @@ def built_in_spaces() -> tuple[str, ...]:
 
 @functools.cache
 def _shipped_space(name: str) -> LabelSpace:
-  return _read_space(epath.Path(FOLDER / f"{name}.yaml"), where=name)
+  text = (FOLDER / f"{name}.yaml").read_text()
+  return _read(text, where=f"{name}.yaml")
 
 
-def _read_space(path: epath.Path, where: str) -> LabelSpace:
+@functools.cache  # so that what there is to tell is told once
+def _own_space(text: str, where: str) -> LabelSpace:
+  space = _read(text, where)
+  if notes := _notes(space):
+    listed = "\n  ".join(notes)
+    logging.warning("About the label space %s:\n  %s", where, listed)
+  return space
+
+
+def _read(text: str, where: str) -> LabelSpace:
+  """Reads the text of a file, which `where` names."""
+  path = pathlib.PurePath(where)
   # The parser in C, if there is one, is ten times as fast.
-  loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+  loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
   try:
-    text = path.expanduser().read_text()
-    # YAML has JSON in it, but for tabs.
-    json_file = path.suffix == ".json"
-    fields = json.loads(text) if json_file else yaml.load(text, loader)
-  except (OSError, ValueError, yaml.YAMLError) as error:
-    raise UserError(f"Cannot read the label space {where}: {error}") from error
+    if path.suffix == ".json":  # of which YAML reads all but tabs
+      fields, twice = json.loads(text), []
+    else:
+      node = loader.get_single_node()
+      listed = isinstance(node, yaml.SequenceNode)
+      twice = _twice(node, ("classes",) if listed else ()) if node else []
+      fields = loader.construct_document(node) if node else None
+  except (ValueError, yaml.YAMLError) as error:
+    raise UserError(
+      f"Cannot read the label space {where}: {_explain(error)}"
+    ) from error
+  if twice:
+    raise refuse(where, twice, _places(text))
+  if isinstance(fields, list):
+    fields = {"classes": fields}
   if isinstance(fields, Mapping):
     fields = {"name": path.stem, **fields}
-  return parse_space(fields, where=where)
+  return parse_space(fields, where=where, places=lambda: _places(text))
+
+
+def _explain(error: Exception) -> str:
+  """Says what is wrong with the YAML, and what that often comes from."""
+  mark = getattr(error, "problem_mark", None)
+  if mark is None:
+    return str(error)
+  hints = {
+    "mapping values": "Put braces around the fields of a class, {name: cat, "
+    "related: [black cat]}, and quotes around a text with a colon.",
+    "cannot start": "Indent by spaces, and not by tabs; put quotes around a "
+    "text that begins with a mark.",
+    "',' or ']'": "Close the bracket, and put quotes around a text with {}: "
+    '["a photo of a {}"].',
+    "',' or '}'": "Close the brace; related words stand in brackets of their "
+    "own.",
+  }
+  problem = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+  hint = next((h for key, h in hints.items() if key in str(error.problem)), "")
+  return f"{problem}. {hint}".rstrip()
+
+
+def _places(text: str) -> dict[Path, Place]:
+  """Returns where each value of a file stands."""
+  try:
+    root = yaml.compose(text, yaml.SafeLoader)
+  except yaml.YAMLError:  # JSON with tabs
+    return {}
+  places = dict(_walk(root, ()))
+  if isinstance(root, yaml.SequenceNode):
+    places = {("classes", *path): place for path, place in places.items()}
+  return places
+
+
+def _walk(node: yaml.Node, path: Path) -> Iterator[tuple[Path, Place]]:
+  if path:
+    written = node.value if isinstance(node, yaml.ScalarNode) else ""
+    yield path, Place(node.start_mark.line + 1, written)
+  if isinstance(node, yaml.SequenceNode):
+    for i, each in enumerate(node.value):
+      yield from _walk(each, (*path, i))
+  elif isinstance(node, yaml.MappingNode):
+    for key, each in node.value:
+      yield from _walk(each, (*path, str(key.value)))
+
+
+def _twice(node: yaml.Node, path: Path) -> list[Problem]:
+  """Lists the fields that are given twice, of which YAML takes the last."""
+  if isinstance(node, yaml.ScalarNode):
+    return []
+  problems, seen = [], set()
+  for i, each in enumerate(node.value):
+    key = str(each[0].value) if isinstance(each, tuple) else i
+    if key in seen:
+      problems.append(Problem((*path, key), "is given twice"))
+    seen.add(key)
+    value = each[1] if isinstance(each, tuple) else each
+    problems += _twice(value, (*path, key))
+  return problems
+
+
+def _notes(space: LabelSpace) -> list[str]:
+  """Returns what a user should know about classes that hold."""
+  open_names, settled, notes = [], [], []
+  for each in space.classes:
+    # Whoever wrote related words has told what is meant.
+    (settled if each.description or each.related else open_names).append(
+      each.name
+    )
+    if "_" in each.name:
+      spaced = each.name.replace("_", " ")
+      notes.append(f"{each.name}: networks read {spaced!r} better")
+    if each.name.lower().startswith(("a ", "an ", "the ")):
+      notes.append(f"{each.name}: prompts have an article of their own")
+  if warnings := senses.warnings_of(open_names, space.prompts[0], settled):
+    notes += [
+      "These names have several meanings, and images of all may be drawn; say "
+      "which by `sense`, a `description` or `related` words:",
+      *warnings,
+    ]
+  return notes
 
 
 def identify(space: LabelSpace) -> dict[str, Any]:
@@ -122,132 +220,6 @@ def identify(space: LabelSpace) -> dict[str, Any]:
       for c in space.classes
     },
   }
-
-
-def parse_space(fields: Any, *, where: str) -> LabelSpace:
-  """Checks plain data and makes a LabelSpace of it.
-
-  Args:
-    fields: what a file holds; see the top of this module.
-    where: names its origin in errors.
-
-  Raises:
-    UserError: listing every problem at once.
-  """
-  if not isinstance(fields, Mapping):
-    raise UserError(
-      f"The label space {where} must be a mapping with `classes`, not a "
-      f"{type(fields).__name__}."
-    )
-  problems = _unknown_keys("", fields, LabelSpace._fields)
-  if not isinstance(fields.get("name"), str) or not fields["name"].strip():
-    problems.append("name: must be a text")
-  classes, found = _classes(fields.get("classes"))
-  problems += found
-  sentences = {}
-  for key in ("templates", "prompts", "ensemble"):
-    default = LabelSpace._field_defaults[key]
-    sentences[key], found = _texts(key, fields.get(key, default))
-    problems += found
-    problems += [
-      f"{key}: {text!r} must hold {{}} once, for the name, and no other brace"
-      for text in sentences[key]
-      if text.count("{}") != 1 or {"{", "}"} & set(text.replace("{}", ""))
-    ]
-    if default and not sentences[key] and not found:
-      problems.append(f"{key}: must not be empty; leave it out for {default}")
-  if problems:
-    listed = "\n  ".join(problems)
-    raise UserError(f"The label space {where} does not hold:\n  {listed}")
-  return LabelSpace(fields["name"], classes, **sentences)
-
-
-def _classes(values: Any) -> tuple[tuple[Class, ...], list[str]]:
-  """Reads the classes; returns them by id, and all problems."""
-  if not isinstance(values, list | tuple) or not values:
-    return (), ["classes: must be a list of at least one class"]
-  classes, problems = [], []
-  for position, value in enumerate(values):
-    where = f"classes[{position}]"
-    if isinstance(value, str):
-      value = {"id": position, "name": value}
-    if not isinstance(value, Mapping):
-      problems.append(f"{where}: must be a name or a mapping, not {value!r}")
-      continue
-    problems += _unknown_keys(f"{where}.", value, Class._fields)
-    # Clashing ids, of which some are given and some are not, are told below.
-    number, name = value.get("id", position), value.get("name")
-    key = value.get("key", "")
-    if not isinstance(number, int) or isinstance(number, bool):
-      problems.append(f"{where}.id: must be a whole number, not {number!r}")
-    if not isinstance(name, str) or not name.strip():
-      problems.append(f"{where}.name: must be a text, not {name!r}")
-    if not isinstance(key, str):
-      problems.append(f"{where}.key: must be a text, not {key!r}")
-    related, found = _texts(f"{where}.related", value.get("related", ()))
-    parts, more = _texts(
-      f"{where}.subcategories", value.get("subcategories", ())
-    )
-    problems += found + more
-    known = {c.subcategory for c in embedded.concepts()} if parts else set()
-    if unknown := [part for part in parts if part not in known]:
-      error = unknown_names("subcategory", unknown, known)
-      problems.append(f"{where}.subcategories: {error}")
-    classes.append(Class(number, name, related, parts, key))
-  if not problems:
-    problems = _clashes(classes)
-    classes.sort(key=lambda each: each.id)
-  return tuple(classes), problems
-
-
-def _clashes(classes: list[Class]) -> list[str]:
-  """Lists what two classes share but must not, and ids that leave gaps."""
-  problems = []
-  names = [" ".join(c.name.lower().split()) for c in classes]
-  for what, values in (
-    ("id", [str(c.id) for c in classes]),
-    # As with ImageNet's two missiles, whose synsets differ.
-    ("name", [] if all(c.key for c in classes) else names),
-    ("key", [c.key for c in classes if c.key]),
-    ("subcategory", [part for c in classes for part in c.subcategories]),
-  ):
-    counts = collections.Counter(values)
-    hint = ": give every class a `key` of its own" if what == "name" else ""
-    problems += [
-      f"classes: the {what} {value!r} occurs {count} times{hint}"
-      for value, count in sorted(counts.items())
-      if count > 1
-    ]
-  ids = {c.id for c in classes}
-  if not problems and ids != set(range(len(classes))):
-    problems.append(
-      f"classes: {len(classes)} classes have the ids 0 to {len(classes) - 1}, "
-      f"as these are the columns of the logits; found {sorted(ids)}"
-    )
-  return problems
-
-
-def _texts(key: str, value: Any) -> tuple[tuple[str, ...], list[str]]:
-  """Reads a list of texts; returns those that are, and the problems."""
-  if isinstance(value, str) or not isinstance(value, Iterable):
-    return (), [f"{key}: must be a list of texts, not {value!r}"]
-  values = tuple(value)
-  texts = tuple(v for v in values if isinstance(v, str) and v.strip())
-  odd = [v for v in values if v not in texts]
-  return texts, [f"{key}: {v!r} is not a text" for v in odd]
-
-
-def _unknown_keys(
-  where: str, fields: Mapping, known: Iterable[str]
-) -> list[str]:
-  """Lists the keys that nothing reads, each with the nearest that is."""
-  problems, known = [], list(known)
-  for key in fields:
-    if key not in known:
-      near = difflib.get_close_matches(str(key), known, n=1)
-      hint = f"did you mean {near[0]!r}?" if near else f"known are {known}"
-      problems.append(f"{where}{key}: is not a field; {hint}")
-  return problems
 
 
 @functools.cache

@@ -1,0 +1,304 @@
+"""What a class name may mean: "crane" is a bird and a machine.
+
+A generator that is asked for a crane draws one or the other, or both in turn.
+The meanings are those of WordNet 3.0 that an image can show, from a table that
+`build_senses` writes. A meaning *stands* if people and pictures know it: if
+it is the usual word of something that ImageNet-21K-P has images of, or if
+WordNet's tagged texts use the word for it often enough. A name is ambiguous if
+meanings stand that look nothing alike, as animals and machines do. The numbers
+below were chosen by looking at what they flag among ImageNet's 1,000 names.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from synthjax.data import nouns
+from synthjax.errors import UserError
+
+# One meaning is so common above this many tagged uses that only such count as
+# have this share of them.
+COMMON, SHARE = 25, 0.05
+LEAST_USES, LEAST_SHARE = 2, 0.2  # that let a meaning stand with no pictures
+PERSON_USES = 3  # more than figures of speech have
+# Things made by people, which are told apart by kind where they have one.
+UNSPECIFIC = {"device", "thing"}
+MADE = set(list(nouns.BRANCHES.values())[7:]) - {"place", "game"}
+# Branches of one look, or of one thing: the plum and its tree.
+ALIKE = [
+  {"building", "place"},
+  {"building", "furniture"},
+  {"tool", "weapon"},
+  {"tool", "container"},
+  {"tool", "sports equipment"},
+  {"container", "furniture"},
+  {"container", "sports equipment"},
+  {"container", "food"},
+  {"plant", "food"},
+  {"animal", "food"},
+]
+# What says too little about a meaning.
+VAGUE = set(
+  "animal|area|artifact|body part|covering|creature|depository|device|"
+  "equipment|extremity|female|food|group|heavier-than-air craft|"
+  "horny structure|implement|instrumentality|layer|material|matter|"
+  "natural object|object|part|person|physical object|physical phenomenon|piece|"
+  "placental|plant|process|region|structure|substance|support|system|thing|"
+  "unit|way|whole".split("|")
+)
+# No article stands before kinds of these branches, or of these last words.
+UNCOUNTED = ("food", "phenomenon", "substance", "game")
+MASSES = (
+  *("baggage", "clothing", "equipment", "furniture", "light"),
+  *("neckwear", "porcelain", "storage", "ware", "weather"),
+)
+_CUT = re.compile(
+  r"[,;:]| (?:that|which|who|with|from|consisting|usually|used|having|whose|"
+  r"in which|\.\.\.)(?: |$)"
+)
+
+_LOOSE = ("a", "an", "and", "by", "for", "in", "of", "on", "or", "the", "to")
+
+
+class Sense(NamedTuple):
+  """One meaning of a word."""
+
+  key: str  # ImageNet's id, such as n02012849; "" for one of nouns.YOUNGER
+  branch: str  # a value of nouns.BRANCHES
+  words: tuple[str, ...]  # all that are used so, the usual one first
+  description: str  # what it is, in few words: "a wading bird"
+  gloss: str  # WordNet's, shortened
+  stands: bool
+
+
+def senses_of(name: str) -> tuple[Sense, ...]:
+  """Returns the meanings of a name that an image can show, likeliest first.
+
+  Case, articles and plurals do not count. A name that WordNet does not know has
+  none. Those that stand come first; the places of all are their numbers.
+  """
+  lemma = nouns.find_lemma(name)
+  rows, _ = nouns.table()
+  found = [
+    (rows[i], _use(rows[i], lemma)) for i in nouns.index().get(lemma, ())
+  ]
+  most = max((uses for _, (_, uses) in found), default=0)
+  ranked = []
+  for row, (place, uses) in found:
+    stands = _stands(row, lemma, uses, most)
+    words = tuple(word for word, *_ in row.words)
+    sense = Sense(
+      row.key, row.branch, words, _describe(row, lemma), row.gloss, stands
+    )
+    ranked.append((not stands, -uses, place, sense))
+  senses = [sense for *_, sense in sorted(ranked, key=lambda each: each[:3])]
+  if lemma in nouns.YOUNGER:
+    branch, text = nouns.YOUNGER[lemma]
+    young = Sense("", branch, (lemma,), text, text, True)
+    senses.insert(sum(sense.stands for sense in senses), young)
+  return tuple(senses)
+
+
+def ambiguous(name: str) -> dict[int, Sense]:
+  """Returns number -> meaning, one of each look; empty if there is only one."""
+  found: dict[int, Sense] = {}
+  for number, sense in enumerate(senses_of(name), 1):
+    others = [other.branch for other in found.values()]
+    differ = all(_differ(sense.branch, other) for other in others)
+    differ |= not sense.key or nouns.find_lemma(name) in nouns.TOLD
+    if sense.stands and differ:
+      found[number] = sense
+  return found if len(found) > 1 else {}
+
+
+def choose(name: str, hint: int | str) -> Sense:
+  """Returns the meaning that a hint speaks of.
+
+  Args:
+    name: of a class.
+    hint: the number of a meaning, its ImageNet id, or words of it, of its
+      branch, of what lies above it or of its gloss: "bird", "lifting device".
+
+  Raises:
+    UserError: listing the meanings, if the hint fits none.
+  """
+  senses = senses_of(name)
+  if not senses:
+    raise UserError(
+      f"WordNet has no meaning of {name!r} that an image can show; say in "
+      f"`description` what it is, instead of sense={hint!r}"
+    )
+  if isinstance(hint, int) or hint.strip().isdigit():
+    if 1 <= int(hint) <= len(senses):
+      return senses[int(hint) - 1]
+  elif keyed := [s for s in senses if s.key and s.key == hint.strip()]:
+    return keyed[0]
+  else:
+    scores = [_fit(sense, _tokens(hint)) for sense in senses]
+    if max(scores):
+      return senses[scores.index(max(scores))]
+  listed = "; ".join(
+    f"{number}) {sense.description}" for number, sense in enumerate(senses, 1)
+  )
+  raise UserError(f"{hint!r} is no meaning of {name!r}. Allowed: {listed}")
+
+
+def related(sense: Sense, limit: int = 12) -> tuple[str, ...]:
+  """Returns other words for a meaning, and for kinds of it.
+
+  Kinds that ImageNet-21K-P has images of come first, level by level. Of people
+  there are none, as some of WordNet's words for them insult.
+  """
+  rows, below = nouns.table()
+  number = nouns.numbers().get(sense.key)
+  if number is None or sense.branch == "person":
+    return ()
+  # A word that usually means something else would bring the confusion back.
+  found = dict.fromkeys(_usual(rows[number]))
+  level, seen = [number], {number}
+  while level and len(found) < limit:
+    level = sorted({kind for i in level for kind in below.get(i, ())} - seen)
+    seen |= set(level)
+    for i in sorted(level, key=lambda i: not rows[i].pictured):
+      if rows[i].key not in nouns.NOT_NAMED and not rows[i].single:
+        found |= dict.fromkeys(_usual(rows[i])[:1])
+  return tuple(found)[:limit]
+
+
+def warnings_of(
+  names: Iterable[str], prompt: str, settled: Sequence[str] = ()
+) -> list[str]:
+  """Returns a line about each ambiguous name, with prompts that settle it.
+
+  Args:
+    names: of the classes without a hint.
+    prompt: with {} for the name: "a photo of a {}".
+    settled: names of other classes; what most of them are is told, too.
+  """
+  names = list(names)
+  found = {name: ambiguous(name) for name in names}
+  clear = [name for name in (*names, *settled) if not found.get(name)]
+  branches = [s[0].branch for name in clear if (s := senses_of(name))]
+  most = max(branches, key=branches.count, default="")
+  lines = []
+  for name, senses in found.items():
+    if senses:
+      told = "  ".join(
+        f"{number}) {prompt.replace('{}', f'{name}, {sense.description}')!r}"
+        for number, sense in senses.items()
+      )
+      likely = [n for n, s in senses.items() if s.branch == most]
+      number = (likely or list(senses))[0]
+      hint = f"{{name: {name}, sense: {number}}}"
+      lines.append(f"{name}: {told}  -> {hint}")
+  return lines
+
+
+# --- which meanings stand ---------------------------------------------------
+
+
+def _stands(row: nouns.Row, lemma: str, uses: int, most: int) -> bool:
+  if (lemma, row.key) in nouns.STANDING:
+    return True
+  if row.single:
+    return uses > 0
+  usual = row.words[0][0].lower() == lemma
+  if row.branch in ("person", "phenomenon") and uses < PERSON_USES:
+    # "He is a tiger"; and microwaves are seen as ovens alone.
+    known = row.pictured and usual or uses == most > 0
+    often = uses >= LEAST_SHARE * most and most < COMMON
+    return known and often and not _is_figure(row)
+  if uses < max(most, 1) and re.search(
+    rf"\b{re.escape(lemma)}(s|es)?\b", row.gloss
+  ):
+    return False  # the flesh, fur, ball or player of the other meaning
+  if uses == most > 0 or uses >= max(LEAST_USES, LEAST_SHARE * most):
+    return True
+  known = usual or uses >= LEAST_SHARE * most > 0
+  return row.pictured and known and (most < COMMON or uses >= SHARE * most)
+
+
+def _is_figure(row: nouns.Row) -> bool:
+  """Tells whether a person is called so in jest or anger: "a skunk"."""
+  above = nouns.table()[0][row.above[0]] if row.above else row
+  figures = ("person", "unpleasant person", "unpleasant woman", "large person")
+  return above.words[0][0] in figures
+
+
+def _differ(one: str, other: str) -> bool:
+  """Tells whether things of two branches look nothing alike."""
+  if one == other or "substance" in (one, other) or {one, other} in ALIKE:
+    return False
+  unspecific = {one, other} & UNSPECIFIC
+  return not (unspecific and {one, other} <= MADE | {"phenomenon"})
+
+
+# --- what a meaning is ------------------------------------------------------
+
+
+def _describe(row: nouns.Row, lemma: str) -> str:
+  """Says what a meaning is, by what lies right above it, or by its gloss."""
+  kind = _kind(row, lemma)
+  if kind:
+    if row.branch in UNCOUNTED or kind.endswith(MASSES):
+      return kind
+    vowel = re.match(r"(?!eu|uni|use)[aeiou]", kind.lower())
+    return f"{'an' if vowel else 'a'} {kind}"
+  text = re.sub(
+    r"^(any|one) of (the )?(various|several|numerous)? ?", "", row.gloss
+  )
+  text = _CUT.split(text.removesuffix(" ..."))[0]
+  words = text.split()[:8]
+  while words and words[-1] in _LOOSE:
+    del words[-1]
+  return " ".join(words) or row.branch
+
+
+def _kind(row: nouns.Row, lemma: str) -> str:
+  rows, _ = nouns.table()
+  while row.above:
+    row = rows[row.above[0]]
+    word = row.words[0][0]
+    if word in VAGUE:
+      return ""  # what is above is vaguer still
+    if lemma not in word.split():
+      return word
+  return ""
+
+
+def _fit(sense: Sense, tokens: Sequence[str]) -> int:
+  rows, _ = nouns.table()
+  above, waiting = set(), [nouns.numbers().get(sense.key)]
+  while waiting:
+    if (i := waiting.pop()) is not None:
+      above |= {word.lower() for word, *_ in rows[i].words}
+      waiting += rows[i].above
+  weights: Mapping[int, set[str]] = {
+    1: set(_tokens(sense.gloss)),
+    2: set(_tokens(" ".join([*above, sense.description]))),
+    3: set(_tokens(" ".join([sense.branch, *sense.words]))),
+  }
+  return sum(
+    max((w for w, words in weights.items() if token in words), default=0)
+    for token in tokens
+  )
+
+
+def _tokens(text: str) -> list[str]:
+  words = re.findall(r"[a-z]+", text.lower())
+  return [word for word in words if word not in ("a", "an", "the", "of")]
+
+
+def _usual(row: nouns.Row) -> list[str]:
+  """Returns the words that usually mean this, without scientific names."""
+  # "Siamese cat", which is pictured, and not "Pteropus capestratus".
+  named, kept = row.branch in ("animal", "plant"), int(row.pictured)
+  return [
+    word
+    for i, (word, place, _) in enumerate(row.words)
+    if place == 1 and not (named and i >= kept and word[0].isupper())
+  ]
+
+
+def _use(row: nouns.Row, lemma: str) -> tuple[int, int]:
+  return next((p, n) for word, p, n in row.words if word.lower() == lemma)

@@ -1,0 +1,285 @@
+"""The fields of a label space, and what is said about those that do not hold.
+
+`spaces` describes the files, and reads them.
+"""
+
+import collections
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from synthjax.data import embedded, senses
+from synthjax.data.space_problems import (
+  Path,
+  Place,
+  Problem,
+  not_text,
+  read_texts,
+  refuse,
+  unknown_keys,
+)
+from synthjax.errors import UserError, unknown_names
+
+TEMPLATES = ("a photo of a {}.",)
+PROMPTS = ("a photo of a {}",)
+
+
+class Class(NamedTuple):
+  """One class of a label space."""
+
+  id: int  # the label, and the column of the logits
+  name: str
+  related: tuple[str, ...] = ()  # words that prompts may use for the class
+  subcategories: tuple[str, ...] = ()  # of the embedded set
+  key: str = ""  # what the data set's own files call it, if not by its name
+  description: str = ""  # what is meant, where the name may mean several things
+
+  @property
+  def described(self) -> str:
+    """The name and what is meant: "crane, a wading bird"."""
+    return f"{self.name}, {self.description}" if self.description else self.name
+
+
+class LabelSpace(NamedTuple):
+  """Classes in the order of their ids, and sentences about them."""
+
+  name: str
+  classes: tuple[Class, ...]
+  templates: tuple[str, ...] = TEMPLATES  # of the zero-shot classifier
+  prompts: tuple[str, ...] = PROMPTS  # of the generator
+  ensemble: tuple[str, ...] = ()  # what CLIP's paper averages the classifier of
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    return tuple(each.name for each in self.classes)
+
+  @property
+  def described_names(self) -> tuple[str, ...]:
+    return tuple(each.described for each in self.classes)
+
+
+# What a file may have, and what it becomes.
+CLASS_FIELDS = ("name", "description", "sense", "related", "id", "key")
+CLASS_FIELDS += ("subcategories",)
+SPACE_FIELDS = (*LabelSpace._fields, "fill_related")
+
+
+def parse_space(
+  fields: Any,
+  *,
+  where: str,
+  places: Callable[[], Mapping[Path, Place]] = dict,
+) -> LabelSpace:
+  """Checks plain data and makes a LabelSpace of it.
+
+  Args:
+    fields: what a file holds; see `spaces`. A list is that of the classes.
+    where: names its origin in errors.
+    places: returns where in a file each value stands, if there are problems.
+
+  Raises:
+    UserError: listing every problem at once.
+  """
+  if isinstance(fields, list | tuple):
+    fields = {"name": where, "classes": fields}
+  if not isinstance(fields, Mapping):
+    raise UserError(
+      f"The label space {where} must be a list of names, or a mapping with "
+      f"`classes`, not {fields!r:.60}. Begin the line of each name with '- '."
+    )
+  problems = unknown_keys((), fields, SPACE_FIELDS)
+  if not isinstance(fields.get("name"), str) or not fields["name"].strip():
+    problems.append(Problem(("name",), "must be a text"))
+  fill = fields.get("fill_related", False)
+  if not isinstance(fill, bool):
+    text = f"must be true or false, not {fill!r}"
+    problems.append(Problem(("fill_related",), text))
+  classes, found = _classes(fields.get("classes"), fill is True)
+  problems += found
+  sentences = {}
+  for key in ("templates", "prompts", "ensemble"):
+    sentences[key], found = _sentences(key, fields)
+    problems += found
+  if problems:
+    raise refuse(where, problems, places())
+  if fill:
+    _tell_filled(where, classes, fields["classes"])
+  return LabelSpace(fields["name"], classes, **sentences)
+
+
+def _tell_filled(
+  where: str, classes: Sequence[Class], values: Sequence[Any]
+) -> None:
+  """Logs the related words that the classes were given here."""
+  given = {
+    v["name"] for v in values if isinstance(v, Mapping) and v.get("related")
+  }
+  lines = [
+    f"{each.name}: {', '.join(each.related) or 'none'}"
+    for each in classes
+    if each.name not in given
+  ]
+  logging.warning(
+    "Related words that %s has from WordNet, as fill_related asks; leave out "
+    "what is wrong by listing `related` yourself:\n  %s",
+    where,
+    "\n  ".join(lines),
+  )
+
+
+# --- classes ----------------------------------------------------------------
+
+
+def _classes(
+  values: Any, fill: bool
+) -> tuple[tuple[Class, ...], list[Problem]]:
+  """Reads the classes; returns them by id, and all problems."""
+  if not isinstance(values, list | tuple) or not values:
+    text = "must be a list of at least one class"
+    return (), [Problem(("classes",), text)]
+  classes, problems = [], []
+  for position, value in enumerate(values):
+    path = ("classes", position)
+    if isinstance(value, str):
+      value = {"name": value}
+    if not isinstance(value, Mapping):
+      text = f"must be a name or a mapping, {not_text(value)}"
+      problems.append(Problem(path, text))
+    elif pair := _pair(value):
+      problems.append(Problem(path, pair))
+    else:
+      each, found = _class(path, value, position, fill)
+      classes.append(each)
+      problems += found
+  if not problems:
+    problems = [Problem(("classes",), text) for text in _clashes(classes)]
+    classes.sort(key=lambda each: each.id)
+  return tuple(classes), problems
+
+
+def _pair(value: Mapping) -> str:
+  """Answers `- crane: a wading bird`, which is a mapping of one field."""
+  (name, text), *others = value.items() or [("name", "")]
+  near = difflib.get_close_matches(str(name), CLASS_FIELDS, n=1)
+  if others or near or name in CLASS_FIELDS:
+    return ""
+  if isinstance(text, Mapping):
+    fields = ", ".join(f"{key}: {text[key]}" for key in text)
+    return f"has no `name`; write {{name: {name}, {fields}}}"
+  meant = f", description: {text}" if text else ""
+  return f"has no `name`; write {{name: {name}{meant}}}"
+
+
+def _class(
+  path: Path, value: Mapping, position: int, fill: bool
+) -> tuple[Class, list[Problem]]:
+  problems = unknown_keys(path, value, CLASS_FIELDS)
+  # Clashing ids, of which some are given and some are not, are told later.
+  number, name = value.get("id", position), value.get("name")
+  if not isinstance(number, int) or isinstance(number, bool):
+    text = f"must be a whole number, not {number!r}"
+    problems.append(Problem((*path, "id"), text))
+  if not isinstance(name, str) or not name.strip():
+    text = f"must be a text, {not_text(name)}"
+    problems.append(Problem((*path, "name"), text))
+    name = ""
+  texts = {}
+  for field in ("key", "description"):
+    texts[field] = value.get(field, "")
+    if not isinstance(texts[field], str):
+      text = f"must be a text, {not_text(texts[field])}"
+      problems.append(Problem((*path, field), text))
+  related, found = read_texts((*path, "related"), value.get("related", ()))
+  parts, more = read_texts(
+    (*path, "subcategories"), value.get("subcategories", ())
+  )
+  problems += found + more
+  known = {c.subcategory for c in embedded.concepts()} if parts else set()
+  if unknown := [part for part in parts if part not in known]:
+    error = unknown_names("subcategory", unknown, known)
+    problems.append(Problem((*path, "subcategories"), str(error)))
+  each = Class(number, name, related, parts, **texts)
+  if not name or problems:
+    return each, problems
+  try:
+    return _settle(each, value.get("sense"), fill), []
+  except UserError as error:
+    return each, [Problem((*path, "sense"), str(error))]
+
+
+def _settle(each: Class, hint: Any, fill: bool) -> Class:
+  """Adds what a hint tells, and related words if they are wanted.
+
+  Raises:
+    UserError: about a hint that fits no meaning.
+  """
+  sense = None
+  if hint is not None:
+    if not isinstance(hint, int | str) or isinstance(hint, bool) or hint == "":
+      raise UserError(f"must be a number or words, not {hint!r}")
+    sense = senses.choose(each.name, hint)
+    if not each.description:
+      each = each._replace(description=sense.description)
+  elif fill and not senses.ambiguous(each.name):
+    sense = next(iter(senses.senses_of(each.name)), None)
+  if each.related:
+    return each
+  words = (each.described,) if each.description else ()
+  if fill and sense:
+    words = (each.described, *senses.related(sense))
+  # "Crane" itself would bring back what the hint has settled.
+  different = {word.lower(): word for word in reversed(words)}
+  if each.description:
+    different.pop(each.name.lower(), None)
+  return each._replace(related=tuple(reversed(different.values())))
+
+
+def _clashes(classes: list[Class]) -> list[str]:
+  """Lists what two classes share but must not, and ids that leave gaps."""
+  problems = []
+  names = [" ".join(c.name.lower().split()) for c in classes]
+  for what, values in (
+    ("id", [str(c.id) for c in classes]),
+    # As with ImageNet's two missiles, whose synsets differ.
+    ("name", [] if all(c.key for c in classes) else names),
+    ("key", [c.key for c in classes if c.key]),
+    ("subcategory", [part for c in classes for part in c.subcategories]),
+  ):
+    counts = collections.Counter(values)
+    hint = ": give every class a `key` of its own" if what == "name" else ""
+    problems += [
+      f"the {what} {value!r} occurs {count} times{hint}"
+      for value, count in sorted(counts.items())
+      if count > 1
+    ]
+  ids = {c.id for c in classes}
+  if not problems and ids != set(range(len(classes))):
+    problems.append(
+      f"{len(classes)} classes have the ids 0 to {len(classes) - 1}, "
+      f"as these are the columns of the logits; found {sorted(ids)}"
+    )
+  return problems
+
+
+# --- texts ------------------------------------------------------------------
+
+
+def _sentences(
+  key: str, fields: Mapping
+) -> tuple[tuple[str, ...], list[Problem]]:
+  default = LabelSpace._field_defaults[key]
+  sentences, problems = read_texts((key,), fields.get(key, default))
+  problems += [
+    Problem(
+      (key,),
+      f"{text!r} must hold {{}} once, for the name, and no other brace",
+    )
+    for text in sentences
+    if text.count("{}") != 1 or {"{", "}"} & set(text.replace("{}", ""))
+  ]
+  if default and not sentences and not problems:
+    text = f"must not be empty; leave it out for {default}"
+    problems.append(Problem((key,), text))
+  return sentences, problems
