@@ -86,7 +86,8 @@ def launch(tmp_path):
   }
 
   def start(script, *arguments, codes=(), **more):
-    (tmp_path / "codes").write_text("".join(f"{c}\n" for c in codes))
+    if codes:  # which another script may still be reading
+      (tmp_path / "codes").write_text("".join(f"{c}\n" for c in codes))
     environment = clean | {
       "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
       "FAKE": str(tmp_path),
