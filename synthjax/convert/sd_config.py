@@ -54,7 +54,7 @@ _SCHEDULER_FIXED = {
   "trained_betas": (None,),
 }
 
-# For each config: what it must have, and what must be as given.
+# For each configuration: what it must have, and what must be as given.
 _FIXED = {
   "unet": (
     ("block_out_channels", "cross_attention_dim", "attention_head_dim"),
@@ -139,19 +139,19 @@ def _each(value: Any, levels: int) -> list[Any]:
   return list(value) if isinstance(value, Sequence) else [value] * levels
 
 
-def _unet(config: Config) -> tuple[dict[str, Any], list[str]]:
+def _unet(settings: Config) -> tuple[dict[str, Any], list[str]]:
   """Returns the fields of the UNet, and what is wrong with them."""
-  widths = list(config["block_out_channels"])
+  widths = list(settings["block_out_channels"])
   # diffusers calls the number of heads so, for the sake of old files.
-  heads = config.get("num_attention_heads") or config["attention_head_dim"]
+  heads = settings.get("num_attention_heads") or settings["attention_head_dim"]
   heads = _each(heads, len(widths))
-  layers = config.get("layers_per_block", 2)
+  layers = settings.get("layers_per_block", 2)
   default = ["CrossAttnDownBlock2D"] * (len(widths) - 1) + ["DownBlock2D"]
-  downs = config.get("down_block_types", default)
+  downs = settings.get("down_block_types", default)
   attention = [kind == "CrossAttnDownBlock2D" for kind in downs]
   mirrored = ["CrossAttnUpBlock2D" if a else "UpBlock2D" for a in attention]
   mirrored = mirrored[::-1]
-  ups = config.get("up_block_types", mirrored)
+  ups = settings.get("up_block_types", mirrored)
   problems = [
     f"unet: {field} has {len(value)} entries for {len(widths)} levels"
     for field, value in (
@@ -176,48 +176,48 @@ def _unet(config: Config) -> tuple[dict[str, Any], list[str]]:
         f"{count} heads"
       )
   return {
-    "in_channels": config.get("in_channels", 4),
-    "out_channels": config.get("out_channels", 4),
+    "in_channels": settings.get("in_channels", 4),
+    "out_channels": settings.get("out_channels", 4),
     "widths": widths,
     "layers": layers,
     "attention": attention,
     "heads": heads,
-    "context_dim": config["cross_attention_dim"],
+    "context_dim": settings["cross_attention_dim"],
   }, problems
 
 
-def _vae(config: Config) -> tuple[dict[str, Any], list[str]]:
+def _vae(settings: Config) -> tuple[dict[str, Any], list[str]]:
   """Returns the fields of the autoencoder, and what is wrong with them."""
-  widths = list(config["block_out_channels"])
+  widths = list(settings["block_out_channels"])
   problems = [
     f"vae: a level of {width} channels does not split into 32 groups"
     for width in widths
     if width % 32
   ]
   for way, kind in (("down", "DownEncoder"), ("up", "UpDecoder")):
-    types = config.get(f"{way}_block_types", [f"{kind}Block2D"] * len(widths))
+    types = settings.get(f"{way}_block_types", [f"{kind}Block2D"] * len(widths))
     if list(types) != [f"{kind}Block2D"] * len(widths):
       problems.append(
         f"vae: {way}_block_types={types}, supported: '{kind}Block2D' for each "
         f"of {len(widths)} levels"
       )
   return {
-    "in_channels": config.get("in_channels", 3),
-    "out_channels": config.get("out_channels", 3),
+    "in_channels": settings.get("in_channels", 3),
+    "out_channels": settings.get("out_channels", 3),
     "widths": widths,
-    "layers": config.get("layers_per_block", 2),
-    "latent_channels": config.get("latent_channels", 4),
+    "layers": settings.get("layers_per_block", 2),
+    "latent_channels": settings.get("latent_channels", 4),
   }, problems
 
 
-def _text(config: Config) -> dict[str, Any]:
+def _text(settings: Config) -> dict[str, Any]:
   return {
-    "vocab_size": config["vocab_size"],
-    "context_length": config["max_position_embeddings"],
-    "width": config["hidden_size"],
-    "layers": config["num_hidden_layers"],
-    "heads": config["num_attention_heads"],
-    "activation": config.get("hidden_act", "quick_gelu"),
+    "vocab_size": settings["vocab_size"],
+    "context_length": settings["max_position_embeddings"],
+    "width": settings["hidden_size"],
+    "layers": settings["num_hidden_layers"],
+    "heads": settings["num_attention_heads"],
+    "activation": settings.get("hidden_act", "quick_gelu"),
   }
 
 
@@ -249,15 +249,15 @@ def _misfits(unet: Config, vae: Config, text: Config, raw: Config) -> list[str]:
   return problems
 
 
-def _schedule(config: Config) -> dict[str, Any]:
+def _schedule(settings: Config) -> dict[str, Any]:
   """Returns the noise schedule, with diffusers' defaults for what is absent."""
   return {
-    "betas": config["beta_schedule"],
-    "first": config["beta_start"],
-    "last": config["beta_end"],
-    "num_steps": config.get("num_train_timesteps", 1000),
-    "prediction": config.get("prediction_type", "epsilon"),
-    "spacing": config.get("timestep_spacing", "leading"),
-    "offset": config.get("steps_offset", 0),
-    "ends_clean": config.get("set_alpha_to_one", True),
+    "betas": settings["beta_schedule"],
+    "first": settings["beta_start"],
+    "last": settings["beta_end"],
+    "num_steps": settings.get("num_train_timesteps", 1000),
+    "prediction": settings.get("prediction_type", "epsilon"),
+    "spacing": settings.get("timestep_spacing", "leading"),
+    "offset": settings.get("steps_offset", 0),
+    "ends_clean": settings.get("set_alpha_to_one", True),
   }
