@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import tiny_glide
+import tiny_sd
 import tiny_world
 
 from synthjax import artifacts
@@ -353,4 +354,20 @@ def test_bad_real_guidance_stops_before_anything_is_drawn(
   } | changes
   config = make_config(tmp_path, weights, real_guidance=guided)
   with pytest.raises(UserError, match=words):
+    generate.check(config, str(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_task_draws_with_stable_diffusion(tmp_path):
+  """Under the same plan and checks as with GLIDE."""
+  tiny_world.write_prompts(tmp_path)
+  block = {"name": "stable_diffusion"} | tiny_sd.write_file(tmp_path)
+  config = make_config(tmp_path, block, seeds=(0,))
+  generate.check(config, str(tmp_path))
+  generate.run(config, str(tmp_path))
+  found = shards.open_shards(tmp_path / "generate")
+  assert len(found) == 9 and found[0]["image"].shape == (16, 16, 3)
+  with config.unlocked():
+    config.generator.sampeler = "ddim"
+  with pytest.raises(UserError, match="did you mean 'sampler'"):
     generate.check(config, str(tmp_path))

@@ -158,6 +158,14 @@ def test_missing_shards_are_counted(tmp_path):
     shards.open_shards(tmp_path)
 
 
+@pytest.mark.faults
+def test_what_a_killed_run_left_unfinished_is_no_shard(tmp_path):
+  name = shards.shard_name(0, 1, name="things")
+  shards.write_shard(tmp_path, 0, 1, map(row, range(4)), name="things")
+  (tmp_path / f".tmp-0123abcd-{name}").write_bytes(b"half of it")
+  assert len(shards.open_shards(tmp_path)) == 4
+
+
 def test_shards_of_two_data_sets_are_not_mixed(tmp_path):
   write(tmp_path)
   write(tmp_path, rows=(2, 2))

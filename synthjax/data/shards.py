@@ -32,7 +32,8 @@ Example = dict[str, Any]
 # One record to a group, as random access wants; images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = {"max_parallelism": "1"}
-_SHARD_NAME = re.compile(r"(.+)-(.+)\.array_record-(\d{5})-of-(\d{5})")
+# No point comes first: a killed run leaves such names of unfinished files.
+_SHARD_NAME = re.compile(r"([^.].*)-(.+)\.array_record-(\d{5})-of-(\d{5})")
 
 
 @dataclasses.dataclass(frozen=True)

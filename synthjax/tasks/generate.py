@@ -18,22 +18,54 @@ from synthjax.data.drawing import (
 )
 from synthjax.diffusion import schedule
 from synthjax.errors import UserError, unknown_names
-from synthjax.generators import Generator, clip_guidance, fill, glide
+from synthjax.generators import (
+  Generator,
+  clip_guidance,
+  fill,
+  glide,
+  stable_diffusion,
+)
 from synthjax.text import prompts as texts
 
 PROCESSES = "shared"  # each draws the shards that no other one has
-GENERATORS = {"glide": glide.load}
-GENERATOR_FIELDS = (
-  "name",
-  "base",
-  "upsampler",
-  "tokenizer",
-  "guidance_scale",
-  "guidance_interval",
-  "clip_guidance",
-  "batch_size",
-  "dtype",
-)
+GENERATORS = {"glide": glide.load, "stable_diffusion": stable_diffusion.load}
+GENERATOR_FIELDS = {
+  "glide": (
+    "name",
+    "base",
+    "upsampler",
+    "tokenizer",
+    "guidance_scale",
+    "guidance_interval",
+    "clip_guidance",
+    "batch_size",
+    "dtype",
+  ),
+  # See generators.stable_diffusion.load.
+  "stable_diffusion": (
+    "name",
+    "weights",
+    "sampler",
+    "respacing",
+    "guidance_scale",
+    "guidance_interval",
+    "negative_prompt",
+    "image_size",
+    "tokenizer",
+    "batch_size",
+    "dtype",
+  ),
+}
+REQUIRED = {
+  "glide": ("name", "base", "upsampler", "tokenizer", "batch_size"),
+  "stable_diffusion": (
+    "name",
+    "weights",
+    "sampler",
+    "respacing",
+    "batch_size",
+  ),
+}
 STAGE_FIELDS = ("weights", "sampler", "respacing", "start")
 CLIP_FIELDS = ("image_weights", "text_weights", "tokenizer")  # and scale
 FIELDS = ("images_per_class", "seeds", "shard_size")
@@ -60,18 +92,16 @@ def check(config: ConfigDict, workdir: str) -> None:
   del workdir
   validate(config.generate, OPTIONAL, name="generate", required=FIELDS)
   block = config.generator
-  validate(block, GENERATOR_FIELDS, name="generator", required=("name",))
-  if block.name not in GENERATORS:
-    raise unknown_names("generator", [block.name], GENERATORS)
-  for stage in ("base", "upsampler"):
-    validate(block[stage], STAGE_FIELDS, name=f"generator.{stage}")
-    _weights(block, stage)
-  clip = block.get("clip_guidance")
-  clip_guidance.check(block.get("guidance_scale"), clip)
-  if clip is not None:
-    name = "generator.clip_guidance"
-    validate(clip, [*CLIP_FIELDS, "scale"], name=name, required=CLIP_FIELDS)
-    _clip_weights(clip)
+  if block.get("name") not in GENERATORS:
+    raise unknown_names("generator", [block.get("name")], GENERATORS)
+  fields, required = GENERATOR_FIELDS[block.name], REQUIRED[block.name]
+  validate(block, fields, name="generator", required=required)
+  if block.name == "glide":
+    _check_glide(block)
+  else:
+    files.locate(
+      block.get("weights"), field="generator.weights", family=block.name
+    )
   if config.generate.shard_size < 1 or config.generate.images_per_class < 1:
     raise UserError(
       "config.generate.images_per_class and shard_size must be 1 or more; "
@@ -83,13 +113,27 @@ def check(config: ConfigDict, workdir: str) -> None:
     _check_guided(guided, config)
 
 
+def _check_glide(block: ConfigDict) -> None:
+  """Checks the fields of both networks, and that the weights are there."""
+  for stage in ("base", "upsampler"):
+    validate(block[stage], STAGE_FIELDS, name=f"generator.{stage}")
+    _weights(block, stage)
+  clip = block.get("clip_guidance")
+  clip_guidance.check(block.get("guidance_scale"), clip)
+  if clip is not None:
+    name = "generator.clip_guidance"
+    validate(clip, [*CLIP_FIELDS, "scale"], name=name, required=CLIP_FIELDS)
+    _clip_weights(clip)
+
+
 def _check_guided(block: ConfigDict, config: ConfigDict) -> None:
   """Checks the steps, and that the pool has shots enough."""
   name = "generate.real_guidance"
   validate(block, OPTIONAL_GUIDED, name=name, required=GUIDED_FIELDS)
   few_shot.check_sampler(block.get("sampler", "nested"))
   steps = _start_steps(block)
-  respacing = config.generator.base.respacing
+  walk = config.generator
+  respacing = (walk.base if walk.name == "glide" else walk).respacing
   count = len(schedule.kept_timesteps(respacing))
   if wrong := {m: k for m, k in steps.items() if not 1 <= k <= count}:
     raise UserError(
@@ -182,6 +226,11 @@ def _encoding(block: ConfigDict) -> dict:
 def load(block: ConfigDict) -> Generator:
   """Builds the generator that a config's block describes."""
   options = block.to_dict()
+  if block.name != "glide":
+    options["weights"] = str(
+      files.locate(block.weights, field="generator.weights", family=block.name)
+    )
+    return GENERATORS[options.pop("name")](**options)
   for stage in ("base", "upsampler"):
     options[stage]["weights"] = _weights(block, stage)
   if options.get("clip_guidance") is not None:
