@@ -64,7 +64,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.generator = released_glide()
   config.generate = dict(
-    images_per_class=num_images, seeds=(0,), shard_size=4096
+    images_per_class=num_images, seeds=(0,), shard_size=4096, preview=100
   )
   config.encoder = released_clip(ENCODERS[arg.encoder])
   config.score = dict()

@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -371,3 +372,27 @@ def test_the_task_draws_with_stable_diffusion(tmp_path):
     config.generator.sampeler = "ddim"
   with pytest.raises(UserError, match="did you mean 'sampler'"):
     generate.check(config, str(tmp_path))
+
+
+def test_a_preview_tells_of_weak_classes_and_changes_nothing(
+  tmp_path, weights, capsys
+):
+  """A CLIP of random weights calls all images the same: some class is weak."""
+  told = {}
+  for name, more in (("without", {}), ("with", dict(preview=60))):
+    workdir = tmp_path / name
+    workdir.mkdir()
+    tiny_world.write_prompts(workdir)
+    config = make_config(
+      workdir, weights, images_per_class=20, seeds=(0,), **more
+    )
+    generate.check(config, str(workdir))
+    generate.run(config, str(workdir))
+    told[name] = capsys.readouterr().err
+  assert hashes(tmp_path / "with") == hashes(tmp_path / "without")
+  assert "drawn badly" in told["with"] and "drawn badly" not in told["without"]
+  assert re.search(r"(bird species|fresh fruit|drink): 0% of 20", told["with"])
+  with config.unlocked():
+    del config["encoder"]
+  with pytest.raises(UserError, match="preview needs config.encoder"):
+    generate.check(config, str(workdir))

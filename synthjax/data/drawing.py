@@ -55,6 +55,25 @@ def _read_row(blocks: Sequence[Block], size: int, index: int) -> Row:
   return block.make(more + which, number)
 
 
+def few_of_each(
+  rows: Source, *, num_classes: int, images_per_class: int, count: int
+) -> list[Row]:
+  """Returns some rows of each class, spread over its prompts.
+
+  Args:
+    rows: of `rows_of`, whose first blocks are those of the classes.
+    num_classes: of the label space.
+    images_per_class: of a block.
+    count: rows of each class, or all that there are.
+  """
+  places = np.linspace(0, images_per_class - 1, min(count, images_per_class))
+  return [
+    rows[block * images_per_class + place]
+    for block in range(num_classes)
+    for place in places.astype(int).tolist()
+  ]
+
+
 def plan(prompts: Any, *, seeds: Sequence[int]) -> list[Block]:
   """Lists what is to be drawn: by strategy, seed and class.
 

@@ -1,23 +1,29 @@
 """Draws labelled images for every prompt, as shards that TFDS opens."""
 
+from collections.abc import Iterable
 from functools import partial
 
+import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
-from synthjax.data import encoded, few_shot, real, shards, spaces
+from synthjax.data import encoded, few_shot, real, scores, shards, spaces
 from synthjax.data.drawing import (
   START_STEPS,
+  few_of_each,
   plan,
   plan_guided,
   read_references,
   rows_of,
 )
 from synthjax.diffusion import schedule
+from synthjax.encoders import load_encoder
 from synthjax.errors import UserError, unknown_names
+from synthjax.evals import early
 from synthjax.generators import (
   Generator,
   clip_guidance,
@@ -26,6 +32,7 @@ from synthjax.generators import (
   stable_diffusion,
 )
 from synthjax.text import prompts as texts
+from synthjax.train.metrics import say
 
 PROCESSES = "shared"  # each draws the shards that no other one has
 GENERATORS = {"glide": glide.load, "stable_diffusion": stable_diffusion.load}
@@ -74,6 +81,9 @@ FIELDS = ("images_per_class", "seeds", "shard_size")
 ENCODING = ("image_format", "quality", "image_size")
 OPTIONAL = (
   "real_guidance",  # draws from noised real shots besides
+  # So many images, or 5 of each class, are drawn first, and config.encoder
+  # tells which classes they do not show. They are drawn again, alike, later.
+  "preview",
   *ENCODING,
 )
 GUIDED_FIELDS = (
@@ -107,6 +117,11 @@ def check(config: ConfigDict, workdir: str) -> None:
       "config.generate.images_per_class and shard_size must be 1 or more; "
       f"found {config.generate.images_per_class} and "
       f"{config.generate.shard_size}."
+    )
+  if config.generate.get("preview") and not config.get("encoder"):
+    raise UserError(
+      "config.generate.preview needs config.encoder, which judges the images: "
+      "give it, or leave preview out."
     )
   encoded.check_encoding(**_encoding(config.generate))
   if guided := config.generate.get("real_guidance"):
@@ -165,6 +180,7 @@ def _start_steps(block: ConfigDict) -> dict[int, int]:
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves shards of image, label, prompt, seed and id."""
   block = config.generate.to_dict()
+  preview = block.pop("preview", None)  # nothing that is left depends on it
   source = epath.Path(workdir) / "prompts"
   generator = load(config.generator)
   encoding = {"image_size": generator.image_size} | _encoding(config.generate)
@@ -197,9 +213,18 @@ def run(config: ConfigDict, workdir: str) -> None:
       sampler=guided.get("sampler", "nested"),
     )
     references = partial(read_references, pool, generator.reference_size)
+  rows = rows_of(blocks, images_per_class=block["images_per_class"])
+  if preview and jax.process_index() == 0 and not any(folder.glob(f"{NAME}*")):
+    chosen = few_of_each(
+      rows,
+      num_classes=len(space.classes),
+      images_per_class=block["images_per_class"],
+      count=max(early.MIN_IMAGES, preview // len(space.classes)),
+    )
+    _judge(fill.draw(generator, chosen), config, space)
   written = fill.fill(
     folder,
-    rows_of(blocks, images_per_class=block["images_per_class"]),
+    rows,
     generator,
     name=NAME,
     shard_size=block["shard_size"],
@@ -216,6 +241,32 @@ def run(config: ConfigDict, workdir: str) -> None:
     image_format=encoding.get("image_format", "png"),
   )
   artifacts.finish(folder, spec, written | described)
+
+
+def _judge(
+  drawn: Iterable[tuple], config: ConfigDict, space: spaces.LabelSpace
+) -> None:
+  """Tells which classes the first images do not show."""
+  encoder = load_encoder(**config.encoder.to_dict())
+  known = scores.encode_classes(
+    encoder.encode_texts, encoder.logit_scale, space
+  )
+  batches = list(drawn)
+  rows = [row for batch, _ in batches for row in batch]
+  images = np.concatenate([images for _, images in batches])
+  found = scores.make_scores(
+    [row.id for row in rows],
+    [row.label for row in rows],
+    encoder.encode_images(images),
+    known,
+  )
+  names = [c.name for c in space.classes]
+  weak = early.weak_classes(found.labels, found.probs, names)
+  say(
+    early.message(weak)
+    or f"generate: the first {len(rows)} images show their classes, as far as "
+    "can be told."
+  )
 
 
 def _encoding(block: ConfigDict) -> dict:
