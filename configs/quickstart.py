@@ -38,7 +38,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   del arg.runlocal  # every config takes it; this one is never anything else
   config = ml_collections.ConfigDict()
-  config.tasks = ("prompts", "generate", "score", "select", "tune", "report")
+  config.tasks = (
+    "prompts",
+    "generate",
+    "score",
+    "select",
+    "tune",
+    "card",
+    "report",
+  )
   config.seed = 0
   config.space = arg.space
 
@@ -76,6 +84,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # Nothing real is left to choose by, so that the paper's fixed epochs stand.
     config.tune.validation, config.tune.test_parts = None, None
     config.tune.test = dict(kind="folder", path=arg.test) if arg.test else None
+  # How good the images are, and whether any is near one that is measured on.
+  test = config.tune.test
+  config.card = dict(real=test.to_dict() if test else None)
   config.report = dict(samples_per_class=8)
   return config
 

@@ -54,7 +54,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if choice not in known:
       raise unknown_names(kind, [choice], known)
   config = ml_collections.ConfigDict()
-  config.tasks = ("prompts", "generate", "score", "select", "tune", "report")
+  config.tasks = (
+    "prompts",
+    "generate",
+    "score",
+    "select",
+    "tune",
+    "card",
+    "report",
+  )
   config.seed = 0
   config.space = arg.space
 
@@ -108,4 +116,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.tune.validation = dict(split="validation")
     config.tune.test = dict(split="test")
     config.tune.best_epoch_on_test = False
+  config.card = dict(real=config.tune.test.to_dict())
   return config

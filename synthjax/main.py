@@ -35,6 +35,7 @@ TASKS = {
   "generate": "synthjax.tasks.generate",
   "score": "synthjax.tasks.score",
   "select": "synthjax.tasks.select",
+  "card": "synthjax.tasks.card",
   "tune": "synthjax.tasks.tune",
   "few_shot": "synthjax.tasks.few_shot",
   "tune_encoder": "synthjax.tasks.tune_encoder",

@@ -6,7 +6,7 @@ _ROWS = 8192  # made float64 at a time
 
 
 def vendi_score(x: np.ndarray) -> float:
-  """Returns the effective number of different rows (Friedman & Dieng 2022).
+  """Returns the effective number of different rows (Friedman & Dieng 2023).
 
   It is exp of the entropy of the eigenvalues of K / n, where K holds cosines:
   1 where all rows are the same, n where all are orthogonal. K has the

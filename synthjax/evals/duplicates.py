@@ -69,7 +69,7 @@ def _compare(
 
 
 def _join(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-  """Gives the rows of each pair, and all that are joined to them, one number."""
+  """Gives the rows of each pair, and all that they join, one number."""
   n = len(groups)
   ends = np.concatenate([np.stack([np.arange(n), groups], 1), pairs])
   graph = sparse.coo_array((np.ones(len(ends)), ends.T), (n, n))

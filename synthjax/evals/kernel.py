@@ -30,7 +30,9 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
   within_y = _within(of_y) - _own(y)
   across = _total([_sum(a, b) for a in of_x for b in of_y])
   n, m = len(x), len(y)
-  return within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * across / n / m
+  return (
+    within_x / (n * (n - 1)) + within_y / (m * (m - 1)) - 2 * across / n / m
+  )
 
 
 def kernel_distance_of_subsets(
@@ -79,9 +81,7 @@ def _sums_of_subset(x: jax.Array, y: jax.Array) -> jax.Array:
 def _within(blocks: list[jax.Array]) -> float:
   """Sums over all pairs of a set; each pair of blocks is computed once."""
   same = _total([_sum(block, block) for block in blocks])
-  others = [
-    _sum(a, b) for i, a in enumerate(blocks) for b in blocks[i + 1 :]
-  ]
+  others = [_sum(a, b) for i, a in enumerate(blocks) for b in blocks[i + 1 :]]
   return same + 2 * _total(others)
 
 

@@ -31,7 +31,8 @@ def gather(workdir: epath.PathLike, states: Mapping[str, dict]) -> dict:
     that is complete: `prompts`; `selection`; `tune` as it is, with `accuracy`;
     `few_shot` with `few_shot_accuracy`; `tune_encoder` with `encoder_accuracy`;
     moved out of the first of those three, `confusion`; `transfer` as it is,
-    with `transferred`; `detect` as it is, with `detected`.
+    with `transferred`; `detect` as it is, with `detected`; `card` as it is,
+    with its `pairs`.
 
   Raises:
     UserError: naming a file that is not what its task wrote.
@@ -73,6 +74,13 @@ def gather(workdir: epath.PathLike, states: Mapping[str, dict]) -> dict:
   if "detect" in done:
     found["detect"] = results_of("detect")
     found["detected"] = measured.detection(found["detect"])
+  if "card" in done:
+    found["card"] = reading.read_json(
+      done["card"][0], "card.json", done["card"][1]
+    )
+    found["card"]["pairs"] = reading.read_json(
+      done["card"][0], "pairs.json", done["card"][1]
+    )
   found["curves"] = [
     curve for task in done for curve in curves.curves(task, *done[task])
   ]

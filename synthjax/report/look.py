@@ -140,6 +140,15 @@ pre { padding: .75rem; max-height: 32rem; overflow: auto; font-size: .8rem;
 .thumb.kept { border-color: var(--c0); }
 .thumb.dropped { border-color: var(--c1); border-style: dashed; }
 
+.twin-list { display: grid; gap: .75rem; margin: .75rem 0;
+  grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
+.twins { padding: .6rem; border-radius: .5rem; background: var(--panel); }
+.twins div { display: grid; grid-template-columns: 1fr 1fr; gap: .5rem; }
+.twins span { font-size: .75rem; line-height: 1.3; overflow-wrap: anywhere; }
+.twins img { display: block; width: 100%; max-width: 6rem; height: auto;
+  aspect-ratio: 1; object-fit: contain; image-rendering: pixelated;
+  background: #fff; margin-bottom: .2rem; }
+
 .zoom { display: block; width: 100%; padding: 0; border: 0; background: none;
   color: inherit; font: inherit; cursor: zoom-in; }
 .drawn { margin-top: 1.25rem; }

@@ -21,6 +21,7 @@ TASKS = (
   "generate",
   "score",
   "select",
+  "card",
   "tune",
   "few_shot",
   "tune_encoder",
