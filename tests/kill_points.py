@@ -87,7 +87,7 @@ def run() -> None:
     while True:
       process = start(config, workdir)
       # Each time some way further: a run starts, does a part, and is killed.
-      deadline = time.monotonic() + draws.uniform(0, 0.5 * takes)
+      deadline = time.monotonic() + draws.uniform(0, 0.9 * takes)
       while time.monotonic() < deadline:
         gone, status = os.waitpid(process, os.WNOHANG)
         if gone:
