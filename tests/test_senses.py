@@ -112,6 +112,23 @@ def test_a_warning_holds_the_prompts_that_would_settle_it():
   assert senses.warnings_of(["heron", "owl"], "a {}") == []
 
 
+def test_what_most_classes_are_tells_which_meaning_is_odd():
+  instruments = ["violin", "harp", "trumpet", "recorder"]
+  assert senses.usual_branch(instruments) == "musical instrument"
+  assert senses.usual_branch(["violin", "harp", "gull", "owl"]) == ""
+  (line,) = senses.warnings_of(instruments, "a {}")
+  assert line.startswith("recorder: 1) 'a recorder, equipment")
+  assert line.endswith("{name: recorder, sense: 4}")
+  assert senses.warnings_of(["recorder"], "a {}") == []
+  # Among tools, a hammer is no part of a gun, which counts alone would say.
+  assert senses.likeliest("hammer", "tool").description == "a hand tool"
+  assert senses.likeliest("xyzzy", "tool") is None
+  # A nighthawk stays up late: as a figure of speech, not in an image.
+  birds = ["owl", "gull", "heron", "nighthawk"]
+  assert senses.usual_branch(birds) == "animal"
+  assert senses.warnings_of(birds, "a {}") == []
+
+
 # --- hints ------------------------------------------------------------------
 
 

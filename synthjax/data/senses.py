@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from synthjax.data import nouns
+from synthjax.data import glosses, nouns
 from synthjax.errors import UserError
 
 # One meaning is so common above this many tagged uses that only such count as
@@ -37,27 +37,6 @@ ALIKE = [
   {"plant", "food"},
   {"animal", "food"},
 ]
-# What says too little about a meaning.
-VAGUE = set(
-  "animal|area|artifact|body part|covering|creature|depository|device|"
-  "equipment|extremity|female|food|group|heavier-than-air craft|"
-  "horny structure|implement|instrumentality|layer|material|matter|"
-  "natural object|object|part|person|physical object|physical phenomenon|piece|"
-  "placental|plant|process|region|structure|substance|support|system|thing|"
-  "unit|way|whole".split("|")
-)
-# No article stands before kinds of these branches, or of these last words.
-UNCOUNTED = ("food", "phenomenon", "substance", "game")
-MASSES = (
-  *("baggage", "clothing", "equipment", "furniture", "light"),
-  *("neckwear", "porcelain", "storage", "ware", "weather"),
-)
-_CUT = re.compile(
-  r"[,;:]| (?:that|which|who|with|from|consisting|usually|used|having|whose|"
-  r"in which|\.\.\.)(?: |$)"
-)
-
-_LOOSE = ("a", "an", "and", "by", "for", "in", "of", "on", "or", "the", "to")
 
 
 class Sense(NamedTuple):
@@ -88,7 +67,12 @@ def senses_of(name: str) -> tuple[Sense, ...]:
     stands = _stands(row, lemma, uses, most)
     words = tuple(word for word, *_ in row.words)
     sense = Sense(
-      row.key, row.branch, words, _describe(row, lemma), row.gloss, stands
+      row.key,
+      row.branch,
+      words,
+      glosses.describe(row, lemma),
+      row.gloss,
+      stands,
     )
     ranked.append((not stands, -uses, place, sense))
   senses = [sense for *_, sense in sorted(ranked, key=lambda each: each[:3])]
@@ -99,16 +83,60 @@ def senses_of(name: str) -> tuple[Sense, ...]:
   return tuple(senses)
 
 
-def ambiguous(name: str) -> dict[int, Sense]:
-  """Returns number -> meaning, one of each look; empty if there is only one."""
+def usual_branch(
+  names: Iterable[str], *, share: float = 0.5, least: int = 3
+) -> str:
+  """Returns what most of the classes are, such as "animal"; or "".
+
+  Args:
+    names: of the classes; those of several meanings have no say.
+    share: of them, which must be exceeded.
+    least: classes that there must be.
+  """
+  branches = [
+    senses[0].branch
+    for name in names
+    if (senses := senses_of(name)) and not ambiguous(name)
+  ]
+  most = max(branches, key=branches.count, default="")
+  count = branches.count(most)
+  return most if count >= least and count > share * len(branches) else ""
+
+
+def likeliest(name: str, usual: str = "") -> Sense | None:
+  """Returns what a name means, among classes that usually are of a branch."""
+  senses = senses_of(name)
+  fitting = [s for s in senses if s.stands and s.branch == usual]
+  return next(iter((*fitting, *senses)), None)
+
+
+def ambiguous(name: str, usual: str = "") -> dict[int, Sense]:
+  """Returns number -> meaning, one of each look; empty if there is only one.
+
+  Args:
+    name: of a class.
+    usual: what most other classes are, from `usual_branch`. Among musical
+      instruments a recorder is hardly what first comes to mind: both are told.
+  """
   found: dict[int, Sense] = {}
-  for number, sense in enumerate(senses_of(name), 1):
+  senses = senses_of(name)
+  for number, sense in enumerate(senses, 1):
     others = [other.branch for other in found.values()]
     differ = all(_differ(sense.branch, other) for other in others)
     differ |= not sense.key or nouns.find_lemma(name) in nouns.TOLD
     if sense.stands and differ:
       found[number] = sense
-  return found if len(found) > 1 else {}
+  if len(found) > 1:
+    return found
+  fitting = [n for n, s in enumerate(senses, 1) if s.branch == usual]
+  if fitting and not senses[fitting[0] - 1].stands:
+    first = senses[0]
+    # People are called by the names of dogs and birds, and not in pictures.
+    if first.branch != "person" and _differ(
+      first.branch, usual, strictly=False
+    ):
+      return {1: first, fitting[0]: senses[fitting[0] - 1]}
+  return {}
 
 
 def choose(name: str, hint: int | str) -> Sense:
@@ -166,23 +194,21 @@ def related(sense: Sense, limit: int = 12) -> tuple[str, ...]:
 
 
 def warnings_of(
-  names: Iterable[str], prompt: str, settled: Sequence[str] = ()
+  names: Sequence[str], prompt: str, settled: Sequence[str] = ()
 ) -> list[str]:
   """Returns a line about each ambiguous name, with prompts that settle it.
 
   Args:
     names: of the classes without a hint.
     prompt: with {} for the name: "a photo of a {}".
-    settled: names of other classes; what most of them are is told, too.
+    settled: names of the other classes.
   """
-  names = list(names)
-  found = {name: ambiguous(name) for name in names}
-  clear = [name for name in (*names, *settled) if not found.get(name)]
-  branches = [s[0].branch for name in clear if (s := senses_of(name))]
-  most = max(branches, key=branches.count, default="")
+  classes = [*names, *settled]
+  usual = usual_branch(classes)
+  most = usual_branch(classes, share=0, least=1)
   lines = []
-  for name, senses in found.items():
-    if senses:
+  for name in names:
+    if senses := ambiguous(name, usual):
       told = "  ".join(
         f"{number}) {prompt.replace('{}', f'{name}, {sense.description}')!r}"
         for number, sense in senses.items()
@@ -225,45 +251,21 @@ def _is_figure(row: nouns.Row) -> bool:
   return above.words[0][0] in figures
 
 
-def _differ(one: str, other: str) -> bool:
-  """Tells whether things of two branches look nothing alike."""
+def _differ(one: str, other: str, *, strictly: bool = True) -> bool:
+  """Tells whether things of two branches look nothing alike.
+
+  Args:
+    one: a branch.
+    other: another.
+    strictly: takes all made things for alike whose kind is not known.
+  """
   if one == other or "substance" in (one, other) or {one, other} in ALIKE:
     return False
-  unspecific = {one, other} & UNSPECIFIC
+  unspecific = strictly and {one, other} & UNSPECIFIC
   return not (unspecific and {one, other} <= MADE | {"phenomenon"})
 
 
-# --- what a meaning is ------------------------------------------------------
-
-
-def _describe(row: nouns.Row, lemma: str) -> str:
-  """Says what a meaning is, by what lies right above it, or by its gloss."""
-  kind = _kind(row, lemma)
-  if kind:
-    if row.branch in UNCOUNTED or kind.endswith(MASSES):
-      return kind
-    vowel = re.match(r"(?!eu|uni|use)[aeiou]", kind.lower())
-    return f"{'an' if vowel else 'a'} {kind}"
-  text = re.sub(
-    r"^(any|one) of (the )?(various|several|numerous)? ?", "", row.gloss
-  )
-  text = _CUT.split(text.removesuffix(" ..."))[0]
-  words = text.split()[:8]
-  while words and words[-1] in _LOOSE:
-    del words[-1]
-  return " ".join(words) or row.branch
-
-
-def _kind(row: nouns.Row, lemma: str) -> str:
-  rows, _ = nouns.table()
-  while row.above:
-    row = rows[row.above[0]]
-    word = row.words[0][0]
-    if word in VAGUE:
-      return ""  # what is above is vaguer still
-    if lemma not in word.split():
-      return word
-  return ""
+# --- words of a meaning -------------------------------------------------------
 
 
 def _fit(sense: Sense, tokens: Sequence[str]) -> int:

@@ -140,6 +140,7 @@ def _classes(
     text = "must be a list of at least one class"
     return (), [Problem(("classes",), text)]
   classes, problems = [], []
+  usual = senses.usual_branch(_names(values)) if fill else None
   for position, value in enumerate(values):
     path = ("classes", position)
     if isinstance(value, str):
@@ -150,13 +151,19 @@ def _classes(
     elif pair := _pair(value):
       problems.append(Problem(path, pair))
     else:
-      each, found = _class(path, value, position, fill)
+      each, found = _class(path, value, position, usual)
       classes.append(each)
       problems += found
   if not problems:
     problems = [Problem(("classes",), text) for text in _clashes(classes)]
     classes.sort(key=lambda each: each.id)
   return tuple(classes), problems
+
+
+def _names(values: Sequence[Any]) -> list[str]:
+  """Returns the names of classes that have one."""
+  names = [v.get("name") if isinstance(v, Mapping) else v for v in values]
+  return [name for name in names if isinstance(name, str)]
 
 
 def _pair(value: Mapping) -> str:
@@ -173,7 +180,7 @@ def _pair(value: Mapping) -> str:
 
 
 def _class(
-  path: Path, value: Mapping, position: int, fill: bool
+  path: Path, value: Mapping, position: int, usual: str | None
 ) -> tuple[Class, list[Problem]]:
   problems = unknown_keys(path, value, CLASS_FIELDS)
   # Clashing ids, of which some are given and some are not, are told later.
@@ -204,13 +211,18 @@ def _class(
   if not name or problems:
     return each, problems
   try:
-    return _settle(each, value.get("sense"), fill), []
+    return _settle(each, value.get("sense"), usual), []
   except UserError as error:
     return each, [Problem((*path, "sense"), str(error))]
 
 
-def _settle(each: Class, hint: Any, fill: bool) -> Class:
+def _settle(each: Class, hint: Any, usual: str | None) -> Class:
   """Adds what a hint tells, and related words if they are wanted.
+
+  Args:
+    each: the class so far.
+    hint: of its meaning, or None.
+    usual: what most classes are, or "", if words are wanted; else None.
 
   Raises:
     UserError: about a hint that fits no meaning.
@@ -222,12 +234,12 @@ def _settle(each: Class, hint: Any, fill: bool) -> Class:
     sense = senses.choose(each.name, hint)
     if not each.description:
       each = each._replace(description=sense.description)
-  elif fill and not senses.ambiguous(each.name):
-    sense = next(iter(senses.senses_of(each.name)), None)
+  elif usual is not None and not senses.ambiguous(each.name, usual):
+    sense = senses.likeliest(each.name, usual)
   if each.related:
     return each
   words = (each.described,) if each.description else ()
-  if fill and sense:
+  if usual is not None and sense:
     words = (each.described, *senses.related(sense))
   # "Crane" itself would bring back what the hint has settled.
   different = {word.lower(): word for word in reversed(words)}

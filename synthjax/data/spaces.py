@@ -114,7 +114,7 @@ def _read(text: str, where: str) -> LabelSpace:
       listed = isinstance(node, yaml.SequenceNode)
       twice = _twice(node, ("classes",) if listed else ()) if node else []
       fields = loader.construct_document(node) if node else None
-  except (ValueError, yaml.YAMLError) as error:
+  except (ValueError, RecursionError, yaml.YAMLError) as error:
     raise UserError(
       f"Cannot read the label space {where}: {_explain(error)}"
     ) from error

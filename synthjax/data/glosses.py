@@ -1,0 +1,61 @@
+"""Says in few words what a noun of the table is: "a wading bird"."""
+
+import re
+
+from synthjax.data import nouns
+
+# What says too little about a meaning.
+VAGUE = set(
+  "animal|area|artifact|body part|covering|creature|depository|device|"
+  "equipment|extremity|female|food|group|heavier-than-air craft|"
+  "horny structure|implement|instrumentality|layer|material|matter|"
+  "natural object|object|part|person|physical object|physical phenomenon|piece|"
+  "placental|plant|process|region|structure|substance|support|system|thing|"
+  "unit|way|whole".split("|")
+)
+# No article stands before kinds of these branches, or of these last words.
+UNCOUNTED = ("food", "phenomenon", "substance", "game")
+MASSES = (
+  *("baggage", "clothing", "equipment", "furniture", "light"),
+  *("neckwear", "porcelain", "storage", "ware", "weather"),
+)
+_CUT = re.compile(
+  r"[,;:]| (?:that|which|who|with|from|consisting|usually|used|having|whose|"
+  r"in which|\.\.\.)(?: |$)"
+)
+
+_LOOSE = ("a", "an", "and", "by", "for", "in", "of", "on", "or", "the", "to")
+
+
+def describe(row: nouns.Row, lemma: str) -> str:
+  """Says what a meaning is, by what lies right above it, or by its gloss."""
+  kind = _kind(row, lemma)
+  if kind:
+    if row.branch in UNCOUNTED or kind.endswith(MASSES):
+      return kind
+    vowel = re.match(r"(?!eu|uni|use)[aeiou]", kind.lower())
+    return f"{'an' if vowel else 'a'} {kind}"
+  text = re.sub(
+    r"^(any|one) of (the )?(various|several|numerous)? ?", "", row.gloss
+  )
+  text = _CUT.split(text.removesuffix(" ..."))[0]
+  words = text.split()[:8]
+  while words and words[-1] in _LOOSE:
+    del words[-1]
+  return " ".join(words) or row.branch
+
+
+def _kind(row: nouns.Row, lemma: str) -> str:
+  rows, _ = nouns.table()
+  while row.above:
+    row = rows[row.above[0]]
+    # The first that usually means it: no "brass" for "brass instrument".
+    known = [word for word, place, _ in row.words if place == 1]
+    word = row.words[0][0]
+    if word not in VAGUE and known:
+      word = known[0]
+    if word in VAGUE:
+      return ""  # what is above is vaguer still
+    if lemma not in word.split():
+      return word
+  return ""
