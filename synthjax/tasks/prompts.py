@@ -73,7 +73,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     "space": {
       "name": space.name,
       "prompts": space.prompts,
-      "classes": {str(c.id): [c.name, *c.related] for c in space.classes},
+      "classes": {str(c.id): [c.described, *c.related] for c in space.classes},
     },
   }
   if artifacts.begin(folder, spec):

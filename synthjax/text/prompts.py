@@ -111,7 +111,8 @@ def make(
   for strategy in strategies:
     for each in classes:
       texts = STRATEGIES[strategy](
-        each.name,
+        # A language model's texts are listed by the name alone.
+        each.name if written else getattr(each, "described", each.name),
         tuple(each.related),
         templates,
         per_class=per_class,
