@@ -98,6 +98,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   if arg.data_dir:
     config.tune.test.data_dir = arg.data_dir
+  config.card = dict(real=config.tune.test.to_dict())
   config.report = dict(samples_per_class=8, paper=("table1",))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
