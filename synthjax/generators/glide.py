@@ -2,7 +2,7 @@
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -15,7 +15,7 @@ from etils import epath
 from synthjax.convert import files
 from synthjax.diffusion import guidance, sample, schedule
 from synthjax.errors import UserError
-from synthjax.generators import Generator
+from synthjax.generators import Generator, batching
 from synthjax.generators import clip_guidance as clips
 from synthjax.generators.encodings import cached
 from synthjax.generators.stages import Stage, load_stage
@@ -27,7 +27,6 @@ from synthjax.train.denoising import to_unit
 # The upsampler's first noise is a little weaker, as in the authors' notebook.
 TEMPERATURE = 0.997
 STAGES = ("base", "upsampler")
-AHEAD = 16  # batches whose prompts are read early, to fill one of prompts
 
 
 def load(
@@ -123,37 +122,21 @@ def load(
     filled = list(prompts) + [""] * lack
     *rows, empty = encodings([*filled, ""], coming)
     if references is not None:
-      references = _fill(references, lack)
+      references = batching.fill_up(references, lack)
     clip_tokens = clip and clip.tokens(filled)
     clip_tokens, references = place((clip_tokens, references))
-    return gather(rows, empty), clip_tokens, _fill(rngs, lack), references
+    return (
+      gather(rows, empty),
+      clip_tokens,
+      batching.fill_up(rngs, lack),
+      references,
+    )
 
-  def stream(
-    prompts: Sequence[str],
-    rngs: jax.Array,
-    references: np.ndarray | None = None,
-    start_steps: int | None = None,
-  ) -> Iterator[np.ndarray]:
-    """Yields uint8 [n, h, w, 3]; each number of start_steps is compiled."""
-    if (references is None) != (start_steps is None):
-      raise ValueError("Real guidance needs both references and start_steps.")
-    waiting = None
-    for first in range(0, len(prompts), batch_size):
-      own = slice(first, first + batch_size)
-      coming = prompts[own.stop : own.stop + AHEAD * batch_size]
-      reference = None if references is None else references[own]
-      batch = inputs(prompts[own], rngs[own], reference, coming)
-      out = compiled(start_steps)(params, *batch)
-      out.copy_to_host_async()
-      # The device is given this batch before the last one is waited for.
-      drawn, waiting = waiting, (out, len(prompts[own]))
-      if drawn:
-        yield np.asarray(drawn[0])[: drawn[1]]
-    if waiting:
-      yield np.asarray(waiting[0])[: waiting[1]]
+  def run(prompts, rngs, references, start_steps, coming):
+    batch = inputs(prompts, rngs, references, coming)
+    return compiled(start_steps)(params, *batch)
 
-  def draw(*args: Any, **more: Any) -> np.ndarray:
-    return np.concatenate(list(stream(*args, **more)))
+  stream, draw = batching.make_stream(run, batch_size)
 
   def warm_up(start_steps: int | None = None) -> None:
     """Compiles what draws, and draws nothing."""
@@ -281,13 +264,6 @@ def _predictor(stage, params, text, low_res=None):
 def to_uint8(x: jax.Array) -> jax.Array:
   """Rounds [-1, 1] to uint8."""
   return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
-
-
-def _fill(rows, lack):
-  """Repeats the last row, so that the batch is whole."""
-  if not lack:
-    return rows
-  return jnp.concatenate([rows, jnp.repeat(rows[-1:], lack, axis=0)])
 
 
 def _identify(block: Mapping[str, Any]) -> dict[str, Any]:

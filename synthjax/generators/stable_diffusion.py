@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x as a generator, jitted whole."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from etils import epath
 from synthjax.convert.stable_diffusion import KIND
 from synthjax.diffusion import guidance, latents, sample, schedule
 from synthjax.errors import unknown_names
-from synthjax.generators import Generator
+from synthjax.generators import Generator, batching
 from synthjax.generators.glide import to_uint8
 from synthjax.generators.sd_networks import (
   Networks,
@@ -107,41 +107,24 @@ def load(
       out_shardings=split,
     )
 
-  negative = networks.tokens([negative_prompt])
+  negative = jax.device_put(networks.tokens([negative_prompt]), copied)
 
   def inputs(prompts, rngs, references=None):
     """Returns what a walk reads of at most a batch, filled up to one."""
     lack = batch_size - len(prompts)
     tokens = networks.tokens([*prompts, *[""] * lack])
     if references is not None:
-      references = _fill(references, lack)
-    return tokens, negative, _fill(rngs, lack), references
+      references = batching.fill_up(references, lack)
+    # Where there are several processes, `jit` takes no arrays of the host.
+    tokens, references = jax.device_put((tokens, references), split)
+    return tokens, negative, batching.fill_up(rngs, lack), references
 
-  def stream(
-    prompts: Sequence[str],
-    rngs: jax.Array,
-    references: np.ndarray | None = None,
-    start_steps: int | None = None,
-  ) -> Iterator[np.ndarray]:
-    """Yields uint8 [n, h, w, 3]; each number of start_steps is compiled."""
-    if (references is None) != (start_steps is None):
-      raise ValueError("Real guidance needs both references and start_steps.")
-    waiting = None
-    for first in range(0, len(prompts), batch_size):
-      own = slice(first, first + batch_size)
-      reference = None if references is None else references[own]
-      batch = inputs(prompts[own], rngs[own], reference)
-      out = compiled(start_steps)(params, *batch)
-      out.copy_to_host_async()
-      # The device is given this batch before the last one is waited for.
-      drawn, waiting = waiting, (out, len(prompts[own]))
-      if drawn:
-        yield np.asarray(drawn[0])[: drawn[1]]
-    if waiting:
-      yield np.asarray(waiting[0])[: waiting[1]]
+  def run(prompts, rngs, references, start_steps, coming):
+    del coming  # prompts are read within the walk
+    batch = inputs(prompts, rngs, references)
+    return compiled(start_steps)(params, *batch)
 
-  def draw(*args: Any, **more: Any) -> np.ndarray:
-    return np.concatenate(list(stream(*args, **more)))
+  stream, draw = batching.make_stream(run, batch_size)
 
   def warm_up(start_steps: int | None = None) -> None:
     """Compiles what draws, and draws nothing."""
@@ -234,10 +217,3 @@ def _predictor(networks, walk, params, tokens, negative):
 
 def _apply(module, params, *args, method=None):
   return module.apply({"params": params}, *args, method=method)
-
-
-def _fill(rows, lack):
-  """Repeats the last row, so that the batch is whole."""
-  if not lack:
-    return rows
-  return jnp.concatenate([rows, jnp.repeat(rows[-1:], lack, axis=0)])
