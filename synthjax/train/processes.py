@@ -1,6 +1,7 @@
 """Several processes that train as one: joining, waiting, and stopping."""
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -14,6 +15,8 @@ from synthjax.train import mesh as meshes
 # What a shell reports of a process that SIGTERM ended, 128 + 15: the run is
 # saved, and the same command goes on.
 PREEMPTED = 143
+_PATIENCE = 7 * 24 * 3600  # seconds that processes wait for one another
+_BARRIERS = itertools.count()
 _BY_HAND = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
 
@@ -58,9 +61,16 @@ def wait_for_all(place: str) -> None:
     place: a name of it; that all are at the same one is checked.
   """
   if jax.process_count() > 1 and not meshes.works_alone():
-    from jax.experimental import multihost_utils
+    from orbax.checkpoint import multihost
 
-    multihost_utils.sync_global_devices(place)
+    # By JAX's coordinator, which waits as long as it takes: a collective of the
+    # devices gives up, or hangs, where one process comes minutes after another.
+    # It wants a name of its own for each time.
+    multihost.sync_global_processes(
+      f"{place} {next(_BARRIERS)}",
+      timeout=_PATIENCE,
+      processes=set(range(jax.process_count())),
+    )
 
 
 @contextlib.contextmanager
