@@ -1,5 +1,6 @@
 """What both sides of a benchmark run on, and how fast that could be."""
 
+import argparse
 import importlib.util
 import os
 import time
@@ -21,6 +22,35 @@ PEAKS = {
   "TPU v6 lite": 918e12,
 }
 ONE_THREAD = "CPU, 1 thread"
+
+
+def make_parser(
+  doc: str, *, peak: bool = False
+) -> tuple[argparse.ArgumentParser, Callable[..., argparse.Action]]:
+  """Returns a parser of what every benchmark takes, and what adds to it.
+
+  Args:
+    doc: of the module; its first line describes it.
+    peak: adds what `peaks_of` needs, and a flag against torch.compile.
+
+  Returns:
+    The parser, and (name, default, help) that adds a flag of a whole number.
+  """
+  flags = argparse.ArgumentParser(description=doc.split("\n")[0])
+  add = lambda name, value, help: flags.add_argument(
+    f"--{name}", type=int, default=value, help=f"{help} ({value})"
+  )
+  flags.add_argument("--json", help="file to write the rows to")
+  add("threads", 0, "of both sides; 0 is all that there are")
+  if peak:
+    flags.add_argument(
+      "--peak", type=float, help="FLOP/s of the device, if not its data sheet's"
+    )
+    flags.add_argument(
+      "--eager", action="store_true", help="leave torch.compile out"
+    )
+    add("matmul", 2048, "side of the matrix product where no peak is known")
+  return flags, add
 
 
 def set_up(threads: int) -> tuple[str, bool]:

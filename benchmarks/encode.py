@@ -56,31 +56,19 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  add = lambda name, value, help: flags.add_argument(
-    f"--{name}", type=int, default=value, help=f"{help} ({value})"
-  )
-  flags.add_argument("--json", help="file to write the rows to")
+  flags, add = devices.make_parser(__doc__, peak=True)
   flags.add_argument("--only", choices=sorted(SHOWN), help="one model")
-  flags.add_argument(
-    "--peak", type=float, help="FLOP/s of the device, if not its data sheet's"
-  )
-  flags.add_argument(
-    "--eager", action="store_true", help="leave torch.compile out"
-  )
   flags.add_argument(
     "--tiny", action="store_true", help="two small towers, for a test"
   )
   flags.add_argument(
     "--workers", type=int, help="of PyTorch's that read (one for each core)"
   )
-  add("threads", 0, "of both sides; 0 is all that there are")
   add("rounds", 3, "of which the median is taken")
   add("batch", 0, "images encoded at once; 0 is 256, on a CPU 16")
   add("side", 256, "px of the files")
   add("shards", 5, "of files; 0 leaves them out")
   add("images", 0, "in a shard; 0 is 1024, on a CPU 64")
-  add("matmul", 2048, "side of the matrix product where no peak is known")
   return flags
 
 

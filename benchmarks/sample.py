@@ -54,19 +54,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  add = lambda name, value, help: flags.add_argument(
-    f"--{name}", type=int, default=value, help=f"{help} ({value})"
-  )
-  flags.add_argument("--json", help="file to write the rows to")
+  flags, add = devices.make_parser(__doc__, peak=True)
   flags.add_argument(
     "--preset", choices=(*PRESETS, "both"), default="both", help="one of them"
-  )
-  flags.add_argument(
-    "--peak", type=float, help="FLOP/s of the device, if not its data sheet's"
-  )
-  flags.add_argument(
-    "--eager", action="store_true", help="leave torch.compile out"
   )
   flags.add_argument(
     "--whole", action="store_true", help="walk every step on a CPU, too"
@@ -74,10 +64,8 @@ def parser() -> argparse.ArgumentParser:
   flags.add_argument(
     "--tiny", action="store_true", help="small networks, for a test"
   )
-  add("threads", 0, "of both sides; 0 is all that there are")
   add("rounds", 3, "of which the median is taken")
   add("batch", 0, "images drawn at once; 0 is 16, on a CPU 1")
-  add("matmul", 2048, "side of the matrix product where no peak is known")
   return flags
 
 

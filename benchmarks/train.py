@@ -40,27 +40,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  add = lambda name, value, help: flags.add_argument(
-    f"--{name}", type=int, default=value, help=f"{help} ({value})"
-  )
-  flags.add_argument("--json", help="file to write the rows to")
+  flags, add = devices.make_parser(__doc__, peak=True)
   flags.add_argument("--only", choices=sorted(MODELS), help="one model")
-  flags.add_argument(
-    "--peak", type=float, help="FLOP/s of the device, if not its data sheet's"
-  )
-  flags.add_argument(
-    "--eager", action="store_true", help="leave torch.compile out"
-  )
   flags.add_argument(
     "--tiny", action="store_true", help="two small networks, for a test"
   )
-  add("threads", 0, "of both sides; 0 is all that there are")
   add("rounds", 5, "of which the median is taken")
   add("steps", 2, "in a round")
   add("batch", 16, "images in a step")
   add("image", 224, "px")
-  add("matmul", 2048, "side of the matrix product where no peak is known")
   return flags
 
 

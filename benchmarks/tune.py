@@ -32,12 +32,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def parser() -> argparse.ArgumentParser:
   """The sizes default to EuroSAT's 8,000 generated images on CLIP-RN50."""
-  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  add = lambda name, value, help: flags.add_argument(
-    f"--{name}", type=int, default=value, help=f"{help} ({value})"
-  )
-  flags.add_argument("--json", help="file to write the rows to")
-  add("threads", 0, "of both sides; 0 is all that there are")
+  flags, add = devices.make_parser(__doc__)
   add("rounds", 5, "of which the median is taken")
   add("dim", 1024, "of the features")
   add("rows", 8000, "to tune on")
