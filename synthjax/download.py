@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from synthjax.errors import UserError
-from synthjax.progress import progress, say
+from synthjax.progress import say, transfer
 
 _CHUNK = 1 << 20  # bytes
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # of HTTP
@@ -159,7 +159,7 @@ def _receive(url: str, part: pathlib.Path, known: bool, timeout: float) -> bool:
 
 def _write(part: pathlib.Path, response, start: int, total: int | None) -> int:
   """Appends what comes, and returns the size."""
-  size, tell = start, progress(part.name.removesuffix(".part"), start, total)
+  size, tell = start, transfer(part.name.removesuffix(".part"), start, total)
   with open(part, "ab") as file:
     # read1 hands over what has come; read would lose it at a timeout.
     while data := response.read1(_CHUNK):

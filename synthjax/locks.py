@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import pathlib
+import random
 import socket
 import sys
 import threading
@@ -78,7 +79,7 @@ def share(
   folder: epath.PathLike,
   names: Sequence[str],
   *,
-  first: int = 0,
+  process: tuple[int, int] = (0, 1),
   wait: float = 2.0,
 ) -> Iterator[int]:
   """Yields the parts that are for this process to do, one after the other.
@@ -90,12 +91,13 @@ def share(
   Args:
     folder: of the task.
     names: of the file of each part.
-    first: part to begin with, so that processes start apart.
+    process: which one this is, and of how many: each begins elsewhere.
     wait: seconds between looks at what others are at.
   """
   folder = epath.Path(folder)
   # One listing: asking for thousands of names takes minutes on a bucket.
   there = {path.name for path in folder.iterdir()}
+  first = _first(folder, len(names), *process)
   left = [i for i in _turned(len(names), first) if names[i] not in there]
   with claims(folder) as claim:
     while left:
@@ -110,6 +112,14 @@ def share(
       left = taken
       if left:
         time.sleep(wait)
+
+
+def _first(folder: epath.Path, total: int, index: int, count: int) -> int:
+  """Returns the part to begin with, so that processes keep apart."""
+  if count == 1 and "://" in os.fspath(folder) and total:
+    # A bucket has no locks to tell processes apart that know nothing of others.
+    return random.randrange(total)
+  return index * total // count
 
 
 def _turned(count: int, first: int) -> Iterator[int]:

@@ -24,7 +24,7 @@ from absl import app, flags, logging
 from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from synthjax import artifacts, atomic, cache, locks
+from synthjax import artifacts, atomic, cache, locks, progress
 from synthjax.config import unknown_fields
 from synthjax.errors import UserError, unknown_names
 
@@ -121,7 +121,10 @@ def _run_all(
     manifest = epath.Path(workdir) / name / artifacts.MANIFEST
     before = manifest.read_bytes() if manifest.exists() else None
     began = time.monotonic()
-    _run(module, config, workdir)
+    try:
+      _run(module, config, workdir)
+    finally:
+      progress.end_line()
     skipped = before is not None and manifest.read_bytes() == before
     done = "skipped, as it was complete" if skipped else "done"
     _say(f"{label}: {done} ({time.monotonic() - began:.1f} s)")

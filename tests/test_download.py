@@ -16,7 +16,7 @@ import types
 import numpy as np
 import pytest
 
-from synthjax import download, progress
+from synthjax import download
 from synthjax.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
@@ -409,31 +409,3 @@ def test_two_processes_fetch_a_file_once(server, fetch):
   assert len(server.log) == 1
   assert fetch.path.read_bytes() == CONTENT
   assert left(fetch) == ["base.pt"]
-
-
-def test_progress_names_size_rate_and_time(monkeypatch, capsys):
-  now = iter([0.0, 5.0, 20.0, 21.0])
-  monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
-  tell = progress.progress("base.pt", 100_000_000, 1_500_000_000)
-  tell(110_000_000)  # too early for a line
-  tell(300_000_000)
-  tell(1_500_000_000, last=True)
-  assert capsys.readouterr().err.splitlines() == [
-    "base.pt: 300.0 of 1,500.0 MB, 10.0 MB/s, 2 min left",
-    "base.pt: 1,500.0 of 1,500.0 MB, 66.7 MB/s",
-  ]
-
-
-def test_a_terminal_has_one_live_line(monkeypatch, capsys):
-  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-  tell = progress.progress("base.pt", 0, None)
-  tell(5, last=True)
-  err = capsys.readouterr().err
-  assert err.startswith("\r\x1b[K") and err.endswith("\n")
-
-
-@pytest.mark.parametrize(
-  ("seconds", "text"), [(3, "3 s"), (200, "3 min"), (7500, "2 h 5 min")]
-)
-def test_times_are_short(seconds, text):
-  assert progress.duration(seconds) == text

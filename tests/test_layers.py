@@ -47,9 +47,11 @@ MAY_IMPORT = {
   "config": set(),
 }
 LEAVES = {
+  "articles",
   "artifacts",
   "atomic",
   "cache",
+  "device_use",
   "download",
   "errors",
   "locks",

@@ -125,8 +125,8 @@ def test_parts_of_a_lost_process_are_done_by_another(tmp_path, holder):
 
 def test_processes_that_start_apart_do_every_part_once(tmp_path):
   names = [f"part-{i}" for i in range(5)]
-  assert list(locks.share(tmp_path, names, first=3)) == [3, 4, 0, 1, 2]
-  assert list(locks.share(tmp_path, [], first=0)) == []
+  assert list(locks.share(tmp_path, names, process=(2, 3))) == [3, 4, 0, 1, 2]
+  assert list(locks.share(tmp_path, [])) == []
 
 
 def test_what_is_claimed_is_free_again_afterwards(tmp_path, holder):

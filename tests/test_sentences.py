@@ -149,7 +149,7 @@ def write(names, sample, **changes):
     "rng_of": rng_of,
     "filters": sentences.Filters(),
   }
-  return sentences.write(names, sample, **options | changes)
+  return sentences.write(dict(zip(names, names)), sample, **options | changes)
 
 
 def stub(unique):
@@ -336,11 +336,10 @@ def test_keys_differ_for_every_sentence():
   assert len({tuple(map(int, row)) for row in data}) == 4
 
 
-def test_progress_tells_rate_and_time_left(folder, capsys):
+def test_progress_counts_sentences(folder, capsys):
   load(folder)(["dog </s>"] * 6, range(6))
   line = capsys.readouterr().err.splitlines()[-1]
   assert line.startswith("prompts: 6/6 sentences")
-  assert "sentences/s" in line and "min left" in line
 
 
 @pytest.mark.faults

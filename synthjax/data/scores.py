@@ -15,8 +15,10 @@ from etils import epath
 
 from synthjax import artifacts
 from synthjax.errors import UserError
+from synthjax.progress import counter
 
 TEXT = "text.npz"
+_FEW_CHUNKS = 4  # encoded too soon to be worth a line
 _ID = re.compile(r"(?P<strategy>[^-]+)-(\d+)-(\d+)-s(?P<seed>\d+)-(\d+)")
 
 
@@ -78,9 +80,7 @@ def encode_classes(
   space: Any,
 ) -> Texts:
   """Encodes every class of a label space in every template."""
-  texts = [
-    t.replace("{}", c.name) for c in space.classes for t in space.templates
-  ]
+  texts = [space.sentence(t, c) for c in space.classes for t in space.templates]
   features = encode_texts(texts)
   shape = len(space.classes), len(space.templates), -1
   return Texts(features.reshape(shape), logit_scale)
@@ -211,6 +211,8 @@ def encode_source(
     [n]; and the rows of each file.
   """
   features, labels, files = [], [], {}
+  few = len(source) <= _FEW_CHUNKS * chunk_size
+  tell = None if few else counter("real images", len(source))
   for rows in _chunks(source, chunk_size):
     images = [np.asarray(row["image"]) for row in rows]
     name = f"real-{_content(identity, images)}.npz"
@@ -221,6 +223,8 @@ def encode_source(
     features.append(read_arrays(path, ["features"])["features"])
     labels += [row["label"] for row in rows]
     files[name] = len(rows)
+    if tell:
+      tell(len(rows))
   return (
     np.concatenate(features).astype(np.float32),
     np.asarray(labels, np.int32),

@@ -5,10 +5,7 @@ import itertools
 import json
 import math
 import os
-import random
 import shutil
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 
@@ -21,8 +18,7 @@ from synthjax.data import shards
 from synthjax.data.drawing import Row
 from synthjax.errors import UserError
 from synthjax.generators import Generator
-from synthjax.progress import duration
-from synthjax.train.metrics import say
+from synthjax.progress import counter, duration, say
 
 References = Callable[[Sequence[Row]], np.ndarray]
 _TOLD_FROM = 60  # seconds of work, from which on an estimate is worth a line
@@ -79,7 +75,8 @@ def fill(
     encoded = ({**x, "encoded": x["encoded"].result()} for x in examples)
     shards.write_shard(folder, part, total, encoded, name=name)
 
-  parts = locks.share(folder, list(sizes), first=_first(folder, total))
+  process = jax.process_index(), jax.process_count()
+  parts = locks.share(folder, list(sizes), process=process)
   with (
     futures.ThreadPoolExecutor(os.cpu_count()) as encoders,
     futures.ThreadPoolExecutor(1) as writer,
@@ -151,14 +148,6 @@ def image_keys(rows: Sequence[Row]) -> jax.Array:
   return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
-def _first(folder: epath.Path, total: int) -> int:
-  """Returns the shard to begin with, so that processes keep apart."""
-  if jax.process_count() > 1:
-    return jax.process_index() * total // jax.process_count()
-  # A bucket has no locks to tell processes apart that know nothing of others.
-  return random.randrange(total) if "://" in os.fspath(folder) else 0
-
-
 # --- what it costs ----------------------------------------------------------
 
 
@@ -167,29 +156,19 @@ def _teller(folder: epath.Path, total: int, done: int) -> Callable:
 
   The first batch is compiled; the second gives the rate.
   """
-  began = told = first = None
-  drawn, pause = 0, 0.2 if sys.stderr.isatty() else 10  # s between lines
+  count_on = counter(
+    "generate", total, done=done, processes=jax.process_count()
+  )
+  first, estimated = None, False
 
   def tell(count: int, encoded: futures.Future) -> None:
-    nonlocal began, told, first, drawn, done
-    done, now = done + count, time.monotonic()
-    if began is None:
-      began, first = now, encoded
-      return
-    drawn += count
-    rate = drawn / max(now - began, 1e-9)
-    if told is None:
+    nonlocal done, first, estimated
+    done, first = done + count, first or encoded
+    rate = count_on(count)
+    if rate and not estimated:
       size = (len(first.result()) + len(encoded.result())) / 2
       _estimate(folder, total - done, rate, size)
-    elif done < total and now - told < pause:
-      return
-    told = now
-    left = (total - done) / rate / jax.process_count() / 60
-    say(
-      f"generate: {done:,}/{total:,} images  {rate:.1f} images/s  "
-      f"{left:.1f} min left",
-      last=done == total,
-    )
+      estimated = True
 
   return tell
 

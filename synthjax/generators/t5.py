@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,14 +15,13 @@ from synthjax.convert import files
 from synthjax.errors import UserError
 from synthjax.models import t5_decode
 from synthjax.models.t5 import T5
+from synthjax.progress import counter
 from synthjax.text import pieces, tokenize
 from synthjax.text.sentences import Sample
 from synthjax.train import mesh as meshes
-from synthjax.train.metrics import say
 
 FIELD = "prompts.writer"  # of the config, for messages
 SHORTEST = 8  # inputs are padded to so many tokens, or to twice as many, ...
-SECONDS = 5  # between two lines about the progress
 
 
 def check(*, weights: str | None, tokenizer: str | None) -> None:
@@ -122,7 +120,8 @@ def load(
 
   def sample(texts: Sequence[str], numbers: Sequence[int]) -> list[str]:
     """Writes a sentence for each text and number."""
-    sentences, tell = [""] * len(texts), _progress(len(texts))
+    sentences = [""] * len(texts)
+    tell = counter("prompts", len(texts), unit="sentences")
     rngs = sentence_keys(seed, texts, numbers)
     for length, rows in _by_length(words, texts).items():
       own = [texts[i] for i in rows]
@@ -173,27 +172,6 @@ def _by_length(
   for i, text in enumerate(texts):
     groups.setdefault(lengths[text], []).append(i)
   return groups
-
-
-def _progress(total: int):
-  """Returns a function that tells how far the sentences are."""
-  began = told = time.monotonic()
-  done = 0
-
-  def tell(count: int) -> None:
-    nonlocal told, done
-    done += count
-    now = time.monotonic()
-    if done < total and now - told < SECONDS:
-      return
-    told, rate = now, done / max(now - began, 1e-9)
-    say(
-      f"prompts: {done:,}/{total:,} sentences  {rate:,.1f} sentences/s  "
-      f"{(total - done) / rate / 60:.1f} min left",
-      last=done == total,
-    )
-
-  return tell
 
 
 def _weights(name: str | None) -> epath.Path:

@@ -31,7 +31,7 @@ from synthjax.data.exports import (
   webdataset,
 )
 from synthjax.errors import UserError, unknown_names
-from synthjax.train.metrics import say
+from synthjax.progress import say
 
 IMAGES = ("webdataset", "png_folder", "parquet")  # of `generate`
 SCENES = ("coco", "voc")  # of the scenes that config.detect composes

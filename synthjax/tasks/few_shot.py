@@ -29,11 +29,11 @@ from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
+from synthjax.progress import counter
 from synthjax.train import classifier, few_shot_blocks
 from synthjax.train import few_shot_methods as methods
 from synthjax.train.few_shot_blocks import Method
 from synthjax.train.few_shot_tuning import Problem
-from synthjax.train.metrics import say
 
 REQUIRED = (
   "methods",  # what is compared
@@ -139,6 +139,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     "classes": space.class_names,
     "templates": space.templates,
   }
+  if texts := spaces.identify_texts(space):
+    spec["texts"] = texts
   if artifacts.begin(folder, spec):
     return
   files: dict[str, int] = {}
@@ -152,6 +154,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     block, space, encoder, workdir, encode, _inputs(wanted)
   )
   began, trained = time.monotonic(), []
+  num = len(block["shots"]) * len(wanted) * len(block["seeds"])
+  tell = counter("few_shot", num, unit="classifiers")
   for shots in block["shots"]:
     for method in wanted:
       for seed in block["seeds"]:
@@ -165,8 +169,7 @@ def run(config: ConfigDict, workdir: str) -> None:
         }
         learn = methods.METHODS[method.kind]
         trained.append((about, learn(problem, **method.options)))
-      num = len(block["seeds"])
-      say(f"few_shot: {shots} shots, {method.name}: {num} seeds")
+        tell(note=about["arm"])
   seconds = time.monotonic() - began
 
   # Nothing is trained for, or chosen by, what is opened from here on.
@@ -263,13 +266,14 @@ def _problem_maker(
       encoder=encoder.identity,
       classes=space.class_names,
       templates=space.templates,
+      texts=spaces.identify_texts(space),
     )
     scores = stored.read(workdir / "score")
     texts = stored.read_texts(workdir / "score")
   if "select" in inputs:
     kept = selection.read_kept(workdir / "select", workdir / "score", scores)
   zero_shot = classifier.init_head(texts.text_features, texts.logit_scale)
-  embed_prompts = cache(partial(encoder.embed_prompts, space.class_names))
+  embed_prompts = cache(partial(encoder.embed_prompts, space.described_names))
   views_of = cache(
     partial(
       feature_sets.encode_views,

@@ -31,8 +31,8 @@ from synthjax.generators import (
   glide,
   stable_diffusion,
 )
+from synthjax.progress import say
 from synthjax.text import prompts as texts
-from synthjax.train.metrics import say
 
 PROCESSES = "shared"  # each draws the shards that no other one has
 GENERATORS = {"glide": glide.load, "stable_diffusion": stable_diffusion.load}

@@ -4,7 +4,6 @@ import collections
 import functools
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
@@ -19,7 +18,7 @@ from synthjax.config import validate
 from synthjax.data import scores, shards, spaces
 from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.errors import UserError
-from synthjax.train.metrics import say
+from synthjax.progress import counter
 
 FIELDS = (
   "filter_encoder",  # gives the probabilities; that of config by default
@@ -54,6 +53,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     "classes": space.class_names,
     "templates": space.templates,
   }
+  if texts := spaces.identify_texts(space):
+    spec["texts"] = texts
   other = (config.get("score") or {}).get("filter_encoder")
   filter_encoder = load_encoder(**other.to_dict()) if other else encoder
   if other:
@@ -102,8 +103,13 @@ def _score_all(
   """Scores the shards that no other process has; other threads read ahead."""
   ends = list(itertools.accumulate(sizes, initial=0))
   spans = [range(*span) for span in itertools.pairwise(ends)]
-  first = jax.process_index() * len(names) // jax.process_count()
-  began, done, begun = time.monotonic(), 0, {}
+  process = jax.process_index(), jax.process_count()
+  there = {path.name for path in folder.iterdir()}
+  done = sum(
+    size for name, size in zip(names, sizes, strict=True) if name in there
+  )
+  tell = counter("score", len(source), done=done, processes=process[1])
+  begun = {}
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     # Each encoder sees the image as it wants it, as long as no device resizes.
     read = functools.partial(_read, source, [each.fit for each, _ in judges])
@@ -111,24 +117,24 @@ def _score_all(
     def begin(span):
       return collections.deque(pool.submit(read, i) for i in span[:CHUNK])
 
-    for part in locks.share(folder, names, first=first):
+    for part in locks.share(folder, names, process=process):
       span = spans[part]
       queue = begun.pop(part, None) or begin(span)
+      _give_up(begun)  # another process has it
       if len(span) <= CHUNK and part + 1 < len(spans):
-        # Likely the next; if another process has it, little is lost.
+        # Likely the next.
         begun = {part + 1: begin(spans[part + 1])}
       rows = _read_on(queue, span[CHUNK:], functools.partial(pool.submit, read))
       scores.write_part(folder, names[part], _score(judges, rows))
-      done += len(span)
-      rate = done / (time.monotonic() - began)
-      left = (len(source) - ends[part + 1]) / max(rate, 1e-9) / 60
-      say(
-        f"score: {ends[part + 1]:,}/{len(source):,} images  {rate:,.0f} "
-        f"images/s  {left:.1f} min left",
-        last=ends[part + 1] == len(source),
-      )
-    for queue in begun.values():
-      collections.deque(map(futures.Future.cancel, queue), maxlen=0)
+      tell(len(span))
+    _give_up(begun)
+
+
+def _give_up(begun: dict[int, Iterable[futures.Future]]) -> None:
+  """Drops what is read ahead."""
+  for future in itertools.chain.from_iterable(begun.values()):
+    future.cancel()
+  begun.clear()
 
 
 def _read(source: Any, fits: Sequence[Callable], index: int) -> tuple:

@@ -9,7 +9,7 @@ from synthjax.config import validate
 from synthjax.data import scores as stored
 from synthjax.data import selection, spaces
 from synthjax.errors import UserError
-from synthjax.train.metrics import say
+from synthjax.progress import say
 
 FIELDS = ("max_per_class",)  # 800 in the paper
 

@@ -25,9 +25,9 @@ from synthjax.data.feature_sets import Features
 from synthjax.encoders import check_encoder, load_encoder
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
+from synthjax.progress import counter
 from synthjax.text.prompts import STRATEGIES
 from synthjax.train import classifier
-from synthjax.train.metrics import say
 
 REQUIRED = (
   "arms",  # what is compared
@@ -125,6 +125,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     encoder=encoder.identity,
     classes=space.class_names,
     templates=space.templates,
+    texts=spaces.identify_texts(space),
   )
   if artifacts.begin(folder, spec):
     return
@@ -143,6 +144,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   head = classifier.init_head(texts.text_features, texts.logit_scale)
   fit = partial(_fit, block, scores, head)
   began, trained = time.monotonic(), []
+  tell = counter("tune", len(wanted) * len(block["seeds"]), unit="heads")
   for arm in wanted:
     kept = np.ones(len(scores.ids), bool)
     if arm.filter:
@@ -167,8 +169,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       about |= {"image_seed": image_seed, "num_images": len(chosen)}
       about.pop("name")
       trained.append(Trained(arm, seed, chosen, about, tuned))
-    num = len(block["seeds"])
-    say(f"tune: {arm.name}: {num} seeds of {len(chosen):,} rows")
+      tell(note=f"{arm.name}, {len(chosen):,} rows")
   seconds = time.monotonic() - began
 
   # Nothing is trained for, or chosen by, what is opened from here on.

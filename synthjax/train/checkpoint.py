@@ -15,6 +15,7 @@ from absl import logging
 from etils import epath
 
 from synthjax.errors import UserError
+from synthjax.progress import say
 from synthjax.train import metrics as told
 from synthjax.train import processes
 from synthjax.train.loop import Hook
@@ -123,7 +124,7 @@ def save_hook(
     manager.wait_until_finished()
     if stopped:
       if processes.is_first():
-        told.say(
+        say(
           f"{label}: told to stop, and saved at step {step}/{last}; the same "
           "command goes on from there."
         )

@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,8 +10,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from synthjax import atomic
+from synthjax import atomic, device_use
 from synthjax.errors import UserError
+from synthjax.progress import duration, paced_line
+from synthjax.train import event_files
 from synthjax.train.loop import Hook
 
 # What a run measures now and then, beside what its steps tell.
@@ -30,8 +31,10 @@ def progress_hook(
   monitor: Monitor | None = None,
   monitor_every: int = 0,
   kept: Callable[[], str] = lambda: "The checkpoints before it are unharmed.",
+  tensorboard: epath.PathLike | None = None,
+  parameters: str = "",
 ) -> Hook:
-  """Writes metrics to a file and to the terminal or log.
+  """Writes metrics to files and to the terminal or log.
 
   With several processes the first one does; the others count along.
 
@@ -49,6 +52,8 @@ def progress_hook(
       next step takes their memory.
     monitor_every: steps; 0 monitors the last alone.
     kept: says what is left where a metric is not finite; `checkpoint.newest`.
+    tensorboard: gets the metrics as event files, too; None writes none.
+    parameters: a table of them, which TensorBoard shows.
 
   Returns:
     A hook, which raises UserError when a metric is not finite.
@@ -56,39 +61,56 @@ def progress_hook(
   file, first = epath.Path(file), jax.process_index() == 0
   if first:
     _drop_after(file, first_step)
-  began = time.monotonic()
+  events = None
+  if first and tensorboard is not None:
+    events = event_files.open_events(tensorboard, first_step=first_step)
+    if parameters:
+      events.text("parameters", f"```\n{parameters}\n```")
+  show = paced_line() if first else lambda line, last: None
+  began, watch, monitored = time.monotonic(), device_use.watch(), {}
 
-  def write(step, metrics):
+  def read(step, metrics):
     row = {"step": step} | finite(label, step, metrics, kept=kept)
     if first:
       with file.open("a") as f:
         f.write(json.dumps(row) + "\n")
     return row
 
-  def tell(line, **options):
-    if first:
-      say(line, **options)
+  def tell(step, row):
+    seconds = max(time.monotonic() - began, 1e-9)
+    rate = max(step - first_step - 1, 0) / seconds
+    words = [f"{label}: {step:,}/{num_steps:,} steps", _told(row | monitored)]
+    speed = {}
+    if batch_size and rate:
+      speed = {"images_per_second": rate * batch_size}
+      words.append(f"{rate * batch_size:,.1f} images/s")
+    if step == num_steps:
+      words.append(f"in {duration(seconds)}")
+    elif rate:
+      words.append(f"{duration((num_steps - step) / rate)} left")
+    show("  ".join(filter(None, [*words, watch()])), step == num_steps)
+    if events:
+      events.write(step, row | speed)
 
   def hook(step: int, state: Any, metrics: Mapping) -> None:
-    nonlocal began
+    nonlocal began, monitored
     if step == first_step + 1:
       float(next(iter(metrics.values())))  # waits: compiling is not training
       began = time.monotonic()
+    row = None
     if _due(step, every, num_steps):
-      row = write(step, metrics)
-      seconds = max(time.monotonic() - began, 1e-9)
-      rate = max(step - first_step - 1, 0) / seconds
-      left = (num_steps - step) / rate / 60 if rate else math.nan
-      text = f"{label}: step {step}/{num_steps}{_told(row)}"
-      if batch_size:
-        text += f"  {rate * batch_size:.1f} images/s"
-      tell(f"{text}  {left:.1f} min left", last=step == num_steps)
+      row = read(step, metrics)
     if monitor is not None and _due(step, monitor_every, num_steps):
       jax.block_until_ready(state)
       paused = time.monotonic()
-      row = write(step, monitor(state))
-      tell(f"{label}: step {step}/{num_steps}{_told(row)}")
+      monitored = read(step, monitor(state))
       began += time.monotonic() - paused  # nor is monitoring
+      if events:
+        events.write(step, monitored)
+    if row:
+      tell(step, row)
+    if events and step == num_steps:
+      events.close()
 
   return hook
 
@@ -122,7 +144,7 @@ def finite(
 
 
 def _told(row: Mapping[str, float]) -> str:
-  return "".join(f"  {k} {x:.4g}" for k, x in row.items() if k != "step")
+  return "  ".join(f"{k} {x:.4g}" for k, x in row.items() if k != "step")
 
 
 def _drop_after(file: epath.Path, step: int) -> None:
@@ -134,15 +156,6 @@ def _drop_after(file: epath.Path, step: int) -> None:
   if text != file.read_text():
     with atomic.replace(file.parent, file.name) as path:
       path.write_text(text)
-
-
-def say(line: str, *, last: bool = True) -> None:
-  """Shows progress: one live line on a terminal, plain lines in a log."""
-  if sys.stderr.isatty():
-    sys.stderr.write(f"\r\x1b[K{line}" + ("\n" if last else ""))
-    sys.stderr.flush()
-  else:
-    print(line, file=sys.stderr, flush=True)
 
 
 def read_rows(file: epath.PathLike) -> list[dict[str, float]]:

@@ -4,11 +4,16 @@ import contextlib
 from typing import Any
 
 import jax
+from clu import parameter_overview
 from etils import epath
+from flax.serialization import to_state_dict
 
 from synthjax.train import checkpoint, loop, metrics, processes
 from synthjax.train import mesh as meshes
 from synthjax.train.objective import Objective
+
+_TRAINED = ("params", "variables", "query")
+TENSORBOARD = "tensorboard"  # --logdir, in the workdir
 
 
 def train(
@@ -35,7 +40,10 @@ def train(
   Args:
     objective: what is trained.
     dataset: of `data.pipeline`: this process's share of each global batch.
-    folder: gets `<label>_checkpoints/` and `<label>_metrics.jsonl`.
+    folder: of the task, gets `<label>_checkpoints/` and
+      `<label>_metrics.jsonl`. Beside it, in the workdir, lies `tensorboard/`,
+      with a folder for each task and label: its files tell the time, and are
+      not part of what a task leaves.
     label: of this run within its folder.
     num_steps: of the whole training.
     batch_size: over all processes, for the rate that is shown.
@@ -89,6 +97,8 @@ def train(
           monitor=monitor,
           monitor_every=monitor_every,
           kept=lambda: checkpoint.newest(manager),
+          tensorboard=folder.parent / TENSORBOARD / folder.name / label,
+          parameters=_parameters(outline),
         ),
         checkpoint.save_hook(
           manager,
@@ -100,6 +110,18 @@ def train(
       ],
       fsdp=fsdp,
     )
+
+
+def _parameters(outline: Any) -> str:
+  """Lists what is trained: names, shapes and sizes."""
+  # An objective's state names it by what it holds beside parameters.
+  fields = (getattr(outline, name, None) for name in _TRAINED)
+  trained = to_state_dict(next(x for x in fields if x is not None))
+  if not isinstance(trained, dict):
+    trained = {"weights": trained}
+  return parameter_overview.get_parameter_overview(
+    trained.get("params", trained), include_stats=False
+  )
 
 
 def metrics_file(folder: epath.PathLike, label: str) -> epath.Path:
