@@ -18,9 +18,9 @@ from synthjax.data import feature_sets, real, selection, spaces
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.errors import UserError
+from synthjax.progress import say
 from synthjax.report import card_figures, card_files
 from synthjax.text import prompts as texts
-from synthjax.train.metrics import say
 
 DEFAULTS = {
   "real": None,  # images to compare with: those that results are measured on
