@@ -94,3 +94,15 @@ def test_a_grammar_that_is_not_whole_is_refused(grammar, words):
   with pytest.raises(UserError) as error:
     enhance.read_grammar(grammar)
   assert words in str(error.value)
+
+
+def test_articles_are_those_of_what_follows():
+  written = enhance.enhance(
+    ["unicycle", "hourglass"],
+    9,
+    grammar={"templates": ["a {word}", "An {word}"]},
+    rng=np.random.default_rng(0),
+  )
+  assert set(written) == {
+    *("a unicycle", "an hourglass", "A unicycle", "An hourglass")
+  }

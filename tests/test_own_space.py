@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from synthjax import artifacts, main
-from synthjax.data import captions, spaces
+from synthjax.data import captions, glosses, scores, spaces
 from synthjax.errors import UserError
 from synthjax.tasks import prompts, tune
 
@@ -159,6 +159,54 @@ def test_a_description_or_a_hint_goes_where_the_name_does(tmp_path):
     ("wireless mouse",),  # what a user writes stays as it is
     (),
   ]
+
+
+def test_sentences_say_what_is_meant_after_the_right_article(tmp_path):
+  space = space_of(
+    tmp_path, "- {name: crane, sense: bird}\n- organ\n- unicycle\n"
+  )
+  crane, organ, unicycle = space.classes
+  written = [space.sentence("a photo of a {}.", each) for each in space.classes]
+  assert written == [
+    "a photo of a crane, a wading bird.",
+    "a photo of an organ.",
+    "a photo of a unicycle.",
+  ]
+  assert space.sentence("an {} at night", unicycle) == "a unicycle at night"
+  # What is meant ends with a comma, so that it is not "a bird at night".
+  assert space.sentence("a {} at night", crane) == (
+    "a crane, a wading bird, at night"
+  )
+  assert spaces.identify_texts(space) == {
+    "descriptions": {"0": "a wading bird"},
+    "articles": True,
+  }
+
+
+def test_the_classifier_reads_what_is_meant(tmp_path):
+  space = space_of(tmp_path, "- {name: crane, sense: bird}\n- heron\n")
+  read = []
+  scores.encode_classes(
+    lambda texts: read.extend(texts) or np.zeros((len(texts), 3)), 100.0, space
+  )
+  assert read == ["a photo of a crane, a wading bird.", "a photo of a heron."]
+
+
+@pytest.mark.parametrize(
+  ("description", "noun"),
+  [
+    ("a large wading bird", "bird"),
+    ("a wooden club used in baseball", "club"),
+    ("A bird of prey", "bird"),
+    ("any of various birds", "birds"),
+    ("a kind of wading bird, which is grey", "bird"),
+    ("a pair of glasses", "glasses"),
+    ("", ""),
+    ("of", ""),
+  ],
+)
+def test_a_description_has_a_noun(description, noun):
+  assert glosses.head_word(description) == noun
 
 
 def test_related_words_are_filled_in_and_told(tmp_path, caplog):

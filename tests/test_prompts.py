@@ -28,7 +28,8 @@ def make(**changes):
     "grammar": {"templates": ["{word}", "two of {word}"]},
     "seed": 0,
   }
-  return prompts.make(CLASSES, TEMPLATES, **options | changes)
+  space = spaces.LabelSpace("two", CLASSES, prompts=TEMPLATES)
+  return prompts.make(space, **options | changes)
 
 
 def texts_of(rows, strategy, label):
@@ -75,8 +76,7 @@ def test_ids_tell_strategy_label_and_index():
 
 def test_a_class_has_the_same_texts_in_every_space():
   alone = prompts.make(
-    CLASSES[:1],
-    TEMPLATES,
+    spaces.LabelSpace("one", CLASSES[:1], prompts=TEMPLATES),
     strategies=("enhanced",),
     per_class=3,
     grammar={"templates": ["{word}", "two of {word}"]},
@@ -96,8 +96,7 @@ def test_no_prompt_of_the_embedded_world_names_a_held_out_concept():
     related = {word for each in space.classes for word in each.related}
     assert related <= by_split["train"]
     rows = prompts.make(
-      space.classes,
-      space.prompts,
+      space,
       strategies=tuple(prompts.STRATEGIES),
       per_class=60,
       grammar={"templates": ["{word}"]},
@@ -241,6 +240,28 @@ def test_the_same_sentences_whatever_the_other_classes_or_the_batch(
   assert alone == [row for row in rows if row["label"] == 0]
   config.seed = 1
   assert written_by(config, tmp_path / "third") != alone
+
+
+def test_a_language_model_is_told_what_is_meant(tmp_path, t5):
+  """Also where two classes share a name, as with ImageNet's two cranes."""
+
+  def sentences_of(folder, first, second):
+    folder.mkdir()
+    classes = [
+      {"name": "dog", "key": "a"} | first,
+      {"name": "dog", "key": "b"} | second,
+    ]
+    config = t5_config(folder, t5)
+    config.space = tiny_world.write_space(folder, classes=classes)
+    rows = [r for r in written_by(config, folder) if r["strategy"] != "basic"]
+    return [{r["text"] for r in rows if r["label"] == i} for i in (0, 1)]
+
+  alike = sentences_of(tmp_path / "alike", {}, {})
+  assert alike[0] == alike[1]
+  told = sentences_of(
+    tmp_path / "told", {"description": "a small horse"}, {"description": "cat"}
+  )
+  assert len(told[0]) == len(told[1]) == 5 and not told[0] & told[1]
 
 
 def test_a_file_that_moved_is_the_same_and_another_is_not(tmp_path, t5):

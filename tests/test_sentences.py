@@ -149,7 +149,7 @@ def write(names, sample, **changes):
     "rng_of": rng_of,
     "filters": sentences.Filters(),
   }
-  return sentences.write(dict(zip(names, names)), sample, **options | changes)
+  return sentences.write({n: n for n in names}, sample, **options | changes)
 
 
 def stub(unique):

@@ -72,7 +72,20 @@ def test_related_words_are_those_of_the_class():
 def test_a_built_in_space_passes_its_own_checks():
   space = spaces.load_space("emoji_all")
   fields = space._asdict() | {"classes": [c._asdict() for c in space.classes]}
+  del fields["articles"]  # is no field of files
   assert spaces.parse_space(fields, where="emoji_all") == space
+
+
+def test_built_in_spaces_write_what_was_published():
+  for name in spaces.built_in_spaces():
+    space = spaces.load_space(name)
+    assert spaces.identify_texts(space) is None
+    for template in (*space.templates, *space.prompts):
+      each = space.classes[0]
+      assert space.sentence(template, each) == template.replace("{}", each.name)
+  caltech = spaces.load_space("caltech101")
+  (umbrella,) = (c for c in caltech.classes if c.name == "umbrella")
+  assert caltech.sentence("a {}.", umbrella) == "a umbrella."
 
 
 def test_an_identity_is_plain_and_tells_labels_apart():

@@ -2,6 +2,7 @@
 
 import re
 
+from synthjax import articles
 from synthjax.data import nouns
 
 # What says too little about a meaning.
@@ -26,6 +27,24 @@ _CUT = re.compile(
 
 _LOOSE = ("a", "an", "and", "by", "for", "in", "of", "on", "or", "the", "to")
 
+# What begins a description, and says nothing; and where its noun has ended.
+_KIND_OF = re.compile(
+  r"((any|one) of )?((an?|the|some|various) )?"
+  r"((kind|type|sort|species|breed|form|piece|pair|set)s? of )?((an?|the) )?"
+)
+_AFTER = re.compile(
+  r"[^\w\s'-]|\b(?:and|as|at|by|for|found|from|having|held|in|kept|like|made|of|"
+  r"on|or|played|seen|so|that|to|used|which|who|whose|with|without|worn)\b"
+)
+
+
+def head_word(description: str) -> str:
+  """Returns the noun of a description: the "bird" of "a large wading bird"."""
+  text = description.strip()
+  text = text[_KIND_OF.match(text.lower()).end() :]
+  words = _AFTER.split(text, maxsplit=1)[0].split()
+  return words[-1] if words else ""
+
 
 def describe(row: nouns.Row, lemma: str) -> str:
   """Says what a meaning is, by what lies right above it, or by its gloss."""
@@ -33,8 +52,7 @@ def describe(row: nouns.Row, lemma: str) -> str:
   if kind:
     if row.branch in UNCOUNTED or kind.endswith(MASSES):
       return kind
-    vowel = re.match(r"(?!eu|uni|use)[aeiou]", kind.lower())
-    return f"{'an' if vowel else 'a'} {kind}"
+    return f"{articles.article_of(kind)} {kind}"
   text = re.sub(
     r"^(any|one) of (the )?(various|several|numerous)? ?", "", row.gloss
   )

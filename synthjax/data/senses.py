@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from synthjax import articles
 from synthjax.data import glosses, nouns
 from synthjax.errors import UserError
 
@@ -210,7 +211,7 @@ def warnings_of(
   for name in names:
     if senses := ambiguous(name, usual):
       told = "  ".join(
-        f"{number}) {prompt.replace('{}', f'{name}, {sense.description}')!r}"
+        f"{number}) {articles.fill(prompt, f'{name}, {sense.description}')!r}"
         for number, sense in senses.items()
       )
       likely = [n for n, s in senses.items() if s.branch == most]

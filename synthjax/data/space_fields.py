@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from synthjax import articles
 from synthjax.data import embedded, senses
 from synthjax.data.space_problems import (
   Path,
@@ -50,6 +51,9 @@ class LabelSpace(NamedTuple):
   templates: tuple[str, ...] = TEMPLATES  # of the zero-shot classifier
   prompts: tuple[str, ...] = PROMPTS  # of the generator
   ensemble: tuple[str, ...] = ()  # what CLIP's paper averages the classifier of
+  # Whether sentences say "an organ" where a template says "a {}". Built-in
+  # spaces keep what was published, "a photo of a umbrella."; see `articles`.
+  articles: bool = False
 
   @property
   def class_names(self) -> tuple[str, ...]:
@@ -59,11 +63,23 @@ class LabelSpace(NamedTuple):
   def described_names(self) -> tuple[str, ...]:
     return tuple(each.described for each in self.classes)
 
+  def sentence(self, template: str, each: Class) -> str:
+    """Writes a class, and what is meant if that is told, into a template.
+
+    "a photo of a {}." becomes "a photo of a crane, a wading bird."
+    """
+    if each.description:  # is set off from what follows
+      template = template.replace("{} ", "{}, ")
+    if self.articles:
+      return articles.fill(template, each.described)
+    return template.replace("{}", each.described)
+
 
 # What a file may have, and what it becomes.
 CLASS_FIELDS = ("name", "description", "sense", "related", "id", "key")
 CLASS_FIELDS += ("subcategories",)
-SPACE_FIELDS = (*LabelSpace._fields, "fill_related")
+SPACE_FIELDS = ("name", "classes", "templates", "prompts", "ensemble")
+SPACE_FIELDS += ("fill_related",)
 
 
 def parse_space(

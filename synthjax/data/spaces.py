@@ -16,9 +16,10 @@ file. A list of names will do; these are all the fields:
   prompts: ["a photo of a {}"]        # for the generator; by default this
   fill_related: true                  # from WordNet, where there are none
 
-The description follows the name in prompts, "a photo of a crane, a wading
-bird", and so does that of the meaning that `sense` chooses: its number, or
-words of it; see `senses`. Names of several meanings are told when such a file
+The description follows the name in prompts and in the classifier's texts, "a
+photo of a crane, a wading bird", and so does that of the meaning that `sense`
+chooses: its number, or words of it; see `senses`. "a {}" becomes "an umbrella"
+where a name wants it. Names of several meanings are told when such a file
 is read, if they have neither. Related words are written as they are, in place
 of the name.
 
@@ -94,7 +95,7 @@ def _shipped_space(name: str) -> LabelSpace:
 
 @functools.cache  # so that what there is to tell is told once
 def _own_space(text: str, where: str) -> LabelSpace:
-  space = _read(text, where)
+  space = _read(text, where)._replace(articles=True)
   if notes := _notes(space):
     listed = "\n  ".join(notes)
     logging.warning("About the label space %s:\n  %s", where, listed)
@@ -206,6 +207,17 @@ def _notes(space: LabelSpace) -> list[str]:
       *warnings,
     ]
   return notes
+
+
+def identify_texts(space: LabelSpace) -> dict[str, Any] | None:
+  """Returns what else than names and templates a classifier's texts are of.
+
+  None for built-in spaces, whose texts are these alone.
+  """
+  told = {str(c.id): c.description for c in space.classes if c.description}
+  if not (told or space.articles):
+    return None
+  return {"descriptions": told, "articles": space.articles}
 
 
 def identify(space: LabelSpace) -> dict[str, Any]:

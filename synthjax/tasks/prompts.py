@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.data import captions, spaces
+from synthjax.data import captions, glosses, spaces
 from synthjax.errors import UserError, unknown_names
+from synthjax.progress import say
 from synthjax.text import enhance, sentences
 from synthjax.text import prompts as texts
-from synthjax.train.metrics import say
 
 REQUIRED = ("strategies",)
 OPTIONAL = (
@@ -83,8 +83,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   if writer:
     written, summary["writer"] = _write(writer, space, per_class, config.seed)
   rows = texts.make(
-    space.classes,
-    space.prompts,
+    space,
     strategies=block["strategies"],
     per_class=per_class,
     grammar=block.get("grammar", GRAMMAR),
@@ -234,14 +233,15 @@ def _identify(writer: Mapping[str, Any]) -> dict[str, Any]:
 
 def _write(
   writer: Mapping[str, Any], space: spaces.LabelSpace, per_class: int, seed: int
-) -> tuple[dict[str, list[str]], dict[str, int]]:
-  """Writes the texts of each class name, and counts what became of them."""
+) -> tuple[dict[int, list[str]], dict[str, int]]:
+  """Writes the texts of each label, and counts what became of them."""
   of_model = ("weights", "tokenizer", "batch_size", "dtype")
   of_sampling = ("max_length", "temperature", "top_k", "top_p")
   options = {key: writer[key] for key in (*of_model, *of_sampling)}
   filters = {key: writer[key] for key in sentences.Filters._fields}
+  topics = {each.id: _topic(each) for each in space.classes}
   written, counts = sentences.write(
-    space.class_names,
+    {topics[each.id]: each.name for each in space.classes},
     _load_t5().load(seed=seed, **options),
     per_class=per_class,
     num_samples=writer["num_samples"],
@@ -251,10 +251,17 @@ def _write(
   )
   template = writer["sentence_template"] or space.prompts[0]
   filled = {
-    name: [template.replace("{}", sentence) for sentence in of_class]
-    for name, of_class in written.items()
+    label: [template.replace("{}", sentence) for sentence in written[topic]]
+    for label, topic in topics.items()
   }
   return filled, counts
+
+
+def _topic(each: spaces.Class) -> str:
+  """Returns the name, and a word for what is meant where that is told."""
+  kind = glosses.head_word(each.description)
+  named = kind.lower() in each.name.lower().split()
+  return each.name if not kind or named else f"{each.name}, {kind}"
 
 
 def _load_t5():

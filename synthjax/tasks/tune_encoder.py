@@ -139,6 +139,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     },
     "space": spaces.identify(space),
   }
+  if texts := spaces.identify_texts(space):
+    spec["texts"] = texts
   if artifacts.begin(folder, spec):
     return
   model = _load(config.encoder, remat=block.get("remat", False))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from synthjax import articles
 from synthjax.errors import UserError, unknown_names
 
 # `{word}` is a word of the class; every other slot is one of `slots`.
@@ -88,7 +89,7 @@ GRAMMARS = {
 }
 
 Grammar = Mapping[str, Iterable]
-_SLOT = re.compile(r"(\ba )?\{(\w*)\}")
+_SLOT = re.compile(r"(\b[Aa]n? )?\{(\w*)\}")
 
 
 def enhance(
@@ -171,13 +172,13 @@ def _slots_of(template: str) -> Sequence[str]:
 
 
 def _fill(template: str, values: Mapping[str, str], word: str) -> str:
-  """Fills the slots, with "an" for "a" where what follows wants it."""
+  """Fills the slots, each after the article that it wants."""
   values = {**values, "word": word}
 
   def fill(match):
     article, value = match[1] or "", values[match[2]]
-    if article and value[:1].lower() in "aeiou":
-      article = "an "
+    if article:
+      article = article[0] + articles.article_of(value)[1:] + " "
     return article + value
 
   return _SLOT.sub(fill, template)

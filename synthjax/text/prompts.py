@@ -10,7 +10,7 @@ import json
 import mmap
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,36 +33,34 @@ class Prompt(NamedTuple):
   strategy: str  # a key of STRATEGIES
 
 
-def basic(name: str, related: Sequence[str], templates: Sequence[str], **_):
+def basic(space: Any, each: Any, **_):
   """Writes the class into the first template: "a photo of a [CLASS]"."""
-  del related
-  return [templates[0].replace("{}", name)]
+  return [space.sentence(space.prompts[0], each)]
 
 
-def template(name: str, related: Sequence[str], templates: Sequence[str], **_):
+def template(space: Any, each: Any, **_):
   """Writes the class into every template."""
-  del related
-  return list(dict.fromkeys(t.replace("{}", name) for t in templates))
+  return list(dict.fromkeys(space.sentence(t, each) for t in space.prompts))
 
 
 def enhanced(
-  name: str,
-  related: Sequence[str],
-  templates: Sequence[str],
+  space: Any,
+  each: Any,
   *,
   per_class: int,
   grammar: Any,
-  written: Mapping[str, Sequence[str]] | None,
+  written: Mapping[int, Sequence[str]] | None,
   rng: np.random.Generator,
 ):
   """Writes the related words into a grammar; without any, the class itself.
 
   What a language model has written about the class is taken instead.
   """
-  del templates
+  del space
   if written is not None:
-    return list(written[name])
-  return enhance.enhance(related or [name], per_class, grammar=grammar, rng=rng)
+    return list(written[each.id])
+  words = each.related or [each.described]
+  return enhance.enhance(words, per_class, grammar=grammar, rng=rng)
 
 
 STRATEGIES: Mapping[str, Callable[..., list[str]]] = {
@@ -73,13 +71,12 @@ STRATEGIES: Mapping[str, Callable[..., list[str]]] = {
 
 
 def make(
-  classes: Iterable[Any],
-  templates: Sequence[str],
+  space: Any,
   *,
   strategies: Sequence[str],
   per_class: int,
   grammar: str | enhance.Grammar,
-  written: Mapping[str, Sequence[str]] | None = None,
+  written: Mapping[int, Sequence[str]] | None = None,
   seed: int,
 ) -> list[Prompt]:
   """Writes the prompts of every class.
@@ -88,12 +85,11 @@ def make(
   which other classes there are.
 
   Args:
-    classes: records with id, name and related words.
-    templates: of generation, each with one {} for the class.
+    space: of labels; its prompts have one {} each for the class.
     strategies: keys of STRATEGIES.
     per_class: texts that "enhanced" is asked for; it may find fewer.
     grammar: of "enhanced".
-    written: the texts of "enhanced" by the class's name, instead of a grammar.
+    written: the texts of "enhanced" by label, instead of a grammar.
     seed: of its choices.
 
   Returns:
@@ -105,16 +101,14 @@ def make(
   check_strategies(strategies)
   if per_class < 1:
     raise UserError(f"prompts.per_class={per_class} must be at least 1.")
-  if wrong := [text for text in templates if text.count("{}") != 1]:
+  if wrong := [text for text in space.prompts if text.count("{}") != 1]:
     raise UserError(f"Templates need one {{}} for the class; found {wrong}.")
   rows = []
   for strategy in strategies:
-    for each in classes:
+    for each in space.classes:
       texts = STRATEGIES[strategy](
-        # A language model's texts are listed by the name alone.
-        each.name if written else getattr(each, "described", each.name),
-        tuple(each.related),
-        templates,
+        space,
+        each,
         per_class=per_class,
         grammar=grammar,
         written=written,

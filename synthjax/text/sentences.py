@@ -7,7 +7,7 @@ what is kept of its answers. The authors' code reaches it through the package
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +70,7 @@ def clean(text: str) -> str:
 
 
 def write(
-  names: Iterable[str],
+  topics: Mapping[str, str],
   sample: Sample,
   *,
   per_class: int,
@@ -85,41 +85,43 @@ def write(
   are drawn. A class with fewer is asked again, up to ROUNDS times.
 
   Args:
-    names: of the classes.
+    topics: of the classes -> their names. A topic is the name itself, or with
+      a word for what is meant, "crane, bird", which the model reads as it does
+      two keywords.
     sample: the model.
     per_class: sentences wanted.
     num_samples: sentences of a round; 50 more than wanted in the paper.
-    rng_of: maps a name to the generator of its draw.
+    rng_of: maps a topic to the generator of its draw.
     filters: of the sentences that may be drawn.
     article: as in `keywords`.
 
   Returns:
-    The sentences of each name, which do not depend on the other names; and the
+    The sentences of each topic, which do not depend on the others; and the
     number that were "sampled", and dropped as "duplicates", as "empty", or by
     each filter.
   """
-  kept: dict[str, list[str]] = {name: [] for name in names}
-  seen: dict[str, set[str]] = {name: set() for name in kept}
+  kept: dict[str, list[str]] = {topic: [] for topic in topics}
+  seen: dict[str, set[str]] = {topic: set() for topic in kept}
   counts = Counter(
     dict.fromkeys(("sampled", "duplicates", "empty", *Filters._fields), 0)
   )
   for first in range(0, ROUNDS * num_samples, num_samples):
-    short = [name for name in kept if len(kept[name]) < per_class]
+    short = [topic for topic in kept if len(kept[topic]) < per_class]
     if not short:
       break
     numbers = range(first, first + num_samples)
-    for name, sentence in _ask(short, numbers, sample, article):
+    for topic, sentence in _ask(short, numbers, sample, article):
       counts["sampled"] += 1
-      if sentence in seen[name]:
+      if sentence in seen[topic]:
         counts["duplicates"] += 1
-      elif reason := dropped_by(sentence, name, filters):
+      elif reason := dropped_by(sentence, topics[topic], filters):
         counts[reason] += 1
       else:
-        kept[name].append(sentence)
-      seen[name].add(sentence)
+        kept[topic].append(sentence)
+      seen[topic].add(sentence)
   drawn = {
-    name: _draw(sentences, per_class, rng_of(name))
-    for name, sentences in kept.items()
+    topic: _draw(sentences, per_class, rng_of(topic))
+    for topic, sentences in kept.items()
   }
   return drawn, dict(counts)
 
@@ -165,16 +167,16 @@ def read_blocklist(lines: Iterable[str]) -> tuple[str, ...]:
 
 
 def _ask(
-  names: Sequence[str], numbers: Iterable[int], sample: Sample, article: bool
+  topics: Sequence[str], numbers: Iterable[int], sample: Sample, article: bool
 ) -> Iterable[tuple[str, str]]:
-  """Yields a name and a sentence about it, for each name and number."""
-  inputs = {name: keywords(name, article=article) for name in names}
-  asked = [(name, number) for name in names for number in numbers]
-  pairs = [(text, number) for name, number in asked for text in inputs[name]]
+  """Yields a topic and a sentence about it, for each topic and number."""
+  inputs = {topic: keywords(topic, article=article) for topic in topics}
+  asked = [(topic, number) for topic in topics for number in numbers]
+  pairs = [(text, number) for topic, number in asked for text in inputs[topic]]
   answers = iter(sample([text for text, _ in pairs], [n for _, n in pairs]))
-  for name, _ in asked:
-    parts = [clean(next(answers)) for _ in inputs[name]]
-    yield name, " ".join(filter(None, parts))
+  for topic, _ in asked:
+    parts = [clean(next(answers)) for _ in inputs[topic]]
+    yield topic, " ".join(filter(None, parts))
 
 
 def _draw(
