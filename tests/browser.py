@@ -41,8 +41,6 @@ _FLAGS = (
   "--disable-sync",
   "--hide-scrollbars",
   "--no-first-run",
-  "--no-default-browser-check",
-  "--mute-audio",
 )
 # name -> key, code, virtual code and text of a key that is not a letter.
 _KEYS = {
@@ -50,12 +48,8 @@ _KEYS = {
   "Enter": ("Enter", "Enter", 13, "\r"),
   "Escape": ("Escape", "Escape", 27, ""),
   "Space": (" ", "Space", 32, " "),
-  "End": ("End", "End", 35, ""),
-  "Home": ("Home", "Home", 36, ""),
   "ArrowLeft": ("ArrowLeft", "ArrowLeft", 37, ""),
-  "ArrowUp": ("ArrowUp", "ArrowUp", 38, ""),
   "ArrowRight": ("ArrowRight", "ArrowRight", 39, ""),
-  "ArrowDown": ("ArrowDown", "ArrowDown", 40, ""),
 }
 _SHIFT = 8  # of the protocol's `modifiers`
 
@@ -113,12 +107,8 @@ class Tab:
   def press(self, name: str, times: int = 1, *, shift: bool = False) -> None:
     """Presses a key and lets it go, as a person does."""
     key, code, number, text = _KEYS[name]
-    about = dict(
-      key=key,
-      code=code,
-      windowsVirtualKeyCode=number,
-      modifiers=_SHIFT * shift,
-    )
+    about = dict(key=key, code=code, windowsVirtualKeyCode=number)
+    about["modifiers"] = _SHIFT * shift
     down = "keyDown" if text else "rawKeyDown"
     for _ in range(times):
       self.call("Input.dispatchKeyEvent", type=down, text=text, **about)
@@ -147,12 +137,7 @@ class Tab:
       self.call("Input.dispatchMouseEvent", type=kind, **at)
 
   def resize(
-    self,
-    width: int,
-    height: int,
-    *,
-    scale: float = 1,
-    mobile: bool = False,
+    self, width: int, height: int, *, scale: float = 1, mobile: bool = False
   ) -> None:
     """Gives the window a size, in CSS pixels."""
     self.call(
@@ -177,11 +162,7 @@ class Tab:
     )
 
   def screenshot(
-    self,
-    path: pathlib.Path,
-    *,
-    top: float = 0,
-    height: float | None = None,
+    self, path: pathlib.Path, *, top: float = 0, height: float | None = None
   ) -> None:
     """Writes a PNG of the whole width, from `top` on, in CSS pixels."""
     size = self.call("Page.getLayoutMetrics")["cssContentSize"]
@@ -229,10 +210,10 @@ class Tab:
       entry = params["entry"]
       self.problems.append(f"{entry['level']}: {entry['text']}")
     elif event == "Runtime.consoleAPICalled":
-      words = [
-        str(a.get("value", a.get("description"))) for a in params["args"]
-      ]
-      self.problems.append(f"console.{params['type']}: {' '.join(words)}")
+      said = [a.get("value", a.get("description")) for a in params["args"]]
+      self.problems.append(
+        f"console.{params['type']}: {' '.join(map(str, said))}"
+      )
 
 
 def _told(details: dict[str, Any]) -> str:

@@ -4,8 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 
 import ml_collections
@@ -24,7 +22,6 @@ STRATEGIES = ("basic", "enhanced")
 PER_CLASS = 4  # images of each class and strategy
 ARMS = ("B CE", "LE+CF SCE")
 SEEDS = (0, 1, 2)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 def make_config(**fields):
@@ -672,66 +669,3 @@ def test_numbers_read_well():
   for write_number in (tables.percent, tables.points, tables.count):
     for nothing in (None, float("nan"), float("inf"), "3"):
       assert write_number(nothing) == (None, "–")
-
-
-def title_after(html, probe, tmp_path):
-  """Opens a page in a browser as narrow as it can be, and runs a script in it.
-
-  Returns the title that the script has set, or the errors of the page.
-  """
-  # The policy would forbid a second script.
-  html = re.sub(r"<meta http-equiv[^>]*>", "", html)
-  html = html.replace(
-    "<body>",
-    "<body><script>const errors = [];"
-    "addEventListener('error', (event) => errors.push(event.message));"
-    f"addEventListener('load', () => {{{probe}"
-    "if (errors.length) document.title = errors.join();})</script>",
-  )
-  (tmp_path / "page.html").write_text(html, "utf-8")
-  dom = subprocess.run(
-    [
-      CHROMIUM,
-      "--headless",
-      "--no-sandbox",
-      "--disable-gpu",
-      "--disable-quic",
-      "--no-first-run",
-      "--disable-background-networking",
-      "--disable-component-update",
-      "--disable-sync",
-      f"--user-data-dir={tmp_path / 'profile'}",
-      "--window-size=500,900",
-      "--virtual-time-budget=3000",
-      "--dump-dom",
-      (tmp_path / "page.html").as_uri(),
-    ],
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=True,
-  ).stdout
-  return re.search(r"<title>(.*?)</title>", dom)[1]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
-def test_a_browser_opens_it_and_sorts_and_enlarges(written, tmp_path):
-  """Runs the page's own script, then reports in the title what came of it."""
-  html, _ = written
-  probe = """
-    const heads = document.querySelectorAll("#accuracy thead button");
-    heads[1].click();
-    const first = document.querySelector("#accuracy tbody tr").cells[0];
-    const thumb = document.querySelector(".thumb");
-    thumb.click();
-    const viewer = document.getElementById("viewer");
-    const large = viewer.querySelector(".large");
-    const seed = viewer.querySelector('[data-of="seed"]').textContent;
-    const images = [...document.images].every((i) => i.naturalWidth > 0);
-    document.title = [first.textContent, viewer.open, seed, images,
-      large.src === thumb.querySelector("img").src,
-      document.documentElement.scrollWidth <= innerWidth].join("|");
-  """
-  title = title_after(html, probe, tmp_path)
-  assert title == "LE+CF SCE|true|7|true|true|true"

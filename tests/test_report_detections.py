@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 from PIL import Image
-from test_report import CHROMIUM, Page, make_config, title_after, write
+from test_report import Page, make_config, write
 from test_report_few_shot import TO
 
 from synthjax import artifacts
@@ -301,29 +301,6 @@ def test_an_image_that_is_none_is_named(tmp_path):
   words = r"1.2M-0\.png cannot be used .* no whole image.* task 'detect' again"
   with pytest.raises(UserError, match=words):
     write(tmp_path)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
-def test_a_browser_shows_and_enlarges_them(written, tmp_path):
-  probe = """
-    const zoom = document.getElementById("zoom");
-    const buttons = document.querySelectorAll(".zoom");
-    buttons[0].click();
-    const open = zoom.open;
-    zoom.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight"}));
-    const copy = zoom.querySelector("svg");
-    const words = zoom.querySelector("h2").textContent.split(":")[0];
-    const linked = copy.querySelector("use").getBBox().width;
-    zoom.querySelector(".close").click();
-    setTimeout(() => {
-      document.title = [open, words, linked, zoom.open,
-        document.activeElement === buttons[1],
-        document.documentElement.scrollWidth <= innerWidth].join("|");
-    }, 100);
-  """
-  title = title_after(written[0], probe, tmp_path)
-  assert title == f"true|{SYN}|100|false|true|true"
 
 
 # --- beside the paper's -----------------------------------------------------

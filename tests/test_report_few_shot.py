@@ -4,14 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from test_report import (
-  CHROMIUM,
-  Page,
-  finish,
-  make_config,
-  title_after,
-  write,
-)
+from test_report import Page, finish, make_config, write
 
 from synthjax.evals import arms
 from synthjax.report import interval_plots
@@ -262,26 +255,3 @@ def test_curves_stand_side_by_side_when_asked():
   assert together[:2] == together[2:]
   np.testing.assert_allclose(np.subtract(apart[2:], apart[:2]), 10, atol=0.11)
   assert not chart([Curve("a", [], 0)])
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM, reason="needs chromium")
-def test_a_browser_sorts_methods_by_their_means(tmp_path):
-  make_few_shot(tmp_path / "few_shot", [*METHODS, "RF", "CoOp"])
-  make_encoder(tmp_path / "tune_encoder")
-  tables = ("table2", "table3", "table5", "table6", "table7", "figure1")
-  html, _ = write(tmp_path, make_config(paper=tables))
-  probe = """
-    const first = (of) => document.querySelector(of + " tbody tr").cells[0];
-    document.querySelectorAll("#few-shot thead button")[1].click();
-    const best = first("#few-shot").textContent;
-    document.querySelectorAll("#few-shot thead button")[1].click();
-    const worst = first("#few-shot").textContent;
-    for (const button of document.querySelectorAll("#paper thead button"))
-      button.click();
-    const tables = document.querySelectorAll("#paper h3").length;
-    document.title = [best, worst, tables,
-      document.documentElement.scrollWidth <= innerWidth].join("|");
-  """
-  title = title_after(html, probe, tmp_path)
-  assert title == "CT w. Syn (RG)|CoOp|6|true"

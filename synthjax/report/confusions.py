@@ -63,8 +63,7 @@ def _matrix(entry: Mapping, names: Mapping) -> str:
       caption=f"Counts, {title}, of all its seeds; columns are predictions",
     )
     whole = tables.details("All counts", table)
-  mistakes = tables.details("Most frequent mistakes", worst, opened=True)
-  return f"<div>{chart}{mistakes}{whole}</div>"
+  return f"<div>{chart}{worst}{whole}</div>"
 
 
 def _arm_name(entry: Mapping) -> str:

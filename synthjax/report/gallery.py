@@ -4,10 +4,16 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from synthjax.data.selection import FILLED
 from synthjax.report import plots, tables
 from synthjax.report.gather import NUM_BINS
 from synthjax.report.pictures import Album, Picture
 from synthjax.report.sections import Section, class_names
+
+_FILLED = (
+  "Filled: kept although they do not pass, as the best of a class in which too "
+  "few do."
+)
 
 
 def images(results: Mapping, album: Album | None) -> Section:
@@ -30,7 +36,8 @@ def images(results: Mapping, album: Album | None) -> Section:
     row["label"]: row
     for row in results.get("selection", {}).get("by_class", [])
   }
-  cards = []
+  cards, of = [], [p for pictures in album.samples.values() for p in pictures]
+  several = len({picture.strategy for picture in of}) > 1
   for label, pictures in sorted(album.samples.items()):
     name = names.get(label, str(label))
     note = ""
@@ -38,7 +45,7 @@ def images(results: Mapping, album: Album | None) -> Section:
       kept, of = counts[label]["kept"], counts[label]["images"]
       note = f' <span class="note">{kept} of {of} kept</span>'
     rows = "".join(
-      (f'<p class="strategy">{escape(strategy)}</p>' if strategy else "")
+      (f'<p class="strategy">{escape(strategy)}</p>' if several else "")
       + _thumbs([p for p in pictures if p.strategy == strategy], name)
       for strategy in dict.fromkeys(p.strategy for p in pictures)
     )
@@ -63,7 +70,7 @@ def selection(results: Mapping, album: Album | None) -> Section:
     label="Kept and dropped images by p_own",
     reference=chance,
   )
-  caption = "Images by p_own. Dashed: 1/N, the threshold."
+  caption = "Images by p_own. Dashed: 1/N, the threshold of the CLIP filter."
   bins = [
     [
       f"{i / NUM_BINS:.2f} to {(i + 1) / NUM_BINS:.2f}",
@@ -94,6 +101,7 @@ def selection(results: Mapping, album: Album | None) -> Section:
       reasons,
       caption="What the filter said",
     )
+    + (f'<p class="note">{_FILLED}</p>' if FILLED in found["reasons"] else "")
     + tables.table(
       ("strategy", "images", "kept", "kept (%)"),
       strategies,

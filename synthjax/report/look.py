@@ -1,11 +1,11 @@
-"""The style and the script of the page."""
+"""The style of the page."""
 
 STYLE = """
 :root {
   color-scheme: light dark;
   --page: #fcfcfa; --panel: #f3f2ee; --ink: #1d1c1a; --soft: #5d5a54;
   --line: #d9d6ce; --link: #1c5cb8;
-  --c0: #2563b8; --c1: #c2540a; --c2: #0b7a5b; --c3: #8536a8; --c4: #8f6b00;
+  --c0: #2563b8; --c1: #b54c06; --c2: #0b7a5b; --c3: #8536a8; --c4: #8f6b00;
   --c5: #b8275a;
 }
 @media (prefers-color-scheme: dark) {
@@ -42,7 +42,8 @@ nav {
   padding: .6rem 1rem; overflow-x: auto; white-space: nowrap;
   background: var(--page); border-bottom: 1px solid var(--line);
 }
-nav a { margin-right: 1.1rem; text-decoration: none; }
+nav a { display: inline-block; margin-right: 1.1rem; padding: .15rem 0;
+  text-decoration: none; }
 nav a:hover { text-decoration: underline; }
 
 .tiles { display: grid; gap: .75rem; margin: 1.25rem 0 .5rem; padding: 0;
@@ -56,11 +57,13 @@ nav a:hover { text-decoration: underline; }
   white-space: nowrap; display: inline-block; }
 .tiles span { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
 
-.scroll { overflow: auto; margin: .75rem 0; max-width: 100%;
-  max-height: 44rem; }
-.scroll thead { position: sticky; top: 0; background: var(--page); }
+.scroll { overflow: auto; margin: .75rem 0; max-width: 100%; }
+.long { max-height: 44rem; }
+.long thead { position: sticky; top: 0; background: var(--page); }
 table { border-collapse: collapse; font-size: .9rem; }
-caption { text-align: left; padding-bottom: .35rem; }
+/* Wide tables scroll, and what they are stays in sight. */
+caption { text-align: left; padding-bottom: .35rem; position: sticky; left: 0;
+  max-width: calc(100vw - 2rem); }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); min-width: 3.5rem; }
 tbody th { font-weight: normal; min-width: 7.5rem; max-width: 18rem; }
@@ -68,7 +71,6 @@ td small, th small { display: block; color: var(--soft); font-size: .8rem;
   white-space: nowrap; }
 td.number { white-space: nowrap; }
 .remark { color: var(--c1); font-size: .85rem; }
-#paper .scroll { max-height: none; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 thead th { border-bottom: 2px solid var(--soft); vertical-align: bottom;
   padding: 0; }
@@ -88,7 +90,7 @@ tbody tr:hover { background: var(--panel); }
   grid-template-columns: repeat(auto-fill, minmax(min(21rem, 100%), 1fr)); }
 figure { margin: 0; min-width: 0; overflow-x: auto; }
 figure > svg { display: block; width: 100%; max-width: 30rem; height: auto; }
-figure > svg.wide { max-width: 48rem; min-width: 34rem; }
+figure > svg.wide { max-width: 48rem; min-width: 45rem; }
 figcaption { margin-top: .25rem; }
 svg text { fill: var(--ink); font-size: 11px; }
 svg .tick, svg .axis { fill: var(--soft); }
@@ -132,8 +134,8 @@ pre { padding: .75rem; max-height: 32rem; overflow: auto; font-size: .8rem;
   grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); }
 .thumbs { display: flex; flex-wrap: wrap; gap: 2px; }
 .thumb { padding: 0 0 .1rem; border: 2px solid transparent; border-radius: 6px;
-  background: none; color: var(--soft); font-size: .75rem; line-height: 1.4;
-  cursor: zoom-in; overflow: hidden; }
+  background: none; color: var(--soft); font-family: inherit;
+  font-size: .75rem; line-height: 1.4; cursor: zoom-in; overflow: hidden; }
 .thumb img, .large { image-rendering: pixelated; display: block;
   object-fit: contain; background: #fff; }
 .thumb span { font-variant-numeric: tabular-nums; }
@@ -187,101 +189,15 @@ dd { margin: 0; }
   th, td, thead button { padding: .3rem .4rem; }
   thead th { padding: 0; }
   tbody th { min-width: 5.5rem; }
+  .thumbs { display: grid;
+    grid-template-columns: repeat(auto-fill, minmax(4.5rem, 1fr)); }
+  .thumb img { width: 100%; height: auto; aspect-ratio: 1; }
 }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
-@media print { nav, .buttons { display: none; } }
-"""
-
-SCRIPT = """
-"use strict";
-for (const button of document.querySelectorAll("thead button")) {
-  button.addEventListener("click", () => {
-    const head = button.parentElement, table = head.closest("table");
-    const body = table.tBodies[0], column = head.cellIndex;
-    const numeric = head.classList.contains("number");
-    const now = head.getAttribute("aria-sort");
-    const first = numeric ? "descending" : "ascending";
-    const second = numeric ? "ascending" : "descending";
-    const order = now === first ? second : first;
-    for (const other of table.tHead.rows[0].cells)
-      other.removeAttribute("aria-sort");
-    head.setAttribute("aria-sort", order);
-    const sign = order === "ascending" ? 1 : -1;
-    const value = (row) => {
-      const cell = row.cells[column];
-      if (!numeric) return cell.textContent.trim();
-      return cell.dataset.value === undefined ? null : +cell.dataset.value;
-    };
-    const rows = [...body.rows].map((row) => [value(row), row]);
-    rows.sort(([a], [b]) => {
-      if (a === null || b === null) return (a === null) - (b === null);
-      return sign * (numeric ? a - b : a.localeCompare(b));
-    });
-    body.append(...rows.map(([, row]) => row));
-  });
-}
-
-const viewer = document.getElementById("viewer");
-const thumbs = [...document.querySelectorAll(".thumb")];
-let shown = 0;
-function show(index) {
-  shown = (index + thumbs.length) % thumbs.length;
-  const thumb = thumbs[shown], image = thumb.querySelector("img");
-  const large = viewer.querySelector(".large");
-  large.src = image.src;
-  large.alt = image.alt;
-  viewer.querySelector("h2").textContent = thumb.dataset.class;
-  for (const entry of viewer.querySelectorAll("dd"))
-    entry.textContent = thumb.dataset[entry.dataset.of];
-}
-thumbs.forEach((thumb, index) => thumb.addEventListener("click", () => {
-  show(index);
-  viewer.showModal();
-}));
-if (viewer) {
-  viewer.addEventListener("keydown", (event) => {
-    if (event.key === "ArrowRight") show(shown + 1);
-    if (event.key === "ArrowLeft") show(shown - 1);
-  });
-  viewer.addEventListener("click", (event) => {
-    if (event.target === viewer) viewer.close();
-  });
-  viewer.addEventListener("close", () => thumbs[shown].focus());
-  const press = (name, action) =>
-    viewer.querySelector(name).addEventListener("click", action);
-  press(".previous", () => show(shown - 1));
-  press(".next", () => show(shown + 1));
-  press(".close", () => viewer.close());
-}
-
-const zoom = document.getElementById("zoom");
-const drawings = [...document.querySelectorAll(".zoom")];
-let drawn = 0;
-function enlarge(index) {
-  drawn = (index + drawings.length) % drawings.length;
-  const copy = drawings[drawn].querySelector("svg").cloneNode(true);
-  for (const part of copy.querySelectorAll("[id]")) part.removeAttribute("id");
-  zoom.querySelector(".drawing").replaceChildren(copy);
-  zoom.querySelector("h2").textContent =
-    drawings[drawn].closest("figure").querySelector("figcaption").textContent;
-}
-drawings.forEach((drawing, index) => drawing.addEventListener("click", () => {
-  enlarge(index);
-  zoom.showModal();
-}));
-if (zoom) {
-  zoom.addEventListener("keydown", (event) => {
-    if (event.key === "ArrowRight") enlarge(drawn + 1);
-    if (event.key === "ArrowLeft") enlarge(drawn - 1);
-  });
-  zoom.addEventListener("click", (event) => {
-    if (event.target === zoom) zoom.close();
-  });
-  zoom.addEventListener("close", () => drawings[drawn].focus());
-  const press = (name, action) =>
-    zoom.querySelector(name).addEventListener("click", action);
-  press(".previous", () => enlarge(drawn - 1));
-  press(".next", () => enlarge(drawn + 1));
-  press(".close", () => zoom.close());
+@media print {
+  nav, .buttons, dialog { display: none; }
+  .scroll, pre { overflow: visible; max-height: none; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  tr, figure, .class, .twins { break-inside: avoid; }
 }
 """

@@ -14,6 +14,7 @@ from synthjax.report import (
   look,
   quality_section,
   run_sections,
+  script,
   sections,
   tables,
   transfers,
@@ -94,7 +95,7 @@ def build(
 </main>
 {_viewer() if album else ""}
 {_ZOOM if examples else ""}
-<script>{look.SCRIPT}</script>
+<script>{script.SCRIPT}</script>
 </body>
 </html>
 """
@@ -102,11 +103,11 @@ def build(
 
 def _policy() -> str:
   """Forbids the page everything but its own style, script and images."""
-  digest = hashlib.sha256(look.SCRIPT.encode()).digest()
-  script = base64.b64encode(digest).decode()
+  digest = hashlib.sha256(script.SCRIPT.encode()).digest()
+  code = base64.b64encode(digest).decode()
   return (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-    f"script-src 'sha256-{script}'; base-uri 'none'; form-action 'none'"
+    f"script-src 'sha256-{code}'; base-uri 'none'; form-action 'none'"
   )
 
 

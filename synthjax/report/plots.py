@@ -79,7 +79,7 @@ def bars(
   ticks = axes.nice_ticks(min(0, *values), max(0, *values))
   height = 18 * len(rows) + 46
   # The numbers stand at the ends of the bars.
-  x = axes.scale(ticks[0], ticks[-1], axes.LEFT + 30, WIDTH - axes.RIGHT - 30)
+  x = axes.scale(ticks[0], ticks[-1], axes.LEFT + 36, WIDTH - axes.RIGHT - 32)
   parts = [axes.x_axis(ticks, x, 8, height - 38, xlabel)]
   for i, (name, value) in enumerate(rows):
     y = 8 + 18 * i + 9
@@ -185,9 +185,9 @@ def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
   k = len(counts)
   width = WIDTH if k <= 16 else WIDE
   named = k <= _MAX_NAMED
-  left, deep = (114, 96) if width == WIDTH else (150, 126)
+  left, deep = (128, 104) if width == WIDTH else (150, 126)
   left, deep = (left, deep) if named else (30, 12)
-  letters = 14 if width == WIDTH else 19  # of a name
+  letters = 18 if width == WIDTH else 19  # of a name
   cell = (width - left - 8) / k
   bottom = 8 + cell * k
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -206,9 +206,9 @@ def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
       f"<title>{escape(title)}</title></rect>"
     )
     if k <= 12:
-      dark = ' class="on"' if shares[i, j] > 0.5 else ""
+      x, y = a + cell / 2, b + cell / 2 + 4
       parts.append(
-        f'<text{dark} x="{a + cell / 2:.1f}" y="{b + cell / 2 + 4:.1f}" '
+        f'<text class="named" x="{x:.1f}" y="{y:.1f}" '
         f'text-anchor="middle">{100 * shares[i, j]:.0f}</text>'
       )
   for i, name in enumerate(names if named else ()):

@@ -51,7 +51,7 @@ def _figures(card: Mapping) -> str:
     if any(value is not None for value in values):
       label = f"{name}, {'↓' if better == 'lower' else '↑'}"
       rows.append([label, *(tables.short(x) for x in values), source])
-  heads = ["", *(SET_NAMES[name] for name in sets), "of"]
+  heads = ["measure", *(SET_NAMES[name] for name in sets), "of"]
   caption = (
     "↓ less is better, ↑ more is better. Precision to coverage: balls to "
     f"neighbour {card['quality']['neighbours']}"
@@ -112,7 +112,7 @@ def _leakage(found: Mapping, pairs: Sequence[Mapping]) -> str:
   if among:
     rows.append(["real to real", *(_cosine(among[key]) for key, _ in names)])
   table = tables.table(
-    ["", *(name for _, name in names)],
+    ["images", *(name for _, name in names)],
     rows,
     caption="Cosine with the nearest image",
   )

@@ -6,6 +6,11 @@ from typing import Any, NamedTuple
 from synthjax.report import plots, tables
 from synthjax.report.reading import number
 
+_DOTS = (
+  "Large dots are means over seeds, with bars of ± one standard deviation; "
+  "small dots are the seeds. The intervals are those of the mean (t "
+  "distribution)."
+)
 _MAX_BARS = 60  # classes in a chart; of more, the ends
 
 
@@ -84,9 +89,10 @@ def accuracy(results: Mapping) -> Section:
       label=f"Accuracy of each arm on {split}, in percent",
       reference=hundred(start),
     )
-    caption = (
-      "Dots: mean over seeds, bars ± one standard deviation, small dots: the "
-      "seeds. Dashed: zero-shot."
+    caption = f"Accuracy on {split}" + (
+      f"; dashed: zero-shot, {tables.percent(start).text} %."
+      if number(start) is not None
+      else "."
     )
     head = (
       "arm",
@@ -103,6 +109,8 @@ def accuracy(results: Mapping) -> Section:
       f'<div class="pair lean">{plots.figure(chart, caption)}'
       f"{tables.table(head, rows, caption=title)}</div>"
     )
+  if parts:
+    parts.insert(0, f"<p>{_DOTS}</p>")
   parts.append(_best_epochs(results))
   return Section("accuracy", "Accuracy", "".join(parts))
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from synthjax.report.reading import number
 
+_LONG = 40  # rows, above which a table scrolls for itself
 NONE = "–"  # stands for a number that is not there
 
 
@@ -95,8 +96,9 @@ def table(
     for i, header in enumerate(headers)
   )
   body = "\n".join(f"<tr>{_row(row, numeric)}</tr>" for row in rows)
+  long = " long" if len(rows) > _LONG else ""
   return (
-    f'<div class="scroll" tabindex="0" role="region" '
+    f'<div class="scroll{long}" tabindex="0" role="region" '
     f'aria-label="{escape(caption)}"><table><caption>{escape(caption)}'
     f"</caption><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
     "</div>"
