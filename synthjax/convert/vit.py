@@ -128,16 +128,12 @@ def to_released(
   if layout == "timm":
     return released
   prefix = _PREFIX if f"{names.head}.weight" in released else ""
-  split = {}
-  for name, weight in released.items():
-    if not name.startswith(f"{names.head}."):
-      name = prefix + name
-    if ".qkv." in name:
-      thirds = zip(_THIRDS, np.split(weight, 3), strict=True)
-      split |= {name.replace("qkv", third): w for third, w in thirds}
-    else:
-      split[name] = weight
-  return split
+  return split_qkv(
+    {
+      name if name.startswith(f"{names.head}.") else prefix + name: weight
+      for name, weight in released.items()
+    }
+  )
 
 
 def rules_of(names: Names) -> list[Rule]:
@@ -162,21 +158,43 @@ def rules_of(names: Names) -> list[Rule]:
 def _merged(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns Hugging Face's names as in LAYOUTS; timm's stay as they are.
 
-  What does not come in threes of a shape stays, so that the rules complain
-  about it. The pooler behind ViTModel is not the classifier's, and is dropped.
+  The pooler behind ViTModel is not the classifier's, and is dropped.
   """
-  short = {
-    name.removeprefix(_PREFIX): weight
-    for name, weight in weights.items()
-    if not name.removeprefix(_PREFIX).startswith("pooler.")
-  }
-  for name in [name for name in short if ".attention.query." in name]:
+  return merge_qkv(
+    {
+      name.removeprefix(_PREFIX): weight
+      for name, weight in weights.items()
+      if not name.removeprefix(_PREFIX).startswith("pooler.")
+    }
+  )
+
+
+def merge_qkv(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Joins Hugging Face's queries, keys and values to one weight each.
+
+  What does not come in threes of a shape stays, so that the rules complain
+  about it.
+  """
+  merged = dict(weights)
+  for name in [name for name in merged if ".attention.query." in name]:
     thirds = [name.replace("query", third) for third in _THIRDS]
-    shapes = {np.shape(short.get(third)) for third in thirds}
+    shapes = {np.shape(merged.get(third)) for third in thirds}
     if len(shapes) == 1:
-      merged = np.concatenate([short.pop(third) for third in thirds])
-      short[name.replace("query", "qkv")] = merged
-  return short
+      whole = np.concatenate([merged.pop(third) for third in thirds])
+      merged[name.replace("query", "qkv")] = whole
+  return merged
+
+
+def split_qkv(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Parts what `merge_qkv` has joined."""
+  split = {}
+  for name, weight in weights.items():
+    if ".qkv." in name:
+      thirds = zip(_THIRDS, np.split(weight, 3), strict=True)
+      split |= {name.replace("qkv", third): w for third, w in thirds}
+    else:
+      split[name] = weight
+  return split
 
 
 def _layout_of(weights: Mapping[str, np.ndarray]) -> Names:

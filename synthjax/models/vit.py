@@ -216,7 +216,11 @@ class ViT(nn.Module):
 
 
 def resize_positions(
-  positions: Any, old_grid: int | tuple, new_grid: int | tuple
+  positions: Any,
+  old_grid: int | tuple,
+  new_grid: int | tuple,
+  *,
+  offset: float = 0.0,
 ) -> Any:
   """Resizes learned positions to another grid of patches, as DeiT does.
 
@@ -228,6 +232,7 @@ def resize_positions(
     positions: [1, 1 + h w, d]; or the params of a ViT, whose `pos_embed` it is.
     old_grid: (h, w) of the given positions, or one number for both.
     new_grid: (h', w') of the returned ones, or one number for both.
+    offset: added to h' and w' where the scale is computed, as DINOv2 does.
 
   Returns:
     [1, 1 + h' w', d] of the same dtype; or params that hold it.
@@ -236,7 +241,9 @@ def resize_positions(
     UserError: when `positions` are not those of `old_grid`.
   """
   if isinstance(positions, Mapping):
-    resized = resize_positions(positions["pos_embed"], old_grid, new_grid)
+    resized = resize_positions(
+      positions["pos_embed"], old_grid, new_grid, offset=offset
+    )
     return {**positions, "pos_embed": resized}
   old, new = (
     (grid, grid) if isinstance(grid, int) else tuple(grid)
@@ -251,7 +258,7 @@ def resize_positions(
     )
   first, rest = positions[:, :1], positions[:, 1:]
   rest = rest.reshape(*old, shape[-1])
-  rows, columns = (_bicubic(*sides) for sides in zip(old, new, strict=True))
+  rows, columns = (_bicubic(*s, offset) for s in zip(old, new, strict=True))
   resized = jnp.einsum(
     "yh,xw,hwd->yxd", rows, columns, rest, precision="highest"
   )
@@ -259,9 +266,9 @@ def resize_positions(
   return jnp.concatenate([first, resized], axis=1)
 
 
-def _bicubic(old: int, new: int, a: float = -0.75) -> np.ndarray:
+def _bicubic(old: int, new: int, offset: float, a: float = -0.75) -> np.ndarray:
   """Returns the weights [new, old] of Keys' (1981) cubic convolution."""
-  centres = (np.arange(new) + 0.5) * old / new - 0.5
+  centres = (np.arange(new) + 0.5) * old / (new + offset) - 0.5
   weights = np.zeros((new, old))
   for offset in (-1, 0, 1, 2):
     places = np.floor(centres) + offset
