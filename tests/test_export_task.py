@@ -92,6 +92,16 @@ def test_only_what_was_kept_is_exported_where_the_config_selects(drawn):
   config = make_config(drawn, select={})
   export.check(config, str(drawn))
   export.run(config, str(drawn))
+def test_exported_files_tell_that_they_were_generated(drawn):
+  config = make_config(drawn, export={"formats": ("png_folder",)})
+  export.run(config, str(drawn))
+  files = list((drawn / "export/png_folder").rglob("*.png"))
+  assert files
+  for path in files:
+    with Image.open(path) as image:
+      assert b"trainedAlgorithmicMedia" in image.info["xmp"]
+
+
   kept = {
     row["id"] for row in list(shards.open_shards(drawn / "generate"))[::3]
   }

@@ -24,6 +24,7 @@ from synthjax.data import (
 )
 from synthjax.data.exports import (
   coco,
+  mark,
   parquet,
   png_folder,
   safe_names,
@@ -116,6 +117,7 @@ def _export_images(
   if name == "png_folder":
     write = partial(png_folder.write, keys=keys)
     spec["keys"] = keys
+    "mark": mark.SOURCE_TYPE,
   else:
     module = webdataset if name == "webdataset" else parquet
     write = partial(module.write, shard_size=block["shard_size"])

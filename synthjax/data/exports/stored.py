@@ -1,4 +1,4 @@
-"""The images to export, as the bytes that image shards store."""
+"""The images to export: the bytes that image shards store, and a mark."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from synthjax.data import encoded
+from synthjax.data.exports import mark
 from synthjax.data.few_shot import subset
 from synthjax.data.selection import chance_of
 from synthjax.data.shards import Example, Source
@@ -28,7 +29,7 @@ def rows(
   Args:
     source: of `generated.open_generated`, with decode=False.
     encoding: the arguments of `encoded.encode` for images that are to be made
-      anew; none of them keeps every byte.
+      anew; none of them keeps what is stored.
     shuffle: a seed for the order, for readers that go through files from one
       end to the other; None keeps the order, which is that of the classes.
   """
@@ -79,4 +80,4 @@ def _read(
   if encoding:
     pixels = encoded.pixels(row)
     row = row | {"encoded": encoded.encode(pixels, **encoding)}
-  return row
+  return row | {"encoded": mark.mark(row["encoded"])}
