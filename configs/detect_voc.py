@@ -35,7 +35,12 @@ generated images with labels, 23.1 with MoCo v2; see README.md.
 
 import ml_collections
 
-from synthjax.config import embedded_pretraining, parse_arg, unknown_names
+from synthjax.config import (
+  embedded_pretraining,
+  exports,
+  parse_arg,
+  unknown_names,
+)
 
 INITS = {
   "both": dict(random=dict(), pretrained=dict()),
@@ -100,6 +105,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   if arg.num_steps:
     config.detect.num_steps = arg.num_steps
+  config.export = exports()
   config.report = dict(paper=("table10", "table11"))
   if arg.runlocal:  # comes last, so that it can shrink anything above
     shrink(config)

@@ -31,6 +31,7 @@ import ml_collections
 
 from synthjax.config import (
   embedded_world,
+  exports,
   parse_arg,
   released_clip,
   released_glide,
@@ -169,6 +170,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     num_views=10,
     max_per_class=800,
   )
+  config.export = exports()
   config.report = dict(samples_per_class=8, paper=tuple(parts))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above

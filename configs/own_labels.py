@@ -8,6 +8,8 @@ r"""From your own class names to a classifier, in five lines of YAML.
   --config=...:labels=my.yaml,encoder=vit_b16
   --config=...:labels=my.yaml,images_per_class=200   faster, and less sure
   --config=...:labels=pets                  any built-in label space
+  --config.tasks="('export',)" --config.export.formats=png_folder,webdataset
+                                            when it is done: takes images away
 
 A file with a list of names, in YAML or JSON, is enough:
 
@@ -30,6 +32,7 @@ import ml_collections
 
 from synthjax.config import (
   embedded_world,
+  exports,
   parse_arg,
   released_clip,
   released_glide,
@@ -87,6 +90,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     temperature=2.0,
     test=dict(kind="folder", path=arg.test) if arg.test else None,
   )
+  config.export = exports()
   config.report = dict(samples_per_class=8)
 
   if arg.runlocal:  # comes last, so that it can shrink anything above

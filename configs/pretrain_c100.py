@@ -24,6 +24,7 @@ import ml_collections
 
 from synthjax.config import (
   embedded_pretraining,
+  exports,
   finetuning_on_cifar100,
   parse_arg,
   released_glide,
@@ -83,6 +84,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   if arg.backbone == "deit_s":
     use_deit_recipe(config)
+  config.export = exports()
   if arg.runlocal:  # comes last, so that it can shrink anything above
     for block, fields in embedded_pretraining(
       vit=arg.backbone == "deit_s"

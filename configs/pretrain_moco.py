@@ -26,6 +26,7 @@ import ml_collections
 
 from synthjax.config import (
   embedded_pretraining,
+  exports,
   finetuning_on_cifar100,
   parse_arg,
   released_glide,
@@ -99,6 +100,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     test=dict(kind="tfds", name="cifar100", split="test"),
     **finetuning_on_cifar100(),
   )
+  config.export = exports()
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     for block, fields in embedded_pretraining().items():

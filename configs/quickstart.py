@@ -24,7 +24,7 @@ import pathlib
 
 import ml_collections
 
-from synthjax.config import embedded_world, parse_arg
+from synthjax.config import embedded_world, exports, parse_arg
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -87,6 +87,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   # How good the images are, and whether any is near one that is measured on.
   test = config.tune.test
   config.card = dict(real=test.to_dict() if test else None)
+  config.export = exports()
   config.report = dict(samples_per_class=8)
   return config
 

@@ -27,6 +27,7 @@ import ml_collections
 
 from synthjax.config import (
   embedded_world,
+  exports,
   parse_arg,
   released_clip,
   released_glide,
@@ -99,6 +100,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if arg.data_dir:
     config.tune.test.data_dir = arg.data_dir
   config.card = dict(real=config.tune.test.to_dict())
+  config.export = exports()
   config.report = dict(samples_per_class=8, paper=("table1",))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above

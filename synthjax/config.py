@@ -4,6 +4,8 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ml_collections.config_dict import placeholder
+
 from synthjax.errors import UserError, unknown_names
 
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
@@ -273,6 +275,24 @@ def embedded_world(tower: str = "vit", preset: str = "paper") -> dict[str, Any]:
     batch_size=64,
   )
   return dict(generator=generator, encoder=encoder)
+
+
+def exports() -> dict[str, Any]:
+  """Returns config.export, with all that a command line may then set.
+
+  For a workdir that is finished: --config.tasks="('export',)"
+  --config.export.formats=webdataset,png_folder
+  """
+  return dict(
+    formats=(),
+    selection=placeholder(bool),  # None: where the config has `select`
+    split="train",
+    shard_size=1000,
+    shuffle=placeholder(int),  # None: as drawn
+    image_format=placeholder(str),  # None: as stored, as are these
+    quality=placeholder(int),
+    image_size=placeholder(int),
+  )
 
 
 def validate(

@@ -1,12 +1,16 @@
 """The task `export`: what a run drew and kept, and scenes with boxes."""
 
 import json
+import pathlib
 import pickle
+import sys
 
 import ml_collections
 import numpy as np
 import pytest
 import tiny_world
+from absl import flags
+from ml_collections import config_flags
 from PIL import Image
 
 from synthjax import artifacts, main
@@ -15,6 +19,7 @@ from synthjax.data.exports import coco, coco_read
 from synthjax.errors import UserError
 from synthjax.tasks import export
 
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 SCENES = {
   "space": "emoji16",
   "train": {"kind": "scenes", "split": "validation", "count": 3, "seed": 1},
@@ -87,11 +92,6 @@ def test_every_format_has_the_images_that_were_drawn(drawn):
   ]["rows"] == len(want)
 
 
-def test_only_what_was_kept_is_exported_where_the_config_selects(drawn):
-  write_selection(drawn, lambda ids: ids[::3])
-  config = make_config(drawn, select={})
-  export.check(config, str(drawn))
-  export.run(config, str(drawn))
 def test_exported_files_tell_that_they_were_generated(drawn):
   config = make_config(drawn, export={"formats": ("png_folder",)})
   export.run(config, str(drawn))
@@ -102,6 +102,11 @@ def test_exported_files_tell_that_they_were_generated(drawn):
       assert b"trainedAlgorithmicMedia" in image.info["xmp"]
 
 
+def test_only_what_was_kept_is_exported_where_the_config_selects(drawn):
+  write_selection(drawn, lambda ids: ids[::3])
+  config = make_config(drawn, select={})
+  export.check(config, str(drawn))
+  export.run(config, str(drawn))
   kept = {
     row["id"] for row in list(shards.open_shards(drawn / "generate"))[::3]
   }
@@ -173,6 +178,72 @@ def test_images_of_another_label_space_are_refused(drawn):
 def test_check_refuses_bad_fields(drawn, block, words):
   with pytest.raises(UserError, match=words):
     export.check(make_config(drawn, export=block), str(drawn))
+
+
+def from_command_line(monkeypatch, config, *arguments):
+  """Returns the config as a command line with overrides has it."""
+  monkeypatch.setattr(sys, "argv", ["main", *arguments])
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    "config", str(CONFIGS / config), flag_values=values
+  )
+  values(sys.argv)
+  return values.config
+
+
+@pytest.mark.parametrize(
+  "formats",
+  [
+    "webdataset,png_folder",
+    "('webdataset', 'png_folder')",
+    '["webdataset", "png_folder"]',
+  ],
+)
+def test_a_command_line_names_the_formats(drawn, monkeypatch, formats):
+  """Of a workdir that is finished, which all else is left alone in."""
+  config = from_command_line(
+    monkeypatch,
+    f"own_labels.py:labels={tiny_world.write_space(drawn)}",
+    "--config.tasks=('export',)",
+    f"--config.export.formats={formats}",
+    "--config.export.shuffle=7",
+    "--config.export.selection=false",
+  )
+  main.run_tasks(config, str(drawn))
+  made = {path.name for path in (drawn / "export").iterdir()}
+  assert made == {"webdataset", "png_folder"}
+  spec = artifacts.load(drawn / "export/webdataset")["spec"]
+  assert spec["shuffle"] == 7 and spec["shard_size"] == 1000
+
+
+@pytest.mark.parametrize(
+  ("config", "formats", "words"),
+  [
+    (
+      "own_labels.py",
+      "()",
+      "give some of webdataset, png_folder, parquet",
+    ),
+    ("own_labels.py", "png_foldr", "did you mean 'png_folder'"),
+    ("own_labels.py", "coco", "need boxes"),
+    ("detect_voc.py", "voc", "need boxes"),
+  ],
+)
+def test_a_command_line_is_told_which_formats_there_are(
+  drawn, monkeypatch, config, formats, words
+):
+  config = from_command_line(
+    monkeypatch, config, f"--config.export.formats={formats}"
+  )
+  with pytest.raises(UserError, match=words):
+    export.check(config, str(drawn))
+
+
+def test_embedded_detection_exports_its_scenes(drawn, monkeypatch):
+  config = from_command_line(
+    monkeypatch, "detect_voc.py:runlocal", "--config.export.formats=coco,voc"
+  )
+  export.check(config, str(drawn))
 
 
 def test_check_asks_for_the_images_themselves(tmp_path):

@@ -38,7 +38,7 @@ IMAGES = ("webdataset", "png_folder", "parquet")  # of `generate`
 SCENES = ("coco", "voc")  # of the scenes that config.detect composes
 ENCODING = ("image_format", "quality", "image_size")
 FIELDS = (
-  "formats",  # of IMAGES and SCENES; those that the config has images for
+  "formats",  # of IMAGES and SCENES; all that the config has images for
   "selection",  # only the images that `select` kept; if config.select is there
   "split",  # what the images are called; "train"
   "shard_size",  # images of a file of webdataset and parquet; 1,000
@@ -66,7 +66,11 @@ def check(config: ConfigDict, workdir: str) -> None:
   if not isinstance(block["selection"], bool):
     problems.append(f"selection={block['selection']!r} must be True or False")
   if not block["formats"]:
-    problems.append(f"formats is empty: give some of {(*IMAGES, *SCENES)}")
+    known = _available(config)
+    problems.append(
+      f"formats is empty: give some of {', '.join(known)}, for instance by "
+      f"--config.export.formats={known[0]}"
+    )
   if set(SCENES) & set(block["formats"]) and not _scenes(config):
     problems.append(
       f"{' and '.join(SCENES)} need boxes: a block config.detect with "
@@ -113,11 +117,11 @@ def _export_images(
     "images": artifacts.digest(workdir / "generate"),
     "selection": _selected(workdir) if block["selection"] else None,
     "encoding": _encoding(block),
+    "mark": mark.SOURCE_TYPE,
   }
   if name == "png_folder":
     write = partial(png_folder.write, keys=keys)
     spec["keys"] = keys
-    "mark": mark.SOURCE_TYPE,
   else:
     module = webdataset if name == "webdataset" else parquet
     write = partial(module.write, shard_size=block["shard_size"])
@@ -220,20 +224,27 @@ def _read(config: ConfigDict) -> dict[str, Any]:
   """Returns the block, which may be left out, with its defaults."""
   block = config.get("export") or {}
   validate(block, FIELDS, name="export")
-  formats = IMAGES if "generate" in config else ()
-  formats += SCENES if _scenes(config) else ()
   read = {
-    "formats": formats,
+    "formats": _available(config),
     "selection": config.get("select") is not None,
     "split": "train",
     "shard_size": 1000,
     "shuffle": None,
-  } | dict(block)
+  } | {name: value for name, value in block.items() if value is not None}
   if isinstance(read["formats"], str):
     read["formats"] = (read["formats"],)
+  # A command line may have "webdataset,parquet" for the tuple.
+  listed = [n.strip() for each in read["formats"] for n in str(each).split(",")]
+  read["formats"] = tuple(dict.fromkeys(filter(None, listed)))
   if unknown := [n for n in read["formats"] if n not in (*IMAGES, *SCENES)]:
     raise unknown_names("format", unknown, (*IMAGES, *SCENES))
   return read
+
+
+def _available(config: ConfigDict) -> tuple[str, ...]:
+  """Returns the formats that the config has images for."""
+  scenes = SCENES if _scenes(config) else ()
+  return (IMAGES if "generate" in config or not scenes else ()) + scenes
 
 
 def _encoding(block: Mapping[str, Any]) -> dict[str, Any]:
