@@ -15,16 +15,14 @@ import re
 import runpy
 import signal
 import sys
-import time
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
-from etils import epath
 from ml_collections import ConfigDict, config_flags
 
-from synthjax import artifacts, atomic, cache, locks, progress
+from synthjax import atomic, cache, locks, progress, timings
 from synthjax.config import unknown_fields
 from synthjax.errors import UserError, unknown_names
 
@@ -118,16 +116,13 @@ def _run_all(
   for number, (name, module) in enumerate(modules.items(), start=1):
     label = f"[{number}/{len(modules)}] {name}"
     _say(f"{label}: starts")
-    manifest = epath.Path(workdir) / name / artifacts.MANIFEST
-    before = manifest.read_bytes() if manifest.exists() else None
-    began = time.monotonic()
-    try:
-      _run(module, config, workdir)
-    finally:
-      progress.end_line()
-    skipped = before is not None and manifest.read_bytes() == before
-    done = "skipped, as it was complete" if skipped else "done"
-    _say(f"{label}: {done} ({time.monotonic() - began:.1f} s)")
+    with timings.timed(workdir, name) as timing:
+      try:
+        _run(module, config, workdir)
+      finally:
+        progress.end_line()
+    done = "skipped, as it was complete" if timing.skipped else "done"
+    _say(f"{label}: {done} ({timing.seconds:.1f} s)")
 
 
 def _run(module: types.ModuleType, config: ConfigDict, workdir: str) -> None:

@@ -56,6 +56,7 @@ LEAVES = {
   "errors",
   "locks",
   "progress",
+  "timings",
 }
 
 # Libraries that a part must do without.
