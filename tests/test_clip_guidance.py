@@ -10,7 +10,7 @@ import tiny_world
 from synthjax.convert import files, noised_clip
 from synthjax.diffusion import sample, schedule
 from synthjax.errors import UserError
-from synthjax.generators import clip_guidance
+from synthjax.generators import clip_guidance, glide, load_generator
 from synthjax.models.noised_clip import ImageEncoder, TextEncoder
 from synthjax.tasks import generate
 from synthjax.text import tokenize
@@ -65,7 +65,7 @@ def make_config(folder, block, **changes):
 def load(folder, block, **changes):
   config = make_config(folder, block, **changes)
   generate.check(config, str(folder))
-  return generate.load(config.generator)
+  return load_generator(**config.generator.to_dict())
 
 
 def scaled(block, scale):
@@ -149,7 +149,7 @@ def test_one_kind_of_guidance_must_be_chosen(tmp_path, weights, changes, words):
     load(tmp_path, weights, **changes)
   options = {k: v for k, v in weights.items() if k != "name"}
   with pytest.raises(UserError, match=words):
-    generate.GENERATORS["glide"](**options | changes)
+    glide.load(**options | changes)
   load(tmp_path, weights, guidance_scale=1)  # no guidance beside CLIP's
 
 

@@ -15,7 +15,7 @@ import tiny_world
 from synthjax import artifacts
 from synthjax.data import drawing, few_shot, shards, spaces
 from synthjax.errors import UserError
-from synthjax.generators import fill, glide
+from synthjax.generators import fill, glide, load_generator
 from synthjax.tasks import generate
 from synthjax.text import prompts as texts
 from synthjax.text.prompts import Prompt
@@ -229,7 +229,7 @@ def test_a_bad_generator_is_refused(tmp_path, weights, path, value, words):
     block[path[-1]] = value
   with pytest.raises(UserError, match=words):
     generate.check(config, str(tmp_path))
-    generate.load(config.generator)
+    load_generator(**config.generator.to_dict())
 
 
 def test_swapped_or_damaged_weights_are_refused(tmp_path, weights):
@@ -240,14 +240,14 @@ def test_swapped_or_damaged_weights_are_refused(tmp_path, weights):
     block.base.weights,
   )
   with pytest.raises(UserError, match="needs a GLIDE base"):
-    generate.load(block)
+    load_generator(**block.to_dict())
   cut = tmp_path / "cut.safetensors"
   whole = pathlib.Path(weights["base"]["weights"]).read_bytes()
   cut.write_bytes(whole[: len(whole) // 2])
   block = config.generator.copy_and_resolve_references()
   block.base.weights = str(cut)
   with pytest.raises(UserError, match="cut short"):
-    generate.load(block)
+    load_generator(**block.to_dict())
 
 
 @pytest.mark.slow

@@ -10,13 +10,12 @@ import numpy as np
 import pytest
 import released_glide
 import tiny_glide
-from ml_collections import ConfigDict
 
 from synthjax.config import embedded_world
 from synthjax.convert import files
 from synthjax.convert import glide as convert
 from synthjax.convert.read import read_weights
-from synthjax.tasks import generate
+from synthjax.generators import load_generator
 
 PROMPTS = ["a red apple", "a fish", "a car", "a tree"]
 
@@ -28,7 +27,7 @@ def tiny(tmp_path_factory):
 
 def draw(block, **changes):
   """Draws four images, as int."""
-  generator = generate.load(ConfigDict(block | changes))
+  generator = load_generator(**block | changes)
   keys = jax.random.split(jax.random.key(0), len(PROMPTS))
   return generator.draw(PROMPTS, keys).astype(int)
 

@@ -1,13 +1,12 @@
 """Encoders of images and texts behind one interface."""
 
 import importlib
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import check_arguments, unknown_names
 
 # Each module has `load(**fields) -> Encoder` and `check(**fields)`.
 ENCODERS = {"clip": "synthjax.encoders.clip"}
@@ -56,12 +55,7 @@ def check_encoder(name: str, **fields: Any) -> None:
       are not there.
   """
   module = _module(name)
-  parameters = inspect.signature(module.load).parameters
-  if unknown := [key for key in fields if key not in parameters]:
-    raise unknown_names("config.encoder field", unknown, parameters)
-  needed = [k for k, p in parameters.items() if p.default is inspect._empty]
-  if missing := [key for key in needed if key not in fields]:
-    raise UserError(f"config.encoder lacks {', '.join(missing)}.")
+  check_arguments("config.encoder", fields, module.load)
   module.check(**fields)
 
 

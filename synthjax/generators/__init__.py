@@ -1,9 +1,20 @@
 """Text-to-image generators behind one interface."""
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from synthjax.errors import check_arguments, unknown_names
+
+# Each module has `load(**fields) -> Generator`; `check(**fields)`, which says
+# before it costs anything what keeps `load` from working; and
+# `num_steps(**fields)`, that of the Generator.
+GENERATORS = {
+  "glide": "synthjax.generators.glide",
+  "stable_diffusion": "synthjax.generators.stable_diffusion",
+}
 
 
 class Generator(NamedTuple):
@@ -26,3 +37,40 @@ class Generator(NamedTuple):
   num_steps: int  # the most start_steps there can be
   identity: dict[str, Any]  # plain data that tells weights and sampling apart
   warm_up: Callable[..., None] = lambda start_steps=None: None
+
+
+def load_generator(name: str, **fields: Any) -> Generator:
+  """Loads the generator of GENERATORS that is called `name`.
+
+  Args:
+    name: such as "glide".
+    **fields: the arguments of its `load`.
+
+  Raises:
+    UserError: as `check_generator`, or about what only reading can tell.
+  """
+  check_generator(name, **fields)
+  return _module(name).load(**fields)
+
+
+def check_generator(name: str | None = None, **fields: Any) -> None:
+  """Says what keeps a generator from being loaded, before it costs anything.
+
+  Raises:
+    UserError: about an unknown name, unknown or missing fields, or weights that
+      are not there.
+  """
+  module = _module(name)
+  check_arguments("config.generator", fields, module.load)
+  module.check(**fields)
+
+
+def num_steps(name: str, **fields: Any) -> int:
+  """Returns the most steps that real guidance can walk, without loading."""
+  return _module(name).num_steps(**fields)
+
+
+def _module(name: str | None) -> Any:
+  if name not in GENERATORS:
+    raise unknown_names("generator", [name], GENERATORS)
+  return importlib.import_module(GENERATORS[name])

@@ -12,12 +12,13 @@ from etils import epath
 from synthjax.convert import files
 from synthjax.diffusion import guidance
 from synthjax.diffusion.sample import CondFn
-from synthjax.errors import UserError
+from synthjax.errors import UserError, check_fields
 from synthjax.models.noised_clip import LOGIT_SCALE, ImageEncoder, TextEncoder
 from synthjax.text import tokenize
 
 SCALE = 3.0  # of the authors' notebook
 TOWERS = {"image": ImageEncoder, "text": TextEncoder}
+_NEEDED = ("image_weights", "text_weights", "tokenizer")
 
 
 class ClipGuidance(NamedTuple):
@@ -40,12 +41,21 @@ class ClipGuidance(NamedTuple):
     return guidance.towards(encode, features, LOGIT_SCALE * self.scale)
 
 
-def check(guidance_scale: float | None, chosen: Mapping | None) -> None:
-  """Raises UserError unless exactly one kind of guidance is chosen.
+def check(
+  guidance_scale: float | None,
+  guidance_interval: tuple[int, int] | None,
+  chosen: Mapping | None,
+) -> None:
+  """Checks that one kind of guidance is chosen, and what CLIP's needs.
 
   Args:
     guidance_scale: of classifier-free guidance.
-    chosen: the block of CLIP guidance.
+    guidance_interval: of the same.
+    chosen: the block of CLIP guidance; see `load`.
+
+  Raises:
+    UserError: about no guidance or two kinds, fields that are unknown or
+      missing, or no weights.
   """
   if chosen is None and guidance_scale is None:
     raise UserError(
@@ -59,6 +69,25 @@ def check(guidance_scale: float | None, chosen: Mapping | None) -> None:
       "classifier: remove guidance_scale (or set it to 1), or remove "
       "clip_guidance."
     )
+  if chosen is None:
+    return
+  if guidance_interval is not None:
+    raise UserError(
+      "config.generator.guidance_interval is of guidance_scale, and "
+      "clip_guidance takes its place: remove one of them."
+    )
+  check_fields("config.generator.clip_guidance", chosen, ["scale"], _NEEDED)
+  for tower in TOWERS:
+    locate(tower, chosen[f"{tower}_weights"])
+
+
+def locate(tower: str, weights: epath.PathLike) -> epath.Path:
+  """Finds the file of a tower's weights; see `files.locate`."""
+  return files.locate(
+    weights and os.fspath(weights),
+    field=f"generator.clip_guidance.{tower}_weights",
+    family="noised_clip",
+  )
 
 
 def load(
@@ -74,7 +103,7 @@ def load(
   """Loads the noised CLIP.
 
   Args:
-    image_weights: a file that holds the image tower.
+    image_weights: a file that holds the image tower; see `files.locate`.
     text_weights: a file that holds the text tower.
     tokenizer: CLIP's, which is not GLIDE's.
     scale: of the gradient of 100 times the cosine.
@@ -88,7 +117,10 @@ def load(
   Raises:
     UserError: about weights of something else, or that do not fit the rest.
   """
-  paths = {"image": image_weights, "text": text_weights}
+  paths = {
+    "image": locate("image", image_weights),
+    "text": locate("text", text_weights),
+  }
   towers, params = {}, {}
   for tower, path in paths.items():
     variables, about = files.load_params(path)
@@ -130,8 +162,8 @@ def load(
       + "."
     )
   identity = {
-    "image_weights": files.sha256(image_weights),
-    "text_weights": files.sha256(text_weights),
+    "image_weights": files.sha256(paths["image"]),
+    "text_weights": files.sha256(paths["text"]),
     "tokenizer": files.sha256(tokenizer),
     "scale": scale,
   }

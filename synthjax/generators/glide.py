@@ -14,11 +14,15 @@ from etils import epath
 
 from synthjax.convert import files
 from synthjax.diffusion import guidance, sample, schedule
-from synthjax.errors import UserError
 from synthjax.generators import Generator, batching
 from synthjax.generators import clip_guidance as clips
 from synthjax.generators.encodings import cached
-from synthjax.generators.stages import Stage, load_stage
+from synthjax.generators.stages import (
+  Stage,
+  check_stage,
+  load_stage,
+  locate,
+)
 from synthjax.models.glide import Text
 from synthjax.text import tokenize
 from synthjax.train import mesh as meshes
@@ -27,6 +31,28 @@ from synthjax.train.denoising import to_unit
 # The upsampler's first noise is a little weaker, as in the authors' notebook.
 TEMPERATURE = 0.997
 STAGES = ("base", "upsampler")
+
+
+def check(
+  *,
+  base: Mapping[str, Any],
+  upsampler: Mapping[str, Any],
+  guidance_scale: float | None = None,
+  guidance_interval: tuple[int, int] | None = None,
+  clip_guidance: Mapping[str, Any] | None = None,
+  **others: Any,
+) -> None:
+  """Says what keeps `load` from working; its arguments are those of `load`."""
+  del others
+  check_stage("base", base)
+  check_stage("upsampler", upsampler)
+  clips.check(guidance_scale, guidance_interval, clip_guidance)
+
+
+def num_steps(*, base: Mapping[str, Any], **others: Any) -> int:
+  """Returns how many steps the base walks."""
+  del others
+  return len(schedule.kept_timesteps(base["respacing"]))
 
 
 def load(
@@ -43,7 +69,8 @@ def load(
   """Loads both networks and compiles nothing yet.
 
   Args:
-    base: `weights` (a file), `sampler` (of SAMPLERS) and `respacing`.
+    base: `weights` (see `files.locate`), `sampler` (of SAMPLERS) and
+      `respacing`.
     upsampler: likewise, and optionally `start` (of STARTS).
     tokenizer: the tokenizer's file; "embedded:NAME" is one of the package.
     batch_size: images drawn at once; shorter requests are filled up, so that
@@ -61,12 +88,7 @@ def load(
     UserError: about missing or unfit weights, an unknown sampler, two kinds
       of guidance at once, or an interval that is none.
   """
-  clips.check(guidance_scale, clip_guidance)
-  if guidance_interval is not None and clip_guidance is not None:
-    raise UserError(
-      "config.generator.guidance_interval is of guidance_scale, and "
-      "clip_guidance takes its place: remove one of them."
-    )
+  clips.check(guidance_scale, guidance_interval, clip_guidance)
   tokenizer = tokenize.locate(os.fspath(tokenizer))
   words = tokenize.load(tokenizer)
   mesh = meshes.make_mesh(local=True)  # each process draws for itself
@@ -148,8 +170,8 @@ def load(
 
   identity = {
     "generator": "glide",
-    "base": _identify(base),
-    "upsampler": _identify(upsampler),
+    "base": _identify("base", base),
+    "upsampler": _identify("upsampler", upsampler),
     "tokenizer": files.sha256(tokenizer),
     "guidance_scale": guidance_scale,
     "dtype": dtype,
@@ -266,5 +288,5 @@ def to_uint8(x: jax.Array) -> jax.Array:
   return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
-def _identify(block: Mapping[str, Any]) -> dict[str, Any]:
-  return dict(block) | {"weights": files.sha256(block["weights"])}
+def _identify(name: str, block: Mapping[str, Any]) -> dict[str, Any]:
+  return dict(block) | {"weights": files.sha256(locate(name, block))}

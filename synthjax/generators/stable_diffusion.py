@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x and 2.x as a generator, jitted whole."""
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from synthjax.convert import files
 from synthjax.convert.stable_diffusion import KIND
 from synthjax.diffusion import guidance, latents, sample, schedule
 from synthjax.errors import unknown_names
@@ -33,6 +35,24 @@ class Walk(NamedTuple):
   sampler: Callable  # of sample.SAMPLERS
   scale: float  # of guidance
   interval: tuple[int, int] | None  # timesteps that are guided
+
+
+def check(*, weights: str, **others: Any) -> None:
+  """Says what keeps `load` from working; its arguments are those of `load`."""
+  del others
+  _locate(weights)
+
+
+def num_steps(*, respacing: str | int, **others: Any) -> int:
+  """Returns how many steps are walked."""
+  del others
+  return len(schedule.kept_timesteps(respacing))
+
+
+def _locate(weights: epath.PathLike) -> epath.Path:
+  return files.locate(
+    weights and os.fspath(weights), field="generator.weights", family=KIND
+  )
 
 
 def load(
@@ -82,7 +102,7 @@ def load(
   mesh = meshes.make_mesh(local=True)  # each process draws for itself
   meshes.check_batch(mesh, batch_size, field="generator.batch_size")
   copied, split = meshes.copied(mesh), meshes.split(mesh)
-  networks, params, hashes = load_networks(weights, tokenizer, dtype)
+  networks, params, hashes = load_networks(_locate(weights), tokenizer, dtype)
   image_size = image_size or networks.image_size
   check_size(networks, image_size)
   guidance.check_interval(guidance_interval, len(networks.betas))

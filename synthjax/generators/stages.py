@@ -1,15 +1,17 @@
 """The stages of GLIDE: one network each, and how it is walked."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from synthjax.convert import files
 from synthjax.diffusion import sample, schedule
-from synthjax.errors import UserError
+from synthjax.errors import UserError, check_fields
 from synthjax.models.glide import Glide
 
 # What the upsampler's walk starts from: noise, as GLIDE's does, or the enlarged
@@ -29,6 +31,44 @@ class Stage(NamedTuple):
   start: str  # of STARTS
 
 
+_NEEDED = ("weights", "sampler", "respacing")
+
+
+def check_stage(name: str, block: Mapping[str, Any]) -> None:
+  """Checks the fields of a stage, and that its weights are there.
+
+  Args:
+    name: "base" or "upsampler".
+    block: as `load_stage` reads it.
+
+  Raises:
+    UserError: about fields that are unknown or missing, a sampler or a start
+      that is not known, or no weights.
+  """
+  check_fields(f"config.generator.{name}", block, ["start"], _NEEDED)
+  if block["sampler"] not in sample.SAMPLERS:
+    raise UserError(
+      f"Sampler {block['sampler']!r} of config.generator.{name} is not known; "
+      f"choose one of {sorted(sample.SAMPLERS)}."
+    )
+  start = block.get("start", STARTS[0])
+  if start not in STARTS[: 2 if name == "upsampler" else 1]:
+    raise UserError(
+      f"config.generator.{name}.start={start!r} is not known; choose "
+      f"{' or '.join(STARTS)} for the upsampler, and nothing for the base."
+    )
+  locate(name, block)
+
+
+def locate(name: str, block: Mapping[str, Any]) -> epath.Path:
+  """Finds the file of a stage's weights; see `files.locate`."""
+  return files.locate(
+    block["weights"] and os.fspath(block["weights"]),
+    field=f"generator.{name}.weights",
+    family="glide",
+  )
+
+
 def load_stage(
   name: str, block: Mapping[str, Any], dtype: str, copied: jax.sharding.Sharding
 ) -> tuple[Stage, Any]:
@@ -36,31 +76,22 @@ def load_stage(
 
   Args:
     name: "base" or "upsampler".
-    block: `weights` (a file), `sampler`, `respacing` and optionally `start`.
+    block: `weights` (see `files.locate`), `sampler`, `respacing` and optionally
+      `start`.
     dtype: of the network's activations.
     copied: gives every device a copy.
 
   Raises:
-    UserError: about unfit weights, or a sampler or a start that is not known.
+    UserError: as `check_stage`, or about unfit weights.
   """
-  params, about = files.load_params(block["weights"])
+  check_stage(name, block)
+  params, about = files.load_params(locate(name, block))
   if about.get("kind") != "glide" or bool(about.get("low_res")) != (
     name == "upsampler"
   ):
     raise UserError(
       f"{block['weights']} holds {about.get('kind')!r}, stage "
       f"{about.get('stage')!r}: config.generator.{name} needs a GLIDE {name}."
-    )
-  if block["sampler"] not in sample.SAMPLERS:
-    raise UserError(
-      f"Sampler {block['sampler']!r} of config.generator.{name} is not known; "
-      f"choose one of {sorted(sample.SAMPLERS)}."
-    )
-  start = block.get("start", "noise")
-  if start not in STARTS[: 2 if name == "upsampler" else 1]:
-    raise UserError(
-      f"config.generator.{name}.start={start!r} is not known; choose "
-      f"{' or '.join(STARTS)} for the upsampler, and nothing for the base."
     )
   sizes = about["model"] | {"dtype": jnp.dtype(dtype)}
   for key in ("channel_mult", "attention_downsamples"):
@@ -72,6 +103,6 @@ def load_stage(
     betas=betas,
     steps=schedule.respace(betas, block["respacing"]),
     walk=sample.SAMPLERS[block["sampler"]],
-    start=start,
+    start=block.get("start", STARTS[0]),
   )
   return stage, jax.device_put(params.get("params", params), copied)

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.convert import files
 from synthjax.data import encoded, few_shot, real, scores, shards, spaces
 from synthjax.data.drawing import (
   START_STEPS,
@@ -20,61 +19,19 @@ from synthjax.data.drawing import (
   read_references,
   rows_of,
 )
-from synthjax.diffusion import schedule
 from synthjax.encoders import load_encoder
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import UserError
 from synthjax.evals import early
 from synthjax.generators import (
-  Generator,
-  clip_guidance,
+  check_generator,
   fill,
-  glide,
-  stable_diffusion,
+  load_generator,
+  num_steps,
 )
 from synthjax.progress import say
 from synthjax.text import prompts as texts
 
 PROCESSES = "shared"  # each draws the shards that no other one has
-GENERATORS = {"glide": glide.load, "stable_diffusion": stable_diffusion.load}
-GENERATOR_FIELDS = {
-  "glide": (
-    "name",
-    "base",
-    "upsampler",
-    "tokenizer",
-    "guidance_scale",
-    "guidance_interval",
-    "clip_guidance",
-    "batch_size",
-    "dtype",
-  ),
-  # See generators.stable_diffusion.load.
-  "stable_diffusion": (
-    "name",
-    "weights",
-    "sampler",
-    "respacing",
-    "guidance_scale",
-    "guidance_interval",
-    "negative_prompt",
-    "image_size",
-    "tokenizer",
-    "batch_size",
-    "dtype",
-  ),
-}
-REQUIRED = {
-  "glide": ("name", "base", "upsampler", "tokenizer", "batch_size"),
-  "stable_diffusion": (
-    "name",
-    "weights",
-    "sampler",
-    "respacing",
-    "batch_size",
-  ),
-}
-STAGE_FIELDS = ("weights", "sampler", "respacing", "start")
-CLIP_FIELDS = ("image_weights", "text_weights", "tokenizer")  # and scale
 FIELDS = ("images_per_class", "seeds", "shard_size")
 # Of the images in the shards; see data.encoded.encode. "png" by default, and
 # as large as they are drawn.
@@ -101,17 +58,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the blocks' fields, and that the weights are there."""
   del workdir
   validate(config.generate, OPTIONAL, name="generate", required=FIELDS)
-  block = config.generator
-  if block.get("name") not in GENERATORS:
-    raise unknown_names("generator", [block.get("name")], GENERATORS)
-  fields, required = GENERATOR_FIELDS[block.name], REQUIRED[block.name]
-  validate(block, fields, name="generator", required=required)
-  if block.name == "glide":
-    _check_glide(block)
-  else:
-    files.locate(
-      block.get("weights"), field="generator.weights", family=block.name
-    )
+  check_generator(**config.generator.to_dict())
   if config.generate.shard_size < 1 or config.generate.images_per_class < 1:
     raise UserError(
       "config.generate.images_per_class and shard_size must be 1 or more; "
@@ -128,32 +75,17 @@ def check(config: ConfigDict, workdir: str) -> None:
     _check_guided(guided, config)
 
 
-def _check_glide(block: ConfigDict) -> None:
-  """Checks the fields of both networks, and that the weights are there."""
-  for stage in ("base", "upsampler"):
-    validate(block[stage], STAGE_FIELDS, name=f"generator.{stage}")
-    _weights(block, stage)
-  clip = block.get("clip_guidance")
-  clip_guidance.check(block.get("guidance_scale"), clip)
-  if clip is not None:
-    name = "generator.clip_guidance"
-    validate(clip, [*CLIP_FIELDS, "scale"], name=name, required=CLIP_FIELDS)
-    _clip_weights(clip)
-
-
 def _check_guided(block: ConfigDict, config: ConfigDict) -> None:
   """Checks the steps, and that the pool has shots enough."""
   name = "generate.real_guidance"
   validate(block, OPTIONAL_GUIDED, name=name, required=GUIDED_FIELDS)
   few_shot.check_sampler(block.get("sampler", "nested"))
   steps = _start_steps(block)
-  walk = config.generator
-  respacing = (walk.base if walk.name == "glide" else walk).respacing
-  count = len(schedule.kept_timesteps(respacing))
+  count = num_steps(**config.generator.to_dict())
   if wrong := {m: k for m, k in steps.items() if not 1 <= k <= count}:
     raise UserError(
-      f"config.{name}.start_steps has {wrong}, but the base walks {count} "
-      f"steps (respacing {respacing}): choose 1 to {count} for each."
+      f"config.{name}.start_steps has {wrong}, but the generator walks "
+      f"{count} steps (its respacing): choose 1 to {count} for each."
     )
   space = spaces.load_space(config.space)
   real.check_pool(block.pool, space, steps)
@@ -182,7 +114,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   block = config.generate.to_dict()
   preview = block.pop("preview", None)  # nothing that is left depends on it
   source = epath.Path(workdir) / "prompts"
-  generator = load(config.generator)
+  generator = load_generator(**config.generator.to_dict())
   encoding = {"image_size": generator.image_size} | _encoding(config.generate)
   if encoding["image_size"] > generator.image_size:
     raise UserError(
@@ -272,41 +204,3 @@ def _judge(
 def _encoding(block: ConfigDict) -> dict:
   """Returns the arguments of `encoded.encode` that a config gives."""
   return {name: block[name] for name in ENCODING if block.get(name) is not None}
-
-
-def load(block: ConfigDict) -> Generator:
-  """Builds the generator that a config's block describes."""
-  options = block.to_dict()
-  if block.name != "glide":
-    options["weights"] = str(
-      files.locate(block.weights, field="generator.weights", family=block.name)
-    )
-    return GENERATORS[options.pop("name")](**options)
-  for stage in ("base", "upsampler"):
-    options[stage]["weights"] = _weights(block, stage)
-  if options.get("clip_guidance") is not None:
-    options["clip_guidance"] |= _clip_weights(block.clip_guidance)
-  return GENERATORS[options.pop("name")](**options)
-
-
-def _weights(block: ConfigDict, stage: str) -> str:
-  path = files.locate(
-    block[stage].get("weights"),
-    field=f"generator.{stage}.weights",
-    family=block.name,
-  )
-  return str(path)
-
-
-def _clip_weights(block: ConfigDict) -> dict[str, str]:
-  """Finds the weights of both towers of the noised CLIP."""
-  return {
-    field: str(
-      files.locate(
-        block.get(field),
-        field=f"generator.clip_guidance.{field}",
-        family="noised_clip",
-      )
-    )
-    for field in ("image_weights", "text_weights")
-  }
