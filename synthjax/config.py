@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections.config_dict import placeholder
 
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import UserError, check_fields, unknown_names
 
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -314,14 +314,7 @@ def validate(
     UserError: naming every unknown key with the nearest allowed one, or every
       missing key.
   """
-  allowed = set(allowed) | set(required)
-  if unknown := [key for key in block if key not in allowed]:
-    raise unknown_names(f"config.{name} field", unknown, allowed)
-  if missing := [key for key in required if key not in block]:
-    raise UserError(
-      f"config.{name} lacks {', '.join(missing)}; "
-      f"it holds {', '.join(sorted(block)) or 'nothing'}."
-    )
+  check_fields(f"config.{name}", block, allowed, required)
 
 
 def unknown_fields(config: Mapping, fields: Iterable[str]) -> UserError | None:
