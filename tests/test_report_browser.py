@@ -32,7 +32,7 @@ PHONE = dict(width=390, height=844, scale=2, mobile=True)
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory):
-  """Writes a page that has all sections but those of `card` and `export`."""
+  """Writes a page of all tasks that classify or detect."""
   workdir = make_workdir(tmp_path_factory.mktemp("made_up"), MAKERS)
   make_few_shot(workdir / "few_shot", [*METHODS, "RF", "CoOp"])
   make_encoder(workdir / "tune_encoder")
@@ -53,6 +53,7 @@ def quickstart(tmp_path_factory):
     formats.append("parquet")
   config.export = dict(formats=formats)
   config.report.paper = ("table1",)
+  config.report.price_per_device_hour = 2.5
   main.run_tasks(config, str(workdir))
   return workdir / "report"
 
@@ -147,7 +148,11 @@ ONLY = {
     "transfer": "table tbody tr",
     "detection": ".zoom svg",
   },
-  "quickstart": {"quality": ".twins img"},
+  "quickstart": {
+    "quality": ".twins img",
+    "export": "tbody td",
+    "cost": "tbody td, svg .c0.fill",
+  },
 }
 
 

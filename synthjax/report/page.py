@@ -8,7 +8,9 @@ from html import escape
 from synthjax.report import (
   beside_sections,
   confusions,
+  costs,
   detections,
+  exports,
   few_shots,
   gallery,
   look,
@@ -61,6 +63,8 @@ def build(
     quality_section.quality(results),
     gallery.prompts(results),
     run_sections.curves(results),
+    exports.export(results),
+    costs.cost(results),
     run_sections.run(results),
   ]
   parts = [part for part in parts if part.content]
@@ -158,6 +162,10 @@ def _summary(results: Mapping) -> str:
     share = tables.percent(tables.ratio(found["kept"], found["images"]), 0)
     tiles.append(_tile(tables.count(found["images"]).text, "", "images scored"))
     tiles.append(_tile(share.text, "%", "kept by the filter"))
+  if (found := results.get("cost")) and found["tasks"]:
+    hours = tables.short(found["device_hours"]).text
+    words = f"{hours} device-hours, without this page"
+    tiles.append(_tile(costs.duration(found["seconds"]), "", words))
   lines = [f'<ul class="tiles">{"".join(tiles)}</ul>'] if tiles else []
   lines += [f'<p class="note">{escape(line)}</p>' for line in _notes(results)]
   return "\n".join(lines)

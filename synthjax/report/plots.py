@@ -70,9 +70,13 @@ def dots(
 
 
 def bars(
-  rows: Sequence[tuple[str, float | None]], *, xlabel: str, label: str
+  rows: Sequence[tuple[str, float | None]],
+  *,
+  xlabel: str,
+  label: str,
+  signed: bool = True,
 ) -> str:
-  """Draws a bar from zero for each row: (name, value)."""
+  """Draws a bar from zero for each row: (name, value), with its sign or not."""
   values = [value for _, value in rows if value is not None]
   if not values:
     return ""
@@ -89,7 +93,7 @@ def bars(
     left, right = sorted((x(0), x(value)))
     colour = "c1" if value < 0 else "c0"
     anchor, at = ("end", left - 4) if value < 0 else ("start", right + 4)
-    text = f"{value:+.1f}".replace("-", "−")
+    text = f"{value:{'+' if signed else ''}.1f}".replace("-", "−")
     parts.append(
       f'<rect class="{colour} fill" x="{left:.1f}" y="{y - 6}" '
       f'width="{max(right - left, 1):.1f}" height="12"/>'

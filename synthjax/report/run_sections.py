@@ -64,12 +64,12 @@ def _chart(task: str, metric: str, curves: list) -> str:
 
 
 def run(results: Mapping) -> Section:
-  """Shows the tasks, what they left, versions, devices and the config."""
+  """Shows the tasks, what they left, versions and the config."""
   rows = []
   for task, state in results["tasks"].items():
     if state["state"] == "missing":
       continue
-    files, summary = state.get("files", {}), state.get("summary", {})
+    files = state.get("files", {})
     rows.append(
       [
         task,
@@ -77,21 +77,10 @@ def run(results: Mapping) -> Section:
         tables.count(len(files)),
         tables.count(sum(f.get("rows", 0) for f in files.values())),
         tables.short(sum(f.get("bytes", 0) for f in files.values()) / 1e6),
-        tables.short(_of(summary, "seconds", "training_seconds")),
-        _words(_of(summary, "devices", "device")),
         (state.get("digest") or "")[:12],
       ]
     )
-  head = (
-    "task",
-    "state",
-    "files",
-    "rows",
-    "size (MB)",
-    "time (s)",
-    "devices",
-    "digest",
-  )
+  head = ("task", "state", "files", "rows", "size (MB)", "digest")
   content = tables.table(head, rows, caption="Tasks") if rows else ""
   content += _versions(results)
   content += tables.details("Config", _json(results["config"]))
@@ -119,16 +108,6 @@ def _versions(results: Mapping) -> str:
   ]
   table = tables.table(["task", *libraries], rows, caption="Versions")
   return tables.details("Versions", table)
-
-
-def _of(summary: Mapping, *names: str):
-  return next((summary[name] for name in names if name in summary), None)
-
-
-def _words(value) -> str:
-  if value is None:
-    return tables.NONE
-  return value if isinstance(value, str) else json.dumps(value)
 
 
 def _json(value) -> str:

@@ -8,12 +8,14 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import __version__, artifacts
+from synthjax import __version__, artifacts, timings
 from synthjax.config import validate
 from synthjax.errors import UserError
 from synthjax.report import (
   beside,
+  costs,
   drawn_detections,
+  exports,
   gather,
   page,
   paper,
@@ -24,6 +26,7 @@ from synthjax.report import (
 FIELDS = (
   "title",
   "samples_per_class",
+  "price_per_device_hour",  # in any money, or None
   "paper",  # tables of the paper to compare with, of report/paper_tables.json
 )
 # Encoders of the paper, by the start of their weights.
@@ -45,6 +48,12 @@ def check(config: ConfigDict, workdir: str) -> None:
       f"config.report.samples_per_class={samples!r}: needed a number of "
       "images, such as 8; 0 shows none."
     )
+  price = block.get("price_per_device_hour")
+  if price is not None and (reading.number(price) is None or price < 0):
+    raise UserError(
+      f"config.report.price_per_device_hour={price!r}: needed what an hour of "
+      "one device costs, such as 2.5, or None."
+    )
   paper.check(block.get("paper", ()))
 
 
@@ -64,9 +73,14 @@ def run(config: ConfigDict, workdir: str) -> None:
   folder = epath.Path(workdir) / "report"
   spec = {"title": title, "samples_per_class": samples}
   states = reading.task_states(workdir)
-  inputs = {task: state.get("digest") for task, state in states.items()}
+  exported, records = exports.read(workdir), timings.read(workdir)
   config_read = reading.plain(config.to_dict())
-  read = {"inputs": inputs, "config": config_read}
+  read = {
+    "inputs": {task: state.get("digest") for task, state in states.items()},
+    "exports": {entry["folder"]: entry["digest"] for entry in exported},
+    "runs": sum(record["task"] != "report" for record in records),
+    "config": config_read,
+  }
   if artifacts.begin(folder, spec):
     if artifacts.load(folder).get("summary") == read:
       return
@@ -84,6 +98,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     "tasks": reading.plain(states),
     **gather.gather(workdir, states),
   }
+  results["exports"] = exported
+  results["cost"] = costs.measure(
+    records, states, results["curves"], block.get("price_per_device_hour")
+  )
   results["paper"] = [
     beside.compare(
       key, results, space=config.get("space"), encoder=_encoder(config)
