@@ -20,6 +20,7 @@ def counter(
   unit: str = "images",
   done: int = 0,
   processes: int = 1,
+  shown: bool = True,
 ) -> Callable[..., float | None]:
   """Returns a function that counts what has been done, and tells of it.
 
@@ -29,6 +30,7 @@ def counter(
     unit: what is counted, in the plural.
     done: of `total`, before this run.
     processes: that share the work; this one does its part of what is left.
+    shown: false where another process tells the same.
 
   Returns:
     (count=1, note="") -> the rate per second, None until it is known. The
@@ -54,7 +56,8 @@ def counter(
       words.append(f"in {duration(now - first)}")
     elif rate:
       words.append(f"{duration((total - done) / rate / processes)} left")
-    tell(lambda: "  ".join(filter(None, [*words, watch()])), last=last)
+    if shown:
+      tell(lambda: "  ".join(filter(None, [*words, watch()])), last=last)
     return rate
 
   return count_on

@@ -20,6 +20,7 @@ from synthjax.evals import detected, voc_ap, voc_files
 from synthjax.evals.detected import Run
 from synthjax.models.classifiers import make_classifier
 from synthjax.models.faster_rcnn import make_detector
+from synthjax.progress import counter
 from synthjax.train import detecting, detection, metrics, pretrained, processes
 from synthjax.train import detector_fields as recipes
 from synthjax.train import mesh as meshes
@@ -249,7 +250,8 @@ def _measure(
   )
   for one in every:
     variables, _ = files.load_params(folder / f"{one.label()}{_WEIGHTS}")
-    rows = detecting.detect_all(predict, variables, batches)
+    tell = counter(one.label(), len(source), shown=processes.is_first())
+    rows = detecting.detect_all(predict, variables, batches, tell=tell)
     found = [
       voc_files.Detections(
         to_original(row["boxes"], row["size"], row["original_size"]),

@@ -19,6 +19,7 @@ from synthjax.data import (
   generated,
   scores,
   selection,
+  shards,
   spaces,
   voc_write,
 )
@@ -32,7 +33,7 @@ from synthjax.data.exports import (
   webdataset,
 )
 from synthjax.errors import UserError, unknown_names
-from synthjax.progress import say
+from synthjax.progress import counter, say
 
 IMAGES = ("webdataset", "png_folder", "parquet")  # of `generate`
 SCENES = ("coco", "voc")  # of the scenes that config.detect composes
@@ -139,9 +140,21 @@ def _export_images(
   rows = stored.rows(
     source, encoding=_encoding(block), shuffle=spec.get("shuffle")
   )
-  written = write(folder, rows, names, split=block["split"])
+  shown = _counted(f"export: {name}", rows)
+  written = write(folder, shown, names, split=block["split"])
   artifacts.finish(folder, spec, written, images=len(rows))
   say(f"export: {name}: {len(rows):,} images in {len(written):,} files")
+
+
+def _counted(label: str, rows: shards.Source) -> shards.Source:
+  """Returns the same rows, which tell of each that is read."""
+  count_on = counter(label, len(rows))
+
+  def read(index):
+    count_on()
+    return rows[index]
+
+  return shards.Source(len(rows), read)
 
 
 def _selected(workdir: epath.Path) -> str:

@@ -15,6 +15,8 @@ def detect_all(
   predict: Callable[[Any, Mapping], Mapping[str, jax.Array]],
   variables: Mapping[str, Any],
   batches: Iterable[Mapping[str, np.ndarray]],
+  *,
+  tell: Callable[[int], Any] = lambda count: None,
 ) -> dict[int, dict[str, np.ndarray]]:
   """Returns what is found in each image, by its number, best first.
 
@@ -23,6 +25,7 @@ def detect_all(
     variables: of its model.
     batches: of `data.detection_batches.eval_batches`: this process's share of
       each global batch.
+    tell: called with the number of images that have been done since.
 
   Returns:
     Dicts of boxes [d, 4] in pixels of the resized image, scores [d] and labels
@@ -35,6 +38,7 @@ def detect_all(
     inputs = {name: batch[name] for name in ("image", "size")}
     outputs = dict(predict(variables, inputs))
     rows = jax.tree.map(_whole, outputs | {n: batch[n] for n in _ABOUT})
+    tell(int((rows["index"] >= 0).sum()))
     for i, number in enumerate(rows["index"].tolist()):
       if number < 0:  # it fills the batch up
         continue
