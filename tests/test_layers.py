@@ -15,6 +15,7 @@ PACKAGE = ROOT / "synthjax"
 MAY_IMPORT = {
   "main": {"tasks", "config", "train"},
   "weights": {"convert", "text"},
+  "classify": {"encoders", "train", "convert", "data"},
   "tasks": {
     "config",
     "generators",

@@ -103,6 +103,21 @@ def to_pixels(image: Image.Image, image_size: int | None) -> np.ndarray:
   return np.asarray(image)
 
 
+def read_pixels(file: epath.Path, image_size: int | None = None) -> np.ndarray:
+  """Reads a file as uint8 [h, w, 3], a square if `image_size` is given.
+
+  Raises:
+    UserError: if it is no image, or is damaged.
+  """
+  try:
+    with file.open("rb") as opened, Image.open(opened) as image:
+      return to_pixels(image, image_size)
+  except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    raise UserError(
+      f"{file} cannot be read as an image ({error}): mend it or move it away."
+    ) from error
+
+
 def _item(values: Sequence[int], index: int) -> int:
   return values[index]
 
@@ -114,12 +129,5 @@ def _read_file(
   image_size: int | None,
   index: int,
 ) -> Example:
-  file = path / files[index]
-  try:
-    with file.open("rb") as opened, Image.open(opened) as image:
-      pixels = to_pixels(image, image_size)
-  except (UnidentifiedImageError, OSError, SyntaxError) as error:
-    raise UserError(
-      f"{file} cannot be read as an image ({error}): mend it or move it away."
-    ) from error
+  pixels = read_pixels(path / files[index], image_size)
   return {"image": pixels, "label": labels[index], "id": files[index]}

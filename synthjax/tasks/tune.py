@@ -18,11 +18,10 @@ from ml_collections import ConfigDict
 
 from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.convert import files
 from synthjax.data import feature_sets, real, selection, spaces
 from synthjax.data import scores as stored
 from synthjax.data.feature_sets import Features
-from synthjax.encoders import check_encoder, load_encoder
+from synthjax.encoders import check_encoder, heads, load_encoder
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
 from synthjax.progress import counter
@@ -189,7 +188,8 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   if block.get("best_epoch_on_test"):
     _add_best_epochs(results, trained, fit, opened["test"])
-  rows |= _write(folder, head, trained, results)
+  known = {"config": config.encoder.to_dict(), "identity": encoder.identity}
+  rows |= _write(folder, head, trained, results, known)
   artifacts.finish(
     folder,
     spec,
@@ -277,25 +277,19 @@ def _write(
   head: classifier.Head,
   trained: Sequence[Trained],
   results: Mapping[str, Any],
+  encoder: Mapping[str, Any],
 ) -> dict[str, int]:
   """Writes the results, heads and curves; returns the rows of the files."""
-  params, curves = {ZERO_SHOT: _plain(head)}, {}
-  for each in trained:
-    label = f"{each.arm.name}, seed {each.seed}".replace("/", "|")
-    params[label] = _plain(each.tuned.head)
-    curves[label] = np.asarray(each.tuned.losses)
-  description = {"kind": "heads", "classes": results["classes"]}
-  files.save_params(folder / "heads.safetensors", params, description)
+  curves, arms_heads = {}, {}
+  for arm, seed, *_, tuned in trained:
+    curves[heads.label(arm.name, seed)] = np.asarray(tuned.losses)
+    arms_heads.setdefault(arm.name, {})[seed] = tuned.head
+  rows = heads.write(folder, head, arms_heads, results["classes"], encoder)
   with artifacts.replace(folder, "curves.npz") as path:
     np.savez(path, **curves)
   with artifacts.replace(folder, "results.json") as path:
     path.write_text(json.dumps(results, indent=1) + "\n")
-  return {
-    "heads.safetensors": len(params),
+  return rows | {
     "curves.npz": len(curves),
     "results.json": len(results["rows"]),
   }
-
-
-def _plain(head: classifier.Head) -> dict[str, np.ndarray]:
-  return {"weight": np.asarray(head.weight), "bias": np.asarray(head.bias)}

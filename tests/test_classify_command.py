@@ -1,0 +1,147 @@
+"""The classifier of a run, for images that come later."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import tiny_world
+from PIL import Image
+from safetensors.numpy import load_file
+
+from synthjax import classify
+from synthjax.convert import files
+from synthjax.data import real, spaces
+from synthjax.encoders import load_encoder
+from synthjax.errors import UserError
+from synthjax.tasks import score, tune
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """Tunes two arms with two seeds; returns the workdir and its config."""
+  workdir = tmp_path_factory.mktemp("run")
+  tiny_world.write_images(workdir, seeds=(0, 1), shard_size=64)
+  arm = dict(strategy="basic", filter=False)
+  config = tiny_world.make_config(
+    workdir,
+    score={},
+    tune=dict(
+      arms=(
+        dict(name="hard/CE", soft_weight=0.0, **arm),
+        dict(name="soft", soft_weight=0.5, **arm),
+      ),
+      seeds=(0, 1),
+      num_epochs=2,
+      batch_size=8,
+      lr=0.1,
+      test=dict(split="test"),
+    ),
+  )
+  score.run(config, str(workdir))
+  tune.run(config, str(workdir))
+  return workdir, config
+
+
+@pytest.fixture(scope="module")
+def drawings(run):
+  """Returns test images of the classes, and their labels."""
+  _, config = run
+  source = real.open_real({"split": "test"}, spaces.load_space(config.space))
+  rows = [source[i] for i in range(len(source))]
+  return [row["image"] for row in rows], [row["label"] for row in rows]
+
+
+def test_the_zero_shot_arm_has_the_accuracy_of_the_table(run, drawings):
+  workdir, _ = run
+  images, labels = drawings
+  probs = classify.load(workdir, arm="zero_shot").classify(images)
+  np.testing.assert_allclose(probs.sum(-1), 1, rtol=1e-5)
+  results = json.loads((workdir / "tune" / "results.json").read_text())
+  # Features on disk are rounded to float16: an image in a few hundred may tip.
+  assert (probs.argmax(-1) == labels).mean() == pytest.approx(
+    results["zero_shot"]["test"], abs=0.01
+  )
+
+
+@pytest.mark.parametrize("arm", [None, "hard/CE", "soft"])
+def test_an_arm_is_the_mean_of_its_seeds(run, drawings, arm):
+  workdir, config = run
+  images = drawings[0][:5]
+  found = classify.load(workdir, arm=arm).classify(images)
+  features = load_encoder(**config.encoder.to_dict()).encode_images(images)
+  features /= np.linalg.norm(features, axis=-1, keepdims=True)
+  params = load_file(workdir / "tune" / "heads.safetensors")
+  logits = [
+    features @ params[f"{name}/weight"].T + params[f"{name}/bias"]
+    for seed in (0, 1)
+    for name in [f"{(arm or 'hard/CE').replace('/', '|')}, seed {seed}"]
+  ]
+  assert np.abs(logits[0] - logits[1]).max() > 1e-3
+  np.testing.assert_allclose(
+    found, jax.nn.softmax(np.mean(logits, axis=0)), rtol=1e-3, atol=1e-5
+  )
+
+
+def test_the_command_tells_the_likeliest_classes(run, drawings, tmp_path):
+  """As lines for people and as JSON, of files and what lies below folders."""
+  workdir, _ = run
+  paths = [tmp_path / "one.png", tmp_path / "a" / "b" / "two.PNG"]
+  for path, image in zip(paths, drawings[0], strict=False):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path, format="png")
+  (tmp_path / "a" / "notes.txt").write_text("no image")
+  command = [sys.executable, "-m", "synthjax.classify", str(workdir)]
+  command += [str(paths[0]), str(tmp_path / "a"), "--top=2"]
+  lines = subprocess.check_output([*command, "--json"], text=True).splitlines()
+  found = [json.loads(line) for line in lines]
+  assert [each["file"] for each in found] == list(map(str, paths))
+  known = classify.load(workdir)
+  probs = known.classify(drawings[0][:2])
+  for each, p in zip(found, probs, strict=True):
+    best = np.argsort(-p)[:2]
+    assert list(each["classes"]) == [known.classes[i] for i in best]
+    np.testing.assert_allclose(
+      list(each["classes"].values()), p[best], atol=1e-4
+    )
+
+
+def test_bad_input_is_told(run, tmp_path, capsys):
+  workdir, _ = run
+  (tmp_path / "empty").mkdir()
+  (tmp_path / "bad.png").write_bytes(b"\x89PNG no more")
+  for arguments, words in (
+    ([tmp_path, tmp_path / "bad.png"], "whose task `tune` is done"),
+    (
+      [workdir, "none.png", tmp_path / "empty"],
+      "there is no none.png; .*empty",
+    ),
+    ([workdir, tmp_path / "bad.png"], "bad.png cannot be read as an image"),
+    ([workdir, tmp_path / "bad.png", "--arm=sof"], "did you mean 'soft'"),
+  ):
+    with pytest.raises(SystemExit) as error:
+      classify.main([str(each) for each in arguments])
+    assert error.value.code == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+@pytest.mark.faults
+def test_other_weights_of_the_encoder_are_refused(run, tmp_path):
+  workdir, config = run
+  copy = tmp_path / "run"
+  shutil.copytree(workdir, copy)
+  path = copy / "tune" / "heads.safetensors"
+  heads, about = files.load_params(path)
+  other = tiny_world.write_clip(tmp_path / "other.safetensors", seed=1)
+  about["encoder"]["config"]["weights"] = other
+  files.save_params(path, heads, about)
+  with pytest.raises(UserError, match="put the old weights back"):
+    classify.load(copy)
+  del about["arms"]
+  files.save_params(path, heads, about)
+  with pytest.raises(UserError, match="an older version"):
+    classify.load(copy)
