@@ -133,15 +133,16 @@ def test_the_page_has_a_table_of_costs(tmp_path):
   )
   html, results = write(tmp_path, make_config(price_per_device_hour=2.5))
   rows = Page(html).table("What each task took")
-  head = [*("task", "runs", "time", "share (%)", "done", "a second")]
-  assert rows[0] == [*head, "devices", "device-hours", "price"]
+  # One run of each, all on the same devices: this needs no columns.
+  head = [*("task", "time", "share (%)", "done", "a second")]
+  assert rows[0] == [*head, "device-hours", "price"]
   assert rows[1] == [
-    *("generate", "1", "4 min 0 s", "85.7", "1 images", "0.004 images"),
-    *("8 x TPU v4", "0.5333", "1.33"),
+    *("generate", "4 min 0 s", "85.7", "1 images", "0.004 images"),
+    *("0.533", "1.33"),
   ]
-  assert rows[3][2:6] == ["32 s", "11.4", "80 steps", "2.5 steps"]
+  assert rows[3][1:5] == ["32 s", "11.4", "80 steps", "2.5 steps"]
   text = " ".join(Page(html).text)
-  assert "took 4 min 40 s and 0.6222 device-hours" in text
+  assert "took 4 min 40 s and 0.622 device-hours on 8 x TPU v4" in text
   assert "At 2.5 for a device-hour that is 1.56." in text
   assert results["cost"]["price"] == pytest.approx(2.5 * 8 * 280 / 3600)
   assert 'aria-label="Share of each task in the time' in html
@@ -151,7 +152,21 @@ def test_without_a_price_there_is_no_price(tmp_path):
   keep(tmp_path, record("tune", 0, 60))
   html, results = write(tmp_path)
   (row,) = Page(html).table("What each task took")[1:]
-  assert len(row) == 8 and results["cost"]["price"] is None
+  assert len(row) == 6 and results["cost"]["price"] is None
+
+
+def test_several_runs_and_devices_have_columns(tmp_path):
+  keep(
+    tmp_path,
+    record("generate", 0, 60, "stopped"),
+    record("generate", 2, 60),
+    record("tune", 4, 60, devices=1, device="cpu"),
+  )
+  html, _ = write(tmp_path)
+  head, generate, tune = Page(html).table("What each task took")
+  assert (head[1], head[6]) == ("runs", "devices")
+  assert (generate[1], generate[6]) == ("2", "8 x TPU v4")
+  assert (tune[1], tune[6]) == ("1", "1 x cpu")
 
 
 def test_a_killed_run_stands_in_the_words(tmp_path):

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
+from html import escape
 
 from synthjax.report import plots, tables
 from synthjax.report.reading import number
@@ -150,20 +151,34 @@ def _amount(
 def cost(results: Mapping) -> Section:
   """Shows what each task took, its share, and how fast it was."""
   found = results.get("cost") or {"tasks": []}
-  rows = [_row(row, found) for row in found["tasks"]]
-  if not rows:
+  tasks = found["tasks"]
+  if not tasks:
     return Section("cost", "Cost", "")
-  head = ["task", "runs", "time", "share (%)", "done", "a second", "devices"]
-  head.append("device-hours")
-  if found["price"] is not None:
-    head.append("price")
-  else:
-    rows = [row[:-1] for row in rows]
+  columns = {
+    "task": True,
+    "runs": any(row["runs"] > 1 for row in tasks),
+    "time": True,
+    "share (%)": True,
+    "done": True,
+    "a second": True,
+    "devices": len({row["devices"] for row in tasks}) > 1,  # else in the words
+    "device-hours": True,
+    "price": found["price"] is not None,
+  }
+  rows = [
+    [
+      cell
+      for cell, shown in zip(_row(row, found), columns.values(), strict=True)
+      if shown
+    ]
+    for row in tasks
+  ]
+  head = [name for name, shown in columns.items() if shown]
   table = tables.table(head, rows, caption="What each task took")
   chart = plots.bars(
     [
       (row["task"], 100 * (tables.ratio(row["seconds"], found["seconds"]) or 0))
-      for row in found["tasks"]
+      for row in tasks
     ],
     xlabel="share of the time (%)",
     label="Share of each task in the time of the run, in percent",
@@ -176,12 +191,14 @@ def cost(results: Mapping) -> Section:
 
 
 def _words(found: Mapping) -> str:
+  devices = dict.fromkeys(row["devices"] for row in found["tasks"])
   words = (
-    f"All tasks took {duration(found['seconds'])} and "
-    f"{tables.short(found['device_hours']).text} device-hours: the time of a "
-    "task times all devices that its processes held, at work or waiting. "
-    "Compiling, reading and measuring are part of it, so that “a second” is "
-    "the mean over a whole task."
+    f"The tasks took {duration(found['seconds'])} and "
+    f"{_hours(found['device_hours']).text} device-hours on "
+    f"{escape(', '.join(filter(None, devices)) or 'unknown devices')}: the "
+    "time times all devices that the processes held, at work or waiting. "
+    "Compiling, reading and measuring are part of it, so that what was done "
+    "in a second is the mean over a whole task."
   )
   if found["price"] is not None:
     each = tables.short(found["price_per_device_hour"]).text
@@ -208,9 +225,13 @@ def _row(row: Mapping, found: Mapping) -> list:
     write(row["amount"], f"{amount.text}{unit}"),
     write(row["rate"], f"{rate.text}{unit}"),
     row["devices"] or tables.NONE,
-    tables.short(row["device_hours"]),
+    _hours(row["device_hours"]),
     write(row["price"], f"{row['price'] or 0:,.2f}"),
   ]
+
+
+def _hours(x: float) -> tables.Number:
+  return tables.decimal(x, 3)
 
 
 def duration(seconds: float) -> str:

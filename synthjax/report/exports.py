@@ -13,7 +13,7 @@ from synthjax.report.sections import Section
 FORMATS = {
   "webdataset": "WebDataset: tar files",
   "png_folder": "a folder of images for each class",
-  "parquet": "Parquet, as Hugging Face's datasets has it",
+  "parquet": "Parquet, for Hugging Face",
   "coco": "COCO: images, and boxes in JSON",
   "voc": "PASCAL VOC: images, and boxes in XML",
 }

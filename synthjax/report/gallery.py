@@ -10,6 +10,7 @@ from synthjax.report.gather import NUM_BINS
 from synthjax.report.pictures import Album, Picture
 from synthjax.report.sections import Section, class_names
 
+_MAX_OPEN = 20  # rows of prompts that are shown without being asked for
 _FILLED = (
   "Filled: kept although they do not pass, as the best of a class in which too "
   "few do."
@@ -173,7 +174,10 @@ def prompts(results: Mapping) -> Section:
   return Section(
     "prompts",
     "Prompts",
-    intro + tables.details("Examples of each class", table),
+    intro
+    + tables.details(
+      "Examples of each class", table, opened=len(rows) <= _MAX_OPEN
+    ),
   )
 
 

@@ -17,7 +17,7 @@ STYLE = """
   }
 }
 * { box-sizing: border-box; }
-html { scroll-behavior: smooth; scroll-padding-top: 3.5rem; }
+html { scroll-behavior: smooth; scroll-padding-top: 5.5rem; }
 body {
   margin: 0 auto; padding: 0 1rem 4rem; max-width: 76rem;
   background: var(--page); color: var(--ink);
@@ -38,8 +38,8 @@ a { color: var(--link); }
 .skip:focus { left: 1rem; top: .5rem; background: var(--page); z-index: 2; }
 
 nav {
-  position: sticky; top: 0; z-index: 1; margin: 1rem -1rem 0;
-  padding: .6rem 1rem; overflow-x: auto; white-space: nowrap;
+  position: sticky; top: 0; z-index: 2; margin: 1rem -1rem 0;
+  padding: .5rem 1rem;
   background: var(--page); border-bottom: 1px solid var(--line);
 }
 nav a { display: inline-block; margin-right: 1.1rem; padding: .15rem 0;
@@ -57,7 +57,11 @@ nav a:hover { text-decoration: underline; }
   white-space: nowrap; display: inline-block; }
 .tiles span { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
 
-.scroll { overflow: auto; margin: .75rem 0; max-width: 100%; }
+/* A shade at the right edge tells that there is more. */
+.scroll { overflow: auto; margin: .75rem 0; max-width: 100%; background:
+  linear-gradient(var(--page), var(--page)) right / 1rem 100% no-repeat local,
+  linear-gradient(to left, var(--line), transparent) right / .75rem 100%
+    no-repeat; }
 .long { max-height: 44rem; }
 .long thead { position: sticky; top: 0; background: var(--page); }
 table { border-collapse: collapse; font-size: .9rem; }
@@ -80,7 +84,10 @@ thead button { width: 100%; padding: .3rem .6rem; border: 0; background: none;
 thead button:hover { background: var(--panel); }
 [aria-sort="ascending"] button::after { content: " \\2191"; }
 [aria-sort="descending"] button::after { content: " \\2193"; }
-tbody tr:hover { background: var(--panel); }
+/* The names of the rows stay when a table scrolls sideways. */
+tbody th, thead th:first-child { position: sticky; left: 0;
+  background: var(--page); }
+tbody tr:hover, tbody tr:hover th { background: var(--panel); }
 
 .pair { display: grid; gap: 1rem 2rem; align-items: start; margin-bottom: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(27rem, 100%), 1fr)); }
@@ -185,7 +192,9 @@ dd { margin: 0; }
 .buttons .close { margin-left: auto; }
 @media (max-width: 40rem) {
   body { padding: 0 .75rem 3rem; }
-  nav { margin: 1rem -.75rem 0; padding: .6rem .75rem; }
+  html { scroll-padding-top: 3.5rem; }
+  nav { margin: 1rem -.75rem 0; padding: .5rem .75rem; overflow-x: auto;
+    white-space: nowrap; }
   th, td, thead button { padding: .3rem .4rem; }
   thead th { padding: 0; }
   tbody th { min-width: 5.5rem; }

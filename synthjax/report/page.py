@@ -129,13 +129,8 @@ def _summary(results: Mapping) -> str:
     ]
     error = tables.percent(arm["gain_stderr"]).text
     seeds = tables.count(arm["n"]).text
-    tiles.append(
-      _tile(
-        tables.points(arm["gain"]).text,
-        f"± {error} points",
-        f"gain ± standard error, {seeds} seeds",
-      )
-    )
+    words = f"points of gain ± standard error, {seeds} seeds"
+    tiles.append(_tile(tables.points(arm["gain"]).text, f"± {error}", words))
   elif few := few_shots.headline(results):
     words = f"{few['method']}, {few['shots']:g} shots, {few['chosen']}"
     span = few_shots.interval_words(few)
@@ -163,9 +158,10 @@ def _summary(results: Mapping) -> str:
     tiles.append(_tile(tables.count(found["images"]).text, "", "images scored"))
     tiles.append(_tile(share.text, "%", "kept by the filter"))
   if (found := results.get("cost")) and found["tasks"]:
-    hours = tables.short(found["device_hours"]).text
+    hours = tables.decimal(found["device_hours"], 3).text
+    time = costs.duration(found["seconds"]).split(" ")
     words = f"{hours} device-hours, without this page"
-    tiles.append(_tile(costs.duration(found["seconds"]), "", words))
+    tiles.append(_tile(time[0], " ".join(time[1:]), words))
   lines = [f'<ul class="tiles">{"".join(tiles)}</ul>'] if tiles else []
   lines += [f'<p class="note">{escape(line)}</p>' for line in _notes(results)]
   return "\n".join(lines)
