@@ -1,0 +1,218 @@
+"""What is checked of each kind of command in the documentation.
+
+CHECKS is pattern -> function; a command that none fits fails. What a command
+needs of the world outside (weights, data, a cloud, a cluster) may be absent;
+all else must be there: files, flags, fields, names and arguments.
+"""
+
+import argparse
+import importlib
+import pathlib
+import re
+import sys
+import tomllib
+
+import pytest
+from absl import flags
+from doc_blocks import ROOT, Command
+
+from synthjax import main
+from synthjax.convert.released import RELEASED
+from synthjax.errors import UserError
+from synthjax.weights import making
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# What `check` of a task may miss: files of others, and tasks before it.
+ABSENT = re.compile(
+  r"synthjax\.weights fetch|There is no (folder|file)|is not there"
+  r"|has not been completed"
+)
+# Words that stand for what readers put in, and an example of it.
+PLACEHOLDERS = {
+  "--config=...": "--config=configs/quickstart.py",
+  "--workdir=...": "--workdir=runs/example",
+  "--config=configs/FILE.py[:arg,arg=value]": "--config=configs/quickstart.py",
+  "[--config.field=value]": "--config.seed=1",
+}
+
+
+class Parsed(Exception):
+  """Arguments were read, and nothing further is wanted."""
+
+
+def parse(words: list[str]) -> tuple:
+  """Returns config, workdir and --shared of what follows synthjax.main."""
+  forget_flags()
+  argv = ["main", *(PLACEHOLDERS.get(word, word) for word in words)]
+  before, sys.argv = sys.argv, argv  # which the flag of the config reads
+  try:
+    left = main.parse_flags(argv)
+  finally:
+    sys.argv = before
+  found = flags.FLAGS
+  assert left == ["main"] and found.config and found.workdir, argv
+  return found.config, found.workdir, found.shared
+
+
+def forget_flags() -> None:
+  """Undoes what parsing has left, as one process usually parses once."""
+  flags.FLAGS.unparse_flags()
+  for name in list(flags.FLAGS):
+    if name.startswith("config."):
+      delattr(flags.FLAGS, name)
+  flags.FLAGS.mark_as_parsed()
+
+
+def check_main(words: list[str], *, tasks: bool) -> None:
+  """Parses, and runs what each of the tasks checks before it works."""
+  config, workdir, shared = parse(words)
+  modules = [importlib.import_module(main.TASKS[t]) for t in config.tasks]
+  if shared:
+    assert {module.PROCESSES for module in modules} == {"shared"}
+  for module in modules if tasks else ():
+    try:
+      getattr(module, "check", lambda config, workdir: None)(config, workdir)
+    except UserError as error:
+      assert ABSENT.search(str(error)), f"{words}: {error}"
+
+
+def check_weights(words: list[str]) -> None:
+  command, *names = [word for word in words if not word.startswith("--")]
+  options = [word for word in words if word.startswith("--")]
+  assert all(option.startswith("--output=") for option in options), words
+  assert not options or command == "convert"
+  if command == "convert":
+    name, *files = names
+    for file in files:
+      pathlib.Path(file).touch()
+    made = making._match(name, [pathlib.Path(file) for file in files])
+    wanted = {file.name for file in RELEASED[name].files}
+    assert wanted == made.keys(), f"{words} leaves out {wanted - made.keys()}"
+    return
+  assert command in ("list", "fetch", "check"), words
+  assert bool(names) == (command != "list") and set(names) <= set(RELEASED)
+
+
+def check_benchmark(name: str, words: list[str]) -> None:
+  """Lets the benchmark read its arguments; a test of its own runs it small."""
+  assert (
+    ROOT / f"tests/test_benchmarks_{name}.py"
+  ).exists() or name == "quality"
+  module = importlib.import_module(f"benchmarks.{name}")
+
+  def parse_args(parser, args=None, namespace=None):
+    original(parser, args, namespace)
+    raise Parsed
+
+  original = argparse.ArgumentParser.parse_args
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    patch.setattr(sys, "argv", [name, *words])
+    with pytest.raises(Parsed):
+      module.main()
+
+
+def check_tests(words: list[str]) -> None:
+  assert words in ([], ["-m", words[-1]] if words else []), words
+  known = {
+    m.split(":")[0] for m in PROJECT["tool"]["pytest"]["ini_options"]["markers"]
+  }
+  expression = words[-1] if words else ""
+  assert set(re.findall(r"\w+", expression)) <= known | {"not", "and", "or"}
+
+
+def check_pip(words: list[str]) -> None:
+  (target,) = words
+  extra = re.fullmatch(r"\.(?:\[(\w+)\])?", target)[1]
+  assert extra is None or extra in PROJECT["project"]["optional-dependencies"]
+
+
+class Launcher:
+  """Runs the scripts of launch/ with stand-ins for Python, gcloud and srun."""
+
+  def __init__(self, start, folder: pathlib.Path):
+    self.start, self.log = start, folder / "python.log"
+    self.check_tasks = True
+
+  def __call__(self, script: str, words: list[str], **environment) -> list[str]:
+    """Returns what the script gives to synthjax.main."""
+    words = [PLACEHOLDERS.get(word, word) for word in words]
+    if words[:1] == ["follow"]:  # which would not end
+      assert "\n  follow)" in (ROOT / "launch/tpu.sh").read_text()
+      return []
+    self.log.unlink(missing_ok=True)
+    process = self.start(script, *words, codes=("0",) * 4, **environment)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, f"{script} {words}: {out}"
+    if not self.log.exists():
+      assert words and words[0] in ("create", "install", "stop", "delete")
+      return []
+    said = {
+      line.partition(" ids=")[0] for line in self.log.read_text().splitlines()
+    }
+    (line,) = said  # of each process the same
+    module, name, *rest = line.split()
+    assert [module, name] == ["-m", "synthjax.main"], line
+    return rest
+
+
+def check_launch(command: Command, launcher: Launcher) -> None:
+  script, *words = command.words[1:]
+  script = script.removeprefix("launch/")
+  if script == "test.sh":
+    return check_tests(words)
+  passed = launcher(script, words, **command.environment)
+  if passed and passed[-1] != "--help":
+    check_main(passed, tasks=launcher.check_tasks)
+
+
+def check_slurm(command: Command, launcher: Launcher) -> None:
+  """Drops the options of srun and sbatch, and checks what they start."""
+  program, *words = command.words
+  while words[0].startswith("--"):
+    option = words.pop(0).partition("=")[0]
+    assert option in ("--nodes", "--ntasks-per-node", "--partition"), option
+  if program == "sbatch":
+    (script, *rest) = words
+    assert script == "launch/slurm.sh"
+    text = (ROOT / script).read_text()
+    assert 'srun --kill-on-bad-exit=1 bash launch/gpu.sh "$@"' in text
+    words = ["bash", "launch/gpu.sh", *rest]
+  assert words[:2] == ["bash", "launch/gpu.sh"], words
+  check_launch(command._replace(words=words), launcher)
+
+
+def check_gcloud(words: list[str]) -> None:
+  """Checks what runs on the workers; gcloud itself is Google's."""
+  for word in words:
+    if word.startswith("--command="):
+      *_, last = word.removeprefix("--command=").split("; ")
+      assert last.startswith("python -m synthjax.weights ")
+      check_weights(last.split()[3:])
+
+
+def check(command: Command, launcher: Launcher) -> None:
+  """Checks a command by the one pattern of CHECKS that fits."""
+  (function,) = [f for p, f in CHECKS.items() if re.match(p, command.text)]
+  function(command, launcher)
+
+
+CHECKS = {
+  r"python -m synthjax\.main ": lambda c, launcher: check_main(
+    c.words[3:], tasks=launcher.check_tasks
+  ),
+  r"python -m synthjax\.weights ": lambda c, _: check_weights(c.words[3:]),
+  r"python -m synthjax\.embedded\.build( --help)?$": lambda c, _: (
+    importlib.import_module("synthjax.embedded.build")
+  ),
+  r"python -m benchmarks\.\w+": lambda c, _: check_benchmark(
+    c.words[2].removeprefix("benchmarks."), c.words[3:]
+  ),
+  r"bash launch/\w+\.sh": check_launch,
+  r"srun |sbatch ": check_slurm,
+  r"pip install -e ": lambda c, _: check_pip(c.words[3:]),
+  r"gcloud (compute tpus tpu-vm ssh|storage (buckets create|cp|rm)) ": (
+    lambda c, _: check_gcloud(c.words)
+  ),
+  r"(cp|rm) -r runs/": lambda c, _: None,  # is run
+}

@@ -1,0 +1,113 @@
+"""Every command, link and file in the documentation is sound.
+
+Flags, fields, files and names are checked here, by `doc_commands`;
+`test_docs_run` runs what a CPU can run.
+"""
+
+import ast
+import pathlib
+import re
+
+import pytest
+from doc_blocks import (
+  LANGUAGES,
+  ROOT,
+  all_commands,
+  headings,
+  inline,
+  links,
+  pages,
+  read,
+)
+from doc_commands import check
+
+from synthjax import main
+
+pytest_plugins = ("doc_workspace",)  # fixtures
+
+PAGES = pages()
+# Here the checks of tasks take half a minute, as they outline large networks.
+SLOW = ("docs/paper.md",)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_sound(page, workspace, launcher):
+  workspace(page)
+  launcher.check_tasks = page not in SLOW
+  check_all(page, launcher)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", SLOW)
+def test_tasks_take_the_fields_of_every_command(page, workspace, launcher):
+  workspace(page)
+  check_all(page, launcher)
+
+
+def check_all(page, launcher):
+  for command in all_commands(page):
+    try:
+      check(command, launcher)
+    except Exception as error:
+      raise AssertionError(f"{command.where}: {command.text}") from error
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_images_files_and_languages_are_there(page):
+  for target in links(page):
+    if target.startswith(("https://", "http://")):
+      continue
+    path, _, anchor = target.partition("#")
+    file = (ROOT / page).parent / path if path else ROOT / page
+    assert file.exists(), f"{page}: {target}"
+    if anchor:
+      assert anchor in headings(str(file.resolve().relative_to(ROOT))), target
+  for block in read(page)[0]:
+    assert block.language in LANGUAGES, block.where
+  places = r"(?:synthjax|tests|configs|launch|benchmarks|docs)/[\w/.]+"
+  for text in inline(page):
+    if re.fullmatch(places, text) and "NAME" not in text:
+      assert (ROOT / text).exists(), f"{page}: {text}"
+
+
+def test_configs_and_fields_in_the_prose_are_there(workspace):
+  workspace()
+  known = [
+    main.load_config(f"configs/{path.name}{arg}")
+    for path in (ROOT / "configs").glob("*.py")
+    for arg in ("", ":runlocal")
+  ]
+  for page in PAGES:
+    for text in inline(page):
+      if re.fullmatch(r"configs/\w+\.py:.*", text):
+        main.load_config(text)
+      for field in re.findall(r"--config\.([\w.]+)=", text):
+        assert any(has_field(c, field) for c in known), f"{page}: {text}"
+
+
+def has_field(config, field):
+  for key in field.split("."):
+    if not hasattr(config, "keys") or key not in config:
+      return False
+    config = config[key]
+  return True
+
+
+def test_every_config_task_and_page_is_named():
+  named = (ROOT / "README.md").read_text() + (
+    ROOT / "docs/paper.md"
+  ).read_text()
+  for path in (ROOT / "configs").glob("*.py"):
+    assert f"configs/{path.name}" in named, path.name
+  tasks = (ROOT / "README.md").read_text()
+  assert all(f"`{task}`" in tasks for task in main.TASKS)
+  index = links("docs/README.md")
+  assert all(f"{pathlib.Path(page).name}" in index for page in PAGES[2:])
+
+
+def test_commands_in_the_docstrings_of_configs_load(workspace):
+  workspace()
+  for path in sorted((ROOT / "configs").glob("*.py")):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    for arg in re.findall(r"--config=(?:configs/\w+\.py|\.{3}):(\S+)", text):
+      main.load_config(f"configs/{path.name}:{arg}")
