@@ -41,7 +41,8 @@ def _one(found: Mapping) -> str:
       to = "to the row above, on the same images"
     words.append(f"Differences are those {to}.")
   if found["note"]:
-    words.append(f"{found['note'].rstrip('.')}.")
+    note = found["note"].rstrip(".")
+    words.append(f"{note[:1].upper()}{note[1:]}.")
   note = f"<p>{escape(' '.join(words))}</p>" if words else ""
   return f"<h3>{title}</h3>{note}{charts}{table}"
 

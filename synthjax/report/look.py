@@ -42,7 +42,7 @@ nav {
   padding: .5rem 1rem;
   background: var(--page); border-bottom: 1px solid var(--line);
 }
-nav a { display: inline-block; margin-right: 1.1rem; padding: .15rem 0;
+nav a { display: inline-block; margin-right: .85rem; padding: .15rem 0;
   text-decoration: none; }
 nav a:hover { text-decoration: underline; }
 
