@@ -170,7 +170,6 @@ def _fill(args, stop_after: int | None) -> dict:
         reference_size=1,
         num_steps=1,
         identity={},
-        warm_up=lambda: None,
       ),
       name="nothing",
       shard_size=1000,

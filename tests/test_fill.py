@@ -40,7 +40,6 @@ def make_generator(batch_size=4, before=None):
     reference_size=4,
     num_steps=1,
     identity={},
-    warm_up=lambda: None,
   )
 
 

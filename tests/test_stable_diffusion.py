@@ -19,7 +19,7 @@ import tiny_sd
 
 from synthjax.convert import stable_diffusion as convert
 from synthjax.diffusion import latents, sample, schedule
-from synthjax.models import sd_layers
+from synthjax.models import attention
 from synthjax.models.sd_text import TextEncoder
 from synthjax.models.sd_unet import UNet
 from synthjax.models.sd_vae import Autoencoder
@@ -180,9 +180,9 @@ def test_the_others_have_the_released_numbers_of_parameters():
 def test_many_queries_attend_as_few_do(monkeypatch):
   rng = np.random.default_rng(0)
   q, k, v = rng.normal(size=(3, 2, 8, 3, 4)).astype(np.float32)
-  whole = sd_layers.attend(q, k, v)
-  monkeypatch.setattr(sd_layers, "QUERIES", 2)
-  np.testing.assert_allclose(sd_layers.attend(q, k, v), whole, rtol=1e-5)
+  whole = attention.attend(q, k, v)
+  monkeypatch.setattr(attention, "QUERIES", 2)
+  np.testing.assert_allclose(attention.attend(q, k, v), whole, rtol=1e-5)
 
 
 @pytest.mark.parametrize("prediction", latents.PREDICTIONS)

@@ -67,7 +67,6 @@ def test_real_guidance_starts_from_the_noised_latent_of_the_image(
   generator = stable_diffusion.load(**block | changes)
   rng = np.random.default_rng(0)
   references = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
-  generator.warm_up(1)
   images = generator.draw(
     PROMPTS[:2], keys(2), references=references, start_steps=1
   )

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from synthjax.convert import files
@@ -160,14 +159,6 @@ def load(
 
   stream, draw = batching.make_stream(run, batch_size)
 
-  def warm_up(start_steps: int | None = None) -> None:
-    """Compiles what draws, and draws nothing."""
-    side, reference = base_stage.image_size, None
-    if start_steps is not None:
-      reference = np.zeros((1, side, side, 3), np.uint8)
-    batch = inputs([""], jax.random.split(jax.random.key(0), 1), reference)
-    compiled(start_steps).lower(params, *batch).compile()
-
   identity = {
     "generator": "glide",
     "base": _identify("base", base),
@@ -189,7 +180,6 @@ def load(
     reference_size=stages[0].image_size,
     num_steps=len(stages[0].steps.timestep),
     identity=identity,
-    warm_up=warm_up,
   )
 
 

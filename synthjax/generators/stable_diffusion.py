@@ -146,14 +146,6 @@ def load(
 
   stream, draw = batching.make_stream(run, batch_size)
 
-  def warm_up(start_steps: int | None = None) -> None:
-    """Compiles what draws, and draws nothing."""
-    reference = None
-    if start_steps is not None:
-      reference = np.zeros((1, image_size, image_size, 3), np.uint8)
-    batch = inputs([""], jax.random.split(jax.random.key(0), 1), reference)
-    compiled(start_steps).lower(params, *batch).compile()
-
   identity = hashes | {
     "generator": KIND,
     "sampler": sampler,
@@ -172,7 +164,6 @@ def load(
     reference_size=image_size,
     num_steps=len(walk.steps.timestep),
     identity=identity,
-    warm_up=warm_up,
   )
 
 

@@ -3,9 +3,15 @@
 import jax
 import jax.numpy as jnp
 
+# Queries that attend at once: 64x64 places would else need 64 MiB of logits
+# for each head and image.
+QUERIES = 1024
+
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Attends with the softmax in float32, and in half precision by cuDNN.
+  """Attends with logits and softmax in float32, and in half precision by cuDNN.
+
+  Without cuDNN, some queries at a time.
 
   Args:
     q: [n, l, h, d] queries.
@@ -18,13 +24,27 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
   if has_kernel(q.dtype, q.shape[-1], jax.devices()[0]):
     # Never holds the [n, h, l, m] weights.
     out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+  elif q.shape[1] <= QUERIES or q.shape[1] % QUERIES:
+    out = _attend(q, k, v)
   else:
-    # As in the reference, each side is scaled, which keeps half precision safe.
-    scale = q.shape[-1] ** -0.25
-    logits = jnp.einsum("nlhd,nmhd->nhlm", q * scale, k * scale)
-    weights = jax.nn.softmax(logits.astype(jnp.float32)).astype(v.dtype)
-    out = jnp.einsum("nhlm,nmhd->nlhd", weights, v)
+    n, length, heads, d = q.shape
+    pieces = q.reshape(n, length // QUERIES, QUERIES, heads, d).swapaxes(0, 1)
+    out = jax.lax.map(lambda piece: _attend(piece, k, v), pieces)
+    out = out.swapaxes(0, 1).reshape(q.shape)
   return out.reshape(*out.shape[:2], -1)
+
+
+def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  """Attends in plain JAX: [n, l, h, d]."""
+  # As in the reference, each side is scaled, which keeps half precision safe.
+  scale = q.shape[-1] ** -0.25
+  logits = jnp.einsum(
+    "nlhd,nmhd->nhlm",
+    *(q * scale, k * scale),
+    preferred_element_type=jnp.float32,
+  )
+  weights = jax.nn.softmax(logits).astype(v.dtype)
+  return jnp.einsum("nhlm,nmhd->nlhd", weights, v)
 
 
 def has_kernel(dtype: jnp.dtype, width: int, device: jax.Device) -> bool:

@@ -8,30 +8,6 @@ import jax.numpy as jnp
 
 from synthjax.models.glide import Conv3x3, GroupNorm
 
-# Queries that attend at once: 64x64 places would else need 64 MiB of logits
-# for each head and image.
-QUERIES = 1024
-
-
-def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Attends with logits and softmax in float32, some queries at a time.
-
-  Args:
-    q: [n, l, h, d] queries.
-    k: [n, m, h, d] keys.
-    v: [n, m, h, d] values.
-
-  Returns:
-    [n, l, h * d].
-  """
-  n, length, heads, d = q.shape
-  attention = jax.nn.dot_product_attention
-  if length <= QUERIES or length % QUERIES:
-    return attention(q, k, v).reshape(n, length, heads * d)
-  pieces = q.reshape(n, length // QUERIES, QUERIES, heads, d).swapaxes(0, 1)
-  out = jax.lax.map(lambda piece: attention(piece, k, v), pieces)
-  return out.swapaxes(0, 1).reshape(n, length, heads * d)
-
 
 class ResnetBlock(nn.Module):
   """Two normalised 3x3 convolutions; the time embedding is added between."""

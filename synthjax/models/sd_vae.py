@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from synthjax.models.attention import attend
 from synthjax.models.glide import Conv3x3, GroupNorm
-from synthjax.models.sd_layers import ResnetBlock, attend, double
+from synthjax.models.sd_layers import ResnetBlock, double
 
 EPSILON = 1e-6
 Norm = partial(GroupNorm, epsilon=EPSILON)
