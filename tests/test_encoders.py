@@ -7,8 +7,8 @@ import tiny_world
 
 from synthjax import encoders
 from synthjax.convert import files
+from synthjax.encoders import batching, resize
 from synthjax.encoders import clip as encoder_of
-from synthjax.encoders import resize
 from synthjax.errors import UserError
 from synthjax.models import clip
 from synthjax.text import tokenize
@@ -96,7 +96,7 @@ def test_host_and_device_give_the_same_features(weights, size):
 
 def test_the_device_compiles_for_a_few_sizes_alone(weights, monkeypatch):
   """Real images come in any size: the host resizes those beyond the limit."""
-  monkeypatch.setattr(encoder_of, "MAX_SHAPES", 1)
+  monkeypatch.setattr(batching, "MAX_SHAPES", 1)
   on_host = []
   real = encoder_of.fit_image
   monkeypatch.setattr(

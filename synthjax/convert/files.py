@@ -137,6 +137,7 @@ DEFAULTS = {
   "glide": "glide",
   "noised_clip": "glide_clip",
   "clip": "clip_rn50",
+  "dinov2": "dinov2_vits14",
   "t5": "t5_common_gen",
   "resnet": "resnet50_torchvision",
 }

@@ -1,54 +1,25 @@
 """The released checkpoints: where they are, whose, and what becomes of them."""
 
-from collections.abc import Mapping
-from typing import NamedTuple
-
-
-class File(NamedTuple):
-  """One file of a publisher."""
-
-  name: str
-  url: str
-  # As its publisher states it, or its first digits; where it is None, the first
-  # one seen is remembered.
-  sha256: str | None = None
-  megabytes: float | None = None  # about, where known
-  others: tuple[str, ...] = ()  # addresses of the same weights in other formats
-
-
-class Made(NamedTuple):
-  """One file that is made of a publisher's."""
-
-  sources: tuple[str, ...]  # names of files
-  field: str | None = None  # of a config, that takes it
-  parameters: int | None = None  # without BatchNorm's averages
-
-
-class Released(NamedTuple):
-  """One checkpoint, possibly of several files."""
-
-  what: str
-  files: tuple[File, ...]
-  makes: Mapping[str, Made]
-  family: str  # of FAMILIES
-  licence: str
-  note: str = ""
-
+from synthjax.convert.publishers import (
+  META,
+  OPENAI,
+  TORCHVISION,
+  File,
+  Made,
+  Released,
+  hub,
+)
 
 # The modules whose `from_released` converts the weights.
 FAMILIES = {
   "clip": "synthjax.convert.clip",
+  "dinov2": "synthjax.convert.dinov2",
   "glide": "synthjax.convert.glide",
   "noised_clip": "synthjax.convert.noised_clip",
   "resnet": "synthjax.convert.resnet",
   "t5": "synthjax.convert.t5",
   "vit": "synthjax.convert.vit",
 }
-
-_OPENAI = "https://openaipublic.blob.core.windows.net"
-_HUGGING_FACE = "https://huggingface.co"
-_META = "https://dl.fbaipublicfiles.com"
-_TORCHVISION = "https://download.pytorch.org/models"
 
 _CLIP_BPE = File(
   "bpe_simple_vocab_16e6.txt.gz",
@@ -61,13 +32,13 @@ _CLIP_BPE = File(
 _GLIDE_BPE = (
   File(
     "encoder.json",
-    f"{_OPENAI}/gpt-2/encodings/main/encoder.json",
+    f"{OPENAI}/gpt-2/encodings/main/encoder.json",
     "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
     1.0,
   ),
   File(
     "vocab.bpe",
-    f"{_OPENAI}/gpt-2/encodings/main/vocab.bpe",
+    f"{OPENAI}/gpt-2/encodings/main/vocab.bpe",
     "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
     0.5,
   ),
@@ -77,7 +48,7 @@ _CLIP_TOKENIZER = Made((_CLIP_BPE.name,), "encoder.tokenizer")
 
 
 def _glide(name: str) -> File:
-  return File(name, f"{_OPENAI}/diffusion/dec-2021/{name}")
+  return File(name, f"{OPENAI}/diffusion/dec-2021/{name}")
 
 
 def _clip(model: str, sha256: str, megabytes: int, parameters: int) -> Released:
@@ -86,7 +57,7 @@ def _clip(model: str, sha256: str, megabytes: int, parameters: int) -> Released:
   return Released(
     f"CLIP {model}",
     (
-      File(name, f"{_OPENAI}/clip/models/{sha256}/{name}", sha256, megabytes),
+      File(name, f"{OPENAI}/clip/models/{sha256}/{name}", sha256, megabytes),
       _CLIP_BPE,
     ),
     {
@@ -98,16 +69,9 @@ def _clip(model: str, sha256: str, megabytes: int, parameters: int) -> Released:
   )
 
 
-def _hub(repository: str, name: str, megabytes: float, *others: str) -> File:
-  """A file of a repository of the Hugging Face hub."""
-  folder = f"{_HUGGING_FACE}/{repository}/resolve/main"
-  rest = tuple(f"{folder}/{other}" for other in others)
-  return File(name, f"{folder}/{name}", None, megabytes, rest)
-
-
 def _clip_hub(model: str, parameters: int, *of_file) -> Released:
   """The same weights in Hugging Face's layout, or in open_clip's."""
-  file = _hub(*of_file)
+  file = hub(*of_file)
   return Released(
     f"CLIP {model}, as float32",
     (file, _CLIP_BPE),
@@ -131,7 +95,7 @@ def _backbone(
 
 def _moco(epochs: int, md5: str) -> Released:
   name = f"moco_v2_{epochs}ep_pretrain.pth.tar"
-  url = f"{_META}/moco/moco_checkpoints/moco_v2_{epochs}ep/{name}"
+  url = f"{META}/moco/moco_checkpoints/moco_v2_{epochs}ep/{name}"
   return _backbone(
     f"MoCo v2 ResNet-50, {epochs} epochs",
     File(name, url),
@@ -139,6 +103,36 @@ def _moco(epochs: int, md5: str) -> Released:
     "CC-BY-NC-4.0",
     note=f"licence as of its release, see the publisher; MD5 {md5}...",
   )
+
+
+def _dinov2(size: str, parameters: int, megabytes: float) -> Released:
+  name = f"dinov2_vit{size}14"
+  file = f"{name}_pretrain.pth"
+  return _features(
+    f"DINOv2 ViT-{size.upper()}/14, the authors'",
+    File(file, f"{META}/dinov2/{name}/{file}", None, megabytes),
+    "dinov2",
+    parameters,
+    note="for figures of image quality; no published hash",
+  )
+
+
+def _dinov2_hub(size: str, parameters: int, megabytes: float) -> Released:
+  name = {"s": "small", "b": "base", "l": "large"}[size]
+  folder = f"facebook/dinov2-{name}"
+  return _features(
+    f"DINOv2 ViT-{size.upper()}/14, Hugging Face's",
+    hub(folder, "model.safetensors", megabytes, "pytorch_model.bin"),
+    "dinov2",
+    parameters,
+    note="the same weights in another layout",
+  )
+
+
+def _features(what, file, family, parameters, note) -> Released:
+  made = Made((file.name,), "card.encoders", parameters)
+  makes = {"encoder.safetensors": made}
+  return Released(what, (file,), makes, family, "Apache-2.0", note)
 
 
 RELEASED = {
@@ -236,8 +230,8 @@ RELEASED = {
   "t5_common_gen": Released(
     "T5-base tuned on CommonGen: sentences from words",
     (
-      _hub("mrm8488/t5-base-finetuned-common_gen", "pytorch_model.bin", 892),
-      _hub("mrm8488/t5-base-finetuned-common_gen", "spiece.model", 0.8),
+      hub("mrm8488/t5-base-finetuned-common_gen", "pytorch_model.bin", 892),
+      hub("mrm8488/t5-base-finetuned-common_gen", "spiece.model", 0.8),
     ),
     {
       "t5.safetensors": Made(
@@ -253,7 +247,7 @@ RELEASED = {
     "ResNet-50, ImageNet-1k, torchvision V1",
     File(
       "resnet50-0676ba61.pth",
-      f"{_TORCHVISION}/resnet50-0676ba61.pth",
+      f"{TORCHVISION}/resnet50-0676ba61.pth",
       "0676ba61",
       102.5,
     ),
@@ -265,7 +259,7 @@ RELEASED = {
     "ResNet-50, ImageNet-1k, torchvision V2",
     File(
       "resnet50-11ad3fa6.pth",
-      f"{_TORCHVISION}/resnet50-11ad3fa6.pth",
+      f"{TORCHVISION}/resnet50-11ad3fa6.pth",
       "11ad3fa6",
       102.5,
     ),
@@ -275,9 +269,7 @@ RELEASED = {
   ),
   "resnet50_timm": _backbone(
     "ResNet-50, ImageNet-1k, timm a1",
-    _hub(
-      "timm/resnet50.a1_in1k", "model.safetensors", 102, "pytorch_model.bin"
-    ),
+    hub("timm/resnet50.a1_in1k", "model.safetensors", 102, "pytorch_model.bin"),
     "resnet",
     "Apache-2.0",
     25_557_032,
@@ -286,7 +278,7 @@ RELEASED = {
     "DeiT-S/16, ImageNet-1k",
     File(
       "deit_small_patch16_224-cd65a155.pth",
-      f"{_META}/deit/deit_small_patch16_224-cd65a155.pth",
+      f"{META}/deit/deit_small_patch16_224-cd65a155.pth",
       "cd65a155",
       88,
     ),
@@ -294,6 +286,12 @@ RELEASED = {
     "Apache-2.0",
     22_050_664,
   ),
+  "dinov2_vits14": _dinov2("s", 22_056_576, 88.3),
+  "dinov2_vitb14": _dinov2("b", 86_580_480, 346.4),
+  "dinov2_vitl14": _dinov2("l", 304_368_640, 1217.6),
+  "dinov2_vits14_hf": _dinov2_hub("s", 22_056_576, 88.2),
+  "dinov2_vitb14_hf": _dinov2_hub("b", 86_580_480, 346.3),
+  "dinov2_vitl14_hf": _dinov2_hub("l", 304_368_640, 1217.5),
   "moco_v2_200": _moco(200, "59fd9945"),
   "moco_v2_800": _moco(800, "a04e12f8"),
 }

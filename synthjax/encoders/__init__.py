@@ -5,11 +5,17 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
-from synthjax.errors import check_arguments, unknown_names
+from synthjax.convert import files
+from synthjax.encoders import batching
+from synthjax.errors import UserError, check_arguments, unknown_names
 
 # Each module has `load(**fields) -> Encoder` and `check(**fields)`.
 ENCODERS = {"clip": "synthjax.encoders.clip"}
+# By the kind of their weights. They know no texts, so that they measure images
+# and classify none: each module has `load(path, batch_size) -> ImageEncoder`.
+IMAGE_ENCODERS = {"dinov2": "synthjax.encoders.dinov2"}
 
 
 class Encoder(NamedTuple):
@@ -31,6 +37,53 @@ class Encoder(NamedTuple):
   # What the host does to an image [h, w, 3] first; `encode_images` does it as
   # well, but threads that read ahead spare it the work.
   fit: Callable[[np.ndarray], np.ndarray] = np.asarray
+
+
+class ImageEncoder(NamedTuple):
+  """The part of an `Encoder` that needs no texts, with the same meaning."""
+
+  encode_images: Callable[[Sequence[np.ndarray]], np.ndarray]
+  identity: dict[str, Any]
+
+
+def load_image_encoder(
+  weights: str, *, field: str, batch_size: int = 64
+) -> ImageEncoder:
+  """Loads an encoder of images by its weights, which say what it is.
+
+  Args:
+    weights: a file, as `convert.files.locate` takes it.
+    field: of the config, for messages.
+    batch_size: images encoded at once.
+
+  Raises:
+    UserError: as `check_image_encoder`.
+  """
+  path, kind = _image_weights(weights, field)
+  module = importlib.import_module(IMAGE_ENCODERS[kind])
+  batching.check_size(batch_size, field=field)
+  return module.load(path, batch_size=batch_size)
+
+
+def check_image_encoder(weights: str, *, field: str) -> None:
+  """Says what keeps it from being loaded.
+
+  Raises:
+    UserError: about weights that are not there, or of another kind.
+  """
+  _image_weights(weights, field)
+
+
+def _image_weights(weights: str, field: str) -> tuple[epath.Path, str]:
+  """Returns the file and the key of IMAGE_ENCODERS."""
+  path = files.locate(weights, field=field, family="dinov2")
+  kind = files.read_description(path).get("kind")
+  if kind not in IMAGE_ENCODERS:
+    raise UserError(
+      f"{weights} (config.{field}) holds weights of {kind!r}; needed are those "
+      f"of {' or '.join(IMAGE_ENCODERS)}."
+    )
+  return path, kind
 
 
 def load_encoder(name: str, **fields: Any) -> Encoder:

@@ -9,18 +9,14 @@ import numpy as np
 from etils import epath
 
 from synthjax.convert import files
-from synthjax.encoders import Encoder
+from synthjax.encoders import Encoder, batching
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.errors import UserError, unknown_names
 from synthjax.models import clip
 from synthjax.text import tokenize
 from synthjax.train import coop
-from synthjax.train import mesh as meshes
 
 RESIZES = ("host", "device")
-# Each size of images that the device resizes is compiled; others wait for the
-# host.
-MAX_SHAPES = 8
 
 
 def check(
@@ -83,68 +79,39 @@ def load(
       f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
       f"{words.clip_vocab_size}: give the tokenizer that it was trained with."
     )
-  mesh = meshes.make_mesh(local=True)  # each process encodes for itself
-  meshes.check_batch(mesh, batch_size, field="encoder.batch_size")
-  copied, split = meshes.copied(mesh), meshes.split(mesh)
+  batching.check_size(batch_size, field="encoder.batch_size")
   # Beside "params", a ResNet has "batch_stats".
   variables = params if "params" in params else {"params": params}
   params = variables["params"]
   # Files may hold a scalar as an array of one number.
   params["logit_scale"] = np.reshape(params["logit_scale"], ())
-  variables = jax.device_put(variables, copied)
-
-  def compiled(method):
-    return jax.jit(
-      lambda variables, x: model.apply(variables, x, method=method),
-      in_shardings=(copied, split),
-      out_shardings=split,
-    )
-
+  variables = batching.replicate(variables)
   size = model.image_size
-  of_pixels = compiled(
-    lambda m, x: m.encode_image(clip.preprocess(fit_images(x, size)))
+  run = partial(
+    batching.in_batches,
+    variables=variables,
+    batch_size=batch_size,
+    width=model.embed_dim,
   )
-  of_tokens = compiled(lambda m, x: m.encode_text(x))
-
-  def encode(function, batches):
-    features, waiting = [np.zeros((0, model.embed_dim), np.float32)], None
-    for batch in batches:
-      lack = batch_size - len(batch)
-      filled = np.pad(batch, [(0, lack)] + [(0, 0)] * (batch.ndim - 1))
-      # Where there are several processes, `jit` takes no arrays of the host.
-      filled = jax.device_put(filled, split)
-      # The device is given this batch before the last one is waited for.
-      found, waiting = waiting, (function(variables, filled), len(batch))
-      if found:
-        features.append(np.asarray(found[0])[: found[1]])
-    if waiting:
-      features.append(np.asarray(waiting[0])[: waiting[1]])
-    return np.concatenate(features)
-
-  def chunks(rows):
-    for first in range(0, len(rows), batch_size):
-      yield rows[first : first + batch_size]
-
+  apply = lambda variables, x, method: model.apply(variables, x, method=method)
+  of_pixels = run(
+    lambda variables, x: apply(
+      variables, clip.preprocess(fit_images(x, size)), "encode_image"
+    )
+  )
+  of_tokens = run(lambda variables, x: apply(variables, x, "encode_text"))
   if resize is None:
     resize = "host" if jax.default_backend() == "cpu" else "device"
-  compiled_shapes: set[tuple[int, ...]] = set()
-
-  def fit_chunk(images):
-    """Returns images of one size, those of the model if the host resizes."""
-    shapes = {np.shape(image) for image in images}
-    if resize == "device" and len(shapes) == 1:
-      if shapes <= compiled_shapes or len(compiled_shapes) < MAX_SHAPES:
-        compiled_shapes.update(shapes)
-        return np.stack(images)
-    return np.stack([fit_image(image, size) for image in images])
+  fit = partial(fit_image, size=size)
+  stack = batching.stacked(fit, on_device=resize == "device")
 
   def encode_images(images: Sequence[np.ndarray]) -> np.ndarray:
     # Resized a batch at a time: all at once may not fit the memory.
-    return encode(of_pixels, map(fit_chunk, chunks(images)))
+    return of_pixels(map(stack, batching.chunks(images, batch_size)))
 
   def encode_texts(texts: Sequence[str]) -> np.ndarray:
     tokens = words.clip_tokens(texts, model.context_length)
-    return encode(of_tokens, chunks(tokens))
+    return of_tokens(batching.chunks(tokens, batch_size))
 
   def embed_prompts(names: Sequence[str], num_context: int):
     names = [words.clip_ids(f"{name}.") for name in names]
@@ -167,9 +134,13 @@ def load(
     "dtype": dtype,
   }
   logit_scale = float(np.exp(params["logit_scale"]))
-  fit = partial(fit_image, size=size) if resize == "host" else np.asarray
   return Encoder(
-    encode_images, encode_texts, logit_scale, identity, embed_prompts, fit
+    encode_images,
+    encode_texts,
+    logit_scale,
+    identity,
+    embed_prompts,
+    fit if resize == "host" else np.asarray,
   )
 
 

@@ -20,15 +20,19 @@ _A, _SUPPORT = -0.5, 2.0
 _BITS, _HALF = 22, 11
 
 
-def fit_image(image: np.ndarray, size: int) -> np.ndarray:
+def fit_image(
+  image: np.ndarray, size: int, crop: int | None = None
+) -> np.ndarray:
   """Resizes the shorter side and crops the middle, as CLIP does.
 
   Args:
     image: uint8 [h, w, 3].
-    size: px.
+    size: px of the shorter side.
+    crop: px of the middle that is kept; None is `size`.
 
   Returns:
-    uint8 [size, size, 3], the image itself where it has that size.
+    uint8 [crop, crop, 3], the image itself where it has that size already and
+    nothing is to be resized.
 
   Raises:
     ValueError: for an image of another dtype or shape.
@@ -38,15 +42,16 @@ def fit_image(image: np.ndarray, size: int) -> np.ndarray:
     raise ValueError(
       f"found an image {image.dtype} {image.shape}; needed uint8 [h, w, 3]."
     )
-  if image.shape[:2] == (size, size):
+  crop = size if crop is None else crop
+  if image.shape[:2] == (size, size) == (crop, crop):
     return image
-  (height, width), (top, left) = _resized(*image.shape[:2], size)
+  (height, width), (top, left) = _resized(*image.shape[:2], size, crop)
   # Width first, in two calls: Pillow from 13 on may choose the other order,
   # which rounds otherwise.
   bicubic, resized = Image.Resampling.BICUBIC, Image.fromarray(image)
   resized = resized.resize((width, len(image)), bicubic)
   resized = resized.resize((width, height), bicubic)
-  return np.asarray(resized)[top : top + size, left : left + size]
+  return np.asarray(resized)[top : top + crop, left : left + crop]
 
 
 def fit_images(images: jax.Array, size: int) -> jax.Array:
@@ -54,7 +59,7 @@ def fit_images(images: jax.Array, size: int) -> jax.Array:
 
   Args:
     images: uint8 [n, h, w, 3].
-    size: px.
+    size: px, of the crop as well.
 
   Returns:
     uint8 [n, size, size, 3].
@@ -69,7 +74,7 @@ def fit_images(images: jax.Array, size: int) -> jax.Array:
   height, width = images.shape[1:3]
   if (height, width) == (size, size):
     return images
-  resized, (top, left) = _resized(height, width, size)
+  resized, (top, left) = _resized(height, width, size, size)
   rows = bicubic_matrix(height, resized[0])[top : top + size]
   columns = bicubic_matrix(width, resized[1])[left : left + size]
   x = _resample("nhwc,vw->nhvc", images, columns)
@@ -122,7 +127,7 @@ def _cubic(x: np.ndarray) -> np.ndarray:
   return np.where(x < 1, near, np.where(x < _SUPPORT, far, 0.0))
 
 
-def _resized(height: int, width: int, size: int):
+def _resized(height: int, width: int, size: int, crop: int):
   """Returns height and width after the resize, and the crop's top and left.
 
   Torchvision's arithmetic: the longer side is rounded down, the offset to the
@@ -131,6 +136,6 @@ def _resized(height: int, width: int, size: int):
   short = min(height, width)
   height, width = int(size * height / short), int(size * width / short)
   return (height, width), (
-    round((height - size) / 2),
-    round((width - size) / 2),
+    round((height - crop) / 2),
+    round((width - crop) / 2),
   )

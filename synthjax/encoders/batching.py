@@ -1,0 +1,99 @@
+"""Runs a network over any number of rows in batches of one shape."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from synthjax.train import mesh as meshes
+
+# Each size of images that the device resizes is compiled; others wait for the
+# host.
+MAX_SHAPES = 8
+
+
+def replicate(variables: Any) -> Any:
+  """Puts variables on every device of this process."""
+  return jax.device_put(variables, meshes.copied(_mesh()))
+
+
+def check_size(batch_size: int, *, field: str) -> None:
+  """Checks that batches split over the devices of this process.
+
+  Raises:
+    UserError: naming the field.
+  """
+  meshes.check_batch(_mesh(), batch_size, field=field)
+
+
+def in_batches(
+  function: Callable[[Any, jax.Array], jax.Array],
+  variables: Any,
+  *,
+  batch_size: int,
+  width: int,
+) -> Callable[[Iterable[np.ndarray]], np.ndarray]:
+  """Compiles a function, which then maps batches to the features of all rows.
+
+  Args:
+    function: maps variables and rows [batch_size, ...] to [batch_size, width].
+    variables: of `replicate`.
+    batch_size: smaller batches are filled up, so that one shape is compiled.
+    width: of the features.
+  """
+  mesh = _mesh()  # each process encodes for itself
+  copied, split = meshes.copied(mesh), meshes.split(mesh)
+  compiled = jax.jit(
+    function, in_shardings=(copied, split), out_shardings=split
+  )
+
+  def encode(batches: Iterable[np.ndarray]) -> np.ndarray:
+    features, waiting = [np.zeros((0, width), np.float32)], None
+    for batch in batches:
+      lack = batch_size - len(batch)
+      filled = np.pad(batch, [(0, lack)] + [(0, 0)] * (batch.ndim - 1))
+      # Where there are several processes, `jit` takes no arrays of the host.
+      filled = jax.device_put(filled, split)
+      # The device is given this batch before the last one is waited for.
+      found, waiting = waiting, (compiled(variables, filled), len(batch))
+      if found:
+        features.append(np.asarray(found[0])[: found[1]])
+    if waiting:
+      features.append(np.asarray(waiting[0])[: waiting[1]])
+    return np.concatenate(features)
+
+  return encode
+
+
+def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+  """Cuts rows into batches, the last of which may be smaller."""
+  for first in range(0, len(rows), size):
+    yield rows[first : first + size]
+
+
+def stacked(
+  fit: Callable[[np.ndarray], np.ndarray], *, on_device: bool
+) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+  """Returns what makes one array of a batch of images.
+
+  Args:
+    fit: resizes an image on the host.
+    on_device: leaves images of one size as they are, as long as no more than
+      MAX_SHAPES sizes are left so.
+  """
+  left: set[tuple[int, ...]] = set()
+
+  def stack(images: Sequence[np.ndarray]) -> np.ndarray:
+    shapes = {np.shape(image) for image in images}
+    if on_device and len(shapes) == 1:
+      if shapes <= left or len(left) < MAX_SHAPES:
+        left.update(shapes)
+        return np.stack(images)
+    return np.stack([fit(image) for image in images])
+
+  return stack
+
+
+def _mesh() -> Any:
+  return meshes.make_mesh(local=True)

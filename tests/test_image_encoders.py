@@ -1,0 +1,78 @@
+"""Encoders without texts: pixels, batches, and what is refused."""
+
+import jax
+import numpy as np
+import pytest
+import tiny_world
+from PIL import Image
+
+from synthjax import encoders
+from synthjax.convert import files
+from synthjax.encoders import resize
+from synthjax.errors import UserError
+from synthjax.models import dinov2
+
+
+def write_dinov2(path, **sizes):
+  """Writes a DINOv2 of random weights for 32 px, and returns its path."""
+  sizes = dict(patch_size=2, width=16, depth=2, heads=2, grid=5) | sizes
+  images = jax.ShapeDtypeStruct((1, 10, 10, 3), np.float32)
+  like = jax.eval_shape(dinov2.make(**sizes).init, jax.random.key(0), images)
+  rng = np.random.default_rng(0)
+  variables = jax.tree.map(lambda x: rng.normal(size=x.shape), like)
+  files.save_params(path, variables, {"kind": "dinov2", "model": sizes})
+  return str(path)
+
+
+def images_of(n, *size, seed=0):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (n, *size, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+  return write_dinov2(tmp_path_factory.mktemp("dinov2") / "a.safetensors")
+
+
+def test_dinov2s_features_are_those_of_the_model(weights):
+  """Of the middle 32 px of the 37 that 16 patches of 2 px are cut from."""
+  encoder = encoders.load_image_encoder(weights, field="x", batch_size=4)
+  images = images_of(6, 50, 60)
+  got = encoder.encode_images(images)
+  assert got.shape == (6, 16) and got.dtype == np.float32
+  variables, about = files.load_params(weights)
+  fitted = np.stack([resize.fit_image(x, 37, 32) for x in images])
+  want = dinov2.make(**about["model"]).apply(
+    variables, dinov2.preprocess(fitted)
+  )
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+  assert encoder.encode_images(images[:0]).shape == (0, 16)
+  mixed = [images[0], images_of(1, 32, 32)[0]]
+  np.testing.assert_allclose(
+    encoder.encode_images(mixed)[0], got[0], rtol=1e-4, atol=1e-5
+  )
+
+
+@pytest.mark.parametrize("size", [(256, 256), (300, 400), (40, 30)])
+def test_the_crop_is_that_of_torchvisions_transforms(size):
+  """Resize(256, bicubic) and CenterCrop(224), as their arithmetic has it."""
+  (image,) = images_of(1, *size)
+  height, width = size
+  short = min(size)
+  height, width = int(256 * height / short), int(256 * width / short)
+  whole = Image.fromarray(image).resize((width, size[0]), Image.BICUBIC)
+  whole = np.asarray(whole.resize((width, height), Image.BICUBIC))
+  top, left = round((height - 224) / 2), round((width - 224) / 2)
+  np.testing.assert_array_equal(
+    resize.fit_image(image, 256, 224),
+    whole[top : top + 224, left : left + 224],
+  )
+
+
+def test_weights_of_another_kind_are_refused(tmp_path, monkeypatch):
+  monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "cache"))
+  path = tiny_world.write_clip(tmp_path / "clip.safetensors")
+  with pytest.raises(UserError, match=r"config\.card\.x.*'clip'.*dinov2"):
+    encoders.check_image_encoder(path, field="card.x")
+  with pytest.raises(UserError, match="fetch dinov2_vits14"):
+    encoders.check_image_encoder("released:dinov2_vits14", field="card.x")
