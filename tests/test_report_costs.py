@@ -172,7 +172,7 @@ def test_several_runs_and_devices_have_columns(tmp_path):
 def test_a_killed_run_stands_in_the_words(tmp_path):
   keep(tmp_path, record("tune", 0, None, None), record("tune", 1, 60))
   html, _ = write(tmp_path)
-  assert "Of 1 runs, killed or still at work" in "".join(Page(html).text)
+  assert "not known: 1 of the runs of tasks" in "".join(Page(html).text)
 
 
 def test_a_workdir_without_records_has_no_costs(tmp_path):

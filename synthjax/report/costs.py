@@ -206,8 +206,8 @@ def _words(found: Mapping) -> str:
     words += f" At {each} for a device-hour that is {price}."
   if found["unknown"]:
     words += (
-      f" Of {tables.count(found['unknown']).text} runs, killed or still at "
-      "work, the length is not known: they are not counted."
+      f" Not counted, as their length is not known: {found['unknown']} of the "
+      "runs of tasks, which were killed or are still at work."
     )
   return f"<p>{words}</p>"
 
