@@ -55,7 +55,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     raise unknown_names("encoder", [arg.encoder], ENCODERS)
   num_images = arg.images_per_class or (30 if arg.runlocal else 2000)
   config = ml_collections.ConfigDict()
-  config.tasks = ("prompts", "generate", "score", "select", "tune", "report")
+  config.tasks = (
+    "prompts",
+    "generate",
+    "score",
+    "select",
+    "tune",
+    "card",
+    "report",
+  )
   config.seed = 0
   config.space = arg.labels
 
@@ -90,6 +98,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     temperature=2.0,
     test=dict(kind="folder", path=arg.test) if arg.test else None,
   )
+  # How good the images are, and whether any is near one that is measured on.
+  test = config.tune.test
+  config.card = dict(real=test.to_dict() if test else None)
   config.export = exports()
   config.report = dict(samples_per_class=8)
 

@@ -132,3 +132,20 @@ def test_what_does_not_fit_is_told(labels, probs, words):
 
 def test_no_weak_class_is_no_message():
   assert early.message([]) == ""
+
+
+def test_a_verdict_tells_of_weak_classes_or_that_none_stands_out():
+  labels, probs = drawn({0: (0, 25), 1: (25, 25), 2: (25, 25), 3: (25, 25)})
+  found = early.weak_classes(labels, probs, NAMES)
+  assert early.verdict(labels, probs, NAMES) == early.message(found)
+  labels, probs = drawn({0: (5, 5), 1: (4, 5), 2: (4, 5), 3: (5, 5)})
+  text = early.verdict(labels, probs, NAMES)
+  assert "90% of the first 20 images" in text and "by chance, 25%" in text
+  assert "no class stands out" in text
+
+
+def test_classes_of_which_none_is_drawn_are_told():
+  """None of them is worse than the others, so that none alone is told."""
+  labels, probs = drawn(dict.fromkeys(range(4), (1, 6)))
+  assert not early.weak_classes(labels, probs, NAMES)
+  assert "draws none of these classes" in early.verdict(labels, probs, NAMES)

@@ -93,7 +93,7 @@ def test_a_folder_of_real_images_is_the_test(tmp_path):
   [
     ("classes: [cat, dog, Cat]", "the name 'cat' occurs 2 times"),
     ("classes: [cat, '', dog]", r"classes\[1\].name: must be a text, not ''"),
-    ("classes:\n  - cat\n  -\n  - dog", r"line 3: classes\[1\]: must be a"),
+    ("classes:\n  - cat\n  -\n  - dog", r"line 3: classes\[1\]: is empty"),
     ("classes:\n  - {related: [tabby]}", r"classes\[0\].name: must be a text"),
     ("classes: []", "at least one class"),
     ("classes: [cat]\nprompt: ['a {}']", "did you mean 'prompts'"),
@@ -228,6 +228,7 @@ def test_related_words_are_filled_in_and_told(tmp_path, caplog):
   # Nobody has told which crane; and what there is stays.
   assert crane == quuxbird == () and gull == ("sea gull",)
   assert "kookaburra" in caplog.text and "quuxbird: none" in caplog.text
+  assert "crane: none, before it is told what is meant" in caplog.text
   assert "sea gull" not in caplog.text
 
 
@@ -246,6 +247,26 @@ def test_ambiguous_names_are_told_once_and_before_anything_runs(
   assert "'a photo of a crane, a wading bird'" in caplog.text
   assert "bat:" not in caplog.text and "mouse:" not in caplog.text
   assert not (tmp_path / "run").exists()
+
+
+def test_one_class_alone_is_told(tmp_path, caplog):
+  with caplog.at_level(logging.WARNING):
+    space = space_of(tmp_path, "- hammer, saw, axe\n")
+  assert len(space.classes) == 1 and "one class alone" in caplog.text
+
+
+def test_spaces_around_and_within_names_do_not_count(tmp_path):
+  space = space_of(tmp_path, '- "  acoustic  guitar "\n- "tuba\\t"\n')
+  assert space.class_names == ("acoustic guitar", "tuba")
+
+
+def test_names_that_occur_twice_are_told_by_line(tmp_path):
+  message = error_of(tmp_path, "- hammer\n- saw\n- Hammer\n- axe\n- 'saw '\n")
+  assert message.splitlines()[1:] == [
+    f"  line {line}: classes[{line - 1}]: the name {name!r} occurs 2 times; "
+    "leave it there once, or give every class a `key` of its own"
+    for line, name in ((3, "hammer"), (5, "saw"))
+  ]
 
 
 def test_names_that_networks_read_badly_are_told(tmp_path, caplog):

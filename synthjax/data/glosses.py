@@ -11,9 +11,11 @@ VAGUE = set(
   "equipment|extremity|female|food|group|heavier-than-air craft|"
   "horny structure|implement|instrumentality|layer|material|matter|"
   "natural object|object|part|person|physical object|physical phenomenon|piece|"
-  "placental|plant|process|region|structure|substance|support|system|thing|"
+  "pipe|placental|plant|process|region|structure|substance|support|system|thing|"
   "unit|way|whole".split("|")
 )
+# Meanings whose glosses say it in no plain words.
+SAID = {"n05297523": "a part of the body"}
 # No article stands before kinds of these branches, or of these last words.
 UNCOUNTED = ("food", "phenomenon", "substance", "game")
 MASSES = (
@@ -48,6 +50,8 @@ def head_word(description: str) -> str:
 
 def describe(row: nouns.Row, lemma: str) -> str:
   """Says what a meaning is, by what lies right above it, or by its gloss."""
+  if row.key in SAID:
+    return SAID[row.key]
   kind = _kind(row, lemma)
   if kind:
     if row.branch in UNCOUNTED or kind.endswith(MASSES):

@@ -3,7 +3,6 @@
 `spaces` describes the files, and reads them.
 """
 
-import collections
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from synthjax.data.space_problems import (
   Path,
   Place,
   Problem,
+  clashes,
   not_text,
   read_texts,
   refuse,
@@ -132,11 +132,13 @@ def _tell_filled(
   given = {
     v["name"] for v in values if isinstance(v, Mapping) and v.get("related")
   }
-  lines = [
-    f"{each.name}: {', '.join(each.related) or 'none'}"
-    for each in classes
-    if each.name not in given
-  ]
+  lines = []
+  for each in classes:
+    if each.name not in given:
+      none = "none"
+      if senses.ambiguous(each.name):
+        none = "none, before it is told what is meant"
+      lines.append(f"{each.name}: {', '.join(each.related) or none}")
   logging.warning(
     "Related words that %s has from WordNet, as fill_related asks; leave out "
     "what is wrong by listing `related` yourself:\n  %s",
@@ -153,7 +155,7 @@ def _classes(
 ) -> tuple[tuple[Class, ...], list[Problem]]:
   """Reads the classes; returns them by id, and all problems."""
   if not isinstance(values, list | tuple) or not values:
-    text = "must be a list of at least one class"
+    text = f"must be a list of at least one class, {not_text(values)}"
     return (), [Problem(("classes",), text)]
   classes, problems = [], []
   usual = senses.usual_branch(_names(values)) if fill else None
@@ -163,6 +165,8 @@ def _classes(
       value = {"name": value}
     if not isinstance(value, Mapping):
       text = f"must be a name or a mapping, {not_text(value)}"
+      if value is None:
+        text = "is empty: write a name there, or remove the line"
       problems.append(Problem(path, text))
     elif pair := _pair(value):
       problems.append(Problem(path, pair))
@@ -171,7 +175,7 @@ def _classes(
       classes.append(each)
       problems += found
   if not problems:
-    problems = [Problem(("classes",), text) for text in _clashes(classes)]
+    problems = clashes(classes)
     classes.sort(key=lambda each: each.id)
   return tuple(classes), problems
 
@@ -208,12 +212,15 @@ def _class(
     text = f"must be a text, {not_text(name)}"
     problems.append(Problem((*path, "name"), text))
     name = ""
+  name = " ".join(name.split())
   texts = {}
   for field in ("key", "description"):
     texts[field] = value.get(field, "")
     if not isinstance(texts[field], str):
       text = f"must be a text, {not_text(texts[field])}"
       problems.append(Problem((*path, field), text))
+    else:
+      texts[field] = texts[field].strip()
   related, found = read_texts((*path, "related"), value.get("related", ()))
   parts, more = read_texts(
     (*path, "subcategories"), value.get("subcategories", ())
@@ -262,33 +269,6 @@ def _settle(each: Class, hint: Any, usual: str | None) -> Class:
   if each.description:
     different.pop(each.name.lower(), None)
   return each._replace(related=tuple(reversed(different.values())))
-
-
-def _clashes(classes: list[Class]) -> list[str]:
-  """Lists what two classes share but must not, and ids that leave gaps."""
-  problems = []
-  names = [" ".join(c.name.lower().split()) for c in classes]
-  for what, values in (
-    ("id", [str(c.id) for c in classes]),
-    # As with ImageNet's two missiles, whose synsets differ.
-    ("name", [] if all(c.key for c in classes) else names),
-    ("key", [c.key for c in classes if c.key]),
-    ("subcategory", [part for c in classes for part in c.subcategories]),
-  ):
-    counts = collections.Counter(values)
-    hint = ": give every class a `key` of its own" if what == "name" else ""
-    problems += [
-      f"the {what} {value!r} occurs {count} times{hint}"
-      for value, count in sorted(counts.items())
-      if count > 1
-    ]
-  ids = {c.id for c in classes}
-  if not problems and ids != set(range(len(classes))):
-    problems.append(
-      f"{len(classes)} classes have the ids 0 to {len(classes) - 1}, "
-      f"as these are the columns of the logits; found {sorted(ids)}"
-    )
-  return problems
 
 
 # --- texts ------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Problems with the fields of a file: which they are, and how they are told."""
 
+import collections
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -89,4 +90,40 @@ def unknown_keys(
       near = difflib.get_close_matches(str(key), known, n=1)
       hint = f"did you mean {near[0]!r}?" if near else f"known are {known}"
       problems.append(Problem((*path, str(key)), f"is not a field; {hint}"))
+  return problems
+
+
+def clashes(classes: Sequence[Any]) -> list[Problem]:
+  """Lists what two classes share but must not, and ids that leave gaps."""
+  problems = []
+  keyed = all(c.key for c in classes)
+  for what, values in (
+    ("id", [[str(c.id)] for c in classes]),
+    # As with ImageNet's two missiles, whose synsets differ.
+    ("name", [[] if keyed else [c.name.lower()] for c in classes]),
+    ("key", [[c.key] if c.key else [] for c in classes]),
+    ("subcategory", [c.subcategories for c in classes]),
+  ):
+    places = collections.defaultdict(list)
+    for position, own in enumerate(values):
+      for value in own:
+        places[value].append(position)
+    hint = ""
+    if what == "name":
+      hint = "; leave it there once, or give every class a `key` of its own"
+    problems += [
+      Problem(
+        ("classes", found[-1]),
+        f"the {what} {value!r} occurs {len(found)} times{hint}",
+      )
+      for value, found in sorted(places.items())
+      if len(found) > 1
+    ]
+  ids = {c.id for c in classes}
+  if not problems and ids != set(range(len(classes))):
+    text = (
+      f"{len(classes)} classes have the ids 0 to {len(classes) - 1}, "
+      f"as these are the columns of the logits; found {sorted(ids)}"
+    )
+    problems.append(Problem(("classes",), text))
   return problems

@@ -52,6 +52,7 @@ from synthjax.errors import UserError, unknown_names
 
 __all__ = ["PROMPTS", "TEMPLATES", "Class", "LabelSpace", "parse_space"]
 
+ENDINGS = (".yaml", ".yml", ".json")
 FOLDER = pathlib.Path(__file__).parent / "label_spaces"
 
 
@@ -71,11 +72,21 @@ def load_space(name: str) -> LabelSpace:
   if name in built_in_spaces():
     return _shipped_space(name)
   path = epath.Path(name)
-  if path.suffix not in (".json", ".yaml", ".yml"):
+  if path.suffix not in ENDINGS:
+    if path.suffix or "/" in name:
+      raise UserError(
+        f"The label space {name} must be a file that ends with "
+        f"{' or '.join(ENDINGS)}, or one of the built-in ones: "
+        f"{', '.join(built_in_spaces())}."
+      )
     known = [*built_in_spaces(), "<path>.json", "<path>.yaml"]
     raise unknown_names("label space", [name], known)
   try:
     text = path.expanduser().read_text()
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f"Cannot read the label space {name}: {error}. Save it as UTF-8."
+    ) from error
   except (OSError, ValueError) as error:
     raise UserError(f"Cannot read the label space {name}: {error}") from error
   return _own_space(text, name)
@@ -200,6 +211,11 @@ def _notes(space: LabelSpace) -> list[str]:
       notes.append(f"{each.name}: networks read {spaced!r} better")
     if each.name.lower().startswith(("a ", "an ", "the ")):
       notes.append(f"{each.name}: prompts have an article of their own")
+  if len(space.classes) == 1:
+    notes.append(
+      f"There is one class alone, {space.classes[0].name!r}, and no other to "
+      "tell it from. In a list, each name has a line of its own, after '- '"
+    )
   if warnings := senses.warnings_of(open_names, space.prompts[0], settled):
     notes += [
       "These names have several meanings, and images of all may be drawn; say "

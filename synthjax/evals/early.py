@@ -64,9 +64,7 @@ def weak_classes(
   risk = (1 - confidence) / len(names)
   hits = probs.argmax(1) == labels if probs.ndim == 2 else None
   scores = probs if hits is None else hits.astype(float)
-  # Of two or three classes, twice chance is nearly everything.
-  chance = 1 / len(names)
-  near_chance = min(TIMES_CHANCE * chance, (1 + chance) / 2)
+  near_chance = _near_chance(len(names))
   means = {label: scores[labels == label].mean() for label in np.unique(labels)}
   found = []
   for label, mean in means.items():
@@ -85,6 +83,35 @@ def weak_classes(
       name, score = names[label], float(mean)
       found.append(Weak(int(label), name, count, score, upper, level, advice))
   return sorted(found, key=lambda each: (each.score, each.label))
+
+
+def verdict(labels: np.ndarray, probs: np.ndarray, names: Sequence[str]) -> str:
+  """Returns what to show a user about the first images.
+
+  Weak classes are found among others that are drawn well. Where none is, they
+  all are: images that are taken for their class as often as by chance are told
+  of, and otherwise how often they are.
+
+  Args:
+    labels: [n] ints, what each image was asked to show.
+    probs: [n, K] class probabilities.
+    names: of the K classes.
+  """
+  if weak := weak_classes(labels, probs, names):
+    return message(weak)
+  hits, count = int((probs.argmax(1) == labels).sum()), len(labels)
+  chance = 1 / len(names)
+  said = (
+    f"{hits / count:.0%} of the first {count} images are taken for their class "
+    f"(by chance, {chance:.0%})"
+  )
+  if wilson_upper(hits, count, 1 - CONFIDENCE) < _near_chance(len(names)):
+    return (
+      f"{said}: the generator draws none of these classes, or the encoder "
+      "knows none. Stop here and give them a `description`, a `sense` or "
+      "`related` words, or take other models."
+    )
+  return f"generate: {said}; no class stands out as drawn badly."
 
 
 def message(weak: Sequence[Weak]) -> str:
@@ -125,6 +152,12 @@ def t_upper(scores: np.ndarray, risk: float) -> float:
   spread = np.append(scores, 0.5).std(ddof=1)
   half = stats.t.isf(risk, count - 1) * spread / math.sqrt(count)
   return float(min(scores.mean() + half, 1.0))
+
+
+def _near_chance(num_classes: int) -> float:
+  # Of two or three classes, twice chance is nearly everything.
+  chance = 1 / num_classes
+  return min(TIMES_CHANCE * chance, (1 + chance) / 2)
 
 
 def _advice(label: int, probs: np.ndarray, names: Sequence[str]) -> str:

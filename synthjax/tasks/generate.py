@@ -193,12 +193,7 @@ def _judge(
     known,
   )
   names = [c.name for c in space.classes]
-  weak = early.weak_classes(found.labels, found.probs, names)
-  say(
-    early.message(weak)
-    or f"generate: the first {len(rows)} images show their classes, as far as "
-    "can be told."
-  )
+  say(early.verdict(found.labels, found.probs, names))
 
 
 def _encoding(block: ConfigDict) -> dict:

@@ -52,7 +52,8 @@ def run(config: ConfigDict, workdir: str) -> None:
   for name, count in counts.items():
     say(
       f"select: {name}: kept {count['kept']:,} of {count['images']:,} images; "
-      f"{count['pass'] / count['images']:.0%} are above 1/N"
+      f"{count['filled']:,} of them do not pass (1/N), and fill up classes in "
+      "which too few do"
     )
 
 
@@ -61,12 +62,14 @@ def _counts(
 ) -> dict[str, dict[str, int]]:
   """Counts what passed and what was kept, by strategy."""
   strategies, _ = stored.origin(scores.ids)
+  filled = selected.reasons == selection.FILLED
   passed = np.isin(selected.reasons, (selection.KEPT, selection.OVER))
   return {
     str(name): {
       "images": int((strategies == name).sum()),
       "pass": int((passed & (strategies == name)).sum()),
       "kept": int((selected.kept & (strategies == name)).sum()),
+      "filled": int((filled & (strategies == name)).sum()),
     }
     for name in np.unique(strategies)
   }
