@@ -86,7 +86,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.tune.test = dict(kind="folder", path=arg.test) if arg.test else None
   # How good the images are, and whether any is near one that is measured on.
   test = config.tune.test
-  config.card = dict(real=test.to_dict() if test else None)
+  config.card = dict(
+    real=test.to_dict() if test else None,
+    encoders="none",  # or "fetched"; DINOv2 takes seconds an image on a core
+  )
   config.export = exports()
   config.report = dict(samples_per_class=8)
   return config

@@ -99,7 +99,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   if arg.data_dir:
     config.tune.test.data_dir = arg.data_dir
-  config.card = dict(real=config.tune.test.to_dict())
+  config.card = dict(
+    real=config.tune.test.to_dict(),
+    encoders="fetched",  # those of DINOv2 and Inception that are here
+  )
   config.export = exports()
   config.report = dict(samples_per_class=8, paper=("table1",))
 
@@ -119,5 +122,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.tune.validation = dict(split="validation")
     config.tune.test = dict(split="test")
     config.tune.best_epoch_on_test = False
-  config.card = dict(real=config.tune.test.to_dict())
+    config.card.encoders = "none"
+    config.card.real = config.tune.test.to_dict()
   return config

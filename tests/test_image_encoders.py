@@ -1,8 +1,8 @@
 """Encoders without texts: pixels, batches, and what is refused."""
 
-import jax
 import numpy as np
 import pytest
+import tiny_encoders
 import tiny_world
 from PIL import Image
 
@@ -13,17 +13,6 @@ from synthjax.errors import UserError
 from synthjax.models import dinov2
 
 
-def write_dinov2(path, **sizes):
-  """Writes a DINOv2 of random weights for 32 px, and returns its path."""
-  sizes = dict(patch_size=2, width=16, depth=2, heads=2, grid=5) | sizes
-  images = jax.ShapeDtypeStruct((1, 10, 10, 3), np.float32)
-  like = jax.eval_shape(dinov2.make(**sizes).init, jax.random.key(0), images)
-  rng = np.random.default_rng(0)
-  variables = jax.tree.map(lambda x: rng.normal(size=x.shape), like)
-  files.save_params(path, variables, {"kind": "dinov2", "model": sizes})
-  return str(path)
-
-
 def images_of(n, *size, seed=0):
   rng = np.random.default_rng(seed)
   return rng.integers(0, 256, (n, *size, 3), dtype=np.uint8)
@@ -31,7 +20,9 @@ def images_of(n, *size, seed=0):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-  return write_dinov2(tmp_path_factory.mktemp("dinov2") / "a.safetensors")
+  return tiny_encoders.write_dinov2(
+    tmp_path_factory.mktemp("dinov2") / "a.safetensors"
+  )
 
 
 def test_dinov2s_features_are_those_of_the_model(weights):

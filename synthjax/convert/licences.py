@@ -18,8 +18,8 @@ def describe(reference: str | None, sha256: str) -> dict[str, Any]:
   """Describes a file by what a config calls it.
 
   Args:
-    reference: "released:NAME/FILE", "embedded:NAME", a path, or None where
-      nothing tells.
+    reference: "released:NAME/FILE" or what `files.locate` takes for it,
+      "embedded:NAME", a path, or None where nothing tells.
     sha256: of the file that was used. If the reference leads to another file
       now, or to none, it is not believed.
 
@@ -87,7 +87,7 @@ def _find(reference: str) -> epath.Path | None:
   """Returns the file that a reference stands for, if it is there."""
   if reference.startswith(cache.RELEASED):
     try:
-      return epath.Path(cache.fetched(reference))
+      return files.locate(reference, field="weights", family="clip")
     except UserError:  # no longer there
       return None
   places = [epath.Path(reference)]

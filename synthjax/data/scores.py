@@ -193,8 +193,9 @@ def encode_source(
   identity: str,
   folder: epath.PathLike,
   chunk_size: int = 1024,
+  kind: str = "real",
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-  """Encodes real images, or reads what was encoded before.
+  """Encodes images, or reads what was encoded before.
 
   The features of each chunk lie in a file that is named by the content of its
   images and by the encoder, so that no other image ever gets them.
@@ -205,6 +206,7 @@ def encode_source(
     identity: tells encoders apart.
     folder: of the files.
     chunk_size: images of a file.
+    kind: of the images, which begins the names of the files.
 
   Returns:
     features float32 [n, d], rounded to float16 as those on disk; labels int32
@@ -212,10 +214,10 @@ def encode_source(
   """
   features, labels, files = [], [], {}
   few = len(source) <= _FEW_CHUNKS * chunk_size
-  tell = None if few else counter("real images", len(source))
+  tell = None if few else counter(f"{kind} images", len(source))
   for rows in _chunks(source, chunk_size):
     images = [np.asarray(row["image"]) for row in rows]
-    name = f"real-{_content(identity, images)}.npz"
+    name = f"{kind}-{_content(identity, images)}.npz"
     path = epath.Path(folder) / name
     if not path.exists():
       with artifacts.replace(folder, name) as temporary:

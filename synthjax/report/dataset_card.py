@@ -1,12 +1,13 @@
 """The README of an image set: a dataset card as Hugging Face's hub reads it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from synthjax.report.reading import number
+from synthjax.report import card_tables
+from synthjax.report.card_tables import SET_NAMES, called, table
 
 BIASES = (
   "The images show what the generator learned from its own training images, "
@@ -31,21 +32,6 @@ IMPACT = (
 PERSONAL = (
   "None was collected. A model may reproduce parts of its training images."
 )
-# The figures of a set: key, name, which way is better, and what it is.
-FIGURES = (
-  ("frechet", "Fréchet distance", "lower", "Heusel et al. 2017"),
-  ("kernel", "kernel distance (KID)", "lower", "Bińkowski et al. 2018"),
-  ("precision", "precision", "higher", "Kynkäänniemi et al. 2019"),
-  ("recall", "recall", "higher", "Kynkäänniemi et al. 2019"),
-  ("density", "density", "higher", "Naeem et al. 2020"),
-  ("coverage", "coverage", "higher", "Naeem et al. 2020"),
-  ("vendi", "Vendi score", "higher", "Friedman & Dieng 2023"),
-  ("class_vendi", "Vendi score in a class", "higher", "mean over classes"),
-  ("class_distance", "cosine distance in a class", "higher", "mean of pairs"),
-  ("clip_score", "CLIP score, class", "higher", "100 x mean cosine"),
-  ("prompt_clip_score", "CLIP score, prompt", "higher", "100 x mean cosine"),
-)
-SET_NAMES = {"all": "all images", "kept": "kept", "real": "real images"}
 _SIZES = (
   (1_000, "n<1K"),
   (10_000, "1K<n<10K"),
@@ -84,7 +70,7 @@ def build(card: Mapping[str, Any]) -> str:
     annotation(card) + "\n",
     _classes(card),
     "## Quality\n",
-    _quality(card),
+    card_tables.quality(card),
     "## Duplicates and neighbours\n",
     _neighbours(card),
     "## Use\n",
@@ -140,17 +126,6 @@ def annotation(card: Mapping[str, Any]) -> str:
       "`images.jsonl`; the others are part of the set, too)."
     )
   return words
-
-
-def called(model: Mapping[str, Any]) -> str:
-  """Names a model in one line."""
-  name = model["name"] or "not named"
-  return f"{name}, {model['what']}" if model["what"] else name
-
-
-def digits(value: Any) -> str:
-  """Writes a figure in four digits."""
-  return "–" if number(value) is None else f"{value:.4g}"
 
 
 def _front_matter(card: Mapping[str, Any]) -> str:
@@ -240,31 +215,6 @@ def _classes(card: Mapping[str, Any]) -> str:
   return table(heads, rows)
 
 
-def _quality(card: Mapping[str, Any]) -> str:
-  """Shows the figures of all sets."""
-  sets = card["quality"]["sets"]
-  rows = [
-    [f"{name} ({better} is better)"]
-    + [digits(of["figures"].get(key)) for of in sets.values()]
-    + [source]
-    for key, name, better, source in FIGURES
-    if any(of["figures"].get(key) is not None for of in sets.values())
-  ]
-  heads = ["", *(SET_NAMES[name] for name in sets), ""]
-  return (
-    f"By the features of {_encoder(card)}, so that figures of other encoders, "
-    "such as Inception's, do not compare. Balls reach to neighbour "
-    f"{card['quality']['neighbours']}; {card['quality']['compared']:,} of "
-    f"{card['num_images']:,} images were compared.\n\n" + table(heads, rows)
-  )
-
-
-def _encoder(card: Mapping[str, Any]) -> str:
-  """Names the encoder of the features."""
-  found = [m for m in card["models"] if m["field"] == "encoder.weights"]
-  return f"the encoder {called(found[0])}" if found else "one encoder"
-
-
 def _neighbours(card: Mapping[str, Any]) -> str:
   found = card["duplicates"]
   text = (
@@ -291,10 +241,3 @@ def _neighbours(card: Mapping[str, Any]) -> str:
       )
     text += ". `pairs.json` holds the nearest pairs.\n"
   return text
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-  """Returns a Markdown table."""
-  escape = lambda cell: str(cell).replace("|", "\\|").replace("\n", " ")
-  lines = [heads, ["---"] * len(heads), *rows]
-  return "".join(f"| {' | '.join(map(escape, line))} |\n" for line in lines)

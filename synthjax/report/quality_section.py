@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from synthjax.report import tables
-from synthjax.report.dataset_card import FIGURES, SET_NAMES
+from synthjax.report.card_tables import (
+  FIGURES,
+  ONE_ENCODER,
+  SET_NAMES,
+  called,
+)
 from synthjax.report.sections import Section
 
 _TITLE = "Quality of the images"
@@ -15,10 +20,12 @@ def quality(results: Mapping) -> Section:
   card = results.get("card")
   if not card:
     return Section("quality", _TITLE, "")
-  pairs = card.get("pairs", {})
+  pairs, found = card.get("pairs", {}), card["quality"]
+  figures = _figures(found["sets"], found["neighbours"])
   content = (
     _intro(card)
-    + f'<div class="pair">{_figures(card)}{_classes(card)}</div>'
+    + f'<div class="pair">{figures}{_classes(card)}</div>'
+    + _by_encoders(card)
     + _twins(card["duplicates"], pairs.get("duplicates", []))
   )
   if card.get("leakage"):
@@ -34,17 +41,33 @@ def _intro(card: Mapping) -> str:
       f" Of {tables.count(count).text} images, {tables.count(compared).text} "
       "were compared, chosen by chance."
     )
+  further = ""
+  if names := [called(each["model"]) for each in _encoders(card)]:
+    further = escape(f", and of {' and '.join(names)}")
   return (
     "<p>All drawn images are the output of a model, and none is a photograph "
     "or the work of a person; <code>card/README.md</code> and "
     "<code>card/croissant.json</code> say so to others. The figures below "
-    "compare features of the encoder of this run, so that those of other "
-    f"encoders, such as Inception, do not compare.{part}</p>"
+    "compare features of the encoder of this run"
+    f"{further}. {ONE_ENCODER}{part}</p>"
   )
 
 
-def _figures(card: Mapping) -> str:
-  sets = card["quality"]["sets"]
+def _encoders(card: Mapping) -> Sequence[Mapping]:
+  """Returns the further encoders that the images were compared by."""
+  return card["quality"].get("encoders", [])
+
+
+def _by_encoders(card: Mapping) -> str:
+  """Shows the figures of each further encoder."""
+  return "".join(
+    f"<h3>By {escape(called(each['model']))}</h3>"
+    + _figures(each["sets"], card["quality"]["neighbours"])
+    for each in _encoders(card)
+  )
+
+
+def _figures(sets: Mapping, neighbours: int) -> str:
   rows = []
   for key, name, better, source in FIGURES:
     values = [of["figures"].get(key) for of in sets.values()]
@@ -54,7 +77,7 @@ def _figures(card: Mapping) -> str:
   heads = ["measure", *(SET_NAMES[name] for name in sets), "of"]
   caption = (
     "↓ less is better, ↑ more is better. Precision to coverage: balls to "
-    f"neighbour {card['quality']['neighbours']}"
+    f"neighbour {neighbours}"
   )
   return tables.table(heads, rows, caption=caption)
 

@@ -16,10 +16,18 @@ from synthjax.config import validate
 from synthjax.convert import licences
 from synthjax.data import feature_sets, real, selection, spaces
 from synthjax.data import scores as stored
-from synthjax.encoders import Encoder, check_encoder, load_encoder
+from synthjax.encoders import (
+  Encoder,
+  ImageEncoder,
+  check_encoder,
+  check_image_encoder,
+  chosen,
+  load_encoder,
+  load_image_encoder,
+)
 from synthjax.errors import UserError
 from synthjax.progress import say
-from synthjax.report import card_figures, card_files
+from synthjax.report import card_encoders, card_figures, card_files
 from synthjax.text import prompts as texts
 
 DEFAULTS = {
@@ -33,6 +41,7 @@ DEFAULTS = {
   "neighbours": 5,  # k of precision, recall, density and coverage
   "pairs": 8,  # that are shown of near duplicates and of neighbours
   "max_images": 50_000,  # compared with one another; of more, by chance
+  "encoders": chosen.FETCHED,  # further ones to compare by, see encoders.chosen
 }
 INPUTS = ("generate", "score")
 
@@ -54,6 +63,8 @@ def check(config: ConfigDict, workdir: str) -> None:
       "neighbours of 1 or more, pairs of 0 or more, max_images of 2 or more."
     )
   check_encoder(**config.encoder.to_dict())
+  for weights in _further(block).weights:
+    check_image_encoder(weights, field="card.encoders")
   space = spaces.load_space(config.space)
   if block["real"]:
     real.check_real(block["real"], space)
@@ -78,8 +89,13 @@ def run(config: ConfigDict, workdir: str) -> None:
     workdir / "score", encoder=encoder.identity, classes=space.class_names
   )
   inputs = _inputs(workdir)
+  further = _further(block)
+  others = {
+    weights: load_image_encoder(weights, field="card.encoders")
+    for weights in further.weights
+  }
   spec = {
-    "card": block,
+    "card": {k: v for k, v in block.items() if k != "encoders"},
     "seed": config.seed,
     "encoder": encoder.identity,
     "classes": space.class_names,
@@ -87,8 +103,15 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   if block["real"]:
     spec["real"] = real.identify(block["real"])
+  spec |= _spec_of_others(folder, block, others)
   if artifacts.begin(folder, spec):
     return
+  if further.absent:
+    say(
+      f"card: no figures by {' and '.join(further.absent)}, whose weights are "
+      "not here; `python -m synthjax.weights fetch "
+      f"{' '.join(further.absent.values())}` gets them"
+    )
   drawn = _open_drawn(workdir, block, space, inputs, config.seed)
   found, files = _open_real(block, space, encoder, folder, config.seed)
   texts_of_classes = stored.read_texts(workdir / "score").text_features[:, 0]
@@ -100,6 +123,15 @@ def run(config: ConfigDict, workdir: str) -> None:
     class_texts=texts_of_classes,
     neighbours=block["neighbours"],
   )
+  for weights, other in others.items():
+    sets, more = card_encoders.measure(
+      drawn, found, other, neighbours=block["neighbours"], folder=folder
+    )
+    model = licences.describe(weights, other.identity["weights"])
+    card["quality"].setdefault("encoders", []).append(
+      {"identity": other.identity, "model": model, "sets": sets}
+    )
+    files |= more
   limits = {"threshold": block["threshold"], "limit": block["pairs"]}
   card["duplicates"], twins = card_figures.duplicates(drawn, **limits)
   pairs = {"duplicates": twins}
@@ -112,6 +144,37 @@ def run(config: ConfigDict, workdir: str) -> None:
     folder, spec, files, quality=card["quality"]["sets"]["all"]["figures"]
   )
   _tell(card)
+
+
+def _further(block: Mapping[str, Any]) -> chosen.Chosen:
+  """Chooses further encoders; by default none where nothing is to compare."""
+  asked = block["encoders"]
+  if asked == chosen.FETCHED and not block["real"]:
+    asked = chosen.NONE
+  return chosen.choose(asked)
+
+
+def _spec_of_others(
+  folder: epath.Path,
+  block: Mapping[str, Any],
+  others: Mapping[str, ImageEncoder],
+) -> dict[str, Any]:
+  """Returns the further encoders' part of the specification.
+
+  Weights that were fetched, or lost, since the card was made do not undo it,
+  unless they were asked for by name.
+  """
+  asked = [other.identity for other in others.values()]
+  if block["encoders"] == chosen.FETCHED:
+    if (folder / artifacts.MANIFEST).exists():
+      before = artifacts.load(folder)["spec"].get("encoders", [])
+      if before != artifacts.plain(asked):
+        say(
+          f"card: {folder} was made with the weights that were here then; "
+          "delete it yourself to compare by those that are here now"
+        )
+      asked = before
+  return {"encoders": asked} if asked else {}
 
 
 def _inputs(workdir: epath.Path) -> list[str]:
