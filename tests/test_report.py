@@ -442,11 +442,17 @@ def test_names_are_never_taken_for_html(written):
 # --- what is missing --------------------------------------------------------
 
 
+def asking(*tasks):
+  config = make_config()
+  config.tasks = (*tasks, "report")
+  return config
+
+
 def test_an_empty_workdir_gives_a_page_that_says_so(tmp_path):
-  html, results = write(tmp_path)
+  html, results = write(tmp_path, asking("prompts", "tune"))
   page = Page(html)
   text = " ".join(page.text)
-  assert "Left out, as not complete: prompts (not run)" in text
+  assert "Left out, as not complete: prompts (not run), tune (not run)." in text
   assert not page.of("img") and not page.of("dialog")
   assert results["tasks"]["tune"] == {"state": "missing"}
 
@@ -462,8 +468,9 @@ def test_one_task_alone_is_shown(tmp_path, task):
 @pytest.mark.parametrize("task", MAKERS)
 def test_any_task_may_be_missing(tmp_path, task):
   tasks = [other for other in MAKERS if other != task]
-  html, _ = write(make_workdir(tmp_path, tasks))
-  assert f"{task} (not run)" in "".join(Page(html).text)
+  html, _ = write(make_workdir(tmp_path, tasks), asking(*MAKERS))
+  text = "".join(Page(html).text)
+  assert f"Left out, as not complete: {task} (not run)." in text
 
 
 def test_a_task_that_is_not_finished_is_left_out(tmp_path):

@@ -179,10 +179,13 @@ def _notes(results: Mapping) -> list[str]:
   versions, devices = results["versions"], results["devices"]
   made = ", ".join(f"{name} {version}" for name, version in versions.items())
   lines = [f"Written with {made}, on {devices}."]
+  tasks, asked = results["tasks"], results["config"].get("tasks")
   absent = [
     f"{task} ({_MISSING_WORDS[state['state']]})"
-    for task, state in results["tasks"].items()
-    if state["state"] != "complete"
+    for task, state in tasks.items()
+    if state["state"] == "unfinished"
+    or state["state"] == "missing"
+    and task in (asked or tasks)
   ]
   if absent:
     lines.append(f"Left out, as not complete: {', '.join(absent)}.")
