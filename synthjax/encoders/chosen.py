@@ -41,7 +41,8 @@ def choose(asked: str | Sequence[str]) -> Chosen:
       {f: FAMILIES[f][0] for f, name in found.items() if not name},
     )
   names = asked.split(",") if isinstance(asked, str) else asked
-  if names is None or not all(isinstance(name, str) for name in names):
+  plain = isinstance(names, list | tuple)
+  if not plain or not all(isinstance(name, str) for name in names):
     raise UserError(
       f"config.card.encoders={asked!r} must be '{FETCHED}' (those of "
       f"{' and '.join(FAMILIES)} that are here), '{NONE}', or weights such as "
