@@ -98,7 +98,11 @@ def check_benchmark(name: str, words: list[str]) -> None:
   assert (
     ROOT / f"tests/test_benchmarks_{name}.py"
   ).exists() or name == "quality"
-  module = importlib.import_module(f"benchmarks.{name}")
+  check_program(f"benchmarks.{name}", words)
+
+
+def check_program(module: str, words: list[str]) -> None:
+  """Lets the `main` of a module read its arguments, and do no more."""
 
   def parse_args(parser, args=None, namespace=None):
     original(parser, args, namespace)
@@ -107,9 +111,9 @@ def check_benchmark(name: str, words: list[str]) -> None:
   original = argparse.ArgumentParser.parse_args
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
-    patch.setattr(sys, "argv", [name, *words])
+    patch.setattr(sys, "argv", [module, *words])
     with pytest.raises(Parsed):
-      module.main()
+      importlib.import_module(module).main()
 
 
 def check_tests(words: list[str]) -> None:
@@ -200,6 +204,9 @@ def check(command: Command, launcher: Launcher) -> None:
 CHECKS = {
   r"python -m synthjax\.main ": lambda c, launcher: check_main(
     c.words[3:], tasks=launcher.check_tasks
+  ),
+  r"python -m synthjax\.classify ": lambda c, _: check_program(
+    "synthjax.classify", c.words[3:]
   ),
   r"python -m synthjax\.weights ": lambda c, _: check_weights(c.words[3:]),
   r"python -m synthjax\.embedded\.build( --help)?$": lambda c, _: (

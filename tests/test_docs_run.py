@@ -6,6 +6,7 @@ its commands have left is run from the first line to the last.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from doc_blocks import ROOT, all_commands, commands, pages, read
 from doc_commands import parse
 
-from synthjax import generators, main
+from synthjax import classify, generators, main
 from synthjax.diffusion import sample
 
 pytest_plugins = ("doc_workspace",)  # fixtures
@@ -41,14 +42,25 @@ AFTER_HOURS = ("runs/mine",)
 only = lambda *indices: lambda values: tuple(values[i] for i in indices)
 DRAWN = {
   "generator.batch_size": 16,
+  "generator.base.respacing": "2<960",
+  "generator.upsampler.respacing": "2<250",
   "generate.images_per_class": 1,
   "generate.seeds": (0,),
   "prompts.per_class": 1,
 }
 TUNED = DRAWN | {"tune.seeds": (0,), "tune.num_epochs": 2}
-TRAINED = DRAWN | {"pretrain.epochs": 1, "pretrain.seeds": (0,)}
+at_once = lambda optimizer: {
+  key: value for key, value in optimizer.items() if key != "warmup"
+}
+smallest = lambda arms: [dict(arms[0], images_per_class=1)]
+TRAINED = DRAWN | {
+  "pretrain.epochs": 1,
+  "pretrain.optimizer": at_once,
+  "pretrain.seeds": (0,),
+}
 TRANSFERRED = {
   "transfer.epochs": 1,
+  "transfer.optimizer": at_once,
   "transfer.seeds": (0,),
   "transfer.shots": (1,),
 }
@@ -84,10 +96,10 @@ SMALL = {
   "pretrain_c100": FINETUNED,
   "pretrain_in1k": FINETUNED,
   "pretrain_in2k": FINETUNED,
-  "pretrain_moco": FINETUNED | {"pretrain.monitor": {}},
+  "pretrain_moco": FINETUNED,
   "pretrain_tables": FINETUNED
   | {
-    "pretrain.arms": lambda arms: [dict(arms[0], images_per_class=1)],
+    "pretrain.arms": smallest,
     "transfer.compare": (),
     "transfer.optimizer.lr": only(0),
   },
@@ -95,7 +107,7 @@ SMALL = {
   "transfer_cifar100": TRANSFERRED,
   "detect_voc": TRAINED
   | {
-    "pretrain.arms": only(0),
+    "pretrain.arms": smallest,
     "detect.compare": (),
     "detect.seeds": (0,),
     "detect.num_steps": 2,
@@ -151,12 +163,26 @@ def shrink(config, fields):
       block[last] = value(block[last]) if callable(value) else value
 
 
+def made_small(command):
+  """Returns what a command would run, as text: some run the same."""
+  name, config = (
+    config_of(command),
+    main.load_config(f"{ROOT}/{config_of(command)}"),
+  )
+  small = SMALL[pathlib.Path(name.partition(":")[0]).stem]
+  shrink(config, small)
+  config.report = {}
+  own = [word for word in command.words if word.startswith("--config.")]
+  own = [w for w in own if w[len("--config.") :].partition("=")[0] not in small]
+  return json.dumps([config.to_dict(), own], default=str, sort_keys=True)
+
+
 ONCE = {
-  (config_of(c), *(w for w in c.words[3:] if w.startswith("--config."))): c
+  made_small(command): command
   for page in pages()
   if page not in SCRIPTS
-  for c in all_commands(page)
-  if is_run(c)
+  for command in all_commands(page)
+  if is_run(command)
 }
 
 
@@ -194,6 +220,8 @@ def follow(command, launcher):
     words = launcher(pathlib.Path(script).name, command.words[2:])
     words = ["python", "-m", "synthjax.main", *words]
     command = command._replace(words=words)
+  if command.words[:3] == ["python", "-m", "synthjax.classify"]:
+    classify.main(command.words[3:])
   if is_run(command):
     run(command)
 
