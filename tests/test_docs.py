@@ -5,6 +5,7 @@ Flags, fields, files and names are checked here, by `doc_commands`;
 """
 
 import ast
+import json
 import pathlib
 import re
 
@@ -111,3 +112,16 @@ def test_commands_in_the_docstrings_of_configs_load(workspace):
     text = ast.get_docstring(ast.parse(path.read_text()))
     for arg in re.findall(r"--config=(?:configs/\w+\.py|\.{3}):(\S+)", text):
       main.load_config(f"configs/{path.name}:{arg}")
+
+
+def test_the_notebook_has_its_outputs():
+  text = (ROOT / "docs/quick_start.ipynb").read_text()
+  cells = [c for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
+  assert len(text) < 400_000 and "stderr" not in text
+  assert all(cell["outputs"] and cell["execution_count"] for cell in cells)
+  shown = [x.get("data", {}) for cell in cells for x in cell["outputs"]]
+  assert sum("image/png" in each for each in shown) >= 3
+  kinds = {
+    output["output_type"] for cell in cells for output in cell["outputs"]
+  }
+  assert kinds == {"stream", "execute_result"}  # and no error
