@@ -39,6 +39,8 @@ ELSEWHERE = {
 }
 # Workdirs of commands that need what a training of an hour leaves.
 AFTER_HOURS = ("runs/mine",)
+# Workdirs of commands that need released weights, to classify by.
+AFTER_FETCHING = ("runs/birds",)
 
 only = lambda *indices: lambda values: tuple(values[i] for i in indices)
 DRAWN = {
@@ -71,9 +73,11 @@ TRANSFERRED = {
   "transfer.shots": (1,),
 }
 FINETUNED = TRAINED | TRANSFERRED
+# Those of own_labels.py and of the first command of the README do make cards.
+without_card = lambda tasks: tuple(task for task in tasks if task != "card")
 # Field -> value, or a function of the value that is there.
 SMALL = {
-  "quickstart": TUNED,
+  "quickstart": TUNED | {"tasks": without_card},
   "own_labels": TUNED,
   "zeroshot": TUNED,
   "ablation_zeroshot": TUNED,
@@ -227,7 +231,8 @@ def follow(command, launcher):
     words = ["python", "-m", "synthjax.main", *words]
     command = command._replace(words=words)
   if command.words[:3] == ["python", "-m", "synthjax.classify"]:
-    classify.main(command.words[3:])
+    if command.words[3] not in AFTER_FETCHING:
+      classify.main(command.words[3:])
   if is_run(command):
     run(command)
 
