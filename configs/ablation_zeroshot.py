@@ -27,6 +27,7 @@ from synthjax.config import (
   released_clip,
   released_glide,
   released_t5,
+  report,
   unknown_names,
 )
 
@@ -89,7 +90,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     test=DATA[arg.space],
     best_epoch_on_test=True,  # what the released code reports, beside ours
   )
-  config.report = dict(samples_per_class=8, paper=("table2",))
+  config.report = report(paper=("table2",))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.space = "emoji16"

@@ -39,6 +39,7 @@ from synthjax.config import (
   embedded_pretraining,
   exports,
   parse_arg,
+  report,
   unknown_names,
 )
 
@@ -106,7 +107,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if arg.num_steps:
     config.detect.num_steps = arg.num_steps
   config.export = exports()
-  config.report = dict(paper=("table10", "table11"))
+  config.report = report(paper=("table10", "table11"))
   if arg.runlocal:  # comes last, so that it can shrink anything above
     shrink(config)
   return config
@@ -170,4 +171,4 @@ def shrink(config: ml_collections.ConfigDict) -> None:
     log_every=50,
     checkpoint_every=200,
   )
-  config.report = {}
+  config.report = report()

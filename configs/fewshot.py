@@ -36,6 +36,7 @@ from synthjax.config import (
   released_clip,
   released_glide,
   released_t5,
+  report,
   unknown_names,
 )
 
@@ -171,7 +172,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     max_per_class=800,
   )
   config.export = exports()
-  config.report = dict(samples_per_class=8, paper=tuple(parts))
+  config.report = report(paper=tuple(parts))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.space = "emoji16"

@@ -22,6 +22,7 @@ from synthjax.config import (
   parse_arg,
   released_glide,
   released_t5,
+  report,
 )
 
 
@@ -67,7 +68,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     **recipe,
   )
 
-  config.report = dict(paper=("table4",))
+  config.report = report(paper=("table4",))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.space = "emoji16"

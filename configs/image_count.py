@@ -23,6 +23,7 @@ from synthjax.config import (
   released_clip,
   released_glide,
   released_t5,
+  report,
 )
 
 COUNTS, SMALL_COUNTS = (1000, 2000, 4000), (5, 10, 20, 40, 80)
@@ -70,7 +71,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   if arg.data_dir:
     config.tune.test.data_dir = arg.data_dir
-  config.report = dict(samples_per_class=8, paper=("A13",))
+  config.report = report(paper=("A13",))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.space = "emoji16"

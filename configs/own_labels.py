@@ -36,6 +36,7 @@ from synthjax.config import (
   parse_arg,
   released_clip,
   released_glide,
+  report,
   unknown_names,
 )
 
@@ -102,7 +103,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   test = config.tune.test
   config.card = dict(real=test.to_dict() if test else None)
   config.export = exports()
-  config.report = dict(samples_per_class=8)
+  config.report = report()
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.prompts.update(per_class=num_images, grammar="drawing")

@@ -29,6 +29,7 @@ from synthjax.config import (
   parse_arg,
   released_glide,
   released_t5,
+  report,
   unknown_names,
   use_deit_recipe,
 )
@@ -85,6 +86,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   if arg.backbone == "deit_s":
     use_deit_recipe(config)
   config.export = exports()
+  config.report = report()
   if arg.runlocal:  # comes last, so that it can shrink anything above
     for block, fields in embedded_pretraining(
       vit=arg.backbone == "deit_s"

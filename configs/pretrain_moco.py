@@ -31,6 +31,7 @@ from synthjax.config import (
   parse_arg,
   released_glide,
   released_t5,
+  report,
   unknown_names,
 )
 
@@ -102,6 +103,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.export = exports()
 
+  config.report = report()
   if arg.runlocal:  # comes last, so that it can shrink anything above
     for block, fields in embedded_pretraining().items():
       config[block] = fields

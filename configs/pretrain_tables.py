@@ -30,6 +30,7 @@ from synthjax.config import (
   embedded_pretraining,
   embedded_world,
   parse_arg,
+  report,
   unknown_names,
 )
 
@@ -141,4 +142,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     optimizer=blocks["transfer"]["optimizer"] | dict(lr=rates),
     compare=tuple(pair for pair in table["compare"] if names.issuperset(pair)),
   )
+  config.report = report()
   return config

@@ -24,7 +24,7 @@ import pathlib
 
 import ml_collections
 
-from synthjax.config import embedded_world, exports, parse_arg
+from synthjax.config import embedded_world, exports, parse_arg, report
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -91,7 +91,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     encoders="none",  # or "fetched"; DINOv2 takes seconds an image on a core
   )
   config.export = exports()
-  config.report = dict(samples_per_class=8)
+  config.report = report()
   return config
 
 

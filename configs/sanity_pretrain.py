@@ -17,7 +17,7 @@ Measured: 37.7 % from random weights, 40.4 % pre-trained (3 seeds; README.md)
 
 import ml_collections
 
-from synthjax.config import embedded_world, parse_arg
+from synthjax.config import embedded_world, parse_arg, report
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -64,4 +64,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     log_every=20,
     checkpoint_every=1_000,  # a run takes seconds: its end alone
   )
+  config.report = report()
   return config

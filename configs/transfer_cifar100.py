@@ -27,6 +27,7 @@ from synthjax.config import (
   embedded_pretraining,
   finetuning_on_cifar100,
   parse_arg,
+  report,
   unknown_names,
   use_deit_finetuning,
 )
@@ -63,6 +64,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   elif arg.image_size < 64 and not arg.weights:
     config.transfer.model.stem = "cifar"
 
+  config.report = report()
   if arg.runlocal:
     blocks = embedded_pretraining(vit=arg.backbone == "deit_s")
     config.space = blocks["space"]

@@ -31,6 +31,7 @@ from synthjax.config import (
   released_clip,
   released_glide,
   released_t5,
+  report,
   unknown_names,
 )
 
@@ -105,7 +106,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     test=dict(split="test", **real),
     remat=True,
   )
-  config.report = dict(samples_per_class=8, paper=(f"table{arg.table}",))
+  config.report = report(paper=(f"table{arg.table}",))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.space = "emoji16"

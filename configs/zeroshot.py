@@ -32,6 +32,7 @@ from synthjax.config import (
   released_clip,
   released_glide,
   released_t5,
+  report,
   unknown_names,
 )
 
@@ -104,7 +105,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     encoders="fetched",  # those of DINOv2 and Inception that are here
   )
   config.export = exports()
-  config.report = dict(samples_per_class=8, paper=("table1",))
+  config.report = report(paper=("table1",))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.space = "emoji16"

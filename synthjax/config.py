@@ -295,6 +295,24 @@ def exports() -> dict[str, Any]:
   )
 
 
+def report(**fields: Any) -> dict[str, Any]:
+  """Returns config.report, with all that a command line may then set.
+
+  Such as --config.report.price_per_device_hour=2.5, in any money.
+
+  Args:
+    **fields: of the block, in place of what stands here.
+  """
+  return (
+    dict(
+      title=placeholder(str),  # None: one for all
+      samples_per_class=8,
+      price_per_device_hour=placeholder(float),  # None: told in hours alone
+    )
+    | fields
+  )
+
+
 def validate(
   block: Mapping[str, Any],
   allowed: Iterable[str],
