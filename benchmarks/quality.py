@@ -7,20 +7,16 @@ down here in NumPy, SciPy and PyTorch: a root of the product of covariances,
 kernels in subsets, and whole matrices of distances a part at a time.
 """
 
-import argparse
-
 import numpy as np
 
 from benchmarks import devices, table
 
 
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--images", type=int, default=50_000)
-  parser.add_argument("--features", type=int, default=512)
-  parser.add_argument("--threads", type=int, default=0)
-  parser.add_argument("--json")
-  args = parser.parse_args()
+def main(argv: list[str] | None = None) -> None:
+  flags, add = devices.make_parser(__doc__)
+  add("images", 50_000, "rows of either set")
+  add("features", 512, "columns")
+  args = flags.parse_args(argv)
   device, has_torch = devices.set_up(args.threads)
   clock = devices.clock_of(device)
   from synthjax.evals import frechet, kernel, manifold
