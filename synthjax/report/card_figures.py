@@ -12,6 +12,7 @@ from synthjax.data import shards
 from synthjax.errors import UserError
 from synthjax.evals import duplicates as near_ones
 from synthjax.evals import quality as measures
+from synthjax.progress import counter
 from synthjax.report import contact_sheet
 
 EncodeTexts = Callable[[Sequence[str]], np.ndarray]
@@ -58,7 +59,7 @@ def open_drawn(
   stored_files = shards.open_shards(folder, decode=False)
   if len(stored_files) != len(scores.ids):
     raise _other_scores(folder)
-  about = []
+  about, count_on = [], counter("card", len(stored_files))
   for i in range(len(stored_files)):
     row = stored_files[i]
     entry = {
@@ -72,6 +73,7 @@ def open_drawn(
       "sha256": hashlib.sha256(row["encoded"]).hexdigest(),
     }
     about.append(entry | ({} if kept is None else {"kept": bool(kept[i])}))
+    count_on()
   if [row["id"] for row in about] != scores.ids.tolist():
     raise _other_scores(folder)
   return Drawn(shards.open_shards(folder), about, scores, kept, chosen)
