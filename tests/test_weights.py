@@ -454,7 +454,7 @@ def test_a_check_of_nothing_names_the_command(tiny, capsys):
     (["convert", "glid", "x"], "did you mean 'glide'?"),
     (["fech", "glide"], "no command 'fech'; did you mean 'fetch'?"),
     (["fetch"], "`fetch` needs a name"),
-    (["fetch", "glide", "--output=x"], "--output is for `convert` alone"),
+    (["fetch", "glide", "--output=x"], "--output is for `convert` and `pack`"),
   ],
 )
 def test_what_is_misspelt_ends_in_one_clean_message(args, words, capsys):

@@ -65,6 +65,8 @@ def check(config: ConfigDict, workdir: str) -> None:
       f"found {config.generate.images_per_class} and "
       f"{config.generate.shard_size}."
     )
+  if not config.generate.seeds:
+    raise UserError("config.generate.seeds is empty: give one at least, (0,).")
   if config.generate.get("preview") and not config.get("encoder"):
     raise UserError(
       "config.generate.preview needs config.encoder, which judges the images: "

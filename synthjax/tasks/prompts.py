@@ -53,6 +53,11 @@ def check(config: ConfigDict, workdir: str) -> None:
   block = config.prompts.to_dict()
   validate(block, OPTIONAL, name="prompts", required=REQUIRED)
   texts.check_strategies(block["strategies"])
+  per_class = block.get("per_class", PER_CLASS)
+  if not isinstance(per_class, int) or per_class < 1:
+    raise UserError(
+      f"config.prompts.per_class={per_class!r} must be 1 or more."
+    )
   enhance.read_grammar(block.get("grammar", GRAMMAR))
   spaces.load_space(config.space)
   if writer := _writer(block):

@@ -4,6 +4,8 @@ r"""Fetches released weights, and converts them to what configs name.
   python -m synthjax.weights fetch NAME...     download, verify, convert
   python -m synthjax.weights convert NAME FILE...  the same with your own files
   python -m synthjax.weights check NAME...     read everything again
+  python -m synthjax.weights pack FOLDER --output=FOLDER
+                                               Stable Diffusion, in two files
 
 A broken-off fetch goes on where it stopped. A config then names the results as
 released:NAME/FILE. They lie in the cache folder (SYNTHJAX_CACHE), or with
@@ -18,9 +20,9 @@ from collections.abc import Sequence
 
 from synthjax.convert.released import RELEASED
 from synthjax.errors import UserError, unknown_names
-from synthjax.weights import fetching, making, reading
+from synthjax.weights import fetching, making, reading, stable_diffusion
 
-COMMANDS = ("list", "fetch", "convert", "check")
+COMMANDS = ("list", "fetch", "convert", "check", "pack")
 
 
 def run(command: str, names: Sequence[str], output: str | None) -> None:
@@ -28,17 +30,32 @@ def run(command: str, names: Sequence[str], output: str | None) -> None:
 
   Args:
     command: of COMMANDS.
-    names: of checkpoints; for "convert" one of them, then files.
-    output: the folder of what "convert" makes; None is the cache.
+    names: of checkpoints; for "convert" one of them, then files; for "pack" a
+      folder in diffusers' layout.
+    output: the folder of what "convert" makes; None is the cache. "pack" needs
+      one.
 
   Raises:
     UserError: about what is misspelt or missing, or from the command.
   """
   if command not in COMMANDS:
     raise unknown_names("command", [command], COMMANDS)
+  if command == "pack":
+    if len(names) != 1 or output is None:
+      raise UserError(
+        "`pack` needs a folder in diffusers' layout and --output=FOLDER."
+      )
+    return stable_diffusion.pack(names[0], output)
   if output is not None and command != "convert":
     raise UserError(
-      "--output is for `convert` alone; SYNTHJAX_CACHE moves all."
+      "--output is for `convert` and `pack`; SYNTHJAX_CACHE moves all."
+    )
+  if "stable_diffusion" in names:
+    raise UserError(
+      "Stable Diffusion is not fetched here: get a folder in diffusers' layout "
+      "(unet/, vae/, text_encoder/, tokenizer/, scheduler/) from its "
+      "publisher, under its licence. config.generator reads it as it is, and `pack FOLDER "
+      "--output=FOLDER` makes two files of it."
     )
   known = names[:1] if command == "convert" else names
   if unknown := [name for name in known if name not in RELEASED]:
@@ -62,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   parser.add_argument("command", help=" | ".join(COMMANDS))
   parser.add_argument("names", nargs="*", metavar="NAME", help="see `list`")
-  parser.add_argument("--output", help="of `convert`: a folder")
+  parser.add_argument("--output", help="of `convert` and `pack`: a folder")
   args = parser.parse_intermixed_args(argv)
   try:
     run(args.command, args.names, args.output)

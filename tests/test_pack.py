@@ -1,0 +1,25 @@
+"""The command that packs a folder of Stable Diffusion, and what it says."""
+
+import pytest
+
+from synthjax.errors import UserError
+from synthjax.weights import __main__ as command
+
+
+@pytest.mark.parametrize(
+  ("name", "names", "output", "words"),
+  [
+    ("pack", [], "x", "needs a folder"),
+    ("pack", ["folder"], None, "--output=FOLDER"),
+    ("fetch", ["stable_diffusion"], None, "from its publisher"),
+    ("fetch", ["glide"], "x", "`convert` and `pack`"),
+  ],
+)
+def test_what_is_missing_is_told(name, names, output, words):
+  with pytest.raises(UserError, match=words):
+    command.run(name, names, output)
+
+
+def test_a_folder_without_files_is_refused(tmp_path):
+  with pytest.raises(UserError):
+    command.run("pack", [str(tmp_path)], str(tmp_path / "out"))
