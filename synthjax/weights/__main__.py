@@ -54,8 +54,8 @@ def run(command: str, names: Sequence[str], output: str | None) -> None:
     raise UserError(
       "Stable Diffusion is not fetched here: get a folder in diffusers' layout "
       "(unet/, vae/, text_encoder/, tokenizer/, scheduler/) from its "
-      "publisher, under its licence. config.generator reads it as it is, and `pack FOLDER "
-      "--output=FOLDER` makes two files of it."
+      "publisher, under its licence. config.generator reads it as it is, and "
+      "`pack FOLDER --output=FOLDER` makes two files of it."
     )
   known = names[:1] if command == "convert" else names
   if unknown := [name for name in known if name not in RELEASED]:
