@@ -2,7 +2,9 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 
 class UserError(ValueError):
@@ -73,3 +75,55 @@ def check_arguments(
   parameters = inspect.signature(function).parameters
   needed = [k for k, p in parameters.items() if p.default is inspect._empty]
   check_fields(name, fields, parameters, needed)
+
+
+class Kind(NamedTuple):
+  """What a field may hold, beside None."""
+
+  fits: Callable[[Any], bool]
+  words: str
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+  return lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least
+
+
+def _number(x: Any) -> bool:
+  real = isinstance(x, int | float) and not isinstance(x, bool)
+  return real and math.isfinite(x)
+
+
+def _are_seeds(x: Any) -> bool:
+  given = isinstance(x, tuple | list) and all(map(_whole(0), x))
+  return given and 0 < len(set(x)) == len(x)
+
+
+COUNT = Kind(_whole(1), "a whole number, 1 or more")
+WHOLE = Kind(_whole(0), "a whole number, 0 or more")
+POSITIVE = Kind(lambda x: _number(x) and x > 0, "a number above 0")
+NOT_NEGATIVE = Kind(lambda x: _number(x) and x >= 0, "a number, 0 or more")
+SHARE = Kind(lambda x: _number(x) and 0 <= x <= 1, "a number from 0 to 1")
+SEEDS = Kind(_are_seeds, "whole numbers, 0 or more, each once, such as (0, 1)")
+DTYPES = ("float32", "bfloat16", "float16")
+DTYPE = Kind(lambda x: x in DTYPES, f"one of {', '.join(DTYPES)}")
+
+
+def check_values(
+  name: str, fields: Mapping[str, Any], kinds: Mapping[str, Kind]
+) -> None:
+  """Checks the values of those fields that are there and not None.
+
+  Args:
+    name: of what holds them, such as "config.tune".
+    fields: that were given.
+    kinds: of some of them.
+
+  Raises:
+    UserError: naming every value that does not fit.
+  """
+  if problems := [
+    f"{name}.{key}={fields[key]!r}: needed {kind.words}."
+    for key, kind in kinds.items()
+    if fields.get(key) is not None and not kind.fits(fields[key])
+  ]:
+    raise UserError(" ".join(problems))

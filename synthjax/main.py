@@ -24,7 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from synthjax import atomic, cache, locks, progress, timings
 from synthjax.config import unknown_fields
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import WHOLE, UserError, check_values, unknown_names
 
 TASKS = {
   "train_generator": "synthjax.tasks.train_generator",
@@ -80,6 +80,7 @@ def run_tasks(
   """
   if not isinstance(config.get("tasks"), tuple | list):
     raise UserError("A config needs the field `tasks`, a tuple of task names.")
+  check_values("config", config, {"seed": WHOLE})
   if unknown := [name for name in config.tasks if name not in TASKS]:
     raise unknown_names("task", unknown, TASKS)
   modules = {

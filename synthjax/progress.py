@@ -35,10 +35,11 @@ def counter(
   Returns:
     (count=1, note="") -> the rate per second, None until it is known. The
     first call starts the clock, as what comes before it is mostly compilation.
-    `note` is told as well. The call that reaches `total` ends the live line.
+    `note` is told as well. The call that reaches `total` ends the live line,
+    with the rate of everything.
   """
   watch, tell = device_use.watch(), _paced()
-  first, began, since = time.monotonic(), None, 0
+  first, before, began, since = time.monotonic(), done, None, 0
 
   def count_on(count: int = 1, note: str = "") -> float | None:
     nonlocal began, done, since
@@ -50,6 +51,8 @@ def counter(
       since += count
       rate = since / max(now - began, 1e-9)
     last = done >= total
+    if last:  # of all, as is the time behind it
+      rate = (done - before) / max(now - first, 1e-9)
     words = [f"{label}: {done:,}/{total:,} {unit}", note]
     words.append(f"{_short(rate)} {unit}/s" if rate else "")
     if last:

@@ -3,6 +3,7 @@
 import ml_collections
 import pytest
 
+from synthjax import errors
 from synthjax.config import parse_arg, unknown_fields, validate
 from synthjax.errors import UserError
 
@@ -74,3 +75,22 @@ def test_every_dotted_field_that_is_not_there_is_found():
     "config.seed is",
   ):
     assert word in error
+
+
+@pytest.mark.parametrize(
+  ("kind", "good", "bad"),
+  [
+    (errors.COUNT, (1, 7, None), (0, -1, 1.0, True, "1", (1,))),
+    (errors.WHOLE, (0, 3), (-1, 0.5, False)),
+    (errors.POSITIVE, (1, 1e-9), (0, -1, float("nan"), float("inf"), "x")),
+    (errors.SHARE, (0, 0.5, 1), (1.01, -0.1, True)),
+    (errors.SEEDS, ((0,), [3, 1]), ((), (0, 0), (-1,), ("a",), 3)),
+    (errors.DTYPE, ("bfloat16",), ("half", 32)),
+  ],
+)
+def test_values_are_of_their_kind(kind, good, bad):
+  for value in good:
+    errors.check_values("config.x", {"a": value}, {"a": kind, "b": kind})
+  for value in bad:
+    with pytest.raises(UserError, match=r"config\.x\.a=.*: needed"):
+      errors.check_values("config.x", {"a": value}, {"a": kind})

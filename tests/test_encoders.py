@@ -153,6 +153,7 @@ def test_identity_tells_weights_apart(encoder, tmp_path):
     ({"name": "clop"}, "did you mean 'clip'"),
     ({"batchsize": 8}, "did you mean 'batch_size'"),
     ({"batch_size": 0}, "at least 1"),
+    ({"dtype": "half"}, "dtype='half': needed one of float32"),
     ({"weights": "missing.safetensors"}, ":runlocal"),
     ({"weights": None}, ":runlocal"),
     ({"tokenizer": "missing.json"}, "embedded:tokenizer.json"),

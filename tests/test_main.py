@@ -46,8 +46,8 @@ def tasks(monkeypatch):
 
     def check(config, workdir):
       calls.append(f"check {name}")
-      if config.seed < 0:
-        raise UserError(f"The seed of {name} is negative.")
+      if config.seed == 13:
+        raise UserError(f"The seed of {name} is unlucky.")
 
     return types.SimpleNamespace(run=run, check=check)
 
@@ -67,8 +67,8 @@ def test_every_task_is_checked_before_any_runs(tasks, tmp_path):
 
 
 def test_failed_checks_are_all_told_and_nothing_runs(tasks, tmp_path):
-  config = config_of(tasks=("first", "second"), seed=-1)
-  with pytest.raises(UserError, match="(?s)of first is neg.*of second is neg"):
+  config = config_of(tasks=("first", "second"), seed=13)
+  with pytest.raises(UserError, match="(?s)of first is unl.*of second is unl"):
     main.run_tasks(config, str(tmp_path))
   assert tasks == ["check first", "check second"]
   assert not list(tmp_path.iterdir())
@@ -177,3 +177,9 @@ def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch):
   monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "file" / "cache"))
   with pytest.raises(UserError, match="SYNTHJAX_CACHE"):
     main.use_compilation_cache()
+
+
+def test_a_seed_must_be_a_whole_number(tasks, tmp_path):
+  with pytest.raises(UserError, match="config.seed=-1: needed a whole number"):
+    main.run_tasks(config_of(tasks=("first",), seed=-1), str(tmp_path))
+  assert tasks == []

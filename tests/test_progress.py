@@ -51,7 +51,7 @@ def test_the_last_call_tells_how_long_it_took(clock, capsys):
   clock[0] = 3
   count_on(note="B, 30 rows")
   assert capsys.readouterr().err == (
-    "tune: 2/2 heads  B, 30 rows  0.5 heads/s  in 3 s  1.5 of 2 cores\n"
+    "tune: 2/2 heads  B, 30 rows  0.667 heads/s  in 3 s  1.5 of 2 cores\n"
   )
 
 

@@ -157,7 +157,7 @@ def test_the_task_leaves_a_row_for_each_image(scored):
   [
     ({"max_per_clas": 2}, "did you mean 'max_per_class'"),
     ({}, "lacks max_per_class"),
-    ({"max_per_class": 0}, "at least 1"),
+    ({"max_per_class": 0}, "1 or more"),
   ],
 )
 def test_check_refuses_bad_fields(scored, block, words):

@@ -360,6 +360,9 @@ def images_of(found, **changes):
     ({"arms": ({"name": "x"},)}, r"arms\[0\] lacks strategy"),
     ({"seeds": (0, 0)}, "each once"),
     ({"seeds": ()}, "each once"),
+    ({"seeds": ("a",)}, r"seeds=\('a',\): needed whole numbers"),
+    ({"lr": -1.0, "num_epochs": 0}, r"epochs=0: needed .*lr=-1.0: needed"),
+    ({"arms": (dict(ARMS[0], soft_weight=3),)}, r"arms\[0\].soft_weight=3"),
     ({"test": None}, "test_parts or best_epoch_on_test but no `test`"),
     (
       {"arms": (dict(ARMS[0], image_per_class=3),)},

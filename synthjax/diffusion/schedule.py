@@ -1,5 +1,6 @@
 """Noise schedules and their respacing, as float64 tables (Ho et al. 2020)."""
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from synthjax.errors import UserError
 # GLIDE's schedule for upsampling: the step counts of five equal sections.
 FAST27 = "fast27"
 LOGSNR = "logsnr"
+_RESPACING = re.compile(rf"(\d+(,\d+)*|ddim\d+|{FAST27}|{LOGSNR}\d+)(<\d+)?")
 
 
 class Schedule(NamedTuple):
@@ -72,6 +74,12 @@ def kept_timesteps(
     UserError: when there are fewer steps than asked for.
   """
   respacing = str(respacing)
+  if not _RESPACING.fullmatch(respacing):
+    raise UserError(
+      f"respacing={respacing!r} is none: needed a number of steps, as 100, or "
+      "'10,5', 'ddim50', 'fast27' or 'logsnr10', and '<900' behind it for "
+      "those of the first 900."
+    )
   if betas is None:
     betas = squared_cosine(num_steps)
   if "<" in respacing:

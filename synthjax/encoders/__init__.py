@@ -9,7 +9,13 @@ from etils import epath
 
 from synthjax.convert import files
 from synthjax.encoders import batching
-from synthjax.errors import UserError, check_arguments, unknown_names
+from synthjax.errors import (
+  DTYPE,
+  UserError,
+  check_arguments,
+  check_values,
+  unknown_names,
+)
 
 # Each module has `load(**fields) -> Encoder` and `check(**fields)`.
 ENCODERS = {"clip": "synthjax.encoders.clip"}
@@ -109,6 +115,7 @@ def check_encoder(name: str, **fields: Any) -> None:
   """
   module = _module(name)
   check_arguments("config.encoder", fields, module.load)
+  check_values("config.encoder", fields, {"dtype": DTYPE})
   module.check(**fields)
 
 

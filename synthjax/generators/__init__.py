@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from synthjax.errors import check_arguments, unknown_names
+from synthjax.errors import (
+  COUNT,
+  DTYPE,
+  NOT_NEGATIVE,
+  check_arguments,
+  check_values,
+  unknown_names,
+)
 
 # Each module has `load(**fields) -> Generator`; `check(**fields)`, which says
 # before it costs anything what keeps `load` from working; and
@@ -15,6 +22,9 @@ GENERATORS = {
   "glide": "synthjax.generators.glide",
   "stable_diffusion": "synthjax.generators.stable_diffusion",
 }
+
+# Of fields that several have.
+VALUES = {"batch_size": COUNT, "guidance_scale": NOT_NEGATIVE, "dtype": DTYPE}
 
 
 class Generator(NamedTuple):
@@ -61,6 +71,7 @@ def check_generator(name: str | None = None, **fields: Any) -> None:
   """
   module = _module(name)
   check_arguments("config.generator", fields, module.load)
+  check_values("config.generator", fields, VALUES)
   module.check(**fields)
 
 

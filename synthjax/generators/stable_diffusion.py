@@ -37,9 +37,14 @@ class Walk(NamedTuple):
   interval: tuple[int, int] | None  # timesteps that are guided
 
 
-def check(*, weights: str, **others: Any) -> None:
+def check(
+  *, weights: str, sampler: str, respacing: str | int, **others: Any
+) -> None:
   """Says what keeps `load` from working; its arguments are those of `load`."""
   del others
+  if sampler not in sample.SAMPLERS:
+    raise unknown_names("sampler", [sampler], sample.SAMPLERS)
+  num_steps(respacing=respacing)
   _locate(weights)
 
 

@@ -57,6 +57,7 @@ def check_stage(name: str, block: Mapping[str, Any]) -> None:
       f"config.generator.{name}.start={start!r} is not known; choose "
       f"{' or '.join(STARTS)} for the upsampler, and nothing for the base."
     )
+  schedule.kept_timesteps(block["respacing"])  # says what it cannot read
   locate(name, block)
 
 

@@ -20,7 +20,7 @@ from synthjax.data.drawing import (
   rows_of,
 )
 from synthjax.encoders import load_encoder
-from synthjax.errors import UserError
+from synthjax.errors import COUNT, SEEDS, WHOLE, UserError, check_values
 from synthjax.evals import early
 from synthjax.generators import (
   check_generator,
@@ -43,6 +43,12 @@ OPTIONAL = (
   "preview",
   *ENCODING,
 )
+VALUES = {
+  "images_per_class": COUNT,
+  "shard_size": COUNT,
+  "seeds": SEEDS,
+  "preview": WHOLE,
+}
 GUIDED_FIELDS = (
   "pool",  # real images that the shots are drawn from; see data.real
   "shots",  # of each class; each count is a strategy, "rg16" of 16
@@ -59,14 +65,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   del workdir
   validate(config.generate, OPTIONAL, name="generate", required=FIELDS)
   check_generator(**config.generator.to_dict())
-  if config.generate.shard_size < 1 or config.generate.images_per_class < 1:
-    raise UserError(
-      "config.generate.images_per_class and shard_size must be 1 or more; "
-      f"found {config.generate.images_per_class} and "
-      f"{config.generate.shard_size}."
-    )
-  if not config.generate.seeds:
-    raise UserError("config.generate.seeds is empty: give one at least, (0,).")
+  check_values("config.generate", config.generate, VALUES)
   if config.generate.get("preview") and not config.get("encoder"):
     raise UserError(
       "config.generate.preview needs config.encoder, which judges the images: "

@@ -19,7 +19,7 @@ from synthjax.data import (
   spaces,
   views,
 )
-from synthjax.errors import UserError
+from synthjax.errors import UserError, check_values
 from synthjax.evals import classify, monitor
 from synthjax.models import positions, resnet
 from synthjax.models.classifiers import HEADS, backbone, make_classifier
@@ -59,6 +59,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 
 def _check_arm(block: dict, space: spaces.LabelSpace) -> None:
+  check_values("config.pretrain", block, recipe.VALUES)
   views.transforms(block["augment"], image_size=32, num_classes=2)
   known, found = len(space.classes), _num_classes(block, space)
   if not 1 <= found <= known:

@@ -8,7 +8,7 @@ from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.data import scores as stored
 from synthjax.data import selection, spaces
-from synthjax.errors import UserError
+from synthjax.errors import COUNT, check_values
 from synthjax.progress import say
 
 FIELDS = ("max_per_class",)  # 800 in the paper
@@ -17,11 +17,7 @@ FIELDS = ("max_per_class",)  # 800 in the paper
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the field, and that there are scores or will be."""
   validate(config.select, (), name="select", required=FIELDS)
-  if config.select.max_per_class < 1:
-    raise UserError(
-      f"config.select.max_per_class={config.select.max_per_class} must be at "
-      "least 1."
-    )
+  check_values("config.select", config.select, {"max_per_class": COUNT})
   if "score" not in config.tasks:
     artifacts.load(epath.Path(workdir) / "score")
 

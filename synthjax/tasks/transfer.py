@@ -10,7 +10,7 @@ from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
 from synthjax.data import few_shot, pipeline, real, spaces, views
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import UserError, check_values, unknown_names
 from synthjax.evals import classify, finetuned
 from synthjax.models import positions
 from synthjax.models.classifiers import HEADS, make_classifier
@@ -55,6 +55,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   validate(
     block, (*finetune.RECIPE, *OPTIONAL), name="transfer", required=REQUIRED
   )
+  check_values("config.transfer", block, recipe.VALUES)
   if unknown := block["inits"].keys() - set(INITS):
     raise unknown_names("initialisation", sorted(unknown), INITS)
   space = _space(config)

@@ -22,7 +22,16 @@ from synthjax.data import feature_sets, real, selection, spaces
 from synthjax.data import scores as stored
 from synthjax.data.feature_sets import Features
 from synthjax.encoders import check_encoder, heads, load_encoder
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import (
+  COUNT,
+  NOT_NEGATIVE,
+  POSITIVE,
+  SEEDS,
+  SHARE,
+  UserError,
+  check_values,
+  unknown_names,
+)
 from synthjax.evals import arms
 from synthjax.progress import counter
 from synthjax.text.prompts import STRATEGIES
@@ -53,6 +62,20 @@ ARM_OPTIONAL = (
   "images_per_class",  # so many by chance; all by default
   "label_smoothing",  # of the hard loss
 )
+VALUES = {
+  "seeds": SEEDS,
+  "num_epochs": COUNT,
+  "batch_size": COUNT,
+  "lr": POSITIVE,
+  "weight_decay": NOT_NEGATIVE,
+  "clip_norm": POSITIVE,
+  "temperature": POSITIVE,
+}
+ARM_VALUES = {
+  "soft_weight": SHARE,
+  "images_per_class": COUNT,
+  "label_smoothing": SHARE,
+}
 ZERO_SHOT = arms.ZERO_SHOT
 
 
@@ -87,8 +110,7 @@ def check(config: ConfigDict, workdir: str) -> None:
     known = set(config.prompts.strategies)
   if unknown := sorted({arm.strategy for arm in wanted} - known):
     raise unknown_names("strategy of an arm,", unknown, known)
-  if not block["seeds"] or len(set(block["seeds"])) < len(block["seeds"]):
-    raise UserError(f"config.tune.seeds={block['seeds']}: needed, each once.")
+  check_values("config.tune", block, VALUES)
   if not block.get("test") and (
     block.get("test_parts") or block.get("best_epoch_on_test")
   ):
@@ -209,6 +231,7 @@ def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
   """
   for i, block in enumerate(blocks):
     validate(block, ARM_OPTIONAL, name=f"tune.arms[{i}]", required=ARM_FIELDS)
+    check_values(f"config.tune.arms[{i}]", block, ARM_VALUES)
   read = [Arm(**block) for block in blocks]
   names = [ZERO_SHOT, *(arm.name for arm in read)]
   if not read or len(set(names)) < len(names):

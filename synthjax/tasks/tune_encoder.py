@@ -19,7 +19,7 @@ from synthjax.config import validate
 from synthjax.data import few_shot, generated, pipeline, real, spaces, views
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder, tower
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import UserError, check_values, unknown_names
 from synthjax.evals import arms
 from synthjax.train import (
   classifier,
@@ -76,6 +76,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
   block = config.tune_encoder.to_dict()
   validate(block, OPTIONAL, name="tune_encoder", required=REQUIRED)
+  check_values("config.tune_encoder", block, recipe.VALUES)
   wanted = read_arms(block["arms"])
   space = spaces.load_space(config.space)
   check_encoder(**config.encoder.to_dict())

@@ -7,10 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import COUNT, SEEDS, WHOLE, UserError, unknown_names
 from synthjax.train import optimizer
 from synthjax.train.optimizer import Rate
 
+# Of fields that all tasks have which train by steps; see errors.check_values.
+VALUES = {
+  "seeds": SEEDS,
+  "log_every": WHOLE,
+  "checkpoint_every": COUNT,
+  "num_workers": WHOLE,
+  "fsdp": COUNT,
+}
 # What the paper and the methods that it uses state; lr is that of the batch
 # size beside it. "_from_in1k" starts from weights trained on the real IN-1K.
 _AWARE = dict(
