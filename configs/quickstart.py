@@ -88,7 +88,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   test = config.tune.test
   config.card = dict(
     real=test.to_dict() if test else None,
-    encoders="none",  # or "fetched"; DINOv2 takes seconds an image on a core
+    encoders="none",  # or "fetched": DINOv2, which is for accelerators
   )
   config.export = exports()
   config.report = report()
