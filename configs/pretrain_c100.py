@@ -75,6 +75,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     image_size=224,
     augment="photo",  # random crop, resize, flip
     num_workers=16,
+    fsdp=1,  # devices that share one copy of the state
     log_every=50,  # steps, as is every *_every
     checkpoint_every=2_500,
   )

@@ -91,6 +91,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     source_size=256,  # as they were drawn; the device crops both views
     device_augment="moco_v2",
     num_workers=16,
+    fsdp=1,  # devices that share one copy of the state
     log_every=50,  # steps, as is every *_every
     checkpoint_every=2_500,
   )
