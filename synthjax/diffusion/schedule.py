@@ -10,7 +10,7 @@ from synthjax.errors import UserError
 # GLIDE's schedule for upsampling: the step counts of five equal sections.
 FAST27 = "fast27"
 LOGSNR = "logsnr"
-_RESPACING = re.compile(rf"(\d+(,\d+)*|ddim\d+|{FAST27}|{LOGSNR}\d+)(<\d+)?")
+_RESPACING = re.compile(rf"(\d+(,\d+)*|ddim\d+|{FAST27}|{LOGSNR}\d*)(<\d+)?")
 
 
 class Schedule(NamedTuple):
