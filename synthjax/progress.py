@@ -38,7 +38,7 @@ def counter(
     `note` is told as well. The call that reaches `total` ends the live line,
     with the rate of everything.
   """
-  watch, tell = device_use.watch(), _paced()
+  watch, tell = device_use.watch(), paced()
   first, before, began, since = time.monotonic(), done, None, 0
 
   def count_on(count: int = 1, note: str = "") -> float | None:
@@ -53,14 +53,18 @@ def counter(
     last = done >= total
     if last:  # of all, as is the time behind it
       rate = (done - before) / max(now - first, 1e-9)
-    words = [f"{label}: {done:,}/{total:,} {unit}", note]
-    words.append(f"{_short(rate)} {unit}/s" if rate else "")
-    if last:
-      words.append(f"in {duration(now - first)}")
-    elif rate:
-      words.append(f"{duration((total - done) / rate / processes)} left")
+
+    def line():
+      words = [f"{label}: {done:,}/{total:,} {unit}", note]
+      words.append(f"{_short(rate)} {unit}/s" if rate else "")
+      if last:
+        words.append(f"in {duration(now - first)}")
+      elif rate:
+        words.append(f"{duration((total - done) / rate / processes)} left")
+      return "  ".join(filter(None, [*words, watch()]))
+
     if shown:
-      tell(lambda: "  ".join(filter(None, [*words, watch()])), last=last)
+      tell(line, last=last)
     return rate
 
   return count_on
@@ -78,27 +82,27 @@ def transfer(name: str, start: int, total: int | None) -> Callable[..., None]:
     (size, last=False) -> None, to be called as often as one likes; `last` ends
     the live line.
   """
-  began, tell = time.monotonic(), _paced()
+  began, tell = time.monotonic(), paced()
 
   def come(size: int, last: bool = False) -> None:
-    rate = (size - start) / max(time.monotonic() - began, 1e-3)
-    of = f" of {total / 1e6:,.1f}" if total else ""
-    line = f"{name}: {size / 1e6:,.1f}{of} MB, {rate / 1e6:,.1f} MB/s"
-    if total and rate and size < total:
-      line += f", {duration((total - size) / rate)} left"
-    tell(lambda: line, last=last)
+    def line():
+      rate = (size - start) / max(time.monotonic() - began, 1e-3)
+      of = f" of {total / 1e6:,.1f}" if total else ""
+      text = f"{name}: {size / 1e6:,.1f}{of} MB, {rate / 1e6:,.1f} MB/s"
+      if total and rate and size < total:
+        text += f", {duration((total - size) / rate)} left"
+      return text
+
+    tell(line, last=last)
 
   return come
 
 
-def paced_line() -> Callable[[str, bool], None]:
-  """Returns (line, last) -> None, for what counts in a way of its own."""
-  tell = _paced()
-  return lambda line, last: tell(lambda: line, last=last)
+def paced() -> Callable[..., None]:
+  """Returns (() -> line, last) -> None, which shows some of the lines.
 
-
-def _paced() -> Callable[..., None]:
-  """Returns (() -> line, last) -> None, which shows some of the lines."""
+  Only those are made that are shown: it may be called for every image.
+  """
   began = told = time.monotonic()
 
   def tell(make_line: Callable[[], str], *, last: bool) -> None:

@@ -12,7 +12,7 @@ from etils import epath
 
 from synthjax import atomic, device_use
 from synthjax.errors import UserError
-from synthjax.progress import duration, paced_line
+from synthjax.progress import duration, paced
 from synthjax.train import event_files
 from synthjax.train.loop import Hook
 
@@ -66,8 +66,8 @@ def progress_hook(
     events = event_files.open_events(tensorboard, first_step=first_step)
     if parameters:
       events.text("parameters", f"```\n{parameters}\n```")
-  show = paced_line() if first else lambda line, last: None
-  began, watch, monitored = time.monotonic(), device_use.watch(), {}
+  show, watch = paced(), device_use.watch()
+  began, monitored = time.monotonic(), {}
 
   def read(step, metrics):
     row = {"step": step} | finite(label, step, metrics, kept=kept)
@@ -79,16 +79,21 @@ def progress_hook(
   def tell(step, row):
     seconds = max(time.monotonic() - began, 1e-9)
     rate = max(step - first_step - 1, 0) / seconds
-    words = [f"{label}: {step:,}/{num_steps:,} steps", _told(row | monitored)]
     speed = {}
     if batch_size and rate:
       speed = {"images_per_second": rate * batch_size}
-      words.append(f"{rate * batch_size:,.1f} images/s")
-    if step == num_steps:
-      words.append(f"in {duration(seconds)}")
-    elif rate:
-      words.append(f"{duration((num_steps - step) / rate)} left")
-    show("  ".join(filter(None, [*words, watch()])), step == num_steps)
+
+    def line():
+      words = [f"{label}: {step:,}/{num_steps:,} steps", _told(row | monitored)]
+      words += [f"{each:,.1f} images/s" for each in speed.values()]
+      if step == num_steps:
+        words.append(f"in {duration(seconds)}")
+      elif rate:
+        words.append(f"{duration((num_steps - step) / rate)} left")
+      return "  ".join(filter(None, [*words, watch()]))
+
+    if first:
+      show(line, last=step == num_steps)
     if events:
       events.write(step, row | speed)
 
