@@ -57,6 +57,40 @@ def test_rows_come_back_in_order(tmp_path):
     source[7]
 
 
+WATCHED = """
+import builtins, sys
+import numpy as np
+from synthjax.data import encoded, shards
+
+swapped = []
+
+class Watched(type(builtins)):
+  def __setattr__(self, name, value):
+    swapped.append(name)
+    super().__setattr__(name, value)
+
+builtins.__class__ = Watched
+image = np.zeros((8, 8, 3), np.uint8)
+rows = [
+  dict(label=0, prompt="", seed=0, id=name,
+       encoded=encoded.encode(image, image_format=name))
+  for name in encoded.FORMATS
+]
+shards.write_shard(sys.argv[1], 0, 1, rows)
+print([row["id"] for row in shards.open_shards(sys.argv[1])], swapped)
+"""
+
+
+def test_no_library_takes_the_place_of_import_while_threads_work(tmp_path):
+  """TFDS does while it is imported: what other threads import then fails."""
+  result = subprocess.run(
+    [sys.executable, "-c", WATCHED, str(tmp_path)],
+    capture_output=True,
+    text=True,
+  )
+  assert result.stdout.strip() == "['png', 'jpeg', 'webp'] []", result.stderr
+
+
 def test_a_selection_keeps_the_order_of_the_shards(tmp_path):
   write(tmp_path)
   kept = [row(i)["id"] for i in (6, 1, 3)]

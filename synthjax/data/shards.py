@@ -17,7 +17,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from array_record.python import array_record_data_source, array_record_module
 from etils import epath
+
+# Not when a thread writes its first shard: while TFDS is imported, what other
+# threads import fails, since it puts its own function in place of `import`.
+from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from synthjax import cache
 from synthjax.artifacts import replace
@@ -82,8 +87,6 @@ def write_shard(
   Returns:
     The number of rows.
   """
-  from array_record.python import array_record_module
-
   rows = 0
   file = shard_name(shard_index, num_shards, name=name, split=split)
   with replace(folder, file) as path:
@@ -109,8 +112,6 @@ def check_rows(path: epath.PathLike, rows: int) -> None:
 
 
 def _record(example: Example, encode: Callable[[np.ndarray], bytes]) -> bytes:
-  from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
-
   def of_bytes(value):
     value = tf_feature_pb2.BytesList(value=[value])
     return tf_feature_pb2.Feature(bytes_list=value)
@@ -161,8 +162,6 @@ def open_shards(
     UserError: if shards are missing, cut short or damaged, or hold no row of
       one of the ids. Damage inside of a shard shows when the row is read.
   """
-  from array_record.python import array_record_data_source
-
   paths = _shard_paths(epath.Path(folder))
   rows = [_count(path) for path in paths]
   records = array_record_data_source.ArrayRecordDataSource(
@@ -219,8 +218,6 @@ def _local(path: epath.Path) -> str:
 
 
 def _count(path: str) -> int:
-  from array_record.python import array_record_module
-
   try:
     reader = array_record_module.ArrayRecordReader(path)
     rows = reader.num_records()
@@ -236,8 +233,6 @@ def _read(
   records: Any, paths: Sequence[str], ends: Sequence[int], index: int
 ) -> Any:
   """Returns the features of a record, encoded as they are stored."""
-  from tensorflow_datasets.proto import tf_example_pb2
-
   try:
     record = records[index]
   except RuntimeError as error:

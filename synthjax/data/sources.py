@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import tensorflow_datasets
 from etils import epath
 from PIL import Image
 
@@ -130,8 +131,6 @@ def tfds(
     UserError: if a feature or a class is not there. A label that `classes` does
       not name shows when its row is read.
   """
-  import tensorflow_datasets
-
   records = tensorflow_datasets.data_source(
     name, split=split, data_dir=data_dir
   )

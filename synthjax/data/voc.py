@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets
 from etils import epath
 from PIL import Image, UnidentifiedImageError
 
@@ -100,8 +101,6 @@ def open_voc_tfds(
   Raises:
     UserError: listing every annotation that does not hold.
   """
-  import tensorflow_datasets
-
   labels_of, records, rows, problems = _labels_of(classes), [], [], []
   skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
   for year, split in sets:
