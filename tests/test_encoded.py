@@ -37,6 +37,22 @@ def rows_of(image, image_format, quality):
   return {"encoded": data, "label": 1}, {"image": decoded, "label": 1}
 
 
+# --- formats ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image_format", encoded.FORMATS)
+def test_the_first_bytes_tell_the_format(image_format):
+  data = encoded.encode(picture(), image_format=image_format)
+  assert encoded.format_of(data) == image_format
+  assert encoded.format_of(data[:12]) == image_format
+  assert encoded.format_of(data[1:]) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"RIFF\x04\0\0\0WAVE"])
+def test_other_files_have_none_of_the_formats(content):
+  assert encoded.format_of(content) is None
+
+
 # --- views ------------------------------------------------------------------
 
 

@@ -14,10 +14,19 @@ from PIL import Image
 from synthjax.errors import UserError, unknown_names
 
 FORMATS = ("png", "jpeg", "webp")
+_STARTS = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
 # Of the formats that lose something.
 DEFAULT_QUALITY = {"jpeg": 95, "webp": 90}
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower; in px
+
+
+def format_of(content: bytes) -> str | None:
+  """Tells by its first bytes which of FORMATS a file has; None for others."""
+  if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
+    return "webp"
+  found = (name for name, start in _STARTS.items() if content.startswith(start))
+  return next(found, None)
 
 
 def open_image(example: dict[str, Any]) -> Image.Image:

@@ -13,6 +13,8 @@ import zlib
 
 from PIL import Image
 
+from synthjax.data import encoded
+
 SOURCE_TYPE = (
   "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 )
@@ -33,23 +35,26 @@ def mark(content: bytes) -> bytes:
 
   The same file gives the same bytes, and a marked one stays as it is.
   """
-  if SOURCE_TYPE.encode() in content:
+  image_format = encoded.format_of(content)
+  if image_format is None or SOURCE_TYPE.encode() in content:
     return content
-  if content.startswith(b"\x89PNG"):
-    text = b"XML:com.adobe.xmp" + bytes(5) + XMP
-    chunk = struct.pack(">I", len(text)) + b"iTXt" + text
-    chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
-    return content[:_PNG_START] + chunk + content[_PNG_START:]
-  if content.startswith(b"\xff\xd8"):
-    text = b"http://ns.adobe.com/xap/1.0/\0" + XMP
-    segment = b"\xff\xe1" + struct.pack(">H", 2 + len(text)) + text
-    start = 2  # a JFIF header must stay the first
-    if content[2:4] == b"\xff\xe0":
-      start += 2 + struct.unpack(">H", content[4:6])[0]
-    return content[:start] + segment + content[start:]
-  if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-    return _mark_webp(content)
-  return content
+  return _MARKERS[image_format](content)
+
+
+def _mark_png(content: bytes) -> bytes:
+  text = b"XML:com.adobe.xmp" + bytes(5) + XMP
+  chunk = struct.pack(">I", len(text)) + b"iTXt" + text
+  chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+  return content[:_PNG_START] + chunk + content[_PNG_START:]
+
+
+def _mark_jpeg(content: bytes) -> bytes:
+  text = b"http://ns.adobe.com/xap/1.0/\0" + XMP
+  segment = b"\xff\xe1" + struct.pack(">H", 2 + len(text)) + text
+  start = 2  # a JFIF header must stay the first
+  if content[2:4] == b"\xff\xe0":
+    start += 2 + struct.unpack(">H", content[4:6])[0]
+  return content[:start] + segment + content[start:]
 
 
 def _mark_webp(content: bytes) -> bytes:
@@ -65,3 +70,6 @@ def _mark_webp(content: bytes) -> bytes:
     chunks = header + b"".join(sides) + chunks
   chunks += struct.pack("<4sI", b"XMP ", len(XMP)) + XMP + bytes(len(XMP) % 2)
   return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WEBP" + chunks
+
+
+_MARKERS = {"png": _mark_png, "jpeg": _mark_jpeg, "webp": _mark_webp}

@@ -13,9 +13,7 @@ from synthjax.data.selection import chance_of
 from synthjax.data.shards import Example, Source
 from synthjax.errors import UserError
 
-# The first bytes of a file tell its format.
-_MAGIC = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg"}
-MEDIA_TYPES = {"png": "png", "jpg": "jpeg", "webp": "webp"}
+_ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 
 
 def rows(
@@ -47,15 +45,13 @@ def ending_of(content: bytes) -> str:
   Raises:
     UserError: if it is none of them.
   """
-  for magic, ending in _MAGIC.items():
-    if content.startswith(magic):
-      return ending
-  if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-    return "webp"
-  raise UserError(
-    f"An image starts with {content[:8]!r}, which is neither PNG, JPEG nor "
-    "WebP: its shard is damaged. Check the folder `generate`."
-  )
+  image_format = encoded.format_of(content)
+  if image_format is None:
+    raise UserError(
+      f"An image starts with {content[:8]!r}, which is neither PNG, JPEG nor "
+      "WebP: its shard is damaged. Check the folder `generate`."
+    )
+  return _ENDINGS[image_format]
 
 
 def class_of(row: Example, names: Sequence[str]) -> str:
