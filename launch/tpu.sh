@@ -14,6 +14,9 @@
 #   SPOT=1 ZONE=us-central2-b bash launch/tpu.sh keep NAME v4-32 \
 #     --config=configs/FILE.py --workdir=gs://BUCKET/FOLDER
 #
+# WEIGHTS="glide clip_rn50" are fetched by `install` and `keep` on every worker, as
+# `python -m synthjax.weights fetch` names them; a new VM has none.
+#
 # PROJECT=... and SPOT=1 are passed on to gcloud. The run goes on when this
 # terminal is closed: `run` and `keep` only follow its log, and the same command
 # follows on. A run goes on where the bucket says that it stopped. `keep` ends with
@@ -67,6 +70,12 @@ install() (
       cd synthjax; . launch/environment.sh; prepare tpu; touch installed"
 )
 
+# Fetches released weights, where they are not there yet.
+fetch() {
+  [ -z "${WEIGHTS:-}" ] || everywhere "cd synthjax; . .venv/bin/activate
+    python -m synthjax.weights fetch $WEIGHTS"
+}
+
 # Starts a run, if none is under way, and follows its log to the end. Beside it
 # lie the pid of Python, run.pid, and its exit code in the end, run.code.
 run() {
@@ -106,9 +115,12 @@ keep() {
     # Where this fails, so will the run.
     everywhere "test -e synthjax/installed" || install || true
     began=$SECONDS
-    run "$@" || true # the connection may end before the run does
-    [ $((SECONDS - began)) -lt 600 ] || failures=0
-    code=$(code_of_run || true)
+    code=
+    if fetch; then
+      run "$@" || true # the connection may end before the run does
+      [ $((SECONDS - began)) -lt 600 ] || failures=0
+      code=$(code_of_run || true)
+    fi
     case $code in
       0 | 2 | 130) return "$code" ;;
       "") [ "$(state)" = READY ] || continue ;; # preempted
@@ -127,7 +139,7 @@ case $action in
     [ $# -ge 1 ] || usage
     create "$1"
     ;;
-  install) install ;;
+  install) install && fetch ;;
   run)
     [ $# -ge 1 ] || usage
     run "$@"

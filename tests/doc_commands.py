@@ -159,10 +159,16 @@ class Launcher:
     said = {
       line.partition(" ids=")[0] for line in self.log.read_text().splitlines()
     }
-    (line,) = said  # of each process the same
-    module, name, *rest = line.split()
-    assert [module, name] == ["-m", "synthjax.main"], line
-    return rest
+    passed = []
+    for line in said:  # of each process the same
+      option, module, *rest = line.split()
+      assert option == "-m", line
+      if module == "synthjax.weights":
+        check_weights(rest)
+      else:
+        assert module == "synthjax.main" and not passed, said
+        passed = rest
+    return passed
 
 
 def check_launch(command: Command, launcher: Launcher) -> None:
@@ -191,15 +197,6 @@ def check_slurm(command: Command, launcher: Launcher) -> None:
   check_launch(command._replace(words=words), launcher)
 
 
-def check_gcloud(words: list[str]) -> None:
-  """Checks what runs on the workers; gcloud itself is Google's."""
-  for word in words:
-    if word.startswith("--command="):
-      *_, last = word.removeprefix("--command=").split("; ")
-      assert last.startswith("python -m synthjax.weights ")
-      check_weights(last.split()[3:])
-
-
 def check(command: Command, launcher: Launcher) -> None:
   """Checks a command by the one pattern of CHECKS that fits."""
   (function,) = [f for p, f in CHECKS.items() if re.match(p, command.text)]
@@ -223,8 +220,7 @@ CHECKS = {
   r"bash launch/\w+\.sh": check_launch,
   r"srun |sbatch ": check_slurm,
   r"pip install -e ": lambda c, _: check_pip(c.words[3:]),
-  r"gcloud (compute tpus tpu-vm ssh|storage (buckets create|cp|rm)) ": (
-    lambda c, _: check_gcloud(c.words)
-  ),
+  # Google's.
+  r"gcloud storage (buckets create|cp|rm) ": lambda c, _: None,
   r"(cp|rm) -r runs/": lambda c, _: None,  # is run
 }

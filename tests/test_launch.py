@@ -134,6 +134,26 @@ def test_keep_makes_the_vm_again_until_the_run_is_done(launch, tmp_path):
   assert ran == [f"{want} --workdir=gs://b/it's ids="] * 3
 
 
+def test_a_new_vm_gets_the_weights_again(launch, tmp_path):
+  """Also after a download that failed, which is no reason to start the run."""
+  codes = ("1", "0", "preempted", "0", "0")
+  args = ("keep", "it", "v4-8", *CONFIG)
+  end(launch("tpu.sh", *args, codes=codes, WEIGHTS="glide clip_rn50"))
+  did = [line.split()[1] for line in lines(tmp_path / "python.log")]
+  weights, main = "synthjax.weights", "synthjax.main"
+  assert did == [weights, weights, main, weights, main]
+  fetched = "-m synthjax.weights fetch glide clip_rn50 ids="
+  assert lines(tmp_path / "python.log")[0] == fetched
+
+
+def test_weights_are_installed_and_a_download_that_fails_is_told(
+  launch, tmp_path
+):
+  end(launch("tpu.sh", "create", "it", "v4-8"))
+  end(launch("tpu.sh", "install", "it", codes=["1"], WEIGHTS="glide"), 1)
+  assert lines(tmp_path / "codes") == []
+
+
 @pytest.mark.parametrize(
   ("codes", "code", "runs"), [(["2"], 2, 1), (["1", "1", "7", "0"], 7, 3)]
 )
