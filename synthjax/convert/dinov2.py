@@ -4,8 +4,6 @@ Either is converted to what its own code computes: at 224 px the two resize the
 positions a little differently (`models.dinov2.OFFSET`).
 """
 
-import math
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -40,7 +38,6 @@ LAYOUTS = {
     0.0,
   ),
 }
-_HEAD_WIDTH = 64  # of every released size
 
 
 def from_released(
@@ -62,8 +59,9 @@ def from_released(
   """
   weights = vit.merge_qkv(weights)
   names = _layout_of(weights)
-  sizes = _sizes(weights, names, heads)
-  model, size = dinov2.make(**sizes), sizes["grid"] * sizes["patch_size"]
+  sizes, grid = vit.read_sizes(weights, names.vit, heads)
+  sizes |= {"grid": grid, "offset": names.offset}
+  model, size = dinov2.make(**sizes), grid * sizes["patch_size"]
   images = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
   like = jax.eval_shape(model.init, jax.random.key(0), images)
   variables = rules.convert(weights, rules_of(names), like)
@@ -121,37 +119,3 @@ def _layout_of(weights: Mapping[str, np.ndarray]) -> Names:
     f"{found}. The giant one (SwiGLU) and those with registers or heads cannot "
     "be converted: take ViT-S, B or L."
   )
-
-
-def _sizes(
-  weights: Mapping[str, np.ndarray], names: Names, heads: int | None
-) -> dict[str, Any]:
-  """Returns the fields of the module."""
-  patches = np.shape(weights[f"{names.vit.patches}.weight"])
-  positions = np.shape(weights[names.vit.pos_embed])
-  length, width = (1, 0, *positions)[-2:]
-  grid, heads = math.isqrt(max(length - 1, 0)), heads or width // _HEAD_WIDTH
-  if positions != (1, grid**2 + 1, width) or not grid or len(patches) != 4:
-    raise UserError(
-      f"{names.vit.pos_embed} has the shape {positions} and "
-      f"{names.vit.patches}.weight {patches}; DINOv2 has [1, 1 + g g, d] for "
-      "g x g patches and [d, 3, p, p]."
-    )
-  if not heads or width % heads:
-    raise UserError(
-      f"The DINOv2 is {width} wide, which does not split over {heads} heads: "
-      "give from_released the heads that it was trained with."
-    )
-  block = re.compile(
-    re.escape(names.vit.block).replace(r"\{i\}", r"(\d+)") + r"\."
-  )
-  first = f"{names.vit.block.format(i=0)}.{names.vit.fc1}.weight"
-  return {
-    "patch_size": patches[-1],
-    "width": width,
-    "depth": 1 + max(int(m[1]) for name in weights if (m := block.match(name))),
-    "heads": heads,
-    "grid": grid,
-    "mlp_ratio": len(weights[first]) / width,
-    "offset": names.offset,
-  }

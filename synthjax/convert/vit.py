@@ -90,7 +90,9 @@ def from_released(
   """
   weights = _merged(weights)
   names = _layout_of(weights)
-  sizes, grid, num_classes = _sizes(weights, names, heads)
+  sizes, grid = read_sizes(weights, names, heads)
+  head = weights.get(f"{names.head}.weight")
+  num_classes = None if head is None else len(head)
   description = {
     "kind": "classifier",
     "model": describe(vit.MODELS, sizes),
@@ -214,10 +216,19 @@ def _layout_of(weights: Mapping[str, np.ndarray]) -> Names:
   )
 
 
-def _sizes(
+def read_sizes(
   weights: Mapping[str, np.ndarray], names: Names, heads: int | None
-) -> tuple[dict, int, int | None]:
-  """Returns the fields of the module, the grid's side and the classes."""
+) -> tuple[dict[str, Any], int]:
+  """Returns the fields of the module, and the grid's side.
+
+  Args:
+    weights: with q, k and v as one matrix.
+    names: of the layout; the weights have those that tell the sizes.
+    heads: see `from_released`.
+
+  Raises:
+    UserError: about shapes or heads that are not those of a ViT.
+  """
   patches = np.shape(weights[f"{names.patches}.weight"])
   positions = np.shape(weights[names.pos_embed])
   length, width = (1, 0, *positions)[-2:]
@@ -243,5 +254,4 @@ def _sizes(
     "heads": heads,
     "mlp_ratio": hidden / width,
   }
-  head = weights.get(f"{names.head}.weight")
-  return sizes, grid, None if head is None else len(head)
+  return sizes, grid
