@@ -73,3 +73,22 @@ def golden():
     return entries | {"meta": json.loads(str(entries["meta"]))}
 
   return load
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+  """Serves gs:// from memory, and returns an empty folder there."""
+  fsspec = pytest.importorskip("fsspec")
+  from etils.epath import backend
+  from fsspec.implementations.memory import MemoryFileSystem
+
+  class Bucket(MemoryFileSystem):
+    protocol = ("gcs", "gs", "memory")
+    store, pseudo_dirs = {}, [""]
+
+  monkeypatch.setattr(
+    backend._FileSystemSpecBackend,
+    "_get_filesystem",
+    lambda self, name: Bucket() if name == "gcs" else fsspec.filesystem(name),
+  )
+  return "gs://bucket/folder"

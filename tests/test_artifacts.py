@@ -232,25 +232,6 @@ def verify_of(folder):
 # --- buckets ----------------------------------------------------------------
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-  """Serves gs:// from memory."""
-  fsspec = pytest.importorskip("fsspec")
-  from etils.epath import backend
-  from fsspec.implementations.memory import MemoryFileSystem
-
-  class Bucket(MemoryFileSystem):
-    protocol = ("gcs", "gs", "memory")
-    store, pseudo_dirs = {}, [""]
-
-  monkeypatch.setattr(
-    backend._FileSystemSpecBackend,
-    "_get_filesystem",
-    lambda self, name: Bucket() if name == "gcs" else fsspec.filesystem(name),
-  )
-  return "gs://bucket/run/prompts"
-
-
 def test_a_folder_can_be_in_a_bucket(bucket):
   complete(bucket)
   assert artifacts.begin(bucket, SPEC) is True

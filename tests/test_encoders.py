@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_world
+from etils import epath
 
 from synthjax import encoders
 from synthjax.convert import files
@@ -194,3 +195,20 @@ def test_weights_that_are_cut_short_are_refused(weights, tmp_path):
     path.write_bytes(file.read()[:5000])
   with pytest.raises(UserError, match="cut short"):
     encoders.load_encoder(**tiny_world.encoder_block(str(path)))
+
+
+def test_weights_and_tokenizer_can_be_in_a_bucket(bucket, weights, encoder):
+  block = tiny_world.encoder_block(weights)
+  paths = {
+    "weights": files.locate(block["weights"], field="x", family="clip"),
+    "tokenizer": tokenize.locate(block["tokenizer"]),
+  }
+  for name, path in paths.items():
+    there = epath.Path(bucket) / path.name
+    there.write_bytes(path.read_bytes())
+    block[name] = str(there)
+  found = encoders.load_encoder(**block)
+  assert found.identity == encoder.identity
+  np.testing.assert_array_equal(
+    found.encode_texts(["a crane"]), encoder.encode_texts(["a crane"])
+  )

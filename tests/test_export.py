@@ -244,25 +244,6 @@ def test_unknown_and_missing_classes_are_all_listed(format_name, exported):
   assert message.count("no class is called so") == 2
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-  """Serves gs:// from memory."""
-  fsspec = pytest.importorskip("fsspec")
-  from etils.epath import backend
-  from fsspec.implementations.memory import MemoryFileSystem
-
-  class Bucket(MemoryFileSystem):
-    protocol = ("gcs", "gs", "memory")
-    store, pseudo_dirs = {}, [""]
-
-  monkeypatch.setattr(
-    backend._FileSystemSpecBackend,
-    "_get_filesystem",
-    lambda self, name: Bucket() if name == "gcs" else fsspec.filesystem(name),
-  )
-  return "gs://bucket/run/export"
-
-
 def test_an_export_can_be_in_a_bucket(format_name, bucket):
   rows = ROWS[: len(NAMES)]
   written = write(format_name, bucket, rows)

@@ -190,3 +190,10 @@ def test_embedded_weights_and_paths_keep_their_meaning(tmp_path):
   assert found.exists()
   path = put(tmp_path / "w.safetensors")
   assert files.locate(str(path), field="x", family="clip") == path
+
+
+def test_the_home_folder_is_found(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path))
+  path = put(tmp_path / "w.safetensors")
+  found = files.locate("~/w.safetensors", field="x", family="clip")
+  assert str(found) == str(path)

@@ -147,8 +147,8 @@ def locate(weights: str | None, *, field: str, family: str) -> epath.Path:
   """Finds a weights file, or says how to get one.
 
   Args:
-    weights: a path, "embedded:NAME" for a file of the package, or
-      "released:NAME/FILE" for one that `synthjax.weights` has fetched;
+    weights: a path, local or gs://, "embedded:NAME" for a file of the package,
+      or "released:NAME/FILE" for one that `synthjax.weights` has fetched;
       "released:NAME" is enough where NAME has one file of weights.
     field: of the config, for the message.
     family: a key of DEFAULTS.
@@ -161,7 +161,7 @@ def locate(weights: str | None, *, field: str, family: str) -> epath.Path:
   if weights and weights.startswith("embedded:"):
     path = EMBEDDED / "weights" / weights.removeprefix("embedded:")
   else:
-    path = epath.Path(weights or "")
+    path = epath.Path(weights or "").expanduser()
   if weights and path.exists():
     return path
   found = f"there is no file {path}" if weights else "it is not set"

@@ -34,7 +34,7 @@ def check(
   _weights(weights)
   if batch_size < 1:
     raise UserError(f"encoder.batch_size={batch_size} must be at least 1.")
-  if not tokenizer or not _tokenizer(tokenizer).exists():
+  if not tokenizer or not tokenize.locate(tokenizer).exists():
     raise UserError(
       f"config.encoder.tokenizer names {tokenizer}, which is not there; it is "
       "the tokenizer.json that the weights were trained with, "
@@ -65,7 +65,7 @@ def load(
   Raises:
     UserError: about missing or unfit weights, or a batch that does not split.
   """
-  paths = _weights(weights), _tokenizer(tokenizer)
+  paths = _weights(weights), tokenize.locate(tokenizer)
   params, about = files.load_params(paths[0])
   if about.get("kind") != "clip":
     raise UserError(
@@ -150,7 +150,3 @@ def _encode_embedded(model, variables, x, end):
 
 def _weights(name: str | None) -> epath.Path:
   return files.locate(name, field="encoder.weights", family="clip")
-
-
-def _tokenizer(name: str) -> epath.Path:
-  return epath.Path(tokenize.locate(name))

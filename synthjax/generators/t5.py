@@ -179,7 +179,7 @@ def _weights(name: str | None) -> epath.Path:
 
 
 def _tokenizer(name: str | None) -> epath.Path:
-  path = epath.Path(tokenize.locate(name or ""))
+  path = tokenize.locate(name or "")
   if not name or not path.exists():
     found = f"there is no file {path}" if name else "it is not set"
     raise UserError(

@@ -4,7 +4,6 @@ import functools
 import gzip
 import html
 import json
-import pathlib
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from etils import epath
 from synthjax import cache
 from synthjax.errors import UserError
 
-EMBEDDED = pathlib.Path(__file__).parent.parent / "embedded" / "tokenizer.json"
+EMBEDDED = epath.Path(__file__).parent.parent / "embedded" / "tokenizer.json"
 _END_OF_WORD = "</w>"  # in the vocabulary of the released CLIP
 # Contractions, words, single digits, and runs of anything else but space.
 _CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -211,11 +210,11 @@ def _read_text(path: epath.PathLike) -> str:
     ) from error
 
 
-def locate(name: str) -> pathlib.Path:
+def locate(name: str) -> epath.Path:
   """Finds a tokenizer's file.
 
   Args:
-    name: a path, "embedded:NAME" for one of the package, or
+    name: a path, local or gs://, "embedded:NAME" for one of the package, or
       "released:NAME/FILE" for a fetched one.
 
   Raises:
@@ -224,12 +223,12 @@ def locate(name: str) -> pathlib.Path:
   if name.startswith("embedded:"):
     return EMBEDDED.parent / name.removeprefix("embedded:")
   if name.startswith(cache.RELEASED):
-    return cache.fetched(name)
-  return pathlib.Path(name).expanduser()
+    return epath.Path(cache.fetched(name))
+  return epath.Path(name).expanduser()
 
 
 @functools.cache
-def load(path: str | pathlib.Path = EMBEDDED) -> Tokenizer:
+def load(path: epath.PathLike = EMBEDDED) -> Tokenizer:
   """Loads a tokenizer.json of Hugging Face's `tokenizers`; by default ours.
 
   Raises:
