@@ -98,7 +98,7 @@ def our_step(
   import jax.numpy as jnp
 
   from synthjax.diffusion import guidance, sample, schedule
-  from synthjax.models.glide import Text
+  from synthjax.models.glide_text import Text
 
   model, variables = make_model(stage, dtype)
   betas = schedule.BETAS[stage.betas]()

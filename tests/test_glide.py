@@ -9,7 +9,8 @@ import pytest
 
 from synthjax.convert.glide import from_released
 from synthjax.diffusion import guidance, sample, schedule
-from synthjax.models.glide import Glide, timestep_embedding
+from synthjax.models.glide import Glide
+from synthjax.models.unet_layers import timestep_embedding
 
 BETAS = {
   "squaredcos_cap_v2": schedule.squared_cosine(),

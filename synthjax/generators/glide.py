@@ -22,7 +22,7 @@ from synthjax.generators.stages import (
   load_stage,
   locate,
 )
-from synthjax.models.glide import Text
+from synthjax.models.glide_text import Text
 from synthjax.text import tokenize
 from synthjax.train import mesh as meshes
 from synthjax.train.denoising import to_unit

@@ -7,136 +7,21 @@ Submodules carry the names of the released weights, with `_` for `.`, under
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from synthjax.models.attention import attend
-from synthjax.models.conv import conv_general_dilated
-
-NUM_GROUPS = 32
-zeros = nn.initializers.zeros_init()
-Conv3x3 = partial(
-  nn.Conv,
-  kernel_size=(3, 3),
-  padding=1,
-  conv_general_dilated=conv_general_dilated,
+from synthjax.models.glide_text import Text, TextEncoder
+from synthjax.models.unet_layers import (
+  Conv3x3,
+  GroupNorm,
+  resample,
+  timestep_embedding,
 )
 
-
-class Text(NamedTuple):
-  """What the UNet reads of a prompt."""
-
-  pooled: jax.Array  # [n, 4 * model_channels], added to the time embedding
-  sequence: jax.Array  # [n, l, d], attended to
-
-
-class GroupNorm(nn.Module):
-  """Normalises 32 groups of channels in float32, whatever the input's type."""
-
-  epsilon: float = 1e-5
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [n, ..., c] to float32 [n, ..., c]."""
-    channels = x.shape[-1]
-    if channels % NUM_GROUPS:
-      raise ValueError(
-        f"GLIDE normalises {NUM_GROUPS} groups of channels, so every width "
-        f"must be a multiple of {NUM_GROUPS}; found {channels}. Change "
-        "model_channels or channel_mult."
-      )
-    scale = self.param("scale", nn.initializers.ones_init(), (channels,))
-    bias = self.param("bias", zeros, (channels,))
-    x = x.astype(jnp.float32)
-    inner = tuple(range(1, x.ndim - 1))
-
-    # Statistics of each channel first: many times faster on a CPU than a
-    # reduction over [n, h, w, group, channel].
-    def grouped(per_channel):  # [n, c] -> [n, c], averaged within each group
-      groups = per_channel.reshape(len(x), NUM_GROUPS, -1).mean(-1)
-      return jnp.repeat(groups, channels // NUM_GROUPS, axis=-1)
-
-    mean = grouped(x.mean(inner))
-    variance = grouped(jnp.square(x).mean(inner)) - jnp.square(mean)
-    gain = scale * jax.lax.rsqrt(jnp.maximum(variance, 0) + self.epsilon)
-    shift = bias - mean * gain
-    middle = (len(x),) + (1,) * len(inner) + (channels,)
-    return x * gain.reshape(middle) + shift.reshape(middle)
-
-
-class TextBlock(nn.Module):
-  """A pre-norm transformer block; attention is bidirectional, unmasked."""
-
-  heads: int
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [n, l, d] to [n, l, d]."""
-    width = x.shape[-1]
-    dense = partial(nn.Dense, dtype=self.dtype)
-    norm = partial(nn.LayerNorm, epsilon=1e-5)
-
-    y = dense(3 * width, name="attn_c_qkv")(norm(name="ln_1")(x))
-    # The channels of q, k and v lie together within each head.
-    y = y.reshape(*y.shape[:2], self.heads, -1)
-    y = attend(*jnp.split(y, 3, axis=-1))
-    x = x + dense(width, name="attn_c_proj")(y)
-
-    y = dense(4 * width, name="mlp_c_fc")(norm(name="ln_2")(x))
-    y = nn.gelu(y, approximate=False)
-    return x + dense(width, name="mlp_c_proj")(y)
-
-
-class TextEncoder(nn.Module):
-  """The transformer that reads a prompt."""
-
-  vocab_size: int
-  context: int
-  width: int
-  layers: int
-  heads: int
-  pooled_width: int
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, tokens: jax.Array, mask: jax.Array) -> Text:
-    """Encodes int32 tokens [n, l] of which mask [n, l] marks the real ones."""
-    if tokens.shape[-1] != self.context:
-      raise ValueError(
-        f"The text encoder reads {self.context} tokens, found "
-        f"{tokens.shape[-1]}: pad or cut the prompts to its context."
-      )
-    normal = nn.initializers.normal(0.01)
-    table = (self.context, self.width)
-    embed = nn.Embed(
-      self.vocab_size,
-      self.width,
-      embedding_init=nn.initializers.normal(0.02),
-      name="token_embedding",
-    )
-    x = embed(tokens) + self.param("positional_embedding", normal, table)
-    padding = self.param("padding_embedding", normal, table)
-    # Padded places lose their position too: the whole vector is replaced.
-    x = jnp.where(mask[..., None], x, padding).astype(self.dtype)
-    for i in range(self.layers):
-      name = f"transformer_resblocks_{i}"
-      x = TextBlock(self.heads, self.dtype, name=name)(x)
-    x = nn.LayerNorm(epsilon=1e-5, name="final_ln")(x)
-    pooled = nn.Dense(self.pooled_width, name="transformer_proj")(x[:, -1])
-    return Text(pooled, x)
-
-
-def resample(x: jax.Array, direction: str | None) -> jax.Array:
-  """Halves ("down", 2x2 mean) or doubles ("up", nearest) [n, h, w, c]."""
-  if direction == "down":
-    return nn.avg_pool(x, (2, 2), (2, 2))
-  if direction == "up":
-    return x.repeat(2, axis=1).repeat(2, axis=2)
-  return x
+zeros = nn.initializers.zeros_init()  # each block starts as its shortcut
 
 
 class ResBlock(nn.Module):
@@ -194,14 +79,6 @@ class Attention(nn.Module):
     v = jnp.concatenate([text_v, v], axis=1)
     h = dense(channels, kernel_init=zeros, name="proj_out")(attend(q, k, v))
     return x + h.reshape(x.shape)
-
-
-def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
-  """Embeds timesteps [n] as [n, width]: cosines, then sines."""
-  half = width // 2
-  frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / half)
-  angles = t.astype(jnp.float32)[:, None] * frequencies
-  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 class UNet(nn.Module):

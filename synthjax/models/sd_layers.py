@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from synthjax.models.glide import Conv3x3, GroupNorm
+from synthjax.models.unet_layers import Conv3x3, GroupNorm
 
 
 class ResnetBlock(nn.Module):
@@ -39,8 +39,3 @@ class ResnetBlock(nn.Module):
       short = nn.Dense(self.channels, dtype=self.dtype, name="conv_shortcut")
       x = short(x)
     return x + h
-
-
-def double(x: jax.Array) -> jax.Array:
-  """Doubles the sides of [n, h, w, c], each pixel becoming four."""
-  return x.repeat(2, axis=1).repeat(2, axis=2)

@@ -11,8 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from synthjax.models.attention import attend
-from synthjax.models.glide import Conv3x3, GroupNorm, timestep_embedding
-from synthjax.models.sd_layers import ResnetBlock, double
+from synthjax.models.sd_layers import ResnetBlock
+from synthjax.models.unet_layers import (
+  Conv3x3,
+  GroupNorm,
+  resample,
+  timestep_embedding,
+)
 
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
 
@@ -164,7 +169,8 @@ class UNet(nn.Module):
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = layer(h, name, j, level, self.attention[level])
       if level:
-        h = conv(double(h), self.widths[level], f"{name}_upsamplers_0_conv")
+        h = resample(h, "up")
+        h = conv(h, self.widths[level], f"{name}_upsamplers_0_conv")
 
     h = nn.silu(GroupNorm(name="conv_norm_out")(h))
     # In float32: what the network says of the noise is not rounded.

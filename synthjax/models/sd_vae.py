@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from synthjax.models.attention import attend
-from synthjax.models.glide import Conv3x3, GroupNorm
-from synthjax.models.sd_layers import ResnetBlock, double
+from synthjax.models.sd_layers import ResnetBlock
+from synthjax.models.unet_layers import Conv3x3, GroupNorm, resample
 
 EPSILON = 1e-6
 Norm = partial(GroupNorm, epsilon=EPSILON)
@@ -82,7 +82,8 @@ class Decoder(nn.Module):
       for j in range(self.layers + 1):
         h = Resnet(channels, name=f"{name}_resnets_{j}")(h)
       if i < len(self.widths) - 1:
-        h = Conv3x3(channels, name=f"{name}_upsamplers_0_conv")(double(h))
+        h = resample(h, "up")
+        h = Conv3x3(channels, name=f"{name}_upsamplers_0_conv")(h)
     h = nn.silu(Norm(name="conv_norm_out")(h))
     return Conv3x3(self.out_channels, name="conv_out")(h)
 

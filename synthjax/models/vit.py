@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from synthjax.errors import UserError
-from synthjax.models.glide import attend
+from synthjax.models.attention import attend
 
 # timm truncates at +-2, which is a hundred deviations: an ordinary normal.
 normal = nn.initializers.normal(0.02)
