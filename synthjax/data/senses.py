@@ -2,11 +2,8 @@
 
 A generator that is asked for a crane draws one or the other, or both in turn.
 The meanings are those of WordNet 3.0 that an image can show, from a table that
-`build_senses` writes. A meaning *stands* if people and pictures know it: if
-it is the usual word of something that ImageNet-21K-P has images of, or if
-WordNet's tagged texts use the word for it often enough. A name is ambiguous if
-meanings stand that look nothing alike, as animals and machines do. The numbers
-below were chosen by looking at what they flag among ImageNet's 1,000 names.
+`build_senses` writes. A name is ambiguous if meanings that stand (`standing`)
+look nothing alike, as animals and machines do.
 """
 
 import re
@@ -14,14 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from synthjax import articles
-from synthjax.data import glosses, nouns
+from synthjax.data import glosses, nouns, standing
 from synthjax.errors import UserError
 
-# One meaning is so common above this many tagged uses that only such count as
-# have this share of them.
-COMMON, SHARE = 25, 0.05
-LEAST_USES, LEAST_SHARE = 2, 0.2  # that let a meaning stand with no pictures
-PERSON_USES = 3  # more than figures of speech have
 # Things made by people, which are told apart by kind where they have one.
 UNSPECIFIC = {"device", "thing"}
 MADE = set(list(nouns.BRANCHES.values())[7:]) - {"place", "game"}
@@ -65,7 +57,6 @@ def senses_of(name: str) -> tuple[Sense, ...]:
   most = max((uses for _, (_, uses) in found), default=0)
   ranked = []
   for row, (place, uses) in found:
-    stands = _stands(row, lemma, uses, most)
     words = tuple(word for word, *_ in row.words)
     sense = Sense(
       row.key,
@@ -73,9 +64,9 @@ def senses_of(name: str) -> tuple[Sense, ...]:
       words,
       glosses.describe(row, lemma),
       row.gloss,
-      stands,
+      standing.stands(row, lemma, uses, most),
     )
-    ranked.append((not stands, -uses, place, sense))
+    ranked.append((not sense.stands, -uses, place, sense))
   senses = [sense for *_, sense in sorted(ranked, key=lambda each: each[:3])]
   if lemma in nouns.YOUNGER:
     branch, text = nouns.YOUNGER[lemma]
@@ -221,35 +212,7 @@ def warnings_of(
   return lines
 
 
-# --- which meanings stand ---------------------------------------------------
-
-
-def _stands(row: nouns.Row, lemma: str, uses: int, most: int) -> bool:
-  if (lemma, row.key) in nouns.STANDING:
-    return True
-  if row.single:
-    return uses > 0
-  usual = row.words[0][0].lower() == lemma
-  if row.branch in ("person", "phenomenon") and uses < PERSON_USES:
-    # "He is a tiger"; and microwaves are seen as ovens alone.
-    known = row.pictured and usual or uses == most > 0
-    often = uses >= LEAST_SHARE * most and most < COMMON
-    return known and often and not _is_figure(row)
-  if uses < max(most, 1) and re.search(
-    rf"\b{re.escape(lemma)}(s|es)?\b", row.gloss
-  ):
-    return False  # the flesh, fur, ball or player of the other meaning
-  if uses == most > 0 or uses >= max(LEAST_USES, LEAST_SHARE * most):
-    return True
-  known = usual or uses >= LEAST_SHARE * most > 0
-  return row.pictured and known and (most < COMMON or uses >= SHARE * most)
-
-
-def _is_figure(row: nouns.Row) -> bool:
-  """Tells whether a person is called so in jest or anger: "a skunk"."""
-  above = nouns.table()[0][row.above[0]] if row.above else row
-  figures = ("person", "unpleasant person", "unpleasant woman", "large person")
-  return above.words[0][0] in figures
+# --- looks ------------------------------------------------------------------
 
 
 def _differ(one: str, other: str, *, strictly: bool = True) -> bool:
