@@ -34,6 +34,7 @@ from synthjax.config import (
   embedded_world,
   exports,
   parse_arg,
+  real_images,
   released_clip,
   released_glide,
   report,
@@ -97,12 +98,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     weight_decay=0.1,
     clip_norm=1.0,
     temperature=2.0,
-    test=dict(kind="folder", path=arg.test) if arg.test else None,
+    test=real_images(arg.test),
   )
   # How good the images are, and whether any is near one that is measured on.
-  test = config.tune.test
   config.card = dict(
-    real=test.to_dict() if test else None,
+    real=real_images(arg.test),
     encoders="fetched",  # DINOv2, if it is there
   )
   config.export = exports()

@@ -24,7 +24,13 @@ import pathlib
 
 import ml_collections
 
-from synthjax.config import embedded_world, exports, parse_arg, report
+from synthjax.config import (
+  embedded_world,
+  exports,
+  parse_arg,
+  real_images,
+  report,
+)
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -82,12 +88,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   if arg.test or not _has_drawings(arg.space):
     # Nothing real is left to choose by, so that the paper's fixed epochs stand.
-    config.tune.validation, config.tune.test_parts = None, None
-    config.tune.test = dict(kind="folder", path=arg.test) if arg.test else None
+    config.tune.validation = real_images(None)
+    config.tune.test_parts = real_images(None)
+    config.tune.test = real_images(arg.test)
   # How good the images are, and whether any is near one that is measured on.
   test = config.tune.test
   config.card = dict(
-    real=test.to_dict() if test else None,
+    real=test.to_dict() if test else real_images(None),
     encoders="none",  # or "fetched": DINOv2, which is for accelerators
   )
   config.export = exports()

@@ -1,10 +1,10 @@
 """What configs need: their argument, and a check for misspelt fields."""
 
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from ml_collections.config_dict import placeholder
+from ml_collections.config_dict import FieldReference, placeholder
 
 from synthjax.errors import UserError, check_fields, unknown_names
 
@@ -170,7 +170,7 @@ def use_deit_recipe(config: Any) -> None:
   """Puts DeiT's recipes into the blocks `pretrain` and `transfer`."""
   config.pretrain.update(
     recipe="deit",
-    ema_decay=None,  # they report the model that is not averaged
+    ema_decay=placeholder(float),  # they report the model that is not averaged
     repeats=3,
     device_augment="deit",
     **_DEIT,
@@ -277,40 +277,27 @@ def embedded_world(tower: str = "vit", preset: str = "paper") -> dict[str, Any]:
   return dict(generator=generator, encoder=encoder)
 
 
+def real_images(folder: str | None) -> dict[str, Any] | FieldReference:
+  """Returns the real images in a folder, or a field that is None without one.
+
+  A command line can give it, such as
+  --config.tune.test="{'kind': 'folder', 'path': 'photos'}".
+  """
+  return dict(kind="folder", path=folder) if folder else placeholder(object)
+
+
 def exports() -> dict[str, Any]:
-  """Returns config.export, with all that a command line may then set.
+  """Returns config.export, which writes no format until some are asked for.
 
   For a workdir that is finished: --config.tasks="('export',)"
   --config.export.formats=webdataset,png_folder
   """
-  return dict(
-    formats=(),
-    selection=placeholder(bool),  # None: where the config has `select`
-    split="train",
-    shard_size=1000,
-    shuffle=placeholder(int),  # None: as drawn
-    image_format=placeholder(str),  # None: as stored, as are these
-    quality=placeholder(int),
-    image_size=placeholder(int),
-  )
+  return dict(formats=())
 
 
 def report(**fields: Any) -> dict[str, Any]:
-  """Returns config.report, with all that a command line may then set.
-
-  Such as --config.report.price_per_device_hour=2.5, in any money.
-
-  Args:
-    **fields: of the block, in place of what stands here.
-  """
-  return (
-    dict(
-      title=placeholder(str),  # None: one for all
-      samples_per_class=8,
-      price_per_device_hour=placeholder(float),  # None: told in hours alone
-    )
-    | fields
-  )
+  """Returns config.report; any field of it can be given in place."""
+  return dict(samples_per_class=8) | fields
 
 
 def validate(
@@ -335,18 +322,41 @@ def validate(
   check_fields(f"config.{name}", block, allowed, required)
 
 
-def unknown_fields(config: Mapping, fields: Iterable[str]) -> UserError | None:
-  """Returns an error about the dotted `fields` that a config does not hold."""
+def unknown_fields(
+  config: Mapping,
+  fields: Iterable[str],
+  known: Callable[[str], Iterable[str]] = lambda block: (),
+) -> UserError | None:
+  """Returns an error about the dotted `fields` that a config cannot hold.
+
+  Args:
+    config: the config, as its file has it.
+    fields: of it, such as "tune.lr".
+    known: the name of a block, such as "tune" or "detect.options", -> the
+      fields that it may hold besides those that it holds.
+  """
   problems = []
   for field in fields:
-    block, path = config, ["config"]
-    for key in field.split("."):
-      if not hasattr(block, "keys"):
-        problems.append(f"{'.'.join(path)} is a value and has no fields.")
-        break
-      if key not in block:
-        error = unknown_names(f"{'.'.join(path)} field", [key], block.keys())
-        problems.append(str(error))
-        break
-      block, path = block[key], [*path, key]
+    if problem := _why_unknown(config, field, known):
+      problems.append(problem)
   return UserError("\n".join(problems)) if problems else None
+
+
+def _why_unknown(config: Mapping, field: str, known: Callable) -> str | None:
+  block, path = config, []
+  for key in (keys := field.split(".")):
+    name = ".".join(["config", *path])
+    if not hasattr(block, "keys"):
+      return f"{name} is a value and has no fields."
+    if key not in block:
+      more = [*known(".".join(path))]
+      if key not in more:
+        return str(unknown_names(f"{name} field", [key], {*block, *more}))
+      if [*path, key] == keys:
+        return None
+      return (
+        f"{name} has no {key} yet: give all of it at once, as in "
+        f"--{name}.{key}=\"{{'{keys[-1]}': ...}}\"."
+      )
+    block, path = block[key], [*path, key]
+  return None

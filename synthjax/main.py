@@ -16,7 +16,7 @@ import runpy
 import signal
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -45,7 +45,13 @@ TASKS = {
 }
 
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "A file of configs/, with its arguments behind a colon."
+  "config",
+  None,
+  "A file of configs/, with its arguments behind a colon.",
+  # What a task reads can be given although the file leaves it out; all else is
+  # refused by `parse_flags`, which locks the config.
+  lock_config=False,
+  accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "The folder of the results, made if it is not there."
@@ -184,17 +190,33 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
   Raises:
     UserError: about an unknown flag, a bad value, a missing config, or every
-      field that the config does not hold.
+      field that the config does not hold and its tasks do not read.
   """
-  path, fields = _config_arguments(argv)
+  expanded = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+  path, fields = _config_arguments(expanded)
   if path is not None:
     # The flag would load it too, but wraps what goes wrong in tracebacks.
-    if problem := unknown_fields(load_config(path), fields):
+    if problem := unknown_fields(load_config(path), fields, fields_of):
       raise problem
   try:
-    return flags.FLAGS(argv)
+    left = flags.FLAGS(argv)
   except flags.Error as error:
     raise UserError(f"{error} (--help lists the flags)") from error
+  if path is not None:
+    _CONFIG.value.lock()
+  return left
+
+
+def fields_of(block: str) -> Collection[str]:
+  """Returns the fields that tasks read of a block, such as "detect.options".
+
+  They are KNOWN of the task, and BLOCKS of the blocks in its own.
+  """
+  task, _, inner = block.partition(".")
+  if task not in TASKS:
+    return ()
+  module = importlib.import_module(TASKS[task])
+  return getattr(module, "BLOCKS", {}).get(inner, ()) if inner else module.KNOWN
 
 
 def load_config(path: str) -> ConfigDict:

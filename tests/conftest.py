@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import sys
 
 import jax
 import numpy as np
@@ -92,3 +93,20 @@ def bucket(monkeypatch):
     lambda self, name: Bucket() if name == "gcs" else fsspec.filesystem(name),
   )
   return "gs://bucket/folder"
+
+
+@pytest.fixture
+def command_line(monkeypatch):
+  """Returns a function: the words behind synthjax.main -> the config."""
+  from doc_commands import forget_flags
+
+  from synthjax import main
+
+  def parse(*words: str):
+    forget_flags()
+    monkeypatch.setattr(sys, "argv", ["main", *words])
+    assert main.parse_flags(sys.argv) == ["main"]
+    return flags.FLAGS.config
+
+  yield parse
+  forget_flags()

@@ -23,6 +23,7 @@ from doc_blocks import (
 from doc_commands import check
 
 from synthjax import main
+from synthjax.config import unknown_fields
 
 pytest_plugins = ("doc_workspace",)  # fixtures
 
@@ -83,15 +84,10 @@ def test_configs_and_fields_in_the_prose_are_there(workspace):
       if re.fullmatch(r"configs/\w+\.py:.*", text):
         main.load_config(text)
       for field in re.findall(r"--config\.([\w.]+)=", text):
-        assert any(has_field(c, field) for c in known), f"{page}: {text}"
-
-
-def has_field(config, field):
-  for key in field.split("."):
-    if not hasattr(config, "keys") or key not in config:
-      return False
-    config = config[key]
-  return True
+        assert any(
+          unknown_fields(config, [field], main.fields_of) is None
+          for config in known
+        ), f"{page}: {text}"
 
 
 def test_every_config_task_and_page_is_named():

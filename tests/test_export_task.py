@@ -3,14 +3,11 @@
 import json
 import pathlib
 import pickle
-import sys
 
 import ml_collections
 import numpy as np
 import pytest
 import tiny_world
-from absl import flags
-from ml_collections import config_flags
 from PIL import Image
 
 from synthjax import artifacts, main
@@ -180,17 +177,6 @@ def test_check_refuses_bad_fields(drawn, block, words):
     export.check(make_config(drawn, export=block), str(drawn))
 
 
-def from_command_line(monkeypatch, config, *arguments):
-  """Returns the config as a command line with overrides has it."""
-  monkeypatch.setattr(sys, "argv", ["main", *arguments])
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    "config", str(CONFIGS / config), flag_values=values
-  )
-  values(sys.argv)
-  return values.config
-
-
 @pytest.mark.parametrize(
   "formats",
   [
@@ -199,11 +185,10 @@ def from_command_line(monkeypatch, config, *arguments):
     '["webdataset", "png_folder"]',
   ],
 )
-def test_a_command_line_names_the_formats(drawn, monkeypatch, formats):
+def test_a_command_line_names_the_formats(drawn, command_line, formats):
   """Of a workdir that is finished, which all else is left alone in."""
-  config = from_command_line(
-    monkeypatch,
-    f"own_labels.py:labels={tiny_world.write_space(drawn)}",
+  config = command_line(
+    f"--config={CONFIGS}/own_labels.py:labels={tiny_world.write_space(drawn)}",
     "--config.tasks=('export',)",
     f"--config.export.formats={formats}",
     "--config.export.shuffle=7",
@@ -230,18 +215,19 @@ def test_a_command_line_names_the_formats(drawn, monkeypatch, formats):
   ],
 )
 def test_a_command_line_is_told_which_formats_there_are(
-  drawn, monkeypatch, config, formats, words
+  drawn, command_line, config, formats, words
 ):
-  config = from_command_line(
-    monkeypatch, config, f"--config.export.formats={formats}"
+  config = command_line(
+    f"--config={CONFIGS / config}", f"--config.export.formats={formats}"
   )
   with pytest.raises(UserError, match=words):
     export.check(config, str(drawn))
 
 
-def test_embedded_detection_exports_its_scenes(drawn, monkeypatch):
-  config = from_command_line(
-    monkeypatch, "detect_voc.py:runlocal", "--config.export.formats=coco,voc"
+def test_embedded_detection_exports_its_scenes(drawn, command_line):
+  config = command_line(
+    f"--config={CONFIGS}/detect_voc.py:runlocal",
+    "--config.export.formats=coco,voc",
   )
   export.check(config, str(drawn))
 

@@ -43,6 +43,7 @@ DEFAULTS = {
   "max_images": 50_000,  # compared with one another; of more, by chance
   "encoders": chosen.FETCHED,  # further ones to compare by, see encoders.chosen
 }
+KNOWN = tuple(DEFAULTS)
 INPUTS = ("generate", "score")
 
 
@@ -76,7 +77,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 def read_block(config: ConfigDict) -> dict[str, Any]:
   """Returns every field of `config.card`, which may be left out."""
   block = config.get("card") or ConfigDict()
-  validate(block, DEFAULTS, name="card")
+  validate(block, KNOWN, name="card")
   return DEFAULTS | block.to_dict()
 
 

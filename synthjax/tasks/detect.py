@@ -27,6 +27,8 @@ from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
+KNOWN = (*recipes.REQUIRED, *recipes.OPTIONAL)
+BLOCKS = recipes.BLOCKS
 _WEIGHTS = ".safetensors"
 
 

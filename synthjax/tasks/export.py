@@ -38,7 +38,7 @@ from synthjax.progress import counter, say
 IMAGES = ("webdataset", "png_folder", "parquet")  # of `generate`
 SCENES = ("coco", "voc")  # of the scenes that config.detect composes
 ENCODING = ("image_format", "quality", "image_size")
-FIELDS = (
+KNOWN = (
   "formats",  # of IMAGES and SCENES; all that the config has images for
   "selection",  # only the images that `select` kept; if config.select is there
   "split",  # what the images are called; "train"
@@ -236,7 +236,7 @@ DETECTION: dict[str, Callable[..., dict[str, int]]] = {
 def _read(config: ConfigDict) -> dict[str, Any]:
   """Returns the block, which may be left out, with its defaults."""
   block = config.get("export") or {}
-  validate(block, FIELDS, name="export")
+  validate(block, KNOWN, name="export")
   read = {
     "formats": _available(config),
     "selection": config.get("select") is not None,

@@ -52,6 +52,7 @@ OPTIONAL = (
   "protocol",  # of classifier tuning: "paper", or "released" for the code's
   "best_epoch_on_test",  # also reports that number; with "released" by default
 )
+KNOWN = (*REQUIRED, *OPTIONAL)
 # Methods that look at augmented shots, and at validation images.
 AUGMENTED, SEARCHING = ("tip_adapter", "coop"), ("tip_adapter", "linear_probe")
 
@@ -59,7 +60,7 @@ AUGMENTED, SEARCHING = ("tip_adapter", "coop"), ("tip_adapter", "linear_probe")
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and methods, and that their images are there or will be."""
   block = config.few_shot.to_dict()
-  validate(block, OPTIONAL, name="few_shot", required=REQUIRED)
+  validate(block, KNOWN, name="few_shot", required=REQUIRED)
   wanted = read_methods(block)
   searching = sorted({method.kind for method in wanted} & set(SEARCHING))
   if searching and not block.get("validation"):

@@ -43,6 +43,7 @@ OPTIONAL = (
   "preview",
   *ENCODING,
 )
+KNOWN = (*FIELDS, *OPTIONAL)
 VALUES = {
   "images_per_class": COUNT,
   "shard_size": COUNT,
@@ -57,13 +58,14 @@ OPTIONAL_GUIDED = (
   "start_steps",  # one for each of shots; the paper's by default
   "sampler",  # of the shots, as few-shot learning has it: "nested" or "coop"
 )
+BLOCKS = {"real_guidance": (*GUIDED_FIELDS, *OPTIONAL_GUIDED)}
 NAME = "synthjax_images"
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the blocks' fields, and that the weights are there."""
   del workdir
-  validate(config.generate, OPTIONAL, name="generate", required=FIELDS)
+  validate(config.generate, KNOWN, name="generate", required=FIELDS)
   check_generator(**config.generator.to_dict())
   check_values("config.generate", config.generate, VALUES)
   if config.generate.get("preview") and not config.get("encoder"):

@@ -39,6 +39,8 @@ from synthjax.train import run as runs
 from synthjax.train.objective import Objective
 
 PROCESSES = "all"  # they train as one, and the first one writes
+KNOWN = pretraining.KNOWN
+BLOCKS = pretraining.BLOCKS | {"optimizer": recipe.OPTIMIZER}
 
 
 def check(config: ConfigDict, workdir: str) -> None:

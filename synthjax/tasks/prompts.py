@@ -23,6 +23,7 @@ OPTIONAL = (
   "writer",  # of "enhanced": "grammar", or a block with a name of WRITERS
   "grammar",  # of that writer: a name, or templates and slots
 )
+KNOWN = (*REQUIRED, *OPTIONAL)
 PER_CLASS, WRITER, GRAMMAR = 200, "grammar", "photo"
 # The fields of a writer's block, and the paper's values.
 WRITERS = {
@@ -51,7 +52,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and the names in them."""
   del workdir
   block = config.prompts.to_dict()
-  validate(block, OPTIONAL, name="prompts", required=REQUIRED)
+  validate(block, KNOWN, name="prompts", required=REQUIRED)
   texts.check_strategies(block["strategies"])
   per_class = block.get("per_class", PER_CLASS)
   if not isinstance(per_class, int) or per_class < 1:

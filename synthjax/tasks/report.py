@@ -23,7 +23,7 @@ from synthjax.report import (
   reading,
 )
 
-FIELDS = (
+KNOWN = (
   "title",
   "samples_per_class",
   "price_per_device_hour",  # in any money, or None
@@ -41,7 +41,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the block's fields; the block itself may be left out."""
   del workdir
   block = config.get("report", {})
-  validate(block, FIELDS, name="report")
+  validate(block, KNOWN, name="report")
   samples = block.get("samples_per_class", 0)
   if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
     raise UserError(

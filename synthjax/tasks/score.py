@@ -20,7 +20,7 @@ from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.errors import UserError
 from synthjax.progress import counter
 
-FIELDS = (
+KNOWN = (
   "filter_encoder",  # gives the probabilities; that of config by default
 )
 CHUNK = 1024  # images that are read ahead, and encoded with one call
@@ -32,7 +32,7 @@ Judge = tuple[Encoder, scores.Texts]
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and that the encoder and the images are there."""
   block = config.get("score") or {}
-  validate(block, FIELDS, name="score")
+  validate(block, KNOWN, name="score")
   for each in (config.encoder, block.get("filter_encoder")):
     if each:
       check_encoder(**each.to_dict())

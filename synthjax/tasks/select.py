@@ -11,12 +11,12 @@ from synthjax.data import selection, spaces
 from synthjax.errors import COUNT, check_values
 from synthjax.progress import say
 
-FIELDS = ("max_per_class",)  # 800 in the paper
+KNOWN = ("max_per_class",)  # 800 in the paper
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the field, and that there are scores or will be."""
-  validate(config.select, (), name="select", required=FIELDS)
+  validate(config.select, (), name="select", required=KNOWN)
   check_values("config.select", config.select, {"max_per_class": COUNT})
   if "score" not in config.tasks:
     artifacts.load(epath.Path(workdir) / "score")

@@ -18,7 +18,7 @@ from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
-FIELDS = (
+KNOWN = (
   "data",
   "model",
   "positives",
@@ -31,12 +31,13 @@ FIELDS = (
   "checkpoint_every",
   "fsdp",  # devices that share one copy of the state; see train.loop.fit
 )
+BLOCKS = {"optimizer": optimizer.FIELDS}
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the block's fields."""
   del workdir
-  validate(config.train_clip, FIELDS, name="train_clip", required=("model",))
+  validate(config.train_clip, KNOWN, name="train_clip", required=("model",))
 
 
 def run(config: ConfigDict, workdir: str) -> None:

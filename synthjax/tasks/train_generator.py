@@ -22,7 +22,7 @@ from synthjax.train import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
 # fsdp: devices that share one copy of the state; see train.loop.fit.
-FIELDS = ("stages", "base", "upsampler", "fsdp")
+KNOWN = ("stages", "base", "upsampler", "fsdp")
 STAGE_FIELDS = (
   "data",  # of `captions.open_captioned`, and the share of plain names
   "image_size",  # px
@@ -39,13 +39,15 @@ STAGE_FIELDS = (
   "log_every",
   "checkpoint_every",
 )
+BLOCKS = dict.fromkeys(("base", "upsampler"), STAGE_FIELDS)
+BLOCKS |= {f"{stage}.optimizer": optimizer.FIELDS for stage in BLOCKS}
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the block's fields."""
   del workdir
   block = config.train_generator
-  validate(block, FIELDS, name="train_generator", required=("stages",))
+  validate(block, KNOWN, name="train_generator", required=("stages",))
   for stage in block.stages:
     validate(block[stage], STAGE_FIELDS, name=f"train_generator.{stage}")
 

@@ -44,6 +44,8 @@ OPTIONAL = (
   "compare",  # pairs of starts, told apart besides all from "random"
   "fsdp",  # devices that share one copy of the state; see train.loop.fit
 )
+KNOWN = (*finetune.RECIPE, *REQUIRED, *OPTIONAL)
+BLOCKS = {"optimizer": recipe.OPTIMIZER, "mix": pretraining.MIX}
 # "pretrained" stands for every arm of `pretrain`, by its name.
 INITS = ("random", "pretrained")
 _WEIGHTS = ".safetensors"
@@ -52,9 +54,7 @@ _WEIGHTS = ".safetensors"
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and names, and that the pool has shots enough."""
   block = config.transfer.to_dict()
-  validate(
-    block, (*finetune.RECIPE, *OPTIONAL), name="transfer", required=REQUIRED
-  )
+  validate(block, KNOWN, name="transfer", required=REQUIRED)
   check_values("config.transfer", block, recipe.VALUES)
   if unknown := block["inits"].keys() - set(INITS):
     raise unknown_names("initialisation", sorted(unknown), INITS)

@@ -57,6 +57,7 @@ PASSED_ON = (  # to `classifier.tune_sets`
   "bias",  # False: none, as in the paper's text; the released code has one
   "decay_bias",
 )
+KNOWN = (*REQUIRED, *OPTIONAL, *PASSED_ON)
 ARM_FIELDS = ("name", "strategy", "filter", "soft_weight")
 ARM_OPTIONAL = (
   "images_per_class",  # so many by chance; all by default
@@ -103,7 +104,7 @@ class Trained(NamedTuple):
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
   block = config.tune.to_dict()
-  validate(block, OPTIONAL + PASSED_ON, name="tune", required=REQUIRED)
+  validate(block, KNOWN, name="tune", required=REQUIRED)
   wanted = read_arms(block["arms"])
   known = set(STRATEGIES)
   if "prompts" in config and "prompts" in config.tasks:

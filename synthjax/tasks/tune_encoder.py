@@ -52,6 +52,8 @@ OPTIONAL = (
   "log_every",
   "checkpoint_every",
 )
+KNOWN = (*REQUIRED, *OPTIONAL)
+BLOCKS = {"optimizer": recipe.OPTIMIZER}
 ARM_FIELDS = (
   "name",
   "data",  # of DATA
@@ -75,7 +77,7 @@ class Arm(NamedTuple):
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
   block = config.tune_encoder.to_dict()
-  validate(block, OPTIONAL, name="tune_encoder", required=REQUIRED)
+  validate(block, KNOWN, name="tune_encoder", required=REQUIRED)
   check_values("config.tune_encoder", block, recipe.VALUES)
   wanted = read_arms(block["arms"])
   space = spaces.load_space(config.space)

@@ -62,6 +62,8 @@ OPTIONAL = (
   "num_examples",  # test images that are drawn with what was found in them
   "num_workers",
 )
+# Of fields of their own.
+BLOCKS = {"options": OPTIONS, "optimizer": recipe.OPTIMIZER}
 
 
 def read(

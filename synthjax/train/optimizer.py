@@ -269,3 +269,9 @@ def options_of(function: Callable) -> set[str]:
 def _named(function: Callable) -> set[str]:
   parameters = inspect.signature(function).parameters.values()
   return {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+
+
+# All that `make_optimizer` takes for any optimizer and schedule.
+FIELDS = (_named(make_optimizer) | _named(with_rate)).union(
+  *map(options_of, (*OPTIMIZERS.values(), *RATES.values()))
+) - {"num_steps"}

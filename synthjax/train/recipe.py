@@ -251,3 +251,11 @@ def make_optimizer(
   return optimizer.with_rate(
     name, schedule, **{k: v for k, v in rest.items() if k in of_optimizer}
   )
+
+
+# All that `make_optimizer` takes for any optimizer and schedule: what the block
+# `optimizer` of a task may hold.
+OPTIMIZER = (optimizer.FIELDS | optimizer.options_of(make_rate)) - {
+  "num_steps",
+  "epochs",
+}
