@@ -103,7 +103,11 @@ WHOLE = Kind(_whole(0), "a whole number, 0 or more")
 POSITIVE = Kind(lambda x: _number(x) and x > 0, "a number above 0")
 NOT_NEGATIVE = Kind(lambda x: _number(x) and x >= 0, "a number, 0 or more")
 SHARE = Kind(lambda x: _number(x) and 0 <= x <= 1, "a number from 0 to 1")
-SEEDS = Kind(_are_seeds, "whole numbers, 0 or more, each once, such as (0, 1)")
+SEEDS = Kind(
+  _are_seeds,
+  "whole numbers, 0 or more, each once, such as (0, 1); what a command line "
+  "gives a tuple twice adds up",
+)
 DTYPES = ("float32", "bfloat16", "float16")
 DTYPE = Kind(lambda x: x in DTYPES, f"one of {', '.join(DTYPES)}")
 

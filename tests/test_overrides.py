@@ -121,3 +121,15 @@ def test_a_file_of_flags_is_checked_too(command_line, tmp_path):
     command_line(
       f"--config={ROOT}/configs/quickstart.py", f"--flagfile={tmp_path}/flags"
     )
+
+
+def test_a_tuple_that_is_given_twice_adds_up_and_an_error_says_so(
+  command_line, tmp_path
+):
+  """As ml_collections documents; so that the same seeds twice are refused."""
+  path = f"--config={ROOT}/configs/quickstart.py"
+  seeds = ["--config.tune.seeds=(0,)", "--config.tune.seeds=(1,)"]
+  assert command_line(path, *seeds).tune.seeds == (0, 1)
+  config = command_line(path, "--config.tasks=tune", seeds[0], seeds[0])
+  with pytest.raises(UserError, match=r"seeds=\(0, 0\): .* twice adds up"):
+    main.run_tasks(config, str(tmp_path))
