@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from synthjax.data import shards
 from synthjax.encoders import chosen, load_image_encoder
 from synthjax.errors import UserError
 from synthjax.evals import frechet
-from synthjax.report import quality_section
+from synthjax.report import card_tables, quality_section
 from synthjax.tasks import card, score
 
 CLASSES = [each["name"] for each in tiny_world.SPACE["classes"]]
@@ -78,7 +79,8 @@ def test_absent_weights_are_one_line_that_says_how_to_get_them(
   assert "encoders" not in made["quality"]
   lines = capsys.readouterr().err.splitlines()
   (line,) = [line for line in lines if "synthjax.weights" in line]
-  assert "DINOv2" in line and "fetch dinov2_vitl14" in line
+  assert "Inception and DINOv2" in line
+  assert "fetch inception_fid dinov2_vitl14" in line
 
 
 def test_fetched_weights_are_used_and_their_figures_shown(
@@ -106,8 +108,59 @@ def test_fetched_weights_are_used_and_their_figures_shown(
   page = quality_section.quality({"card": made}).content
   assert "By released:dinov2_vits14" in page
   assert "do not compare" not in page + readme
+  assert "FID" not in page + readme  # which is Inception's alone
   croissant = (tmp_path / "card" / "croissant.json").read_text()
   assert "dinov2" not in croissant
+
+
+def test_fid_is_that_of_inceptions_features(
+  config, tmp_path, cache, monkeypatch
+):
+  (cache / "inception_fid").mkdir(parents=True)
+  path = tiny_encoders.write_inception(
+    cache / "inception_fid" / "encoder.safetensors"
+  )
+  load = partial(load_image_encoder, batch_size=2)
+  monkeypatch.setattr(card, "load_image_encoder", load)
+  made = run(config, tmp_path)
+  (further,) = made["quality"]["encoders"]
+  assert further["model"]["what"].startswith("Inception-v3 of FID")
+  assert further["model"]["licence"] == "Apache-2.0"
+  # Again from the stored features, and from those that the encoder gives.
+  encoder = load(path, field="x")
+  drawn = shards.open_shards(tmp_path / "generate")
+  drawn = encoder.encode_images([drawn[i]["image"] for i in range(12)])
+  paths = sorted((tmp_path / "real").rglob("*.png"))
+  real = encoder.encode_images([np.asarray(Image.open(p)) for p in paths])
+  want = frechet.frechet_distance(real, drawn)
+  found = further["sets"]["all"]["figures"]
+  np.testing.assert_allclose(found["frechet"], want, rtol=0.02)  # of float16
+  readme = (tmp_path / "card" / "README.md").read_text()
+  page = quality_section.quality({"card": made}).content
+  for text in (readme, page):
+    assert text.count("Fréchet inception distance (FID)") == 1
+    assert text.count("kernel inception distance (KID)") == 1
+    assert "of 12 generated and 12 real images" in text
+  assert readme.count("Fréchet distance (lower is better)") == 1  # CLIP's
+  assert readme.count("kernel distance (lower is better)") == 1
+
+
+def test_few_images_are_told_where_there_is_an_fid():
+  def told(encoder, *counts):
+    sets = {
+      name: {"figures": {"images": n}}
+      for name, n in zip(("all", "kept", "real"), counts, strict=False)
+    }
+    further = {"identity": {"encoder": encoder}, "sets": sets}
+    return card_tables.few_images(further)
+
+  assert "50,000" in told("inception", 50_000, 40_000, 50_000)
+  assert "60,000 generated and 10,000" in told(
+    "inception", 60_000, 50_000, 10_000
+  )
+  assert told("inception", 60_000, 50_000, 50_000) == ""
+  assert told("inception", 60, 50) == ""  # nothing to compare with
+  assert told("dinov2", 60, 50, 50) == ""
 
 
 def test_features_are_stored_and_not_computed_again(
@@ -165,5 +218,6 @@ def test_the_largest_that_is_there_is_taken(cache):
   found = chosen.choose("fetched")
   assert found.weights[0] == "released:dinov2_vitb14"
   assert "DINOv2" not in found.absent
+  assert found.absent == {"Inception": "inception_fid"}
   assert chosen.choose("a.x, b.x").weights == ("a.x", "b.x")
   assert chosen.choose("none").weights == ()

@@ -1,5 +1,6 @@
 """Encoders without texts: pixels, batches, and what is refused."""
 
+import jax
 import numpy as np
 import pytest
 import tiny_encoders
@@ -10,7 +11,7 @@ from synthjax import encoders
 from synthjax.convert import files
 from synthjax.encoders import resize
 from synthjax.errors import UserError
-from synthjax.models import dinov2
+from synthjax.models import dinov2, inception
 
 
 def images_of(n, *size, seed=0):
@@ -60,10 +61,26 @@ def test_the_crop_is_that_of_torchvisions_transforms(size):
   )
 
 
+def test_inceptions_features_are_those_of_the_model(tmp_path):
+  """Of whole images that are stretched to 299 px in floats."""
+  weights = tiny_encoders.write_inception(tmp_path / "a.safetensors")
+  encoder = encoders.load_image_encoder(weights, field="x", batch_size=2)
+  images = [*images_of(2, 64, 64), *images_of(1, 300, 200, seed=1)]
+  got = encoder.encode_images(images)
+  assert got.shape == (3, 128) and got.dtype == np.float32
+  variables, about = files.load_params(weights)
+  model = inception.make(**about["model"])
+  pixels = np.stack([resize.stretch_image(x, 299) for x in images])
+  want = jax.jit(model.apply)(variables, (pixels - 128) / 128)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+  assert abs(got[0] - got[1]).max() > 0.01
+  assert "clean-fid" in encoder.identity["pixels"]
+
+
 def test_weights_of_another_kind_are_refused(tmp_path, monkeypatch):
   monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "cache"))
   path = tiny_world.write_clip(tmp_path / "clip.safetensors")
-  with pytest.raises(UserError, match=r"config\.card\.x.*'clip'.*dinov2"):
+  with pytest.raises(UserError, match=r"config\.card\.x.*'clip'.*inception"):
     encoders.check_image_encoder(path, field="card.x")
   with pytest.raises(UserError, match="fetch dinov2_vits14"):
     encoders.check_image_encoder("released:dinov2_vits14", field="card.x")

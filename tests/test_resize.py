@@ -99,3 +99,45 @@ def test_what_is_no_colour_image_is_refused(images):
     resize.fit_images(images, 16)
   with pytest.raises(ValueError, match="needed uint8"):
     resize.fit_image(images[0], 16)
+
+
+def cleanfids_pixels(image, size):
+  """What clean-fid's mode "clean" does to an image, channel by channel."""
+  channels = [
+    Image.fromarray(np.asarray(image[..., i], np.float32)) for i in range(3)
+  ]
+  assert channels[0].mode == "F"
+  resized = [x.resize((size, size), Image.BICUBIC) for x in channels]
+  return np.stack([np.asarray(x).clip(0, 255) for x in resized], axis=2)
+
+
+@pytest.mark.parametrize(
+  ("height", "width", "size"),
+  [(64, 64, 299), (256, 256, 299), (375, 500, 299), (299, 299, 299), (9, 4, 5)],
+)
+@pytest.mark.parametrize("kind", ["noise", "smooth"])
+def test_images_are_stretched_as_clean_fid_does(height, width, size, kind):
+  image = noise(height, width, 3) if kind == "noise" else smooth(height, width)
+  want = cleanfids_pixels(image, size)
+  got = resize.stretch_image(image, size)
+  assert got.shape == (size, size, 3) and got.dtype == np.float32
+  np.testing.assert_array_equal(got, want)
+  of_device = jax.jit(resize.stretch_images, static_argnums=1)(
+    image[None], size
+  )
+  assert of_device.shape == (1, size, size, 3)
+  assert of_device.dtype == np.float32
+  np.testing.assert_allclose(of_device[0], want, atol=2e-4)
+  # What was stretched already stays as it is.
+  again = resize.stretch_images(got[None], size)
+  np.testing.assert_array_equal(again[0], got)
+
+
+def test_stretched_pixels_are_clipped_and_not_rounded():
+  image = np.zeros((8, 8, 3), np.uint8)
+  image[:, 4:] = 255
+  got = resize.stretch_image(image, 32)
+  assert got.min() == 0 and got.max() == 255  # which the cubic overshoots
+  assert (got != np.round(got)).mean() > 0.1
+  with pytest.raises(ValueError, match="float32"):
+    resize.stretch_image(image.astype(np.float32), 32)

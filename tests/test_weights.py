@@ -151,9 +151,9 @@ def test_addresses_that_state_a_hash_state_the_one_of_the_table():
         assert file.sha256 == found[1]
         full += 1
       if found := re.search(r"-([0-9a-f]{8})\.pth$", file.name):
-        assert file.sha256 == found[1]
+        assert file.sha256.startswith(found[1])
         digits += 1
-  assert full == 4 and digits == 3
+  assert full == 4 and digits == 4
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -9,12 +9,14 @@ from synthjax.convert.publishers import (
   Released,
   hub,
 )
+from synthjax.convert.released_encoders import IMAGE_ENCODERS
 
 # The modules whose `from_released` converts the weights.
 FAMILIES = {
   "clip": "synthjax.convert.clip",
   "dinov2": "synthjax.convert.dinov2",
   "glide": "synthjax.convert.glide",
+  "inception": "synthjax.convert.inception",
   "noised_clip": "synthjax.convert.noised_clip",
   "resnet": "synthjax.convert.resnet",
   "t5": "synthjax.convert.t5",
@@ -103,36 +105,6 @@ def _moco(epochs: int, md5: str) -> Released:
     "CC-BY-NC-4.0",
     note=f"licence as of its release, see the publisher; MD5 {md5}...",
   )
-
-
-def _dinov2(size: str, parameters: int, megabytes: float) -> Released:
-  name = f"dinov2_vit{size}14"
-  file = f"{name}_pretrain.pth"
-  return _features(
-    f"DINOv2 ViT-{size.upper()}/14, the authors'",
-    File(file, f"{META}/dinov2/{name}/{file}", None, megabytes),
-    "dinov2",
-    parameters,
-    note="for figures of image quality; no published hash",
-  )
-
-
-def _dinov2_hub(size: str, parameters: int, megabytes: float) -> Released:
-  name = {"s": "small", "b": "base", "l": "large"}[size]
-  folder = f"facebook/dinov2-{name}"
-  return _features(
-    f"DINOv2 ViT-{size.upper()}/14, Hugging Face's",
-    hub(folder, "model.safetensors", megabytes, "pytorch_model.bin"),
-    "dinov2",
-    parameters,
-    note="the same weights in another layout",
-  )
-
-
-def _features(what, file, family, parameters, note) -> Released:
-  made = Made((file.name,), "card.encoders", parameters)
-  makes = {"encoder.safetensors": made}
-  return Released(what, (file,), makes, family, "Apache-2.0", note)
 
 
 RELEASED = {
@@ -286,12 +258,7 @@ RELEASED = {
     "Apache-2.0",
     22_050_664,
   ),
-  "dinov2_vits14": _dinov2("s", 22_056_576, 88.3),
-  "dinov2_vitb14": _dinov2("b", 86_580_480, 346.4),
-  "dinov2_vitl14": _dinov2("l", 304_368_640, 1217.6),
-  "dinov2_vits14_hf": _dinov2_hub("s", 22_056_576, 88.2),
-  "dinov2_vitb14_hf": _dinov2_hub("b", 86_580_480, 346.3),
-  "dinov2_vitl14_hf": _dinov2_hub("l", 304_368_640, 1217.5),
+  **IMAGE_ENCODERS,
   "moco_v2_200": _moco(200, "59fd9945"),
   "moco_v2_800": _moco(800, "a04e12f8"),
 }

@@ -21,7 +21,10 @@ from synthjax.errors import (
 ENCODERS = {"clip": "synthjax.encoders.clip"}
 # By the kind of their weights. They know no texts, so that they measure images
 # and classify none: each module has `load(path, batch_size) -> ImageEncoder`.
-IMAGE_ENCODERS = {"dinov2": "synthjax.encoders.dinov2"}
+IMAGE_ENCODERS = {
+  "dinov2": "synthjax.encoders.dinov2",
+  "inception": "synthjax.encoders.inception",
+}
 
 
 class Encoder(NamedTuple):

@@ -8,8 +8,10 @@ from synthjax.errors import UserError
 
 FETCHED, NONE = "fetched", "none"
 # Released weights, the first of which that is there is taken. Published figures
-# by DINOv2 are those of ViT-L/14 (Stein et al. 2023).
+# by DINOv2 are those of ViT-L/14 (Stein et al. 2023), those called FID are by
+# Inception.
 FAMILIES = {
+  "Inception": ("inception_fid",),
   "DINOv2": ("dinov2_vitl14", "dinov2_vitb14", "dinov2_vits14"),
 }
 

@@ -1,4 +1,7 @@
-"""CLIP's resize and crop: by Pillow on the host, or by products on the device.
+"""Pillow's bicubic resize: on the host, or by matrix products on the device.
+
+CLIP's crop of the middle and its rounding come first, then what clean-fid does
+in floats, without a crop.
 
 Pillow's antialiased bicubic is separable: one matrix for the columns, one for
 the rows, each followed by rounding to 8 bits. So a batch of images of one size
@@ -7,6 +10,8 @@ sums in fixed point, of 22 bits behind the point. Ties are common (64 to 224 px
 has few different weights), so the device does the same arithmetic: it gives the
 same pixels.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -37,11 +42,7 @@ def fit_image(
   Raises:
     ValueError: for an image of another dtype or shape.
   """
-  image = np.asarray(image)
-  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-    raise ValueError(
-      f"found an image {image.dtype} {image.shape}; needed uint8 [h, w, 3]."
-    )
+  image = _checked(image)
   crop = size if crop is None else crop
   if image.shape[:2] == (size, size) == (crop, crop):
     return image
@@ -81,6 +82,56 @@ def fit_images(images: jax.Array, size: int) -> jax.Array:
   return _resample("nhwc,uh->nuwc", x, rows)
 
 
+def stretch_image(image: np.ndarray, size: int) -> np.ndarray:
+  """Resizes each channel to a square in floats, as clean-fid does.
+
+  Args:
+    image: uint8 [h, w, 3].
+    size: px of both sides, whatever the shape of the image.
+
+  Returns:
+    float32 [size, size, 3] of 0 to 255, not rounded.
+
+  Raises:
+    ValueError: for an image of another dtype or shape.
+  """
+  channels = np.moveaxis(_checked(image).astype(np.float32), -1, 0)
+  resized = [
+    Image.fromarray(channel).resize((size, size), Image.Resampling.BICUBIC)
+    for channel in channels  # of the mode "F"
+  ]
+  return np.stack(resized, -1).clip(0, 255)
+
+
+def stretch_images(images: jax.Array, size: int) -> jax.Array:
+  """Does the same to a batch of images of one size, under `jit` too.
+
+  Args:
+    images: [n, h, w, 3]; those of `stretch_image` stay as they are.
+    size: px of both sides.
+
+  Returns:
+    float32 [n, size, size, 3], up to rounding those of `stretch_image`.
+  """
+  images = images.astype(jnp.float32)
+  height, width = images.shape[1:3]
+  if (height, width) == (size, size):
+    return images
+  product = partial(jnp.einsum, precision="highest")
+  x = product("nhwc,vw->nhvc", images, _weights(width, size))
+  x = product("nhwc,uh->nuwc", x, _weights(height, size))
+  return jnp.clip(x, 0, 255)
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+  image = np.asarray(image)
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    raise ValueError(
+      f"found an image {image.dtype} {image.shape}; needed uint8 [h, w, 3]."
+    )
+  return image
+
+
 def _resample(axes: str, images: jax.Array, matrix: np.ndarray) -> jax.Array:
   """Multiplies uint8 images by weights of 2^-22 and rounds to uint8."""
   x = images.astype(jnp.float32)
@@ -106,16 +157,21 @@ def bicubic_matrix(length: int, new_length: int) -> np.ndarray:
     int32 [new_length, length] in units of 2^-22; those of a row sum to 1, up to
     rounding.
   """
+  exact = _weights(length, new_length) * (1 << _BITS)
+  return np.trunc(exact + np.copysign(0.5, exact)).astype(np.int32)
+
+
+def _weights(length: int, new_length: int) -> np.ndarray:
+  """Returns the weights [new_length, length] in float64; rows sum to 1."""
   scale = length / new_length
   stretch = max(scale, 1.0)  # a smaller image averages over more pixels
-  matrix = np.zeros((new_length, length), np.int32)
+  matrix = np.zeros((new_length, length))
   for row, weights in enumerate(matrix):
     center, reach = (row + 0.5) * scale, _SUPPORT * stretch
     first = max(int(center - reach + 0.5), 0)
     last = min(int(center + reach + 0.5), length)
     own = _cubic((np.arange(first, last) + 0.5 - center) / stretch)
-    own *= (1 << _BITS) / own.sum()
-    weights[first:last] = np.trunc(own + np.copysign(0.5, own))
+    weights[first:last] = own / own.sum()
   return matrix
 
 

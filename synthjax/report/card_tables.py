@@ -8,7 +8,7 @@ from synthjax.report.reading import number
 # The figures of a set: key, name, which way is better, and what it is.
 FIGURES = (
   ("frechet", "Fréchet distance", "lower", "Heusel et al. 2017"),
-  ("kernel", "kernel distance (KID)", "lower", "Bińkowski et al. 2018"),
+  ("kernel", "kernel distance", "lower", "Bińkowski et al. 2018"),
   ("precision", "precision", "higher", "Kynkäänniemi et al. 2019"),
   ("recall", "recall", "higher", "Kynkäänniemi et al. 2019"),
   ("density", "density", "higher", "Naeem et al. 2020"),
@@ -19,6 +19,12 @@ FIGURES = (
   ("clip_score", "CLIP score, class", "higher", "100 x mean cosine"),
   ("prompt_clip_score", "CLIP score, prompt", "higher", "100 x mean cosine"),
 )
+# What two of them are called by Inception's features, and by no others.
+_INCEPTION = {
+  "frechet": "Fréchet inception distance (FID)",
+  "kernel": "kernel inception distance (KID)",
+}
+_PUBLISHED = 50_000  # images that published FIDs are of, as a rule
 SET_NAMES = {"all": "all images", "kept": "kept", "real": "real images"}
 # What is said of figures wherever they are shown.
 ONE_ENCODER = (
@@ -33,6 +39,38 @@ def called(model: Mapping[str, Any]) -> str:
   return f"{name}, {model['what']}" if model["what"] else name
 
 
+def figures_by(further: Mapping[str, Any] | None) -> list[tuple]:
+  """Returns FIGURES by the names that they have by an encoder's features.
+
+  Args:
+    further: one of a card's `quality.encoders`, or None for the own encoder.
+  """
+  own = _INCEPTION if _is_inception(further) else {}
+  return [(key, own.get(key, name), *rest) for key, name, *rest in FIGURES]
+
+
+def few_images(further: Mapping[str, Any]) -> str:
+  """Returns what limits an FID, "" where there is none or nothing does."""
+  counts = {
+    name: of["figures"]["images"] for name, of in further["sets"].items()
+  }
+  drawn, real = counts["all"], counts.get("real")
+  if (
+    not _is_inception(further) or not real or min(counts.values()) >= _PUBLISHED
+  ):
+    return ""
+  return (
+    "A Fréchet distance comes out larger of fewer images (Chong & Forsyth "
+    f"2020), and published FIDs are of {_PUBLISHED:,} as a rule: this one, of "
+    f"{drawn:,} generated and {real:,} real images, compares only with those "
+    "of as many. The kernel distance has no such bias."
+  )
+
+
+def _is_inception(further: Mapping[str, Any] | None) -> bool:
+  return bool(further) and further["identity"].get("encoder") == "inception"
+
+
 def digits(value: Any) -> str:
   """Writes a figure in four digits."""
   return "–" if number(value) is None else f"{value:.4g}"
@@ -41,7 +79,7 @@ def digits(value: Any) -> str:
 def quality(card: Mapping[str, Any]) -> str:
   """Shows the figures of all sets, by each encoder."""
   found = card["quality"]
-  own = _figures(found["sets"])
+  own = _figures(found)
   text = (
     f"By the features of {_encoder(card)}. Balls reach to neighbour "
     f"{found['neighbours']}; {found['compared']:,} of "
@@ -52,17 +90,22 @@ def quality(card: Mapping[str, Any]) -> str:
     text += (
       f"\nBy the features of {called(model)} (licence "
       f"{model['licence'] or 'not known'}, SHA-256 `{model['sha256'][:16]}`):"
-      f"\n\n{_figures(further['sets'])}"
+      f"\n\n{_figures(further, further)}"
     )
+    if note := few_images(further):
+      text += f"\n{note}\n"
   return text
 
 
-def _figures(sets: Mapping[str, Any]) -> str:
+def _figures(
+  found: Mapping[str, Any], further: Mapping[str, Any] | None = None
+) -> str:
+  sets = found["sets"]
   rows = [
     [f"{name} ({better} is better)"]
     + [digits(of["figures"].get(key)) for of in sets.values()]
     + [source]
-    for key, name, better, source in FIGURES
+    for key, name, better, source in figures_by(further)
     if any(of["figures"].get(key) is not None for of in sets.values())
   ]
   return table(["", *(SET_NAMES[name] for name in sets), ""], rows)

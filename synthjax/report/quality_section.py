@@ -5,10 +5,11 @@ from html import escape
 
 from synthjax.report import tables
 from synthjax.report.card_tables import (
-  FIGURES,
   ONE_ENCODER,
   SET_NAMES,
   called,
+  few_images,
+  figures_by,
 )
 from synthjax.report.sections import Section
 
@@ -21,7 +22,7 @@ def quality(results: Mapping) -> Section:
   if not card:
     return Section("quality", _TITLE, "")
   pairs, found = card.get("pairs", {}), card["quality"]
-  figures = _figures(found["sets"], found["neighbours"])
+  figures = _figures(found, found["neighbours"])
   content = (
     _intro(card)
     + f'<div class="pair">{figures}{_classes(card)}</div>'
@@ -62,14 +63,17 @@ def _by_encoders(card: Mapping) -> str:
   """Shows the figures of each further encoder."""
   return "".join(
     f"<h3>By {escape(called(each['model']))}</h3>"
-    + _figures(each["sets"], card["quality"]["neighbours"])
+    + _figures(each, card["quality"]["neighbours"], each)
+    + (f"<p>{escape(note)}</p>" if (note := few_images(each)) else "")
     for each in _encoders(card)
   )
 
 
-def _figures(sets: Mapping, neighbours: int) -> str:
-  rows = []
-  for key, name, better, source in FIGURES:
+def _figures(
+  found: Mapping, neighbours: int, further: Mapping | None = None
+) -> str:
+  sets, rows = found["sets"], []
+  for key, name, better, source in figures_by(further):
     values = [of["figures"].get(key) for of in sets.values()]
     if any(value is not None for value in values):
       label = f"{name}, {'↓' if better == 'lower' else '↑'}"
