@@ -179,7 +179,6 @@ def our_step(
     our_model(name, tiny=tiny, dtype=dtype),
     tx,
     label_smoothing=SMOOTHING,
-    augment=supervised.AUGMENTS["none"],
   )
   batch = jax.device_put({"image": images, "label": labels})
   rng = jax.random.key(0)

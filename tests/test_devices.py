@@ -18,7 +18,8 @@ small = dict(name="resnet_tiny", stage_sizes=(1,), width=8)
 objectives = {
   "ResNet": supervised(
     make_classifier(num_classes=4, **small), optax.sgd(0.1, momentum=0.9),
-    label_smoothing=0.1, ema_decay=0.9),
+    label_smoothing=0.1, ema_decay=0.9,
+    augment=augment_device.make_augment("crop_flip")),
   "ViT": supervised(
     make_classifier("vit_tiny", num_classes=4, width=16, depth=2, drop_path=0.5,
                     dropout=0.1),

@@ -124,16 +124,11 @@ def a_batch(n=8):
   return {"image": images, "label": draws.integers(0, 3, n)}
 
 
-none = lambda images, rng: images
-
-
 def test_the_loss_of_a_mixed_batch_is_that_of_mixed_smoothed_targets():
   """timm's off and on values: 0.1 / 3 and 1 - 0.1 + 0.1 / 3."""
   batch, share = a_batch(), jnp.linspace(0.1, 0.9, 8)
   mix = lambda images, rng: (2 * images, share)
-  objective = supervised(
-    Linear(), optax.sgd(0.1), label_smoothing=0.1, augment=none, mix=mix
-  )
+  objective = supervised(Linear(), optax.sgd(0.1), label_smoothing=0.1, mix=mix)
   state = objective.init(rng, batch)
   _, metrics = objective.step(state, batch, rng)
   logits = Linear().apply(state.variables, 2 * batch["image"], train=False)
@@ -146,7 +141,7 @@ def test_the_loss_of_a_mixed_batch_is_that_of_mixed_smoothed_targets():
 
 def test_soft_targets_of_the_batch_are_taken_as_they_are():
   batch = a_batch()
-  objective = supervised(Linear(), optax.sgd(0.1), augment=none)
+  objective = supervised(Linear(), optax.sgd(0.1))
   state = objective.init(rng, batch)
   hard, _ = objective.step(state, batch, rng)
   target = jax.nn.one_hot(batch["label"], 3)
@@ -172,7 +167,7 @@ def test_soft_targets_of_the_batch_are_taken_as_they_are():
 def test_micro_batches_step_as_the_whole_batch(parts, mixed):
   mix = (lambda images, rng: (images, jnp.full(8, 0.3))) if mixed else None
   make = partial(
-    supervised, Linear(), optax.sgd(0.1), augment=none, mix=mix,
+    supervised, Linear(), optax.sgd(0.1), mix=mix,
     label_smoothing=0.1, ema_decay=0.9,
   )  # fmt: skip
   batch = a_batch()
@@ -192,9 +187,7 @@ def test_micro_batches_move_the_statistics_one_after_another():
       x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
       return nn.Dense(3)(x)
 
-  objective = supervised(
-    Normed(), optax.sgd(0.1), augment=none, num_micro_batches=2
-  )
+  objective = supervised(Normed(), optax.sgd(0.1), num_micro_batches=2)
   batch = a_batch()
   state, _ = objective.step(objective.init(rng, batch), batch, rng)
   x = batch["image"].reshape(8, -1)

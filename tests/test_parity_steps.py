@@ -152,7 +152,6 @@ def test_a_step_of_deit_equals_pytorch(torch):
     net,
     tx,
     label_smoothing=smoothing,
-    augment=lambda images, rng: images,
     mix=mix,
   )
   params = variables["params"]

@@ -19,7 +19,8 @@ import json, os, pathlib, sys
 import jax, numpy as np, optax
 from synthjax.data import pipeline
 from synthjax.models.classifiers import make_classifier
-from synthjax.train import mesh as meshes, metrics, processes, run
+from synthjax.train import (
+  augment_device, mesh as meshes, metrics, processes, run)
 from synthjax.train.supervised import supervised
 
 if "JAX_PROCESS_ID" in os.environ:
@@ -36,7 +37,8 @@ def shake(example, rng):
 objective = supervised(
   make_classifier("vit_tiny", num_classes=4, width=64, depth=1, patch_size=4,
                   dropout=0.1),
-  optax.sgd(0.05, momentum=0.9), ema_decay=0.9)
+  optax.sgd(0.05, momentum=0.9), ema_decay=0.9,
+  augment=augment_device.make_augment("crop_flip"))
 
 def train(name, num_steps):
   state = run.train(

@@ -1,12 +1,10 @@
-"""Tests of supervised training and its augmentation."""
+"""Tests of supervised training."""
 
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 from flax import linen as nn
 
 from synthjax.train import supervised as supervised_lib
@@ -37,11 +35,6 @@ def a_batch(n=24):
   return {"image": images, "label": labels}
 
 
-def pictures(n):
-  """Numbers all pixels of n images of 5x6, so that none looks like another."""
-  return jnp.arange(n * 5 * 6).reshape(n, 5, 6, 1)
-
-
 def test_training_learns_and_the_average_follows():
   objective = supervised(Classifier(), optax.adam(0.03), ema_decay=0.9)
   batch = a_batch()
@@ -64,11 +57,8 @@ def test_training_learns_and_the_average_follows():
 
 
 def test_a_step_computes_the_loss_and_statistics_of_its_batch():
-  none = supervised_lib.AUGMENTS["none"]
   batch = a_batch(8)
-  objective = supervised(
-    Classifier(), optax.sgd(0.0), label_smoothing=0.3, augment=none
-  )
+  objective = supervised(Classifier(), optax.sgd(0.0), label_smoothing=0.3)
   first = objective.init(rng, batch)
   state, metrics = objective.step(first, batch, rng)
 
@@ -117,41 +107,6 @@ def test_evaluation_compiles_one_size_and_uses_running_statistics():
   together = predict(variables, batch["image"])
   alone = predict(variables, batch["image"][:1])
   np.testing.assert_allclose(together[:1], alone, rtol=1e-5)
-
-
-def test_flip_mirrors_about_half_of_the_images():
-  images = pictures(200)
-  flipped = np.asarray(supervised_lib.flip(images, rng))
-  same = (flipped == images).all((1, 2, 3))
-  mirrored = (flipped == images[:, :, ::-1]).all((1, 2, 3))
-  assert np.all(same ^ mirrored)
-  assert 70 < mirrored.sum() < 130
-
-
-def test_shift_moves_every_way_and_repeats_the_edge():
-  images = pictures(300)
-  shifted = np.asarray(supervised_lib.shift(images, rng, pixels=1))
-  padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
-  counts = np.zeros((3, 3), int)
-  for before, after in zip(padded, shifted, strict=True):
-    found = [
-      (y, x)
-      for y in range(3)
-      for x in range(3)
-      if np.array_equal(before[y : y + 5, x : x + 6], after)
-    ]
-    assert len(found) == 1
-    counts[found[0]] += 1
-  assert counts.min() > 15  # of 33 expected in each direction
-
-
-@pytest.mark.parametrize("name", supervised_lib.AUGMENTS)
-def test_augmentation_keeps_shape_and_type(name):
-  images = a_batch(4)["image"]
-  augmented = jax.jit(supervised_lib.AUGMENTS[name])(images, rng)
-  assert augmented.shape == images.shape and augmented.dtype == jnp.uint8
-  changed = np.any(np.asarray(augmented) != images)
-  assert changed == (name != "none")
 
 
 def test_only_uint8_is_normalised():

@@ -234,9 +234,7 @@ def test_rematerialised_blocks_have_the_same_gradients():
 
 def test_the_supervised_objective_trains_it():
   model = tiny(drop_path=0.2, dropout=0.1)
-  objective = supervised.supervised(
-    model, optax.adamw(3e-3), augment=supervised.AUGMENTS["none"]
-  )
+  objective = supervised.supervised(model, optax.adamw(3e-3))
   labels = np.arange(12) % 3
   # Each class has its own colour.
   images = np.zeros((12, 8, 8, 3), np.uint8)

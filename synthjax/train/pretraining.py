@@ -222,9 +222,7 @@ def source_size(fields: Fields) -> int:
 
 def augmenter(fields: Fields) -> labelled.Augment:
   """Returns what the device does to a batch; nothing if the pipeline does."""
-  name = fields.get("device_augment")
-  if name is None:
-    return labelled.AUGMENTS["none"]
+  name = fields.get("device_augment") or "none"
   crop = crops(fields)
   size = fields["image_size"] if crop else None
   return augment_device.make_augment(name, crop=crop, image_size=size)

@@ -42,47 +42,13 @@ def normalize(
   return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
 
 
-def flip(images: jax.Array, rng: jax.Array) -> jax.Array:
-  """Mirrors images [n, h, w, c] left to right, each half of the time."""
-  mirrored = jax.random.bernoulli(rng, shape=(len(images), 1, 1, 1))
-  return jnp.where(mirrored, images[:, :, ::-1], images)
-
-
-def shift(images: jax.Array, rng: jax.Array, *, pixels: int = 4) -> jax.Array:
-  """Moves each of images [n, h, w, c] by up to `pixels` in both directions.
-
-  What comes in repeats the edge: the same as the usual crop of a padded image,
-  but a white or grey background stays one.
-  """
-  n, h, w, c = images.shape
-  sides = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
-  padded = jnp.pad(images, sides, mode="edge")
-  corners = jax.random.randint(rng, (n, 2), 0, 2 * pixels + 1)
-  crop = lambda image, yx: jax.lax.dynamic_slice(image, (*yx, 0), (h, w, c))
-  return jax.vmap(crop)(padded, corners)
-
-
-def flip_and_shift(images: jax.Array, rng: jax.Array) -> jax.Array:
-  """Mirrors and moves images [n, h, w, c]."""
-  flip_rng, shift_rng = jax.random.split(rng)
-  return shift(flip(images, flip_rng), shift_rng)
-
-
-AUGMENTS = {
-  "none": lambda images, rng: images,
-  "flip": flip,
-  "shift": shift,
-  "flip_and_shift": flip_and_shift,
-}
-
-
 def supervised(
   model: Any,
   tx: optax.GradientTransformation,
   *,
   label_smoothing: float = 0.0,
   ema_decay: float | None = None,
-  augment: Augment = flip_and_shift,
+  augment: Augment = lambda images, rng: images,
   preprocess: Callable[[jax.Array], jax.Array] = normalize,
   mix: Mix | None = None,
   num_micro_batches: int = 1,
@@ -100,7 +66,8 @@ def supervised(
     label_smoothing: share of the target spread over all k classes.
     ema_decay: of the running average of the variables; None keeps none. The
       first steps average over less: min(ema_decay, (1 + step) / (10 + step)).
-    augment: (images, rng) -> images, on the device; a value of AUGMENTS.
+    augment: (images, rng) -> images, on the device, such as of
+      `augment_device.make_augment`; nothing by default.
     preprocess: images -> float32, after augmentation.
     mix: (images, rng) -> images and the share of each that is its own [n]; the
       rest is of the batch in reverse, and so are the targets. Last of all that
