@@ -39,25 +39,23 @@ def called(model: Mapping[str, Any]) -> str:
   return f"{name}, {model['what']}" if model["what"] else name
 
 
-def figures_by(further: Mapping[str, Any] | None) -> list[tuple]:
-  """Returns FIGURES by the names that they have by an encoder's features.
+def figures_by(found: Mapping[str, Any]) -> list[tuple]:
+  """Returns FIGURES, by the names that they have by an encoder's features.
 
   Args:
-    further: one of a card's `quality.encoders`, or None for the own encoder.
+    found: the `quality` of a card, or one of its `encoders`.
   """
-  own = _INCEPTION if _is_inception(further) else {}
+  own = _INCEPTION if _is_inception(found) else {}
   return [(key, own.get(key, name), *rest) for key, name, *rest in FIGURES]
 
 
-def few_images(further: Mapping[str, Any]) -> str:
+def few_images(found: Mapping[str, Any]) -> str:
   """Returns what limits an FID, "" where there is none or nothing does."""
-  counts = {
-    name: of["figures"]["images"] for name, of in further["sets"].items()
-  }
+  counts = {k: of["figures"]["images"] for k, of in found["sets"].items()}
   drawn, real = counts["all"], counts.get("real")
-  if (
-    not _is_inception(further) or not real or min(counts.values()) >= _PUBLISHED
-  ):
+  if not _is_inception(found) or not real:
+    return ""
+  if min(counts.values()) >= _PUBLISHED:
     return ""
   return (
     "A Fréchet distance comes out larger of fewer images (Chong & Forsyth "
@@ -67,8 +65,8 @@ def few_images(further: Mapping[str, Any]) -> str:
   )
 
 
-def _is_inception(further: Mapping[str, Any] | None) -> bool:
-  return bool(further) and further["identity"].get("encoder") == "inception"
+def _is_inception(found: Mapping[str, Any]) -> bool:
+  return found.get("identity", {}).get("encoder") == "inception"
 
 
 def digits(value: Any) -> str:
@@ -90,22 +88,20 @@ def quality(card: Mapping[str, Any]) -> str:
     text += (
       f"\nBy the features of {called(model)} (licence "
       f"{model['licence'] or 'not known'}, SHA-256 `{model['sha256'][:16]}`):"
-      f"\n\n{_figures(further, further)}"
+      f"\n\n{_figures(further)}"
     )
     if note := few_images(further):
       text += f"\n{note}\n"
   return text
 
 
-def _figures(
-  found: Mapping[str, Any], further: Mapping[str, Any] | None = None
-) -> str:
+def _figures(found: Mapping[str, Any]) -> str:
   sets = found["sets"]
   rows = [
     [f"{name} ({better} is better)"]
     + [digits(of["figures"].get(key)) for of in sets.values()]
     + [source]
-    for key, name, better, source in figures_by(further)
+    for key, name, better, source in figures_by(found)
     if any(of["figures"].get(key) is not None for of in sets.values())
   ]
   return table(["", *(SET_NAMES[name] for name in sets), ""], rows)

@@ -63,17 +63,15 @@ def _by_encoders(card: Mapping) -> str:
   """Shows the figures of each further encoder."""
   return "".join(
     f"<h3>By {escape(called(each['model']))}</h3>"
-    + _figures(each, card["quality"]["neighbours"], each)
+    + _figures(each, card["quality"]["neighbours"])
     + (f"<p>{escape(note)}</p>" if (note := few_images(each)) else "")
     for each in _encoders(card)
   )
 
 
-def _figures(
-  found: Mapping, neighbours: int, further: Mapping | None = None
-) -> str:
+def _figures(found: Mapping, neighbours: int) -> str:
   sets, rows = found["sets"], []
-  for key, name, better, source in figures_by(further):
+  for key, name, better, source in figures_by(found):
     values = [of["figures"].get(key) for of in sets.values()]
     if any(value is not None for value in values):
       label = f"{name}, {'↓' if better == 'lower' else '↑'}"
