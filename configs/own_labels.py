@@ -7,6 +7,7 @@ r"""From your own class names to a classifier, in five lines of YAML.
   --config=...:labels=my.yaml,test=FOLDER   has a folder of real images a class
   --config=...:labels=my.yaml,encoder=vit_b16
   --config=...:labels=my.yaml,images_per_class=200   faster, and less sure
+  --config=...:labels=my.yaml,strategy=template   draws from its `prompts`
   --config=...:labels=pets                  any built-in label space
   --config.tasks="('export',)" --config.export.formats=png_folder,webdataset
                                             when it is done: takes images away
@@ -42,6 +43,7 @@ from synthjax.config import (
 )
 
 ENCODERS = {"rn50": "clip_rn50", "vit_b16": "clip_vit_b16"}
+ARMS = {"enhanced": "LE+CF SCE", "template": "CF SCE"}  # by strategy
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -52,9 +54,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     test=None,
     encoder="rn50",
     images_per_class=0,  # 2,000 or, with runlocal, 30
+    strategy="enhanced",  # or "template": the file's own prompts
   )
   if arg.encoder not in ENCODERS:
     raise unknown_names("encoder", [arg.encoder], ENCODERS)
+  if arg.strategy not in ARMS:
+    raise unknown_names("strategy", [arg.strategy], ARMS)
   num_images = arg.images_per_class or (30 if arg.runlocal else 2000)
   config = ml_collections.ConfigDict()
   config.tasks = (
@@ -71,7 +76,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
   # Ten images of each text, of which the filter keeps two fifths, as the paper.
   config.prompts = dict(
-    strategies=("enhanced",),
+    strategies=(arg.strategy,),
     per_class=max(1, num_images // 10),
     grammar="photo",
   )
@@ -89,7 +94,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   # the paper's fixed epochs stand.
   config.tune = dict(
     arms=(
-      dict(name="LE+CF SCE", strategy="enhanced", filter=True, soft_weight=0.5),
+      dict(
+        name=ARMS[arg.strategy],
+        strategy=arg.strategy,
+        filter=True,
+        soft_weight=0.5,
+      ),
     ),
     seeds=(0, 1, 2),
     num_epochs=30,

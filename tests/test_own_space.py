@@ -375,6 +375,29 @@ def test_own_labels_passes_the_checks_of_its_tasks(tmp_path):
 # --- words that the embedded generator never met ----------------------------
 
 
+def test_own_prompts_are_drawn_from_or_told_to_be_left(tmp_path, caplog):
+  space = write(tmp_path)
+  texts = {}
+  for strategy in ("enhanced", "template"):
+    config = main.load_config(
+      f"{OWN_LABELS}:labels={space},runlocal,strategy={strategy}"
+    )
+    config.tasks = ("prompts",)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+      main.run_tasks(config, str(tmp_path / strategy))
+    assert ("are not drawn from" in caplog.text) == (strategy == "enhanced")
+    assert {arm["strategy"] for arm in config.tune.arms} == {strategy}
+    lines = (tmp_path / strategy / "prompts" / "prompts.jsonl").read_text()
+    texts[strategy] = [json.loads(x)["text"] for x in lines.splitlines()]
+  assert texts["template"] == [
+    f"a drawing of {name}" for name in ("a cat", "a fish", "an axolotl")
+  ]
+  assert "a drawing of a cat" not in texts["enhanced"]
+  with pytest.raises(UserError, match="did you mean 'template'"):
+    main.load_config(f"{OWN_LABELS}:labels={space},strategy=templates")
+
+
 def test_words_of_no_caption_are_found():
   texts = ("a shiny drawing of black cat", "Axolotl, detailed", "an axolotl")
   assert captions.unknown_words(texts) == ["axolotl"]

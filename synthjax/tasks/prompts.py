@@ -60,8 +60,11 @@ def check(config: ConfigDict, workdir: str) -> None:
       f"config.prompts.per_class={per_class!r} must be 1 or more."
     )
   enhance.read_grammar(block.get("grammar", GRAMMAR))
-  spaces.load_space(config.space)
-  if writer := _writer(block):
+  space = spaces.load_space(config.space)
+  writer = _writer(block)
+  if not writer and set(block["strategies"]) == {"enhanced"}:
+    _warn_of_unused(config.space, space.prompts)
+  if writer:
     _load_t5().check(weights=writer["weights"], tokenizer=writer["tokenizer"])
 
 
@@ -110,6 +113,19 @@ def run(config: ConfigDict, workdir: str) -> None:
   counts = Counter(row.strategy for row in rows)
   listed = ", ".join(f"{n:,} {name}" for name, n in counts.items())
   say(f"prompts: {listed} for {len(space.classes)} classes")
+
+
+def _warn_of_unused(space: str, prompts: tuple[str, ...]) -> None:
+  """Warns of prompts of a user's own, which a grammar has no use for."""
+  if space not in spaces.built_in_spaces() and prompts != spaces.PROMPTS:
+    logging.warning(
+      "The prompts of %s (%r, ...) are not drawn from: a grammar writes the "
+      "texts. `own_labels.py:strategy=template` takes them; elsewhere "
+      "config.prompts.strategies=('template',) does, with arms of config.tune "
+      "that have this strategy.",
+      space,
+      prompts[0],
+    )
 
 
 def _fewer_than_asked(
