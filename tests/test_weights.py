@@ -32,7 +32,6 @@ from synthjax.weights import __main__ as weights
 
 ROOT = pathlib.Path(__file__).parent.parent
 SIZES = dict(vocab_size=50, context=6, width=64, layers=1, heads=1, embed_dim=8)
-PIECES = ["a", "b", "ab"]
 
 
 def released_text(dtype=np.float16):

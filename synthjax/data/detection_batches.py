@@ -34,8 +34,6 @@ def train_batches(
   max_size: int = VOC_MAX_SIZE,
   flip: float = 0.5,
   num_buckets: int = 6,
-  buckets: Sequence[Shape] | None = None,
-  max_objects: int | None = None,
   num_workers: int = 0,
 ) -> Batches:
   """Makes shuffled batches: this process's share of each global one.
@@ -55,26 +53,24 @@ def train_batches(
     max_size: of the longer side.
     flip: how likely an image is mirrored.
     num_buckets: of shapes at most, each of which is compiled.
-    buckets: the shapes (height, width); None chooses them.
-    max_objects: places for objects; None has as many as an image can need.
     num_workers: reading processes; 0 reads in this one.
 
   Returns:
     Batches of image uint8 [n, H, W, 3], padded with zeros below and right; size
     int32 [n, 2], the height and width before padding; boxes float32 [n, g, 4],
-    x0, y0, x1, y1 in pixels of the resized image; labels int32 [n, g]; and
-    valid bool [n, g]: which places hold an object, the first ones.
+    x0, y0, x1, y1 in pixels of the resized image, with as many places as an
+    image of the source can need; labels int32 [n, g]; and valid bool [n, g]:
+    which places hold an object, the first ones.
 
   Raises:
-    UserError: when the batch does not split over the processes, there are too
-      few places for objects, or a size fits into none of the shapes.
+    UserError: when the batch does not split over the processes, and about
+      sizes and numbers that cannot be.
   """
   share = _check(source, batch_size, short_sides, max_size)
   if num_batches < 1:
     raise UserError(f"num_batches={num_batches}: give the steps of training.")
-  places = _places(source, max_objects)
   every = all_resized(source.sizes, short_sides, max_size)
-  buckets = _buckets(every, buckets, num_buckets)
+  buckets = _buckets(every, num_buckets)
   plan = bucketing.plan(
     source.sizes,
     buckets,
@@ -86,7 +82,7 @@ def train_batches(
     seed=seed,
   )
   read = functools.partial(
-    _read_train, source, _share(plan, share), buckets, max_size, places
+    _read_train, source, _share(plan, share), buckets, max_size
   )
   return _to_dataset(Source(num_batches, read), num_workers)
 
@@ -98,8 +94,6 @@ def eval_batches(
   short_side: int = VOC_TEST_SHORT_SIDE,
   max_size: int = VOC_MAX_SIZE,
   num_buckets: int = 4,
-  buckets: Sequence[Shape] | None = None,
-  max_objects: int | None = None,
   num_workers: int = 0,
 ) -> Batches:
   """Makes batches of every image once: this process's share of each.
@@ -114,8 +108,6 @@ def eval_batches(
     short_side: of every image.
     max_size: of the longer side.
     num_buckets: of shapes at most, each of which is compiled.
-    buckets: the shapes (height, width); None chooses them.
-    max_objects: places for objects; None has as many as an image can need.
     num_workers: reading processes; 0 reads in this one.
 
   Returns:
@@ -128,9 +120,8 @@ def eval_batches(
     UserError: as `train_batches`.
   """
   share = _check(source, batch_size, [short_side], max_size)
-  places = _places(source, max_objects)
   every = resized(source.sizes, short_side, max_size)
-  buckets = _buckets(every, buckets, num_buckets)
+  buckets = _buckets(every, num_buckets)
   plan = bucketing.plan_in_order(
     source.sizes,
     buckets,
@@ -139,7 +130,7 @@ def eval_batches(
     batch_size=batch_size,
   )
   read = functools.partial(
-    _read_eval, source, _share(plan, share), buckets, max_size, places
+    _read_eval, source, _share(plan, share), buckets, max_size
   )
   return _to_dataset(Source(len(plan.rows), read), num_workers)
 
@@ -168,23 +159,8 @@ def _check(
   return slice(index * share, (index + 1) * share)
 
 
-def _places(source: Detection, max_objects: int | None) -> int:
-  if max_objects is None:
-    return source.max_objects
-  if max_objects < source.max_objects:
-    raise UserError(
-      f"max_objects={max_objects} leaves no place for all of the "
-      f"{source.max_objects} objects of an image: give {source.max_objects} or "
-      "more, as none is left out."
-    )
-  return max_objects
-
-
-def _buckets(
-  sizes: np.ndarray, buckets: Sequence[Shape] | None, count: int
-) -> tuple[Shape, ...]:
-  if buckets is None:
-    buckets = bucketing.choose_buckets(sizes, count)
+def _buckets(sizes: np.ndarray, count: int) -> tuple[Shape, ...]:
+  buckets = bucketing.choose_buckets(sizes, count)
   waste = bucketing.padding_waste(sizes, buckets)
   shapes = ", ".join(f"{h} x {w}" for h, w in buckets)
   logging.info(
@@ -209,7 +185,6 @@ def _read_train(
   plan: Plan,
   buckets: Sequence[Shape],
   max_size: int,
-  places: int,
   index: int,
 ) -> dict[str, np.ndarray]:
   draws = zip(*(each[index].tolist() for each in plan[:3]), strict=True)
@@ -217,7 +192,7 @@ def _read_train(
     resize(source[row], short, max_size, flip=flip)
     for row, short, flip in draws
   ]
-  return _pad(rows, buckets[plan.buckets[index]], places)
+  return _pad(rows, buckets[plan.buckets[index]], source.max_objects)
 
 
 def _read_eval(
@@ -225,7 +200,6 @@ def _read_eval(
   plan: Plan,
   buckets: Sequence[Shape],
   max_size: int,
-  places: int,
   index: int,
 ) -> dict[str, np.ndarray]:
   own, shape = plan.rows[index], buckets[plan.buckets[index]]
@@ -239,7 +213,7 @@ def _read_eval(
     filler if row < 0 else resize(source[row], short_side, max_size)
     for row in own.tolist()
   ]
-  batch = _pad(rows, shape, places)
+  batch = _pad(rows, shape, source.max_objects)
   original = np.where(own[:, None] < 0, shape, source.sizes[own])
   scale = np.minimum(short_side / original.min(-1), max_size / original.max(-1))
   return batch | {

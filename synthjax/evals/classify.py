@@ -63,11 +63,6 @@ def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:
   return np.divide(right, counts, out=empty, where=counts > 0)
 
 
-def mean_per_class(confusion: np.ndarray) -> float:
-  """Averages the accuracies of the classes that have rows."""
-  return float(np.nanmean(per_class_accuracy(confusion)))
-
-
 def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
   """Summarises independent measurements, such as accuracies over seeds.
 

@@ -122,29 +122,6 @@ def verdicts(
   return words.tolist()
 
 
-def table(measured: Measured, classes: Sequence[str]) -> str:
-  """Returns the means and each class as lines for a person."""
-  means = ("AP", "AP50", "AP75")
-  lines = [
-    "  "
-    + ", ".join(f"{m} {100 * getattr(measured, m):.2f}" for m in means)
-    + " (%)"
-  ]
-  absent = []
-  for name, row, n in zip(
-    classes, measured.per_class, measured.num_objects, strict=True
-  ):
-    if n:
-      lines.append(f"  {name:<16}AP50 {100 * row[0]:6.2f} %  {n:>6} objects")
-    else:
-      absent.append(name)
-  if absent:
-    lines.append(
-      f"  without objects, and left out of the means: {', '.join(absent)}"
-    )
-  return "\n".join(lines)
-
-
 # --- matching ---------------------------------------------------------------
 
 

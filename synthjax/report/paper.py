@@ -125,11 +125,11 @@ def _strategies(table: Mapping) -> Iterable[Grid]:
     yield Grid(data, _shares(values))
 
 
-def _one_column(data: str, name: Any, column: str = "", value: str = "acc"):
-  """Returns a reader of a table with one number in each row."""
+def _one_column(data: str, name: Any, column: str = ""):
+  """Returns a reader of a table with one accuracy in each row."""
 
   def read(table):
-    values = {(name(row), column): row[value] for row in table["rows"]}
+    values = {(name(row), column): row["acc"] for row in table["rows"]}
     yield Grid(data, _shares(values))
 
   return read

@@ -114,7 +114,7 @@ def _twins(found: Mapping, pairs: Sequence[Mapping]) -> str:
     f"{tables.count(found['near_more_than_one']).text} of "
     f"{tables.count(found['compared']).text} would go.</p>"
   )
-  return text + _pairs(pairs, "generated", "generated")
+  return text + _pairs(pairs, "generated")
 
 
 def _leakage(found: Mapping, pairs: Sequence[Mapping]) -> str:
@@ -141,15 +141,15 @@ def _leakage(found: Mapping, pairs: Sequence[Mapping]) -> str:
     rows,
     caption="Cosine with the nearest image",
   )
-  return f"{text}</p>{table}{_pairs(pairs, 'generated', 'real')}"
+  return f"{text}</p>{table}{_pairs(pairs, 'real')}"
 
 
 def _cosine(x: float) -> tables.Number:
   return tables.decimal(x, 3)
 
 
-def _pairs(pairs: Sequence[Mapping], one: str, other: str) -> str:
-  """Shows pairs of images side by side, the nearest first."""
+def _pairs(pairs: Sequence[Mapping], other: str) -> str:
+  """Shows generated images beside others, the nearest first."""
   if not pairs:
     return ""
   figures = []
@@ -159,9 +159,7 @@ def _pairs(pairs: Sequence[Mapping], one: str, other: str) -> str:
       notes.append(f"real to real {pair['nearest_real']:.3f}")
     if pair.get("same_file") or pair.get("same_pixels"):
       notes.append("the same pixels")
-    sides = "".join(
-      _side(side, kind) for side, kind in ((pair["a"], one), (pair["b"], other))
-    )
+    sides = _side(pair["a"], "generated") + _side(pair["b"], other)
     figures.append(
       f'<figure class="twins"><div>{sides}</div>'
       f"<figcaption>{escape(', '.join(notes))}</figcaption></figure>"

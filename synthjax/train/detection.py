@@ -169,7 +169,6 @@ def precise_bn(
   num_iterations: int = 200,
   *,
   options: Options = VOC,
-  rng: jax.Array | None = None,
 ) -> dict[str, Any]:
   """Returns the variables with statistics that are the means over batches.
 
@@ -181,19 +180,16 @@ def precise_bn(
     batches: of training.
     num_iterations: batches to take.
     options: as for `detection`.
-    rng: of the sampling; key 0 if none is given.
 
   Raises:
     UserError: when there are fewer batches.
   """
-
-  rng = jax.random.key(0) if rng is None else rng
   return reestimate(
     _statistics(model, options),
     variables,
     batches,
     num_iterations=num_iterations,
-    rng=rng,
+    rng=jax.random.key(0),
   )
 
 

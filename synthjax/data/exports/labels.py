@@ -21,23 +21,6 @@ def resolve(
   }
 
 
-def match(
-  names: Iterable[str], classes: Mapping[str, int], *, where: str
-) -> dict[str, int]:
-  """Returns the label of each name.
-
-  Raises:
-    UserError: listing each name that is of no class, and each class that has
-      no name.
-  """
-  found = resolve(names, classes)
-  unknown = [name for name, label in found.items() if label is None]
-  missing = class_names.missing_classes(classes, found.values())
-  if unknown or missing:
-    raise class_names.mismatch(where, classes, unknown, missing)
-  return found
-
-
 def of_rows(
   numbers: Sequence[int | None],
   names: Sequence[str | None],
