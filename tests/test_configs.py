@@ -7,8 +7,8 @@ import re
 import pytest
 
 from synthjax import artifacts, main
-from synthjax.convert import released
-from synthjax.data import spaces
+from synthjax.convert import files, released
+from synthjax.data import captions, embedded_spaces, spaces
 from synthjax.errors import UserError
 from synthjax.tasks import few_shot
 from synthjax.train import few_shot_tuning
@@ -46,6 +46,45 @@ def test_an_unknown_argument_is_refused(name):
 def test_the_docstring_tells_the_command(name):
   text = (ROOT / "configs" / name).read_text()
   assert f"--config=configs/{name}" in text and "Measured:" in text
+
+
+# --- what is said in two places ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("file", "name", "arg", "stage"),
+  [
+    ("base", "train_generator", "", "base"),
+    ("upsampler", "train_generator", "", "upsampler"),
+    ("clip", "train_clip", "", None),
+    ("clip_resnet", "train_clip", "tower=resnet", None),
+  ],
+)
+def test_shipped_weights_were_trained_as_their_config_says(
+  file, name, arg, stage
+):
+  path = files.EMBEDDED / "weights" / f"{file}.safetensors"
+  found = files.read_description(path)["training"]
+  config = load(f"{name}.py", arg)
+  block = config[name][stage] if stage else config[name]
+  want = artifacts.plain(block.to_dict())
+  assert found.pop("images") == captions.digest()
+  assert found.pop("seed") == config.seed
+  if not found["data"].get("leave_out"):  # as where it is not given
+    found["data"].pop("leave_out", None)
+  assert found == want
+
+
+def test_concepts_to_pre_train_on_are_of_what_the_generator_drew():
+  data = load("train_generator.py").train_generator.base.data
+  assert data.subcategories == embedded_spaces.DRAWN
+
+
+def test_detectors_start_from_arms_of_the_tables():
+  arms = load("detect_voc.py", "runlocal").pretrain.arms
+  tables = load("pretrain_tables.py", "table=moco").pretrain.arms
+  names = [arm["name"] for arm in arms]
+  assert list(arms) == [arm for arm in tables if arm["name"] in names]
 
 
 # --- the two of zero-shot recognition ---------------------------------------
