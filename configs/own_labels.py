@@ -113,7 +113,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   # How good the images are, and whether any is near one that is measured on.
   config.card = dict(
     real=real_images(arg.test),
-    encoders="fetched",  # DINOv2, if it is there
+    encoders="fetched",  # FID's Inception and DINOv2, if they are there
   )
   config.export = exports()
   config.report = report()
@@ -123,7 +123,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     for block, fields in embedded_world().items():
       config[block] = fields
     config.score = dict()
-    config.card.encoders = "none"  # DINOv2 is for accelerators
+    config.card.encoders = "none"  # they are for accelerators
     # The filter's share, rate and batch are those of quickstart.py.
     config.generate.shard_size = 480
     config.select.max_per_class = max(1, 3 * num_images // 4)

@@ -95,7 +95,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   test = config.tune.test
   config.card = dict(
     real=test.to_dict() if test else real_images(None),
-    encoders="none",  # or "fetched": DINOv2, which is for accelerators
+    encoders="none",  # or "fetched": FID, DINOv2; for accelerators
   )
   config.export = exports()
   config.report = report()

@@ -102,7 +102,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.tune.test.data_dir = arg.data_dir
   config.card = dict(
     real=config.tune.test.to_dict(),
-    encoders="fetched",  # DINOv2, if its weights are here; or "none"
+    encoders="fetched",  # Inception, DINOv2 if here; or "none"
   )
   config.export = exports()
   config.report = report(paper=("table1",))

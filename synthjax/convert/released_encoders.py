@@ -65,7 +65,8 @@ IMAGE_ENCODERS = {
   "dinov2_vitl14_hf": _dinov2_hub("l", 304_368_640, 1217.5),
   "inception_fid": _inception(
     "pt_inception-2015-12-05-6726825d.pth",
-    # Of which the name states the first eight digits.
+    # The name states the first eight digits; the rest is as several projects
+    # that use the file have recorded it.
     "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
   ),
 }
