@@ -1,6 +1,7 @@
 """The table of the paper's 17 data sets, and how their splits are opened."""
 
 import json
+import sys
 
 import pytest
 from PIL import Image
@@ -206,7 +207,8 @@ def test_a_benchmark_needs_a_name_and_a_split():
     real.open_real({"kind": "benchmark"}, spaces.load_space("eurosat"))
 
 
-def test_tfds_is_not_asked_before_it_is_needed():
+def test_tfds_is_not_asked_before_it_is_needed(monkeypatch):
+  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
   block = dict(kind="benchmark", name="cifar10", split="test")
   real.check_real(block, spaces.load_space("cifar10"))
 

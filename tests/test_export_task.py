@@ -132,8 +132,8 @@ def test_a_format_can_be_added_and_a_finished_one_is_left_alone(drawn):
   export.run(config, str(drawn))
   assert manifest.stat().st_mtime_ns == before
   assert (drawn / "export/png_folder/manifest.json").exists()
+  config.export = {"formats": ("webdataset",), "shard_size": 5}
   with pytest.raises(artifacts.SpecMismatch, match="shard_size"):
-    config.export = {"formats": ("webdataset",), "shard_size": 5}
     export.run(config, str(drawn))
 
 

@@ -21,5 +21,5 @@ def test_what_is_missing_is_told(name, names, output, words):
 
 
 def test_a_folder_without_files_is_refused(tmp_path):
-  with pytest.raises(UserError):
+  with pytest.raises(UserError, match=r"merges\.txt.*missing"):
     command.run("pack", [str(tmp_path)], str(tmp_path / "out"))
