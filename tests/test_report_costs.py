@@ -4,9 +4,8 @@ import json
 
 import ml_collections
 import pytest
-from test_report import (
+from made_up_run import (
   MAKERS,
-  Page,
   finish,
   make_config,
   make_images,
@@ -15,6 +14,7 @@ from test_report import (
   make_workdir,
   write,
 )
+from report_page import Page
 
 from synthjax import artifacts, timings
 from synthjax.errors import UserError

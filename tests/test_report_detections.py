@@ -7,8 +7,9 @@ import re
 
 import numpy as np
 import pytest
+from made_up_run import make_config, write
 from PIL import Image
-from test_report import Page, make_config, write
+from report_page import Page
 from test_report_few_shot import TO
 
 from synthjax import artifacts

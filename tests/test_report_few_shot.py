@@ -4,7 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from test_report import Page, finish, make_config, write
+from made_up_run import finish, make_config, write
+from report_page import Page
 
 from synthjax.evals import arms
 from synthjax.report import interval_plots

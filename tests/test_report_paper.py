@@ -5,14 +5,8 @@ import pathlib
 import tomllib
 
 import pytest
-from test_report import (
-  ARMS,
-  Page,
-  make_config,
-  make_transfer,
-  make_tuned,
-  write,
-)
+from made_up_run import ARMS, make_config, make_transfer, make_tuned, write
+from report_page import Page
 from test_report_few_shot import METHODS, TO, make_encoder, make_few_shot
 
 from synthjax.errors import UserError

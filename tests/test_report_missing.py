@@ -1,0 +1,165 @@
+"""The page of a run of which much is missing or damaged."""
+
+import base64
+import io
+import re
+
+import pytest
+from made_up_run import (
+  MAKERS,
+  NAMES,
+  STRATEGIES,
+  finish,
+  image_rows,
+  make_config,
+  make_images,
+  make_tuned,
+  make_workdir,
+  write,
+)
+from PIL import Image
+from report_page import Page
+
+from synthjax import artifacts
+from synthjax.errors import UserError
+
+# --- what is missing --------------------------------------------------------
+
+
+def asking(*tasks):
+  config = make_config()
+  config.tasks = (*tasks, "report")
+  return config
+
+
+def test_an_empty_workdir_gives_a_page_that_says_so(tmp_path):
+  html, results = write(tmp_path, asking("prompts", "tune"))
+  page = Page(html)
+  text = " ".join(page.text)
+  assert "Left out, as not complete: prompts (not run), tune (not run)." in text
+  assert not page.of("img") and not page.of("dialog")
+  assert results["tasks"]["tune"] == {"state": "missing"}
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_one_task_alone_is_shown(tmp_path, task):
+  html, results = write(make_workdir(tmp_path, [task]))
+  page = Page(html)
+  assert f"{task} (not" not in "".join(page.text)
+  assert results["tasks"][task]["digest"] == artifacts.digest(tmp_path / task)
+
+
+@pytest.mark.parametrize("task", MAKERS)
+def test_any_task_may_be_missing(tmp_path, task):
+  tasks = [other for other in MAKERS if other != task]
+  html, _ = write(make_workdir(tmp_path, tasks), asking(*MAKERS))
+  text = "".join(Page(html).text)
+  assert f"Left out, as not complete: {task} (not run)." in text
+
+
+def test_a_task_that_is_not_finished_is_left_out(tmp_path):
+  make_workdir(tmp_path, ["prompts", "tune"])
+  (tmp_path / "tune" / "manifest.json").unlink()
+  html, results = write(tmp_path)
+  assert "tune (not finished)" in "".join(Page(html).text)
+  assert "tune" not in results
+
+
+def test_scores_are_shown_without_a_selection(tmp_path):
+  html, _ = write(make_workdir(tmp_path, ["generate", "score"]))
+  rows = {row["id"]: row for row in image_rows()}
+  thumbs = Page(html).of("button", "thumb")
+  assert len(thumbs) == len(NAMES) * len(STRATEGIES) * 2
+  for thumb in thumbs:
+    p_own = float(thumb["data-p_own"])
+    assert p_own == pytest.approx(rows[thumb["data-id"]]["p_own"], abs=1e-4)
+    assert thumb["data-filter"] == "not filtered"
+
+
+def test_numbers_that_are_missing_do_not_break_the_page(tmp_path):
+  nan = float("nan")
+  make_tuned(
+    tmp_path / "tune",
+    zero_shot={"test": nan},
+    rows=[{"arm": "B CE", "seed": 0, "accuracy": {"test": nan}}, {"arm": "C"}],
+    summary=[{"arm": "B CE", "split": "test", "mean": nan}, {"arm": "C"}],
+    confusion={"test": {"zero_shot": [[0, 0, 0], [1, 2, 3], [nan, 0, 1]]}},
+  )
+  html, results = write(tmp_path)
+  assert Page(html).table("Accuracy on test")[1:3] == [
+    ["zero-shot", "–", "", "", "", "", "", ""],
+    ["B CE", "–", "–", "–", "–", "–", "–", "–"],
+  ]
+  assert results["tune"]["zero_shot"]["test"] is None
+
+
+def test_accuracies_are_summarised_where_the_task_has_not(tmp_path):
+  make_tuned(tmp_path / "tune", summary=[])
+  _, results = write(tmp_path)
+  (test,) = [e for e in results["accuracy"] if e["split"] == "test"]
+  arm = test["arms"][0]
+  assert arm["mean"] == pytest.approx(0.51) and arm["n"] == 3
+  assert arm["gain"] == pytest.approx(0.51 - 0.4224)
+  assert arm["gain_stderr"] == pytest.approx(0.01 / 3**0.5)
+
+
+def test_large_images_are_shrunk(tmp_path):
+  make_images(tmp_path / "generate", size=256)
+  html, _ = write(tmp_path)
+  image = Page(html).of("img")[0]["src"]
+  mime, code = image.removeprefix("data:").split(";base64,")
+  assert mime == "image/jpeg"
+  assert Image.open(io.BytesIO(base64.b64decode(code))).size == (128, 128)
+
+
+def test_too_many_images_are_left_out_of_all_classes_alike(
+  tmp_path, monkeypatch
+):
+  from synthjax.report import pictures
+
+  make_images(tmp_path / "generate")
+  monkeypatch.setattr(pictures, "_MAX_BYTES", 20_000)  # five
+  html, _ = write(tmp_path)
+  shown = [t["data-class"] for t in Page(html).of("button", "thumb")]
+  assert len(shown) == 5 and set(shown) == set(NAMES)
+  assert "7 more were chosen and left out" in html
+
+
+# --- damage -----------------------------------------------------------------
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+  "file",
+  [
+    "prompts/prompts.jsonl",
+    "select/selection.jsonl",
+    "tune/results.json",
+    "tune/curves.npz",
+    "transfer/results.json",
+    "pretrain/backbone-s0_metrics.jsonl",
+    "score/scores-00000-of-00001.npz",
+  ],
+)
+@pytest.mark.parametrize("how", ["cut", "changed", "gone"])
+def test_a_damaged_file_is_named(tmp_path, file, how):
+  tasks = [file.split("/")[0]] + ["generate"] * file.startswith("score")
+  path = make_workdir(tmp_path, tasks) / file
+  content = path.read_bytes()
+  if how == "cut":
+    path.write_bytes(content[: len(content) // 2])
+  elif how == "changed":
+    path.write_bytes(content.replace(b"0", b"1", 1))
+  else:
+    path.unlink()
+  with pytest.raises(UserError, match=re.escape(str(path))):
+    write(tmp_path)
+  assert not (tmp_path / "report" / "report.html").exists()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("content", ["[1, 2]", "{", "\xff"])
+def test_results_that_are_no_object_are_named(tmp_path, content):
+  finish(tmp_path / "tune", {"results.json": content.encode("latin1")})
+  with pytest.raises(UserError, match=r"tune/results\.json"):
+    write(tmp_path)
