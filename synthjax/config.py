@@ -6,7 +6,13 @@ from typing import Any
 
 from ml_collections.config_dict import FieldReference, placeholder
 
-from synthjax.errors import UserError, check_fields, unknown_names
+from synthjax.errors import (
+  Kind,
+  UserError,
+  check_fields,
+  check_values,
+  unknown_names,
+)
 
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -302,7 +308,7 @@ def report(**fields: Any) -> dict[str, Any]:
 
 def validate(
   block: Mapping[str, Any],
-  allowed: Iterable[str],
+  allowed: Iterable[str] | Mapping[str, Kind],
   *,
   name: str,
   required: Iterable[str] = (),
@@ -311,15 +317,18 @@ def validate(
 
   Args:
     block: the block, such as `config.generate`.
-    allowed: every key that it may hold.
+    allowed: every key that it may hold, and the kind of each if that is known.
     name: of the block, for the message.
     required: the keys that it must hold.
 
   Raises:
     UserError: naming every unknown key with the nearest allowed one, or every
-      missing key.
+      missing key, or every value that is not of its kind.
   """
-  check_fields(f"config.{name}", block, allowed, required)
+  there = [k for k in block if k not in required or block[k] is not None]
+  check_fields(f"config.{name}", there, allowed, required)
+  if isinstance(allowed, Mapping):
+    check_values(f"config.{name}", block, allowed)
 
 
 def unknown_fields(

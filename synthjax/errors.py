@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -28,11 +28,14 @@ def unknown_names(
   allowed = [str(name) for name in allowed]
   lines = []
   for name in names:
-    near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    lines.append(f"There is no {kind} {str(name)!r}{hint}")
+    lines.append(f"There is no {kind} {str(name)!r}{_hint(name, allowed)}")
   listed = ", ".join(sorted(allowed)) or "none at all"
   return UserError(" ".join([*lines, f"Allowed: {listed}."]))
+
+
+def _hint(name: Any, allowed: Sequence[str]) -> str:
+  near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
+  return f"; did you mean {near[0]!r}?" if near else "."
 
 
 def check_fields(
@@ -82,6 +85,7 @@ class Kind(NamedTuple):
 
   fits: Callable[[Any], bool]
   words: str
+  choices: Sequence[str] = ()  # of which the nearest is told
 
 
 def _whole(least: int) -> Callable[[Any], bool]:
@@ -93,23 +97,67 @@ def _number(x: Any) -> bool:
   return real and math.isfinite(x)
 
 
-def _are_seeds(x: Any) -> bool:
-  given = isinstance(x, tuple | list) and all(map(_whole(0), x))
-  return given and 0 < len(set(x)) == len(x)
+def _text(x: Any) -> bool:
+  return isinstance(x, str)
 
 
+def _block(x: Any) -> bool:
+  return hasattr(x, "keys")
+
+
+def _several(
+  fits: Callable[[Any], bool], *, once: bool = False
+) -> Callable[[Any], bool]:
+  def all_fit(x):
+    listed = isinstance(x, tuple | list) and len(x) > 0 and all(map(fits, x))
+    return listed and not (once and len(set(x)) < len(x))
+
+  return all_fit
+
+
+def one_of(names: Iterable[str]) -> Kind:
+  """Returns the kind of a field that names one of a few choices."""
+  names = tuple(names)
+  words = f"one of {', '.join(names)}"
+  return Kind(lambda x: _text(x) and x in names, words, names)
+
+
+FLAG = Kind(lambda x: isinstance(x, bool), "True or False")
 COUNT = Kind(_whole(1), "a whole number, 1 or more")
 WHOLE = Kind(_whole(0), "a whole number, 0 or more")
+NUMBER = Kind(_number, "a number")
 POSITIVE = Kind(lambda x: _number(x) and x > 0, "a number above 0")
 NOT_NEGATIVE = Kind(lambda x: _number(x) and x >= 0, "a number, 0 or more")
 SHARE = Kind(lambda x: _number(x) and 0 <= x <= 1, "a number from 0 to 1")
-SEEDS = Kind(
-  _are_seeds,
-  "whole numbers, 0 or more, each once, such as (0, 1); what a command line "
-  "gives a tuple twice adds up",
+BELOW_ONE = Kind(
+  lambda x: _number(x) and 0 <= x < 1, "a number from 0, and below 1"
 )
+_ONCE = "each once, such as"
+_ADDS_UP = "what a command line gives a tuple twice adds up"
+SEEDS = Kind(
+  _several(_whole(0), once=True),
+  f"whole numbers, 0 or more, {_ONCE} (0, 1); {_ADDS_UP}",
+)
+SHOTS = Kind(
+  _several(lambda x: x is None or _whole(1)(x), once=True),
+  f"whole numbers, 1 or more, {_ONCE} (1, 16); {_ADDS_UP}",
+)
+COUNTS = Kind(_several(_whole(1)), "whole numbers, 1 or more, such as (8, 16)")
+SIDES = Kind(
+  _several(lambda x: _number(x) and x > 0), "numbers above 0, such as (16, 32)"
+)
+NUMBERS = Kind(_several(_number), "numbers, such as (0.5, 0.75)")
+TEXT = Kind(_text, "text")
+TEXTS = Kind(_several(_text), "names, such as ('one', 'other')")
+PAIRS = Kind(
+  lambda x: x == () or _several(lambda y: TEXTS.fits(y) and len(y) == 2)(x),
+  "pairs of names",
+)
+BLOCK = Kind(_block, "fields of its own, such as {'split': 'test'}")
+BLOCK_LIST = Kind(_several(_block), "one or more blocks of fields")
+NAMED = Kind(lambda x: _text(x) or _block(x), "a name, or fields of its own")
 DTYPES = ("float32", "bfloat16", "float16")
-DTYPE = Kind(lambda x: x in DTYPES, f"one of {', '.join(DTYPES)}")
+DTYPE = one_of(DTYPES)
 
 
 def check_values(
@@ -126,7 +174,8 @@ def check_values(
     UserError: naming every value that does not fit.
   """
   if problems := [
-    f"{name}.{key}={fields[key]!r}: needed {kind.words}."
+    f"{name}.{key}={fields[key]!r}: needed {kind.words}"
+    f"{_hint(fields[key], kind.choices)}"
     for key, kind in kinds.items()
     if fields.get(key) is not None and not kind.fits(fields[key])
   ]:

@@ -166,9 +166,10 @@ def test_images_of_another_label_space_are_refused(drawn):
     ({"formats": ()}, "formats is empty"),
     ({"formats": ("coco",)}, "coco and voc need boxes"),
     ({"shard_size": 0}, "shard_size=0"),
-    ({"split": "../x", "shuffle": "a"}, "split='../x'.*shuffle='a'"),
-    ({"selection": "yes"}, "selection='yes' must be True or False"),
-    ({"image_format": "gif"}, "Allowed: jpeg, png, webp"),
+    ({"split": "../x"}, "split='../x' must be letters"),
+    ({"shuffle": "a", "quality": 0}, "shuffle='a': needed.*quality=0: needed"),
+    ({"selection": "yes"}, "selection='yes': needed True or False"),
+    ({"image_format": "gif"}, "one of png, jpeg, webp"),
     ({"selection": True}, "'select' has not been completed"),
   ],
 )

@@ -319,7 +319,7 @@ def test_images_of_the_shots_of_another_seed_are_refused(world, tmp_path):
     ({"methods": ({"name": "x"},)}, r"methods\[0\] lacks kind"),
     ({"methods": (METHODS[4], METHODS[4])}, "each once"),
     ({"protocol": "relesed"}, "did you mean 'released'"),
-    ({"shots": ()}, r"shots=\(\): needed, each once"),
+    ({"shots": ()}, r"shots=\(\): needed whole.*each once"),
     ({"seeds": (0, 0)}, "seeds.*each once"),
     ({"validation": None}, r"'linear_probe', 'tip_adapter'.*`validation`"),
     ({"pool": dict(split="real_pol")}, "did you mean 'real_pool'"),

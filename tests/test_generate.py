@@ -198,7 +198,7 @@ def test_images_are_not_made_larger_than_they_are_drawn(tmp_path, weights):
     (dict(preview=-3, seeds=(1, 1)), r"seeds=\(1, 1\).*each once.*preview=-3"),
     (dict(image_format="gif"), "'gif'"),
     (dict(quality=90), "quality=90 is of jpeg and webp"),
-    (dict(image_format="jpeg", quality=0), "not one of 1 to 100"),
+    (dict(image_format="jpeg", quality=0), "one of 1 to 100"),
   ],
 )
 def test_bad_fields_stop_before_anything_is_drawn(
@@ -341,7 +341,8 @@ def test_the_task_draws_from_real_shots(tmp_path, weights):
     ({"shot": (1,)}, "did you mean 'shots'"),
     ({"start_steps": None, "shots": (3,)}, "no start_steps for .3. shots"),
     ({"start_steps": None, "shots": (16,)}, "has {16: 15}.*walks 3 steps"),
-    ({"start_steps": (0,)}, "start_steps has {1: 0}"),
+    ({"start_steps": (0,)}, r"start_steps=\(0,\): needed whole numbers"),
+    ({"start_steps": (9,)}, "start_steps has {1: 9}"),
     ({"start_steps": (1, 1)}, "one for each"),
     ({"shots": (4000,)}, "4000 real images"),
     ({"pool": {"split": "pool"}}, "real_pool"),

@@ -353,7 +353,7 @@ def images_of(found, **changes):
   ("changes", "words"),
   [
     ({"epochs": 3}, "did you mean 'num_epochs'"),
-    ({"arms": ()}, "at least one arm"),
+    ({"arms": ()}, "needed one or more blocks"),
     ({"arms": (ARMS[0], ARMS[0])}, "each name once"),
     ({"arms": (dict(ARMS[0], strategy="enhance"),)}, "mean 'enhanced'"),
     ({"arms": (dict(ARMS[0], soft_wait=0.5),)}, "did you mean 'soft_weight'"),

@@ -4,12 +4,20 @@ import dataclasses
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from synthjax.data import embedded
-from synthjax.errors import unknown_names
+from synthjax.errors import (
+  SHARE,
+  TEXTS,
+  check_fields,
+  check_values,
+  one_of,
+  unknown_names,
+)
 
 
 def open_captioned(
@@ -47,6 +55,28 @@ def open_captioned(
     rows=tuple(source.rows[i] for i in kept),
     labels=tuple(source.labels[i] for i in kept),
   )
+
+
+def check_captioned(fields: Mapping[str, Any], *, name: str) -> None:
+  """Checks a block `data`: of `open_captioned`, and `name_share`.
+
+  Args:
+    fields: of the block.
+    name: of the task, for the message.
+
+  Raises:
+    UserError: about names and values, or a part that no concept is of.
+  """
+  known = {
+    "split": one_of(embedded.SPLITS),
+    "name_share": SHARE,
+    "subcategories": TEXTS,
+    "leave_out": TEXTS,
+  }
+  needed = ("split", "name_share")
+  check_fields(f"config.{name}.data", fields, known, needed)
+  check_values(f"config.{name}.data", fields, known)
+  open_captioned(**{k: v for k, v in fields.items() if k != "name_share"})
 
 
 def name_more(example: dict, rng: np.random.Generator, *, share: float) -> dict:

@@ -11,12 +11,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import COUNT, Kind, UserError, one_of, unknown_names
 
 FORMATS = ("png", "jpeg", "webp")
 _STARTS = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
 # Of the formats that lose something.
 DEFAULT_QUALITY = {"jpeg": 95, "webp": 90}
+
+# Of the arguments of `encode` that a config gives.
+VALUES = {
+  "image_format": one_of(FORMATS),
+  "quality": Kind(
+    lambda x: COUNT.fits(x) and x <= 100, "a whole number, one of 1 to 100"
+  ),
+  "image_size": COUNT,
+}
 
 Box = tuple[int, int, int, int]  # left, upper, right, lower; in px
 

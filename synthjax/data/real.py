@@ -14,7 +14,7 @@ from synthjax.data import (
 from synthjax.data.benchmarks import Splits
 from synthjax.data.exports import png_folder, safe_names
 from synthjax.data.shards import Example
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import BLOCK, UserError, check_values, unknown_names
 
 # Sources whose files name the classes in their own way.
 _NAMED = ("aircraft", "birdsnap", "caltech256", "coop")
@@ -48,6 +48,18 @@ def check_real(block: Mapping[str, Any], space: Any) -> None:
       return
   if block.get("kind", "embedded") != "tfds":
     _open(block, space)
+
+
+def splits_of(block: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+  """Returns the real images of a task's block by name, and parts of the test.
+
+  Raises:
+    UserError: about parts that are no blocks.
+  """
+  parts = dict(block.get("test_parts") or {})
+  check_values("test_parts", parts, dict.fromkeys(parts, BLOCK))
+  own = ("pool", "validation", "test")
+  return {k: block[k] for k in own if block.get(k)} | parts
 
 
 def check_pool(

@@ -109,7 +109,7 @@ def load_encoder(name: str, **fields: Any) -> Encoder:
   return _module(name).load(**fields)
 
 
-def check_encoder(name: str, **fields: Any) -> None:
+def check_encoder(name: str | None = None, **fields: Any) -> None:
   """Says what keeps an encoder from being loaded, before it costs anything.
 
   Raises:

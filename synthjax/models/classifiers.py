@@ -6,17 +6,47 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from synthjax.errors import unknown_names
+from synthjax.errors import (
+  BELOW_ONE,
+  COUNT,
+  COUNTS,
+  DTYPE,
+  FLAG,
+  POSITIVE,
+  check_values,
+  one_of,
+  unknown_names,
+)
 from synthjax.models import resnet, vit
 
 CLASSIFIERS = {**resnet.MODELS, **vit.MODELS}
 
 # What turns features into logits: of ResNets, of MoCo's, of ViTs.
 HEADS = ("fc", "fc_0", "fc_2", "head")
+# Of the fields of both families; `make_classifier` tells which has which.
+SIZES = {
+  "dtype": DTYPE,
+  "stage_sizes": COUNTS,
+  "block": one_of(resnet.BLOCKS),
+  "width": COUNT,
+  "stem": one_of(resnet.STEMS),
+  "head": one_of(resnet.HEADS),
+  "remat": FLAG,
+  "patch_size": COUNT,
+  "depth": COUNT,
+  "heads": COUNT,
+  "mlp_ratio": POSITIVE,
+  "dropout": BELOW_ONE,
+  "drop_path": BELOW_ONE,
+}
 
 
 def make_classifier(
-  name: str, *, num_classes: int | None, dtype: str = "float32", **sizes: Any
+  name: str | None = None,
+  *,
+  num_classes: int | None,
+  dtype: str = "float32",
+  **sizes: Any,
 ) -> Any:
   """Returns the module that is called `name`.
 
@@ -27,7 +57,7 @@ def make_classifier(
     **sizes: fields of the module that shall differ, such as `width`.
 
   Raises:
-    UserError: for an unknown model or field.
+    UserError: for an unknown model or field, or a value that cannot be.
   """
   if name not in CLASSIFIERS:
     raise unknown_names("model", [name], CLASSIFIERS)
@@ -36,6 +66,7 @@ def make_classifier(
   fields -= {"parent", "name", "num_classes"}
   if unknown := sizes.keys() - fields:
     raise unknown_names(f"field of {name},", sorted(unknown), fields)
+  check_values("model", {"dtype": dtype} | sizes, SIZES)
   # JSON has no tuples, and modules with lists cannot be hashed.
   sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
   return make(num_classes=num_classes, dtype=jnp.dtype(dtype), **sizes)

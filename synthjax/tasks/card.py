@@ -25,7 +25,7 @@ from synthjax.encoders import (
   load_encoder,
   load_image_encoder,
 )
-from synthjax.errors import UserError
+from synthjax.errors import BLOCK, COUNT, SHARE, TEXT, WHOLE, Kind
 from synthjax.progress import say
 from synthjax.report import card_encoders, card_figures, card_files
 from synthjax.text import prompts as texts
@@ -43,26 +43,29 @@ DEFAULTS = {
   "max_images": 50_000,  # compared with one another; of more, by chance
   "encoders": chosen.FETCHED,  # further ones to compare by, see encoders.chosen
 }
-KNOWN = tuple(DEFAULTS)
+KNOWN = {
+  "real": BLOCK,
+  "name": TEXT,
+  "description": TEXT,
+  "license": TEXT,
+  "creator": TEXT,
+  "url": TEXT,
+  "threshold": Kind(
+    lambda x: SHARE.fits(x) and 0 < x < 1, "a number between 0 and 1"
+  ),
+  "neighbours": COUNT,
+  "pairs": WHOLE,
+  "max_images": Kind(
+    lambda x: COUNT.fits(x) and x > 1, "a whole number, 2 or more"
+  ),
+  "encoders": Kind(lambda x: True, ""),  # see encoders.chosen
+}
 INPUTS = ("generate", "score")
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and that images and scores are there or will be."""
   block = read_block(config)
-  wrong = {
-    "threshold": not 0 < block["threshold"] < 1,
-    "neighbours": block["neighbours"] < 1,
-    "pairs": block["pairs"] < 0,
-    "max_images": block["max_images"] < 2,
-  }
-  if bad := [
-    f"{key}={block[key]!r}" for key, is_bad in wrong.items() if is_bad
-  ]:
-    raise UserError(
-      f"config.card has {', '.join(bad)}. Needed: a threshold between 0 and 1, "
-      "neighbours of 1 or more, pairs of 0 or more, max_images of 2 or more."
-    )
   check_encoder(**config.encoder.to_dict())
   for weights in _further(block).weights:
     check_image_encoder(weights, field="card.encoders")

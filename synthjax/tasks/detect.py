@@ -27,7 +27,7 @@ from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
-KNOWN = (*recipes.REQUIRED, *recipes.OPTIONAL)
+KNOWN = recipes.KNOWN
 BLOCKS = recipes.BLOCKS
 _WEIGHTS = ".safetensors"
 

@@ -32,20 +32,32 @@ from synthjax.data.exports import (
   stored,
   webdataset,
 )
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import (
+  COUNT,
+  FLAG,
+  TEXT,
+  WHOLE,
+  Kind,
+  UserError,
+  unknown_names,
+)
 from synthjax.progress import counter, say
 
 IMAGES = ("webdataset", "png_folder", "parquet")  # of `generate`
 SCENES = ("coco", "voc")  # of the scenes that config.detect composes
-ENCODING = ("image_format", "quality", "image_size")
-KNOWN = (
-  "formats",  # of IMAGES and SCENES; all that the config has images for
-  "selection",  # only the images that `select` kept; if config.select is there
-  "split",  # what the images are called; "train"
-  "shard_size",  # images of a file of webdataset and parquet; 1,000
-  "shuffle",  # a seed for the order in these files; as drawn, class by class
-  *ENCODING,  # makes the images anew, see data.encoded; as stored
-)
+ENCODING = encoded.VALUES
+KNOWN = {
+  # Of IMAGES and SCENES; all that the config has images for.
+  "formats": Kind(
+    lambda x: isinstance(x, str | tuple | list), "names of formats"
+  ),
+  # Only the images that `select` kept; if config.select is there.
+  "selection": FLAG,
+  "split": TEXT,  # what the images are called; "train"
+  "shard_size": COUNT,  # images of a file of webdataset and parquet; 1,000
+  "shuffle": WHOLE,  # a seed for the order in these files; as drawn
+  **ENCODING,  # makes the images anew, see data.encoded; as stored
+}
 YEAR = "2007"  # of VOC's folder
 VOC_SPLITS = {"validation": "val"}  # as VOC calls it
 _SPLITS = ("train", "validation", "test")
@@ -56,16 +68,8 @@ def check(config: ConfigDict, workdir: str) -> None:
   block, workdir = _read(config), epath.Path(workdir)
   encoded.check_encoding(**_encoding(block))
   problems = []
-  if not isinstance(block["shard_size"], int) or block["shard_size"] < 1:
-    problems.append(f"shard_size={block['shard_size']!r} must be 1 or more")
   if not safe_names.is_word(block["split"]):
     problems.append(f"split={block['split']!r} must be letters, digits and _")
-  if (shuffle := block["shuffle"]) is not None and (
-    isinstance(shuffle, bool) or not isinstance(shuffle, int)
-  ):
-    problems.append(f"shuffle={shuffle!r} must be a seed, such as 0, or None")
-  if not isinstance(block["selection"], bool):
-    problems.append(f"selection={block['selection']!r} must be True or False")
   if not block["formats"]:
     known = _available(config)
     problems.append(

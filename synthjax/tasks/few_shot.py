@@ -27,7 +27,18 @@ from synthjax.data import (
 )
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import (
+  BLOCK,
+  BLOCK_LIST,
+  COUNT,
+  FLAG,
+  NUMBER,
+  SEEDS,
+  SHOTS,
+  UserError,
+  one_of,
+  unknown_names,
+)
 from synthjax.evals import arms
 from synthjax.progress import counter
 from synthjax.train import classifier, few_shot_blocks
@@ -35,24 +46,27 @@ from synthjax.train import few_shot_methods as methods
 from synthjax.train.few_shot_blocks import Method
 from synthjax.train.few_shot_tuning import Problem
 
-REQUIRED = (
-  "methods",  # what is compared
-  "shots",  # of each class, several counts
-  "seeds",  # of the shots, of the images, and of all orders
-  "pool",  # real images that the shots are drawn from
-  "test",  # real images, opened once, at the end
-)
-OPTIONAL = (
-  "test_parts",  # name -> real images reported beside them
-  "validation",  # real images, of which each class lends min(shots, 4)
-  "sampler",  # of the shots: "nested", or "coop" for the draws of CoOp's code
-  "num_views",  # of each shot, for methods that augment; 10 by default
-  "real_filter_margin",  # of filter="real"
-  "max_per_class",  # that filter="real" keeps; 800 by default
-  "protocol",  # of classifier tuning: "paper", or "released" for the code's
-  "best_epoch_on_test",  # also reports that number; with "released" by default
-)
-KNOWN = (*REQUIRED, *OPTIONAL)
+REQUIRED = {
+  "methods": BLOCK_LIST,  # what is compared
+  "shots": SHOTS,  # of each class, several counts
+  "seeds": SEEDS,  # of the shots, of the images, and of all orders
+  "pool": BLOCK,  # real images that the shots are drawn from
+  "test": BLOCK,  # real images, opened once, at the end
+}
+OPTIONAL = {
+  "test_parts": BLOCK,  # name -> real images reported beside them
+  "validation": BLOCK,  # real images, of which each class lends min(shots, 4)
+  # Of the shots: "nested", or "coop" for the draws of CoOp's code.
+  "sampler": one_of(few_shot.SAMPLERS),
+  "num_views": COUNT,  # of each shot, for methods that augment; 10 by default
+  "real_filter_margin": NUMBER,  # of filter="real"
+  "max_per_class": COUNT,  # that filter="real" keeps; 800 by default
+  # Of classifier tuning: "paper", or "released" for the code's.
+  "protocol": one_of(few_shot_blocks.PROTOCOLS),
+  # Also reports that number; with "released" by default.
+  "best_epoch_on_test": FLAG,
+}
+KNOWN = REQUIRED | OPTIONAL
 # Methods that look at augmented shots, and at validation images.
 AUGMENTED, SEARCHING = ("tip_adapter", "coop"), ("tip_adapter", "linear_probe")
 
@@ -68,15 +82,10 @@ def check(config: ConfigDict, workdir: str) -> None:
       f"config.few_shot has methods of the kinds {searching}, which search on "
       "`validation`: give real images for it."
     )
-  for field in ("shots", "seeds"):
-    if not block[field] or len(set(block[field])) < len(block[field]):
-      found = f"config.few_shot.{field}={block[field]}"
-      raise UserError(f"{found}: needed, each once.")
-  few_shot.check_sampler(block.get("sampler", "nested"))
   _check_strategies(config, wanted)
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
-  for each in _splits(block).values():
+  for each in real.splits_of(block).values():
     real.check_real(each, space)
   real.check_pool(block["pool"], space, block["shots"])
   for name in _inputs(wanted):
@@ -131,7 +140,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   folder, space = workdir / "few_shot", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
   wanted = read_methods(block)
-  splits = _splits(block)
+  splits = real.splits_of(block)
   spec = {
     "few_shot": block,
     "encoder": encoder.identity,
@@ -214,11 +223,6 @@ def _inputs(wanted: Sequence[Method]) -> tuple[str, ...]:
   filtered = any(method.filter == "clip" for method in wanted)
   drawn = any(method.strategy for method in wanted)
   return ("score", "select") if filtered else ("score",) if drawn else ()
-
-
-def _splits(block: Mapping[str, Any]) -> dict[str, dict]:
-  own = {k: block[k] for k in ("pool", "validation", "test") if block.get(k)}
-  return own | dict(block.get("test_parts") or {})
 
 
 def _add_best_epochs(results, block, wanted, make, test) -> None:

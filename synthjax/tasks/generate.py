@@ -20,7 +20,16 @@ from synthjax.data.drawing import (
   rows_of,
 )
 from synthjax.encoders import load_encoder
-from synthjax.errors import COUNT, SEEDS, WHOLE, UserError, check_values
+from synthjax.errors import (
+  BLOCK,
+  COUNT,
+  COUNTS,
+  SEEDS,
+  SHOTS,
+  WHOLE,
+  UserError,
+  one_of,
+)
 from synthjax.evals import early
 from synthjax.generators import (
   check_generator,
@@ -32,42 +41,35 @@ from synthjax.progress import say
 from synthjax.text import prompts as texts
 
 PROCESSES = "shared"  # each draws the shards that no other one has
-FIELDS = ("images_per_class", "seeds", "shard_size")
+REQUIRED = {"images_per_class": COUNT, "seeds": SEEDS, "shard_size": COUNT}
 # Of the images in the shards; see data.encoded.encode. "png" by default, and
 # as large as they are drawn.
-ENCODING = ("image_format", "quality", "image_size")
-OPTIONAL = (
-  "real_guidance",  # draws from noised real shots besides
+ENCODING = encoded.VALUES
+OPTIONAL = {
+  "real_guidance": BLOCK,  # draws from noised real shots besides
   # So many images, or 5 of each class, are drawn first, and config.encoder
   # tells which classes they do not show. They are drawn again, alike, later.
-  "preview",
-  *ENCODING,
-)
-KNOWN = (*FIELDS, *OPTIONAL)
-VALUES = {
-  "images_per_class": COUNT,
-  "shard_size": COUNT,
-  "seeds": SEEDS,
   "preview": WHOLE,
 }
-GUIDED_FIELDS = (
-  "pool",  # real images that the shots are drawn from; see data.real
-  "shots",  # of each class; each count is a strategy, "rg16" of 16
-)
-OPTIONAL_GUIDED = (
-  "start_steps",  # one for each of shots; the paper's by default
-  "sampler",  # of the shots, as few-shot learning has it: "nested" or "coop"
-)
-BLOCKS = {"real_guidance": (*GUIDED_FIELDS, *OPTIONAL_GUIDED)}
+KNOWN = REQUIRED | OPTIONAL | ENCODING
+GUIDED_REQUIRED = {
+  "pool": BLOCK,  # real images that the shots are drawn from; see data.real
+  "shots": SHOTS,  # of each class; each count is a strategy, "rg16" of 16
+}
+GUIDED = GUIDED_REQUIRED | {
+  "start_steps": COUNTS,  # one for each of shots; the paper's by default
+  # Of the shots, as few-shot learning has it.
+  "sampler": one_of(few_shot.SAMPLERS),
+}
+BLOCKS = {"real_guidance": GUIDED}
 NAME = "synthjax_images"
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the blocks' fields, and that the weights are there."""
   del workdir
-  validate(config.generate, KNOWN, name="generate", required=FIELDS)
+  validate(config.generate, KNOWN, name="generate", required=REQUIRED)
   check_generator(**config.generator.to_dict())
-  check_values("config.generate", config.generate, VALUES)
   if config.generate.get("preview") and not config.get("encoder"):
     raise UserError(
       "config.generate.preview needs config.encoder, which judges the images: "
@@ -81,8 +83,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 def _check_guided(block: ConfigDict, config: ConfigDict) -> None:
   """Checks the steps, and that the pool has shots enough."""
   name = "generate.real_guidance"
-  validate(block, OPTIONAL_GUIDED, name=name, required=GUIDED_FIELDS)
-  few_shot.check_sampler(block.get("sampler", "nested"))
+  validate(block, GUIDED, name=name, required=GUIDED_REQUIRED)
   steps = _start_steps(block)
   count = num_steps(**config.generator.to_dict())
   if wrong := {m: k for m, k in steps.items() if not 1 <= k <= count}:

@@ -12,18 +12,31 @@ from ml_collections import ConfigDict
 from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.data import captions, glosses, spaces
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import (
+  COUNT,
+  FLAG,
+  NAMED,
+  NOT_NEGATIVE,
+  SHARE,
+  TEXT,
+  TEXTS,
+  WHOLE,
+  UserError,
+  check_values,
+  one_of,
+  unknown_names,
+)
 from synthjax.progress import say
 from synthjax.text import enhance, sentences
 from synthjax.text import prompts as texts
 
-REQUIRED = ("strategies",)
-OPTIONAL = (
-  "per_class",  # texts of "enhanced"; 200 in the paper
-  "writer",  # of "enhanced": "grammar", or a block with a name of WRITERS
-  "grammar",  # of that writer: a name, or templates and slots
-)
-KNOWN = (*REQUIRED, *OPTIONAL)
+REQUIRED = {"strategies": TEXTS}
+OPTIONAL = {
+  "per_class": COUNT,  # texts of "enhanced"; 200 in the paper
+  "writer": NAMED,  # of "enhanced": "grammar", or a block with one of WRITERS
+  "grammar": NAMED,  # of that writer: a name, or templates and slots
+}
+KNOWN = REQUIRED | OPTIONAL
 PER_CLASS, WRITER, GRAMMAR = 200, "grammar", "photo"
 # The fields of a writer's block, and the paper's values.
 WRITERS = {
@@ -46,6 +59,22 @@ WRITERS = {
     "blocklist": (),  # words, or a file with one on each line
   },
 }
+WRITER_VALUES = {
+  "weights": TEXT,
+  "tokenizer": TEXT,
+  "dtype": one_of(("float32", "bfloat16")),
+  "batch_size": COUNT,
+  "max_length": COUNT,
+  "temperature": NOT_NEGATIVE,
+  "top_k": WHOLE,
+  "top_p": SHARE,
+  "num_samples": COUNT,
+  "article": FLAG,
+  "sentence_template": TEXT,
+  "contains_class": FLAG,
+  "min_words": WHOLE,
+  "max_words": WHOLE,
+}
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -54,11 +83,6 @@ def check(config: ConfigDict, workdir: str) -> None:
   block = config.prompts.to_dict()
   validate(block, KNOWN, name="prompts", required=REQUIRED)
   texts.check_strategies(block["strategies"])
-  per_class = block.get("per_class", PER_CLASS)
-  if not isinstance(per_class, int) or per_class < 1:
-    raise UserError(
-      f"config.prompts.per_class={per_class!r} must be 1 or more."
-    )
   enhance.read_grammar(block.get("grammar", GRAMMAR))
   space = spaces.load_space(config.space)
   writer = _writer(block)
@@ -201,32 +225,27 @@ def _writer(block: Mapping[str, Any]) -> dict[str, Any] | None:
       f"config.prompts has a grammar and the writer {name!r}, which reads "
       "none: leave one of them out."
     )
-  validate(writer, WRITERS[name], name="prompts.writer", required=("name",))
+  validate(
+    writer, WRITERS[name].keys(), name="prompts.writer", required=("name",)
+  )
+  check_values("config.prompts.writer", writer, WRITER_VALUES)
   writer = WRITERS[name] | dict(writer)
   if writer["num_samples"] is None:
     writer["num_samples"] = block.get("per_class", PER_CLASS) + 50
   template = writer["sentence_template"]
   wrong = {
-    "dtype": writer["dtype"] not in ("float32", "bfloat16"),
-    "batch_size": writer["batch_size"] < 1,
     "max_length": writer["max_length"] < 2,
-    "temperature": writer["temperature"] < 0,
-    "top_k": writer["top_k"] < 0,
     "top_p": not 0 < writer["top_p"] <= 1,
-    "num_samples": writer["num_samples"] < 1,
-    "min_words": writer["min_words"] < 0,
-    "max_words": writer["max_words"] < 0
-    or 0 < writer["max_words"] < writer["min_words"],
+    "max_words": 0 < writer["max_words"] < writer["min_words"],
     "sentence_template": template is not None and template.count("{}") != 1,
   }
   if bad := [
     f"{key}={writer[key]!r}" for key, is_bad in wrong.items() if is_bad
   ]:
     raise UserError(
-      f"config.prompts.writer has {', '.join(bad)}. Needed: dtype float32 or "
-      "bfloat16, batch_size and num_samples of 1 or more, max_length of 2 or "
-      "more, top_p in (0, 1], max_words of min_words or more (or 0), one {} in "
-      "sentence_template, and nothing below 0."
+      f"config.prompts.writer has {', '.join(bad)}. Needed: max_length of 2 "
+      "or more, top_p in (0, 1], max_words of min_words or more (or 0), and "
+      "one {} in sentence_template."
     )
   writer["blocklist"] = _blocklist(writer["blocklist"])
   return writer

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from synthjax import __version__, artifacts, timings
 from synthjax.config import validate
-from synthjax.errors import UserError
+from synthjax.errors import NOT_NEGATIVE, TEXT, WHOLE, Kind
 from synthjax.report import (
   beside,
   costs,
@@ -23,12 +23,13 @@ from synthjax.report import (
   reading,
 )
 
-KNOWN = (
-  "title",
-  "samples_per_class",
-  "price_per_device_hour",  # in any money, or None
-  "paper",  # tables of the paper to compare with, of report/paper_tables.json
-)
+KNOWN = {
+  "title": TEXT,
+  "samples_per_class": WHOLE,  # images that are shown, 8 by default
+  "price_per_device_hour": NOT_NEGATIVE,  # in any money
+  # Tables of the paper to compare with, of report/paper_tables.json.
+  "paper": Kind(lambda x: True, ""),  # see paper.check
+}
 # Encoders of the paper, by the start of their weights.
 ENCODERS = {
   "released:clip_rn50/": paper.RN50,
@@ -42,18 +43,6 @@ def check(config: ConfigDict, workdir: str) -> None:
   del workdir
   block = config.get("report", {})
   validate(block, KNOWN, name="report")
-  samples = block.get("samples_per_class", 0)
-  if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
-    raise UserError(
-      f"config.report.samples_per_class={samples!r}: needed a number of "
-      "images, such as 8; 0 shows none."
-    )
-  price = block.get("price_per_device_hour")
-  if price is not None and (reading.number(price) is None or price < 0):
-    raise UserError(
-      f"config.report.price_per_device_hour={price!r}: needed what an hour of "
-      "one device costs, such as 2.5, or None."
-    )
   paper.check(block.get("paper", ()))
 
 

@@ -17,12 +17,12 @@ from synthjax import artifacts, locks
 from synthjax.config import validate
 from synthjax.data import scores, shards, spaces
 from synthjax.encoders import Encoder, check_encoder, load_encoder
-from synthjax.errors import UserError
+from synthjax.errors import BLOCK, UserError
 from synthjax.progress import counter
 
-KNOWN = (
-  "filter_encoder",  # gives the probabilities; that of config by default
-)
+KNOWN = {
+  "filter_encoder": BLOCK,  # gives the probabilities; config.encoder by default
+}
 CHUNK = 1024  # images that are read ahead, and encoded with one call
 PROCESSES = "shared"  # each scores the shards that no other one has
 

@@ -8,16 +8,15 @@ from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.data import scores as stored
 from synthjax.data import selection, spaces
-from synthjax.errors import COUNT, check_values
+from synthjax.errors import COUNT
 from synthjax.progress import say
 
-KNOWN = ("max_per_class",)  # 800 in the paper
+KNOWN = {"max_per_class": COUNT}  # 800 in the paper
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the field, and that there are scores or will be."""
-  validate(config.select, (), name="select", required=KNOWN)
-  check_values("config.select", config.select, {"max_per_class": COUNT})
+  validate(config.select, KNOWN, name="select", required=KNOWN)
   if "score" not in config.tasks:
     artifacts.load(epath.Path(workdir) / "score")
 

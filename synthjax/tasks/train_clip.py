@@ -11,6 +11,16 @@ from synthjax.config import validate
 from synthjax.convert import files
 from synthjax.data import augment, captions, embedded, pipeline
 from synthjax.encoders.resize import fit_image
+from synthjax.errors import (
+  BELOW_ONE,
+  BLOCK,
+  COUNT,
+  COUNTS,
+  FLAG,
+  WHOLE,
+  Kind,
+  one_of,
+)
 from synthjax.models import clip
 from synthjax.text import tokenize
 from synthjax.train import contrastive, metrics, optimizer
@@ -18,26 +28,55 @@ from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
-KNOWN = (
-  "data",
-  "model",
-  "positives",
-  "ema_decay",
-  "optimizer",
-  "num_steps",
-  "batch_size",
-  "num_workers",
-  "log_every",
-  "checkpoint_every",
-  "fsdp",  # devices that share one copy of the state; see train.loop.fit
+REQUIRED = {
+  "data": BLOCK,  # of `captions.open_captioned`, and the share of plain names
+  "model": BLOCK,
+  "positives": one_of(contrastive.POSITIVES),
+  "ema_decay": BELOW_ONE,
+  "optimizer": BLOCK,
+  "num_steps": COUNT,
+  "batch_size": COUNT,
+  "log_every": WHOLE,
+  "checkpoint_every": COUNT,
+}
+KNOWN = REQUIRED | {
+  "num_workers": WHOLE,
+  "fsdp": COUNT,  # devices that share one copy of the state; train.loop.fit
+}
+MODEL_NEEDS = dict.fromkeys(
+  (
+    "embed_dim",
+    "context_length",
+    "vision_width",
+    "vision_heads",
+    "text_width",
+    "text_layers",
+    "text_heads",
+    "image_size",
+  ),
+  COUNT,
 )
-BLOCKS = {"optimizer": optimizer.FIELDS}
+MODEL = MODEL_NEEDS | {
+  # Of a ResNet, those of each stage.
+  "vision_layers": Kind(
+    lambda x: COUNT.fits(x) or COUNTS.fits(x), f"{COUNT.words}, or several"
+  ),
+  "patch_size": COUNT,  # none of a ResNet
+  "image_tower": one_of(clip.IMAGE_TOWERS),
+  "remat": FLAG,
+}
+BLOCKS = {"optimizer": optimizer.FIELDS, "model": MODEL}
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the block's fields."""
   del workdir
-  validate(config.train_clip, KNOWN, name="train_clip", required=("model",))
+  block = config.train_clip.to_dict()
+  validate(block, KNOWN, name="train_clip", required=REQUIRED)
+  captions.check_captioned(block["data"], name="train_clip")
+  validate(block["model"], MODEL, name="train_clip.model", required=MODEL_NEEDS)
+  steps = block["num_steps"]
+  optimizer.check_optimizer(block["optimizer"], num_steps=steps)
 
 
 def run(config: ConfigDict, workdir: str) -> None:

@@ -14,6 +14,18 @@ from synthjax.config import validate
 from synthjax.convert import files
 from synthjax.data import augment, captions, embedded, pipeline
 from synthjax.diffusion import schedule
+from synthjax.errors import (
+  BELOW_ONE,
+  BLOCK,
+  COUNT,
+  COUNTS,
+  POSITIVE,
+  SHARE,
+  TEXTS,
+  WHOLE,
+  one_of,
+  unknown_names,
+)
 from synthjax.models.glide import Glide
 from synthjax.text import tokenize
 from synthjax.train import denoising, metrics, optimizer
@@ -22,34 +34,58 @@ from synthjax.train import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
 # fsdp: devices that share one copy of the state; see train.loop.fit.
-KNOWN = ("stages", "base", "upsampler", "fsdp")
-STAGE_FIELDS = (
-  "data",  # of `captions.open_captioned`, and the share of plain names
-  "image_size",  # px
-  "low_res",  # px of the image to enlarge; none for the base
-  "betas",
-  "model",
-  "drop_prompt",
-  "max_weight",  # of noisy steps; see synthjax.train.denoising
-  "ema_decay",
-  "optimizer",
-  "num_steps",
-  "batch_size",
-  "num_workers",
-  "log_every",
-  "checkpoint_every",
-)
-BLOCKS = dict.fromkeys(("base", "upsampler"), STAGE_FIELDS)
-BLOCKS |= {f"{stage}.optimizer": optimizer.FIELDS for stage in BLOCKS}
+STAGES = ("base", "upsampler")
+KNOWN = {"stages": TEXTS, "base": BLOCK, "upsampler": BLOCK, "fsdp": COUNT}
+REQUIRED = {
+  "data": BLOCK,  # of `captions.open_captioned`, and the share of plain names
+  "image_size": COUNT,  # px
+  "betas": one_of(schedule.BETAS),
+  "model": BLOCK,
+  "optimizer": BLOCK,
+  "num_steps": COUNT,
+  "batch_size": COUNT,
+  "log_every": WHOLE,
+  "checkpoint_every": COUNT,
+}
+STAGE = REQUIRED | {
+  "low_res": COUNT,  # px of the image to enlarge; none for the base
+  "drop_prompt": SHARE,
+  "max_weight": POSITIVE,  # of noisy steps; see synthjax.train.denoising
+  "ema_decay": BELOW_ONE,
+  "num_workers": WHOLE,
+}
+MODEL = {
+  "text_context": COUNT,
+  "text_width": COUNT,
+  "text_layers": COUNT,
+  "text_heads": COUNT,
+  "model_channels": COUNT,
+  "channel_mult": COUNTS,
+  "num_res_blocks": COUNT,
+  "attention_downsamples": COUNTS,
+  "head_channels": COUNT,
+  "dropout": BELOW_ONE,
+}
+BLOCKS = dict.fromkeys(STAGES, STAGE)
+BLOCKS |= {f"{stage}.optimizer": optimizer.FIELDS for stage in STAGES}
+BLOCKS |= {f"{stage}.model": MODEL for stage in STAGES}
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the block's fields."""
   del workdir
-  block = config.train_generator
+  block = config.train_generator.to_dict()
   validate(block, KNOWN, name="train_generator", required=("stages",))
-  for stage in block.stages:
-    validate(block[stage], STAGE_FIELDS, name=f"train_generator.{stage}")
+  if unknown := [stage for stage in block["stages"] if stage not in STAGES]:
+    raise unknown_names("stage", unknown, STAGES)
+  validate(block, KNOWN, name="train_generator", required=block["stages"])
+  for stage in block["stages"]:
+    own, name = block[stage], f"train_generator.{stage}"
+    validate(own, STAGE, name=name, required=REQUIRED)
+    captions.check_captioned(own["data"], name=name)
+    validate(own["model"], MODEL, name=f"{name}.model")
+    steps = own["num_steps"]
+    optimizer.check_optimizer(own["optimizer"], num_steps=steps)
 
 
 def run(config: ConfigDict, workdir: str) -> None:

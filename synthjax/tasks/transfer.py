@@ -10,7 +10,17 @@ from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
 from synthjax.data import few_shot, pipeline, real, spaces, views
-from synthjax.errors import UserError, check_values, unknown_names
+from synthjax.errors import (
+  BLOCK,
+  COUNT,
+  PAIRS,
+  SEEDS,
+  SHOTS,
+  TEXT,
+  UserError,
+  check_values,
+  unknown_names,
+)
 from synthjax.evals import classify, finetuned
 from synthjax.models import positions
 from synthjax.models.classifiers import HEADS, make_classifier
@@ -28,26 +38,26 @@ from synthjax.train import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
 
-REQUIRED = (
-  "train",  # real images: the pool of the shots; see data.real
-  "test",  # opened once, at the end
-  "inits",  # name of INITS -> what its recipe has of its own
-  "shots",  # of each class, several counts; None takes the whole pool
-  "seeds",  # of the shots, the head and the order of the batches
-  "image_size",  # px
-)
-OPTIONAL = (
-  "validation",  # chooses between several learning rates
-  "space",  # of the real images, if not config.space
-  "model",  # if not config.pretrain.model
-  "weights",  # of the backbone, if not those of `pretrain`
-  "compare",  # pairs of starts, told apart besides all from "random"
-  "fsdp",  # devices that share one copy of the state; see train.loop.fit
-)
-KNOWN = (*finetune.RECIPE, *REQUIRED, *OPTIONAL)
-BLOCKS = {"optimizer": recipe.OPTIMIZER, "mix": pretraining.MIX}
+REQUIRED = {
+  "train": BLOCK,  # real images: the pool of the shots; see data.real
+  "test": BLOCK,  # opened once, at the end
+  "inits": BLOCK,  # name of INITS -> what its recipe has of its own
+  "shots": SHOTS,  # of each class, several; None takes the whole pool
+  "seeds": SEEDS,  # of the shots, the head and the order of the batches
+  "image_size": COUNT,  # px
+}
+OPTIONAL = {
+  "validation": BLOCK,  # chooses between several learning rates
+  "space": TEXT,  # of the real images, if not config.space
+  "model": BLOCK,  # if not config.pretrain.model
+  "weights": TEXT,  # of the backbone, if not those of `pretrain`
+  "compare": PAIRS,  # of starts, told apart besides all from "random"
+  "fsdp": COUNT,  # devices that share one copy of the state; train.loop.fit
+}
+KNOWN = finetune.RECIPE | REQUIRED | OPTIONAL
+BLOCKS = {"optimizer": finetune.OPTIMIZER, "mix": pretraining.MIX}
 # "pretrained" stands for every arm of `pretrain`, by its name.
-INITS = ("random", "pretrained")
+INITS = {"random": BLOCK, "pretrained": BLOCK}
 _WEIGHTS = ".safetensors"
 
 
@@ -55,9 +65,9 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and names, and that the pool has shots enough."""
   block = config.transfer.to_dict()
   validate(block, KNOWN, name="transfer", required=REQUIRED)
-  check_values("config.transfer", block, recipe.VALUES)
   if unknown := block["inits"].keys() - set(INITS):
     raise unknown_names("initialisation", sorted(unknown), INITS)
+  check_values("config.transfer.inits", block["inits"], INITS)
   space = _space(config)
   make_classifier(num_classes=len(space.classes), **_model(config))
   for init in block["inits"]:
@@ -69,6 +79,8 @@ def check(config: ConfigDict, workdir: str) -> None:
         f"{block['test']}: choose another split for one of them."
       )
   real.check_pool(block["train"], space, block["shots"])
+  for each in real.splits_of(block).values():
+    real.check_real(each, space)
   if "pretrained" in block["inits"]:
     if block.get("weights"):
       files.load_params(_locate(block))
@@ -88,14 +100,10 @@ def _check_recipe(block: dict, init: str) -> None:
   validate(fields.get("mix") or {}, pretraining.MIX, name=f"{name}.mix")
   if problems := pretraining.contradictions(fields):
     raise UserError(f"config.{name} contradicts itself: {'; '.join(problems)}.")
-  if (method := fields.get("method", "finetune")) not in finetune.METHODS:
-    raise unknown_names("transfer.method", [method], finetune.METHODS)
   rates = finetune.rates_of(fields)
   for lr in rates:
-    recipe.make_optimizer(
-      num_steps=1000,
-      epochs=fields["epochs"],
-      **fields["optimizer"] | {"lr": lr},
+    recipe.check_optimizer(
+      fields["optimizer"] | {"lr": lr}, epochs=fields["epochs"]
     )
   if len(rates) > 1 and not block.get("validation"):
     raise UserError(

@@ -23,13 +23,16 @@ from synthjax.data import scores as stored
 from synthjax.data.feature_sets import Features
 from synthjax.encoders import check_encoder, heads, load_encoder
 from synthjax.errors import (
+  BLOCK,
+  BLOCK_LIST,
   COUNT,
+  FLAG,
   NOT_NEGATIVE,
   POSITIVE,
   SEEDS,
   SHARE,
+  TEXT,
   UserError,
-  check_values,
   unknown_names,
 )
 from synthjax.evals import arms
@@ -37,45 +40,37 @@ from synthjax.progress import counter
 from synthjax.text.prompts import STRATEGIES
 from synthjax.train import classifier
 
-REQUIRED = (
-  "arms",  # what is compared
-  "seeds",  # of the order of the images, and of the images if there are several
-)
-OPTIONAL = (
-  "test",  # real images, opened once, at the end; without any, heads alone
-  "test_parts",  # name -> real images reported beside them
-  "validation",  # real images on which choices can be made
-  "num_epochs",
-  "batch_size",
-  "best_epoch_on_test",  # also reports the paper's own number
-)
-PASSED_ON = (  # to `classifier.tune_sets`
-  "lr",
-  "weight_decay",
-  "clip_norm",
-  "temperature",
-  "bias",  # False: none, as in the paper's text; the released code has one
-  "decay_bias",
-)
-KNOWN = (*REQUIRED, *OPTIONAL, *PASSED_ON)
-ARM_FIELDS = ("name", "strategy", "filter", "soft_weight")
-ARM_OPTIONAL = (
-  "images_per_class",  # so many by chance; all by default
-  "label_smoothing",  # of the hard loss
-)
-VALUES = {
+REQUIRED = {
+  "arms": BLOCK_LIST,  # what is compared
+  # Of the order of the images, and of the images if there are several.
   "seeds": SEEDS,
+}
+OPTIONAL = {
+  "test": BLOCK,  # real images, opened once, at the end; or heads alone
+  "test_parts": BLOCK,  # name -> real images reported beside them
+  "validation": BLOCK,  # real images on which choices can be made
   "num_epochs": COUNT,
   "batch_size": COUNT,
+  "best_epoch_on_test": FLAG,  # also reports the paper's own number
+}
+PASSED_ON = {  # to `classifier.tune_sets`
   "lr": POSITIVE,
   "weight_decay": NOT_NEGATIVE,
   "clip_norm": POSITIVE,
   "temperature": POSITIVE,
+  "bias": FLAG,  # False: as in the paper's text; the released code has one
+  "decay_bias": FLAG,
 }
-ARM_VALUES = {
+KNOWN = REQUIRED | OPTIONAL | PASSED_ON
+ARM_FIELDS = {
+  "name": TEXT,
+  "strategy": TEXT,
+  "filter": FLAG,
   "soft_weight": SHARE,
-  "images_per_class": COUNT,
-  "label_smoothing": SHARE,
+}
+ARM_OPTIONAL = {
+  "images_per_class": COUNT,  # so many by chance; all by default
+  "label_smoothing": SHARE,  # of the hard loss
 }
 ZERO_SHOT = arms.ZERO_SHOT
 
@@ -111,7 +106,6 @@ def check(config: ConfigDict, workdir: str) -> None:
     known = set(config.prompts.strategies)
   if unknown := sorted({arm.strategy for arm in wanted} - known):
     raise unknown_names("strategy of an arm,", unknown, known)
-  check_values("config.tune", block, VALUES)
   if not block.get("test") and (
     block.get("test_parts") or block.get("best_epoch_on_test")
   ):
@@ -121,7 +115,7 @@ def check(config: ConfigDict, workdir: str) -> None:
     )
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
-  for each in _splits(block).values():
+  for each in real.splits_of(block).values():
     real.check_real(each, space)
   for name in _inputs(wanted):
     if name not in config.tasks:
@@ -134,7 +128,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   folder, space = workdir / "tune", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
   wanted = read_arms(block["arms"])
-  splits = _splits(block)
+  splits = real.splits_of(block)
   spec = {
     "tune": block,
     "encoder": encoder.identity,
@@ -231,8 +225,8 @@ def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
     UserError: about misspelt or missing fields, or names that are not unique.
   """
   for i, block in enumerate(blocks):
-    validate(block, ARM_OPTIONAL, name=f"tune.arms[{i}]", required=ARM_FIELDS)
-    check_values(f"config.tune.arms[{i}]", block, ARM_VALUES)
+    known, name = ARM_FIELDS | ARM_OPTIONAL, f"tune.arms[{i}]"
+    validate(block, known, name=name, required=ARM_FIELDS)
   read = [Arm(**block) for block in blocks]
   names = [ZERO_SHOT, *(arm.name for arm in read)]
   if not read or len(set(names)) < len(names):
@@ -246,12 +240,6 @@ def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
 def _inputs(wanted: Sequence[Arm]) -> tuple[str, ...]:
   filtered = any(arm.filter for arm in wanted)
   return ("score", "select") if filtered else ("score",)
-
-
-def _splits(block: Mapping[str, Any]) -> dict[str, dict]:
-  """Returns the blocks of real images: validation, test, and its parts."""
-  own = {k: block[k] for k in ("validation", "test") if block.get(k)}
-  return own | dict(block.get("test_parts") or {})
 
 
 def _fit(

@@ -19,7 +19,20 @@ from synthjax.config import validate
 from synthjax.data import few_shot, generated, pipeline, real, spaces, views
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder, tower
-from synthjax.errors import UserError, check_values, unknown_names
+from synthjax.errors import (
+  BLOCK,
+  BLOCK_LIST,
+  COUNT,
+  FLAG,
+  POSITIVE,
+  SEEDS,
+  SHARE,
+  TEXT,
+  WHOLE,
+  UserError,
+  one_of,
+  unknown_names,
+)
 from synthjax.evals import arms
 from synthjax.train import (
   classifier,
@@ -33,35 +46,34 @@ from synthjax.train import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
 
-REQUIRED = (
-  "arms",  # what is compared
-  "seeds",  # of the shots, and of the order of the images
-  "epochs",
-  "batch_size",
-  "optimizer",  # see train.recipe.make_optimizer
-  "test",  # real images, opened once, at the end
-)
-OPTIONAL = (
-  "pool",  # real images that the shots of data="real" are drawn from
-  "shots",  # of each class
-  "strategy",  # of the images of data="synthetic"
-  "filter",  # of those, takes only what `select` has kept
-  "soft_weight",  # of the teacher, for generated images; 0.5 is the paper's SCE
-  "temperature",
-  "remat",  # computes activations again for the gradients, which saves memory
-  "log_every",
-  "checkpoint_every",
-)
-KNOWN = (*REQUIRED, *OPTIONAL)
+REQUIRED = {
+  "arms": BLOCK_LIST,  # what is compared
+  "seeds": SEEDS,  # of the shots, and of the order of the images
+  "epochs": POSITIVE,
+  "batch_size": COUNT,
+  "optimizer": BLOCK,  # see train.recipe.make_optimizer
+  "test": BLOCK,  # real images, opened once, at the end
+}
+OPTIONAL = {
+  "pool": BLOCK,  # real images that the shots of data="real" are drawn from
+  "shots": COUNT,  # of each class
+  "strategy": TEXT,  # of the images of data="synthetic"
+  "filter": FLAG,  # of those, takes only what `select` has kept
+  "soft_weight": SHARE,  # of the teacher, for generated images; 0.5: the SCE
+  "temperature": POSITIVE,
+  "remat": FLAG,  # computes activations again, which saves memory
+  "log_every": WHOLE,
+  "checkpoint_every": COUNT,
+}
+KNOWN = REQUIRED | OPTIONAL
 BLOCKS = {"optimizer": recipe.OPTIMIZER}
-ARM_FIELDS = (
-  "name",
-  "data",  # of DATA
-  "up_to",  # the last rung of `encoder_tuning.ladder` that is tuned
-  "batch_norm",  # of encoder_tuning.BATCH_NORMS
-)
-OPTIONAL_ARM_FIELDS = ("lr",)  # where it is not that of the optimizer
-DATA = ("real", "synthetic")
+ARM_REQUIRED = {
+  "name": TEXT,
+  "data": one_of(("real", "synthetic")),
+  "up_to": TEXT,  # the last rung of `encoder_tuning.ladder` that is tuned
+  "batch_norm": one_of(encoder_tuning.BATCH_NORMS),
+}
+ARM = ARM_REQUIRED | {"lr": POSITIVE}  # where it is not the optimizer's
 
 
 class Arm(NamedTuple):
@@ -78,16 +90,13 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
   block = config.tune_encoder.to_dict()
   validate(block, KNOWN, name="tune_encoder", required=REQUIRED)
-  check_values("config.tune_encoder", block, recipe.VALUES)
   wanted = read_arms(block["arms"])
   space = spaces.load_space(config.space)
   check_encoder(**config.encoder.to_dict())
   rungs = encoder_tuning.ladder(_load(config.encoder).variables["params"])
   if unknown := sorted({arm.up_to for arm in wanted} - rungs.keys()):
     raise unknown_names("rung (up_to) of this encoder,", unknown, rungs)
-  recipe.make_optimizer(
-    num_steps=1000, epochs=block["epochs"], **block["optimizer"]
-  )
+  recipe.check_optimizer(block["optimizer"], epochs=block["epochs"])
   real.check_real(block["test"], space)
   if any(arm.data == "real" for arm in wanted):
     if not block.get("pool") or not block.get("shots"):
@@ -106,13 +115,7 @@ def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
   """
   for i, block in enumerate(blocks):
     name = f"tune_encoder.arms[{i}]"
-    validate(block, OPTIONAL_ARM_FIELDS, name=name, required=ARM_FIELDS)
-    for field, known in (
-      ("data", DATA),
-      ("batch_norm", encoder_tuning.BATCH_NORMS),
-    ):
-      if block[field] not in known:
-        raise unknown_names(f"{name}.{field}", [block[field]], known)
+    validate(block, ARM, name=name, required=ARM_REQUIRED)
   read = [Arm(**block) for block in blocks]
   names = [arms.ZERO_SHOT, *(arm.name for arm in read)]
   if not read or len(set(names)) < len(names):

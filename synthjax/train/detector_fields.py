@@ -9,20 +9,35 @@ from typing import Any
 import jax
 import numpy as np
 
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import (
+  BLOCK,
+  COUNT,
+  COUNTS,
+  NUMBERS,
+  PAIRS,
+  POSITIVE,
+  SEEDS,
+  SHARE,
+  SIDES,
+  TEXT,
+  WHOLE,
+  UserError,
+  check_values,
+  unknown_names,
+)
 from synthjax.train import named_recipe, pretraining, recipe
 from synthjax.train.objective import Objective
 from synthjax.train.pretrained import ALONE, RANDOM
 from synthjax.train.regions import Options
 
 # What a recipe holds; `inits` may give each initialisation its own values.
-RECIPE = (
-  "recipe",  # of train.recipe.RECIPES; its rate is for batches of any size
-  "num_steps",  # of training; or give
-  "epochs",
-  "batch_size",
-  "optimizer",  # see train.recipe.make_optimizer
-)
+RECIPE = {
+  "recipe": TEXT,  # of train.recipe.RECIPES; its rate fits any batch size
+  "num_steps": COUNT,  # of training; or give
+  "epochs": POSITIVE,
+  "batch_size": COUNT,
+  "optimizer": BLOCK,  # see train.recipe.make_optimizer
+}
 # Of images, in pixels; by default those for VOC.
 IMAGES = dict(
   short_sides=tuple(range(480, 801, 32)),
@@ -32,36 +47,55 @@ IMAGES = dict(
   eval_num_buckets=4,
   eval_batch_size=8,
 )
+IMAGE_VALUES = dict.fromkeys(IMAGES, COUNT) | {"short_sides": COUNTS}
 # What there is of a network besides the ResNet.
-MODEL = ("sampling", "roi_size")
-OPTIONS = Options._fields
+MODEL = {"sampling": COUNT, "roi_size": COUNT}
+# Fields of regions.Options.
+OPTIONS = {
+  "sizes": SIDES,
+  "ratios": SIDES,
+  "anchor_iou": NUMBERS,
+  "anchor_weights": NUMBERS,
+  "num_anchors": COUNT,
+  "max_positive_anchors": COUNT,
+  "pre_top": COUNT,
+  "post_top": COUNT,
+  "test_pre_top": COUNT,
+  "test_post_top": COUNT,
+  "proposal_nms": SHARE,
+  "roi_iou": SHARE,
+  "roi_weights": NUMBERS,
+  "num_rois": COUNT,
+  "max_foreground": COUNT,
+  "min_score": SHARE,
+  "detection_nms": SHARE,
+  "max_detections": COUNT,
+}
 
-REQUIRED = (
-  "train",  # images with boxes; see data.detection_sources
-  "test",  # opened once, at the end
+REQUIRED = {
+  "train": BLOCK,  # images with boxes; see data.detection_sources
+  "test": BLOCK,  # opened once, at the end
   # Starts by name, each with what its recipe has of its own, and `weights`, a
   # path or a reference. "random" has none; "pretrained" without any stands for
   # every arm of `pretrain`, by its name.
-  "inits",
-  "seeds",  # of the head and the order of the batches
-  "log_every",
-  "checkpoint_every",
-)
-OPTIONAL = (
-  *RECIPE,
-  *IMAGES,
-  *MODEL,
-  "validation",  # measured as well, by which settings may be chosen
-  "space",  # of the objects, if not config.space
-  "model",  # the ResNet, if not config.pretrain.model
-  "options",  # fields of regions.Options that differ
-  "weights",  # of "pretrained", if not those of `pretrain`
-  "compare",  # pairs of starts, told apart besides all from "random"
-  "precise_bn_iterations",  # batches; 200 by default
-  "interpolation",  # of precision and recall, "11-point" or "area"
-  "num_examples",  # test images that are drawn with what was found in them
-  "num_workers",
-)
+  "inits": BLOCK,
+  "seeds": SEEDS,  # of the head and the order of the batches
+  "log_every": WHOLE,
+  "checkpoint_every": COUNT,
+}
+OPTIONAL = {
+  "validation": BLOCK,  # measured as well, by which settings may be chosen
+  "space": TEXT,  # of the objects, if not config.space
+  "model": BLOCK,  # the ResNet, if not config.pretrain.model
+  "options": BLOCK,  # fields of OPTIONS that differ from those for VOC
+  "weights": TEXT,  # of "pretrained", if not those of `pretrain`
+  "compare": PAIRS,  # of starts, besides all to "random"
+  "precise_bn_iterations": WHOLE,  # batches; 200 by default
+  "interpolation": TEXT,  # of precision and recall; see evals.voc_ap
+  "num_examples": WHOLE,  # test images that are drawn with what was found
+  "num_workers": WHOLE,
+}
+KNOWN = REQUIRED | OPTIONAL | RECIPE | IMAGE_VALUES | MODEL
 # Of fields of their own.
 BLOCKS = {"options": OPTIONS, "optimizer": recipe.OPTIMIZER}
 
@@ -80,12 +114,13 @@ def read(
     UserError: likewise; about starts without weights, or that would share
       files; about the same images under two names.
   """
-  validate(given, OPTIONAL, name="detect", required=REQUIRED)
+  validate(given, KNOWN, name="detect", required=REQUIRED)
   inits, problems = dict(given["inits"]), []
   if ALONE in inits and given.get("weights"):
     inits[ALONE] = {"weights": given["weights"]} | dict(inits[ALONE])
+  validate(inits, dict.fromkeys(inits, BLOCK), name="detect.inits")
   for init, own in inits.items():
-    validate(own, (*RECIPE, "weights"), name=f"detect.inits.{init}")
+    validate(own, RECIPE | {"weights": TEXT}, name=f"detect.inits.{init}")
     has = bool(own.get("weights"))
     if init == RANDOM and has:
       problems.append(f"inits.{RANDOM} has weights: give it another name")
@@ -197,36 +232,26 @@ def options_of(
     UserError: listing unknown names, and numbers that cannot be.
   """
   given = dict(given or {})
-  if unknown := given.keys() - set(OPTIONS):
+  if unknown := given.keys() - OPTIONS.keys():
     raise unknown_names("config.detect.options", sorted(unknown), OPTIONS)
+  check_values("config.detect.options", given, OPTIONS)
   # JSON has no tuples, and what is compiled for options must hash them.
   plain = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
   options, problems = Options(**plain), []
-  whole = [n for n, v in Options()._asdict().items() if isinstance(v, int)]
-  problems += [
-    f"{name}={value!r} is no whole number above 0"
-    for name in whole
-    if not isinstance(value := getattr(options, name), int) or value < 1
-  ]
-  for name in ("sizes", "ratios"):
-    values = getattr(options, name)
-    if not values or not all(x > 0 for x in values):
-      problems.append(f"{name}={values} are not all above 0")
-  if not problems:
-    for part, total in (
-      ("max_positive_anchors", "num_anchors"),
-      ("max_foreground", "num_rois"),
-      ("post_top", "pre_top"),
-      ("test_post_top", "test_pre_top"),
-    ):
-      few, many = getattr(options, part), getattr(options, total)
-      if few > many:
-        problems.append(f"{part}={few} is more than {total}={many}")
-    if min(options.sizes) > (side := min(short_sides)):
-      problems.append(
-        f"the anchors' sizes {options.sizes} are all longer than the images' "
-        f"shorter side of {side} px"
-      )
+  for part, total in (
+    ("max_positive_anchors", "num_anchors"),
+    ("max_foreground", "num_rois"),
+    ("post_top", "pre_top"),
+    ("test_post_top", "test_pre_top"),
+  ):
+    few, many = getattr(options, part), getattr(options, total)
+    if few > many:
+      problems.append(f"{part}={few} is more than {total}={many}")
+  if min(options.sizes) > (side := min(short_sides)):
+    problems.append(
+      f"the anchors' sizes {options.sizes} are all longer than the images' "
+      f"shorter side of {side} px"
+    )
   if problems:
     raise UserError(f"config.detect.options: {'; '.join(problems)}.")
   return options

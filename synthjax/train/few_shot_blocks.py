@@ -3,17 +3,52 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import (
+  BLOCK,
+  COUNT,
+  FLAG,
+  NOT_NEGATIVE,
+  POSITIVE,
+  SHARE,
+  TEXT,
+  UserError,
+  check_values,
+  one_of,
+  unknown_names,
+)
 from synthjax.train.few_shot_methods import METHODS, options_of
 from synthjax.train.few_shot_tuning import ORDERS, PROTOCOLS
+from synthjax.train.tip_adapter import SETTINGS
 
-# Beside `name` and `kind`.
-FIELDS = (
-  "strategy",  # of the generated images; "rg{shots}" is that of real guidance
-  "filter",  # None, "clip" or "real"
-  "options",  # of the function of METHODS
-)
-FILTERS = (None, "clip", "real")
+FIELDS = {
+  "name": TEXT,
+  "kind": one_of(METHODS),
+  "strategy": TEXT,  # of the generated images; "rg{shots}": of real guidance
+  "filter": one_of(("clip", "real")),
+  "options": BLOCK,  # of the function of METHODS
+}
+# Of all kinds; `few_shot_methods.options_of` tells which takes which.
+OPTIONS = {
+  "order": one_of(ORDERS),
+  "protocol": one_of(PROTOCOLS),
+  "settings": one_of(SETTINGS),
+  "num_epochs": COUNT,
+  "batch_size": COUNT,
+  "real_batch_size": COUNT,
+  "lr": POSITIVE,
+  "weight_decay": NOT_NEGATIVE,
+  "clip_norm": POSITIVE,
+  "temperature": POSITIVE,
+  "soft_weight": SHARE,
+  "label_smoothing": SHARE,
+  "bias": FLAG,
+  "decay_bias": FLAG,
+  "per_class": COUNT,
+  "best_class_only": FLAG,
+  "trained": FLAG,
+  "num_context": COUNT,
+  "max_steps": COUNT,
+}
 TUNED = ("classifier", "retrieval")  # kinds that have a protocol
 
 
@@ -36,7 +71,7 @@ def read(
   """Reads the methods of a config's blocks.
 
   Args:
-    blocks: of name, kind and some of FIELDS.
+    blocks: of name, kind and others of FIELDS.
     protocol: of the tuned methods that name none, a key of PROTOCOLS.
     taken: names that no method may have.
 
@@ -59,17 +94,14 @@ def _read(
   number: int, block: Mapping[str, Any], protocol: str | None
 ) -> Method:
   method = Method(**block)
-  if method.kind not in METHODS:
-    raise unknown_names("kind of method,", [method.kind], METHODS)
+  check_values(f"config.few_shot.methods[{number}]", block, FIELDS)
   options, known = dict(method.options or {}), options_of(method.kind)
   if unknown := [name for name in options if name not in known]:
     where = f"config.few_shot.methods[{number}].options field"
     raise unknown_names(where, unknown, known)
   if method.kind in TUNED:
     options.setdefault("protocol", protocol or PROTOCOLS[0])
-  for name, allowed in (("order", ORDERS), ("protocol", PROTOCOLS)):
-    if options.get(name, allowed[0]) not in allowed:
-      raise unknown_names(name, [options[name]], allowed)
+  check_values(f"config.few_shot.methods[{number}].options", options, OPTIONS)
   order = options.get("order", "mix")
   needs = method.kind == "classifier" and order != "real"
   if needs != (method.strategy is not None):
@@ -78,9 +110,9 @@ def _read(
       f"{'generated' if needs else 'real'} images: "
       f"{'give' if needs else 'leave out'} its strategy."
     )
-  if method.filter not in FILTERS or (method.filter and not method.strategy):
+  if method.filter and not method.strategy:
     raise UserError(
-      f"The method {method.name!r} has filter={method.filter!r}: 'clip' and "
-      "'real' filter the images of a strategy."
+      f"The method {method.name!r} has filter={method.filter!r}, and no "
+      "strategy whose images that would filter."
     )
   return method._replace(options=options)

@@ -9,30 +9,48 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from synthjax.errors import UserError
-from synthjax.train import named_recipe
+from synthjax.errors import (
+  BLOCK,
+  COUNT,
+  POSITIVE,
+  SHARE,
+  SIDES,
+  TEXT,
+  WHOLE,
+  Kind,
+  UserError,
+  check_values,
+  one_of,
+)
+from synthjax.train import named_recipe, recipe
 from synthjax.train.moco import MocoState
 from synthjax.train.objective import Objective
 from synthjax.train.supervised import SupervisedState
 
 # What a recipe holds; `inits` may give each initialisation its own values.
-RECIPE = (
-  "recipe",  # of train.recipe.RECIPES: what is left out below
-  "epochs",
-  "batch_size",
-  "optimizer",  # see train.recipe.make_optimizer; lr may list several
-  "method",  # of METHODS: what is trained, everything by default
-  "augment",  # of data.views.VIEWS; "none" where the device augments
-  "device_augment",  # these four as in `pretrain`
-  "source_size",
-  "label_smoothing",
-  "mix",
-  "num_workers",
-  "log_every",
-  "checkpoint_every",
-)
-REQUIRED = ("epochs", "batch_size", "optimizer", "augment")
+# What the block `optimizer` may hold: several rates, of which one is chosen.
+OPTIMIZER = recipe.OPTIMIZER | {
+  "lr": Kind(
+    lambda x: POSITIVE.fits(x) or SIDES.fits(x), "a number above 0, or several"
+  )
+}
 METHODS = ("finetune", "linear")  # everything, or the head on frozen features
+RECIPE = {
+  "recipe": TEXT,  # of train.recipe.RECIPES: what is left out below
+  "epochs": POSITIVE,
+  "batch_size": COUNT,
+  "optimizer": BLOCK,  # see train.recipe.make_optimizer; lr may list several
+  "method": one_of(METHODS),  # what is trained, everything by default
+  "augment": TEXT,  # of data.views.VIEWS; "none" where the device augments
+  "device_augment": TEXT,  # these four as in `pretrain`
+  "source_size": COUNT,
+  "label_smoothing": SHARE,
+  "mix": BLOCK,
+  "num_workers": WHOLE,
+  "log_every": WHOLE,
+  "checkpoint_every": COUNT,
+}
+REQUIRED = ("epochs", "batch_size", "optimizer", "augment")
 
 HEADS = ("fc",)  # of a ResNet
 
@@ -58,6 +76,7 @@ def rates_of(fields: dict) -> tuple[float, ...]:
   lr = fields["optimizer"].get("lr")
   if lr is None:
     raise UserError("config.transfer.optimizer lacks lr, a learning rate.")
+  check_values("config.transfer.optimizer", {"lr": lr}, OPTIMIZER)
   return tuple(lr) if isinstance(lr, tuple | list) else (lr,)
 
 

@@ -9,7 +9,20 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import (
+  BELOW_ONE,
+  FLAG,
+  NOT_NEGATIVE,
+  NUMBERS,
+  POSITIVE,
+  SHARE,
+  WHOLE,
+  UserError,
+  check_fields,
+  check_values,
+  one_of,
+  unknown_names,
+)
 from synthjax.train.decay import DECAYS, everything, matrices
 
 Rate = Callable[[int], float]  # step -> learning rate
@@ -19,6 +32,11 @@ def cosine(lr: float, num_steps: int, warmup: int = 0) -> Rate:
   """Rises linearly over `warmup` steps, then falls to 0 along a cosine."""
   if not warmup:
     return optax.cosine_decay_schedule(lr, num_steps)
+  if warmup >= num_steps:
+    raise UserError(
+      f"The learning rate rises for {warmup} steps, but there are {num_steps}: "
+      "choose a shorter warm-up, or train for longer."
+    )
   return optax.warmup_cosine_decay_schedule(0.0, lr, warmup, num_steps)
 
 
@@ -151,6 +169,28 @@ def lars(
 
 OPTIMIZERS = {"adamw": adamw, "lars": lars, "sgd": sgd}
 
+# All that `make_optimizer` takes, for any optimizer and schedule.
+FIELDS = {
+  "name": one_of(OPTIMIZERS),
+  "lr": POSITIVE,
+  "rate": one_of(RATES),
+  "warmup": WHOLE,
+  "weight_decay": NOT_NEGATIVE,
+  "decay": one_of(DECAYS),
+  "clip_norm": POSITIVE,
+  # Of some optimizers.
+  "momentum": BELOW_ONE,
+  "nesterov": FLAG,
+  "trust_coefficient": POSITIVE,
+  # Of some schedules.
+  "warmup_lr": NOT_NEGATIVE,
+  "min_lr": NOT_NEGATIVE,
+  "fall_share": SHARE,
+  "falls": NUMBERS,
+  "fall_factor": POSITIVE,
+  "warmup_factor": SHARE,
+}
+
 
 def make_rate(
   name: str, *, lr: float, num_steps: int, warmup: int = 0, **options: Any
@@ -209,10 +249,6 @@ def with_rate(
   if unknown := options.keys() - options_of(OPTIMIZERS[name]):
     known = _named(with_rate) - {"name", "rate"} | options_of(OPTIMIZERS[name])
     raise unknown_names(f"option of {name},", sorted(unknown), known)
-  if weight_decay < 0:
-    raise UserError(
-      f"weight_decay={weight_decay} would grow the weights; give 0 or more."
-    )
   mask = None if decay == "all" else DECAYS[decay]
   tx = OPTIMIZERS[name](rate, weight_decay, mask, **options)
   if clip_norm is None:
@@ -242,11 +278,23 @@ def make_optimizer(
   Raises:
     UserError: about unknown names.
   """
+  given = {"name": name, "lr": lr, "rate": rate, "warmup": warmup} | fields
+  check_values("optimizer", given, FIELDS)
   of_rate, rest = split_options(rate, fields)
   schedule = make_rate(
     rate, lr=lr, num_steps=num_steps, warmup=warmup, **of_rate
   )
   return with_rate(name, schedule, **rest)
+
+
+def check_optimizer(fields: Mapping[str, Any], *, num_steps: int) -> None:
+  """Checks the block `optimizer` of a training of so many steps.
+
+  Raises:
+    UserError: as `make_optimizer`, or about what is missing.
+  """
+  check_fields("optimizer", fields, FIELDS, ("name", "lr"))
+  make_optimizer(num_steps=num_steps, **fields)
 
 
 def split_options(rate: str, fields: Mapping) -> tuple[dict, dict]:
@@ -269,9 +317,3 @@ def options_of(function: Callable) -> set[str]:
 def _named(function: Callable) -> set[str]:
   parameters = inspect.signature(function).parameters.values()
   return {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-
-
-# All that `make_optimizer` takes for any optimizer and schedule.
-FIELDS = (_named(make_optimizer) | _named(with_rate)).union(
-  *map(options_of, (*OPTIMIZERS.values(), *RATES.values()))
-) - {"num_steps"}

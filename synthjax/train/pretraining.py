@@ -13,13 +13,26 @@ import jax
 import numpy as np
 import optax
 
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import (
+  BELOW_ONE,
+  BLOCK,
+  BLOCK_LIST,
+  COUNT,
+  FLAG,
+  NOT_NEGATIVE,
+  POSITIVE,
+  SEEDS,
+  SHARE,
+  TEXT,
+  WHOLE,
+  UserError,
+  unknown_names,
+)
 from synthjax.train import (
   augment_device,
   mixing,
   monitoring,
   named_recipe,
-  optimizer,
 )
 from synthjax.train import supervised as labelled
 from synthjax.train.moco import moco as contrast
@@ -27,47 +40,68 @@ from synthjax.train.objective import Objective
 
 Fields = Mapping[str, Any]
 
-REQUIRED = (
-  "model",  # name, and the sizes that shall differ
-  "seeds",  # one training each
-  "image_size",  # px
-  "augment",  # of data.views.VIEWS; "none" where the device augments
-  "epochs",
-  "batch_size",
-  "optimizer",  # see train.recipe.make_optimizer
-  "log_every",
-  "checkpoint_every",
-)
-OPTIONAL = (
-  "recipe",  # of train.recipe.RECIPES: what is left out below and above
-  "objective",  # of train.pretraining.OBJECTIVES, which have more fields
-  "init",  # weights to start from, but for the head: a path or a reference
-  "strategy",  # of the prompts; none takes the images of all
-  "filter",  # takes only what `select` has kept
-  "num_classes",  # trains on the first so many; all by default
-  "images_per_class",  # trains on so many; all by default
-  "arms",  # several trainings: dicts of a name and the fields that differ
-  "validation",  # real images that show what was learnt; see data.real
-  "test",  # real images, opened once, at the end
-  "monitor",  # measures features on `validation` meanwhile; see monitoring
-  "device_augment",  # of train.augment_device.AUGMENTS
-  "repeats",  # of each image within a batch, as DeiT's augmentation
-  "source_size",  # px of what the device crops, if not image_size
-  "num_workers",
-  "fsdp",  # devices that share one copy of the state; see train.loop.fit
-)
+REQUIRED = {
+  "model": BLOCK,  # name, and the sizes that shall differ
+  "seeds": SEEDS,  # one training each
+  "image_size": COUNT,  # px
+  "augment": TEXT,  # of data.views.VIEWS; "none" where the device augments
+  "epochs": POSITIVE,
+  "batch_size": COUNT,
+  "optimizer": BLOCK,  # see train.recipe.make_optimizer
+  "log_every": WHOLE,
+  "checkpoint_every": COUNT,
+}
+OPTIONAL = {
+  "recipe": TEXT,  # of train.recipe.RECIPES: what is left out below and above
+  "objective": TEXT,  # of OBJECTIVES, which have more fields
+  "init": TEXT,  # weights to start from, but for the head: path or reference
+  "strategy": TEXT,  # of the prompts; none takes the images of all
+  "filter": FLAG,  # takes only what `select` has kept
+  "num_classes": COUNT,  # trains on the first so many; all by default
+  "images_per_class": COUNT,  # trains on so many; all by default
+  "arms": BLOCK_LIST,  # several trainings: a name and the fields that differ
+  "validation": BLOCK,  # real images that show what was learnt; see data.real
+  "test": BLOCK,  # real images, opened once, at the end
+  "monitor": BLOCK,  # measures on `validation` meanwhile; see monitoring
+  "device_augment": TEXT,  # of train.augment_device.AUGMENTS
+  "repeats": COUNT,  # of each image within a batch, as DeiT's augmentation
+  "source_size": COUNT,  # px of what the device crops, if not image_size
+  "num_workers": WHOLE,
+  "fsdp": COUNT,  # devices that share one copy of the state; train.loop.fit
+}
 # What an objective takes of its own.
 OWN = {
-  "supervised": ("label_smoothing", "ema_decay", "mix"),
-  "moco": ("moco", "knn"),
+  "supervised": {
+    "label_smoothing": SHARE,
+    "ema_decay": BELOW_ONE,
+    "mix": BLOCK,
+  },
+  "moco": {"moco": BLOCK, "knn": BLOCK},
 }
-KNOWN = (*REQUIRED, *OPTIONAL, *(name for own in OWN.values() for name in own))
-MOCO = ("queue_size", "dim", "momentum", "temperature", "num_groups")
+KNOWN = REQUIRED | OPTIONAL | OWN["supervised"] | OWN["moco"]
+MOCO = {
+  "queue_size": COUNT,
+  "dim": COUNT,
+  "momentum": SHARE,
+  "temperature": POSITIVE,
+  "num_groups": COUNT,
+}
 # Where there is no classifier, the k nearest of so many generated images vote
 # with their labels, or those of real ones, `pool`: see evals.knn.
 KNN = dict(k=20, temperature=0.07, num_images=50_000, pool=None)
-MIX = tuple(sorted(optimizer.options_of(mixing.mix)))
-BLOCKS = {"moco": MOCO, "knn": tuple(KNN), "mix": MIX}  # of fields of their own
+KNN_VALUES = {
+  "k": COUNT,
+  "temperature": POSITIVE,
+  "num_images": COUNT,
+  "pool": BLOCK,
+}
+MIX = {
+  "mixup_alpha": NOT_NEGATIVE,
+  "cutmix_alpha": NOT_NEGATIVE,
+  "switch_prob": SHARE,
+  "prob": SHARE,
+}
+BLOCKS = {"moco": MOCO, "knn": KNN_VALUES, "mix": MIX}  # of fields of their own
 
 
 # What the arms of one run share: the images, what they are measured on, and

@@ -7,17 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from synthjax.errors import COUNT, SEEDS, WHOLE, UserError, unknown_names
+from synthjax.errors import (
+  FLAG,
+  NOT_NEGATIVE,
+  NUMBERS,
+  POSITIVE,
+  WHOLE,
+  UserError,
+  check_fields,
+  check_values,
+  unknown_names,
+)
 from synthjax.train import optimizer
 from synthjax.train.optimizer import Rate
 
-# Of fields that all tasks have which train by steps; see errors.check_values.
-VALUES = {
-  "seeds": SEEDS,
-  "log_every": WHOLE,
-  "checkpoint_every": COUNT,
-  "num_workers": WHOLE,
-  "fsdp": COUNT,
+# What the block `optimizer` of a task may hold: all that `make_optimizer` takes
+# for any optimizer and schedule.
+OPTIMIZER = optimizer.FIELDS | {
+  "warmup_epochs": NOT_NEGATIVE,
+  "per_epoch": FLAG,
+  "epoch_lag": WHOLE,
+  "drops": NUMBERS,
+  "drop_factor": POSITIVE,
 }
 # What the paper and the methods that it uses state; lr is that of the batch
 # size beside it. "_from_in1k" starts from weights trained on the real IN-1K.
@@ -223,8 +234,7 @@ def make_optimizer(
   Raises:
     UserError: about unknown names, or drops that never come.
   """
-  if name not in optimizer.OPTIMIZERS:
-    raise unknown_names("optimizer", [name], optimizer.OPTIMIZERS)
+  check_values("optimizer", {"name": name} | fields, OPTIMIZER)
   rate = fields.get("rate", "cosine")
   of_rate, rest = optimizer.split_options(rate, fields)
   own = optimizer.options_of(make_rate)
@@ -253,9 +263,12 @@ def make_optimizer(
   )
 
 
-# All that `make_optimizer` takes for any optimizer and schedule: what the block
-# `optimizer` of a task may hold.
-OPTIMIZER = (optimizer.FIELDS | optimizer.options_of(make_rate)) - {
-  "num_steps",
-  "epochs",
-}
+def check_optimizer(fields: Mapping[str, Any], *, epochs: float) -> None:
+  """Checks the block `optimizer`, when nobody knows the number of steps yet.
+
+  Raises:
+    UserError: as `make_optimizer`.
+  """
+  check_values("optimizer", {"epochs": epochs}, {"epochs": POSITIVE})
+  check_fields("optimizer", fields, OPTIMIZER, ("name", "lr"))
+  make_optimizer(num_steps=10**9, epochs=epochs, **fields)
