@@ -1,125 +1,26 @@
-"""Released weights on the command line: list, fetch, convert, check."""
+"""Released weights on the command line: list, fetch, convert."""
 
-import functools
 import gzip
-import hashlib
-import http.server
 import importlib
-import json
 import os
 import pathlib
 import re
 import runpy
-import signal
-import socket
 import subprocess
 import sys
-import threading
-import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from tiny_release import SIZES, released_text, run
 
 from synthjax.convert import files, noised_clip
-from synthjax.convert.released import FAMILIES, RELEASED, File, Made, Released
-from synthjax.errors import UserError
-from synthjax.models.noised_clip import TextEncoder
+from synthjax.convert.released import FAMILIES, RELEASED
 from synthjax.text import tokenize
-from synthjax.weights import __main__ as weights
 
+pytest_plugins = ("release_server",)  # fixtures
 ROOT = pathlib.Path(__file__).parent.parent
-SIZES = dict(vocab_size=50, context=6, width=64, layers=1, heads=1, embed_dim=8)
-
-
-def released_text(dtype=np.float16):
-  """The noised CLIP's text tower under its released names, tiny and random."""
-  tokens = jax.ShapeDtypeStruct((1, SIZES["context"]), jnp.int32)
-  like = jax.eval_shape(TextEncoder(**SIZES).init, jax.random.key(0), tokens)
-  rng = np.random.default_rng(0)
-  variables = jax.tree.map(lambda x: rng.normal(size=x.shape), like)
-  state = noised_clip.to_released(variables, {})
-  return {k: np.ascontiguousarray(w, dtype) for k, w in state.items()}
-
-
-def parameters():
-  return sum(w.size for w in released_text().values())
-
-
-@pytest.fixture
-def publisher(tmp_path):
-  """A folder with the files of a tiny release, and their addresses."""
-  folder = tmp_path / "published" / "tiny"
-  folder.mkdir(parents=True)
-  save_file(released_text(), folder / "text.pt")
-  letters = tokenize._byte_letters()
-  ids = {piece: i for i, piece in enumerate([*letters, "ab", "<|endoftext|>"])}
-  (folder / "encoder.json").write_text(json.dumps(ids))
-  (folder / "vocab.bpe").write_text("#version: 0.2\na b\n")
-  return folder
-
-
-@pytest.fixture
-def server(publisher):
-  """Serves that folder; `server.asked` lists the paths asked for."""
-  asked = []
-
-  class Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-      pass
-
-    def do_GET(self):
-      asked.append(self.path)
-      super().do_GET()
-
-  made = http.server.ThreadingHTTPServer(
-    ("127.0.0.1", 0), functools.partial(Handler, directory=publisher.parent)
-  )
-  made.asked, made.url = asked, f"http://127.0.0.1:{made.server_port}"
-  thread = threading.Thread(target=made.serve_forever, args=(0.02,))
-  thread.start()
-  yield made
-  made.shutdown()
-  thread.join()
-  made.server_close()
-
-
-@pytest.fixture
-def tiny(tmp_path, publisher, server, monkeypatch):
-  """Puts "tiny" into the table; returns where it will lie."""
-  monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "cache"))
-  monkeypatch.delenv("SYNTHJAX_MIRROR", raising=False)
-  digest = hashlib.sha256((publisher / "vocab.bpe").read_bytes()).hexdigest()
-  at = f"{server.url}/tiny"
-  entry = Released(
-    "a tiny text tower",
-    (
-      File("text.pt", f"{at}/text.pt"),
-      File("encoder.json", f"{at}/encoder.json", None, 0.003),
-      File("vocab.bpe", f"{at}/vocab.bpe", digest[:8], 0.001, (f"{at}/v",)),
-    ),
-    {
-      "text.safetensors": Made(("text.pt",), "x.weights", parameters()),
-      "tokenizer.json": Made(("encoder.json", "vocab.bpe"), "x.tokenizer"),
-    },
-    "noised_clip",
-    "MIT",
-    "of this test",
-  )
-  monkeypatch.setitem(RELEASED, "tiny", entry)
-  return tmp_path / "cache" / "weights" / "tiny"
-
-
-def run(*args, code=0):
-  """Runs the command in this process."""
-  try:
-    weights.main(args)
-  except SystemExit as stop:
-    assert stop.code == code
-  else:
-    assert code == 0
 
 
 # --- the table --------------------------------------------------------------
@@ -389,147 +290,3 @@ def test_files_that_will_not_do_are_named(
   run("convert", "tiny", *(str(publisher / name) for name in given), code=2)
   err = capsys.readouterr().err
   assert words in err and err.startswith("synthjax: ")
-
-
-# --- check ------------------------------------------------------------------
-
-
-def test_a_check_reads_all_again(tiny, capsys):
-  run("fetch", "tiny")
-  run("check", "tiny")
-  out = capsys.readouterr().out
-  assert f"{parameters():,} parameters, float16" in out
-  assert "as first fetched" in out and "as published" in out
-
-
-@pytest.mark.faults
-def test_a_check_lists_all_that_is_wrong(tiny, capsys):
-  run("fetch", "tiny")
-  path = tiny / "text.pt"
-  data = bytearray(path.read_bytes())
-  data[-1] ^= 1
-  path.write_bytes(data)
-  variables, about = files.load_params(tiny / "text.safetensors", dtype=None)
-  jax.tree.leaves(variables)[0][..., 0] = np.nan
-  files.save_params(tiny / "text.safetensors", variables, about, dtype=None)
-  (tiny / "tokenizer.json").write_text("{}")
-  run("check", "tiny", code=2)
-  out, err = capsys.readouterr()
-  assert "CHANGED" in out and out.count("WRONG") == 2
-  for words in (
-    "text.pt has SHA-256",
-    "not finite",
-    f"Delete {tiny / 'tokenizer.json'} and run",
-  ):
-    assert words in err
-
-
-@pytest.mark.faults
-def test_another_model_s_size_is_noticed(tiny, monkeypatch, capsys):
-  run("fetch", "tiny")
-  entry = RELEASED["tiny"]
-  made = {"text.safetensors": Made(("text.pt",), None, 7)}
-  monkeypatch.setitem(RELEASED, "tiny", entry._replace(makes=made))
-  run("check", "tiny", code=2)
-  assert f"{parameters():,} parameters, the released model has 7" in (
-    capsys.readouterr().err
-  )
-
-
-def test_a_check_of_nothing_names_the_command(tiny, capsys):
-  run("check", "tiny", code=2)
-  assert "`python -m synthjax.weights fetch tiny`" in capsys.readouterr().err
-
-
-# --- the command line -------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-  ("args", "words"),
-  [
-    (["fetch", "glade"], "'glade'; did you mean 'glide'?"),
-    (["check", "clip_rn5"], "did you mean 'clip_rn50'?"),
-    (["list", "deits"], "did you mean 'deit_s'?"),
-    (["convert", "glid", "x"], "did you mean 'glide'?"),
-    (["fech", "glide"], "no command 'fech'; did you mean 'fetch'?"),
-    (["fetch"], "`fetch` needs a name"),
-    (["fetch", "glide", "--output=x"], "--output is for `convert` and `pack`"),
-  ],
-)
-def test_what_is_misspelt_ends_in_one_clean_message(args, words, capsys):
-  run(*args, code=2)
-  err = capsys.readouterr().err
-  assert err.startswith("synthjax: ") and words in err
-
-
-def test_an_interruption_keeps_what_was_fetched(tiny, monkeypatch, capsys):
-  def interrupted(*args, **kwargs):
-    raise KeyboardInterrupt
-
-  monkeypatch.setattr("synthjax.download.fetch", interrupted)
-  run("fetch", "tiny", code=130)
-  err = capsys.readouterr().err
-  assert "interrupted. What was fetched is kept" in err
-
-
-def start(*args, **env):
-  return subprocess.Popen(
-    [sys.executable, "-m", "synthjax.weights", *args],
-    cwd=ROOT,
-    env={**os.environ, "JAX_PLATFORMS": "cpu", **env},
-    stderr=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-
-
-@pytest.mark.faults
-def test_ctrl_c_ends_a_waiting_fetch_cleanly(tmp_path):
-  """Of the real table, from a mirror that says nothing."""
-  with socket.create_server(("127.0.0.1", 0)) as silent:
-    port = silent.getsockname()[1]
-    process = start(
-      "fetch",
-      "glide",
-      SYNTHJAX_CACHE=str(tmp_path),
-      SYNTHJAX_MIRROR=f"http://127.0.0.1:{port}",
-    )
-    connection, _ = silent.accept()
-    connection.recv(1)  # it has asked, and waits
-    process.send_signal(signal.SIGINT)
-    err = process.communicate(timeout=30)[1]
-    connection.close()
-  assert process.returncode == 130
-  assert "interrupted" in err and "Traceback" not in err
-
-
-@pytest.mark.faults
-def test_without_a_network_the_message_is_clear_and_soon(tmp_path):
-  with socket.socket() as closed:
-    closed.bind(("127.0.0.1", 0))
-    url = f"http://127.0.0.1:{closed.getsockname()[1]}"
-  began = time.monotonic()
-  process = start(
-    "fetch", "glide", SYNTHJAX_CACHE=str(tmp_path), SYNTHJAX_MIRROR=url
-  )
-  err = process.communicate(timeout=60)[1]
-  assert time.monotonic() - began < 30
-  assert process.returncode == 2 and "Traceback" not in err
-  assert f"{url}/glide/base.pt cannot be fetched" in err
-  assert "`python -m synthjax.weights convert NAME FILE`" in err
-
-
-def test_user_errors_are_what_the_command_raises():
-  with pytest.raises(UserError, match="no command"):
-    weights.run("frobnicate", [], None)
-
-
-def test_a_reader_that_has_enough_ends_the_list_quietly():
-  done = subprocess.run(
-    f"{sys.executable} -m synthjax.weights list | head -1",
-    shell=True,
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
-  assert done.stdout.startswith("name") and not done.stderr
