@@ -1,0 +1,40 @@
+"""What configs need: their argument, blocks that they share, and checks."""
+
+from synthjax.config.arguments import parse_arg
+from synthjax.config.blocks import exports, real_images, report
+from synthjax.config.fields import unknown_fields, validate
+from synthjax.config.models import (
+  EMBEDDED_PRESETS,
+  PRESETS,
+  embedded_world,
+  released_clip,
+  released_glide,
+  released_t5,
+)
+from synthjax.config.training import (
+  embedded_pretraining,
+  finetuning_on_cifar100,
+  use_deit_finetuning,
+  use_deit_recipe,
+)
+from synthjax.errors import unknown_names
+
+__all__ = [
+  "EMBEDDED_PRESETS",
+  "PRESETS",
+  "embedded_pretraining",
+  "embedded_world",
+  "exports",
+  "finetuning_on_cifar100",
+  "parse_arg",
+  "real_images",
+  "released_clip",
+  "released_glide",
+  "released_t5",
+  "report",
+  "unknown_fields",
+  "unknown_names",
+  "use_deit_finetuning",
+  "use_deit_recipe",
+  "validate",
+]
