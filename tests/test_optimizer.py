@@ -11,6 +11,7 @@ import pytest
 from synthjax.errors import UserError
 from synthjax.models.classifiers import make_classifier
 from synthjax.train import optimizer, recipe
+from synthjax.train.rates import constant, cosine, options_of, trapezoid
 
 STEPS_PER_EPOCH = 7  # so that no epoch is a round number of anything
 
@@ -18,7 +19,7 @@ STEPS_PER_EPOCH = 7  # so that no epoch is a round number of anything
 def curve(name):
   """Returns the learning rate of every step of a recipe, [epochs, steps]."""
   fields, epochs = recipe.RECIPES[name], recipe.RECIPES[name]["epochs"]
-  known = optimizer.options_of(recipe.make_rate) | {"warmup_lr", "min_lr"}
+  known = options_of(recipe.make_rate) | {"warmup_lr", "min_lr"}
   rate = recipe.make_rate(
     num_steps=STEPS_PER_EPOCH * epochs,
     epochs=epochs,
@@ -30,6 +31,45 @@ def curve(name):
 
 def half_cosine(share):
   return (1 + np.cos(np.pi * share)) / 2
+
+
+def test_the_rates_have_their_shapes():
+  fall = cosine(2.0, 100)
+  np.testing.assert_allclose(fall(50), 1.0, atol=1e-6)
+  np.testing.assert_allclose(fall(100), 0.0, atol=1e-6)
+  rate = trapezoid(2.0, 100, warmup=10)
+  values = [float(rate(i)) for i in (0, 5, 10, 70, 85, 100)]
+  np.testing.assert_allclose(values, [0, 1, 2, 2, 1, 0], atol=1e-6)
+  longer = trapezoid(2.0, 200, warmup=10)
+  assert float(longer(69)) == float(rate(69))
+  warm = cosine(2.0, 100, warmup=10)
+  np.testing.assert_allclose([warm(5), warm(10)], [1.0, 2.0], atol=1e-6)
+  assert float(constant(2.0, 9, warmup=4)(2)) == 1.0
+
+
+def test_sgd_decays_as_pytorch_does():
+  """Two steps by hand: v = 0.9 v + g + wd w, w -= lr v."""
+  tx = optimizer.make_optimizer(
+    "sgd", lr=0.1, num_steps=9, rate="constant", weight_decay=0.5
+  )
+  w, v = 1.0, 0.0
+  params = jnp.array(1.0)
+  state = tx.init(params)
+  for grad in (0.3, -0.2):
+    updates, state = tx.update(jnp.array(grad), state, params)
+    params = optax.apply_updates(params, updates)
+    v = 0.9 * v + grad + 0.5 * w
+    w -= 0.1 * v
+    np.testing.assert_allclose(params, w, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("change", "words"), [(dict(name="adm"), "adamw"), (dict(rate="c"), "cosine")]
+)
+def test_unknown_choices_name_the_known_ones(change, words):
+  arguments = dict(name="adamw", lr=0.1, num_steps=3) | change
+  with pytest.raises(ValueError, match=words):
+    optimizer.make_optimizer(arguments.pop("name"), **arguments)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from synthjax.data import pipeline
 from synthjax.errors import UserError
-from synthjax.train import checkpoint, loop, metrics, optimizer
+from synthjax.train import checkpoint, loop, metrics
 from synthjax.train import run as runs
 from synthjax.train.denoising import DenoisingState
 from synthjax.train.objective import Objective
@@ -324,45 +324,6 @@ def test_reading_processes_start_anywhere_and_change_nothing(monkeypatch):
   want = shares(1, monkeypatch, 3)
   found = shares(1, monkeypatch, 3, num_workers=2)
   np.testing.assert_array_equal(found, want)
-
-
-def test_the_rates_have_their_shapes():
-  cosine = optimizer.cosine(2.0, 100)
-  np.testing.assert_allclose(cosine(50), 1.0, atol=1e-6)
-  np.testing.assert_allclose(cosine(100), 0.0, atol=1e-6)
-  rate = optimizer.trapezoid(2.0, 100, warmup=10)
-  values = [float(rate(i)) for i in (0, 5, 10, 70, 85, 100)]
-  np.testing.assert_allclose(values, [0, 1, 2, 2, 1, 0], atol=1e-6)
-  longer = optimizer.trapezoid(2.0, 200, warmup=10)
-  assert float(longer(69)) == float(rate(69))
-  warm = optimizer.cosine(2.0, 100, warmup=10)
-  np.testing.assert_allclose([warm(5), warm(10)], [1.0, 2.0], atol=1e-6)
-  assert float(optimizer.constant(2.0, 9, warmup=4)(2)) == 1.0
-
-
-def test_sgd_decays_as_pytorch_does():
-  """Two steps by hand: v = 0.9 v + g + wd w, w -= lr v."""
-  tx = optimizer.make_optimizer(
-    "sgd", lr=0.1, num_steps=9, rate="constant", weight_decay=0.5
-  )
-  w, v = 1.0, 0.0
-  params = jnp.array(1.0)
-  state = tx.init(params)
-  for grad in (0.3, -0.2):
-    updates, state = tx.update(jnp.array(grad), state, params)
-    params = optax.apply_updates(params, updates)
-    v = 0.9 * v + grad + 0.5 * w
-    w -= 0.1 * v
-    np.testing.assert_allclose(params, w, rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-  ("change", "words"), [(dict(name="adm"), "adamw"), (dict(rate="c"), "cosine")]
-)
-def test_unknown_choices_name_the_known_ones(change, words):
-  arguments = dict(name="adamw", lr=0.1, num_steps=3) | change
-  with pytest.raises(ValueError, match=words):
-    optimizer.make_optimizer(arguments.pop("name"), **arguments)
 
 
 def test_a_batch_that_does_not_split_is_refused(monkeypatch):

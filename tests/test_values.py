@@ -21,6 +21,7 @@ from synthjax.train import (
   mixing,
   optimizer,
   pretraining,
+  rates,
   recipe,
 )
 from synthjax.train.regions import Options
@@ -93,8 +94,8 @@ def test_what_a_field_cannot_be_is_refused(task, block, field, kind, tmp_path):
 
 
 def test_the_tables_name_all_that_the_functions_take():
-  named = optimizer.options_of
-  schedules = set().union(*map(named, optimizer.RATES.values()))
+  named = rates.options_of
+  schedules = set().union(*map(named, rates.RATES.values()))
   kinds = set().union(*map(named, optimizer.OPTIMIZERS.values()))
   common = {"name", "lr", "rate", "warmup", *named(optimizer.with_rate)}
   assert optimizer.FIELDS.keys() == common | schedules | kinds

@@ -18,8 +18,8 @@ from synthjax.errors import (
   check_values,
   unknown_names,
 )
-from synthjax.train import optimizer
-from synthjax.train.optimizer import Rate
+from synthjax.train import optimizer, rates
+from synthjax.train.rates import Rate, options_of
 
 # What the block `optimizer` of a task may hold: all that `make_optimizer` takes
 # for any optimizer and schedule.
@@ -171,7 +171,7 @@ def make_rate(
     lr: the highest learning rate.
     num_steps: of the whole training.
     epochs: of the whole training.
-    rate: of the schedule, a key of `optimizer.RATES`.
+    rate: of the schedule, a key of `rates.RATES`.
     warmup: steps of the linear rise; or give
     warmup_epochs: epochs of it.
     per_epoch: keeps the rate of an epoch's start until the next one, as MoCo
@@ -200,12 +200,12 @@ def make_rate(
     )
   if not per_epoch:
     warmup = warmup or round(warmup_epochs / epochs * num_steps)
-    return optimizer.make_rate(
+    return rates.make_rate(
       rate, lr=lr, num_steps=num_steps, warmup=warmup, **options
     )
   # The same schedule, of epochs in place of steps.
   warmup = warmup_epochs or warmup / num_steps * epochs
-  by_epoch = optimizer.make_rate(
+  by_epoch = rates.make_rate(
     rate, lr=lr, num_steps=epochs, warmup=warmup, **options
   )
 
@@ -237,11 +237,11 @@ def make_optimizer(
   check_values("optimizer", {"name": name} | fields, OPTIMIZER)
   rate = fields.get("rate", "cosine")
   of_rate, rest = optimizer.split_options(rate, fields)
-  own = optimizer.options_of(make_rate)
-  of_optimizer = optimizer.options_of(optimizer.with_rate)
-  of_optimizer |= optimizer.options_of(optimizer.OPTIMIZERS[name])
+  own = options_of(make_rate)
+  of_optimizer = options_of(optimizer.with_rate)
+  of_optimizer |= options_of(optimizer.OPTIMIZERS[name])
   if unknown := rest.keys() - own - of_optimizer:
-    known = own | of_optimizer | optimizer.options_of(optimizer.RATES[rate])
+    known = own | of_optimizer | options_of(rates.RATES[rate])
     raise unknown_names(
       "optimizer field", sorted(unknown), known - {"num_steps", "epochs"}
     )
