@@ -17,7 +17,7 @@ from synthjax.evals import classify, detected, voc_ap, voc_files
 from synthjax.evals.detected import Run
 from synthjax.models.classifiers import make_classifier
 from synthjax.tasks import detect
-from synthjax.train import detector_fields, pretrained, pretraining
+from synthjax.train import detector_fields, pretrained, pretraining_fields
 
 MODEL = dict(name="resnet_tiny", width=4, stage_sizes=(1, 1), stem="imagenet")
 ARMS = ("labels, 8", "MoCo")
@@ -86,7 +86,7 @@ def pretrain(workdir, arms=ARMS, model=MODEL):
       part: jax.tree.map(lambda x, part=part: draw[part](x.shape), tree)
       for part, tree in shapes.items()
     }
-    name = f"{pretraining.label_of(0, arm)}.safetensors"
+    name = f"{pretraining_fields.label_of(0, arm)}.safetensors"
     files.save_params(folder / name, variables, {"model": model})
     rows[name] = 1
   artifacts.finish(folder, spec, rows)

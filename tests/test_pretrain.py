@@ -15,7 +15,7 @@ from synthjax.data import pipeline, real, shards, spaces, views
 from synthjax.errors import UserError
 from synthjax.models.classifiers import make_classifier
 from synthjax.tasks import generate, pretrain
-from synthjax.train import checkpoint, pretraining, recipe, supervised
+from synthjax.train import checkpoint, pretraining_fields, recipe, supervised
 
 NUM_STEPS = 8
 
@@ -66,7 +66,9 @@ def draw(workdir, n=16, size=8):
 
 
 def weights_of(workdir, seed=0):
-  path = workdir / "pretrain" / f"{pretraining.label_of(seed)}.safetensors"
+  path = (
+    workdir / "pretrain" / f"{pretraining_fields.label_of(seed)}.safetensors"
+  )
   return files.load_params(path)
 
 

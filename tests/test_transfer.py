@@ -21,7 +21,7 @@ from synthjax.tasks import transfer
 from synthjax.train import (
   finetune,
   pretrained,
-  pretraining,
+  pretraining_fields,
   recipe,
   supervised,
 )
@@ -147,7 +147,7 @@ def test_every_arm_of_pretraining_is_a_start(tmp_path, config, opened):
   folder, spec = tmp_path / "pretrain", {"arms": {arm: {} for arm in arms}}
   artifacts.begin(folder, spec)
   for arm, variables in arms.items():
-    name = f"{pretraining.label_of(0, arm)}.safetensors"
+    name = f"{pretraining_fields.label_of(0, arm)}.safetensors"
     files.save_params(folder / name, variables, {"model": MODEL})
     rows[name] = 1
   artifacts.finish(folder, spec, rows)

@@ -20,7 +20,7 @@ from synthjax.train import (
   few_shot_methods,
   mixing,
   optimizer,
-  pretraining,
+  pretraining_fields,
   rates,
   recipe,
 )
@@ -107,8 +107,8 @@ def test_the_tables_name_all_that_the_functions_take():
   assert few_shot_blocks.OPTIONS.keys() == options
   assert set(few_shot_blocks.FIELDS) == set(few_shot_blocks.Method._fields)
   assert detector_fields.OPTIONS.keys() == set(Options._fields)
-  assert pretraining.MIX.keys() == named(mixing.mix)
-  assert pretraining.KNN.keys() == pretraining.KNN_VALUES.keys()
+  assert pretraining_fields.MIX.keys() == named(mixing.mix)
+  assert pretraining_fields.KNN.keys() == pretraining_fields.KNN_VALUES.keys()
 
   sizes = set().union(*(fields_of(make.func) for make in CLASSIFIERS.values()))
   assert SIZES.keys() == sizes - {"num_classes"}

@@ -30,6 +30,7 @@ from synthjax.train import (
   moco,
   monitoring,
   pretraining,
+  pretraining_fields,
   processes,
   recipe,
   supervised,
@@ -39,8 +40,8 @@ from synthjax.train import run as runs
 from synthjax.train.objective import Objective
 
 PROCESSES = "all"  # they train as one, and the first one writes
-KNOWN = pretraining.KNOWN
-BLOCKS = pretraining.BLOCKS | {"optimizer": recipe.OPTIMIZER}
+KNOWN = pretraining_fields.KNOWN
+BLOCKS = pretraining_fields.BLOCKS | {"optimizer": recipe.OPTIMIZER}
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -122,7 +123,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     for seed, variables in _train(
       name, block, source, space, folder, fsdp[name]
     ):
-      label = pretraining.label_of(seed, name)
+      label = pretraining_fields.label_of(seed, name)
       path = folder / f"{label}.safetensors"
       origin["num_images"] = len(source)
       files.save_params(path, variables, _describe(block, space, seed, origin))
@@ -167,11 +168,11 @@ def _describe(
 
 def read(config: ConfigDict) -> dict[str, dict]:
   """Returns each arm's block, its recipe filled in, and checks the names."""
-  return pretraining.read(config.pretrain.to_dict(), validate)
+  return pretraining_fields.read(config.pretrain.to_dict(), validate)
 
 
 def _is_moco(block: dict) -> bool:
-  return pretraining.name_of(block) == "moco"
+  return pretraining_fields.name_of(block) == "moco"
 
 
 def _inputs(block: dict) -> tuple[str, ...]:
@@ -223,7 +224,7 @@ def _train(
   objective = _make_objective(block, num_classes, num_steps)
   view = views.transforms(
     block["augment"],
-    image_size=pretraining.source_size(block),
+    image_size=pretraining_fields.source_size(block),
     num_classes=num_classes,
   )
   watch = _monitor(block, space, source)
@@ -240,7 +241,7 @@ def _train(
       objective,
       batches,
       folder=folder,
-      label=pretraining.label_of(seed, name),
+      label=pretraining_fields.label_of(seed, name),
       num_steps=num_steps,
       batch_size=block["batch_size"],
       seed=seed,
@@ -271,7 +272,7 @@ def _measure(block: dict, space: spaces.LabelSpace, source: Any) -> Callable:
   images that are near vote.
   """
   if _is_moco(block):
-    options = pretraining.KNN | (block.get("knn") or {})
+    options = pretraining_fields.KNN | (block.get("knn") or {})
     pool = _pool(options.pop("pool"), space, source, options.pop("num_images"))
     probes = {"knn": monitor.knn(len(space.classes), **options)}
   outputs_of = _outputs(block, None if _is_moco(block) else len(space.classes))

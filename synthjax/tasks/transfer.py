@@ -10,25 +10,15 @@ from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
 from synthjax.data import few_shot, pipeline, real, spaces, views
-from synthjax.errors import (
-  BLOCK,
-  COUNT,
-  PAIRS,
-  SEEDS,
-  SHOTS,
-  TEXT,
-  UserError,
-  check_values,
-  unknown_names,
-)
+from synthjax.errors import BLOCK, UserError, check_values, unknown_names
 from synthjax.evals import classify, finetuned
 from synthjax.models import positions
 from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.train import (
   finetune,
-  metrics,
   pretrained,
   pretraining,
+  pretraining_fields,
   processes,
   recipe,
   supervised,
@@ -37,25 +27,8 @@ from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
-
-REQUIRED = {
-  "train": BLOCK,  # real images: the pool of the shots; see data.real
-  "test": BLOCK,  # opened once, at the end
-  "inits": BLOCK,  # name of INITS -> what its recipe has of its own
-  "shots": SHOTS,  # of each class, several; None takes the whole pool
-  "seeds": SEEDS,  # of the shots, the head and the order of the batches
-  "image_size": COUNT,  # px
-}
-OPTIONAL = {
-  "validation": BLOCK,  # chooses between several learning rates
-  "space": TEXT,  # of the real images, if not config.space
-  "model": BLOCK,  # if not config.pretrain.model
-  "weights": TEXT,  # of the backbone, if not those of `pretrain`
-  "compare": PAIRS,  # of starts, told apart besides all from "random"
-  "fsdp": COUNT,  # devices that share one copy of the state; train.loop.fit
-}
-KNOWN = finetune.RECIPE | REQUIRED | OPTIONAL
-BLOCKS = {"optimizer": finetune.OPTIMIZER, "mix": pretraining.MIX}
+KNOWN = finetune.KNOWN
+BLOCKS = {"optimizer": finetune.OPTIMIZER, "mix": pretraining_fields.MIX}
 # "pretrained" stands for every arm of `pretrain`, by its name.
 INITS = {"random": BLOCK, "pretrained": BLOCK}
 _WEIGHTS = ".safetensors"
@@ -64,7 +37,7 @@ _WEIGHTS = ".safetensors"
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and names, and that the pool has shots enough."""
   block = config.transfer.to_dict()
-  validate(block, KNOWN, name="transfer", required=REQUIRED)
+  validate(block, KNOWN, name="transfer", required=finetune.TASK)
   if unknown := block["inits"].keys() - set(INITS):
     raise unknown_names("initialisation", sorted(unknown), INITS)
   check_values("config.transfer.inits", block["inits"], INITS)
@@ -97,8 +70,8 @@ def _check_recipe(block: dict, init: str) -> None:
       f"config.{name} lacks {', '.join(missing)}, and so does config.transfer."
     )
   views.transforms(fields["augment"], image_size=32, num_classes=2)
-  validate(fields.get("mix") or {}, pretraining.MIX, name=f"{name}.mix")
-  if problems := pretraining.contradictions(fields):
+  validate(fields.get("mix") or {}, pretraining_fields.MIX, name=f"{name}.mix")
+  if problems := pretraining_fields.contradictions(fields):
     raise UserError(f"config.{name} contradicts itself: {'; '.join(problems)}.")
   rates = finetune.rates_of(fields)
   for lr in rates:
@@ -164,12 +137,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   with artifacts.replace(folder, "results.json") as path:
     path.write_text(json.dumps(results, indent=2) + "\n")
   rows = {f"{run.label()}{_WEIGHTS}": 1 for run in every}
-  rows |= {
-    f"{run.label()}_metrics.jsonl": len(
-      metrics.read_rows(runs.metrics_file(folder, run.label()))
-    )
-    for run in every
-  }
+  rows |= runs.count_rows(folder, [run.label() for run in every])
   rows["results.json"] = len(results["rows"])
   artifacts.finish(folder, spec, rows)
   if processes.is_first():
@@ -231,7 +199,7 @@ def _finetune(
         few_shot.subset(pool, draw(run.seed)),
         views.transforms(
           fields["augment"],
-          image_size=pretraining.source_size(fields),
+          image_size=pretraining_fields.source_size(fields),
           num_classes=num_classes,
         ),
         batch_size=fields["batch_size"],

@@ -25,7 +25,7 @@ from synthjax.errors import (
   check_values,
   unknown_names,
 )
-from synthjax.train import named_recipe, pretraining, recipe
+from synthjax.train import named_recipe, pretraining_fields, recipe
 from synthjax.train.objective import Objective
 from synthjax.train.pretrained import ALONE, RANDOM
 from synthjax.train.regions import Options
@@ -131,7 +131,7 @@ def read(
       )
   if not inits or not given["seeds"]:
     problems.append("inits or seeds are empty: there is nothing to train")
-  if len({pretraining.file_stem(init) for init in inits}) < len(inits):
+  if len({pretraining_fields.file_stem(init) for init in inits}) < len(inits):
     problems.append(f"two of inits would share files: {', '.join(inits)}")
   splits = splits_of(given)
   for i, one in enumerate(splits):

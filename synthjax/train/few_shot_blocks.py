@@ -1,17 +1,25 @@
-"""Reads which few-shot methods are wanted from plain data."""
+"""What few-shot learning compares, from fields of plain data.
+
+The fields are those of the task `few_shot`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from synthjax.errors import (
   BLOCK,
+  BLOCK_LIST,
   COUNT,
   FLAG,
   NOT_NEGATIVE,
+  NUMBER,
   POSITIVE,
+  SEEDS,
   SHARE,
+  SHOTS,
   TEXT,
   UserError,
+  check_names,
   check_values,
   one_of,
   unknown_names,
@@ -20,6 +28,27 @@ from synthjax.train.few_shot_methods import METHODS, options_of
 from synthjax.train.few_shot_tuning import ORDERS, PROTOCOLS
 from synthjax.train.tip_adapter import SETTINGS
 
+REQUIRED = {
+  "methods": BLOCK_LIST,  # what is compared
+  "shots": SHOTS,  # of each class, several counts
+  "seeds": SEEDS,  # of the shots, of the images, and of all orders
+  "pool": BLOCK,  # real images that the shots are drawn from
+  "test": BLOCK,  # real images, opened once, at the end
+}
+KNOWN = REQUIRED | {
+  "test_parts": BLOCK,  # name -> real images reported beside them
+  "validation": BLOCK,  # real images, of which each class lends min(shots, 4)
+  # Of the shots: "nested", or "coop" for the draws of CoOp's code.
+  "sampler": TEXT,
+  "num_views": COUNT,  # of each shot, for methods that augment; 10 by default
+  "real_filter_margin": NUMBER,  # of filter="real"
+  "max_per_class": COUNT,  # that filter="real" keeps; 800 by default
+  # Of classifier tuning: "paper", or "released" for the code's.
+  "protocol": one_of(PROTOCOLS),
+  # Also reports that number; with "released" by default.
+  "best_epoch_on_test": FLAG,
+}
+# Of one method.
 FIELDS = {
   "name": TEXT,
   "kind": one_of(METHODS),
@@ -81,12 +110,8 @@ def read(
       does not need.
   """
   read = [_read(i, block, protocol) for i, block in enumerate(blocks)]
-  names = [*taken, *(method.name for method in read)]
-  if not read or len(set(names)) < len(names):
-    raise UserError(
-      f"config.few_shot.methods has the names {names[len(taken) :]}: at least "
-      f"one is needed, each once, and {', '.join(map(repr, taken))} is taken."
-    )
+  names = [method.name for method in read]
+  check_names("config.few_shot.methods", names, taken)
   return read
 
 

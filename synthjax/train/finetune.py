@@ -12,8 +12,11 @@ from flax import traverse_util
 from synthjax.errors import (
   BLOCK,
   COUNT,
+  PAIRS,
   POSITIVE,
+  SEEDS,
   SHARE,
+  SHOTS,
   SIDES,
   TEXT,
   WHOLE,
@@ -27,7 +30,6 @@ from synthjax.train.moco import MocoState
 from synthjax.train.objective import Objective
 from synthjax.train.supervised import SupervisedState
 
-# What a recipe holds; `inits` may give each initialisation its own values.
 # What the block `optimizer` may hold: several rates, of which one is chosen.
 OPTIMIZER = recipe.OPTIMIZER | {
   "lr": Kind(
@@ -35,6 +37,7 @@ OPTIMIZER = recipe.OPTIMIZER | {
   )
 }
 METHODS = ("finetune", "linear")  # everything, or the head on frozen features
+# What a recipe holds; `inits` may give each initialisation its own values.
 RECIPE = {
   "recipe": TEXT,  # of train.recipe.RECIPES: what is left out below
   "epochs": POSITIVE,
@@ -51,6 +54,28 @@ RECIPE = {
   "checkpoint_every": COUNT,
 }
 REQUIRED = ("epochs", "batch_size", "optimizer", "augment")
+# What the task `transfer` needs besides a recipe.
+
+TASK = {
+  "train": BLOCK,  # real images: the pool of the shots; see data.real
+  "test": BLOCK,  # opened once, at the end
+  "inits": BLOCK,  # name of INITS -> what its recipe has of its own
+  "shots": SHOTS,  # of each class, several; None takes the whole pool
+  "seeds": SEEDS,  # of the shots, the head and the order of the batches
+  "image_size": COUNT,  # px
+}
+KNOWN = (
+  RECIPE
+  | TASK
+  | {
+    "validation": BLOCK,  # chooses between several learning rates
+    "space": TEXT,  # of the real images, if not config.space
+    "model": BLOCK,  # if not config.pretrain.model
+    "weights": TEXT,  # of the backbone, if not those of `pretrain`
+    "compare": PAIRS,  # of starts, told apart besides all from "random"
+    "fsdp": COUNT,  # devices that share one copy of the state; train.loop.fit
+  }
+)
 
 HEADS = ("fc",)  # of a ResNet
 

@@ -8,7 +8,7 @@ from etils import epath
 
 from synthjax import artifacts
 from synthjax.errors import UserError
-from synthjax.train import pretraining
+from synthjax.train import pretraining_fields
 
 _WEIGHTS = ".safetensors"
 RANDOM = "random"  # a start without weights
@@ -44,7 +44,7 @@ def backbones(folder: epath.PathLike) -> dict[str, list[epath.Path]]:
 
 def _is_of(name: str, arm: str) -> bool:
   stem, _, seed = name.removesuffix(_WEIGHTS).rpartition("-s")
-  return stem == pretraining.file_stem(arm) and seed.isdigit()
+  return stem == pretraining_fields.file_stem(arm) and seed.isdigit()
 
 
 def _by_numbers(name: str) -> list[str | int]:
@@ -78,8 +78,8 @@ def starts(
       named = {init: [locate(own["weights"], field=field)]}
     else:
       named = backbones(folder)
-    stems = {pretraining.file_stem(name) for name in found}
-    if same := [n for n in named if pretraining.file_stem(n) in stems]:
+    stems = {pretraining_fields.file_stem(name) for name in found}
+    if same := [n for n in named if pretraining_fields.file_stem(n) in stems]:
       raise UserError(
         f"The starts {same} would share files with others of inits, "
         f"{list(found)}: give those other names."
@@ -92,7 +92,9 @@ def models_of(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   """Returns the model of each arm of the block `pretrain`; of ALONE without."""
   if not fields.get("arms"):
     return {ALONE: dict(fields["model"])} if fields.get("model") else {}
-  models = {n: a.get("model") for n, a in pretraining.arms_of(fields).items()}
+  models = {
+    n: a.get("model") for n, a in pretraining_fields.arms_of(fields).items()
+  }
   return {name: dict(model) for name, model in models.items() if model}
 
 

@@ -1,6 +1,7 @@
 """A training run that can be killed and started again."""
 
 import contextlib
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -122,6 +123,12 @@ def _parameters(outline: Any) -> str:
   return parameter_overview.get_parameter_overview(
     trained.get("params", trained), include_stats=False
   )
+
+
+def count_rows(folder: epath.PathLike, labels: Iterable[str]) -> dict[str, int]:
+  """Returns the files of the metrics of runs, with their rows."""
+  files = [metrics_file(folder, label) for label in labels]
+  return {file.name: len(metrics.read_rows(file)) for file in files}
 
 
 def metrics_file(folder: epath.PathLike, label: str) -> epath.Path:
