@@ -12,7 +12,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent import futures
 from importlib import metadata
 from typing import Any
@@ -119,6 +119,19 @@ def load(folder: epath.PathLike) -> dict[str, Any]:
   if not isinstance(manifest, dict) or {"spec", "files"} - manifest.keys():
     raise _corrupt(path, "it lacks the keys 'spec' and 'files'")
   return manifest
+
+
+def check_complete(
+  workdir: epath.PathLike, tasks: Iterable[str], *, planned: Collection[str]
+) -> None:
+  """Checks that tasks have been completed, but for those that are planned.
+
+  Raises:
+    UserError: as `load`.
+  """
+  for task in tasks:
+    if task not in planned:
+      load(epath.Path(workdir) / task)
 
 
 def digest(folder: epath.PathLike) -> str:

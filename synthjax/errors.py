@@ -80,6 +80,25 @@ def check_arguments(
   check_fields(name, fields, parameters, needed)
 
 
+def check_names(name: str, names: Sequence[str], taken: Iterable[str]) -> None:
+  """Checks names that tell things apart, such as the arms of an experiment.
+
+  Args:
+    name: of what lists them, such as "config.tune.arms".
+    names: that were given.
+    taken: that none may have.
+
+  Raises:
+    UserError: if there are none, one is given twice, or is taken.
+  """
+  taken = list(taken)
+  if not names or len({*names, *taken}) < len([*names, *taken]):
+    raise UserError(
+      f"{name} has the names {list(names)}: at least one is needed, each "
+      f"once, and {', '.join(map(repr, taken))} is taken."
+    )
+
+
 class Kind(NamedTuple):
   """What a field may hold, beside None."""
 

@@ -320,7 +320,7 @@ def test_a_recipe_by_name_is_trained(tmp_path, space):
     (MOCO | dict(knn=dict(pol=9)), "did you mean 'pool'"),
     (dict(monitor=dict(evry=9)), "monitor field 'evry'; did you mean 'every'"),
     (dict(monitor=dict(knn=dict(n=9))), r"monitor.knn field 'n'.*k, temper"),
-    (dict(monitor=7), "monitor=7 is not a block"),
+    (dict(monitor=7), "monitor=7: needed fields"),
     (
       dict(monitor=dict(every=0, knn=False, num_images=2.5)),
       "every must be a whole.*num_images must be.*not 2.5.*nothing to measure: "

@@ -153,7 +153,7 @@ def test_the_head_starts_as_the_zero_shot_classifier(tmp_path, encoder):
     ({"arms": (arm("a", data="reel"),)}, "did you mean 'real'"),
     ({"arms": (arm("a", batch_norm="batches"),)}, "did you mean 'batch'"),
     ({"arms": (arm("a"), arm("a"))}, "each once"),
-    ({"arms": ()}, "at least one"),
+    ({"arms": ()}, "needed one or more blocks"),
     ({"shots": None}, "pool and shots"),
     ({"shots": 4000}, "4000 real images"),
     ({"optimizer": dict(name="adam", lr=1)}, "did you mean 'adamw'"),

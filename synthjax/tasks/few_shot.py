@@ -27,18 +27,7 @@ from synthjax.data import (
 )
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder
-from synthjax.errors import (
-  BLOCK,
-  BLOCK_LIST,
-  COUNT,
-  FLAG,
-  NUMBER,
-  SEEDS,
-  SHOTS,
-  UserError,
-  one_of,
-  unknown_names,
-)
+from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
 from synthjax.progress import counter
 from synthjax.train import classifier, few_shot_blocks
@@ -46,27 +35,7 @@ from synthjax.train import few_shot_methods as methods
 from synthjax.train.few_shot_blocks import Method
 from synthjax.train.few_shot_tuning import Problem
 
-REQUIRED = {
-  "methods": BLOCK_LIST,  # what is compared
-  "shots": SHOTS,  # of each class, several counts
-  "seeds": SEEDS,  # of the shots, of the images, and of all orders
-  "pool": BLOCK,  # real images that the shots are drawn from
-  "test": BLOCK,  # real images, opened once, at the end
-}
-OPTIONAL = {
-  "test_parts": BLOCK,  # name -> real images reported beside them
-  "validation": BLOCK,  # real images, of which each class lends min(shots, 4)
-  # Of the shots: "nested", or "coop" for the draws of CoOp's code.
-  "sampler": one_of(few_shot.SAMPLERS),
-  "num_views": COUNT,  # of each shot, for methods that augment; 10 by default
-  "real_filter_margin": NUMBER,  # of filter="real"
-  "max_per_class": COUNT,  # that filter="real" keeps; 800 by default
-  # Of classifier tuning: "paper", or "released" for the code's.
-  "protocol": one_of(few_shot_blocks.PROTOCOLS),
-  # Also reports that number; with "released" by default.
-  "best_epoch_on_test": FLAG,
-}
-KNOWN = REQUIRED | OPTIONAL
+KNOWN = few_shot_blocks.KNOWN
 # Methods that look at augmented shots, and at validation images.
 AUGMENTED, SEARCHING = ("tip_adapter", "coop"), ("tip_adapter", "linear_probe")
 
@@ -74,7 +43,8 @@ AUGMENTED, SEARCHING = ("tip_adapter", "coop"), ("tip_adapter", "linear_probe")
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and methods, and that their images are there or will be."""
   block = config.few_shot.to_dict()
-  validate(block, KNOWN, name="few_shot", required=REQUIRED)
+  needed = few_shot_blocks.REQUIRED
+  validate(block, KNOWN, name="few_shot", required=needed)
   wanted = read_methods(block)
   searching = sorted({method.kind for method in wanted} & set(SEARCHING))
   if searching and not block.get("validation"):
@@ -82,15 +52,14 @@ def check(config: ConfigDict, workdir: str) -> None:
       f"config.few_shot has methods of the kinds {searching}, which search on "
       "`validation`: give real images for it."
     )
+  few_shot.check_sampler(block.get("sampler", "nested"))
   _check_strategies(config, wanted)
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
   for each in real.splits_of(block).values():
     real.check_real(each, space)
   real.check_pool(block["pool"], space, block["shots"])
-  for name in _inputs(wanted):
-    if name not in config.tasks:
-      artifacts.load(epath.Path(workdir) / name)
+  artifacts.check_complete(workdir, _inputs(wanted), planned=config.tasks)
 
 
 def _check_strategies(config: ConfigDict, wanted: Sequence[Method]) -> None:

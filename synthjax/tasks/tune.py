@@ -22,68 +22,15 @@ from synthjax.data import feature_sets, real, selection, spaces
 from synthjax.data import scores as stored
 from synthjax.data.feature_sets import Features
 from synthjax.encoders import check_encoder, heads, load_encoder
-from synthjax.errors import (
-  BLOCK,
-  BLOCK_LIST,
-  COUNT,
-  FLAG,
-  NOT_NEGATIVE,
-  POSITIVE,
-  SEEDS,
-  SHARE,
-  TEXT,
-  UserError,
-  unknown_names,
-)
+from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
 from synthjax.progress import counter
 from synthjax.text.prompts import STRATEGIES
 from synthjax.train import classifier
+from synthjax.train import classifier_fields as recipes
+from synthjax.train.classifier_fields import Arm
 
-REQUIRED = {
-  "arms": BLOCK_LIST,  # what is compared
-  # Of the order of the images, and of the images if there are several.
-  "seeds": SEEDS,
-}
-OPTIONAL = {
-  "test": BLOCK,  # real images, opened once, at the end; or heads alone
-  "test_parts": BLOCK,  # name -> real images reported beside them
-  "validation": BLOCK,  # real images on which choices can be made
-  "num_epochs": COUNT,
-  "batch_size": COUNT,
-  "best_epoch_on_test": FLAG,  # also reports the paper's own number
-}
-PASSED_ON = {  # to `classifier.tune_sets`
-  "lr": POSITIVE,
-  "weight_decay": NOT_NEGATIVE,
-  "clip_norm": POSITIVE,
-  "temperature": POSITIVE,
-  "bias": FLAG,  # False: as in the paper's text; the released code has one
-  "decay_bias": FLAG,
-}
-KNOWN = REQUIRED | OPTIONAL | PASSED_ON
-ARM_FIELDS = {
-  "name": TEXT,
-  "strategy": TEXT,
-  "filter": FLAG,
-  "soft_weight": SHARE,
-}
-ARM_OPTIONAL = {
-  "images_per_class": COUNT,  # so many by chance; all by default
-  "label_smoothing": SHARE,  # of the hard loss
-}
-ZERO_SHOT = arms.ZERO_SHOT
-
-
-class Arm(NamedTuple):
-  """One way of making a training set and learning from it."""
-
-  name: str
-  strategy: str  # of the prompts
-  filter: bool  # takes only what `select` has kept
-  soft_weight: float  # 0 is CE, 0.5 the paper's SCE
-  images_per_class: int | None = None
-  label_smoothing: float | None = None
+KNOWN = recipes.KNOWN
 
 
 class Trained(NamedTuple):
@@ -99,7 +46,7 @@ class Trained(NamedTuple):
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
   block = config.tune.to_dict()
-  validate(block, KNOWN, name="tune", required=REQUIRED)
+  validate(block, KNOWN, name="tune", required=recipes.REQUIRED)
   wanted = read_arms(block["arms"])
   known = set(STRATEGIES)
   if "prompts" in config and "prompts" in config.tasks:
@@ -117,9 +64,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   space = spaces.load_space(config.space)
   for each in real.splits_of(block).values():
     real.check_real(each, space)
-  for name in _inputs(wanted):
-    if name not in config.tasks:
-      artifacts.load(epath.Path(workdir) / name)
+  artifacts.check_complete(workdir, _inputs(wanted), planned=config.tasks)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -219,22 +164,8 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
-  """Reads the arms of a config.
-
-  Raises:
-    UserError: about misspelt or missing fields, or names that are not unique.
-  """
-  for i, block in enumerate(blocks):
-    known, name = ARM_FIELDS | ARM_OPTIONAL, f"tune.arms[{i}]"
-    validate(block, known, name=name, required=ARM_FIELDS)
-  read = [Arm(**block) for block in blocks]
-  names = [ZERO_SHOT, *(arm.name for arm in read)]
-  if not read or len(set(names)) < len(names):
-    raise UserError(
-      f"config.tune.arms has the names {names[1:]}: at least one arm is "
-      f"needed, each name once, and {ZERO_SHOT!r} is taken."
-    )
-  return read
+  """Reads the arms of a config; see `classifier_fields.read_arms`."""
+  return recipes.read_arms(blocks, validate, taken=(arms.ZERO_SHOT,))
 
 
 def _inputs(wanted: Sequence[Arm]) -> tuple[str, ...]:
@@ -267,7 +198,7 @@ def _fit(
     label_smoothing=arm.label_smoothing,
     num_epochs=num_epochs,
     validation=validation,
-    **{name: block[name] for name in PASSED_ON if name in block},
+    **{name: block[name] for name in recipes.PASSED_ON if name in block},
   )
 
 

@@ -9,7 +9,7 @@ import datetime
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -19,77 +19,28 @@ from synthjax.config import validate
 from synthjax.data import few_shot, generated, pipeline, real, spaces, views
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder, tower
-from synthjax.errors import (
-  BLOCK,
-  BLOCK_LIST,
-  COUNT,
-  FLAG,
-  POSITIVE,
-  SEEDS,
-  SHARE,
-  TEXT,
-  WHOLE,
-  UserError,
-  one_of,
-  unknown_names,
-)
+from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
 from synthjax.train import (
   classifier,
   encoder_tuning,
-  metrics,
   processes,
   recipe,
 )
+from synthjax.train import encoder_tuning_fields as recipes
 from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
+from synthjax.train.encoder_tuning_fields import Arm
 
 PROCESSES = "all"  # they train as one, and the first one writes
-
-REQUIRED = {
-  "arms": BLOCK_LIST,  # what is compared
-  "seeds": SEEDS,  # of the shots, and of the order of the images
-  "epochs": POSITIVE,
-  "batch_size": COUNT,
-  "optimizer": BLOCK,  # see train.recipe.make_optimizer
-  "test": BLOCK,  # real images, opened once, at the end
-}
-OPTIONAL = {
-  "pool": BLOCK,  # real images that the shots of data="real" are drawn from
-  "shots": COUNT,  # of each class
-  "strategy": TEXT,  # of the images of data="synthetic"
-  "filter": FLAG,  # of those, takes only what `select` has kept
-  "soft_weight": SHARE,  # of the teacher, for generated images; 0.5: the SCE
-  "temperature": POSITIVE,
-  "remat": FLAG,  # computes activations again, which saves memory
-  "log_every": WHOLE,
-  "checkpoint_every": COUNT,
-}
-KNOWN = REQUIRED | OPTIONAL
+KNOWN = recipes.KNOWN
 BLOCKS = {"optimizer": recipe.OPTIMIZER}
-ARM_REQUIRED = {
-  "name": TEXT,
-  "data": one_of(("real", "synthetic")),
-  "up_to": TEXT,  # the last rung of `encoder_tuning.ladder` that is tuned
-  "batch_norm": one_of(encoder_tuning.BATCH_NORMS),
-}
-ARM = ARM_REQUIRED | {"lr": POSITIVE}  # where it is not the optimizer's
-
-
-class Arm(NamedTuple):
-  """What is tuned, and on what."""
-
-  name: str
-  data: str
-  up_to: str
-  batch_norm: str
-  lr: float | None = None
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
   block = config.tune_encoder.to_dict()
-  validate(block, KNOWN, name="tune_encoder", required=REQUIRED)
+  validate(block, KNOWN, name="tune_encoder", required=recipes.REQUIRED)
   wanted = read_arms(block["arms"])
   space = spaces.load_space(config.space)
   check_encoder(**config.encoder.to_dict())
@@ -102,28 +53,13 @@ def check(config: ConfigDict, workdir: str) -> None:
     if not block.get("pool") or not block.get("shots"):
       raise UserError("config.tune_encoder needs pool and shots for real arms.")
     real.check_pool(block["pool"], space, [block["shots"]])
-  for name in _inputs(block, wanted):
-    if name not in config.tasks:
-      artifacts.load(epath.Path(workdir) / name)
+  inputs = _inputs(block, wanted)
+  artifacts.check_complete(workdir, inputs, planned=config.tasks)
 
 
 def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
-  """Reads the arms of a config.
-
-  Raises:
-    UserError: about misspelt or missing fields, or names that are not unique.
-  """
-  for i, block in enumerate(blocks):
-    name = f"tune_encoder.arms[{i}]"
-    validate(block, ARM, name=name, required=ARM_REQUIRED)
-  read = [Arm(**block) for block in blocks]
-  names = [arms.ZERO_SHOT, *(arm.name for arm in read)]
-  if not read or len(set(names)) < len(names):
-    raise UserError(
-      f"config.tune_encoder.arms has the names {names[1:]}: at least one is "
-      f"needed, each once, and {arms.ZERO_SHOT!r} is taken."
-    )
-  return read
+  """Reads the arms of a config; see `encoder_tuning_fields.read_arms`."""
+  return recipes.read_arms(blocks, validate, taken=(arms.ZERO_SHOT,))
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -157,8 +93,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     for seed in block["seeds"]:
       state, about = tune(seed)
       trained.append((about, state))
-      curve = runs.metrics_file(folder, _label(arm, seed))
-      rows[curve.name] = len(metrics.read_rows(curve))
+      rows |= runs.count_rows(folder, [_label(arm, seed)])
 
   # Nothing is trained for, or chosen by, what is opened from here on.
   opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -12,12 +12,13 @@ from flax import traverse_util
 from synthjax.errors import (
   BLOCK,
   COUNT,
+  NOT_NEGATIVE,
+  NUMBERS,
   PAIRS,
   POSITIVE,
   SEEDS,
   SHARE,
   SHOTS,
-  SIDES,
   TEXT,
   WHOLE,
   Kind,
@@ -33,7 +34,8 @@ from synthjax.train.supervised import SupervisedState
 # What the block `optimizer` may hold: several rates, of which one is chosen.
 OPTIMIZER = recipe.OPTIMIZER | {
   "lr": Kind(
-    lambda x: POSITIVE.fits(x) or SIDES.fits(x), "a number above 0, or several"
+    lambda x: NOT_NEGATIVE.fits(x) or NUMBERS.fits(x) and min(x) >= 0,
+    f"{NOT_NEGATIVE.words}, or several",
   )
 }
 METHODS = ("finetune", "linear")  # everything, or the head on frozen features

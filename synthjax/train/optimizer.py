@@ -73,7 +73,7 @@ OPTIMIZERS = {"adamw": adamw, "lars": lars, "sgd": sgd}
 # All that `make_optimizer` takes, for any optimizer and schedule.
 FIELDS = {
   "name": one_of(OPTIMIZERS),
-  "lr": POSITIVE,
+  "lr": NOT_NEGATIVE,
   "rate": one_of(RATES),
   "warmup": WHOLE,
   "weight_decay": NOT_NEGATIVE,
