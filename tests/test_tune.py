@@ -354,7 +354,7 @@ def images_of(found, **changes):
   [
     ({"epochs": 3}, "did you mean 'num_epochs'"),
     ({"arms": ()}, "needed one or more blocks"),
-    ({"arms": (ARMS[0], ARMS[0])}, "each name once"),
+    ({"arms": (ARMS[0], ARMS[0])}, "each once"),
     ({"arms": (dict(ARMS[0], strategy="enhance"),)}, "mean 'enhanced'"),
     ({"arms": (dict(ARMS[0], soft_wait=0.5),)}, "did you mean 'soft_weight'"),
     ({"arms": ({"name": "x"},)}, r"arms\[0\] lacks strategy"),
