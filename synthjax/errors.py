@@ -143,11 +143,13 @@ def one_of(names: Iterable[str]) -> Kind:
 
 FLAG = Kind(lambda x: isinstance(x, bool), "True or False")
 COUNT = Kind(_whole(1), "a whole number, 1 or more")
+SEVERAL = Kind(_whole(2), "a whole number, 2 or more")
 WHOLE = Kind(_whole(0), "a whole number, 0 or more")
 NUMBER = Kind(_number, "a number")
 POSITIVE = Kind(lambda x: _number(x) and x > 0, "a number above 0")
 NOT_NEGATIVE = Kind(lambda x: _number(x) and x >= 0, "a number, 0 or more")
 SHARE = Kind(lambda x: _number(x) and 0 <= x <= 1, "a number from 0 to 1")
+INSIDE = Kind(lambda x: _number(x) and 0 < x < 1, "a number between 0 and 1")
 BELOW_ONE = Kind(
   lambda x: _number(x) and 0 <= x < 1, "a number from 0, and below 1"
 )

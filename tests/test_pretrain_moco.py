@@ -15,6 +15,7 @@ from configs import (
   pretrain_moco,
 )
 from synthjax import artifacts
+from synthjax.config import validate
 from synthjax.convert import files
 from synthjax.data import real, shards
 from synthjax.errors import UserError
@@ -22,7 +23,7 @@ from synthjax.models import positions
 from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.report import curves
 from synthjax.tasks import pretrain, transfer
-from synthjax.train import metrics, named_recipe, recipe
+from synthjax.train import metrics, named_recipe, pretraining_fields, recipe
 
 MODEL = dict(name="resnet_tiny", width=16, stage_sizes=(1,))
 MOCO = dict(
@@ -397,7 +398,8 @@ def test_without_a_recipe_the_fields_must_be_there(tmp_path, space):
   ],
 )
 def test_configs_have_the_rates_of_the_paper(module, arg, lr):
-  [block] = pretrain.read(module.get_config(arg)).values()
+  given = module.get_config(arg).pretrain.to_dict()
+  [block] = pretraining_fields.read(given, validate).values()
   assert block["optimizer"]["lr"] == lr
   assert block.get("init") == ("x" if "init" in arg else None)
   assert not block.get("ema_decay")

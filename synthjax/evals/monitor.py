@@ -87,6 +87,23 @@ def linear_probe(
   return classify
 
 
+def make_probes(
+  options: Mapping[str, Mapping[str, Any]],
+  num_classes: int,
+  *,
+  fit: Callable[..., np.ndarray],
+) -> dict[str, Classify]:
+  """Returns the probes "knn" and "linear_probe" that have options.
+
+  Args:
+    options: of each probe, by its name.
+    num_classes: k.
+    fit: see `linear_probe`.
+  """
+  make = {"knn": knn, "linear_probe": partial(linear_probe, fit=fit)}
+  return {name: make[name](num_classes, **own) for name, own in options.items()}
+
+
 def spread(rows: Sequence[Any], most: int) -> np.ndarray:
   """Returns which of rows to take where `most` are enough: int [n], ascending.
 

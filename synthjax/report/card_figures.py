@@ -253,3 +253,15 @@ def _other_scores(folder: epath.PathLike) -> UserError:
     f"The scores are not of the images in {folder}: delete the folder `score` "
     "beside it yourself, and run the task `score` again."
   )
+
+
+def headline(card: Mapping[str, Any]) -> str:
+  """Returns the figures that tell most of a card, in a line."""
+  figures = card["quality"]["sets"]["all"]["figures"]
+  words = [
+    f"{name} {figures[name]:.3g}"
+    for name in ("frechet", "precision", "recall", "clip_score")
+    if figures.get(name) is not None
+  ]
+  near = card["duplicates"]["near_more_than_one"]
+  return f"{', '.join(words)}; {near:,} near duplicates"

@@ -25,7 +25,15 @@ from synthjax.encoders import (
   load_encoder,
   load_image_encoder,
 )
-from synthjax.errors import BLOCK, COUNT, SHARE, TEXT, WHOLE, Kind
+from synthjax.errors import (
+  BLOCK,
+  COUNT,
+  INSIDE,
+  SEVERAL,
+  TEXT,
+  WHOLE,
+  Kind,
+)
 from synthjax.progress import say
 from synthjax.report import card_encoders, card_figures, card_files
 from synthjax.text import prompts as texts
@@ -50,14 +58,10 @@ KNOWN = {
   "license": TEXT,
   "creator": TEXT,
   "url": TEXT,
-  "threshold": Kind(
-    lambda x: SHARE.fits(x) and 0 < x < 1, "a number between 0 and 1"
-  ),
+  "threshold": INSIDE,
   "neighbours": COUNT,
   "pairs": WHOLE,
-  "max_images": Kind(
-    lambda x: COUNT.fits(x) and x > 1, "a whole number, 2 or more"
-  ),
+  "max_images": SEVERAL,
   "encoders": Kind(lambda x: True, ""),  # see encoders.chosen
 }
 INPUTS = ("generate", "score")
@@ -72,9 +76,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   space = spaces.load_space(config.space)
   if block["real"]:
     real.check_real(block["real"], space)
-  for name in INPUTS:
-    if name not in config.tasks:
-      artifacts.load(epath.Path(workdir) / name)
+  artifacts.check_complete(workdir, INPUTS, planned=config.tasks)
 
 
 def read_block(config: ConfigDict) -> dict[str, Any]:
@@ -147,7 +149,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   artifacts.finish(
     folder, spec, files, quality=card["quality"]["sets"]["all"]["figures"]
   )
-  _tell(card)
+  say(f"card: {card_figures.headline(card)}")
 
 
 def _further(block: Mapping[str, Any]) -> chosen.Chosen:
@@ -290,14 +292,3 @@ def _made(
   card["models"] = models
   card["artwork"] = licences.artwork() if embedded else []
   return card
-
-
-def _tell(card: Mapping[str, Any]) -> None:
-  figures = card["quality"]["sets"]["all"]["figures"]
-  words = [
-    f"{name} {figures[name]:.3g}"
-    for name in ("frechet", "precision", "recall", "clip_score")
-    if figures.get(name) is not None
-  ]
-  near = card["duplicates"]["near_more_than_one"]
-  say(f"card: {', '.join(words)}; {near:,} near duplicates")

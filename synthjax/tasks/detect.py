@@ -5,8 +5,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -17,11 +15,12 @@ from synthjax.data import detection_batches, detection_sources, spaces
 from synthjax.data.resizing import to_original
 from synthjax.errors import unknown_names
 from synthjax.evals import detected, voc_ap, voc_files
+from synthjax.evals import results as result_files
 from synthjax.evals.detected import Run
 from synthjax.models.classifiers import make_classifier
 from synthjax.models.faster_rcnn import make_detector
 from synthjax.progress import counter
-from synthjax.train import detecting, detection, metrics, pretrained, processes
+from synthjax.train import detecting, detection, pretrained, processes
 from synthjax.train import detector_fields as recipes
 from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
@@ -79,12 +78,8 @@ def _backbones(block: dict, config: ConfigDict, workdir: epath.Path) -> dict:
   own = inits.get(pretrained.ALONE, {"weights": "none"})
   if "pretrain" in config.tasks and not own.get("weights"):
     inits = {k: v for k, v in inits.items() if k != pretrained.ALONE}
-    rng, images = jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)
-    for name, model in pretrained.models_of(config.pretrain.to_dict()).items():
-      resnet = make_classifier(num_classes=None, **model)
-      shapes = jax.eval_shape(resnet.init, rng, images)
-      zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-      planned[name] = pretrained.ALONE, zeros
+    zeros = pretrained.zeros_of(config.pretrain.to_dict(), make_classifier)
+    planned = {name: (pretrained.ALONE, own) for name, own in zeros.items()}
   starts = _starts(inits, workdir)
   return planned | {
     name: (init, files.load_params(own[0])[0] if own else None)
@@ -137,12 +132,10 @@ def run(config: ConfigDict, workdir: str) -> None:
   results |= detected.summarize(
     tested, names, validation=validation, compare=block.get("compare") or ()
   )
-  with artifacts.replace(folder, "results.json") as path:
-    path.write_text(json.dumps(results, indent=2) + "\n")
   rows |= {f"{one.label()}{_WEIGHTS}": 1 for one in every}
-  curves = [runs.metrics_file(folder, one.label()) for one in every]
-  rows |= {curve.name: len(metrics.read_rows(curve)) for curve in curves}
-  artifacts.finish(folder, spec, rows | {"results.json": len(results["rows"])})
+  rows |= runs.count_rows(folder, [one.label() for one in every])
+  rows |= result_files.write(folder, results)
+  artifacts.finish(folder, spec, rows)
   if processes.is_first():
     print(detected.table(results))
 

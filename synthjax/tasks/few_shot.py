@@ -5,7 +5,6 @@ opened, in one place; nothing that they show is used to choose anything.
 """
 
 import datetime
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -29,6 +28,7 @@ from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
+from synthjax.evals import results as result_files
 from synthjax.progress import counter
 from synthjax.train import classifier, few_shot_blocks
 from synthjax.train import few_shot_methods as methods
@@ -174,9 +174,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   released = block.get("protocol") == "released"
   if block.get("best_epoch_on_test", released):
     _add_best_epochs(results, block, wanted, make, tested["test"])
-  with artifacts.replace(folder, "results.json") as path:
-    path.write_text(json.dumps(results, indent=1) + "\n")
-  files["results.json"] = len(results["rows"])
+  files |= result_files.write(folder, results)
   artifacts.finish(
     folder,
     spec,

@@ -1,7 +1,6 @@
 """Trains backbones on generated images, with their labels or without."""
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 from etils import epath
@@ -46,19 +45,14 @@ BLOCKS = pretraining_fields.BLOCKS | {"optimizer": recipe.OPTIMIZER}
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the names in them, and that the images are there."""
-  arms = read(config)
+  arms = pretraining_fields.read(config.pretrain.to_dict(), validate)
   space = spaces.load_space(config.space)
   for block in arms.values():
     _check_arm(block, space)
-  common = next(iter(arms.values()))
-  pools = [(block.get("knn") or {}).get("pool") for block in arms.values()]
-  pools += [monitoring.pool_of(block) for block in arms.values()]
-  for images in (common.get("validation"), common.get("test"), *pools):
-    if images:
-      real.check_real(images, space)
-  for name in _inputs(common):
-    if name not in config.tasks:
-      artifacts.load(epath.Path(workdir) / name)
+  for images in pretraining_fields.real_images(arms):
+    real.check_real(images, space)
+  inputs = _inputs(next(iter(arms.values())))
+  artifacts.check_complete(workdir, inputs, planned=config.tasks)
 
 
 def _check_arm(block: dict, space: spaces.LabelSpace) -> None:
@@ -87,8 +81,9 @@ def run(config: ConfigDict, workdir: str) -> None:
 
   They are `<arm>-s<seed>.safetensors`, "backbone" where there are no arms.
   """
-  arms, workdir = read(config), epath.Path(workdir)
-  folder, space = workdir / "pretrain", spaces.load_space(config.space)
+  arms = pretraining_fields.read(config.pretrain.to_dict(), validate)
+  workdir, space = epath.Path(workdir), spaces.load_space(config.space)
+  folder = workdir / "pretrain"
   # Where the state lies is no part of what is trained: a run may go on with
   # other devices.
   fsdp = {name: block.pop("fsdp", None) or 1 for name, block in arms.items()}
@@ -103,21 +98,21 @@ def run(config: ConfigDict, workdir: str) -> None:
   spec = origin | (common if len(arms) == 1 else {"arms": arms})
   if artifacts.begin(folder, spec):
     return
+  kept = workdir / "select/selection.jsonl" if common.get("filter") else None
   drawn = generated.open_generated(
     workdir / "generate",
     strategy=common.get("strategy"),
-    selection=(
-      workdir / "select/selection.jsonl" if common.get("filter") else None
-    ),
+    selection=kept,
     decode=False,  # crops may do with a part of an image
   )
   rows, counts, trained, accuracies = {}, {}, {}, {}
   for name, block in arms.items():
     source, amount = drawn, block.get("images_per_class")
     if amount or block.get("num_classes"):
-      num_classes = _num_classes(block, space)
       source = amounts.take(
-        drawn, num_classes=num_classes, images_per_class=amount
+        drawn,
+        num_classes=_num_classes(block, space),
+        images_per_class=amount,
       )
     counts[name], measure = len(source), _measure(block, space, source)
     for seed, variables in _train(
@@ -126,9 +121,10 @@ def run(config: ConfigDict, workdir: str) -> None:
       label = pretraining_fields.label_of(seed, name)
       path = folder / f"{label}.safetensors"
       origin["num_images"] = len(source)
-      files.save_params(path, variables, _describe(block, space, seed, origin))
-      curve = runs.metrics_file(folder, label)
-      rows |= {path.name: 1, curve.name: len(metrics.read_rows(curve))}
+      description = pretraining_fields.describe(block, space)
+      description["training"] = origin | block | {"seed": seed}
+      files.save_params(path, variables, description)
+      rows |= {path.name: 1} | runs.count_rows(folder, [label])
       shown = f"{label}, kNN" if _is_moco(block) else label
       if block.get("validation"):
         accuracies[shown] = measure(variables, "validation")
@@ -148,27 +144,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       print(f"  {label}: {accuracy:.1%} of the real {split} images")
 
 
-def _describe(
-  block: dict, space: spaces.LabelSpace, seed: int, origin: dict
-) -> dict:
-  """Returns what is written beside the weights."""
-  classes = space.classes[: _num_classes(block, space)]
-  return {
-    "kind": "backbone" if _is_moco(block) else "classifier",
-    "model": block["model"],
-    "image_size": block["image_size"],
-    "space": space.name,
-    "classes": [c.name for c in classes],
-    "training": origin | block | {"seed": seed},
-  }
-
-
 # --- reading the config -----------------------------------------------------
-
-
-def read(config: ConfigDict) -> dict[str, dict]:
-  """Returns each arm's block, its recipe filled in, and checks the names."""
-  return pretraining_fields.read(config.pretrain.to_dict(), validate)
 
 
 def _is_moco(block: dict) -> bool:
@@ -293,12 +269,8 @@ def _monitor(
   """Returns (state) -> accuracies of probes of the features, if asked for."""
   if not (fields := block.get("monitor")):
     return None
-  fit = partial(monitor.linear_probe, fit=linear_probe.classify)
-  make = {"knn": monitor.knn, "linear_probe": fit}
-  probes = {
-    name: make[name](len(space.classes), **options)
-    for name, options in monitoring.options_of(fields).items()
-  }
+  options, fit = monitoring.options_of(fields), linear_probe.classify
+  probes = monitor.make_probes(options, len(space.classes), fit=fit)
   most, outputs_of = monitoring.num_images(fields), _outputs(block, None)
   return monitor.make_monitor(
     lambda state, images: outputs_of(backbone(_trained(state)), images),

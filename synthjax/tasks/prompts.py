@@ -12,69 +12,20 @@ from ml_collections import ConfigDict
 from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.data import captions, glosses, spaces
-from synthjax.errors import (
-  COUNT,
-  FLAG,
-  NAMED,
-  NOT_NEGATIVE,
-  SHARE,
-  TEXT,
-  TEXTS,
-  WHOLE,
-  UserError,
-  check_values,
-  one_of,
-  unknown_names,
-)
+from synthjax.errors import COUNT, NAMED, TEXTS
 from synthjax.progress import say
-from synthjax.text import enhance, sentences
+from synthjax.text import enhance, sentences, writer_fields
 from synthjax.text import prompts as texts
 
 REQUIRED = {"strategies": TEXTS}
 OPTIONAL = {
   "per_class": COUNT,  # texts of "enhanced"; 200 in the paper
-  "writer": NAMED,  # of "enhanced": "grammar", or a block with one of WRITERS
+  "writer": NAMED,  # of "enhanced": "grammar", or a block; see writer_fields
   "grammar": NAMED,  # of that writer: a name, or templates and slots
 }
 KNOWN = REQUIRED | OPTIONAL
-PER_CLASS, WRITER, GRAMMAR = 200, "grammar", "photo"
-# The fields of a writer's block, and the paper's values.
-WRITERS = {
-  "t5": {
-    "weights": None,
-    "tokenizer": None,  # its spiece.model
-    "dtype": "float32",
-    "batch_size": 256,
-    "max_length": 20,  # tokens, with the start
-    "temperature": 1.0,  # 0: always the likeliest token
-    "top_k": 50,  # 0: all
-    "top_p": 1.0,
-    "num_samples": None,  # of a class, at a time; None: per_class + 50
-    "article": False,  # "a" before the name, as in the authors' EuroSAT labels
-    "sentence_template": None,  # with {}; None: the space's first prompt
-    # Filters, none of which the paper has; see `text.sentences.Filters`.
-    "contains_class": False,
-    "min_words": 0,
-    "max_words": 0,
-    "blocklist": (),  # words, or a file with one on each line
-  },
-}
-WRITER_VALUES = {
-  "weights": TEXT,
-  "tokenizer": TEXT,
-  "dtype": one_of(("float32", "bfloat16")),
-  "batch_size": COUNT,
-  "max_length": COUNT,
-  "temperature": NOT_NEGATIVE,
-  "top_k": WHOLE,
-  "top_p": SHARE,
-  "num_samples": COUNT,
-  "article": FLAG,
-  "sentence_template": TEXT,
-  "contains_class": FLAG,
-  "min_words": WHOLE,
-  "max_words": WHOLE,
-}
+BLOCKS = {"writer": writer_fields.KNOWN}
+GRAMMAR = "photo"
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -85,7 +36,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   texts.check_strategies(block["strategies"])
   enhance.read_grammar(block.get("grammar", GRAMMAR))
   space = spaces.load_space(config.space)
-  writer = _writer(block)
+  writer = writer_fields.read(block, validate)
   if not writer and set(block["strategies"]) == {"enhanced"}:
     _warn_of_unused(config.space, space.prompts)
   if writer:
@@ -97,7 +48,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   block = config.prompts.to_dict()
   folder = epath.Path(workdir) / "prompts"
   space = spaces.load_space(config.space)
-  writer = _writer(block)
+  writer = writer_fields.read(block, validate)
   block.pop("writer", None)
   spec = {
     # A file of weights may move; what is in it may not change.
@@ -111,7 +62,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   if artifacts.begin(folder, spec):
     return
-  per_class = block.get("per_class", PER_CLASS)
+  per_class = block.get("per_class", writer_fields.PER_CLASS)
   written, summary = None, {}
   if writer:
     written, summary["writer"] = _write(writer, space, per_class, config.seed)
@@ -201,67 +152,6 @@ def _unknown_words(config: ConfigDict, rows: list[Any]) -> dict[str, list[str]]:
 
 
 # --- a language model as the writer -----------------------------------------
-
-
-def _writer(block: Mapping[str, Any]) -> dict[str, Any] | None:
-  """Returns every field of the writer's block, or None for the grammar.
-
-  Raises:
-    UserError: about an unknown writer or field, or listing every bad value.
-  """
-  writer = block.get("writer", WRITER)
-  if writer == WRITER or "enhanced" not in block["strategies"]:
-    return None
-  name = writer.get("name") if isinstance(writer, Mapping) else writer
-  if name not in WRITERS:
-    raise unknown_names("prompts.writer", [name], [WRITER, *WRITERS])
-  if not isinstance(writer, Mapping):
-    raise UserError(
-      f"config.prompts.writer={name!r} needs a block: dict(name={name!r}, "
-      "weights=..., tokenizer=...)."
-    )
-  if "grammar" in block:
-    raise UserError(
-      f"config.prompts has a grammar and the writer {name!r}, which reads "
-      "none: leave one of them out."
-    )
-  validate(
-    writer, WRITERS[name].keys(), name="prompts.writer", required=("name",)
-  )
-  check_values("config.prompts.writer", writer, WRITER_VALUES)
-  writer = WRITERS[name] | dict(writer)
-  if writer["num_samples"] is None:
-    writer["num_samples"] = block.get("per_class", PER_CLASS) + 50
-  template = writer["sentence_template"]
-  wrong = {
-    "max_length": writer["max_length"] < 2,
-    "top_p": not 0 < writer["top_p"] <= 1,
-    "max_words": 0 < writer["max_words"] < writer["min_words"],
-    "sentence_template": template is not None and template.count("{}") != 1,
-  }
-  if bad := [
-    f"{key}={writer[key]!r}" for key, is_bad in wrong.items() if is_bad
-  ]:
-    raise UserError(
-      f"config.prompts.writer has {', '.join(bad)}. Needed: max_length of 2 "
-      "or more, top_p in (0, 1], max_words of min_words or more (or 0), and "
-      "one {} in sentence_template."
-    )
-  writer["blocklist"] = _blocklist(writer["blocklist"])
-  return writer
-
-
-def _blocklist(listed: Any) -> tuple[str, ...]:
-  if not isinstance(listed, str):
-    return tuple(listed)
-  try:
-    lines = epath.Path(listed).expanduser().read_text().splitlines()
-  except OSError as error:
-    raise UserError(
-      f"Cannot read config.prompts.writer.blocklist={listed!r}: {error}. It is "
-      "a file with one word on each line, or a tuple of words."
-    ) from error
-  return sentences.read_blocklist(lines)
 
 
 def _identify(writer: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Finetunes classifiers on real images, from several initialisations."""
 
-import json
 from typing import Any
 
 from etils import epath
@@ -12,6 +11,7 @@ from synthjax.convert import files
 from synthjax.data import few_shot, pipeline, real, spaces, views
 from synthjax.errors import BLOCK, UserError, check_values, unknown_names
 from synthjax.evals import classify, finetuned
+from synthjax.evals import results as result_files
 from synthjax.models import positions
 from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.train import (
@@ -134,11 +134,9 @@ def run(config: ConfigDict, workdir: str) -> None:
       tested, validation, compare=block.get("compare") or ()
     ),
   }
-  with artifacts.replace(folder, "results.json") as path:
-    path.write_text(json.dumps(results, indent=2) + "\n")
   rows = {f"{run.label()}{_WEIGHTS}": 1 for run in every}
   rows |= runs.count_rows(folder, [run.label() for run in every])
-  rows["results.json"] = len(results["rows"])
+  rows |= result_files.write(folder, results)
   artifacts.finish(folder, spec, rows)
   if processes.is_first():
     print(finetuned.table(results))

@@ -7,7 +7,6 @@ opened once, after all training.
 
 import datetime
 import functools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder, tower
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
+from synthjax.evals import results as result_files
 from synthjax.train import (
   classifier,
   encoder_tuning,
@@ -110,9 +110,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       len(space.classes),
     ),
   }
-  with artifacts.replace(folder, "results.json") as path:
-    path.write_text(json.dumps(results, indent=1) + "\n")
-  rows["results.json"] = len(results["rows"])
+  rows |= result_files.write(folder, results)
   artifacts.finish(
     folder,
     spec,

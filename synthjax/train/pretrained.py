@@ -4,6 +4,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 from etils import epath
 
 from synthjax import artifacts
@@ -115,3 +117,22 @@ def model_of(fields: Mapping[str, Any], *, task: str) -> dict[str, Any]:
       f"config.pretrain whose arms have the same; found {models}."
     )
   return models[0]
+
+
+def zeros_of(
+  fields: Mapping[str, Any], make_model: Callable[..., Any]
+) -> dict[str, Any]:
+  """Returns zeros in the shapes of the backbones that `pretrain` will leave.
+
+  Args:
+    fields: of the task `pretrain`.
+    make_model: (num_classes=, **fields of the model) -> module.
+  """
+  rng, images = jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32)
+
+  def zeros(model):
+    backbone = make_model(num_classes=None, **model)
+    shapes = jax.eval_shape(backbone.init, rng, images)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+  return {name: zeros(model) for name, model in models_of(fields).items()}

@@ -158,6 +158,31 @@ def label_of(seed: int, arm: str = ALONE) -> str:
   return f"{file_stem(arm)}-s{seed}"
 
 
+def real_images(arms: Mapping[str, Fields]) -> list[Mapping[str, Any]]:
+  """Returns the blocks of real images that arms name, each once."""
+  found = []
+  for fields in arms.values():
+    found += [fields.get("validation"), fields.get("test")]
+    found += [(fields.get("knn") or {}).get("pool"), monitoring.pool_of(fields)]
+  return [x for i, x in enumerate(found) if x and x not in found[:i]]
+
+
+def describe(fields: Fields, space: Any) -> dict[str, Any]:
+  """Returns what is written beside the weights of an arm, and its label space.
+
+  Args:
+    fields: of the arm.
+    space: has a name, and classes with names.
+  """
+  return {
+    "kind": "backbone" if name_of(fields) == "moco" else "classifier",
+    "model": fields["model"],
+    "image_size": fields["image_size"],
+    "space": space.name,
+    "classes": [c.name for c in space.classes[: fields.get("num_classes")]],
+  }
+
+
 def name_of(fields: Fields) -> str:
   """Returns the key of OBJECTIVES, "supervised" where none is given."""
   return fields.get("objective") or "supervised"
