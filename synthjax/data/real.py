@@ -47,7 +47,7 @@ def check_real(block: Mapping[str, Any], space: Any) -> None:
     if fields["kind"] == "tfds":
       return
   if block.get("kind", "embedded") != "tfds":
-    open_real(block, space)
+    _open(block, space)
 
 
 def splits_of(block: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
