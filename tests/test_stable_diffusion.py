@@ -182,7 +182,8 @@ def test_many_queries_attend_as_few_do(monkeypatch):
   q, k, v = rng.normal(size=(3, 2, 8, 3, 4)).astype(np.float32)
   whole = attention.attend(q, k, v)
   monkeypatch.setattr(attention, "QUERIES", 2)
-  np.testing.assert_allclose(attention.attend(q, k, v), whole, rtol=1e-5)
+  few = attention.attend(q, k, v)
+  np.testing.assert_allclose(few, whole, atol=1e-6)  # of values of about 1
 
 
 @pytest.mark.parametrize("prediction", latents.PREDICTIONS)
