@@ -123,3 +123,17 @@ def test_the_tables_name_all_that_the_functions_take():
 def fields_of(module):
   names = {field.name for field in dataclasses.fields(module)}
   return names - {"parent", "name"}
+
+
+@pytest.mark.parametrize(
+  ("name", "task"),
+  [("tune_encoder.py", "tune_encoder"), ("sanity_pretrain.py", "pretrain")],
+)
+def test_images_of_a_strategy_that_is_not_drawn_are_refused(
+  name, task, tmp_path
+):
+  config = copy.deepcopy(load(name))
+  config[task]["strategy"] = "enhansed"
+  module = importlib.import_module(main.TASKS[task])
+  with pytest.raises(UserError, match="draws by, 'enhansed'; did you mean"):
+    module.check(ConfigDict(config), str(tmp_path))

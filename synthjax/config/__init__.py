@@ -2,7 +2,11 @@
 
 from synthjax.config.arguments import parse_arg
 from synthjax.config.blocks import exports, real_images, report
-from synthjax.config.fields import unknown_fields, validate
+from synthjax.config.fields import (
+  check_strategies,
+  unknown_fields,
+  validate,
+)
 from synthjax.config.models import (
   EMBEDDED_PRESETS,
   PRESETS,
@@ -22,6 +26,7 @@ from synthjax.errors import unknown_names
 __all__ = [
   "EMBEDDED_PRESETS",
   "PRESETS",
+  "check_strategies",
   "embedded_pretraining",
   "embedded_world",
   "exports",

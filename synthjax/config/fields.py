@@ -37,6 +37,27 @@ def validate(
     check_values(f"config.{name}", block, allowed)
 
 
+def check_strategies(config: Mapping, asked: Iterable[str]) -> None:
+  """Checks that a run will draw images by the strategies that are asked for.
+
+  Of a run that draws none, those that are there decide.
+
+  Args:
+    config: with the blocks `prompts` and `generate`.
+    asked: names of strategies, "rg16" for real guidance by 16 shots.
+
+  Raises:
+    UserError: naming those that no prompts are written by.
+  """
+  if not {"prompts", "generate"} <= {*config.tasks}:
+    return
+  guided = config.generate.get("real_guidance")
+  drawn = {*config.prompts.strategies}
+  drawn |= {f"rg{shots}" for shots in (guided.shots if guided else ())}
+  if unknown := sorted({*asked} - drawn):
+    raise unknown_names("strategy that this run draws by,", unknown, drawn)
+
+
 def unknown_fields(
   config: Mapping,
   fields: Iterable[str],

@@ -15,7 +15,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax import artifacts
-from synthjax.config import validate
+from synthjax.config import check_strategies, validate
 from synthjax.data import (
   feature_sets,
   few_shot,
@@ -26,7 +26,7 @@ from synthjax.data import (
 )
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder
-from synthjax.errors import UserError, unknown_names
+from synthjax.errors import UserError
 from synthjax.evals import arms
 from synthjax.evals import results as result_files
 from synthjax.progress import counter
@@ -66,20 +66,17 @@ def _check_strategies(config: ConfigDict, wanted: Sequence[Method]) -> None:
   """Checks that the run will draw what the methods learn from."""
   if "generate" not in config.tasks or "prompts" not in config.tasks:
     return
-  guided = config.generate.get("real_guidance")
-  known = {*config.prompts.strategies}
-  known |= {f"rg{shots}" for shots in (guided.shots if guided else ())}
   asked = {
     method.strategy.replace("{shots}", str(shots))
     for method in wanted
     if method.strategy
     for shots in config.few_shot.shots
   }
-  if unknown := sorted(asked - known):
-    raise unknown_names("strategy of a method,", unknown, known)
+  check_strategies(config, asked)
   if not any(name.startswith("rg") for name in asked):
     return
-  samplers = [x.get("sampler", "nested") for x in (config.few_shot, guided)]
+  blocks = config.few_shot, config.generate.real_guidance
+  samplers = [block.get("sampler", "nested") for block in blocks]
   if len(set(samplers)) > 1:
     raise UserError(
       "Images are drawn from the shots that are learned from: give config."

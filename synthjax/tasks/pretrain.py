@@ -7,7 +7,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax import artifacts
-from synthjax.config import validate
+from synthjax.config import check_strategies, validate
 from synthjax.convert import files
 from synthjax.data import (
   amounts,
@@ -51,8 +51,10 @@ def check(config: ConfigDict, workdir: str) -> None:
     _check_arm(block, space)
   for images in pretraining_fields.real_images(arms):
     real.check_real(images, space)
-  inputs = _inputs(next(iter(arms.values())))
-  artifacts.check_complete(workdir, inputs, planned=config.tasks)
+  common = next(iter(arms.values()))
+  if common.get("strategy"):
+    check_strategies(config, [common["strategy"]])
+  artifacts.check_complete(workdir, _inputs(common), planned=config.tasks)
 
 
 def _check_arm(block: dict, space: spaces.LabelSpace) -> None:

@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax import artifacts
-from synthjax.config import validate
+from synthjax.config import check_strategies, validate
 from synthjax.data import few_shot, generated, pipeline, real, spaces, views
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder, tower
@@ -53,6 +53,8 @@ def check(config: ConfigDict, workdir: str) -> None:
     if not block.get("pool") or not block.get("shots"):
       raise UserError("config.tune_encoder needs pool and shots for real arms.")
     real.check_pool(block["pool"], space, [block["shots"]])
+  if any(arm.data == "synthetic" for arm in wanted) and block.get("strategy"):
+    check_strategies(config, [block["strategy"]])
   inputs = _inputs(block, wanted)
   artifacts.check_complete(workdir, inputs, planned=config.tasks)
 
