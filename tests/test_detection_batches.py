@@ -240,7 +240,7 @@ def test_every_image_is_evaluated_once(source):
       assert batch["scale"][i] == pytest.approx(exact)
       assert batch["image"][i, 0, 0, 0] == number + 1
       valid = batch["valid"][i]
-      back = detection_batches.to_original(
+      back = resizing.to_original(
         batch["boxes"][i][valid], batch["size"][i], original
       )
       np.testing.assert_allclose(back, source[number]["boxes"], atol=1e-4)
@@ -258,7 +258,7 @@ def test_processes_share_each_batch_of_evaluation(source, monkeypatch):
 
 def test_detections_outside_of_an_image_are_clipped():
   boxes = np.array([[-5, 2, 30, 50]], np.float32)
-  back = detection_batches.to_original(boxes, [20, 30], [10, 60])
+  back = resizing.to_original(boxes, [20, 30], [10, 60])
   assert back.tolist() == [[0, 1, 60, 10]]
 
 

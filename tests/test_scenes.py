@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from synthjax.data import embedded, grounds, scenes, spaces, voc
+from synthjax.data import embedded, grounds, scenes, spaces, voc, voc_write
 from synthjax.errors import UserError
 
 
@@ -202,8 +202,8 @@ def test_grounds_vary_and_stay_in_range(size):
 
 def test_what_is_written_as_voc_comes_back(tmp_path):
   source = scenes.open_scenes("validation", 4)
-  assert scenes.write_scenes(tmp_path, source, split="val") == 4
   names = spaces.load_space("emoji16").class_names
+  assert voc_write.write_voc(tmp_path, source, names, split="val") == 4
   found = voc.open_voc(
     tmp_path, [("2007", "val")], {n: i for i, n in enumerate(names)}
   )

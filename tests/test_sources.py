@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.data import dataset_info, real, shards, sources, spaces
+from synthjax.data import (
+  dataset_info,
+  image_files,
+  real,
+  shards,
+  sources,
+  spaces,
+)
 from synthjax.errors import UserError
 
 CLASSES = {"cat": 7, "dog": 3}
@@ -87,7 +94,7 @@ def test_a_file_that_is_no_image_is_named_when_it_is_read(
   ],
 )
 def test_every_mode_becomes_rgb(mode, colour, want):
-  image = sources.to_rgb(Image.new(mode, (2, 2), colour))
+  image = image_files.to_rgb(Image.new(mode, (2, 2), colour))
   assert image.mode == "RGB"
   assert image.getpixel((0, 0)) == want
 
@@ -96,9 +103,9 @@ def test_a_palette_keeps_its_colours_and_its_transparency():
   image = Image.new("P", (2, 1))
   image.putpalette([*RED, 0, 0, 0])
   image.putdata([0, 1])
-  assert sources.to_rgb(image).getpixel((0, 0)) == RED
+  assert image_files.to_rgb(image).getpixel((0, 0)) == RED
   image.info["transparency"] = 1
-  assert sources.to_rgb(image).getpixel((1, 0)) == (255, 255, 255)
+  assert image_files.to_rgb(image).getpixel((1, 0)) == (255, 255, 255)
 
 
 def test_a_square_is_the_middle_of_the_image(tmp_path):

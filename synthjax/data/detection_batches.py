@@ -13,7 +13,6 @@ from synthjax.data import buckets as bucketing
 from synthjax.data.buckets import Plan, Shape
 from synthjax.data.pipeline import Batches
 from synthjax.data.resizing import all_resized, resize, resized
-from synthjax.data.resizing import to_original as to_original
 from synthjax.data.shards import Source
 from synthjax.data.voc import Detection
 from synthjax.errors import UserError
@@ -113,8 +112,8 @@ def eval_batches(
   Returns:
     Batches as those of `train_batches`, and index int32 [n], the row of the
     source; original_size int32 [n, 2], its height and width, which
-    `to_original` maps detections back with; and scale float32 [n], what its
-    sides were multiplied by before they were rounded.
+    `resizing.to_original` maps detections back with; and scale float32 [n],
+    what its sides were multiplied by before they were rounded.
 
   Raises:
     UserError: as `train_batches`.

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from PIL import Image
 from scipy import ndimage
 
 from synthjax.data import embedded, grounds, spaces
 from synthjax.data.shards import Example
 from synthjax.data.voc import Detection
-from synthjax.data.voc_write import write_voc
 from synthjax.errors import UserError
 
 SIZES = ((128, 128), (112, 144), (144, 112), (96, 160), (160, 96))  # (h, w)
@@ -97,24 +95,6 @@ def open_scenes(
     sizes=sizes,
     max_objects=MAX_OBJECTS,
   )
-
-
-def write_scenes(
-  path: epath.PathLike, scenes: Detection, space: Any = "emoji16", **fields: Any
-) -> int:
-  """Writes scenes in the layout of VOC, with the names of their classes.
-
-  Args:
-    path: of the folder that gets VOCdevkit.
-    scenes: of `open_scenes`.
-    space: their label space, or its name.
-    **fields: year, split and quality of `write_voc`.
-
-  Returns:
-    The number of scenes.
-  """
-  space = spaces.load_space(space) if isinstance(space, str) else space
-  return write_voc(path, scenes, space.class_names, **fields)
 
 
 def _annotate(compose: Any, index: int) -> Example:

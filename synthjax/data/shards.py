@@ -27,9 +27,7 @@ from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 from synthjax import cache
 from synthjax.artifacts import replace
 from synthjax.data.dataset_info import shard_name
-from synthjax.data.dataset_info import write_dataset_info as write_dataset_info
-from synthjax.data.encoded import decode_image
-from synthjax.data.encoded import encode_png as encode_png
+from synthjax.data.encoded import decode_image, encode_png
 from synthjax.errors import UserError
 
 Example = dict[str, Any]

@@ -13,8 +13,6 @@ from PIL import Image
 from synthjax.data import archives, class_names, coop_splits, image_files
 from synthjax.data.exports import parquet_read, png_folder, webdataset
 from synthjax.data.image_files import ENDINGS, Labelled
-from synthjax.data.image_files import to_rgb as to_rgb
-from synthjax.data.image_files import to_square as to_square
 from synthjax.data.shards import Example, open_shards
 from synthjax.errors import UserError, unknown_names
 

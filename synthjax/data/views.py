@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from synthjax.data import augment, encoded
+from synthjax.data.image_files import to_square
 from synthjax.data.pipeline import Example, Transform
-from synthjax.data.sources import to_square
 from synthjax.errors import UserError, unknown_names
 
 

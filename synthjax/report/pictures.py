@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from synthjax.data import shards
+from synthjax.data import encoded, shards
 from synthjax.report import reading
 from synthjax.report.reading import number
 
@@ -207,7 +207,7 @@ def shrink(image: np.ndarray, side: int = _JPEG_SIDE) -> tuple[str, bytes]:
     side has up to `side` px.
   """
   if max(image.shape[:2]) <= _PNG_SIDE:
-    return "image/png", shards.encode_png(image)
+    return "image/png", encoded.encode_png(image)
   small = Image.fromarray(image)
   small.thumbnail((side, side), Image.Resampling.LANCZOS)
   file = io.BytesIO()
