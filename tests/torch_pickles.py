@@ -89,6 +89,8 @@ def legacy_file(path, value, storages=None):
   """Writes a file as torch.save did before PyTorch 1.6; returns its path.
 
   Args:
+    path: of the file.
+    value: that is pickled.
     storages: (number of entries, bytes) by keys.
   """
   storages = {"0": (4, ONES)} if storages is None else storages

@@ -91,6 +91,9 @@ def _noise(
   """Sums octaves of noise, [h, w], mostly within 0 and 1.
 
   Args:
+    height: h.
+    width: w.
+    rng: draws the noise.
     keep: amplitude of an octave beside the one before; more is rougher.
   """
   total, power = np.zeros((1, 1), np.float32), 0.0
