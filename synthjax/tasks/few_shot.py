@@ -170,7 +170,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   released = block.get("protocol") == "released"
   if block.get("best_epoch_on_test", released):
-    _add_best_epochs(results, block, wanted, make, tested["test"])
+    _add_best_epochs(results, wanted, make, tested["test"])
   files |= result_files.write(folder, results)
   artifacts.finish(
     folder,
@@ -189,7 +189,7 @@ def _inputs(wanted: Sequence[Method]) -> tuple[str, ...]:
   return ("score", "select") if filtered else ("score",) if drawn else ()
 
 
-def _add_best_epochs(results, block, wanted, make, test) -> None:
+def _add_best_epochs(results, wanted, make, test) -> None:
   """Adds the accuracy of the best epoch, chosen on the test images.
 
   That is what the released code prints; it is too high, and stands apart.
