@@ -37,6 +37,21 @@ def private_folder() -> pathlib.Path:
   return folder
 
 
+def use_compilation_cache() -> pathlib.Path:
+  """Keeps compiled functions in a private folder, and returns it.
+
+  Raises:
+    UserError: if the folder cannot be made, or can be written by others.
+  """
+  import jax
+
+  folder = private_folder() / "jax"
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  return folder
+
+
 def weights_folder(name: str) -> pathlib.Path:
   """Returns where the files of a released checkpoint lie, if they do."""
   return private_folder() / "weights" / name

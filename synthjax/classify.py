@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from synthjax import cache
 from synthjax.data import image_files
 from synthjax.encoders import heads, load_encoder
 from synthjax.errors import UserError
@@ -123,6 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--json", action="store_true", help="a line a file")
   args = parser.parse_args(argv)
   try:
+    cache.use_compilation_cache()
     paths = find_images(args.images)
     known = load(args.workdir, arm=args.arm)
     width = max(len(str(path)) for path in paths)

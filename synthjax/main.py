@@ -8,6 +8,7 @@ the same command starts a run, resumes it, and extends it.
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import pathlib
@@ -42,6 +43,12 @@ TASKS = {
   "detect": "synthjax.tasks.detect",
   "export": "synthjax.tasks.export",
   "report": "synthjax.tasks.report",
+}
+
+# Blocks of what tasks load, and who tells the fields of each.
+LOADED = {
+  "generator": "synthjax.generators",
+  "encoder": "synthjax.encoders",
 }
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -170,21 +177,6 @@ def _check_all(
     raise UserError("\n".join(dict.fromkeys(problems)))
 
 
-def use_compilation_cache() -> pathlib.Path:
-  """Keeps compiled functions in a private folder, and returns it.
-
-  Raises:
-    UserError: if the folder cannot be made, or can be written by others.
-  """
-  import jax
-
-  folder = cache.private_folder() / "jax"
-  jax.config.update("jax_compilation_cache_dir", str(folder))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-  jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-  return folder
-
-
 def parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the command line and returns what is left of it.
 
@@ -196,7 +188,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   path, fields = _config_arguments(expanded)
   if path is not None:
     # The flag would load it too, but wraps what goes wrong in tracebacks.
-    if problem := unknown_fields(load_config(path), fields, fields_of):
+    config = load_config(path)
+    known = functools.partial(fields_of, config)
+    if problem := unknown_fields(config, fields, known):
       raise problem
   try:
     left = flags.FLAGS(argv)
@@ -207,15 +201,18 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   return left
 
 
-def fields_of(block: str) -> Collection[str]:
-  """Returns the fields that tasks read of a block, such as "detect.options".
+def fields_of(config: ConfigDict, block: str) -> Collection[str]:
+  """Returns the fields that are read of a block, such as "detect.options".
 
-  They are KNOWN of the task, and BLOCKS of the blocks in its own.
+  They are KNOWN of the task, and BLOCKS of the blocks in its own; of a block of
+  LOADED, those of the generator or encoder that it names.
   """
-  task, _, inner = block.partition(".")
-  if task not in TASKS:
+  outer, _, inner = block.partition(".")
+  if outer in LOADED and not inner:
+    return importlib.import_module(LOADED[outer]).fields_of(config[outer].name)
+  if outer not in TASKS:
     return ()
-  module = importlib.import_module(TASKS[task])
+  module = importlib.import_module(TASKS[outer])
   return getattr(module, "BLOCKS", {}).get(inner, ()) if inner else module.KNOWN
 
 
@@ -269,7 +266,7 @@ def _main(argv: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, _stop)
   if not flags.FLAGS["verbosity"].present:  # not given on the command line
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every step
-  use_compilation_cache()
+  cache.use_compilation_cache()
   workdir = os.path.expanduser(_WORKDIR.value)
   run_tasks(_CONFIG.value, workdir, shared=_SHARED.value)
 

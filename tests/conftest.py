@@ -28,9 +28,9 @@ def pytest_configure(config):
     # A test that passes on a CPU alone passes on a machine without more.
     jax.config.update("jax_platforms", "cpu")
   # Compiled functions outlive the run, so that the second one is fast.
-  from synthjax import main
+  from synthjax import cache
 
-  main.use_compilation_cache()
+  cache.use_compilation_cache()
 
 
 def pytest_collection_modifyitems(config, items):

@@ -22,7 +22,7 @@ import time
 
 from ml_collections import ConfigDict
 
-from synthjax import artifacts, main
+from synthjax import artifacts, cache, main
 from synthjax.tasks import generate, pretrain, score  # noqa: F401
 
 
@@ -44,7 +44,7 @@ def start(config: ConfigDict, workdir: pathlib.Path) -> int:
   os.dup2(log, 2)
   code = 1
   try:
-    main.use_compilation_cache()
+    cache.use_compilation_cache()
     main.run_tasks(config, str(workdir))
     code = 0
   except BaseException:

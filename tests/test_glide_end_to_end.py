@@ -101,7 +101,7 @@ from absl import flags
 flags.FLAGS.mark_as_parsed()
 import jax, numpy as np
 jax.config.update("jax_platforms", "cpu")
-from synthjax.main import use_compilation_cache
+from synthjax.cache import use_compilation_cache
 use_compilation_cache()
 from synthjax.generators import glide
 base, upsampler, target = sys.argv[1:]

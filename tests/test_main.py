@@ -10,7 +10,7 @@ import types
 import ml_collections
 import pytest
 
-from synthjax import artifacts, main
+from synthjax import artifacts, cache, main
 from synthjax.errors import UserError
 
 CONFIG = """
@@ -157,11 +157,11 @@ def jax_settings():
 
 def test_the_compilation_cache_is_private(jax_settings, tmp_path, monkeypatch):
   monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "cache"))
-  folder = main.use_compilation_cache()
+  folder = cache.use_compilation_cache()
   assert folder == tmp_path / "cache" / "jax"
   assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
   assert jax_settings.jax_compilation_cache_dir == str(folder)
-  assert main.use_compilation_cache() == folder  # as a second run finds it
+  assert cache.use_compilation_cache() == folder  # as a second run finds it
 
 
 def test_a_cache_that_others_can_write_is_refused(tmp_path, monkeypatch):
@@ -169,14 +169,14 @@ def test_a_cache_that_others_can_write_is_refused(tmp_path, monkeypatch):
   (tmp_path / "cache").chmod(0o777)
   monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "cache"))
   with pytest.raises(UserError, match="chmod 700"):
-    main.use_compilation_cache()
+    cache.use_compilation_cache()
 
 
 def test_a_cache_that_cannot_be_made_is_named(tmp_path, monkeypatch):
   (tmp_path / "file").write_text("")
   monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "file" / "cache"))
   with pytest.raises(UserError, match="SYNTHJAX_CACHE"):
-    main.use_compilation_cache()
+    cache.use_compilation_cache()
 
 
 def test_a_seed_must_be_a_whole_number(tasks, tmp_path):

@@ -23,13 +23,13 @@ WORDS = {
 
 
 def blocks(config):
-  """Yields the name of each task's block, and of those within it."""
-  for task in sorted(main.TASKS.keys() & config.keys()):
-    yield task, config[task]
-    inner = [k for k, v in config[task].items() if isinstance(v, ConfigDict)]
+  """Yields the name of each block that something reads, and of those within."""
+  for outer in sorted({*main.TASKS, *main.LOADED} & {*config.keys()}):
+    yield outer, config[outer]
+    inner = [k for k, v in config[outer].items() if isinstance(v, ConfigDict)]
     for name in inner:
-      if main.fields_of(f"{task}.{name}"):
-        yield f"{task}.{name}", config[task][name]
+      if main.fields_of(config, f"{outer}.{name}"):
+        yield f"{outer}.{name}", config[outer][name]
 
 
 @pytest.mark.parametrize("arg", ["", ":runlocal"])
@@ -38,9 +38,10 @@ def test_a_command_line_can_set_every_field_that_a_task_reads(
   path, arg, command_line
 ):
   fields = {"outer": {}, "inner": {}}
-  for name, block in blocks(main.load_config(f"{path}{arg}")):
+  plain = main.load_config(f"{path}{arg}")
+  for name, block in blocks(plain):
     where = fields["inner" if "." in name else "outer"]
-    for field in main.fields_of(name):
+    for field in main.fields_of(plain, name):
       kind = block.get_type(field) if field in block else object
       where[f"{name}.{field}"] = WORDS[kind]
   assert fields["outer"]
@@ -89,7 +90,11 @@ def test_values_are_read_as_python_has_them(command_line):
     "--config.tune.best_epoch_on_test",
     "--noconfig.tune.bias",
     "--config.score.filter_encoder={'name': 'clip'}",
+    "--config.generator.guidance_interval=(0.2, 0.8)",
+    "--config.encoder.resize=device",
   )
+  assert config.generator.guidance_interval == (0.2, 0.8)
+  assert config.encoder.resize == "device"
   assert config.card.license == "CC-BY-4.0"
   assert (config.generate.image_format, config.generate.quality) == ("jpeg", 90)
   assert config.tune.temperature == 2.5
@@ -105,6 +110,7 @@ def test_values_are_read_as_python_has_them(command_line):
     ("tune.arm.lr", "config.tune field 'arm'; did you mean 'arms'"),
     ("generate.real_guidance.pool", "generate has no real_guidance yet: give"),
     ("tune.lr.x", "config.tune.lr is a value"),
+    ("generator.guidance_intervall", "did you mean 'guidance_interval'"),
     ("encoder.dtyp", "config.encoder field 'dtyp'"),
   ],
 )

@@ -14,12 +14,12 @@ from synthjax.data import scores, shards
 RUN = """
 import json, os, pathlib, sys
 from ml_collections import ConfigDict
-from synthjax import main
+from synthjax import cache, main
 from synthjax.train import processes
 
 if "JAX_PROCESS_ID" in os.environ:
   processes.join()
-main.use_compilation_cache()
+cache.use_compilation_cache()
 fields = json.loads(pathlib.Path(sys.argv[1]).read_text())
 config = ConfigDict(fields | dict(tasks=tuple(fields["tasks"])))
 main.run_tasks(config, sys.argv[2])

@@ -1,7 +1,8 @@
 """Encoders of images and texts behind one interface."""
 
 import importlib
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -120,6 +121,15 @@ def check_encoder(name: str | None = None, **fields: Any) -> None:
   check_arguments("config.encoder", fields, module.load)
   check_values("config.encoder", fields, {"dtype": DTYPE})
   module.check(**fields)
+
+
+def fields_of(name: str) -> Collection[str]:
+  """Returns what config.encoder may hold of a encoder, besides `name`.
+
+  Raises:
+    UserError: about an unknown name.
+  """
+  return inspect.signature(_module(name).load).parameters
 
 
 def _module(name: str):

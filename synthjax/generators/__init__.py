@@ -1,7 +1,8 @@
 """Text-to-image generators behind one interface."""
 
 import importlib
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,6 +74,15 @@ def check_generator(name: str | None = None, **fields: Any) -> None:
   check_arguments("config.generator", fields, module.load)
   check_values("config.generator", fields, VALUES)
   module.check(**fields)
+
+
+def fields_of(name: str) -> Collection[str]:
+  """Returns what config.generator may hold of a generator, besides `name`.
+
+  Raises:
+    UserError: about an unknown name.
+  """
+  return inspect.signature(_module(name).load).parameters
 
 
 def num_steps(name: str, **fields: Any) -> int:
