@@ -1,5 +1,6 @@
 """From what a network predicts to what a sampler asks for."""
 
+import operator
 from collections.abc import Callable
 
 import jax
@@ -65,7 +66,7 @@ def check_interval(interval: tuple[int, int] | None, num_steps: int) -> None:
   if interval is None:
     return
   try:
-    low, high = (int(step) for step in interval)
+    low, high = (operator.index(step) for step in interval)
     fits = 0 <= low <= high < num_steps
   except (TypeError, ValueError):
     fits = False
