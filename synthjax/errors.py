@@ -163,6 +163,10 @@ SHOTS = Kind(
   _several(lambda x: x is None or _whole(1)(x), once=True),
   f"whole numbers, 1 or more, {_ONCE} (1, 16); {_ADDS_UP}",
 )
+RANGE = Kind(
+  lambda x: _several(_whole(0))(x) and len(x) == 2 and x[0] <= x[1],
+  "two whole numbers in ascending order, such as (100, 600)",
+)
 COUNTS = Kind(_several(_whole(1)), "whole numbers, 1 or more, such as (8, 16)")
 SIDES = Kind(
   _several(lambda x: _number(x) and x > 0), "numbers above 0, such as (16, 32)"

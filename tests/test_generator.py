@@ -6,7 +6,7 @@ import pytest
 import tiny_glide
 
 from synthjax.errors import UserError
-from synthjax.generators import glide
+from synthjax.generators import check_generator, glide
 
 PROMPTS = ["a red apple", "a fish", "a fish", "a car", "a tree"]
 
@@ -74,3 +74,10 @@ def test_an_interval_without_what_it_belongs_to_is_refused(options):
     glide.load(**options | changes, guidance_interval=(0, 500))
   with pytest.raises(UserError, match="two of 0 to 999"):
     glide.load(**options, guidance_interval=(500, 100))
+
+
+@pytest.mark.parametrize("interval", [(0.2, 0.8), (500, 100), (5,), 5, "ab"])
+def test_what_is_no_interval_is_refused_before_anything_runs(options, interval):
+  with pytest.raises(UserError, match="needed two whole numbers in ascending"):
+    check_generator("glide", **options | {"guidance_interval": interval})
+  check_generator("glide", **options, guidance_interval=(100, 500))

@@ -11,6 +11,7 @@ from synthjax.errors import (
   COUNT,
   DTYPE,
   NOT_NEGATIVE,
+  RANGE,
   check_arguments,
   check_values,
   unknown_names,
@@ -25,7 +26,12 @@ GENERATORS = {
 }
 
 # Of fields that several have.
-VALUES = {"batch_size": COUNT, "guidance_scale": NOT_NEGATIVE, "dtype": DTYPE}
+VALUES = {
+  "batch_size": COUNT,
+  "guidance_scale": NOT_NEGATIVE,
+  "guidance_interval": RANGE,
+  "dtype": DTYPE,
+}
 
 
 class Generator(NamedTuple):
