@@ -8,7 +8,6 @@ the same command starts a run, resumes it, and extends it.
 """
 
 import contextlib
-import functools
 import importlib
 import os
 import pathlib
@@ -188,9 +187,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   path, fields = _config_arguments(expanded)
   if path is not None:
     # The flag would load it too, but wraps what goes wrong in tracebacks.
-    config = load_config(path)
-    known = functools.partial(fields_of, config)
-    if problem := unknown_fields(config, fields, known):
+    if problem := unknown_fields(load_config(path), fields, fields_of):
       raise problem
   try:
     left = flags.FLAGS(argv)

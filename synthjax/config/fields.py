@@ -61,15 +61,16 @@ def check_strategies(config: Mapping, asked: Iterable[str]) -> None:
 def unknown_fields(
   config: Mapping,
   fields: Iterable[str],
-  known: Callable[[str], Iterable[str]] = lambda block: (),
+  known: Callable[[Mapping, str], Iterable[str]] = lambda config, block: (),
 ) -> UserError | None:
   """Returns an error about the dotted `fields` that a config cannot hold.
 
   Args:
     config: the config, as its file has it.
     fields: of it, such as "tune.lr".
-    known: the name of a block, such as "tune" or "detect.options", -> the
-      fields that it may hold besides those that it holds.
+    known: the config and the name of a block, such as "tune" or
+      "detect.options", -> the fields that it may hold besides those that it
+      holds.
   """
   problems = []
   for field in fields:
@@ -85,7 +86,7 @@ def _why_unknown(config: Mapping, field: str, known: Callable) -> str | None:
     if not hasattr(block, "keys"):
       return f"{name} is a value and has no fields."
     if key not in block:
-      more = [*known(".".join(path))]
+      more = [*known(config, ".".join(path))]
       if key not in more:
         return str(unknown_names(f"{name} field", [key], {*block, *more}))
       if [*path, key] == keys:
