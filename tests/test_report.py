@@ -23,6 +23,7 @@ from report_page import Page
 from synthjax import artifacts
 from synthjax.errors import UserError
 from synthjax.report import measured
+from synthjax.report import page as pages
 from synthjax.tasks import report
 
 
@@ -105,6 +106,22 @@ def test_each_class_has_its_gain_and_its_share_of_the_filter(written):
   assert sum(results["selection"]["histogram"]["kept"]) == len(kept)
   wrong = Page(html).table("Most frequent mistakes, zero-shot")
   assert wrong[1] == [NAMES[2], NAMES[1], "8", "80.0"]
+
+
+@pytest.mark.parametrize(
+  ("reasons", "words"),
+  [
+    ({"kept": 30, "below": 70}, "30 % kept by the filter"),
+    (
+      {"kept": 10, "filled": 20, "below": 70},
+      "30 % kept, 67 % of them to fill up classes of too few",
+    ),
+  ],
+)
+def test_images_that_fill_up_classes_do_not_count_as_passed(reasons, words):
+  found = {"images": 100, "kept": 30, "reasons": reasons}
+  tiles = Page("".join(pages._tiles({"selection": found}))).text
+  assert words in " ".join(" ".join(tiles).split())
 
 
 def test_transfer_is_paired_by_seed(written):

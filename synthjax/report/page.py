@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from synthjax.data.selection import FILLED
 from synthjax.report import (
   beside_sections,
   confusions,
@@ -117,6 +118,13 @@ def _policy() -> str:
 
 def _summary(results: Mapping) -> str:
   """Says in a few numbers what came out, and what is not there."""
+  tiles = _tiles(results)
+  lines = [f'<ul class="tiles">{"".join(tiles)}</ul>'] if tiles else []
+  lines += [f'<p class="note">{escape(line)}</p>' for line in _notes(results)]
+  return "\n".join(lines)
+
+
+def _tiles(results: Mapping) -> list[str]:
   tiles = []
   if head := sections.headline(results):
     arm, split = head["arm"], head["split"]
@@ -156,15 +164,17 @@ def _summary(results: Mapping) -> str:
   if found := results.get("selection"):
     share = tables.percent(tables.ratio(found["kept"], found["images"]), 0)
     tiles.append(_tile(tables.count(found["images"]).text, "", "images scored"))
-    tiles.append(_tile(share.text, "%", "kept by the filter"))
+    words = "kept by the filter"
+    if filled := found["reasons"].get(FILLED):
+      of = tables.percent(tables.ratio(filled, found["kept"]), 0).text
+      words = f"kept, {of} % of them to fill up classes of too few"
+    tiles.append(_tile(share.text, "%", words))
   if (found := results.get("cost")) and found["tasks"]:
     hours = tables.decimal(found["device_hours"], 3).text
     time = costs.duration(found["seconds"]).split(" ")
     words = f"{hours} device-hours, without this page"
     tiles.append(_tile(time[0], " ".join(time[1:]), words))
-  lines = [f'<ul class="tiles">{"".join(tiles)}</ul>'] if tiles else []
-  lines += [f'<p class="note">{escape(line)}</p>' for line in _notes(results)]
-  return "\n".join(lines)
+  return tiles
 
 
 def _tile(number: str, unit: str, words: str) -> str:
