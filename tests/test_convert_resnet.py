@@ -232,7 +232,7 @@ def test_all_that_does_not_fit_is_in_one_error():
 
 def test_a_missing_stage_is_found():
   weights = {k: w for k, w in small().items() if not k.startswith("layer1.")}
-  with pytest.raises(UserError, match="do not fit"):
+  with pytest.raises(UserError, match="of layer2, and none of layer1"):
     resnet.from_released(weights)
 
 

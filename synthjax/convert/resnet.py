@@ -118,7 +118,7 @@ def to_released(
 
 def _sizes(weights: Mapping[str, np.ndarray]) -> tuple[dict, int | None]:
   """Returns the fields of the module and the number of classes."""
-  stem = np.shape(weights.get("conv1.weight", ()))
+  stem = np.shape(weights["conv1.weight"]) if "conv1.weight" in weights else ()
   blocks = [
     (int(match[1]), int(match[2]))
     for name in weights
@@ -135,12 +135,19 @@ def _sizes(weights: Mapping[str, np.ndarray]) -> tuple[dict, int | None]:
       f"{', '.join(_PREFIXES[:-1])}. Names found: {found}."
     )
   stages = range(1, 1 + max(stage for stage, _ in blocks))
+  stage_sizes = [
+    max((1 + block for at, block in blocks if at == stage), default=0)
+    for stage in stages
+  ]
+  if 0 in stage_sizes:
+    raise UserError(
+      "These weights of a ResNet do not fit: there are blocks of "
+      f"layer{stages[-1]}, and none of layer{1 + stage_sizes.index(0)}. The "
+      "file is another network's, or a part of it is missing."
+    )
   bottleneck = "layer1.0.conv3.weight" in weights
   sizes = {
-    "stage_sizes": [
-      max((1 + block for at, block in blocks if at == stage), default=0)
-      for stage in stages
-    ],
+    "stage_sizes": stage_sizes,
     "block": "bottleneck" if bottleneck else "basic",
     "width": int(stem[0]),
     "stem": stems[stem[2:]],
