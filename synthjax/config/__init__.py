@@ -4,6 +4,7 @@ from synthjax.config.arguments import parse_arg
 from synthjax.config.blocks import exports, real_images, report
 from synthjax.config.fields import (
   check_strategies,
+  read_named,
   unknown_fields,
   validate,
 )
@@ -32,6 +33,7 @@ __all__ = [
   "exports",
   "finetuning_on_cifar100",
   "parse_arg",
+  "read_named",
   "real_images",
   "released_clip",
   "released_glide",

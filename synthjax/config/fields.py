@@ -7,6 +7,7 @@ from synthjax.errors import (
   Kind,
   UserError,
   check_fields,
+  check_names,
   check_values,
   unknown_names,
 )
@@ -35,6 +36,36 @@ def validate(
   check_fields(f"config.{name}", there, allowed, required)
   if isinstance(allowed, Mapping):
     check_values(f"config.{name}", block, allowed)
+
+
+def read_named(
+  blocks: Iterable[Mapping[str, Any]],
+  make: Callable[..., Any],
+  known: Mapping[str, Kind],
+  *,
+  name: str,
+  required: Iterable[str],
+  taken: Iterable[str],
+) -> list[Any]:
+  """Reads blocks that each have a name, such as the arms of an experiment.
+
+  Args:
+    blocks: of a config.
+    make: the fields of a block -> what is returned for it, with a `name`.
+    known: the kind of every field.
+    name: of what lists the blocks, such as "tune.arms".
+    required: the fields that each must hold.
+    taken: names that none may have.
+
+  Raises:
+    UserError: about fields or values that do not fit, no block at all, or names
+      that are not unique.
+  """
+  for i, block in enumerate(blocks):
+    validate(block, known, name=f"{name}[{i}]", required=required)
+  read = [make(**block) for block in blocks]
+  check_names(f"config.{name}", [each.name for each in read], taken)
+  return read
 
 
 def check_strategies(config: Mapping, asked: Iterable[str]) -> None:

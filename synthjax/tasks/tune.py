@@ -17,7 +17,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax import artifacts
-from synthjax.config import validate
+from synthjax.config import read_named, validate
 from synthjax.data import feature_sets, real, selection, spaces
 from synthjax.data import scores as stored
 from synthjax.data.feature_sets import Features
@@ -164,8 +164,15 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
-  """Reads the arms of a config; see `classifier_fields.read_arms`."""
-  return recipes.read_arms(blocks, validate, taken=(arms.ZERO_SHOT,))
+  """Reads the arms of a config; see `config.read_named`."""
+  return read_named(
+    blocks,
+    Arm,
+    recipes.ARM,
+    name="tune.arms",
+    required=recipes.ARM_REQUIRED,
+    taken=(arms.ZERO_SHOT,),
+  )
 
 
 def _inputs(wanted: Sequence[Arm]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax import artifacts
-from synthjax.config import check_strategies, validate
+from synthjax.config import check_strategies, read_named, validate
 from synthjax.data import few_shot, generated, pipeline, real, spaces, views
 from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder, tower
@@ -60,8 +60,15 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 
 def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
-  """Reads the arms of a config; see `encoder_tuning_fields.read_arms`."""
-  return recipes.read_arms(blocks, validate, taken=(arms.ZERO_SHOT,))
+  """Reads the arms of a config; see `config.read_named`."""
+  return read_named(
+    blocks,
+    Arm,
+    recipes.ARM,
+    name="tune_encoder.arms",
+    required=recipes.ARM_REQUIRED,
+    taken=(arms.ZERO_SHOT,),
+  )
 
 
 def run(config: ConfigDict, workdir: str) -> None:

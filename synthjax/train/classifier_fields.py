@@ -3,8 +3,7 @@
 The fields are those of the task `tune`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from synthjax.errors import (
   BLOCK,
@@ -16,7 +15,6 @@ from synthjax.errors import (
   SEEDS,
   SHARE,
   TEXT,
-  check_names,
 )
 
 REQUIRED = {
@@ -41,13 +39,13 @@ PASSED_ON = {  # to `classifier.tune_sets`
   "decay_bias": FLAG,
 }
 KNOWN = REQUIRED | OPTIONAL | PASSED_ON
-ARM_FIELDS = {
+ARM_REQUIRED = {
   "name": TEXT,
   "strategy": TEXT,
   "filter": FLAG,
   "soft_weight": SHARE,
 }
-ARM_OPTIONAL = {
+ARM = ARM_REQUIRED | {
   "images_per_class": COUNT,  # so many by chance; all by default
   "label_smoothing": SHARE,  # of the hard loss
 }
@@ -62,28 +60,3 @@ class Arm(NamedTuple):
   soft_weight: float  # 0 is CE, 0.5 the paper's SCE
   images_per_class: int | None = None
   label_smoothing: float | None = None
-
-
-def read_arms(
-  blocks: Sequence[Mapping[str, Any]],
-  validate: Callable[..., None],
-  *,
-  taken: Sequence[str] = (),
-) -> list[Arm]:
-  """Reads the arms of a config.
-
-  Args:
-    blocks: of the fields of ARM_FIELDS and ARM_OPTIONAL.
-    validate: (fields, known fields, name=, required=), which raises a UserError
-      about those that do not fit.
-    taken: names that no arm may have.
-
-  Raises:
-    UserError: about misspelt or missing fields, or names that are not unique.
-  """
-  for i, block in enumerate(blocks):
-    known, name = ARM_FIELDS | ARM_OPTIONAL, f"tune.arms[{i}]"
-    validate(block, known, name=name, required=ARM_FIELDS)
-  read = [Arm(**block) for block in blocks]
-  check_names("config.tune.arms", [arm.name for arm in read], taken)
-  return read

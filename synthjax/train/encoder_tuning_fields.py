@@ -3,8 +3,7 @@
 The fields are those of the task `tune_encoder`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from synthjax.errors import (
   BLOCK,
@@ -17,7 +16,6 @@ from synthjax.errors import (
   SHARE,
   TEXT,
   WHOLE,
-  check_names,
   one_of,
 )
 from synthjax.train import encoder_tuning
@@ -59,28 +57,3 @@ class Arm(NamedTuple):
   up_to: str
   batch_norm: str
   lr: float | None = None
-
-
-def read_arms(
-  blocks: Sequence[Mapping[str, Any]],
-  validate: Callable[..., None],
-  *,
-  taken: Sequence[str] = (),
-) -> list[Arm]:
-  """Reads the arms of a config.
-
-  Args:
-    blocks: of the fields of ARM.
-    validate: (fields, known fields, name=, required=), which raises a UserError
-      about those that do not fit.
-    taken: names that no arm may have.
-
-  Raises:
-    UserError: about misspelt or missing fields, or names that are not unique.
-  """
-  for i, block in enumerate(blocks):
-    name = f"tune_encoder.arms[{i}]"
-    validate(block, ARM, name=name, required=ARM_REQUIRED)
-  read = [Arm(**block) for block in blocks]
-  check_names("config.tune_encoder.arms", [arm.name for arm in read], taken)
-  return read
