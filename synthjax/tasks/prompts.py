@@ -36,11 +36,10 @@ def check(config: ConfigDict, workdir: str) -> None:
   texts.check_strategies(block["strategies"])
   enhance.read_grammar(block.get("grammar", GRAMMAR))
   space = spaces.load_space(config.space)
-  writer = writer_fields.read(block, validate)
-  if not writer and set(block["strategies"]) == {"enhanced"}:
-    _warn_of_unused(config.space, space.prompts)
-  if writer:
+  if writer := writer_fields.read(block, validate):
     _load_t5().check(weights=writer["weights"], tokenizer=writer["tokenizer"])
+  elif set(block["strategies"]) == {"enhanced"}:
+    _warn_of_unused(config.space, space.prompts)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
