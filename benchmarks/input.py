@@ -28,6 +28,7 @@ from PIL import Image
 
 from benchmarks import table
 from benchmarks.devices import find_torch, limit_threads
+from synthjax.data.rows import subset
 
 QUALITY = {"jpeg": 90, "png": None, "webp": 90}
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -163,13 +164,13 @@ def picture(rng: np.random.Generator, side: int) -> np.ndarray:
 
 def ours(folder: pathlib.Path, args: argparse.Namespace) -> Iterator[Any]:
   """Reads batches of uint8 [n, h, w, 3]."""
-  from synthjax.data import few_shot, pipeline, shards, views
+  from synthjax.data import pipeline, shards, views
 
   source = shards.open_shards(folder, decode=False)
   # Grain takes longer to shuffle a few rows than many.
   rows = np.arange(max(EPOCH, len(source))) % len(source)
   batches = pipeline.train_batches(
-    few_shot.subset(source, rows),
+    subset(source, rows),
     views.transforms("photo", image_size=args.size, num_classes=1),
     batch_size=args.batch,
     seed=0,

@@ -10,12 +10,12 @@ from PIL import Image
 from synthjax.data import (
   dataset_info,
   encoded,
-  few_shot,
   generated,
   pipeline,
   shards,
   views,
 )
+from synthjax.data.rows import subset
 from synthjax.errors import UserError
 
 EXACT = [("png", None), ("webp", 80), ("jpeg", 90)]
@@ -249,7 +249,7 @@ def test_training_sees_the_same_of_encoded_rows(tmp_path):
   batches = []
   for decode in (True, False):
     source = generated.open_generated(tmp_path, strategy="basic", decode=decode)
-    source = few_shot.subset(source, [3, 1, 4, 0])
+    source = subset(source, [3, 1, 4, 0])
     ds = pipeline.train_batches(
       source, transforms, batch_size=4, seed=1, repeats=2
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from synthjax.data import feature_sets, few_shot, real, scores
-from synthjax.data.shards import Source
+from synthjax.data.rows import Source
 from synthjax.errors import UserError
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from synthjax.data import few_shot, generated, real, shards, spaces, views
+from synthjax.data.rows import labels_of, subset
 from synthjax.errors import UserError
 
 LABELS = np.array([2, 0, 1, 1, 0, 2, 2, 0, 1, 0, 2, 1] * 3)  # 12 of each
@@ -122,10 +123,8 @@ def test_a_sampler_refuses_what_it_cannot_draw(sampler):
 def test_no_shot_of_the_embedded_pool_is_a_test_image():
   space = spaces.load_space("emoji16")
   pool = real.open_real({"split": "real_pool"}, space)
-  rows = few_shot.draw(
-    few_shot.labels_of(pool), num_classes=16, shots=16, seed=0
-  )
-  shots = few_shot.subset(pool, rows)
+  rows = few_shot.draw(labels_of(pool), num_classes=16, shots=16, seed=0)
+  shots = subset(pool, rows)
   assert Counter(shots[i]["label"] for i in range(len(shots))) == dict.fromkeys(
     range(16), 16
   )
@@ -137,7 +136,7 @@ def test_no_shot_of_the_embedded_pool_is_a_test_image():
 
 
 def test_a_subset_can_be_sent_to_worker_processes():
-  source = few_shot.subset([{"label": i} for i in range(5)], [3, 1])
+  source = subset([{"label": i} for i in range(5)], [3, 1])
   source = pickle.loads(pickle.dumps(source))
   assert [source[i]["label"] for i in range(len(source))] == [3, 1]
   with pytest.raises(IndexError):

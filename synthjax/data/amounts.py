@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from synthjax.data.few_shot import subset
 from synthjax.data.generated import rows_of_labels
-from synthjax.data.shards import Example, Source
+from synthjax.data.rows import Example, Source, subset
 from synthjax.errors import UserError
 
 

@@ -13,7 +13,7 @@ from synthjax.data import buckets as bucketing
 from synthjax.data.buckets import Plan, Shape
 from synthjax.data.pipeline import Batches
 from synthjax.data.resizing import all_resized, resize, resized
-from synthjax.data.shards import Source
+from synthjax.data.rows import Source
 from synthjax.data.voc import Detection
 from synthjax.errors import UserError
 

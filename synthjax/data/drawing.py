@@ -9,7 +9,7 @@ from PIL import Image
 
 from synthjax.data import few_shot
 from synthjax.data.image_files import to_square
-from synthjax.data.shards import Example, Source
+from synthjax.data.rows import Example, Source
 
 # Of 100 steps (Appendix C.3), so many are walked from a noised shot: the more
 # shots there are, the nearer the images stay to them.

@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.data import few_shot, real, retrieval, scores, selection, views
-from synthjax.data.shards import Example
+from synthjax.data.rows import Example
 from synthjax.errors import UserError
 
 Features = tuple[np.ndarray, np.ndarray]  # float32 [n, d], labels int [n]

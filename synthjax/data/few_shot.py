@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 
-from synthjax.data.shards import Example, Source
 from synthjax.errors import UserError, unknown_names
 
 MAX_VALIDATION_SHOTS = 4  # as in CoOp
@@ -173,20 +172,3 @@ def _draw_nested(
 
 
 SAMPLERS = {"coop": draw_coop, "nested": _draw_nested}
-
-
-def labels_of(source: Sequence[Example]) -> np.ndarray:
-  """Returns the labels of a source, int [n], without decoding if it can."""
-  if hasattr(source, "labels"):
-    return np.asarray(source.labels)
-  return np.array([source[i]["label"] for i in range(len(source))])
-
-
-def subset(source: Sequence[Example], rows: Sequence[int]) -> Source:
-  """Returns the source that holds these rows, in their order."""
-  rows = tuple(int(row) for row in rows)
-  return Source(len(rows), partial(_read, source, rows))
-
-
-def _read(source, rows, index):
-  return source[rows[index]]

@@ -6,8 +6,8 @@ from typing import Any
 
 from etils import epath
 
-from synthjax.data.few_shot import subset
-from synthjax.data.shards import Example, Source, open_shards
+from synthjax.data.rows import Example, Source, subset
+from synthjax.data.shards import open_shards
 from synthjax.errors import UserError
 
 

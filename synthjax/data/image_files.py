@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 from PIL import Image, UnidentifiedImageError
 
-from synthjax.data.shards import Example, Source
+from synthjax.data.rows import Example, Source
 from synthjax.errors import UserError
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}

@@ -13,7 +13,7 @@ from synthjax.data import (
 )
 from synthjax.data.benchmarks import Splits
 from synthjax.data.exports import png_folder, safe_names
-from synthjax.data.shards import Example
+from synthjax.data.rows import Example, labels_of
 from synthjax.errors import BLOCK, UserError, check_values, unknown_names
 
 # Sources whose files name the classes in their own way.
@@ -77,7 +77,7 @@ def check_pool(
     fields, _ = _resolve(block, space)
   if fields.get("kind") == "tfds":
     return
-  labels = few_shot.labels_of(open_real(block, space))
+  labels = labels_of(open_real(block, space))
   for each in shots:
     few_shot.draw(labels, num_classes=len(space.classes), shots=each, seed=0)
 

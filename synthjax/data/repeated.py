@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from synthjax.data.shards import Example, Source
+from synthjax.data.rows import Example, Source
 from synthjax.errors import UserError
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from synthjax.data.shards import Example
+from synthjax.data.rows import Example
 
 
 def resized(

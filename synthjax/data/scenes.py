@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import ndimage
 
 from synthjax.data import embedded, grounds, spaces
-from synthjax.data.shards import Example
+from synthjax.data.rows import Example
 from synthjax.data.voc import Detection
 from synthjax.errors import UserError
 

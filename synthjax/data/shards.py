@@ -8,7 +8,6 @@ writes what TFDS wants to find beside them.
 """
 
 import bisect
-import dataclasses
 import functools
 import itertools
 import os
@@ -28,32 +27,14 @@ from synthjax import cache
 from synthjax.artifacts import replace
 from synthjax.data.dataset_info import shard_name
 from synthjax.data.encoded import decode_image, encode_png
+from synthjax.data.rows import Example, Source
 from synthjax.errors import UserError
-
-Example = dict[str, Any]
 
 # One record to a group, as random access wants; images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = {"max_parallelism": "1"}
 # No point comes first: a killed run leaves such names of unfinished files.
 _SHARD_NAME = re.compile(r"([^.].*)-(.+)\.array_record-(\d{5})-of-(\d{5})")
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-  """Rows with a length and random access, which Grain's workers can pickle."""
-
-  size: int
-  read: Callable[[int], Example]  # a top-level function, or a partial of one
-
-  def __len__(self) -> int:
-    return self.size
-
-  def __getitem__(self, index: int) -> Example:
-    index = index.__index__()
-    if not -self.size <= index < self.size:
-      raise IndexError(f"Row {index} of {self.size}.")
-    return self.read(index % self.size)
 
 
 # --- writing ----------------------------------------------------------------

@@ -13,7 +13,8 @@ from PIL import Image
 from synthjax.data import archives, class_names, coop_splits, image_files
 from synthjax.data.exports import parquet_read, png_folder, webdataset
 from synthjax.data.image_files import ENDINGS, Labelled
-from synthjax.data.shards import Example, open_shards
+from synthjax.data.rows import Example
+from synthjax.data.shards import open_shards
 from synthjax.errors import UserError, unknown_names
 
 

@@ -18,7 +18,7 @@ from etils import epath
 from PIL import Image, UnidentifiedImageError
 
 from synthjax.data import class_names, image_files, spaces, voc_xml
-from synthjax.data.shards import Example, Source
+from synthjax.data.rows import Example, Source
 from synthjax.errors import UserError
 
 TRAIN = (("2007", "trainval"), ("2012", "trainval"))  # 5,011 + 11,540 images

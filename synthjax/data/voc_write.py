@@ -8,7 +8,7 @@ from etils import epath
 from PIL import Image
 
 from synthjax import atomic
-from synthjax.data.shards import Example
+from synthjax.data.rows import Example
 from synthjax.data.voc_xml import TO_EDGES
 from synthjax.errors import UserError
 

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.data import scores as stored
-from synthjax.data import shards
+from synthjax.data.rows import Source
 from synthjax.evals import diversity
 from synthjax.evals import quality as measures
 from synthjax.report.card_figures import Drawn, Real
@@ -46,7 +46,7 @@ def measure(
   """
 
   def features_of(source, rows, kind):
-    chosen = shards.Source(len(rows), lambda i: source[int(rows[i])])
+    chosen = Source(len(rows), lambda i: source[int(rows[i])])
     features, _, files = stored.encode_source(
       chosen,
       encoder.encode_images,

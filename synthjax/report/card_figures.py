@@ -9,6 +9,7 @@ from etils import epath
 
 from synthjax.data import scores as stored
 from synthjax.data import shards
+from synthjax.data.rows import Source
 from synthjax.errors import UserError
 from synthjax.evals import duplicates as near_ones
 from synthjax.evals import quality as measures
@@ -21,7 +22,7 @@ EncodeTexts = Callable[[Sequence[str]], np.ndarray]
 class Drawn(NamedTuple):
   """All generated images, in the order of the shards."""
 
-  source: shards.Source
+  source: Source
   about: list[dict[str, Any]]  # of each: id, label, class, prompt, seed, ...
   scores: stored.Scores
   kept: np.ndarray | None  # [n] bool; None where nothing was filtered

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-from synthjax.data import shards
+from synthjax.data.rows import Source
 from synthjax.report import pictures
 
 COLUMNS = 8  # images of a class
@@ -26,9 +26,7 @@ _XMP = (
 )
 
 
-def draw(
-  source: shards.Source, labels: Sequence[int], num_classes: int
-) -> bytes:
+def draw(source: Source, labels: Sequence[int], num_classes: int) -> bytes:
   """Draws a row of images for each of the first classes.
 
   Args:

@@ -12,6 +12,7 @@ from etils import epath
 from PIL import Image
 
 from synthjax.data import encoded, shards
+from synthjax.data.rows import Source
 from synthjax.report import reading
 from synthjax.report.reading import number
 
@@ -156,7 +157,7 @@ def _first(rows: list[dict], count: int, by: Sequence[str]) -> list[list[dict]]:
 
 
 def _read(
-  source: shards.Source, groups: Mapping[str, list[list[dict]]]
+  source: Source, groups: Mapping[str, list[list[dict]]]
 ) -> tuple[dict[str, dict[int, list[Picture]]], int]:
   """Reads the images, the first of every class and group before the second.
 

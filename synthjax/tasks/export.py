@@ -19,7 +19,6 @@ from synthjax.data import (
   generated,
   scores,
   selection,
-  shards,
   spaces,
   voc_write,
 )
@@ -32,6 +31,7 @@ from synthjax.data.exports import (
   stored,
   webdataset,
 )
+from synthjax.data.rows import Source
 from synthjax.errors import (
   COUNT,
   FLAG,
@@ -150,7 +150,7 @@ def _export_images(
   say(f"export: {name}: {len(rows):,} images in {len(written):,} files")
 
 
-def _counted(label: str, rows: shards.Source) -> shards.Source:
+def _counted(label: str, rows: Source) -> Source:
   """Returns the same rows, which tell of each that is read."""
   count_on = counter(label, len(rows))
 
@@ -158,7 +158,7 @@ def _counted(label: str, rows: shards.Source) -> shards.Source:
     count_on()
     return rows[index]
 
-  return shards.Source(len(rows), read)
+  return Source(len(rows), read)
 
 
 def _selected(workdir: epath.Path) -> str:

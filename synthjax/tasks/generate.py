@@ -19,6 +19,7 @@ from synthjax.data.drawing import (
   read_references,
   rows_of,
 )
+from synthjax.data.rows import labels_of
 from synthjax.encoders import load_encoder
 from synthjax.errors import (
   BLOCK,
@@ -143,7 +144,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     pool = real.open_real(guided.pool, space)
     blocks += plan_guided(
       space,
-      few_shot.labels_of(pool),
+      labels_of(pool),
       _start_steps(guided),
       seeds=block["seeds"],
       sampler=guided.get("sampler", "nested"),

@@ -11,13 +11,13 @@ from synthjax.config import check_strategies, validate
 from synthjax.convert import files
 from synthjax.data import (
   amounts,
-  few_shot,
   generated,
   pipeline,
   real,
   spaces,
   views,
 )
+from synthjax.data.rows import subset
 from synthjax.errors import UserError
 from synthjax.evals import classify, monitor
 from synthjax.models import positions, resnet
@@ -285,7 +285,7 @@ def _monitor(
 def _pool(images: Any, space: spaces.LabelSpace, source: Any, most: int) -> Any:
   """Opens real images, or takes those trained on; of each class some."""
   found = source if images is None else real.open_real(images, space)
-  return few_shot.subset(found, monitor.spread(found, most))
+  return subset(found, monitor.spread(found, most))
 
 
 def _outputs(block: dict, num_classes: int | None) -> Any:

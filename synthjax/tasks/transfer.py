@@ -9,6 +9,7 @@ from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
 from synthjax.data import few_shot, pipeline, real, spaces, views
+from synthjax.data.rows import labels_of, subset
 from synthjax.errors import BLOCK, UserError, check_values, unknown_names
 from synthjax.evals import classify, finetuned
 from synthjax.evals import results as result_files
@@ -158,7 +159,7 @@ def _finetune(
   init = "pretrained" if start in backbones else "random"
   fields, num_classes = finetune.recipe_of(spec, init), len(space.classes)
   pool = real.open_real(spec["train"], space)
-  labels = few_shot.labels_of(pool)
+  labels = labels_of(pool)
   draw = lambda seed: few_shot.draw(
     labels, num_classes=num_classes, shots=shots, seed=seed
   )
@@ -194,7 +195,7 @@ def _finetune(
     state = runs.train(
       objective,
       pipeline.train_batches(
-        few_shot.subset(pool, draw(run.seed)),
+        subset(pool, draw(run.seed)),
         views.transforms(
           fields["augment"],
           image_size=pretraining_fields.source_size(fields),

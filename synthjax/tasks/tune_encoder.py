@@ -17,6 +17,7 @@ from synthjax import artifacts
 from synthjax.config import check_strategies, read_named, validate
 from synthjax.data import few_shot, generated, pipeline, real, spaces, views
 from synthjax.data import scores as stored
+from synthjax.data.rows import labels_of, subset
 from synthjax.encoders import Encoder, check_encoder, load_encoder, tower
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
@@ -115,7 +116,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       tower.predictor(model),
       start,
       trained,
-      {"test": (test, few_shot.labels_of(test))},
+      {"test": (test, labels_of(test))},
       len(space.classes),
     ),
   }
@@ -244,12 +245,12 @@ def _source(block, arm, workdir, space, seed) -> Sequence[Any]:
   if arm.data == "real":
     pool = real.open_real(block["pool"], space)
     rows = few_shot.draw(
-      few_shot.labels_of(pool),
+      labels_of(pool),
       num_classes=len(space.classes),
       shots=block["shots"],
       seed=seed,
     )
-    return few_shot.subset(pool, rows)
+    return subset(pool, rows)
   kept = workdir / "select/selection.jsonl" if block.get("filter") else None
   return generated.open_generated(
     workdir / "generate",

@@ -15,7 +15,7 @@ from etils import epath
 from synthjax.artifacts import replace
 from synthjax.data.encoded import encode_png
 from synthjax.data.exports import safe_names
-from synthjax.data.shards import Example
+from synthjax.data.rows import Example
 from synthjax.errors import UserError
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from synthjax.data import image_files
 from synthjax.data.exports import labels, safe_names
-from synthjax.data.shards import Example
+from synthjax.data.rows import Example
 from synthjax.data.voc import Detection
 from synthjax.errors import UserError
 

@@ -16,7 +16,7 @@ from etils import epath
 
 from synthjax.artifacts import replace
 from synthjax.data.exports import parts, safe_names, stored
-from synthjax.data.shards import Example
+from synthjax.data.rows import Example
 from synthjax.errors import UserError
 
 # A reader that wants one row reads all of its group.

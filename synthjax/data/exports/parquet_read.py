@@ -16,7 +16,7 @@ from synthjax.data import image_files
 from synthjax.data.exports import labels, parts
 from synthjax.data.exports.parquet import check_installed
 from synthjax.data.image_files import Labelled
-from synthjax.data.shards import Example
+from synthjax.data.rows import Example
 from synthjax.errors import UserError
 
 _BAD_IMAGE = (OSError, SyntaxError, ValueError)

@@ -13,7 +13,7 @@ from etils import epath
 
 from synthjax.artifacts import replace
 from synthjax.data.exports import safe_names, stored
-from synthjax.data.shards import Example
+from synthjax.data.rows import Example
 from synthjax.errors import UserError
 
 METADATA = "metadata.jsonl"

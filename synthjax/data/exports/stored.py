@@ -8,9 +8,8 @@ import numpy as np
 
 from synthjax.data import encoded
 from synthjax.data.exports import mark
-from synthjax.data.few_shot import subset
+from synthjax.data.rows import Example, Source, subset
 from synthjax.data.selection import chance_of
-from synthjax.data.shards import Example, Source
 from synthjax.errors import UserError
 
 _ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}

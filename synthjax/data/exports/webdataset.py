@@ -19,7 +19,7 @@ from synthjax.artifacts import replace
 from synthjax.data import image_files
 from synthjax.data.exports import labels, parts, safe_names, stored
 from synthjax.data.image_files import Labelled
-from synthjax.data.shards import Example
+from synthjax.data.rows import Example
 from synthjax.errors import UserError
 
 _IMAGES = {ending.removeprefix(".") for ending in image_files.ENDINGS}
