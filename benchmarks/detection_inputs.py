@@ -82,7 +82,7 @@ def epoch_of_voc(args) -> tuple[int, float]:
   The images are 500 px long and 375, 333 or some other number of pixels short,
   lying or standing: roughly as many of each as in VOC.
   """
-  from synthjax.data import buckets as bucketing
+  from synthjax.data import detection_batches as bucketing
   from synthjax.data.detection_batches import VOC_MAX_SIZE, VOC_SHORT_SIDES
   from synthjax.data.resizing import all_resized, resized
 
@@ -94,7 +94,7 @@ def epoch_of_voc(args) -> tuple[int, float]:
   sizes = np.where(rng.random((n, 1)) < 0.25, sizes[:, ::-1], sizes)
   every = all_resized(sizes, VOC_SHORT_SIDES, VOC_MAX_SIZE)
   buckets = bucketing.choose_buckets(every, 6)
-  plan = bucketing.plan(
+  plan = bucketing.plan_batches(
     sizes,
     buckets,
     short_sides=VOC_SHORT_SIDES,

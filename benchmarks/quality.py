@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
   args = flags.parse_args(argv)
   device, has_torch = devices.set_up(args.threads)
   clock = devices.clock_of(device)
-  from synthjax.evals import frechet, kernel, manifold
+  from synthjax.evals import frechet, quality
 
   rng = np.random.default_rng(0)
   shape = (args.images, args.features)
@@ -27,11 +27,11 @@ def main(argv: list[str] | None = None) -> None:
   pairs = {
     "Fréchet distance": (frechet.frechet_distance, _frechet),
     "kernel distance, 100 subsets": (
-      kernel.kernel_distance_of_subsets,
+      frechet.kernel_distance_of_subsets,
       _kernel,
     ),
     "precision, recall": (
-      lambda x, y: manifold.compare(x, y, k=3),
+      lambda x, y: quality.compare_manifolds(x, y, k=3),
       _precision_recall if has_torch else None,
     ),
   }

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 from synthjax import artifacts
-from synthjax.data import dataset_info, shards
+from synthjax.data import shards
 from synthjax.tasks import report
 
 NAMES = ["land animal", "bird species", "<script>alert('x')</script> & \"co\""]
@@ -66,7 +66,7 @@ def make_images(folder, size=32):
   rows = image_rows()
   examples = ({**row, "image": picture(i, size)} for i, row in enumerate(rows))
   shards.write_shard(folder, 0, 1, examples)
-  dataset_info.write_dataset_info(
+  shards.write_dataset_info(
     folder, [len(rows)], dict(enumerate(NAMES)), description="A test."
   )
   finish(folder, {})

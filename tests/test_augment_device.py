@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.data.repeated import repeated_index
+from synthjax.data.pipeline import repeated_index
 from synthjax.errors import UserError
 from synthjax.train import augment_device
 from synthjax.train.supervised import MEAN, STD

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from synthjax.artifacts import plain
-from synthjax.data import benchmark_splits, real, spaces
+from synthjax.data import real, spaces
 from synthjax.data.benchmarks import BENCHMARKS, Part, Splits
 from synthjax.data.class_names import lookup
 from synthjax.data.sources import SOURCES, _label_table
@@ -32,7 +32,7 @@ def test_a_row_of_the_table_can_be_resolved(name, splits):
   space = spaces.load_space(BENCHMARKS[name][splits].space)
   for split in ("train", "validation", "test"):
     if getattr(BENCHMARKS[name][splits], split):
-      block, _ = benchmark_splits.resolve(
+      block, _ = real.resolve(
         name, split, space, splits=splits, data_dir="/data", image_size=64
       )
       assert block["kind"] in SOURCES and block["image_size"] == 64

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.boxes import anchors, geometry, matching, proposals
+from synthjax.boxes import anchors, geometry
+from synthjax.train import regions
 
 RPN, HEAD = (1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)
 
@@ -56,7 +57,7 @@ def test_matches_are_those_of_the_reference(recorded):
     ("rpn", dict(low=0.3, high=0.7, low_quality=True)),
     ("head", dict(low=0.5, high=0.5, low_quality=False)),
   ):
-    index, label = matching.match(jnp.asarray(overlap), valid, **options)
+    index, label = anchors.match(jnp.asarray(overlap), valid, **options)
     assert index.dtype == jnp.int32 and label.dtype == jnp.int8
     np.testing.assert_array_equal(index, recorded[f"out/{stage}_match_index"])
     np.testing.assert_array_equal(label, recorded[f"out/{stage}_match_label"])
@@ -162,7 +163,7 @@ VALID = np.array([True, True, True, False])
 
 
 def test_matches_counted_by_hand():
-  match = partial(matching.match, OVERLAPS, VALID, low=0.3, high=0.7)
+  match = partial(anchors.match, OVERLAPS, VALID, low=0.3, high=0.7)
   index, label = match(low_quality=False)
   np.testing.assert_array_equal(index, [0, 0, 1, 1, 0])
   np.testing.assert_array_equal(label, [1, -1, 0, -1, 0])
@@ -175,7 +176,7 @@ def test_matches_counted_by_hand():
 
 @pytest.mark.parametrize("low_quality", [True, False])
 def test_without_objects_all_anchors_are_negative(low_quality):
-  index, label = matching.match(
+  index, label = anchors.match(
     OVERLAPS, np.zeros(4, bool), low=0.3, high=0.7, low_quality=low_quality
   )
   np.testing.assert_array_equal(index, np.zeros(5))
@@ -183,7 +184,7 @@ def test_without_objects_all_anchors_are_negative(low_quality):
 
 
 def test_an_object_that_overlaps_no_anchor_makes_none_positive():
-  _, label = matching.match(
+  _, label = anchors.match(
     np.zeros((2, 5), np.float32),
     np.array([True, False]),
     low=0.3,
@@ -210,7 +211,7 @@ def test_samples_have_exact_counts(num_positive, num_negative, want):
   label = np.random.default_rng(0).permutation(label)
   rngs = jax.random.split(jax.random.key(0), 20)
   positive, negative = jax.vmap(
-    lambda rng: matching.subsample(rng, label, num=32, max_positive=8)
+    lambda rng: anchors.draw_subsample(rng, label, num=32, max_positive=8)
   )(rngs)
   np.testing.assert_array_equal(positive.sum(1), want[0])
   np.testing.assert_array_equal(negative.sum(1), want[1])
@@ -220,7 +221,7 @@ def test_samples_have_exact_counts(num_positive, num_negative, want):
 
 def test_more_samples_than_anchors_take_them_all():
   label = np.array([1, 0, -1, 1], np.int8)
-  positive, negative = matching.subsample(
+  positive, negative = anchors.draw_subsample(
     jax.random.key(0), label, num=32, max_positive=8
   )
   np.testing.assert_array_equal(positive, label == 1)
@@ -231,7 +232,7 @@ def test_samples_are_uniform():
   label = np.array([1] * 6 + [0] * 10 + [-1] * 2, np.int8)
   rngs = jax.random.split(jax.random.key(0), 4000)
   positive, negative = jax.vmap(
-    lambda rng: matching.subsample(rng, label, num=8, max_positive=3)
+    lambda rng: anchors.draw_subsample(rng, label, num=8, max_positive=3)
   )(rngs)
   # Each is drawn half of the time: five deviations are 0.04.
   np.testing.assert_allclose(positive.mean(0)[:6], 0.5, atol=0.04)
@@ -271,7 +272,7 @@ def test_proposals_are_a_plain_reading_of_their_definition(pre_top, post_top):
   logits = rng.normal(size=len(boxes)).astype(np.float32)
   deltas = rng.normal(scale=0.3, size=(len(boxes), 4)).astype(np.float32)
   size = np.array([60.0, 50.0])
-  got, scores, valid = proposals.select_proposals(
+  got, scores, valid = regions.select_proposals(
     logits, deltas, boxes, size, pre_top=pre_top, post_top=post_top
   )
   want = plain_proposals(logits, deltas, boxes, size, pre_top, post_top, 0.7)
@@ -293,7 +294,7 @@ def test_proposals_drop_what_is_not_finite_and_pass_no_gradient():
   logits[5] = np.nan
 
   def total(logits, deltas):
-    best = proposals.select_proposals(
+    best = regions.select_proposals(
       logits, deltas, boxes, jnp.array([32, 32]), pre_top=99, post_top=20
     )
     return best[0].sum() + best[1].sum(), best

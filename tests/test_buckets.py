@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from test_detection_batches import VOC
 
-from synthjax.data import buckets, resizing
+from synthjax.data import detection_batches, resizing
 from synthjax.errors import UserError
 
 
 def test_waste_is_counted_by_hand():
   sizes = [(10, 20), (20, 10), (10, 10), (20, 20)]
   # The third fits both of the first two shapes, of which the first comes first.
-  found = buckets.padding_waste(sizes, [(10, 20), (20, 10), (20, 30)])
+  found = detection_batches.padding_waste(sizes, [(10, 20), (20, 10), (20, 30)])
   assert found.shapes == 3
   true, padded = 200 + 200 + 100 + 400, 200 + 200 + 200 + 600
   assert found.share == pytest.approx(1 - true / padded)
@@ -19,11 +19,15 @@ def test_waste_is_counted_by_hand():
 
 def test_a_joined_shape_is_the_one_that_costs_least():
   sizes = [(16, 64)] * 3 + [(16, 48)] + [(64, 16)]
-  assert buckets.choose_buckets(sizes, 3) == ((16, 48), (16, 64), (64, 16))
+  assert detection_batches.choose_buckets(sizes, 3) == (
+    (16, 48),
+    (16, 64),
+    (64, 16),
+  )
   # To join the first two pads one image by 16 x 16.
-  assert buckets.choose_buckets(sizes, 2) == ((16, 64), (64, 16))
-  assert buckets.choose_buckets(sizes, 1) == ((64, 64),)
-  assert buckets.choose_buckets([(3, 17)], 5) == ((16, 32),)
+  assert detection_batches.choose_buckets(sizes, 2) == ((16, 64), (64, 16))
+  assert detection_batches.choose_buckets(sizes, 1) == ((64, 64),)
+  assert detection_batches.choose_buckets([(3, 17)], 5) == ((16, 32),)
 
 
 def test_few_shapes_hold_voc_with_little_waste():
@@ -33,18 +37,22 @@ def test_few_shapes_hold_voc_with_little_waste():
   every = resizing.all_resized(np.array(sizes), VOC, 1333)
   assert len(every) == 1100
   waste = [
-    buckets.padding_waste(every, buckets.choose_buckets(every, n))
+    detection_batches.padding_waste(
+      every, detection_batches.choose_buckets(every, n)
+    )
     for n in (1, 6, 12)
   ]
   assert [each.shapes for each in waste] == [1, 6, 12]
   assert waste[0].share > 0.5 and waste[1].share < 0.2 and waste[2].share < 0.1
   tested = resizing.resized(np.array(sizes), 800, 1333)
-  found = buckets.padding_waste(tested, buckets.choose_buckets(tested, 4))
+  found = detection_batches.padding_waste(
+    tested, detection_batches.choose_buckets(tested, 4)
+  )
   assert found.shapes == 4 and found.share < 0.02
 
 
 def test_shapes_that_hold_not_all_are_refused():
   with pytest.raises(UserError, match="16 x 48 .*none of the shapes 32 x 32"):
-    buckets.assign([(16, 20), (16, 48)], [(32, 32), (48, 32)])
+    detection_batches.assign([(16, 20), (16, 48)], [(32, 32), (48, 32)])
   with pytest.raises(UserError, match="num_buckets=0"):
-    buckets.choose_buckets([(16, 20)], 0)
+    detection_batches.choose_buckets([(16, 20)], 0)

@@ -12,10 +12,10 @@ from PIL import Image
 
 from synthjax import artifacts
 from synthjax.data import shards
-from synthjax.encoders import chosen, load_image_encoder
+from synthjax.encoders import load_image_encoder
 from synthjax.errors import UserError
 from synthjax.evals import frechet
-from synthjax.report import card_tables, quality_section
+from synthjax.report import card_figures, card_tables, quality_section
 from synthjax.tasks import card, score
 
 CLASSES = [each["name"] for each in tiny_world.SPACE["classes"]]
@@ -215,9 +215,9 @@ def test_weights_that_are_asked_for_must_be_there(config, tmp_path, cache):
 def test_the_largest_that_is_there_is_taken(cache):
   fetch(cache)
   fetch(cache, "dinov2_vitb14")
-  found = chosen.choose("fetched")
+  found = card_figures.choose("fetched")
   assert found.weights[0] == "released:dinov2_vitb14"
   assert "DINOv2" not in found.absent
   assert found.absent == {"Inception": "inception_fid"}
-  assert chosen.choose("a.x, b.x").weights == ("a.x", "b.x")
-  assert chosen.choose("none").weights == ()
+  assert card_figures.choose("a.x, b.x").weights == ("a.x", "b.x")
+  assert card_figures.choose("none").weights == ()

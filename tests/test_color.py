@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 from test_augment_device import picture, to_levels
 
-from synthjax.train import color
+from synthjax.train import augment_device
 
 rng = jax.random.key(0)
 
@@ -26,14 +26,14 @@ ENHANCERS = {
 def test_enhancements_are_those_of_pillow_to_a_level(name, factor):
   image = picture()
   want = ENHANCERS[name](Image.fromarray(image)).enhance(factor)
-  got = getattr(color, name)(jnp.asarray(image / 255), factor)
+  got = getattr(augment_device, name)(jnp.asarray(image / 255), factor)
   assert np.abs(to_levels(got) - np.asarray(want)).max() <= 1
 
 
 def test_grayscale_is_that_of_pillow():
   image = picture()
   want = np.asarray(Image.fromarray(image).convert("L"))
-  got = color.grayscale(jnp.asarray(image / 255))
+  got = augment_device.grayscale(jnp.asarray(image / 255))
   assert np.abs(to_levels(got) - want[..., None]).max() <= 1
 
 
@@ -47,7 +47,7 @@ def test_hue_turns_as_in_hsv(shift):
     return colorsys.hsv_to_rgb((h + shift) % 1, s, v)
 
   want = np.apply_along_axis(lambda p: np.array(turn(p)), -1, image)
-  got = color.hue(jnp.asarray(image), shift)
+  got = augment_device.hue(jnp.asarray(image), shift)
   np.testing.assert_allclose(got, want, atol=2e-6)
 
 
@@ -55,18 +55,25 @@ def test_hue_turns_as_in_hsv(shift):
 def test_jitter_makes_its_changes_in_the_given_order(order):
   factors = (1.3, 0.7, 1.4, -0.08)
   image = jnp.asarray(picture() / 255)
-  changes = [color.brightness, color.contrast, color.saturation, color.hue]
+  changes = [
+    augment_device.brightness,
+    augment_device.contrast,
+    augment_device.saturation,
+    augment_device.hue,
+  ]
   want = image
   for which in order:
     want = changes[which](want, factors[which])
-  got = color.jitter(image, jnp.array(order), factors)
+  got = augment_device.jitter(image, jnp.array(order), factors)
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_jitter_draws_its_factors_from_their_ranges():
   """A gray image shows the factor of brightness, when that is all there is."""
   image = jnp.full((1, 1, 3), 0.5)
-  jitter = partial(color.color_jitter, contrast=0.0, saturation=0.0, hue=0.0)
+  jitter = partial(
+    augment_device.color_jitter, contrast=0.0, saturation=0.0, hue=0.0
+  )
   keys = jax.random.split(rng, 500)
   jittered = jax.vmap(lambda k: jitter(image, k, brightness=0.4))(keys)
   factors = np.asarray(jittered)[:, 0, 0, 0] / 0.5
@@ -78,7 +85,9 @@ def test_jitter_draws_its_factors_from_their_ranges():
 def test_the_blur_is_gaussian_and_near_that_of_pillow(sigma):
   spot = np.zeros((21, 21, 3), np.float32)
   spot[10, 10] = 1
-  got = np.asarray(color.gaussian_blur(jnp.asarray(spot), sigma))[..., 0]
+  got = np.asarray(augment_device.gaussian_blur(jnp.asarray(spot), sigma))[
+    ..., 0
+  ]
   offsets = np.arange(-10, 11)
   line = np.exp(-(offsets**2) / (2 * sigma**2)) * (np.abs(offsets) <= 6)
   line /= line.sum()
@@ -87,7 +96,9 @@ def test_the_blur_is_gaussian_and_near_that_of_pillow(sigma):
 
   image = picture(32, 32)
   want = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
-  got = color.gaussian_blur(jnp.asarray(image / 255, jnp.float32), sigma)
+  got = augment_device.gaussian_blur(
+    jnp.asarray(image / 255, jnp.float32), sigma
+  )
   error = np.abs(to_levels(got) - np.asarray(want))
   print(f"sigma {sigma}: mean {error.mean():.2f}, largest {error.max()} levels")
   assert error.mean() < 0.7 and error.max() <= 4  # it sums three boxes

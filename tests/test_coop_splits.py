@@ -11,7 +11,7 @@ import types
 import pytest
 from PIL import Image
 
-from synthjax.data import coop_splits, datum_pickle, few_shot, real, spaces
+from synthjax.data import coop_splits, few_shot, real, spaces
 from synthjax.errors import UserError
 
 SPACE = spaces.parse_space(
@@ -212,7 +212,7 @@ def test_our_draw_is_the_one_of_the_pickle(folder, datum, shots, seed):
     s: [datum(f"/x/{p}", y, c) for p, y, c in each]
     for s, each in zip(("train", "val"), drawn, strict=True)
   }
-  stored = datum_pickle.read(io.BytesIO(pickle.dumps(data, protocol=5)))
+  stored = coop_splits.read(io.BytesIO(pickle.dumps(data, protocol=5)))
 
   pools = [
     real.open_real(block_of(folder, s), SPACE) for s in ("train", "validation")
@@ -270,8 +270,8 @@ def test_another_pickle_is_refused_and_not_run(tmp_path, data, words):
 def test_a_record_is_made_of_texts_and_a_number(datum):
   for fields in ((1, 0, "cat"), ("a", "0", "cat"), ("a", 0, None)):
     with pytest.raises(UserError, match="where a (str|int) belongs"):
-      datum_pickle.read(io.BytesIO(dump({"train": [datum(*fields)]})))
+      coop_splits.read(io.BytesIO(dump({"train": [datum(*fields)]})))
   bare = datum("a", 0, "cat")
   del bare._label
   with pytest.raises(UserError, match="without _label"):
-    datum_pickle.read(io.BytesIO(dump({"train": [bare]})))
+    coop_splits.read(io.BytesIO(dump({"train": [bare]})))

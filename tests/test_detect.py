@@ -11,7 +11,7 @@ from PIL import Image
 from configs import detect_voc
 from synthjax import artifacts
 from synthjax.convert import files
-from synthjax.data import detection_sources, scenes, spaces, voc_write
+from synthjax.data import detection_sources, scenes, spaces, voc
 from synthjax.errors import UserError
 from synthjax.evals import classify, detected, voc_ap, voc_files
 from synthjax.evals.detected import Run
@@ -378,7 +378,7 @@ def test_a_missing_backbone_stops_before_any_work(tmp_path):
 def test_voc_is_opened_with_its_own_names(tmp_path):
   drawn = scenes.open_scenes("train", 3)
   names = SPACE.class_names
-  voc_write.write_voc(tmp_path, drawn, names, year="2007", split="trainval")
+  voc.write_voc(tmp_path, drawn, names, year="2007", split="trainval")
   block = dict(kind="voc", sets=(("2007", "trainval"),), data_dir=tmp_path)
   opened = detection_sources.open_detection(block, SPACE)
   for i in range(3):

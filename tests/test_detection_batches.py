@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from synthjax.data import buckets, detection_batches, resizing, scenes
+from synthjax.data import detection_batches, resizing, scenes
 from synthjax.data.voc import Detection
 from synthjax.errors import UserError
 
@@ -102,9 +102,9 @@ def test_a_batch_holds_what_its_rows_hold(source):
 
 def plan(num_batches, batch_size=4, seed=0, count=4):
   every = resizing.all_resized(np.array(SIZES), (16, 20, 24), 48)
-  return buckets.plan(
+  return detection_batches.plan_batches(
     np.array(SIZES),
-    buckets.choose_buckets(every, count),
+    detection_batches.choose_buckets(every, count),
     short_sides=(16, 20, 24),
     max_size=48,
     flip=0.5,
@@ -148,9 +148,9 @@ def test_a_batch_has_one_shape_and_fewer_batches_are_the_first():
   for a, b in zip(short, long, strict=True):
     np.testing.assert_array_equal(a, b[:30])
   every = resizing.all_resized(np.array(SIZES), (16, 20, 24), 48)
-  shapes = np.array(buckets.choose_buckets(every, 4))
+  shapes = np.array(detection_batches.choose_buckets(every, 4))
   sizes = resizing.resized(np.array(SIZES)[long.rows], long.short_sides, 48)
-  best = buckets.assign(sizes.reshape(-1, 2), shapes).reshape(-1, 4)
+  best = detection_batches.assign(sizes.reshape(-1, 2), shapes).reshape(-1, 4)
   assert (best == long.buckets[:, None]).all()
   assert not np.array_equal(long.rows, plan(100, seed=1).rows)
 

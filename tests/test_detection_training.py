@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from synthjax.errors import UserError
 from synthjax.models.faster_rcnn import make_detector
-from synthjax.train import decay, recipe
+from synthjax.train import optimizer, recipe
 from synthjax.train.detection import (
   DetectionState,
   detection,
@@ -20,7 +20,7 @@ from synthjax.train.detection import (
   predictor,
   start_from,
 )
-from synthjax.train.objective import Objective
+from synthjax.train.loop import Objective
 from synthjax.train.precise_bn import reestimate
 from synthjax.train.regions import Options
 
@@ -179,7 +179,7 @@ def test_a_larger_batch_has_a_larger_rate_and_a_shorter_warm_up():
 def test_the_decay_spares_norms_and_nothing_else():
   arrays = (jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 1, 4)), jnp.ones((1, 1)))
   shapes = jax.eval_shape(make_small().init, rng, *arrays)["params"]
-  mask = decay.all_but_norms(shapes)
+  mask = optimizer.all_but_norms(shapes)
   assert jax.tree.structure(mask) == jax.tree.structure(shapes)
   for path, decays in jax.tree_util.tree_leaves_with_path(mask):
     names = [part.key for part in path]

@@ -7,14 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.data import (
-  dataset_info,
-  encoded,
-  generated,
-  pipeline,
-  shards,
-  views,
-)
+from synthjax.data import encoded, generated, pipeline, shards, views
 from synthjax.data.rows import subset
 from synthjax.errors import UserError
 
@@ -203,7 +196,7 @@ def write(folder, **encoding):
     for i in range(5)
   ]
   shards.write_shard(folder, 0, 1, rows, encode=encode)
-  dataset_info.write_dataset_info(
+  shards.write_dataset_info(
     folder,
     [5],
     {0: "a", 1: "b"},

@@ -5,7 +5,7 @@ import struct
 import pytest
 from tensorboardX.proto import event_pb2
 
-from synthjax.train import event_files, metrics
+from synthjax.train import metrics
 
 
 def crc32c(data: bytes) -> int:
@@ -83,7 +83,7 @@ def test_metrics_of_a_run_are_events(tmp_path):
 def test_a_resumed_run_takes_back_what_was_not_saved(tmp_path):
   """TensorBoard drops all from the step of a START on."""
   for first in (0, 3):
-    events = event_files.open_events(tmp_path, first_step=first)
+    events = metrics.open_events(tmp_path, first_step=first)
     events.write(first + 1, {"loss": 1.0})
     events.close()
   found = events_of(tmp_path)
@@ -95,7 +95,7 @@ def test_a_resumed_run_takes_back_what_was_not_saved(tmp_path):
 
 def test_on_a_bucket_the_file_is_written_whole(tmp_path):
   """Where nothing can be appended; a folder stands for the bucket."""
-  file = event_files._RemoteFiles.open(tmp_path / "events")
+  file = metrics._RemoteFiles.open(tmp_path / "events")
   for part in (b"ab", b"cd"):
     file.write(part)
     file.flush()
@@ -106,7 +106,7 @@ def test_on_a_bucket_the_file_is_written_whole(tmp_path):
 @pytest.mark.faults
 def test_events_that_cannot_be_written_do_not_stop_the_run(tmp_path, capsys):
   (tmp_path / "file").write_text("")
-  events = event_files.open_events(tmp_path / "file" / "below")
+  events = metrics.open_events(tmp_path / "file" / "below")
   events.write(1, {"loss": 1.0})
   events.close()
   (line,) = capsys.readouterr().err.splitlines()
@@ -123,7 +123,7 @@ def test_a_disk_that_fills_up_is_told_of_once(tmp_path, capsys, monkeypatch):
 
     flush = close = lambda self: None
 
-  events = event_files.open_events(tmp_path)
+  events = metrics.open_events(tmp_path)
   monkeypatch.setattr(record_writer.RecordWriter, "write", Full.write)
   for step in range(1, 100):
     events.write(step, {"loss": 1.0})

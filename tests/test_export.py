@@ -14,11 +14,7 @@ from etils import epath
 from odd_rows import NAMES, ROWS, SPACE, block_of, contents, make_rows, write
 
 from synthjax.data import encoded, real, sources, spaces
-from synthjax.data.exports import (
-  mark,
-  safe_names,
-  stored,
-)
+from synthjax.data.exports import safe_names, stored
 from synthjax.errors import UserError
 
 
@@ -129,7 +125,7 @@ def test_images_are_made_anew_where_that_is_asked():
   assert stored.ending_of(source[3]["encoded"]) == "webp"
   assert encoded.pixels(source[3]).shape == (4, 4, 3)
   kept = stored.rows(ROWS, encoding={})[3]
-  assert kept == ROWS[3] | {"encoded": mark.mark(ROWS[3]["encoded"])}
+  assert kept == ROWS[3] | {"encoded": stored.mark(ROWS[3]["encoded"])}
 
 
 def test_a_shuffled_order_depends_on_seed_and_ids_alone():

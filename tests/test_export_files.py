@@ -8,7 +8,7 @@ from odd_rows import NAMES, ROWS, SPACE, block_of, write
 from PIL import Image
 
 from synthjax.data import encoded, real
-from synthjax.data.exports import parquet_read, parts
+from synthjax.data.exports import parquet, parts
 from synthjax.errors import UserError
 
 # --- files of a data set ----------------------------------------------------
@@ -77,7 +77,7 @@ def test_parquet_files_of_others_are_read(tmp_path):
 
   png, path = ROWS[0]["encoded"], tmp_path / "x.parquet"
   pq.write_table(pa.table({"img": [png, png], "fine": ["Dog", "cat"]}), path)
-  source = parquet_read.open_parquet(
+  source = parquet.open_parquet(
     path, {"cat": 7, "dog": 3}, image_key="img", label_key="fine"
   )
   assert [(row["id"], row["label"]) for row in source] == [
@@ -86,9 +86,9 @@ def test_parquet_files_of_others_are_read(tmp_path):
   ]
   np.testing.assert_array_equal(source[1]["image"], encoded.decode_image(png))
   pq.write_table(pa.table({"image": [png], "label": [4]}), path)
-  assert parquet_read.open_parquet(path)[0]["label"] == 4
+  assert parquet.open_parquet(path)[0]["label"] == 4
   with pytest.raises(UserError, match="'label 4': no class is called so"):
-    parquet_read.open_parquet(path, {"cat": 7})
+    parquet.open_parquet(path, {"cat": 7})
 
 
 @pytest.mark.faults

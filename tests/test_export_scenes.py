@@ -10,7 +10,7 @@ from PIL import Image
 
 from synthjax import artifacts
 from synthjax.data import detection_sources, encoded, spaces
-from synthjax.data.exports import coco, coco_read
+from synthjax.data.exports import coco
 from synthjax.errors import UserError
 from synthjax.tasks import export
 
@@ -144,7 +144,7 @@ def write_coco(folder, **changes):
 def test_cocos_own_layout_is_read(tmp_path):
   """A box that passes the border is clipped; one without an area left out."""
   write_coco(tmp_path)
-  source = coco_read.open_coco(tmp_path, "val2017", {"dog": 0, "person": 5})
+  source = coco.open_coco(tmp_path, "val2017", {"dog": 0, "person": 5})
   first, second = source
   assert (first["id"], second["id"]) == ("a", "b")
   assert first["boxes"].shape == (0, 4) and source.max_objects == 2
@@ -152,7 +152,7 @@ def test_cocos_own_layout_is_read(tmp_path):
   assert second["labels"].tolist() == [0, 5]
   assert second["difficult"].tolist() == [False, True]
   assert second["image"].shape == (6, 8, 3)
-  kept = coco_read.open_coco(
+  kept = coco.open_coco(
     tmp_path, "val2017", {"dog": 0, "person": 5}, drop_empty=True
   )
   assert [row["id"] for row in kept] == ["b"]
@@ -184,7 +184,7 @@ def test_all_that_is_wrong_with_coco_is_listed(tmp_path):
     ],
   )
   with pytest.raises(UserError) as error:
-    coco_read.open_coco(tmp_path, "val2017", {"person": 0})
+    coco.open_coco(tmp_path, "val2017", {"person": 0})
   message = str(error.value)
   for words in (
     "image 4 (a): is there twice",
@@ -213,15 +213,15 @@ def test_all_that_is_wrong_with_coco_is_listed(tmp_path):
 def test_a_damaged_file_of_coco_is_named(tmp_path, text, words):
   write_coco(tmp_path).write_text(text)
   with pytest.raises(UserError, match=words):
-    coco_read.open_coco(tmp_path, "val2017", {"person": 0})
+    coco.open_coco(tmp_path, "val2017", {"person": 0})
   with pytest.raises(UserError, match="instances_train2017.json is not there"):
-    coco_read.open_coco(tmp_path, "train2017", {"person": 0})
+    coco.open_coco(tmp_path, "train2017", {"person": 0})
 
 
 @pytest.mark.faults
 def test_an_image_of_another_size_shows_when_it_is_read(tmp_path):
   write_coco(tmp_path)
-  source = coco_read.open_coco(tmp_path, "val2017", {"dog": 0, "person": 5})
+  source = coco.open_coco(tmp_path, "val2017", {"dog": 0, "person": 5})
   path = tmp_path / "val2017/a.png"
   path.write_bytes(encoded.encode_png(np.zeros((5, 5, 3), np.uint8)))
   with pytest.raises(UserError, match="has 5 x 5 pixels"):

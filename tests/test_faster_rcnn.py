@@ -7,10 +7,14 @@ import pytest
 from flax import traverse_util
 
 from synthjax.convert import resnet
-from synthjax.convert.detector import from_backbone
 from synthjax.errors import UserError
 from synthjax.models.classifiers import make_classifier
-from synthjax.models.faster_rcnn import NEW, FasterRCNN, make_detector
+from synthjax.models.faster_rcnn import (
+  NEW,
+  FasterRCNN,
+  from_backbone,
+  make_detector,
+)
 
 SMALL = dict(stage_sizes=(1, 1, 1), width=8, block="bottleneck")
 ROIS = np.array([[[0, 0, 30, 20], [8, 4, 31, 31], [2, 2, 9, 30]]], np.float32)

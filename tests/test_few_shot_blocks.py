@@ -3,7 +3,7 @@
 import pytest
 
 from synthjax.errors import UserError
-from synthjax.train import few_shot_blocks
+from synthjax.train import few_shot_methods
 from synthjax.train import few_shot_methods as methods
 
 
@@ -18,7 +18,7 @@ def test_options_are_those_of_the_functions_below():
 
 
 def test_the_protocol_of_the_run_is_that_of_methods_which_name_none():
-  read = few_shot_blocks.read(
+  read = few_shot_methods.read(
     [
       dict(name="a", kind="classifier", strategy="rg16"),
       dict(
@@ -64,15 +64,15 @@ def test_the_protocol_of_the_run_is_that_of_methods_which_name_none():
 )
 def test_methods_that_make_no_sense_are_refused(block, words):
   with pytest.raises(UserError, match=words):
-    few_shot_blocks.read([dict(block, name="x")])
+    few_shot_methods.read([dict(block, name="x")])
 
 
 def test_names_are_unique_and_not_taken():
   coop_block = dict(name="x", kind="coop")
   for blocks in ([], [coop_block, coop_block]):
     with pytest.raises(UserError, match="each once"):
-      few_shot_blocks.read(blocks, taken=("zero_shot",))
+      few_shot_methods.read(blocks, taken=("zero_shot",))
   with pytest.raises(UserError, match="'zero_shot' is taken"):
-    few_shot_blocks.read(
+    few_shot_methods.read(
       [dict(coop_block, name="zero_shot")], taken=("zero_shot",)
     )

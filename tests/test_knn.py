@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from synthjax.evals import knn
+from synthjax.evals import neighbours
 
 # Directions at 0, 30, 60 and 90 degrees, of any length.
 ANGLES = np.radians([0, 30, 60, 90])
@@ -14,13 +14,13 @@ QUERY = np.array([[3.0, 0.0]])  # cosines 1, sqrt(3)/2, 1/2, 0
 
 
 def test_one_neighbour_decides_alone():
-  votes = knn.vote(FEATURES, [2, 0, 0, 1], QUERY, num_classes=3, k=1)
+  votes = neighbours.vote(FEATURES, [2, 0, 0, 1], QUERY, num_classes=3, k=1)
   np.testing.assert_allclose(votes, [[0, 0, 1]])
 
 
 def test_neighbours_count_by_their_cosine():
   t = 0.5
-  votes = knn.vote(
+  votes = neighbours.vote(
     FEATURES, [2, 0, 0, 1], QUERY, num_classes=4, k=3, temperature=t
   )
   near, middle, far = (math.exp(c / t) for c in (1, math.sqrt(3) / 2, 0.5))
@@ -31,7 +31,7 @@ def test_neighbours_count_by_their_cosine():
 
 def test_the_temperature_tells_the_nearest_from_the_many():
   """Of cosines 1, .87 and .5: two against one where all count alike."""
-  choose = lambda t: knn.vote(
+  choose = lambda t: neighbours.vote(
     FEATURES, [1, 0, 0, 1], QUERY, num_classes=2, k=3, temperature=t
   ).argmax()
   assert choose(10.0) == 0  # two of about 1/3 each
@@ -43,7 +43,7 @@ def test_the_default_is_that_of_the_authors_with_twenty_neighbours():
   rng = np.random.default_rng(0)
   features, queries = rng.normal(size=(50, 6)), rng.normal(size=(7, 6))
   labels = rng.integers(0, 3, 50)
-  found = knn.vote(features, labels, queries, num_classes=3)
+  found = neighbours.vote(features, labels, queries, num_classes=3)
   unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
   for query, votes in zip(unit(queries), found, strict=True):
     cosines = unit(features) @ query
@@ -57,8 +57,10 @@ def test_chunks_and_more_neighbours_than_images_change_nothing():
   rng = np.random.default_rng(1)
   features, queries = rng.normal(size=(5, 3)), rng.normal(size=(4, 3))
   labels = [0, 1, 0, 1, 1]
-  whole = knn.vote(features, labels, queries, num_classes=2, k=5)
-  parts = knn.vote(features, labels, queries, num_classes=2, k=99, chunk=3)
+  whole = neighbours.vote(features, labels, queries, num_classes=2, k=5)
+  parts = neighbours.vote(
+    features, labels, queries, num_classes=2, k=99, chunk=3
+  )
   np.testing.assert_allclose(parts, whole, rtol=1e-5)
 
 
@@ -77,4 +79,4 @@ def test_what_makes_no_sense_is_refused(change, words):
     features=FEATURES, labels=[0, 1, 2, 0], queries=QUERY, num_classes=3
   )
   with pytest.raises(ValueError, match=words):
-    knn.vote(**fields | change)
+    neighbours.vote(**fields | change)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from synthjax.data import encoded
-from synthjax.data.exports import mark
+from synthjax.data.exports import stored
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (31, 33, 3), np.uint8)
 
@@ -15,35 +15,35 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (31, 33, 3), np.uint8)
 @pytest.mark.parametrize("image_format", encoded.FORMATS)
 def test_pillow_reads_the_mark_and_the_same_pixels(image_format):
   plain = encoded.encode(IMAGE, image_format=image_format)
-  marked = mark.mark(plain)
+  marked = stored.mark(plain)
   with Image.open(io.BytesIO(marked)) as image:
     image.load()
-    assert image.info["xmp"] == mark.XMP and image.size == (33, 31)
+    assert image.info["xmp"] == stored.XMP and image.size == (33, 31)
   np.testing.assert_array_equal(
     encoded.decode_image(marked), encoded.decode_image(plain)
   )
   assert len(marked) < len(plain) + 360
-  assert mark.mark(marked) == marked
+  assert stored.mark(marked) == marked
 
 
 def test_a_webp_that_has_room_for_more_keeps_what_it_has():
   file = io.BytesIO()
   profile = b"no profile, but bytes"
   Image.fromarray(IMAGE).save(file, "WEBP", icc_profile=profile)
-  with Image.open(io.BytesIO(mark.mark(file.getvalue()))) as image:
-    assert image.info["xmp"] == mark.XMP
+  with Image.open(io.BytesIO(stored.mark(file.getvalue()))) as image:
+    assert image.info["xmp"] == stored.XMP
     assert image.info["icc_profile"] == profile
 
 
 def test_what_is_no_image_stays_as_it_is():
-  assert mark.mark(b"GIF89a") == b"GIF89a"
+  assert stored.mark(b"GIF89a") == b"GIF89a"
 
 
 def test_the_mark_is_xmp_with_iptcs_term():
   """Read by an XML parser, as tools for photographs do."""
   from xml.etree import ElementTree
 
-  (rdf,) = ElementTree.fromstring(mark.XMP)
+  (rdf,) = ElementTree.fromstring(stored.XMP)
   (said,) = rdf
   name = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
-  assert said.attrib[name] == mark.SOURCE_TYPE
+  assert said.attrib[name] == stored.SOURCE_TYPE

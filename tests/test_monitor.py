@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from synthjax.evals import knn, monitor
+from synthjax.evals import monitor, neighbours
 from synthjax.train import linear_probe
 
 
@@ -34,7 +34,9 @@ def test_each_probe_is_measured_on_the_held_out_images():
 
 def test_the_vote_is_that_of_the_nearest():
   pool, held_out = blobs(60, noise=2.0), blobs(50, noise=2.0, seed=1)
-  want = knn.vote(*pool, held_out[0], num_classes=3, k=7, temperature=0.2)
+  want = neighbours.vote(
+    *pool, held_out[0], num_classes=3, k=7, temperature=0.2
+  )
   found = monitor.knn(3, k=7, temperature=0.2)(*pool, held_out[0])
   np.testing.assert_array_equal(found, want)
 

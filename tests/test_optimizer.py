@@ -11,7 +11,7 @@ import pytest
 from synthjax.errors import UserError
 from synthjax.models.classifiers import make_classifier
 from synthjax.train import optimizer, recipe
-from synthjax.train.rates import constant, cosine, options_of, trapezoid
+from synthjax.train.optimizer import constant, cosine, options_of, trapezoid
 
 STEPS_PER_EPOCH = 7  # so that no epoch is a round number of anything
 

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from synthjax import artifacts, main
-from synthjax.data import captions, glosses, scores, spaces
+from synthjax.data import captions, nouns, scores, spaces
 from synthjax.errors import UserError
 from synthjax.tasks import prompts, tune
 
@@ -206,7 +206,7 @@ def test_the_classifier_reads_what_is_meant(tmp_path):
   ],
 )
 def test_a_description_has_a_noun(description, noun):
-  assert glosses.head_word(description) == noun
+  assert nouns.head_word(description) == noun
 
 
 def test_related_words_are_filled_in_and_told(tmp_path, caplog):

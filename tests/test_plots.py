@@ -5,14 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from synthjax.report import axes, plots, tables
+from synthjax.report import plots, tables
 
 
 @pytest.mark.parametrize(
   ("low", "high"), [(0, 1), (-3.2, 7.9), (41.0, 41.3), (5, 5), (0, 0), (0, 1e9)]
 )
 def test_ticks_are_round_and_reach_around_the_values(low, high):
-  ticks = axes.nice_ticks(low, high)
+  ticks = plots.nice_ticks(low, high)
   assert ticks[0] <= low <= high <= ticks[-1]
   assert 2 <= len(ticks) <= 7
   steps = np.diff(ticks)

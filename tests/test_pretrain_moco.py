@@ -19,11 +19,11 @@ from synthjax.config import validate
 from synthjax.convert import files
 from synthjax.data import real, shards
 from synthjax.errors import UserError
-from synthjax.models import positions
+from synthjax.models import vit
 from synthjax.models.classifiers import HEADS, make_classifier
-from synthjax.report import curves
+from synthjax.report import gather
 from synthjax.tasks import pretrain, transfer
-from synthjax.train import metrics, named_recipe, pretraining_fields, recipe
+from synthjax.train import metrics, pretraining_fields, recipe
 
 MODEL = dict(name="resnet_tiny", width=16, stage_sizes=(1,))
 MOCO = dict(
@@ -164,7 +164,7 @@ def test_features_are_monitored_while_they_are_trained(
   manifest = artifacts.load(folder)
   name = "backbone-s0_metrics.jsonl"
   assert manifest["files"][name]["rows"] == len(rows) == 8 + 3
-  drawn = curves.curves("pretrain", folder, {name: manifest["files"][name]})
+  drawn = gather.curves("pretrain", folder, {name: manifest["files"][name]})
   steps = {curve["metric"]: curve["steps"] for curve in drawn}
   assert steps["knn"] == steps["linear_probe"] == [3, 6, 8]
   assert steps["loss"] == list(range(1, 9))
@@ -240,10 +240,10 @@ def test_weights_of_another_model_stop_before_any_work(tmp_path, space):
 def test_a_vit_starts_with_the_positions_of_its_new_size():
   model = make_classifier(num_classes=2, **VIT)
   given = model.init(jax.random.key(0), np.zeros((1, 8, 8, 3)))
-  fitted = positions.fit_positions(given, {"image_size": 8}, image_size=16)
+  fitted = vit.fit_positions(given, {"image_size": 8}, image_size=16)
   assert fitted["params"]["pos_embed"].shape == (1, 1 + 16, 8)
   resnet = {"params": {"conv1": 1}, "batch_stats": {}}
-  assert positions.fit_positions(resnet, {}, image_size=16) == resnet
+  assert vit.fit_positions(resnet, {}, image_size=16) == resnet
 
 
 def test_the_device_augments_and_mixes(tmp_path, space, opened):
@@ -275,19 +275,19 @@ def test_the_specification_of_a_plain_run_has_no_new_fields(tmp_path, space):
 
 
 def test_a_recipe_fills_what_is_not_given():
-  filled = named_recipe.fill(
+  filled = recipe.fill(
     {"recipe": "moco_v2", "epochs": 7, "optimizer": {"lr": 0.1}}
   )
   stated = recipe.RECIPES["moco_v2"]
   assert filled["epochs"] == 7 and filled["batch_size"] == 256
   assert filled["optimizer"] == stated["optimizer"] | {"lr": 0.1}
   # Another optimizer has fields of its own.
-  other = named_recipe.fill(
+  other = recipe.fill(
     {"recipe": "agnostic", "optimizer": {"name": "adamw", "lr": 1e-3}}
   )
   assert other["optimizer"] == {"name": "adamw", "lr": 1e-3}
   plain = {"epochs": 3}
-  assert named_recipe.fill(plain) == plain
+  assert recipe.fill(plain) == plain
   assert stated["optimizer"]["lr"] == 0.03  # the table is as it was
 
 

@@ -122,7 +122,7 @@ import jax, jax.numpy as jnp, numpy as np
 from synthjax.data import pipeline
 from synthjax.train import processes, run
 from synthjax.train.denoising import DenoisingState
-from synthjax.train.objective import Objective
+from synthjax.train.loop import Objective
 
 if "JAX_PROCESS_ID" in os.environ:
   processes.join()

@@ -10,7 +10,7 @@ import time
 import jax
 import pytest
 
-from synthjax import device_use, progress
+from synthjax import progress
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def clock(monkeypatch):
   now = [0.0]
   monkeypatch.setattr(time, "monotonic", lambda: now[0])
   monkeypatch.setattr(time, "process_time", lambda: 1.5 * now[0])
-  monkeypatch.setattr(device_use, "_cores", lambda: 2)
+  monkeypatch.setattr(progress, "_cores", lambda: 2)
   return now
 
 
@@ -153,10 +153,10 @@ def smi(tmp_path, monkeypatch):
 def test_gpus_tell_memory_and_the_share_of_time_they_are_busy(smi, monkeypatch):
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
   smi('case "$*" in *--id=2,3*) echo 90; echo 96;; esac')
-  assert device_use.watch()() == "93 % busy, 40 of 80 GB"
+  assert progress.watch_devices()() == "93 % busy, 40 of 80 GB"
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo '[N/A]'", "true"])
 def test_without_nvidias_word_the_memory_is_told(smi, script):
   smi(script)
-  assert device_use.watch()() == "40 of 80 GB"
+  assert progress.watch_devices()() == "40 of 80 GB"

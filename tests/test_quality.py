@@ -8,14 +8,7 @@ The recorded figures are those of clean-fid 0.1.35, torch-fidelity 0.4.0, prdc
 import numpy as np
 import pytest
 
-from synthjax.evals import (
-  diversity,
-  duplicates,
-  frechet,
-  kernel,
-  manifold,
-  neighbours,
-)
+from synthjax.evals import diversity, duplicates, frechet, neighbours, quality
 
 CLOSE = dict(rtol=1e-4)
 
@@ -106,9 +99,9 @@ def unbiased(x, y):
 @pytest.mark.golden
 def test_the_kernel_distance_is_that_of_torch_fidelity(recorded):
   x, y = recorded["x"], recorded["y"]
-  found = kernel.kernel_distance(x[:350], y)
+  found = frechet.kernel_distance(x[:350], y)
   np.testing.assert_allclose(found, recorded["fidelity/mmd2_all"], **CLOSE)
-  mean, std = kernel.kernel_distance_of_subsets(
+  mean, std = frechet.kernel_distance_of_subsets(
     x, y, num_subsets=20, subset_size=100
   )
   np.testing.assert_allclose(mean, recorded["fidelity/kid_mean"], **CLOSE)
@@ -118,11 +111,11 @@ def test_the_kernel_distance_is_that_of_torch_fidelity(recorded):
 @pytest.mark.parametrize("scale", [1.0, 0.05])
 def test_the_kernel_distance_is_its_definition_in_blocks(monkeypatch, scale):
   """Also where all kernels are nearly 1, and sets differ in size."""
-  monkeypatch.setattr(kernel, "_SIDE", 32)
+  monkeypatch.setattr(frechet, "_SIDE", 32)
   x, y = scale * draw(4, 70, 6), scale * draw(5, 45, 6, 0.4)
-  found = kernel.kernel_distance(x, y)
+  found = frechet.kernel_distance(x, y)
   np.testing.assert_allclose(found, unbiased(x, y), **CLOSE)
-  np.testing.assert_allclose(kernel.kernel_distance(y, x), found, **CLOSE)
+  np.testing.assert_allclose(frechet.kernel_distance(y, x), found, **CLOSE)
 
 
 # --- precision, recall, density, coverage -----------------------------------
@@ -131,13 +124,13 @@ def test_the_kernel_distance_is_its_definition_in_blocks(monkeypatch, scale):
 @pytest.mark.golden
 @pytest.mark.parametrize("k", [3, 5])
 def test_balls_are_those_of_prdc(recorded, k):
-  found = manifold.compare(recorded["x"], recorded["y"], k=k)
+  found = quality.compare_manifolds(recorded["x"], recorded["y"], k=k)
   np.testing.assert_allclose(found, recorded[f"prdc/{k}"], **CLOSE)
 
 
 @pytest.mark.golden
 def test_precision_and_recall_are_those_of_torch_fidelity(recorded):
-  found = manifold.compare(recorded["x"], recorded["y"], k=3)
+  found = quality.compare_manifolds(recorded["x"], recorded["y"], k=3)
   want = recorded["fidelity/precision_recall"]
   np.testing.assert_allclose(found[:2], want, **CLOSE)
 
@@ -146,7 +139,7 @@ def test_balls_are_counted_by_hand():
   """On a line, with k=1: real balls (-1, 1), (0, 2) and (1, 13)."""
   real = np.array([[0.0], [1.0], [7.0]])
   generated = np.array([[0.5], [20.0], [30.0], [1.5]])
-  found = manifold.compare(real, generated, k=1)
+  found = quality.compare_manifolds(real, generated, k=1)
   # 0.5 lies in (-1, 1) and (0, 2), 1.5 in (0, 2) and (1, 13).
   assert found.precision == 2 / 4
   assert found.density == 4 / 4
@@ -157,9 +150,9 @@ def test_balls_are_counted_by_hand():
 
 def test_blocks_change_no_count(monkeypatch):
   real, generated = draw(6, 150, 8), draw(7, 90, 8, 0.3)
-  whole = manifold.compare(real, generated, k=3)
+  whole = quality.compare_manifolds(real, generated, k=3)
   monkeypatch.setattr(neighbours, "_ELEMENTS", 32 * 128)
-  assert manifold.compare(real, generated, k=3) == whole
+  assert quality.compare_manifolds(real, generated, k=3) == whole
 
 
 @pytest.mark.parametrize("k", [1, 7])

@@ -7,7 +7,7 @@ import pytest
 from test_detection_training import SMALL, make_small, two_images
 
 from synthjax.errors import UserError
-from synthjax.train import detection_losses, regions
+from synthjax.train import detection, regions
 from synthjax.train.detection import (
   VOC,
   preprocess,
@@ -115,7 +115,7 @@ def test_the_proposal_losses_are_divided_by_what_was_meant_to_be_sampled():
   negative = jnp.array([[0, 1, 0, 0], [1, 1, 1, 0]], bool)
   deltas = jnp.full((2, 4, 4), 0.25)
   targets = AnchorTargets(positive, negative, jnp.zeros((2, 4, 4)))
-  got = detection_losses.proposal_losses(
+  got = detection.proposal_losses(
     jnp.zeros((2, 4)), deltas, targets, num_anchors=10
   )
   np.testing.assert_allclose(got["loss_rpn_cls"], 5 * np.log(2) / 20, rtol=1e-6)
@@ -133,7 +133,7 @@ def test_the_head_losses_are_divided_by_all_regions_of_the_batch():
   targets = RoiTargets(
     jnp.zeros((2, 3, 4)), valid, foreground, labels, jnp.zeros((2, 3, 4))
   )
-  got = detection_losses.head_losses(
+  got = detection.head_losses(
     jnp.zeros((2, 3, 5)), jnp.asarray(deltas), targets
   )
   np.testing.assert_allclose(got["loss_cls"], np.log(5), rtol=1e-6)

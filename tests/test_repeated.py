@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from synthjax.data import pipeline
-from synthjax.data.repeated import repeated, repeated_index
+from synthjax.data.pipeline import repeated, repeated_index
 from synthjax.errors import UserError
 
 SOURCE = [{"x": i} for i in range(30)]

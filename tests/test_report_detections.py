@@ -15,7 +15,8 @@ from test_report_few_shot import TO
 from synthjax import artifacts
 from synthjax.errors import UserError
 from synthjax.evals import classify
-from synthjax.report import drawn_detections, ours, paper
+from synthjax.report import drawn_detections, paper
+from synthjax.report.beside import NAMES
 
 SYN, MOCO = "IN-1K Syn, 1.2M", "MoCo IN-1K Syn, 1.2M"
 STARTS = {"random": 0.50, SYN: 0.60, MOCO: 0.65}  # AP50 of the first seed
@@ -346,6 +347,6 @@ def test_other_images_than_voc_are_marked(tmp_path):
 
 def test_the_names_of_table_11_are_all_of_its_rows():
   (grid,) = paper.read("table11").grids
-  assert ours.NAMES["table11"][1].keys() == {
+  assert NAMES["table11"][1].keys() == {
     f"{row}, {column}" for row, column in grid.values
   }

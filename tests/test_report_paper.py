@@ -10,7 +10,7 @@ from report_page import Page
 from test_report_few_shot import METHODS, TO, make_encoder, make_few_shot
 
 from synthjax.errors import UserError
-from synthjax.report import ours, paper
+from synthjax.report import beside, paper
 from synthjax.tasks import report
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -85,14 +85,14 @@ def test_the_data_sets_are_our_label_spaces_and_the_papers():
 
 
 def test_names_of_ours_are_about_rows_that_exist():
-  for key, (_, names) in ours.NAMES.items():
+  for key, (_, names) in beside.NAMES.items():
     grids = paper.read(key).grids
     rows = {row for grid in grids for row, _ in grid.values}
     rows |= {
       f"{row}, {column}" for grid in grids for row, column in grid.values
     }
     assert names.keys() <= rows, key
-  for key, references in ours.REFERENCES.items():
+  for key, references in beside.REFERENCES.items():
     rows = {row for grid in paper.read(key).grids for row, _ in grid.values}
     if isinstance(references, str):
       assert references in rows, key

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from synthjax.data import retrieval
+from synthjax.data import feature_sets
 from synthjax.errors import UserError
 
 # Cosines to the classes (1, 0) and (0, 1); lengths differ and do not count.
@@ -19,7 +19,7 @@ def by_class(found):
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 100])
 def test_each_class_finds_its_nearest_rows(chunk):
-  found = retrieval.retrieve(POOL, CLASSES, per_class=3, chunk=chunk)
+  found = feature_sets.nearest_rows(POOL, CLASSES, per_class=3, chunk=chunk)
   # Rows 2 and 4 have cosine 1 to class 0: the lower comes first.
   assert by_class(found) == [[2, 4, 3], [1, 0, 5]]
   np.testing.assert_array_equal(found.labels, [0, 0, 0, 1, 1, 1])
@@ -30,27 +30,29 @@ def test_each_class_finds_its_nearest_rows(chunk):
 
 @pytest.mark.parametrize("chunk", [1, 2, 4, 100])
 def test_a_row_may_be_kept_for_its_best_class_alone(chunk):
-  found = retrieval.retrieve(
+  found = feature_sets.nearest_rows(
     POOL, CLASSES, per_class=4, best_class_only=True, chunk=chunk
   )
   # Row 5 is as near to both, and goes to the first. Class 1 has only two rows.
   assert by_class(found) == [[2, 4, 3, 5], [1, 0]]
   assert len(set(found.rows)) == len(found.rows)
-  several = retrieval.retrieve(POOL, CLASSES, per_class=4, chunk=chunk)
+  several = feature_sets.nearest_rows(POOL, CLASSES, per_class=4, chunk=chunk)
   assert by_class(several) == [[2, 4, 3, 5], [1, 0, 5, 3]]
 
 
 def test_of_equal_rows_the_first_are_found():
   pool = np.ones((50, 3), np.float16)
   for chunk in (7, 50):
-    found = retrieval.retrieve(pool, np.ones((2, 3)), per_class=9, chunk=chunk)
+    found = feature_sets.nearest_rows(
+      pool, np.ones((2, 3)), per_class=9, chunk=chunk
+    )
     assert by_class(found) == [list(range(9))] * 2
 
 
 def test_a_small_pool_gives_all_that_it_has():
-  found = retrieval.retrieve(POOL[:2], CLASSES, per_class=16)
+  found = feature_sets.nearest_rows(POOL[:2], CLASSES, per_class=16)
   assert by_class(found) == [[0, 1], [1, 0]]
-  none = retrieval.retrieve(POOL[:0], CLASSES, per_class=16)
+  none = feature_sets.nearest_rows(POOL[:0], CLASSES, per_class=16)
   assert none.rows.shape == none.labels.shape == none.cosines.shape == (0,)
 
 
@@ -60,7 +62,7 @@ def test_chunks_of_a_file_find_what_sorting_all_does(tmp_path, best_class_only):
   np.save(tmp_path / "pool.npy", rng.normal(size=(1000, 8)).astype(np.float16))
   pool = np.load(tmp_path / "pool.npy", mmap_mode="r")
   classes = rng.normal(size=(5, 8))
-  found = retrieval.retrieve(
+  found = feature_sets.nearest_rows(
     pool, classes, per_class=40, best_class_only=best_class_only, chunk=64
   )
   unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)
@@ -75,10 +77,10 @@ def test_pools_that_cannot_be_searched_say_why():
   bad = POOL.copy()
   bad[3], bad[5, 0] = 0.0, np.nan
   with pytest.raises(UserError, match=r"pool features have 2 rows.*row 3"):
-    retrieval.retrieve(bad, CLASSES, per_class=1, chunk=3)
+    feature_sets.nearest_rows(bad, CLASSES, per_class=1, chunk=3)
   with pytest.raises(UserError, match="class features have 1 rows"):
-    retrieval.retrieve(POOL, CLASSES * [[0], [1]], per_class=1)
+    feature_sets.nearest_rows(POOL, CLASSES * [[0], [1]], per_class=1)
   with pytest.raises(UserError, match="same encoder"):
-    retrieval.retrieve(POOL, np.ones((2, 3)), per_class=1)
+    feature_sets.nearest_rows(POOL, np.ones((2, 3)), per_class=1)
   with pytest.raises(UserError, match="per_class=0"):
-    retrieval.retrieve(POOL, CLASSES, per_class=0)
+    feature_sets.nearest_rows(POOL, CLASSES, per_class=0)

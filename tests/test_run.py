@@ -16,7 +16,7 @@ from synthjax.errors import UserError
 from synthjax.train import checkpoint, loop, metrics
 from synthjax.train import run as runs
 from synthjax.train.denoising import DenoisingState
-from synthjax.train.objective import Objective
+from synthjax.train.loop import Objective
 
 
 def objective():

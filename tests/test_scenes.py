@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from synthjax.data import embedded, grounds, scenes, spaces, voc, voc_write
+from synthjax.data import embedded, scenes, spaces, voc
 from synthjax.errors import UserError
 
 
@@ -87,7 +87,7 @@ def test_a_box_holds_the_visible_pixels_and_no_more(monkeypatch):
 
   black = lambda height, width, rng: np.zeros((height, width, 3), np.float32)
   monkeypatch.setattr(scenes, "_turned", turned)
-  monkeypatch.setattr(grounds, "paint", black)
+  monkeypatch.setattr(scenes, "paint", black)
   source = scenes.open_scenes("validation", 60)
   difficult, cut = 0, 0
   for row in source:
@@ -189,7 +189,7 @@ def test_drawings_do_not_see_one_another(monkeypatch):
 @pytest.mark.parametrize("size", [(128, 128), (96, 160), (5, 3)])
 def test_grounds_vary_and_stay_in_range(size):
   painted = [
-    grounds.paint(*size, np.random.default_rng(seed)) for seed in range(12)
+    scenes.paint(*size, np.random.default_rng(seed)) for seed in range(12)
   ]
   for image in painted:
     assert image.shape == (*size, 3) and image.dtype == np.float32
@@ -203,7 +203,7 @@ def test_grounds_vary_and_stay_in_range(size):
 def test_what_is_written_as_voc_comes_back(tmp_path):
   source = scenes.open_scenes("validation", 4)
   names = spaces.load_space("emoji16").class_names
-  assert voc_write.write_voc(tmp_path, source, names, split="val") == 4
+  assert voc.write_voc(tmp_path, source, names, split="val") == 4
   found = voc.open_voc(
     tmp_path, [("2007", "val")], {n: i for i, n in enumerate(names)}
   )

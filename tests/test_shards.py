@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from synthjax.data import dataset_info, shards
+from synthjax.data import shards
 from synthjax.errors import UserError
 
 CLASSES = {0: "crane", 1: "maillot", 2: "crane"}
@@ -32,7 +32,7 @@ def write(folder, rows=(3, 0, 4)):
     examples = [row(k) for k in range(begin, begin + n)]
     assert shards.write_shard(folder, i, len(rows), iter(examples)) == n
     begin += n
-  return dataset_info.write_dataset_info(
+  return shards.write_dataset_info(
     folder, rows, CLASSES, description="A test.", image_size=8
   )
 
@@ -136,7 +136,7 @@ def test_tfds_opens_the_folder_and_reads_the_same(tmp_path):
 def test_ids_with_gaps_stay_plain_integers_for_tfds(tmp_path):
   tfds = pytest.importorskip("tensorflow_datasets")
   shards.write_shard(tmp_path, 0, 1, [row(0) | {"label": 907}])
-  files = dataset_info.write_dataset_info(
+  files = shards.write_dataset_info(
     tmp_path, [1], {5: "a", 907: "b"}, description="A test."
   )
   assert set(files) == {"dataset_info.json", "features.json"}

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.data import (
-  dataset_info,
-  image_files,
-  real,
-  shards,
-  sources,
-  spaces,
-)
+from synthjax.data import image_files, real, shards, sources, spaces
 from synthjax.errors import UserError
 
 CLASSES = {"cat": 7, "dog": 3}
@@ -130,7 +123,7 @@ def write_shards(folder):
     for i in range(3)
   ]
   shards.write_shard(folder, 0, 1, rows)
-  dataset_info.write_dataset_info(
+  shards.write_dataset_info(
     folder, [3], {0: "a", 1: "b"}, description="A test."
   )
 
@@ -196,7 +189,7 @@ def prepared(tmp_path):
   ]
   shards.write_shard(folder, 0, 1, rows)
   names = {0: "airplanes", 1: "background_google", 2: "Car_Side"}
-  dataset_info.write_dataset_info(folder, [6], names, description="A test.")
+  shards.write_dataset_info(folder, [6], names, description="A test.")
   return dict(name="synthjax", split="train", data_dir=tmp_path)
 
 

@@ -14,8 +14,8 @@ from synthjax.convert import files, sd_names
 from synthjax.convert import stable_diffusion as convert
 from synthjax.convert.sd_config import describe
 from synthjax.errors import UserError
-from synthjax.generators import sd_networks, stable_diffusion
-from synthjax.text import clip_folder, tokenize
+from synthjax.generators import stable_diffusion
+from synthjax.text import tokenize
 from synthjax.weights.stable_diffusion import TOKENIZER, WEIGHTS, pack
 
 PROMPTS = ["a red apple", "a fish", "a car"]
@@ -71,7 +71,7 @@ def test_real_guidance_starts_from_the_noised_latent_of_the_image(
     PROMPTS[:2], keys(2), references=references, start_steps=1
   )
 
-  networks, params, _ = sd_networks.load_networks(
+  networks, params, _ = stable_diffusion.load_networks(
     path, block["tokenizer"], "float32"
   )
   rngs = jax.vmap(jax.random.split)(keys(2))[:, 1]
@@ -179,7 +179,7 @@ def test_a_folder_is_read_packed_and_written_back(
   )
 
   for source in (folder, packed / WEIGHTS):
-    networks, params, hashes = sd_networks.load_networks(
+    networks, params, hashes = stable_diffusion.load_networks(
       source, None, "float32"
     )
     json.dumps(hashes)
@@ -264,7 +264,7 @@ def test_a_vocabulary_of_something_else_is_told(tmp_path):
   other = vocab | {"a": 7}
   (tmp_path / "vocab.json").write_text(json.dumps(other))
   with pytest.raises(UserError, match="other ids for 1 of these, such as a"):
-    clip_folder.read(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    tokenize.read(tmp_path / "vocab.json", tmp_path / "merges.txt")
 
 
 def test_prompts_are_filled_up_behind_their_first_end():
@@ -273,10 +273,10 @@ def test_prompts_are_filled_up_behind_their_first_end():
   tokens = np.array(
     [[end - 1, 5, end, 0, 0], [end - 1, 5, 6, 7, end]], np.int32
   )
-  got = clip_folder.pad(tokens, words, clip_folder.END)
+  got = tokenize.pad_clip(tokens, words, tokenize.END)
   assert got.tolist() == [[end - 1, 5, end, end, end], tokens[1].tolist()]
   with pytest.raises(UserError, match="no token"):
-    clip_folder.pad(tokens, words, "<pad>")
+    tokenize.pad_clip(tokens, words, "<pad>")
 
 
 def test_names_of_text_towers_with_and_without_the_prefix_are_one():

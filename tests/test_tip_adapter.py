@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from synthjax.errors import UserError
-from synthjax.train import classifier, passes, tip_adapter, tip_adapter_f
+from synthjax.train import classifier, few_shot_methods, tip_adapter
 from synthjax.train.tip_adapter import Strengths
 
 NUM_CLASSES, DIM = 5, 16
@@ -112,7 +112,7 @@ def test_logits_and_a_training_step_equal_pytorch(problem):
     schedule.step()
     losses.append(loss.item())
   with jax.default_matmul_precision("highest"):
-    tuned = tip_adapter_f.tune(
+    tuned = tip_adapter.tune(
       *(problem["cache"], problem["head"], features, labels),
       index=np.tile(rows, (4, 1)),
       strengths=Strengths(beta, alpha),
@@ -186,15 +186,17 @@ def test_of_equal_logits_the_first_counts():
 
 def test_training_learns_and_keeps_the_best_epoch_of_each_split(problem):
   features, labels = problem["validation"]
-  shots, targets = passes.flatten_passes(problem["shots"], problem["labels"])
-  index = passes.passes_index(
+  shots, targets = few_shot_methods.flatten_passes(
+    problem["shots"], problem["labels"]
+  )
+  index = few_shot_methods.passes_index(
     *(3, len(problem["labels"])), batch_size=8, num_epochs=6, seed=0
   )
   strengths = Strengths(1.0, 2.0)
   accuracy = lambda cache, x, y: np.mean(
     tip_adapter.logits_fn(cache, problem["head"], x, strengths).argmax(-1) == y
   )
-  tune = lambda **kwargs: tip_adapter_f.tune(
+  tune = lambda **kwargs: tip_adapter.tune(
     *(problem["cache"], problem["head"], shots, targets),
     index=index,
     strengths=strengths,
@@ -220,7 +222,7 @@ def test_training_learns_and_keeps_the_best_epoch_of_each_split(problem):
     np.testing.assert_allclose(accuracy(tuned.cache, *rows), accuracies[-1])
   assert tune().best == tune().accuracies == {}
   with pytest.raises(ValueError, match="12 steps for num_epochs=5"):
-    tip_adapter_f.tune(
+    tip_adapter.tune(
       *(problem["cache"], problem["head"], shots, targets),
       index=index,
       strengths=strengths,
@@ -230,7 +232,7 @@ def test_training_learns_and_keeps_the_best_epoch_of_each_split(problem):
 
 def test_a_partial_batch_averages_over_its_rows_alone(problem):
   features, labels = problem["validation"]
-  run = lambda index: tip_adapter_f.tune(
+  run = lambda index: tip_adapter.tune(
     *(problem["cache"], problem["head"], features, labels),
     index=np.array([index]),
     strengths=Strengths(1.0, 2.0),
@@ -242,7 +244,9 @@ def test_a_partial_batch_averages_over_its_rows_alone(problem):
 
 
 def test_each_epoch_reads_each_image_once_in_some_pass():
-  index = passes.passes_index(3, 10, batch_size=4, num_epochs=20, seed=0)
+  index = few_shot_methods.passes_index(
+    3, 10, batch_size=4, num_epochs=20, seed=0
+  )
   assert index.shape == (60, 4)
   for epoch in index.reshape(20, 12):
     np.testing.assert_array_equal(np.sort(epoch[:10] % 10), np.arange(10))
@@ -250,11 +254,11 @@ def test_each_epoch_reads_each_image_once_in_some_pass():
   kept = index[index >= 0]
   assert kept.max() < 30 and len(np.unique(kept)) == 30
   features = np.arange(12).reshape(2, 3, 2)
-  flat, labels = passes.flatten_passes(features, np.array([7, 8, 9]))
+  flat, labels = few_shot_methods.flatten_passes(features, np.array([7, 8, 9]))
   np.testing.assert_array_equal(flat[4], features[1, 1])
   np.testing.assert_array_equal(labels, [7, 8, 9, 7, 8, 9])
   with pytest.raises(ValueError, match="add an axis"):
-    passes.flatten_passes(features[0], np.array([7, 8, 9]))
+    few_shot_methods.flatten_passes(features[0], np.array([7, 8, 9]))
 
 
 def test_shots_that_fit_no_label_space_say_so():

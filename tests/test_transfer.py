@@ -13,7 +13,7 @@ from synthjax import artifacts
 from synthjax.convert import files
 from synthjax.data import real
 from synthjax.errors import UserError
-from synthjax.models import positions
+from synthjax.models import vit
 from synthjax.models.classifiers import HEADS, backbone, make_classifier
 from synthjax.tasks import transfer
 from synthjax.train import (
@@ -325,7 +325,7 @@ def test_a_vit_starts_at_another_image_size_with_resized_positions():
     jax.random.key(3), np.zeros((1, 8, 8, 3))
   )
   backbone["params"]["pos_embed"] = np.full((1, 5, 8), 0.5, np.float32)
-  start = positions.fit_positions(backbone, {"image_size": 8}, image_size=12)
+  start = vit.fit_positions(backbone, {"image_size": 8}, image_size=12)
   model = make_classifier(num_classes=2, **sizes)
   tx = recipe.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
   scratch = supervised.supervised(model, tx)

@@ -16,12 +16,10 @@ from synthjax.models.classifiers import CLASSIFIERS, SIZES
 from synthjax.tasks import train_clip, train_generator
 from synthjax.train import (
   detector_fields,
-  few_shot_blocks,
   few_shot_methods,
   mixing,
   optimizer,
   pretraining_fields,
-  rates,
   recipe,
 )
 from synthjax.train.regions import Options
@@ -96,8 +94,8 @@ def test_what_a_field_cannot_be_is_refused(task, block, field, kind, tmp_path):
 
 
 def test_the_tables_name_all_that_the_functions_take():
-  named = rates.options_of
-  schedules = set().union(*map(named, rates.RATES.values()))
+  named = optimizer.options_of
+  schedules = set().union(*map(named, optimizer.RATES.values()))
   kinds = set().union(*map(named, optimizer.OPTIMIZERS.values()))
   common = {"name", "lr", "rate", "warmup", *named(optimizer.with_rate)}
   assert optimizer.FIELDS.keys() == common | schedules | kinds
@@ -106,8 +104,8 @@ def test_the_tables_name_all_that_the_functions_take():
 
   kinds = few_shot_methods.METHODS
   options = set().union(*map(few_shot_methods.options_of, kinds))
-  assert few_shot_blocks.OPTIONS.keys() == options
-  assert set(few_shot_blocks.FIELDS) == set(few_shot_blocks.Method._fields)
+  assert few_shot_methods.OPTIONS.keys() == options
+  assert set(few_shot_methods.FIELDS) == set(few_shot_methods.Method._fields)
   assert detector_fields.OPTIONS.keys() == set(Options._fields)
   assert pretraining_fields.MIX.keys() == named(mixing.mix)
   assert pretraining_fields.KNN.keys() == pretraining_fields.KNN_VALUES.keys()

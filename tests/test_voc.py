@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.data import spaces, voc, voc_write
+from synthjax.data import spaces, voc
 from synthjax.errors import UserError
 
 # As annotations say it: name, difficult, xmin, ymin, xmax, ymax.
@@ -266,7 +266,7 @@ def test_what_is_written_is_read_back(devkit, tmp_path):
   rows = list(voc.open_voc(devkit, ONLY_2007))
   names = [c.name for c in spaces.load_space("voc").classes]
   again = tmp_path / "again"
-  assert voc_write.write_voc(again, rows, names, year="2012", split="val") == 3
+  assert voc.write_voc(again, rows, names, year="2012", split="val") == 3
   found = voc.open_voc(again, [("2012", "val")])
   for a, b in zip(rows, found, strict=True):
     assert a["id"] == b["id"] and a["size"] == b["size"]
@@ -287,11 +287,11 @@ def test_an_id_that_can_be_no_file_is_refused(tmp_path):
   }
   for name in ("a b", "../a", ""):
     with pytest.raises(UserError, match="cannot be the name"):
-      voc_write.write_voc(tmp_path, [row | {"id": name}], ["x", "y"])
+      voc.write_voc(tmp_path, [row | {"id": name}], ["x", "y"])
   with pytest.raises(UserError, match="'a' cannot be the name"):
-    voc_write.write_voc(tmp_path, [row | {"id": "a"}] * 2, ["x", "y"])
+    voc.write_voc(tmp_path, [row | {"id": "a"}] * 2, ["x", "y"])
   with pytest.raises(UserError, match=r"labels \[1\], but there are 1"):
-    voc_write.write_voc(tmp_path, [row | {"id": "b"}], ["x"])
+    voc.write_voc(tmp_path, [row | {"id": "b"}], ["x"])
 
 
 @pytest.mark.faults
@@ -304,10 +304,10 @@ def test_a_list_is_written_last(tmp_path, devkit, monkeypatch):
       raise KeyboardInterrupt
     return real(*args, **kwargs)
 
-  real = voc_write._to_xml
-  monkeypatch.setattr(voc_write, "_to_xml", stop)
+  real = voc._to_xml
+  monkeypatch.setattr(voc, "_to_xml", stop)
   names = [c.name for c in spaces.load_space("voc").classes]
   with pytest.raises(KeyboardInterrupt):
-    voc_write.write_voc(tmp_path / "new", rows, names)
+    voc.write_voc(tmp_path / "new", rows, names)
   with pytest.raises(UserError, match="trainval.txt: is not there"):
     voc.open_voc(tmp_path / "new", ONLY_2007)

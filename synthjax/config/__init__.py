@@ -1,7 +1,6 @@
 """What configs need: their argument, blocks that they share, and checks."""
 
 from synthjax.config.arguments import parse_arg
-from synthjax.config.blocks import exports, real_images, report
 from synthjax.config.fields import (
   check_strategies,
   read_named,
@@ -11,14 +10,15 @@ from synthjax.config.fields import (
 from synthjax.config.models import (
   EMBEDDED_PRESETS,
   PRESETS,
+  embedded_pretraining,
   embedded_world,
+  exports,
+  finetuning_on_cifar100,
+  real_images,
   released_clip,
   released_glide,
   released_t5,
-)
-from synthjax.config.training import (
-  embedded_pretraining,
-  finetuning_on_cifar100,
+  report,
   use_deit_finetuning,
   use_deit_recipe,
 )

@@ -6,7 +6,7 @@ case and all other marks do not.
 
 import collections
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from synthjax.errors import UserError
@@ -89,3 +89,81 @@ def mismatch(
     f"{listed}\nChoose the label space of this data set, or give the classes "
     "that it calls otherwise a `key`."
   )
+
+
+# --- which label is meant by what the files of a data set say of a class -----
+
+
+def resolve(
+  names: Iterable[str], classes: Mapping[str, int]
+) -> dict[str, int | None]:
+  """Returns the label of each name, None for those of no class.
+
+  A name that is written as in `classes` is that class; of others, letters and
+  digits count alone, which "C" and "C++" share.
+  """
+  labels_of = table(classes)
+  return {
+    name: classes.get(name, labels_of.get(canonical(name)))
+    for name in dict.fromkeys(names)
+  }
+
+
+def of_rows(
+  numbers: Sequence[int | None],
+  names: Sequence[str | None],
+  classes: Mapping[str, int] | None,
+  *,
+  where: str,
+) -> list[int]:
+  """Returns the labels of rows that give a number, a name, or both.
+
+  Args:
+    numbers: of each row; the label where no name tells of another.
+    names: the class's of each row.
+    classes: name -> label; None takes the numbers as they are.
+    where: names the data set in errors.
+
+  Raises:
+    UserError: listing names and numbers of no class, and classes of no row.
+  """
+  if classes is None:
+    if lacking := sum(number is None for number in numbers):
+      raise UserError(
+        f"{lacking} rows of {where} name a class and have no number: give "
+        "`classes`, the label of each name."
+      )
+    return [int(number) for number in numbers]
+  labels_of = resolve((n for n in names if n is not None), classes)
+  known = set(classes.values())
+  labels = [
+    labels_of[name]
+    if name is not None
+    else (number if number in known else None)
+    for number, name in zip(numbers, names, strict=True)
+  ]
+  unknown = {
+    f"label {number}" if name is None else name
+    for number, name, label in zip(numbers, names, labels, strict=True)
+    if label is None
+  }
+  missing = missing_classes(classes, labels)
+  if unknown or missing:
+    raise mismatch(where, classes, sorted(unknown), missing)
+  return labels
+
+
+def raise_problems(problems: Sequence[str], what: str, advice: str) -> None:
+  """Raises a UserError that lists the problems, if there are any.
+
+  Args:
+    problems: a line for each.
+    what: cannot be done.
+    advice: what to change.
+  """
+  if problems:
+    shown = list(problems[:MAX_LISTED])
+    if more := len(problems) - len(shown):
+      shown.append(f"and {more} more")
+    listed = "\n  ".join(shown)
+    raise UserError(f"{what}:\n  {listed}\n{advice}")

@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from synthjax.data import captions, class_names, scenes, voc
-from synthjax.data.exports import coco_read, safe_names
+from synthjax.data.exports import coco, safe_names
 from synthjax.data.voc import Detection
 from synthjax.errors import UserError, unknown_names
 
@@ -46,7 +46,7 @@ def _coco(
 ) -> Detection:
   # A category is written by its class's name, which case tells apart as well.
   classes = safe_names.lookup(space)
-  return coco_read.open_coco(path, split, classes, drop_empty)
+  return coco.open_coco(path, split, classes, drop_empty)
 
 
 SOURCES: dict[str, Callable[..., Detection]] = {

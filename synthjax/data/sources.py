@@ -11,7 +11,7 @@ from etils import epath
 from PIL import Image
 
 from synthjax.data import archives, class_names, coop_splits, image_files
-from synthjax.data.exports import parquet_read, png_folder, webdataset
+from synthjax.data.exports import parquet, png_folder, webdataset
 from synthjax.data.image_files import ENDINGS, Labelled
 from synthjax.data.rows import Example
 from synthjax.data.shards import open_shards
@@ -184,7 +184,7 @@ SOURCES = {
   "coop": coop_splits.coop,
   "embedded": embedded,
   "folder": folder,
-  "parquet": parquet_read.open_parquet,
+  "parquet": parquet.open_parquet,
   "shards": open_shards,
   "tfds": tfds,
   "webdataset": webdataset.open_webdataset,

@@ -45,9 +45,12 @@ from synthjax.data.space_fields import (
   TEMPLATES,
   Class,
   LabelSpace,
+  Path,
+  Place,
+  Problem,
   parse_space,
+  refuse,
 )
-from synthjax.data.space_problems import Path, Place, Problem, refuse
 from synthjax.errors import UserError, unknown_names
 
 __all__ = ["PROMPTS", "TEMPLATES", "Class", "LabelSpace", "parse_space"]

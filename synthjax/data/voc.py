@@ -9,18 +9,126 @@ size, (h, w).
 import dataclasses
 import functools
 import io
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets
 from etils import epath
 from PIL import Image, UnidentifiedImageError
 
-from synthjax.data import class_names, image_files, spaces, voc_xml
+from synthjax import atomic
+from synthjax.data import class_names, image_files, spaces
 from synthjax.data.rows import Example, Source
 from synthjax.errors import UserError
 
+# --- annotations of PASCAL VOC -----------------------------------------------
+# VOC counts pixels from 1 and includes both ends. Our boxes are edges counted
+# from 0: (xmin - 1, ymin - 1, xmax, ymax), so that xmax - xmin is a width.
+
+# Tools that count from 0 pass the border by so many pixels; more is a mistake.
+_SLACK = 1
+# What to take off a corner of VOC for an edge.
+TO_EDGES = np.array([1, 1, 0, 0], np.float64)
+
+
+class Annotation(NamedTuple):
+  """What an XML file says of its image."""
+
+  size: tuple[int, int]  # height and width
+  boxes: np.ndarray  # [k, 4] float32, edges in pixels
+  names: tuple[str, ...]  # [k], of the classes
+  difficult: np.ndarray  # [k] bool
+
+
+def parse(xml: bytes) -> Annotation:
+  """Reads an annotation.
+
+  A box that passes the border by at most a pixel is clipped.
+
+  Raises:
+    ValueError: with a line for each problem, without the name of the file.
+  """
+  try:
+    root = ElementTree.fromstring(xml)
+  except ElementTree.ParseError as error:
+    raise ValueError(f"is no XML ({error})") from None
+  width, height = (_number(root, f"size/{s}") for s in ("width", "height"))
+  if width % 1 or height % 1 or width < 1 or height < 1:
+    raise ValueError(f"has an image of {width:g} x {height:g} pixels")
+  size, objects = (int(height), int(width)), root.findall("object")
+  sides = ("xmin", "ymin", "xmax", "ymax")
+  corners = [[_number(each, f"bndbox/{s}") for s in sides] for each in objects]
+  return Annotation(
+    size,
+    to_boxes(corners, size),
+    tuple(_text(each, "name") for each in objects),
+    np.array([_flag(each, "difficult") for each in objects], bool),
+  )
+
+
+def to_boxes(
+  corners: Sequence[Sequence[float]], size: tuple[int, int]
+) -> np.ndarray:
+  """Checks VOC's corners and returns them as edges, [k, 4] float32.
+
+  Args:
+    corners: [k, 4] of xmin, ymin, xmax, ymax, from 1, both ends included.
+    size: height and width of the image.
+
+  Raises:
+    ValueError: with a line for each box that is not finite, ends before it
+      starts or lies outside of the image.
+  """
+  corners = np.asarray(corners, np.float64).reshape(-1, 4)
+  boxes, limit = corners - TO_EDGES, np.array([size[1], size[0]] * 2)
+  problems = []
+  for number, (corner, box) in enumerate(zip(corners, boxes, strict=True), 1):
+    words = (
+      f"object {number} has the box ({', '.join(f'{v:g}' for v in corner)})"
+    )
+    if not np.isfinite(box).all():
+      problems.append(f"{words}, which is not finite")
+    elif (box[2:] <= box[:2]).any():
+      problems.append(f"{words}, which ends before it starts")
+    elif (box < -_SLACK).any() or (box > limit + _SLACK).any():
+      problems.append(
+        f"{words}, outside of its image of {size[1]} x {size[0]} pixels"
+      )
+  boxes = np.clip(boxes, 0, limit)
+  if not problems and (boxes[:, 2:] <= boxes[:, :2]).any():
+    problems.append("has a box of which nothing is inside of the image")
+  if problems:
+    raise ValueError("\n".join(problems))
+  return boxes.astype(np.float32)
+
+
+def _text(parent: ElementTree.Element, path: str) -> str:
+  # findtext takes children alone: the parts of a person have boxes as well.
+  text = (parent.findtext(path) or "").strip()
+  if not text:
+    raise ValueError(f"has no <{path}> in <{parent.tag}>")
+  return text
+
+
+def _number(parent: ElementTree.Element, path: str) -> float:
+  text = _text(parent, path)
+  try:
+    return float(text)
+  except ValueError:
+    raise ValueError(f"has {text!r} for <{path}>, which is no number") from None
+
+
+def _flag(parent: ElementTree.Element, path: str) -> bool:
+  """Reads 0 or 1; where it is left out, 0."""
+  text = (parent.findtext(path) or "0").strip()
+  if text not in ("0", "1"):
+    raise ValueError(f"has {text!r} for <{path}>, where 0 or 1 belongs")
+  return text == "1"
+
+
+# --- ------
 TRAIN = (("2007", "trainval"), ("2012", "trainval"))  # 5,011 + 11,540 images
 TEST = (("2007", "test"),)  # 4,952
 
@@ -139,7 +247,7 @@ def _read_note(
 ) -> Example | None:
   """Reads an annotation; what is wrong is added to the problems."""
   try:
-    found = voc_xml.parse(path.read_bytes())
+    found = parse(path.read_bytes())
     return _row(name, found, labels_of)
   except ValueError as error:
     problems += [f"{path}: {line}" for line in str(error).splitlines()]
@@ -165,9 +273,9 @@ def _from_tfds(
     # whole numbers have one decimal.
     corners = corners.round(4)[:, [1, 0, 3, 2]]
     size = (height, width)
-    found = voc_xml.Annotation(
+    found = Annotation(
       size,
-      voc_xml.to_boxes(corners, size),
+      to_boxes(corners, size),
       tuple(names[int(label)] for label in objects["label"]),
       np.asarray(objects["is_difficult"], bool),
     )
@@ -177,7 +285,7 @@ def _from_tfds(
   return None
 
 
-def _row(name: str, found: voc_xml.Annotation, labels_of: Mapping) -> Example:
+def _row(name: str, found: Annotation, labels_of: Mapping) -> Example:
   labels = [labels_of.get(class_names.canonical(n)) for n in found.names]
   if None in labels:
     unknown = {
@@ -274,3 +382,101 @@ def _decode(file: Any, where: str, size: tuple[int, int]) -> np.ndarray:
       "image. Put both back from the archive."
     )
   return pixels
+
+
+# --- writes images with boxes in the layout of PASCAL VOC --------------------
+
+
+def write_voc(
+  path: epath.PathLike,
+  rows: Iterable[Example],
+  classes: Sequence[str],
+  *,
+  year: str = "2007",
+  split: str = "trainval",
+  quality: int = 95,
+) -> int:
+  """Writes rows in the layout of VOC: VOCdevkit/VOC2007/JPEGImages, ...
+
+  Each file appears when it is whole, and the list of the split, without which
+  nothing is read, comes last.
+
+  Args:
+    path: of the folder that gets VOCdevkit.
+    rows: as those of `voc`; boxes come back as they are, images as JPEG.
+    classes: name of each label, as annotations will hold it.
+    year: of the folder.
+    split: of the list.
+    quality: of the JPEGs.
+
+  Returns:
+    The number of images.
+
+  Raises:
+    UserError: about an id that can be no file's name, or one that was there
+      before, or a label without a name.
+  """
+  folder = epath.Path(path).expanduser() / "VOCdevkit" / f"VOC{year}"
+  ids: dict[str, None] = {}
+  for row in rows:
+    name = row["id"]
+    if len(name.split()) != 1 or "/" in name or name in ids:
+      raise UserError(
+        f"{name!r} cannot be the name of an image's file: it must be one word "
+        "without a slash, and of one image only. Give the rows other ids."
+      )
+    ids[name] = None
+    if unknown := {int(i) for i in row["labels"]} - set(range(len(classes))):
+      raise UserError(
+        f"The image {name!r} has the labels {sorted(unknown)}, but there are "
+        f"{len(classes)} classes, from 0. Give each label a name."
+      )
+    with atomic.replace(folder, f"JPEGImages/{name}.jpg") as file:
+      Image.fromarray(row["image"]).save(file, "JPEG", quality=quality)
+    objects = [
+      (classes[label], box, difficult)
+      for label, box, difficult in zip(
+        row["labels"], row["boxes"], row["difficult"], strict=True
+      )
+    ]
+    size = row["image"].shape[:2]
+    xml = _to_xml(f"{name}.jpg", size, objects, folder=f"VOC{year}")
+    with atomic.replace(folder, f"Annotations/{name}.xml") as file:
+      file.write_bytes(xml)
+  with atomic.replace(folder, f"ImageSets/Main/{split}.txt") as file:
+    file.write_text("".join(f"{name}\n" for name in ids))
+  return len(ids)
+
+
+def _to_xml(
+  file: str, size: tuple[int, int], objects: Sequence[tuple], *, folder: str
+) -> bytes:
+  """Writes an annotation; the same arguments give the same bytes.
+
+  Args:
+    file: name of the image, such as "000001.jpg".
+    size: height and width.
+    objects: (class name, box [4] in edges, difficult) of each.
+    folder: such as "VOC2007".
+  """
+  root = ElementTree.Element("annotation")
+  _add(root, folder=folder, filename=file)
+  _add(
+    ElementTree.SubElement(root, "size"), width=size[1], height=size[0], depth=3
+  )
+  _add(root, segmented=0)
+  for name, box, difficult in objects:
+    each = ElementTree.SubElement(root, "object")
+    _add(each, name=name, pose="Unspecified", truncated=0)
+    _add(each, difficult=int(difficult))
+    corners = np.asarray(box, np.float64) + TO_EDGES
+    values = [int(v) if v == int(v) else float(v) for v in corners]
+    sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), values, strict=True))
+    _add(ElementTree.SubElement(each, "bndbox"), **sides)
+  ElementTree.indent(root, "\t")
+  return ElementTree.tostring(root, encoding="utf-8") + b"\n"
+
+
+def _add(parent: ElementTree.Element, **fields: object) -> None:
+  for name, value in fields.items():
+    ElementTree.SubElement(parent, name).text = str(value)

@@ -1,11 +1,15 @@
 """Accuracies of a classifier, and how sure they are over seeds."""
 
+import json
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from scipy import special
+
+from synthjax.atomic import replace
 
 
 class Summary(NamedTuple):
@@ -145,3 +149,15 @@ def _check(labels, predictions, num_classes):
       f"{num_classes}, from 0 to {num_classes - 1}: are the labels those of "
       "the classifier's label space?"
     )
+
+
+# --- the file of a task's results, which the report reads --------------------
+
+FILE = "results.json"
+
+
+def write(folder: epath.PathLike, found: Mapping[str, Any]) -> dict[str, int]:
+  """Writes what was found; returns the file's name, with its rows."""
+  with replace(folder, FILE) as path:
+    path.write_text(json.dumps(found, indent=1) + "\n")
+  return {FILE: len(found["rows"])}

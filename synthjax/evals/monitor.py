@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from synthjax.evals import knn as neighbours
+from synthjax.evals import neighbours
 from synthjax.evals.classify import top1
 
 # Features [m, d], labels [m] and queries [n, d] -> scores [n, k].

@@ -15,7 +15,7 @@ from synthjax.convert import files
 from synthjax.diffusion import guidance, sample, schedule
 from synthjax.generators import Generator, batching
 from synthjax.generators import clip_guidance as clips
-from synthjax.generators.encodings import cached
+from synthjax.generators.batching import cached
 from synthjax.generators.stages import (
   Stage,
   check_stage,

@@ -7,7 +7,7 @@ has too are called as there.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
@@ -15,10 +15,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
 
 from synthjax.boxes.roi_align import roi_align
 from synthjax.errors import UserError
-from synthjax.models.classifiers import make_classifier
+from synthjax.models.classifiers import backbone, make_classifier
 from synthjax.models.resnet import BLOCKS, BatchNorm, Conv, ResNet
 
 # What a classifier does not have: drawn anew whatever the backbone.
@@ -235,3 +237,45 @@ def make_detector(
     roi_size=roi_size,
     **{field: getattr(resnet, field) for field in shared},
   )
+
+
+# --- puts a pre-trained ResNet below a detector ------------------------------
+
+
+def from_backbone(
+  weights: Mapping[str, Any], variables: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns a detector's variables that start from a ResNet's.
+
+  Every weight of the ResNet but those of its head is used, the statistics of
+  BatchNorm with them: ours, or released ones that `convert.resnet` has read
+  (torchvision, timm, MoCo).
+
+  Args:
+    weights: `params` and `batch_stats` of a ResNet, with any head or none.
+    variables: of a new `FasterRCNN`; what a ResNet does not have stays.
+
+  Raises:
+    UserError: listing every weight that is missing, unused or misshapen.
+  """
+  have = traverse_util.flatten_dict(backbone(weights))
+  want = traverse_util.flatten_dict(dict(variables))
+  is_new = lambda path: path[1] in NEW
+  problems = []
+  for path in sorted(have.keys() | want.keys()):
+    if path not in have and is_new(path):
+      continue
+    found, needed = (
+      np.shape(tree[path]) if path in tree else None for tree in (have, want)
+    )
+    if found != needed:
+      problems.append(
+        f"{'/'.join(path)}: the ResNet has {found}, the detector needs {needed}"
+      )
+  if problems:
+    raise UserError(
+      f"The ResNet does not fit the detector in {len(problems)} places:\n  "
+      + "\n  ".join(problems)
+      + "\nBuild the detector on the ResNet that was pre-trained."
+    )
+  return traverse_util.unflatten_dict(want | have)

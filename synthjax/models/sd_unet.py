@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from synthjax.models.attention import attend
-from synthjax.models.sd_layers import ResnetBlock
 from synthjax.models.unet_layers import (
   Conv3x3,
   GroupNorm,
+  ResnetBlock,
   resample,
   timestep_embedding,
 )

@@ -11,8 +11,12 @@ import jax
 import jax.numpy as jnp
 
 from synthjax.models.attention import attend
-from synthjax.models.sd_layers import ResnetBlock
-from synthjax.models.unet_layers import Conv3x3, GroupNorm, resample
+from synthjax.models.unet_layers import (
+  Conv3x3,
+  GroupNorm,
+  ResnetBlock,
+  resample,
+)
 
 EPSILON = 1e-6
 Norm = partial(GroupNorm, epsilon=EPSILON)

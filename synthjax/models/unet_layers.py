@@ -66,3 +66,38 @@ def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
   frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / half)
   angles = t.astype(jnp.float32)[:, None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+# --- what Stable Diffusion's UNet and its autoencoder are both built of ------
+
+
+class ResnetBlock(nn.Module):
+  """Two normalised 3x3 convolutions; the time embedding is added between."""
+
+  channels: int
+  epsilon: float
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self, x: jax.Array, embedding: jax.Array | None = None
+  ) -> jax.Array:
+    """Maps [n, h, w, c] to [n, h, w, channels].
+
+    Args:
+      x: the input.
+      embedding: float32 [n, e] of the timestep; the autoencoder has none.
+    """
+    norm = partial(GroupNorm, epsilon=self.epsilon)
+    conv = partial(Conv3x3, self.channels, dtype=self.dtype)
+    h = nn.silu(norm(name="norm1")(x))
+    h = conv(name="conv1")(h.astype(self.dtype))
+    if embedding is not None:
+      shift = nn.Dense(self.channels, name="time_emb_proj")(nn.silu(embedding))
+      h = h + shift[:, None, None].astype(self.dtype)
+    h = nn.silu(norm(name="norm2")(h))
+    h = conv(name="conv2")(h.astype(self.dtype))
+    if x.shape[-1] != self.channels:
+      short = nn.Dense(self.channels, dtype=self.dtype, name="conv_shortcut")
+      x = short(x)
+    return x + h

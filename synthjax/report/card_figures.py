@@ -1,16 +1,19 @@
 """The figures of a dataset card: quality, near duplicates, leakage."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from etils import epath
 
+from synthjax import cache
 from synthjax.data import scores as stored
 from synthjax.data import shards
 from synthjax.data.rows import Source
 from synthjax.errors import UserError
+from synthjax.evals import diversity
 from synthjax.evals import duplicates as near_ones
 from synthjax.evals import quality as measures
 from synthjax.progress import counter
@@ -266,3 +269,130 @@ def headline(card: Mapping[str, Any]) -> str:
   ]
   near = card["duplicates"]["near_more_than_one"]
   return f"{', '.join(words)}; {near:,} near duplicates"
+
+
+# --- the figures of a dataset card by further encoders, which know no texts
+
+
+class ImageEncoder(Protocol):
+  """What is needed of an encoder of images."""
+
+  encode_images: Callable[[Sequence[np.ndarray]], np.ndarray]
+  identity: Mapping[str, Any]
+
+
+def measure(
+  drawn: Drawn,
+  real: Real | None,
+  encoder: ImageEncoder,
+  *,
+  neighbours: int,
+  folder: epath.PathLike,
+) -> tuple[dict[str, Any], dict[str, int]]:
+  """Measures the images that are compared, and the real ones.
+
+  Features are stored as they are computed, and not computed again.
+
+  Args:
+    drawn: the generated images.
+    real: those to compare with, if there are any.
+    encoder: of both.
+    neighbours: k of precision, recall, density and coverage.
+    folder: of the files of features.
+
+  Returns:
+    The figures of "all", "kept" and "real" images, as plain data; and the rows
+    of each file.
+  """
+
+  def features_of(source, rows, kind):
+    chosen = Source(len(rows), lambda i: source[int(rows[i])])
+    features, _, files = stored.encode_source(
+      chosen,
+      encoder.encode_images,
+      identity=json.dumps(encoder.identity, sort_keys=True),
+      folder=folder,
+      kind=kind,
+    )
+    return features, files
+
+  features, files = features_of(drawn.source, drawn.chosen, "drawn")
+  of_real = None
+  if real:
+    of_real, more = features_of(real.source, real.rows, "real")
+    files |= more
+  parts = {"all": np.full(len(features), True)}
+  if drawn.kept is not None:
+    parts["kept"] = drawn.kept[drawn.chosen]
+  sets = {
+    name: {"figures": _figures(features[part], of_real, neighbours)}
+    for name, part in parts.items()
+  }
+  if real:
+    sets["real"] = {"figures": _figures(of_real, None, neighbours)}
+  return sets, files
+
+
+def _figures(
+  features: np.ndarray, real: np.ndarray | None, neighbours: int
+) -> dict[str, float | int | None]:
+  found = {"images": len(features), "vendi": None}
+  if len(features):
+    found["vendi"] = diversity.vendi_score(features)
+  if real is not None:
+    found |= measures.compare(features, real, k=neighbours)
+  return found
+
+
+# --- which further encoders images are measured by ---------------------------
+
+FETCHED, NONE = "fetched", "none"
+# Released weights, the first of which that is there is taken. Published figures
+# by DINOv2 are those of ViT-L/14 (Stein et al. 2023), those called FID are by
+# Inception.
+FAMILIES = {
+  "Inception": ("inception_fid",),
+  "DINOv2": ("dinov2_vitl14", "dinov2_vitb14", "dinov2_vits14"),
+}
+
+
+class Chosen(NamedTuple):
+  """What to load, and what was looked for in vain."""
+
+  weights: tuple[str, ...]
+  absent: dict[str, str]  # a family -> the released weights to fetch
+
+
+def choose(asked: str | Sequence[str]) -> Chosen:
+  """Finds the weights of further encoders.
+
+  Args:
+    asked: "fetched" takes those of FAMILIES that are there, "none" takes none;
+      else paths and "released:NAME", with commas between them or as a list.
+
+  Raises:
+    UserError: if it is none of these.
+  """
+  if asked == FETCHED:
+    found = {
+      family: next((n for n in names if _is_there(n)), None)
+      for family, names in FAMILIES.items()
+    }
+    return Chosen(
+      tuple(f"{cache.RELEASED}{name}" for name in found.values() if name),
+      {f: FAMILIES[f][0] for f, name in found.items() if not name},
+    )
+  names = asked.split(",") if isinstance(asked, str) else asked
+  plain = isinstance(names, list | tuple)
+  if not plain or not all(isinstance(name, str) for name in names):
+    raise UserError(
+      f"config.card.encoders={asked!r} must be '{FETCHED}' (those of "
+      f"{' and '.join(FAMILIES)} that are here), '{NONE}', or weights such as "
+      "'released:dinov2_vits14' with commas between them."
+    )
+  names = tuple(name.strip() for name in names)
+  return Chosen(() if names == (NONE,) else names, {})
+
+
+def _is_there(name: str) -> bool:
+  return (cache.weights_folder(name) / "encoder.safetensors").is_file()

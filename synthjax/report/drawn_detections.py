@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.evals import voc_ap
-from synthjax.report import axes, reading
+from synthjax.report import plots, reading
 from synthjax.report.measured import dicts
 from synthjax.report.pictures import shrink
 from synthjax.report.reading import number
@@ -136,7 +136,7 @@ def drawn(example: Example) -> list[Box]:
 def draw(example: Example, image: str) -> str:
   """Draws an example; `image` is the SVG of its image, or a link to it."""
   high, wide = example.size
-  scale = axes.WIDTH / max(wide, high)
+  scale = plots.WIDTH / max(wide, high)
   width, height = scale * wide, scale * high
   shown = drawn(example)
   parts = [f'<g transform="scale({scale:.6g})">{image}</g>']
@@ -193,7 +193,7 @@ def _truth_name(box: Box, scale: float, width: float, height: float) -> str:
   text = box.label + (", difficult" if box.verdict else "")
   return (
     f'<text class="named" x="{x:.1f}" y="{y:.1f}" text-anchor="end">'
-    f"{escape(axes.cut(text, 22))}</text>"
+    f"{escape(plots.cut(text, 22))}</text>"
   )
 
 
@@ -203,7 +203,7 @@ def _tags(
   """Writes class and score above each box, where no other is written."""
   parts, taken = [], []
   for box in boxes:
-    text = f"{_MARKS[box.verdict]} {axes.cut(box.label, 18)} {box.score:.2f}"
+    text = f"{_MARKS[box.verdict]} {plots.cut(box.label, 18)} {box.score:.2f}"
     size = _LETTER * len(text) + 6
     x = min(max(scale * box.box[0] - 1, 0), max(width - size, 0))
     y = scale * box.box[1] - _LINE

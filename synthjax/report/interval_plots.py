@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-from synthjax.report import axes, plots
-from synthjax.report.axes import RIGHT, WIDTH
+from synthjax.report import plots
+from synthjax.report.plots import RIGHT, WIDTH
 
 _LEFT, _HEIGHT = 52, 280  # px
 
@@ -64,20 +64,20 @@ def curves(
   ends = [y for p in every for y in (p.low, p.mean, p.high) if y is not None]
   ends += [] if reference is None else [reference]
   # The interval of two seeds may reach far; no accuracy lies beyond these.
-  y_ticks = axes.nice_ticks(max(0.0, min(ends)), min(100.0, max(ends)), 6)
+  y_ticks = plots.nice_ticks(max(0.0, min(ends)), min(100.0, max(ends)), 6)
   places = [place(x) for x in x_ticks]
   margin = 6 + apart / 2
   start, end = _LEFT + margin, WIDTH - RIGHT - margin
   if places[0] == places[-1]:
     at = lambda x: (start + end) / 2
   else:
-    scale = axes.scale(places[0], places[-1], start, end)
+    scale = plots.axis_scale(places[0], places[-1], start, end)
     at = lambda x: scale(place(x))
   bottom = _HEIGHT - 44
-  y = axes.scale(y_ticks[0], y_ticks[-1], bottom, 12)
+  y = plots.axis_scale(y_ticks[0], y_ticks[-1], bottom, 12)
   parts = [
-    axes.y_axis(y_ticks, y, _LEFT, WIDTH - RIGHT, ylabel),
-    axes.x_axis(x_ticks, at, None, bottom, xlabel),
+    plots.y_axis(y_ticks, y, _LEFT, WIDTH - RIGHT, ylabel),
+    plots.x_axis(x_ticks, at, None, bottom, xlabel),
   ]
   if reference is not None:
     parts.append(
@@ -88,12 +88,12 @@ def curves(
   for i, curve in enumerate(of):
     aside = apart * (i / (len(of) - 1) - 0.5) if len(of) > 1 else 0.0
     parts.append(_curve(curve, lambda x, a=aside: at(x) + a, y, limits))
-  return axes.svg(parts, WIDTH, _HEIGHT, label)
+  return plots.svg(parts, WIDTH, _HEIGHT, label)
 
 
 def _curve(curve: Curve, x, y, limits: tuple[float, float]) -> str:
-  colour = f"c{curve.colour % axes.COLOURS}"
-  kind = "line printed" if curve.printed else f"line{axes.dash(curve.colour)}"
+  colour = f"c{curve.colour % plots.COLOURS}"
+  kind = "line printed" if curve.printed else f"line{plots.dash(curve.colour)}"
   path = "L".join(f"{x(p.x):.1f} {y(p.mean):.1f}" for p in curve.points)
   parts = [
     f'<path class="{colour} {kind}" d="M{path}">'
@@ -122,8 +122,8 @@ def legend(of: Sequence[Curve], *, reference: str = "") -> str:
   entries = [
     (
       curve.name,
-      f"c{curve.colour % axes.COLOURS} line "
-      + ("printed" if curve.printed else f"thick{axes.dash(curve.colour)}"),
+      f"c{curve.colour % plots.COLOURS} line "
+      + ("printed" if curve.printed else f"thick{plots.dash(curve.colour)}"),
     )
     for curve in of
     if curve.points

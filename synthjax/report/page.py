@@ -8,10 +8,8 @@ from html import escape
 from synthjax.data.selection import FILLED
 from synthjax.report import (
   beside_sections,
-  confusions,
   costs,
   detections,
-  exports,
   few_shots,
   gallery,
   look,
@@ -56,7 +54,7 @@ def build(
     tuned_encoders.tuned_encoder(results),
     beside_sections.beside(results),
     sections.classes(results),
-    confusions.confusion(results),
+    sections.confusion(results),
     transfers.transfer(results),
     detections.detect(results, examples),
     gallery.images(results, album),
@@ -64,7 +62,7 @@ def build(
     quality_section.quality(results),
     gallery.prompts(results),
     run_sections.curves(results),
-    exports.export(results),
+    run_sections.export(results),
     costs.cost(results),
     run_sections.run(results),
   ]

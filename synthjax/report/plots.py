@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from synthjax.report import axes
-from synthjax.report.axes import WIDE, WIDTH
-
 _MAX_NAMED = 60  # classes with a name beside a matrix
 
 
@@ -39,16 +36,16 @@ def dots(
   values += [] if reference is None else [reference]
   if not values:
     return ""
-  ticks = axes.nice_ticks(min(values), max(values))
+  ticks = nice_ticks(min(values), max(values))
   height = 26 * len(rows) + 46
-  x = axes.scale(ticks[0], ticks[-1], axes.LEFT, WIDTH - axes.RIGHT)
+  x = axis_scale(ticks[0], ticks[-1], LEFT, WIDTH - RIGHT)
   bottom = height - 38
-  parts = [axes.x_axis(ticks, x, 8, bottom, xlabel)]
+  parts = [x_axis(ticks, x, 8, bottom, xlabel)]
   if reference is not None:
-    parts.append(axes.vline(x(reference), 8, bottom))
+    parts.append(vline(x(reference), 8, bottom))
   for i, row in enumerate(rows):
     y = 8 + 26 * i + 13
-    parts.append(axes.row_name(row.name, y))
+    parts.append(row_name(row.name, y))
     parts += [
       f'<circle class="faint" cx="{x(v):.1f}" cy="{y}" r="2.5"/>'
       for v in row.values
@@ -66,7 +63,7 @@ def dots(
       f'<circle class="c0 fill" cx="{x(row.mean):.1f}" cy="{y}" r="5">'
       f"<title>{escape(row.name)}: {row.mean:.2f}{spread}</title></circle>"
     )
-  return axes.svg(parts, WIDTH, height, label)
+  return svg(parts, WIDTH, height, label)
 
 
 def bars(
@@ -80,14 +77,14 @@ def bars(
   values = [value for _, value in rows if value is not None]
   if not values:
     return ""
-  ticks = axes.nice_ticks(min(0, *values), max(0, *values))
+  ticks = nice_ticks(min(0, *values), max(0, *values))
   height = 18 * len(rows) + 46
   # The numbers stand at the ends of the bars.
-  x = axes.scale(ticks[0], ticks[-1], axes.LEFT + 36, WIDTH - axes.RIGHT - 32)
-  parts = [axes.x_axis(ticks, x, 8, height - 38, xlabel)]
+  x = axis_scale(ticks[0], ticks[-1], LEFT + 36, WIDTH - RIGHT - 32)
+  parts = [x_axis(ticks, x, 8, height - 38, xlabel)]
   for i, (name, value) in enumerate(rows):
     y = 8 + 18 * i + 9
-    parts.append(axes.row_name(name, y))
+    parts.append(row_name(name, y))
     if value is None:
       continue
     left, right = sorted((x(0), x(value)))
@@ -99,8 +96,8 @@ def bars(
       f'width="{max(right - left, 1):.1f}" height="12"/>'
       f'<text x="{at:.1f}" y="{y + 4}" text-anchor="{anchor}">{text}</text>'
     )
-  parts.append(axes.vline(x(0), 8, height - 38, "zero"))
-  return axes.svg(parts, WIDTH, height, label)
+  parts.append(vline(x(0), 8, height - 38, "zero"))
+  return svg(parts, WIDTH, height, label)
 
 
 def histogram(
@@ -113,13 +110,13 @@ def histogram(
 ) -> str:
   """Draws counts over 0..1, stacked: the first series is at the bottom."""
   total = np.sum(np.asarray(stacks), 0)
-  ticks = axes.nice_ticks(0, max(1, int(total.max())))
+  ticks = nice_ticks(0, max(1, int(total.max())))
   height, left = 220, 52
-  x = axes.scale(0, 1, left, WIDTH - axes.RIGHT)
-  y = axes.scale(ticks[0], ticks[-1], height - 44, 12)
+  x = axis_scale(0, 1, left, WIDTH - RIGHT)
+  y = axis_scale(ticks[0], ticks[-1], height - 44, 12)
   parts = [
-    axes.y_axis(ticks, y, left, WIDTH - axes.RIGHT, ylabel),
-    axes.x_axis([0, 0.2, 0.4, 0.6, 0.8, 1], x, None, height - 44, xlabel),
+    y_axis(ticks, y, left, WIDTH - RIGHT, ylabel),
+    x_axis([0, 0.2, 0.4, 0.6, 0.8, 1], x, None, height - 44, xlabel),
   ]
   below = np.zeros(len(total))
   step = 1 / len(total)
@@ -135,8 +132,8 @@ def histogram(
         )
     below += np.asarray(series)
   if reference is not None:
-    parts.append(axes.vline(x(reference), 12, height - 44))
-  return axes.svg(parts, WIDTH, height, label)
+    parts.append(vline(x(reference), 12, height - 44))
+  return svg(parts, WIDTH, height, label)
 
 
 def lines(
@@ -153,34 +150,30 @@ def lines(
     return ""
   height, left = 220, 52
   log = min(ys) > 0 and max(ys) > 20 * min(ys)
-  ticks = (
-    axes.log_ticks(min(ys), max(ys))
-    if log
-    else axes.nice_ticks(min(ys), max(ys))
-  )
+  ticks = log_ticks(min(ys), max(ys)) if log else nice_ticks(min(ys), max(ys))
   to = math.log10 if log else float
-  scale = axes.scale(to(ticks[0]), to(ticks[-1]), height - 44, 12)
+  scale = axis_scale(to(ticks[0]), to(ticks[-1]), height - 44, 12)
   y = lambda v: scale(to(v))
-  x_ticks = axes.nice_ticks(min(xs), max(xs))
-  x = axes.scale(x_ticks[0], x_ticks[-1], left, WIDTH - axes.RIGHT)
+  x_ticks = nice_ticks(min(xs), max(xs))
+  x = axis_scale(x_ticks[0], x_ticks[-1], left, WIDTH - RIGHT)
   ylabel = f"{ylabel}, log scale" if log else ylabel
   parts = [
-    axes.y_axis(ticks, y, left, WIDTH - axes.RIGHT, ylabel),
-    axes.x_axis(x_ticks, x, None, height - 44, xlabel),
+    y_axis(ticks, y, left, WIDTH - RIGHT, ylabel),
+    x_axis(x_ticks, x, None, height - 44, xlabel),
   ]
   for i, (name, of_x, of_y) in enumerate(curves):
     pairs = zip(of_x, of_y, strict=True)
     path = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in pairs)
     parts.append(
-      f'<path class="c{i % axes.COLOURS} line{axes.dash(i)}" d="M{path}">'
+      f'<path class="c{i % COLOURS} line{dash(i)}" d="M{path}">'
       f"<title>{escape(name)}</title></path>"
     )
     if len(of_x) == 1:  # a path of one point is not seen
       parts.append(
-        f'<circle class="c{i % axes.COLOURS} fill" cx="{x(of_x[0]):.1f}" '
+        f'<circle class="c{i % COLOURS} fill" cx="{x(of_x[0]):.1f}" '
         f'cy="{y(of_y[0]):.1f}" r="3"/>'
       )
-  return axes.svg(parts, WIDTH, height, label)
+  return svg(parts, WIDTH, height, label)
 
 
 def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
@@ -217,27 +210,23 @@ def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
       )
   for i, name in enumerate(names if named else ()):
     at = (i + 0.5) * cell
-    parts.append(axes.row_name(name, 8 + at, left - 6, letters))
+    parts.append(row_name(name, 8 + at, left - 6, letters))
     parts.append(
       f'<text transform="translate({left + at + 4:.1f} {bottom + 8:.1f}) '
-      f'rotate(-60)" text-anchor="end">{escape(axes.cut(name, letters))}</text>'
+      f'rotate(-60)" text-anchor="end">{escape(cut(name, letters))}</text>'
     )
   middle = (left + width - 8) / 2
-  parts.append(
-    axes.write(middle, bottom + deep + 12, "predicted class", "axis")
-  )
+  parts.append(write(middle, bottom + deep + 12, "predicted class", "axis"))
   parts.append(
     f'<text class="axis" transform="translate(11 {bottom / 2:.0f}) '
     'rotate(-90)" text-anchor="middle">true class</text>'
   )
-  return axes.svg(parts, width, bottom + deep + 20, label)
+  return svg(parts, width, bottom + deep + 20, label)
 
 
 def legend(names: Sequence[str]) -> str:
   """Returns the names beside their colours, in the order of the series."""
-  kinds = [
-    f"c{i % axes.COLOURS} line{axes.dash(i)} thick" for i in range(len(names))
-  ]
+  kinds = [f"c{i % COLOURS} line{dash(i)} thick" for i in range(len(names))]
   return keys(list(zip(names, kinds, strict=True)))
 
 
@@ -258,4 +247,110 @@ def figure(svg: str, caption: str, *extra: str) -> str:
   return (
     f"<figure>{svg}{''.join(extra)}<figcaption>{escape(caption)}</figcaption>"
     "</figure>"
+  )
+
+
+# --- axes, ticks and labels of the charts, in SVG ----------------------------
+
+# A chart is as wide as a phone, so that its letters stay readable there.
+WIDTH, WIDE = 360, 720  # px
+LEFT, RIGHT = 130, 14  # px, around horizontal charts
+COLOURS = 6  # .c0 to .c5 of the page's style
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+  """Returns round numbers that reach from low or less to high or more."""
+  span = high - low
+  if span <= 1e-12 * max(abs(low), abs(high), 1e-300):
+    span = abs(high) or 1.0
+    low, high = low - span / 2, high + span / 2
+  raw = span / (count - 1)
+  unit = 10.0 ** math.floor(math.log10(raw))
+  step = unit * next(m for m in (1, 2, 2.5, 5, 10) if m * unit >= raw * 0.999)
+  first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+  return [float(f"{i * step:.12g}") for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+  """Returns powers of ten from low or less to high or more."""
+  first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+  every = max(1, (last - first) // 6)
+  ticks = [10.0**i for i in range(first, last, every)]
+  return [*ticks, 10.0**last]
+
+
+def axis_scale(low, high, start, end):
+  """Returns the linear map of low..high to start..end, in px."""
+  size = (end - start) / (high - low)
+  return lambda value: start + (value - low) * size
+
+
+def x_axis(ticks, x, top, bottom, label) -> str:
+  """Draws ticks below `bottom`, with grid lines up to `top` if not None."""
+  parts = []
+  for tick in ticks:
+    if top is not None:
+      parts.append(f'<path class="grid" d="M{x(tick):.1f} {top}V{bottom}"/>')
+    parts.append(write(x(tick), bottom + 15, f"{tick:g}".replace("-", "−")))
+  middle = (x(ticks[0]) + x(ticks[-1])) / 2
+  parts.append(write(middle, bottom + 32, label, "axis"))
+  return "".join(parts)
+
+
+def y_axis(ticks, y, left, right, label) -> str:
+  """Draws grid lines, with their ticks at the left."""
+  parts = []
+  for tick in ticks:
+    at = y(tick)
+    parts.append(f'<path class="grid" d="M{left} {at:.1f}H{right}"/>')
+    words = f"{tick:g}".replace("-", "−")
+    parts.append(write(left - 5, at + 4, words, anchor="end"))
+  middle = (y(ticks[0]) + y(ticks[-1])) / 2
+  parts.append(
+    f'<text class="axis" transform="translate(11 {middle:.0f}) rotate(-90)" '
+    f'text-anchor="middle">{escape(label)}</text>'
+  )
+  return "".join(parts)
+
+
+def vline(x: float, top: float, bottom: float, kind: str = "reference") -> str:
+  """Draws a vertical line of a class of the page's style."""
+  return f'<path class="{kind}" d="M{x:.1f} {top}V{bottom}"/>'
+
+
+def row_name(name: str, y: float, x: float = LEFT - 8, length: int = 18) -> str:
+  """Writes the name of a row, which ends at x."""
+  return (
+    f'<text x="{x}" y="{y + 4:.1f}" text-anchor="end">'
+    f"{escape(cut(name, length))}<title>{escape(name)}</title></text>"
+  )
+
+
+def write(x, y, text, kind="tick", anchor="middle") -> str:
+  """Writes a text, plain."""
+  return (
+    f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
+    f"{escape(text)}</text>"
+  )
+
+
+def cut(name: str, length: int) -> str:
+  """Shortens a name in its middle, as its end may be what tells it apart."""
+  if len(name) <= length:
+    return name
+  head = length // 2
+  return f"{name[:head]}…{name[head + 1 - length :]}"
+
+
+def dash(i: int) -> str:
+  """Lets the colours come again with dashes."""
+  return f" dash{min(i // COLOURS, 2)}" if i >= COLOURS else ""
+
+
+def svg(parts: Sequence[str], width: float, height: float, label: str) -> str:
+  """Returns the whole drawing; `label` is for those who do not see it."""
+  wide = ' class="wide"' if width > WIDTH else ""
+  return (
+    f'<svg{wide} viewBox="0 0 {width} {height:.0f}" role="img" '
+    f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
   )

@@ -21,7 +21,6 @@ from synthjax.encoders import (
   ImageEncoder,
   check_encoder,
   check_image_encoder,
-  chosen,
   load_encoder,
   load_image_encoder,
 )
@@ -35,7 +34,7 @@ from synthjax.errors import (
   Kind,
 )
 from synthjax.progress import say
-from synthjax.report import card_encoders, card_figures, card_files
+from synthjax.report import card_figures, card_files
 from synthjax.text import prompts as texts
 
 DEFAULTS = {
@@ -49,7 +48,7 @@ DEFAULTS = {
   "neighbours": 5,  # k of precision, recall, density and coverage
   "pairs": 8,  # that are shown of near duplicates and of neighbours
   "max_images": 50_000,  # compared with one another; of more, by chance
-  "encoders": chosen.FETCHED,  # further ones to compare by, see encoders.chosen
+  "encoders": card_figures.FETCHED,  # further ones to compare by
 }
 KNOWN = {
   "real": BLOCK,
@@ -130,7 +129,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     neighbours=block["neighbours"],
   )
   for weights, other in others.items():
-    sets, more = card_encoders.measure(
+    sets, more = card_figures.measure(
       drawn, found, other, neighbours=block["neighbours"], folder=folder
     )
     model = licences.describe(weights, other.identity["weights"])
@@ -152,12 +151,12 @@ def run(config: ConfigDict, workdir: str) -> None:
   say(f"card: {card_figures.headline(card)}")
 
 
-def _further(block: Mapping[str, Any]) -> chosen.Chosen:
+def _further(block: Mapping[str, Any]) -> card_figures.Chosen:
   """Chooses further encoders; by default none where nothing is to compare."""
   asked = block["encoders"]
-  if asked == chosen.FETCHED and not block["real"]:
-    asked = chosen.NONE
-  return chosen.choose(asked)
+  if asked == card_figures.FETCHED and not block["real"]:
+    asked = card_figures.NONE
+  return card_figures.choose(asked)
 
 
 def _spec_of_others(
@@ -171,7 +170,7 @@ def _spec_of_others(
   unless they were asked for by name.
   """
   asked = [other.identity for other in others.values()]
-  if block["encoders"] == chosen.FETCHED:
+  if block["encoders"] == card_figures.FETCHED:
     if (folder / artifacts.MANIFEST).exists():
       before = artifacts.load(folder)["spec"].get("encoders", [])
       if before != artifacts.plain(asked):

@@ -10,17 +10,18 @@ from ml_collections import ConfigDict
 
 from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.convert import detector, files
+from synthjax.convert import files
 from synthjax.data import detection_batches, detection_sources, spaces
 from synthjax.data.resizing import to_original
 from synthjax.errors import unknown_names
+from synthjax.evals import classify as result_files
 from synthjax.evals import detected, voc_ap, voc_files
-from synthjax.evals import results as result_files
 from synthjax.evals.detected import Run
+from synthjax.models import faster_rcnn
 from synthjax.models.classifiers import make_classifier
 from synthjax.models.faster_rcnn import make_detector
 from synthjax.progress import counter
-from synthjax.train import detecting, detection, pretrained, processes
+from synthjax.train import detection, pretrained, processes
 from synthjax.train import detector_fields as recipes
 from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
@@ -221,7 +222,7 @@ def _started(objective: Any, weights: Any) -> Any:
   if weights is None:
     return objective
   return detection.start_from(
-    objective, partial(detector.from_backbone, weights)
+    objective, partial(faster_rcnn.from_backbone, weights)
   )
 
 
@@ -246,7 +247,7 @@ def _measure(
   for one in every:
     variables, _ = files.load_params(folder / f"{one.label()}{_WEIGHTS}")
     tell = counter(one.label(), len(source), shown=processes.is_first())
-    rows = detecting.detect_all(predict, variables, batches, tell=tell)
+    rows = detected.detect_all(predict, variables, batches, tell=tell)
     found = [
       voc_files.Detections(
         to_original(row["boxes"], row["size"], row["original_size"]),

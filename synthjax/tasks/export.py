@@ -20,11 +20,10 @@ from synthjax.data import (
   scores,
   selection,
   spaces,
-  voc_write,
+  voc,
 )
 from synthjax.data.exports import (
   coco,
-  mark,
   parquet,
   png_folder,
   safe_names,
@@ -122,7 +121,7 @@ def _export_images(
     "images": artifacts.digest(workdir / "generate"),
     "selection": _selected(workdir) if block["selection"] else None,
     "encoding": _encoding(block),
-    "mark": mark.SOURCE_TYPE,
+    "mark": stored.SOURCE_TYPE,
   }
   if name == "png_folder":
     write = partial(png_folder.write, keys=keys)
@@ -219,7 +218,7 @@ def _write_voc(
 ) -> dict[str, int]:
   """Writes a split as VOC, whose images are JPEG."""
   split = VOC_SPLITS.get(split, split)
-  count = voc_write.write_voc(folder, source, names, year=YEAR, split=split)
+  count = voc.write_voc(folder, source, names, year=YEAR, split=split)
   top = f"VOCdevkit/VOC{YEAR}"
   listed = f"{top}/ImageSets/Main/{split}.txt"
   ids = (folder / listed).read_text().split()

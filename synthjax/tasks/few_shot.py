@@ -28,14 +28,14 @@ from synthjax.data import scores as stored
 from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.errors import UserError
 from synthjax.evals import arms
-from synthjax.evals import results as result_files
+from synthjax.evals import classify as result_files
 from synthjax.progress import counter
-from synthjax.train import classifier, few_shot_blocks
+from synthjax.train import classifier, few_shot_methods
 from synthjax.train import few_shot_methods as methods
-from synthjax.train.few_shot_blocks import Method
+from synthjax.train.few_shot_methods import Method
 from synthjax.train.few_shot_tuning import Problem
 
-KNOWN = few_shot_blocks.KNOWN
+KNOWN = few_shot_methods.KNOWN
 # Methods that look at augmented shots, and at validation images.
 AUGMENTED, SEARCHING = ("tip_adapter", "coop"), ("tip_adapter", "linear_probe")
 
@@ -43,7 +43,7 @@ AUGMENTED, SEARCHING = ("tip_adapter", "coop"), ("tip_adapter", "linear_probe")
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and methods, and that their images are there or will be."""
   block = config.few_shot.to_dict()
-  needed = few_shot_blocks.REQUIRED
+  needed = few_shot_methods.REQUIRED
   validate(block, KNOWN, name="few_shot", required=needed)
   wanted = read_methods(block)
   searching = sorted({method.kind for method in wanted} & set(SEARCHING))
@@ -94,10 +94,10 @@ def _check_strategies(config: ConfigDict, wanted: Sequence[Method]) -> None:
 def read_methods(block: Mapping[str, Any]) -> list[Method]:
   """Reads the methods of config.few_shot; see `few_shot_blocks.read`."""
   for i, each in enumerate(block["methods"]):
-    name, fields = f"few_shot.methods[{i}]", few_shot_blocks.FIELDS
+    name, fields = f"few_shot.methods[{i}]", few_shot_methods.FIELDS
     validate(each, fields, name=name, required=("name", "kind"))
   protocol, taken = block.get("protocol"), (arms.ZERO_SHOT,)
-  return few_shot_blocks.read(block["methods"], protocol=protocol, taken=taken)
+  return few_shot_methods.read(block["methods"], protocol=protocol, taken=taken)
 
 
 def run(config: ConfigDict, workdir: str) -> None:

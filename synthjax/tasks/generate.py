@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.data import dataset_info, encoded, few_shot, real, scores, spaces
+from synthjax.data import encoded, few_shot, real, scores, shards, spaces
 from synthjax.data.drawing import (
   START_STEPS,
   few_of_each,
@@ -168,7 +168,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     encode=partial(encoded.encode, **encoding),
     references=references,
   )
-  described = dataset_info.write_dataset_info(
+  described = shards.write_dataset_info(
     folder,
     list(written.values()),
     {c.id: c.name for c in space.classes},

@@ -9,18 +9,11 @@ from ml_collections import ConfigDict
 from synthjax import artifacts
 from synthjax.config import check_strategies, validate
 from synthjax.convert import files
-from synthjax.data import (
-  amounts,
-  generated,
-  pipeline,
-  real,
-  spaces,
-  views,
-)
+from synthjax.data import generated, pipeline, real, spaces, views
 from synthjax.data.rows import subset
 from synthjax.errors import UserError
 from synthjax.evals import classify, monitor
-from synthjax.models import positions, resnet
+from synthjax.models import resnet, vit
 from synthjax.models.classifiers import HEADS, backbone, make_classifier
 from synthjax.train import (
   finetune,
@@ -36,7 +29,7 @@ from synthjax.train import (
 )
 from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
-from synthjax.train.objective import Objective
+from synthjax.train.loop import Objective
 
 PROCESSES = "all"  # they train as one, and the first one writes
 KNOWN = pretraining_fields.KNOWN
@@ -111,7 +104,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   for name, block in arms.items():
     source, amount = drawn, block.get("images_per_class")
     if amount or block.get("num_classes"):
-      source = amounts.take(
+      source = generated.take(
         drawn,
         num_classes=_num_classes(block, space),
         images_per_class=amount,
@@ -176,7 +169,7 @@ def _make_objective(block: dict, num_classes: int, num_steps: int) -> Objective:
   if not block.get("init"):
     return objective
   variables, description = files.load_params(_locate(block))
-  start = positions.fit_positions(
+  start = vit.fit_positions(
     variables, description, image_size=block["image_size"]
   )
   return finetune.start_from(objective, start, heads=HEADS)

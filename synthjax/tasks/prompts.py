@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 
 from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.data import captions, glosses, spaces
+from synthjax.data import captions, nouns, spaces
 from synthjax.errors import COUNT, NAMED, TEXTS
+from synthjax.generators import t5
 from synthjax.progress import say
-from synthjax.text import enhance, sentences, writer_fields
+from synthjax.text import enhance, sentences
 from synthjax.text import prompts as texts
 
 REQUIRED = {"strategies": TEXTS}
@@ -24,7 +25,7 @@ OPTIONAL = {
   "grammar": NAMED,  # of that writer: a name, or templates and slots
 }
 KNOWN = REQUIRED | OPTIONAL
-BLOCKS = {"writer": writer_fields.KNOWN}
+BLOCKS = {"writer": t5.KNOWN}
 GRAMMAR = "photo"
 
 
@@ -36,7 +37,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   texts.check_strategies(block["strategies"])
   enhance.read_grammar(block.get("grammar", GRAMMAR))
   space = spaces.load_space(config.space)
-  if writer := writer_fields.read(block, validate):
+  if writer := t5.read(block, validate):
     _load_t5().check(weights=writer["weights"], tokenizer=writer["tokenizer"])
   elif set(block["strategies"]) == {"enhanced"}:
     _warn_of_unused(config.space, space.prompts)
@@ -47,7 +48,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   block = config.prompts.to_dict()
   folder = epath.Path(workdir) / "prompts"
   space = spaces.load_space(config.space)
-  writer = writer_fields.read(block, validate)
+  writer = t5.read(block, validate)
   block.pop("writer", None)
   spec = {
     # A file of weights may move; what is in it may not change.
@@ -61,7 +62,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   if artifacts.begin(folder, spec):
     return
-  per_class = block.get("per_class", writer_fields.PER_CLASS)
+  per_class = block.get("per_class", t5.PER_CLASS)
   written, summary = None, {}
   if writer:
     written, summary["writer"] = _write(writer, space, per_class, config.seed)
@@ -189,7 +190,7 @@ def _write(
 
 def _topic(each: spaces.Class) -> str:
   """Returns the name, and a word for what is meant where that is told."""
-  kind = glosses.head_word(each.description)
+  kind = nouns.head_word(each.description)
   named = kind.lower() in each.name.lower().split()
   return each.name if not kind or named else f"{each.name}, {kind}"
 

@@ -15,12 +15,12 @@ from synthjax.report import (
   beside,
   costs,
   drawn_detections,
-  exports,
   gather,
   page,
   paper,
   pictures,
   reading,
+  run_sections,
 )
 
 KNOWN = {
@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   folder = epath.Path(workdir) / "report"
   spec = {"title": title, "samples_per_class": samples}
   states = reading.task_states(workdir)
-  exported, records = exports.read(workdir), timings.read(workdir)
+  exported, records = run_sections.read(workdir), timings.read(workdir)
   config_read = reading.plain(config.to_dict())
   read = {
     "inputs": {task: state.get("digest") for task, state in states.items()},

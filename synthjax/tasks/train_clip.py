@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
-from synthjax.data import augment, captions, embedded, pipeline
+from synthjax.data import captions, embedded, pipeline, views
 from synthjax.encoders.resize import fit_image
 from synthjax.errors import (
   BELOW_ONE,
@@ -110,9 +110,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     pipeline.train_batches(
       captions.open_captioned(**data),
       [
-        augment.flip,
-        augment.jiggle,
-        augment.recolour,
+        views.flip,
+        views.jiggle,
+        views.recolour,
         partial(captions.name_more, share=name_share),
         read,
       ],

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from synthjax import artifacts
 from synthjax.config import validate
 from synthjax.convert import files
-from synthjax.data import augment, captions, embedded, pipeline
+from synthjax.data import captions, embedded, pipeline, views
 from synthjax.diffusion import schedule
 from synthjax.errors import (
   BELOW_ONE,
@@ -133,8 +133,8 @@ def _train(
     pipeline.train_batches(
       source,
       [
-        augment.flip,
-        augment.jiggle,
+        views.flip,
+        views.jiggle,
         partial(captions.name_more, share=name_share),
         read,
       ],
@@ -185,10 +185,10 @@ def read_example(
   tokens, mask = tokenize.load().glide_tokens(
     [embedded.sample_caption(example, rng)], context
   )
-  image = augment.shrink(example["image"], image_size)
+  image = views.shrink(example["image"], image_size)
   row = {"image": image, "tokens": tokens[0], "mask": mask[0]}
   if low_res:
-    row["low_res"] = augment.shrink(image, low_res)
+    row["low_res"] = views.shrink(image, low_res)
   return row
 
 

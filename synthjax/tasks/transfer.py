@@ -12,8 +12,8 @@ from synthjax.data import few_shot, pipeline, real, spaces, views
 from synthjax.data.rows import labels_of, subset
 from synthjax.errors import BLOCK, UserError, check_values, unknown_names
 from synthjax.evals import classify, finetuned
-from synthjax.evals import results as result_files
-from synthjax.models import positions
+from synthjax.evals import classify as result_files
+from synthjax.models import vit
 from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.train import (
   finetune,
@@ -188,7 +188,7 @@ def _finetune(
     objective = scratch
     if start in backbones:
       given = backbones[start][number % len(backbones[start])]
-      weights = positions.fit_positions(
+      weights = vit.fit_positions(
         *files.load_params(given), image_size=spec["image_size"]
       )
       objective = finetune.start_from(scratch, weights, heads=HEADS)

@@ -27,8 +27,8 @@ from synthjax.evals import arms
 from synthjax.progress import counter
 from synthjax.text.prompts import STRATEGIES
 from synthjax.train import classifier
-from synthjax.train import classifier_fields as recipes
-from synthjax.train.classifier_fields import Arm
+from synthjax.train import classifier as recipes
+from synthjax.train.classifier import Arm
 
 KNOWN = recipes.KNOWN
 

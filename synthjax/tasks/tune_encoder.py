@@ -21,17 +21,17 @@ from synthjax.data.rows import labels_of, subset
 from synthjax.encoders import Encoder, check_encoder, load_encoder, tower
 from synthjax.errors import UserError, unknown_names
 from synthjax.evals import arms
-from synthjax.evals import results as result_files
+from synthjax.evals import classify as result_files
 from synthjax.train import (
   classifier,
   encoder_tuning,
   processes,
   recipe,
 )
-from synthjax.train import encoder_tuning_fields as recipes
+from synthjax.train import encoder_tuning as recipes
 from synthjax.train import mesh as meshes
 from synthjax.train import run as runs
-from synthjax.train.encoder_tuning_fields import Arm
+from synthjax.train.encoder_tuning import Arm
 
 PROCESSES = "all"  # they train as one, and the first one writes
 KNOWN = recipes.KNOWN

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from synthjax.train.objective import Objective
+from synthjax.train.loop import Objective
 
 MAX_LOGIT_SCALE = math.log(100)  # Section 2.5: it trained unstably above
 

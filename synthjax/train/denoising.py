@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from synthjax.diffusion import schedule
-from synthjax.train.objective import Objective
+from synthjax.train.loop import Objective
 
 # (params, x_t, t, tokens, mask, low_res or None, dropout rng) -> [n, h, w, 6]
 Apply = Callable[..., jax.Array]

@@ -18,13 +18,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from synthjax.boxes import geometry, matching
+from synthjax.boxes import geometry
+from synthjax.boxes.anchors import draw_subsample
 from synthjax.boxes.nms import batched_nms
 from synthjax.train import regions
-from synthjax.train.detection_losses import head_losses, proposal_losses
-from synthjax.train.objective import Objective
+from synthjax.train.loop import Objective
 from synthjax.train.precise_bn import reestimate
-from synthjax.train.regions import Options, Subsample
+from synthjax.train.regions import AnchorTargets, Options, RoiTargets, Subsample
 from synthjax.train.supervised import normalize
 
 VOC = Options()
@@ -44,7 +44,7 @@ def detection(
   tx: optax.GradientTransformation,
   *,
   options: Options = VOC,
-  subsample: Subsample = matching.subsample,
+  subsample: Subsample = draw_subsample,
 ) -> Objective:
   """Returns the objective of Faster R-CNN; all four losses weigh the same.
 
@@ -52,7 +52,7 @@ def detection(
     model: a `models.faster_rcnn.FasterRCNN`, or what has its methods.
     tx: the optimizer.
     options: all choices outside of the network.
-    subsample: draws anchors and regions; as `boxes.matching.subsample`.
+    subsample: draws anchors and regions; as `anchors.draw_subsample`.
 
   Raises:
     UserError: when compiled, for a model with another number of anchors.
@@ -198,9 +198,7 @@ def _statistics(model: Any, options: Options) -> Callable:
   """Returns (variables, batch, rng) -> statistics, moved by the batch."""
 
   def forward(variables, batch, rng):
-    _, stats = _forward(
-      model, variables, batch, rng, options, matching.subsample
-    )
+    _, stats = _forward(model, variables, batch, rng, options, subsample)
     return stats["batch_stats"]
 
   return forward
@@ -276,3 +274,63 @@ def _detect(
     "labels": fill(labels[index]),
     "valid": kept,
   }
+
+
+# --- the four losses of Faster R-CNN (Ren et al ------------------------------
+# The distance of deltas is L1: smooth L1 whose round part has no width.
+
+
+def proposal_losses(
+  logits: jax.Array,
+  deltas: jax.Array,
+  targets: AnchorTargets,
+  *,
+  num_anchors: int,
+) -> dict[str, jax.Array]:
+  """Returns the losses of the region proposal network.
+
+  Args:
+    logits: [n, a] float32.
+    deltas: [n, a, 4] float32.
+    targets: arrays [n, a, ...].
+    num_anchors: meant to be sampled per image: n times that many divide both
+      sums, however many were found.
+  """
+  total = num_anchors * len(logits)
+  positive, counts = targets.positive, targets.positive | targets.negative
+  entropy = optax.sigmoid_binary_cross_entropy(
+    logits, positive.astype(jnp.float32)
+  )
+  return {
+    "loss_rpn_cls": jnp.sum(entropy, where=counts) / total,
+    "loss_rpn_box": _l1(deltas, targets.deltas, positive) / total,
+  }
+
+
+def head_losses(
+  logits: jax.Array, deltas: jax.Array, targets: RoiTargets
+) -> dict[str, jax.Array]:
+  """Returns the losses of the head, and the share of foreground.
+
+  Args:
+    logits: [n, r, k + 1] float32.
+    deltas: [n, r, k, 4] float32, of which those of the true class count.
+    targets: arrays [n, r, ...]; the sums are divided by the number of all
+      valid regions of the batch, foreground or not.
+  """
+  foreground, labels = targets.foreground, targets.labels
+  total = jnp.maximum(targets.valid.sum(), 1)
+  entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  k = deltas.shape[2]
+  own = jnp.minimum(labels, k - 1)[..., None, None]  # the background has none
+  own_deltas = jnp.take_along_axis(deltas, own, axis=2)[:, :, 0]
+  return {
+    "loss_cls": jnp.sum(entropy, where=targets.valid) / total,
+    "loss_box": _l1(own_deltas, targets.deltas, foreground) / total,
+    "foreground": foreground.sum() / total,
+  }
+
+
+def _l1(deltas: jax.Array, targets: jax.Array, where: jax.Array) -> jax.Array:
+  """Sums the distances of [n, b, 4] where [n, b] says so."""
+  return jnp.sum(jnp.abs(deltas - targets), where=where[..., None])

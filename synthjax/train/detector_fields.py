@@ -25,8 +25,8 @@ from synthjax.errors import (
   check_values,
   unknown_names,
 )
-from synthjax.train import named_recipe, pretraining_fields, recipe
-from synthjax.train.objective import Objective
+from synthjax.train import pretraining_fields, recipe
+from synthjax.train.loop import Objective
 from synthjax.train.pretrained import ALONE, RANDOM
 from synthjax.train.regions import Options
 
@@ -176,7 +176,7 @@ def recipe_of(
       f"config.detect has num_steps={given['num_steps']} and "
       f"epochs={given['epochs']} for {init!r}: give one of them."
     )
-  filled = named_recipe.fill(given, linear=True)
+  filled = recipe.fill(given, linear=True)
   if not isinstance(filled["optimizer"].get("lr", 0.0), int | float):
     raise UserError(
       f"config.detect.optimizer.lr={filled['optimizer']['lr']!r} for {init!r}: "

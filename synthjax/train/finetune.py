@@ -26,9 +26,9 @@ from synthjax.errors import (
   check_values,
   one_of,
 )
-from synthjax.train import named_recipe, recipe
+from synthjax.train import recipe
+from synthjax.train.loop import Objective
 from synthjax.train.moco import MocoState
-from synthjax.train.objective import Objective
 from synthjax.train.supervised import SupervisedState
 
 # What the block `optimizer` may hold: several rates, of which one is chosen.
@@ -87,7 +87,7 @@ def recipe_of(block: dict, init: str) -> dict:
   own = block["inits"][init]
   fields = {name: block[name] for name in RECIPE if name in block} | own
   fields["optimizer"] = block.get("optimizer", {}) | own.get("optimizer", {})
-  fields = named_recipe.fill(fields)
+  fields = recipe.fill(fields)
   fields["image_size"] = block["image_size"]
   if fields.get("device_augment") is not None:
     fields.setdefault("augment", "none")

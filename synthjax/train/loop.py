@@ -1,14 +1,24 @@
 """The loop that runs every objective."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from synthjax.train import mesh as meshes
-from synthjax.train.objective import Objective
 
+# --- what a training method gives the loop -----------------------------------
+
+
+class Objective(NamedTuple):
+  """A pair of pure functions, in the manner of an optax transformation."""
+
+  init: Callable  # (rng, batch) -> state, a pytree with an integer `step`
+  step: Callable[..., tuple[Any, dict]]  # (state, batch, rng) -> state, metrics
+
+
+# --- ------
 # (steps done, state, metrics): metrics are on the device until they are read.
 Hook = Callable[[int, Any, dict], None]
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from synthjax.errors import UserError
-from synthjax.train.objective import Objective
+from synthjax.train.loop import Objective
 from synthjax.train.supervised import normalize
 
 

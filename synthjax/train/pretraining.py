@@ -15,8 +15,8 @@ import optax
 from synthjax.errors import UserError, unknown_names
 from synthjax.train import augment_device, mixing
 from synthjax.train import supervised as labelled
+from synthjax.train.loop import Objective
 from synthjax.train.moco import moco as contrast
-from synthjax.train.objective import Objective
 from synthjax.train.pretraining_fields import (
   Fields,
   contradictions,

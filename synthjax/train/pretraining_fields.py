@@ -21,7 +21,7 @@ from synthjax.errors import (
   WHOLE,
   UserError,
 )
-from synthjax.train import augment_device, monitoring, named_recipe
+from synthjax.train import augment_device, monitoring, recipe
 
 Fields = Mapping[str, Any]
 
@@ -137,7 +137,7 @@ def read(given: Fields, validate: Callable[..., None]) -> dict[str, dict]:
   arms = {}
   for name, fields in arms_of(given).items():
     validate(fields, KNOWN, name=where)
-    fields = named_recipe.fill(fields)
+    fields = recipe.fill(fields)
     if fields.get("device_augment") is not None:
       fields.setdefault("augment", "none")
     validate(fields, KNOWN, name=where, required=REQUIRED)

@@ -18,8 +18,8 @@ from synthjax.errors import (
   check_values,
   unknown_names,
 )
-from synthjax.train import optimizer, rates
-from synthjax.train.rates import Rate, options_of
+from synthjax.train import optimizer
+from synthjax.train.optimizer import RATES, Rate, make_rate, options_of
 
 # What the block `optimizer` of a task may hold: all that `make_optimizer` takes
 # for any optimizer and schedule.
@@ -151,7 +151,7 @@ def count_steps(num_images: int, *, epochs: float, batch_size: int) -> int:
   return max(1, round(epochs * num_images / batch_size))
 
 
-def make_rate(
+def make_epoch_rate(
   *,
   lr: float,
   num_steps: int,
@@ -200,14 +200,10 @@ def make_rate(
     )
   if not per_epoch:
     warmup = warmup or round(warmup_epochs / epochs * num_steps)
-    return rates.make_rate(
-      rate, lr=lr, num_steps=num_steps, warmup=warmup, **options
-    )
+    return make_rate(rate, lr=lr, num_steps=num_steps, warmup=warmup, **options)
   # The same schedule, of epochs in place of steps.
   warmup = warmup_epochs or warmup / num_steps * epochs
-  by_epoch = rates.make_rate(
-    rate, lr=lr, num_steps=epochs, warmup=warmup, **options
-  )
+  by_epoch = make_rate(rate, lr=lr, num_steps=epochs, warmup=warmup, **options)
 
   # The first step of each epoch but the first.
   starts = np.rint(np.arange(1, epochs) / epochs * num_steps)
@@ -228,7 +224,7 @@ def make_optimizer(
     name: a key of `optimizer.OPTIMIZERS`.
     num_steps: of the whole training.
     epochs: of the whole training.
-    **fields: of `make_rate` and of `optimizer.with_rate`, with the options of
+    **fields: of `make_epoch_rate` and of `optimizer.with_rate`, with the options of
       the schedule and the optimizer that are named.
 
   Raises:
@@ -237,11 +233,11 @@ def make_optimizer(
   check_values("optimizer", {"name": name} | fields, OPTIMIZER)
   rate = fields.get("rate", "cosine")
   of_rate, rest = optimizer.split_options(rate, fields)
-  own = options_of(make_rate)
+  own = options_of(make_epoch_rate)
   of_optimizer = options_of(optimizer.with_rate)
   of_optimizer |= options_of(optimizer.OPTIMIZERS[name])
   if unknown := rest.keys() - own - of_optimizer:
-    known = own | of_optimizer | options_of(rates.RATES[rate])
+    known = own | of_optimizer | options_of(RATES[rate])
     raise unknown_names(
       "optimizer field", sorted(unknown), known - {"num_steps", "epochs"}
     )
@@ -252,7 +248,7 @@ def make_optimizer(
         f"An optimizer with drops takes no {' and no '.join(sorted(wrong))}: "
         "the rate is constant between the drops."
       )
-  schedule = make_rate(
+  schedule = make_epoch_rate(
     num_steps=num_steps,
     epochs=epochs,
     **of_rate,
@@ -272,3 +268,34 @@ def check_optimizer(fields: Mapping[str, Any], *, epochs: float) -> None:
   check_values("optimizer", {"epochs": epochs}, {"epochs": POSITIVE})
   check_fields("optimizer", fields, OPTIMIZER, ("name", "lr"))
   make_optimizer(num_steps=10**9, epochs=epochs, **fields)
+
+
+# --- recipes of RECIPES, filled with what a user gives -----------------------
+
+
+def fill(fields: Mapping[str, Any], *, linear: bool = False) -> dict[str, Any]:
+  """Returns the fields with those of the recipe that `recipe` names.
+
+  What is given wins: of an optimizer each field, unless another optimizer is
+  given, which then is taken whole.
+
+  Args:
+    fields: of a config; what a recipe does not know stays.
+    linear: fits the recipe to the batch size that is given, by the linear
+      rule.
+
+  Raises:
+    UserError: for an unknown recipe.
+  """
+  name = fields.get("recipe")
+  if name is None:
+    return dict(fields)
+  if name not in RECIPES:
+    raise unknown_names("recipe", [name], RECIPES)
+  recipe = RECIPES[name]
+  if linear and fields.get("batch_size"):
+    recipe = for_batch_size(recipe, fields["batch_size"])
+  given, stated = fields.get("optimizer") or {}, recipe["optimizer"]
+  if given.get("name", stated["name"]) == stated["name"]:
+    given = stated | given
+  return recipe | dict(fields) | {"optimizer": dict(given)}

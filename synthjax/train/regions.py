@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from synthjax.boxes import anchors as grids
-from synthjax.boxes import geometry, matching
-from synthjax.boxes.proposals import select_proposals
+from synthjax.boxes import geometry
+from synthjax.boxes.anchors import draw_subsample, match
+from synthjax.boxes.nms import nms
 from synthjax.errors import UserError
 
 # (rng, label [a], num=, max_positive=) -> masks of positives and negatives.
@@ -132,7 +133,7 @@ def sample_anchors(
   valid: jax.Array,
   *,
   options: Options,
-  subsample: Subsample = matching.subsample,
+  subsample: Subsample = draw_subsample,
 ) -> AnchorTargets:
   """Matches an image's anchors with what is in it, and samples some.
 
@@ -142,11 +143,11 @@ def sample_anchors(
     boxes: [g, 4] true boxes.
     valid: [g] which of them there are.
     options: thresholds and numbers.
-    subsample: as `matching.subsample`.
+    subsample: as `anchors.draw_subsample`.
   """
   low, high = options.anchor_iou
   anchors = jnp.asarray(anchors, jnp.float32)
-  index, label = matching.match(
+  index, label = match(
     geometry.iou(boxes, anchors), valid, low=low, high=high, low_quality=True
   )
   positive, negative = subsample(
@@ -171,7 +172,7 @@ def sample_rois(
   *,
   num_classes: int,
   options: Options,
-  subsample: Subsample = matching.subsample,
+  subsample: Subsample = draw_subsample,
 ) -> RoiTargets:
   """Samples regions from an image's proposals and its true boxes.
 
@@ -184,14 +185,14 @@ def sample_rois(
     valid: [g] which of them there are.
     num_classes: k, and the label of the background.
     options: thresholds and numbers.
-    subsample: as `matching.subsample`.
+    subsample: as `anchors.draw_subsample`.
 
   Returns:
     num_rois regions, or all that there are and places that are not valid.
   """
   regions = jnp.concatenate([proposals, boxes])
   there = jnp.concatenate([proposed, valid])
-  index, label = matching.match(
+  index, label = match(
     geometry.iou(boxes, regions),
     valid,
     low=options.roi_iou,
@@ -219,3 +220,57 @@ def sample_rois(
     labels=jnp.where(foreground, labels[matched], num_classes),
     deltas=jnp.where(foreground[:, None], deltas, 0.0),
   )
+
+
+# --- region proposals --------------------------------------------------------
+
+# The factors of a proposal network's deltas (Ren et al. 2015, Eq. 2).
+WEIGHTS = (1.0, 1.0, 1.0, 1.0)
+
+
+def select_proposals(
+  logits: jax.Array,
+  deltas: jax.Array,
+  anchors: jax.Array,
+  size: jax.Array,
+  *,
+  pre_top: int,
+  post_top: int,
+  threshold: float = 0.7,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Turns what the proposal network says of an image into its best boxes.
+
+  No gradient flows back: boxes are inputs of the second stage.
+
+  Args:
+    logits: [a] of there being an object.
+    deltas: [a, 4] from the anchors, with weights of 1.
+    anchors: [a, 4].
+    size: [2] height and width of the image, without padding.
+    pre_top: how many of the highest logits to decode, clip and suppress.
+    post_top: how many boxes to return.
+    threshold: of the IoU, for non-maximum suppression.
+
+  Returns:
+    boxes: [post_top, 4] float32 within the image, by falling logit.
+    logits: [post_top] float32.
+    valid: [post_top] bool; where False, boxes and logits are 0. Boxes that are
+      empty or not finite are dropped.
+  """
+  logits, deltas = jax.lax.stop_gradient((logits, deltas))
+  logits, top = jax.lax.top_k(
+    jnp.asarray(logits, jnp.float32), min(pre_top, len(logits))
+  )
+  boxes = geometry.decode(deltas[top], jnp.asarray(anchors)[top], WEIGHTS)
+  finite = jnp.isfinite(boxes).all(-1) & jnp.isfinite(logits)
+  boxes = geometry.clip(boxes, size)
+  usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(-1)
+  index, valid = nms(
+    boxes,
+    jnp.where(usable, logits, 0),
+    usable,
+    threshold=threshold,
+    max_out=post_top,
+  )
+  boxes = jnp.where(valid[:, None], boxes[index], 0)
+  return boxes, jnp.where(valid, logits[index], 0), valid

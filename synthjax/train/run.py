@@ -11,7 +11,7 @@ from flax.serialization import to_state_dict
 
 from synthjax.train import checkpoint, loop, metrics, processes
 from synthjax.train import mesh as meshes
-from synthjax.train.objective import Objective
+from synthjax.train.loop import Objective
 
 _TRAINED = ("params", "variables", "query")
 TENSORBOARD = "tensorboard"  # --logdir, in the workdir

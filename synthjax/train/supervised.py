@@ -11,7 +11,7 @@ import optax
 
 from synthjax.errors import UserError
 from synthjax.train import mesh as meshes
-from synthjax.train.objective import Objective
+from synthjax.train.loop import Objective
 
 # Of ImageNet, for pixels in [0, 1]; DeiT uses them for other sets as well.
 MEAN = (0.485, 0.456, 0.406)

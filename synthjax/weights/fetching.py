@@ -1,19 +1,22 @@
 """Downloads released checkpoints into the cache, and has them converted."""
 
+import json
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 
 from synthjax import cache, download
+from synthjax.atomic import replace
 from synthjax.convert.released import RELEASED, File
 from synthjax.errors import UserError
-from synthjax.weights import making, seen
+from synthjax.weights import making
 
 
 def fetch_all(names: Sequence[str]) -> None:
   """Downloads, verifies and converts checkpoints into the cache."""
   for name in names:
     entry, folder = RELEASED[name], cache.weights_folder(name)
-    hashes = seen.read(folder)
+    hashes = read(folder)
     if _complete(name, hashes):
       print(f"{name} is already there.")
       making.tell_use(name)
@@ -22,7 +25,7 @@ def fetch_all(names: Sequence[str]) -> None:
     print(f"{name}: {entry.what}, licence {entry.licence}{note}")
     for file in entry.files:
       digest = _fetch(name, file, hashes.get(file.name))
-      hashes = seen.remember(folder, file.name, digest)
+      hashes = remember(folder, file.name, digest)
     making.make(name, {f.name: folder / f.name for f in entry.files}, folder)
     making.tell_use(name)
 
@@ -72,3 +75,24 @@ def _complete(name: str, hashes: Mapping[str, str]) -> bool:
       ):
         return False
   return True
+
+
+# --- the hashes of what was fetched, beside it -------------------------------
+
+_FILE = "sources.json"
+
+
+def read(folder: pathlib.Path) -> dict[str, str]:
+  """Returns {file: SHA-256} of what was fetched into a folder."""
+  try:
+    return json.loads((folder / _FILE).read_text())
+  except (OSError, ValueError):  # nothing was
+    return {}
+
+
+def remember(folder: pathlib.Path, file: str, digest: str) -> dict[str, str]:
+  """Adds the hash of a file, and returns all."""
+  hashes = read(folder) | {file: digest}
+  with replace(folder, _FILE) as temporary:
+    temporary.write_text(json.dumps(hashes, indent=1))
+  return hashes

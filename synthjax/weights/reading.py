@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from synthjax import cache, download
 from synthjax.convert.released import RELEASED, File
 from synthjax.errors import UserError
-from synthjax.weights import seen
+from synthjax.weights import fetching
 
 
 def list_all(names: Sequence[str]) -> None:
@@ -65,7 +65,7 @@ def check_all(names: Sequence[str]) -> None:
   problems, rows = [], [("file", "MB", "content", "state")]
   for name in names:
     entry, folder = RELEASED[name], cache.weights_folder(name)
-    hashes = seen.read(folder)
+    hashes = fetching.read(folder)
     for file in entry.files:
       if not (folder / file.name).exists():
         continue  # not needed once it has been converted

@@ -22,10 +22,10 @@ def pack(folder: epath.PathLike, output: epath.PathLike) -> None:
   """
   from synthjax.convert import files
   from synthjax.convert import stable_diffusion as convert
-  from synthjax.text import clip_folder
+  from synthjax.text import tokenize
 
   folder, output = epath.Path(folder), epath.Path(output)
-  words = clip_folder.read(folder / convert.VOCABULARY, folder / convert.MERGES)
+  words = tokenize.read(folder / convert.VOCABULARY, folder / convert.MERGES)
   variables, about = convert.from_folder(folder)
   about["sources"] = {
     str(pathlib.PurePath(path).relative_to(folder)): files.sha256(path)

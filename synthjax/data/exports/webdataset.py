@@ -16,8 +16,8 @@ from etils import epath
 from PIL import Image
 
 from synthjax.artifacts import replace
-from synthjax.data import image_files
-from synthjax.data.exports import labels, parts, safe_names, stored
+from synthjax.data import class_names, image_files
+from synthjax.data.exports import parts, safe_names, stored
 from synthjax.data.image_files import Labelled
 from synthjax.data.rows import Example
 from synthjax.errors import UserError
@@ -128,13 +128,13 @@ def open_webdataset(
   samples, problems = [], []
   for number, file in enumerate(files):
     samples += _index(file, number, problems)
-  labels.raise_problems(
+  class_names.raise_problems(
     problems,
     f"{path} cannot be opened as WebDataset",
     "Copy damaged files anew, or export again; a sample is an image (.png, "
     ".jpg, ...) and a .cls or .json of its name.",
   )
-  found = labels.of_rows(
+  found = class_names.of_rows(
     [sample.number for sample in samples],
     [sample.name for sample in samples],
     classes,
