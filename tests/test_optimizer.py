@@ -19,8 +19,8 @@ STEPS_PER_EPOCH = 7  # so that no epoch is a round number of anything
 def curve(name):
   """Returns the learning rate of every step of a recipe, [epochs, steps]."""
   fields, epochs = recipe.RECIPES[name], recipe.RECIPES[name]["epochs"]
-  known = options_of(recipe.make_rate) | {"warmup_lr", "min_lr"}
-  rate = recipe.make_rate(
+  known = options_of(recipe.make_epoch_rate) | {"warmup_lr", "min_lr"}
+  rate = recipe.make_epoch_rate(
     num_steps=STEPS_PER_EPOCH * epochs,
     epochs=epochs,
     **{k: v for k, v in fields["optimizer"].items() if k in known},
@@ -132,7 +132,7 @@ def test_the_rate_of_transfer_falls_fivefold_three_times():
 
 
 def test_epochs_of_no_whole_number_of_steps_change_at_the_nearest():
-  rate = recipe.make_rate(
+  rate = recipe.make_epoch_rate(
     lr=1.0, num_steps=10, epochs=4, rate="cosine", per_epoch=True
   )
   want = half_cosine(np.array([0, 0, 1, 1, 1, 2, 2, 2, 3, 3]) / 4)

@@ -99,7 +99,7 @@ def test_the_tables_name_all_that_the_functions_take():
   kinds = set().union(*map(named, optimizer.OPTIMIZERS.values()))
   common = {"name", "lr", "rate", "warmup", *named(optimizer.with_rate)}
   assert optimizer.FIELDS.keys() == common | schedules | kinds
-  by_epochs = named(recipe.make_rate) - {"num_steps", "epochs"}
+  by_epochs = named(recipe.make_epoch_rate) - {"num_steps", "epochs"}
   assert recipe.OPTIMIZER.keys() == optimizer.FIELDS.keys() | by_epochs
 
   kinds = few_shot_methods.METHODS

@@ -17,8 +17,8 @@ from synthjax.errors import UserError
 
 # --- few padded shapes for images of many sizes, and batches of one shape each
 # A compiled step takes one shape. Images are resized, and then padded to the
-# smallest of a few shapes ("buckets") that holds them; a batch has images of one
-# bucket alone.
+# smallest of a few shapes ("buckets") that holds them; a batch has images of
+# one bucket alone.
 
 Shape = tuple[int, int]  # height, width
 

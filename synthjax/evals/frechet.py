@@ -79,9 +79,9 @@ def _root(cov: np.ndarray) -> np.ndarray:
 
 
 # --- the kernel distance of two sets of features (KID, Binkowski et al -------
-# It is the squared maximum mean discrepancy for k(x, y) = (x.y / d + 1)^3. As the
-# 1 cancels out of it, k - 1 is summed, which keeps float32's digits where x.y / d
-# is small; and rows of zeros, which fill blocks up, add nothing.
+# It is the squared maximum mean discrepancy for k(x, y) = (x.y / d + 1)^3. As
+# the 1 cancels out of it, k - 1 is summed, which keeps float32's digits where
+# x.y / d is small; and rows of zeros, which fill blocks up, add nothing.
 
 _SIDE = 4096  # rows and columns of a block
 

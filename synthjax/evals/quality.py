@@ -84,9 +84,9 @@ def _mean(values: list[float]) -> float | None:
 
 # --- how two sets of features cover each other, by balls around their rows
 # Precision and recall of Kynkäänniemi et al. 2019, Section 2; density and
-# coverage of Naeem et al. 2020, Section 3. The ball of a row reaches to its k-th
-# nearest row of its own set, and its rim is outside, as in the code of Naeem et
-# al.
+# coverage of Naeem et al. 2020, Section 3. The ball of a row reaches to its
+# k-th nearest row of its own set, and its rim is outside, as in the code of
+# Naeem et al.
 
 
 class Manifold(NamedTuple):

@@ -268,9 +268,9 @@ def check(detections, truth, num_classes) -> None:
 
 
 # --- average precision of detections as COCO measures it, by COCO's own code
-# It differs from VOC's in that boxes are not rounded, a match may have an IoU at
-# the threshold, each detection takes the best object that is still free, and the
-# precision is read at 101 recalls.
+# It differs from VOC's in that boxes are not rounded, a match may have an IoU
+# at the threshold, each detection takes the best object that is still free, and
+# the precision is read at 101 recalls.
 
 _STATS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
 

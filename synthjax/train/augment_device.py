@@ -20,8 +20,9 @@ from synthjax.train.supervised import MEAN, STD, normalize
 
 # --- changes of colour and sharpness, of one image on the device -------------
 # Images are float [h, w, 3] in [0, 1], as are the results; `jax.vmap` takes
-# batches. The definitions are those of Pillow and torchvision, whose results are
-# rounded to 256 levels after each change: these are within two levels of them.
+# batches. The definitions are those of Pillow and torchvision, whose results
+# are rounded to 256 levels after each change: these are within two levels of
+# them.
 
 # ITU-R 601, as Pillow turns RGB into L.
 LUMA = (0.299, 0.587, 0.114)

@@ -198,7 +198,7 @@ def _statistics(model: Any, options: Options) -> Callable:
   """Returns (variables, batch, rng) -> statistics, moved by the batch."""
 
   def forward(variables, batch, rng):
-    _, stats = _forward(model, variables, batch, rng, options, subsample)
+    _, stats = _forward(model, variables, batch, rng, options, draw_subsample)
     return stats["batch_stats"]
 
   return forward

@@ -224,7 +224,7 @@ def make_optimizer(
     name: a key of `optimizer.OPTIMIZERS`.
     num_steps: of the whole training.
     epochs: of the whole training.
-    **fields: of `make_epoch_rate` and of `optimizer.with_rate`, with the options of
+    **fields: of `make_epoch_rate` and of `with_rate`, with the options of
       the schedule and the optimizer that are named.
 
   Raises:

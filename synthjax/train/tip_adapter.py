@@ -214,7 +214,8 @@ def count_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 # --- tip-Adapter-F (Zhang et al ----------------------------------------------
-# As in classifier tuning, a whole training is one `lax.scan` on stored features.
+# As in classifier tuning, a whole training is one `lax.scan` on stored
+# features.
 
 
 class TunedCache(NamedTuple):

@@ -82,11 +82,12 @@ def _read(
 
 
 # --- a mark within image files that says that a model has drawn them ---------
-# It is IPTC's "digital source type" of such images, in XMP, which search engines
-# and tools for photographs read. Exports have it, as their files go to others one
-# by one; it is 355 bytes of a PNG file. Image shards do not: nobody opens an
-# image of theirs but through the data set, which tells what it is, and an image
-# of the embedded world has 1.5 kB altogether. Pixels stay as they are encoded.
+# It is IPTC's "digital source type" of such images, in XMP, which search
+# engines and tools for photographs read. Exports have it, as their files go to
+# others one by one; it is 355 bytes of a PNG file. Image shards do not: nobody
+# opens an image of theirs but through the data set, which tells what it is, and
+# an image of the embedded world has 1.5 kB altogether. Pixels stay as they are
+# encoded.
 
 SOURCE_TYPE = (
   "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
