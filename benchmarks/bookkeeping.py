@@ -86,8 +86,8 @@ def _run(case: str, at: pathlib.Path, prompts: int, images: int) -> dict:
 
 def write(args) -> dict:
   """Leaves the prompts, as the task does."""
-  from synthjax import artifacts
-  from synthjax.text import prompts as texts
+  from synthjax.prompts import strategies as texts
+  from synthjax.runtime import artifacts
 
   [(count, _)] = args.sizes
   classes = min(CLASSES, count)
@@ -133,19 +133,19 @@ class _Enough(Exception):
 def _fill(args, stop_after: int | None) -> dict:
   import numpy as np
 
-  from synthjax import artifacts
-  from synthjax.data import drawing
-  from synthjax.data.encoded import encode_png
-  from synthjax.generators import Generator, fill
-  from synthjax.text import prompts as texts
+  from synthjax.data.generated import plan
+  from synthjax.data.pipeline.codecs import encode_png
+  from synthjax.generators import Generator, draw_shards
+  from synthjax.prompts import strategies as texts
+  from synthjax.runtime import artifacts
 
   [(count, images)] = args.sizes
   folder = pathlib.Path(args.at) / "generate"
   began, first = time.monotonic(), None
   artifacts.begin(folder, {"images": images})
   prompts = texts.open_prompts(folder.parent / "prompts" / texts.FILE)
-  blocks = drawing.plan(prompts, seeds=(0,))
-  rows = drawing.rows_of(blocks, images_per_class=images // len(blocks))
+  blocks = plan.plan(prompts, seeds=(0,))
+  rows = plan.rows_of(blocks, images_per_class=images // len(blocks))
   drawn = 0
 
   def stream(prompts, rngs):
@@ -159,7 +159,7 @@ def _fill(args, stop_after: int | None) -> dict:
       yield np.zeros((n, 1, 1, 3), np.uint8)
 
   try:
-    written = fill.fill(
+    written = draw_shards.fill(
       folder,
       rows,
       Generator(

@@ -141,7 +141,7 @@ def make_model(args, dtype: str) -> tuple[Any, Any]:
   """Returns the network and random variables, drawn without compiling."""
   import jax
 
-  from synthjax.models.faster_rcnn import NEW, make_detector
+  from synthjax.detection.faster_rcnn import NEW, make_detector
 
   rng = np.random.default_rng(0)
   model = make_detector(
@@ -168,8 +168,8 @@ def our_step(batch: Mapping, args, dtype: str) -> Compiled:
   """Compiles a training step; a run returns the loss before it."""
   import jax
 
-  from synthjax.train import optimizer
-  from synthjax.train.detection import DetectionState, detection
+  from synthjax.detection.objective import DetectionState, detection
+  from synthjax.training import optimizer
 
   model, variables = make_model(args, dtype)
   tx = optimizer.make_optimizer(num_steps=1, rate="constant", **SGD)
@@ -194,7 +194,7 @@ def our_inference(batch: Mapping, args, dtype: str) -> Compiled:
   """Compiles an inference; a run returns the detections."""
   import jax
 
-  from synthjax.train.detection import predictor
+  from synthjax.detection.objective import predictor
 
   model, variables = make_model(args, dtype)
   seen = jax.device_put({name: batch[name] for name in ("image", "size")})
@@ -210,9 +210,9 @@ def our_parts(inputs: Parts, options: Any) -> dict[str, Run]:
   """Compiles the parts of PARTS; each run waits for its result."""
   import jax
 
-  from synthjax.boxes.anchors import make_anchors
-  from synthjax.boxes.roi_align import roi_align
-  from synthjax.train import regions
+  from synthjax.detection import regions
+  from synthjax.detection.anchors import make_anchors
+  from synthjax.detection.roi_align import roi_align
 
   p = jax.device_put(inputs)
   anchors = make_anchors(

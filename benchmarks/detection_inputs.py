@@ -61,7 +61,7 @@ def make_parts(batch: Mapping, args, dtype: str) -> Parts:
 
 
 def make_options(args) -> Any:
-  from synthjax.train.regions import Options
+  from synthjax.detection.regions import Options
 
   options = Options(
     num_rois=args.regions,
@@ -82,9 +82,9 @@ def epoch_of_voc(args) -> tuple[int, float]:
   The images are 500 px long and 375, 333 or some other number of pixels short,
   lying or standing: roughly as many of each as in VOC.
   """
-  from synthjax.data import detection_batches as bucketing
-  from synthjax.data.detection_batches import VOC_MAX_SIZE, VOC_SHORT_SIDES
-  from synthjax.data.resizing import all_resized, resized
+  from synthjax.detection import loader as bucketing
+  from synthjax.detection.loader import VOC_MAX_SIZE, VOC_SHORT_SIDES
+  from synthjax.detection.resize import all_resized, resized
 
   rng = np.random.default_rng(0)
   n = VOC_IMAGES if not args.tiny else 200

@@ -143,8 +143,8 @@ def our_encoder(fields: dict, images: np.ndarray, dtype: str) -> Compiled:
   """Compiles our image tower; a run takes the images there and back."""
   import jax
 
-  from synthjax.encoders import tower as towers
-  from synthjax.models import clip
+  from synthjax.adapt import image_tower as towers
+  from synthjax.models.clip import model as clip
 
   whole = clip.CLIP(**fields, dtype=jax.numpy.dtype(dtype))
   module = clip.make_image_tower(whole)

@@ -41,10 +41,10 @@ PICTURES = 64  # that differ
 
 def fields_of(name: str, tiny: bool) -> dict[str, Any]:
   """Returns the fields of a model of MODELS, or of a small one of its kind."""
-  from synthjax.text import tokenize
+  from synthjax.tokenizers import bpe
 
   fields = MODELS[name] | _TEXT
-  fields["vocab_size"] = tokenize.load().clip_vocab_size
+  fields["vocab_size"] = bpe.load().clip_vocab_size
   if tiny:
     fields |= TINY[name] | dict(image_size=TINY_SIDE, embed_dim=16)
   return fields
@@ -68,13 +68,14 @@ def fill(like: Any) -> Any:
 
 def write_images(folder: pathlib.Path, args) -> None:
   """Completes the task `generate` in a folder; the same PNGs lie in `files`."""
-  from synthjax import artifacts
-  from synthjax.data import encoded, shards
+  from synthjax.data.generated import shards
+  from synthjax.data.pipeline import codecs
+  from synthjax.runtime import artifacts
 
   rng = np.random.default_rng(0)
   count = args.shards * args.images
   pictures = [
-    encoded.encode_png(picture(rng, args.side))
+    codecs.encode_png(picture(rng, args.side))
     for _ in range(min(count, PICTURES))
   ]
   (folder / "files").mkdir()
@@ -108,8 +109,8 @@ def write_encoder(folder: pathlib.Path, fields: dict, args) -> Any:
   import jax
   import ml_collections
 
-  from synthjax.convert import files
-  from synthjax.models import clip
+  from synthjax.models.clip import model as clip
+  from synthjax.weights import files
 
   size = fields["image_size"]
   variables = fill(

@@ -58,7 +58,7 @@ def make_model(stage: Stage, dtype: str) -> tuple[Any, dict]:
   import jax
   import jax.numpy as jnp
 
-  from synthjax.models.glide import Glide
+  from synthjax.models.glide.model import Glide
 
   model = Glide(**stage.sizes, dtype=jnp.dtype(dtype))
   side = 2 ** (len(model.channel_mult) - 1)  # the smallest that works
@@ -97,8 +97,8 @@ def our_step(
   import jax
   import jax.numpy as jnp
 
-  from synthjax.diffusion import guidance, sample, schedule
-  from synthjax.models.glide_text import Text
+  from synthjax.diffusion import guidance, samplers, schedule
+  from synthjax.models.glide.text import Text
 
   model, variables = make_model(stage, dtype)
   betas = schedule.BETAS[stage.betas]()
@@ -123,8 +123,8 @@ def our_step(
     if stage.guidance_scale is not None:
       predict = guidance.classifier_free(predict, stage.guidance_scale)
     denoise = guidance.from_noise(predict, betas)
-    noise = sample.image_noise(rngs, x.shape[1:])
-    return sample.SAMPLERS[sampler](denoise, steps, jnp.asarray(x), noise)
+    noise = samplers.image_noise(rngs, x.shape[1:])
+    return samplers.SAMPLERS[sampler](denoise, steps, jnp.asarray(x), noise)
 
   arrays = jax.device_put(arrays)
   compiled = compile_timed(jax.jit(step), *arrays)
@@ -134,7 +134,7 @@ def our_step(
 
 def write_weights(folder: pathlib.Path, stages: Mapping[str, Stage]) -> None:
   """Writes NAME.safetensors for each stage, as a generator reads them."""
-  from synthjax.convert import files
+  from synthjax.weights import files
 
   for name, stage in stages.items():
     _, variables = make_model(stage, "float32")

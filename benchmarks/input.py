@@ -28,7 +28,7 @@ from PIL import Image
 
 from benchmarks import table
 from benchmarks.devices import find_torch, limit_threads
-from synthjax.data.rows import subset
+from synthjax.data.pipeline.rows import subset
 
 QUALITY = {"jpeg": 90, "png": None, "webp": 90}
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
@@ -120,11 +120,12 @@ def write(
   folder: pathlib.Path, images: int, side: int, image_format: str
 ) -> None:
   """Writes images as a shard and as files; of 64 pictures, over and over."""
-  from synthjax.data import encoded, shards
+  from synthjax.data.generated import shards
+  from synthjax.data.pipeline import codecs
 
   rng = np.random.default_rng(0)
   pictures = [
-    encoded.encode(
+    codecs.encode(
       picture(rng, side),
       image_format=image_format,
       quality=QUALITY[image_format],
@@ -164,14 +165,16 @@ def picture(rng: np.random.Generator, side: int) -> np.ndarray:
 
 def ours(folder: pathlib.Path, args: argparse.Namespace) -> Iterator[Any]:
   """Reads batches of uint8 [n, h, w, 3]."""
-  from synthjax.data import pipeline, shards, views
+  from synthjax.data.generated import shards
+  from synthjax.data.pipeline import host_augment
+  from synthjax.data.pipeline import loader as pipeline
 
   source = shards.open_shards(folder, decode=False)
   # Grain takes longer to shuffle a few rows than many.
   rows = np.arange(max(EPOCH, len(source))) % len(source)
   batches = pipeline.train_batches(
     subset(source, rows),
-    views.transforms("photo", image_size=args.size, num_classes=1),
+    host_augment.transforms("photo", image_size=args.size, num_classes=1),
     batch_size=args.batch,
     seed=0,
     num_workers=args.workers,

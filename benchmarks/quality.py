@@ -19,19 +19,19 @@ def main(argv: list[str] | None = None) -> None:
   args = flags.parse_args(argv)
   device, has_torch = devices.set_up(args.threads)
   clock = devices.clock_of(device)
-  from synthjax.evals import frechet, quality
+  from synthjax.evals import feature_distances, image_quality
 
   rng = np.random.default_rng(0)
   shape = (args.images, args.features)
   x, y = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
   pairs = {
-    "Fréchet distance": (frechet.frechet_distance, _frechet),
+    "Fréchet distance": (feature_distances.frechet_distance, _frechet),
     "kernel distance, 100 subsets": (
-      frechet.kernel_distance_of_subsets,
+      feature_distances.kernel_distance_of_subsets,
       _kernel,
     ),
     "precision, recall": (
-      lambda x, y: quality.compare_manifolds(x, y, k=3),
+      lambda x, y: image_quality.compare_manifolds(x, y, k=3),
       _precision_recall if has_torch else None,
     ),
   }

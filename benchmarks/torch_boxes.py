@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from synthjax.train.regions import Options
+from synthjax.detection.regions import Options
 
 try:
   from torchvision import ops

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from synthjax.models.clip import MEAN, STD
+from synthjax.models.clip.model import MEAN, STD
 
 
 class Bottleneck(nn.Module):

@@ -25,7 +25,7 @@ from benchmarks.torch_boxes import (
   propose,
   roi_align,
 )
-from synthjax.train.regions import Options
+from synthjax.detection.regions import Options
 
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 

@@ -169,7 +169,7 @@ def our_step(
   """
   import jax
 
-  from synthjax.train import optimizer, supervised
+  from synthjax.training import optimizer, supervised
 
   dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
   tx = optimizer.make_optimizer(

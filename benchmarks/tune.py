@@ -61,21 +61,21 @@ def make_features(
 def tuning_rows(args, device: str, has_torch: bool) -> list[dict]:
   import jax
 
-  from synthjax.train import classifier
+  from synthjax.adapt import linear_head
 
   rng = np.random.default_rng(0)
   features, labels, centres = make_features(
     rng, args.classes, args.rows, args.dim, 3.0
   )
-  head = classifier.init_head(centres[:, None], 100.0)
-  index = classifier.epochs_index(
+  head = linear_head.init_head(centres[:, None], 100.0)
+  index = linear_head.epochs_index(
     args.rows, batch_size=args.batch, num_epochs=args.epochs, seed=0
   )
   on_device = jax.device_put((features, labels, head, index))
 
   def ours():
     features, labels, head, index = on_device
-    tuned = classifier.tune(features, labels, head, index=index)
+    tuned = linear_head.tune(features, labels, head, index=index)
     return jax.block_until_ready(tuned)
 
   functions = {"ours": ours}
@@ -146,7 +146,7 @@ def torch_tuning(features, labels, weight, index, *, loader: bool):
 def search_rows(args, device: str, has_torch: bool) -> list[dict]:
   import jax
 
-  from synthjax.train import classifier, tip_adapter
+  from synthjax.adapt import linear_head, tip_adapter
 
   rng = np.random.default_rng(1)
   classes, shots = args.search_classes, args.shots
@@ -156,7 +156,7 @@ def search_rows(args, device: str, has_torch: bool) -> list[dict]:
   )
   # Texts that know less of the classes than the shots do.
   texts = centres + rng.normal(0, 6, centres.shape).astype(np.float32)
-  head = classifier.init_head(texts[:, None], 100.0)
+  head = linear_head.init_head(texts[:, None], 100.0)
   cache = tip_adapter.build_cache(
     features[None, :num_shots], labels[:num_shots], classes
   )

@@ -7,7 +7,7 @@ r"""Zero-shot recognition with generated images, on any of the paper's 17 sets.
     --workdir=$OUT
 
   --config=...:runlocal           the embedded world, some CPU minutes
-  --config=...:space=pets         any name of synthjax/data/label_spaces
+  --config=...:space=pets         any name of synthjax/labels/label_spaces
   --config=...:encoder=vit_b16    tunes ViT-B/16; RN50 still filters
   --config=...:writer=grammar     sentences without T5
   --config=...:preset=fast        a fifth of the sampler's steps; see README.md

@@ -17,12 +17,12 @@ import jax
 import numpy as np
 from etils import epath
 
-from synthjax import cache
-from synthjax.data import image_files
-from synthjax.encoders import heads, load_encoder
-from synthjax.errors import UserError
-from synthjax.progress import counter, end_line
-from synthjax.train import classifier
+from synthjax.adapt import head_files, linear_head
+from synthjax.data.pipeline import image_files
+from synthjax.encoders import load_encoder
+from synthjax.runtime import cache
+from synthjax.runtime.errors import UserError
+from synthjax.runtime.progress import counter, end_line
 
 _CHUNK = 64  # images that are read and encoded at once
 
@@ -50,13 +50,13 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Classifier:
     UserError: if the run has no classifier or no such arm, or the encoder's
       weights are no longer there or no longer the same.
   """
-  path = epath.Path(workdir).expanduser() / "tune" / heads.FILE
+  path = epath.Path(workdir).expanduser() / "tune" / head_files.FILE
   if not path.exists():
     raise UserError(
       f"There is no {path}: the folder of a run is needed, the --workdir whose "
       "task `tune` is done."
     )
-  known = heads.read(path, arm=arm)
+  known = head_files.read(path, arm=arm)
   encoder = load_encoder(**known.encoder["config"])
   if encoder.identity != known.encoder["identity"]:
     raise UserError(
@@ -65,7 +65,7 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Classifier:
     )
 
   def classify(images: Sequence[np.ndarray]) -> np.ndarray:
-    logits = classifier.logits_fn(known.head, encoder.encode_images(images))
+    logits = linear_head.logits_fn(known.head, encoder.encode_images(images))
     return np.asarray(jax.nn.softmax(logits))
 
   return Classifier(known.classes, classify)

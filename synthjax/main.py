@@ -22,9 +22,14 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from synthjax import atomic, cache, locks, progress, timings
 from synthjax.config import unknown_fields
-from synthjax.errors import WHOLE, UserError, check_values, unknown_names
+from synthjax.runtime import atomic, cache, locks, progress, timings
+from synthjax.runtime.errors import (
+  WHOLE,
+  UserError,
+  check_values,
+  unknown_names,
+)
 
 TASKS = {
   "train_generator": "synthjax.tasks.train_generator",
@@ -147,8 +152,8 @@ def _run(module: types.ModuleType, config: ConfigDict, workdir: str) -> None:
   """
   import jax
 
-  from synthjax.train import mesh as meshes
-  from synthjax.train import processes
+  from synthjax.runtime import mesh as meshes
+  from synthjax.runtime import processes
 
   if jax.process_count() == 1:
     return module.run(config, workdir)
@@ -256,7 +261,7 @@ def _main(argv: Sequence[str]) -> None:
   ]:
     raise UserError(f"{' and '.join(missing)} must be given; see --help.")
   if _DISTRIBUTED.value:
-    from synthjax.train import processes
+    from synthjax.runtime import processes
 
     processes.join()
   else:  # JAX takes the signal, and passes it on to all

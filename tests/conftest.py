@@ -28,7 +28,7 @@ def pytest_configure(config):
     # A test that passes on a CPU alone passes on a machine without more.
     jax.config.update("jax_platforms", "cpu")
   # Compiled functions outlive the run, so that the second one is fast.
-  from synthjax import cache
+  from synthjax.runtime import cache
 
   cache.use_compilation_cache()
 

@@ -17,9 +17,9 @@ from absl import flags
 from doc_blocks import ROOT, Command
 
 from synthjax import main
-from synthjax.convert.released import RELEASED
-from synthjax.errors import UserError
-from synthjax.weights import making
+from synthjax.runtime.errors import UserError
+from synthjax.weights import make
+from synthjax.weights.catalogue import RELEASED
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What `check` of a task may miss: files of others, and tasks before it.
@@ -92,7 +92,7 @@ def check_weights(words: list[str]) -> None:
     name, *files = names
     for file in files:
       pathlib.Path(file).touch()
-    made = making._match(name, [pathlib.Path(file) for file in files])
+    made = make._match(name, [pathlib.Path(file) for file in files])
     wanted = {file.name for file in RELEASED[name].files}
     assert wanted == made.keys(), f"{words} leaves out {wanted - made.keys()}"
     return
@@ -212,7 +212,7 @@ CHECKS = {
   ),
   r"python -m synthjax\.weights ": lambda c, _: check_weights(c.words[3:]),
   r"python -m synthjax\.embedded\.build( --help)?$": lambda c, _: (
-    importlib.import_module("synthjax.embedded.build")
+    importlib.import_module("tools.embedded_world.build")
   ),
   r"python -m benchmarks\.\w+": lambda c, _: check_benchmark(
     c.words[2].removeprefix("benchmarks."), c.words[3:]

@@ -22,7 +22,8 @@ import time
 
 from ml_collections import ConfigDict
 
-from synthjax import artifacts, cache, main
+from synthjax import main
+from synthjax.runtime import artifacts, cache
 from synthjax.tasks import generate, pretrain, score  # noqa: F401
 
 

@@ -6,8 +6,8 @@ import json
 import ml_collections
 import numpy as np
 
-from synthjax import artifacts
-from synthjax.data import shards
+from synthjax.data.generated import shards
+from synthjax.runtime import artifacts
 from synthjax.tasks import report
 
 NAMES = ["land animal", "bird species", "<script>alert('x')</script> & \"co\""]

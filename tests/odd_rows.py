@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from synthjax.data import encoded, spaces
-from synthjax.data.exports import parquet, png_folder, webdataset
+from synthjax.data.formats import parquet, png_folder, webdataset
+from synthjax.data.pipeline import codecs
+from synthjax.labels import spaces
 
 # Names that a file system may not take, or take for one another.
 NAMES = ("../x", "a/b", "Katze", "katze", "größe", "con", "C", "C++", "..")
@@ -13,7 +14,7 @@ SPACE = spaces.LabelSpace(
 IDS = ("../../etc/x", "Basic-1", "basic-1", "a/b.c", "ünï", "..", "", " ", "x")
 
 
-def make_rows(encode=encoded.encode_png):
+def make_rows(encode=codecs.encode_png):
   """Makes two images of each class, of unequal sizes."""
   rng, rows = np.random.default_rng(0), []
   for copy in range(2):

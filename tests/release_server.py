@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 from tiny_release import parameters, released_text
 
-from synthjax.convert.released import RELEASED, File, Made, Released
-from synthjax.text import tokenize
+from synthjax.tokenizers import bpe
+from synthjax.weights.catalogue import RELEASED, File, Made, Released
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def publisher(tmp_path):
   folder = tmp_path / "published" / "tiny"
   folder.mkdir(parents=True)
   save_file(released_text(), folder / "text.pt")
-  letters = tokenize._byte_letters()
+  letters = bpe._byte_letters()
   ids = {piece: i for i, piece in enumerate([*letters, "ab", "<|endoftext|>"])}
   (folder / "encoder.json").write_text(json.dumps(ids))
   (folder / "vocab.bpe").write_text("#version: 0.2\na b\n")

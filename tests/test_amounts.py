@@ -4,8 +4,8 @@ import collections
 
 import pytest
 
-from synthjax.data import generated
-from synthjax.errors import UserError
+from synthjax.data.generated import drawn_images
+from synthjax.runtime.errors import UserError
 
 
 def rows(counts=((0, 12), (1, 12), (2, 12)), strategies=("a",), seeds=(0,)):
@@ -25,7 +25,7 @@ def counts_of(source):
 
 def test_classes_and_images_are_counted():
   source = rows(strategies=("a", "b"), seeds=(0, 1))
-  taken = generated.take(source, num_classes=2, images_per_class=8)
+  taken = drawn_images.take(source, num_classes=2, images_per_class=8)
   assert counts_of(taken) == {0: 8, 1: 8}
   # Evenly over strategies and seeds: two of each.
   kinds = collections.Counter(
@@ -36,7 +36,7 @@ def test_classes_and_images_are_counted():
 
 def test_images_are_spread_over_prompts_and_nested():
   few, more = (
-    generated.take(rows(), num_classes=3, images_per_class=n) for n in (3, 6)
+    drawn_images.take(rows(), num_classes=3, images_per_class=n) for n in (3, 6)
   )
   assert {row["prompt"] for row in few} == {0, 4, 8}
   ids = lambda source: {row["id"] for row in source}
@@ -45,10 +45,10 @@ def test_images_are_spread_over_prompts_and_nested():
 
 def test_all_images_are_taken_in_their_order_where_no_number_is_given():
   source = rows(counts=((0, 5), (1, 2)))
-  assert list(generated.take(source, num_classes=2)) == source
+  assert list(drawn_images.take(source, num_classes=2)) == source
 
 
 def test_classes_with_too_few_images_are_listed():
   source = rows(counts=((0, 12), (1, 3)))
   with pytest.raises(UserError, match="1 has 3, 2 has 0"):
-    generated.take(source, num_classes=3, images_per_class=4)
+    drawn_images.take(source, num_classes=3, images_per_class=4)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.data import archives, image_files, real, spaces
-from synthjax.errors import UserError
+from synthjax.data.pipeline import image_files
+from synthjax.data.real import archives, real_images
+from synthjax.labels import spaces
+from synthjax.runtime.errors import UserError
 
 
 def save(path, mode="RGB", colour=(200, 10, 20)):
@@ -51,19 +53,19 @@ def aircraft(tmp_path):
 @pytest.mark.parametrize("below", ["", "fgvc-aircraft-2013b/data"])
 def test_aircraft_are_read_in_the_order_of_their_lists(aircraft, below):
   block = dict(kind="aircraft", path=str(aircraft / below), split="test")
-  source = real.open_real(block, VARIANTS)
+  source = real_images.open_real(block, VARIANTS)
   assert ids_of(source) == [f"images/000000{i}.jpg" for i in (9, 8, 7)]
   assert source.labels.tolist() == [2, 1, 0]
   assert [source[i]["label"] for i in range(3)] == [2, 1, 0]
   assert len(pickle.loads(pickle.dumps(source))) == 3
-  validation = real.open_real(block | {"split": "validation"}, VARIANTS)
+  validation = real_images.open_real(block | {"split": "validation"}, VARIANTS)
   assert ids_of(validation)[0] == "images/0000004.jpg"
 
 
 def test_aircraft_of_other_variants_are_all_listed(aircraft):
   block = dict(kind="aircraft", path=str(aircraft), split="train")
   with pytest.raises(UserError) as error:
-    real.open_real(block, space_of("707-320", "F-16A/C", "Spitfire"))
+    real_images.open_real(block, space_of("707-320", "F-16A/C", "Spitfire"))
   message = str(error.value)
   assert "'F-16A/B': no class is called so; the nearest is 'F-16A/C'" in message
   assert "'BAE 146-200': no class" in message
@@ -74,11 +76,11 @@ def test_aircraft_that_are_missing_are_counted(aircraft):
   (aircraft / "fgvc-aircraft-2013b/data/images/0000008.jpg").unlink()
   block = dict(kind="aircraft", path=str(aircraft), split="test")
   with pytest.raises(UserError, match=r"1 of 3 images .*0000008\.jpg"):
-    real.check_real(block, VARIANTS)
+    real_images.check_real(block, VARIANTS)
   with pytest.raises(UserError, match="'val'; did you mean"):
-    real.open_real(block | {"split": "val"}, VARIANTS)
+    real_images.open_real(block | {"split": "val"}, VARIANTS)
   with pytest.raises(UserError, match="does not hold images_variant_test.txt"):
-    real.open_real(block | {"path": str(aircraft / "images")}, VARIANTS)
+    real_images.open_real(block | {"path": str(aircraft / "images")}, VARIANTS)
 
 
 # --- Birdsnap ---------------------------------------------------------------
@@ -114,10 +116,10 @@ def birdsnap(tmp_path):
 
 def test_birds_without_a_file_are_left_out_and_told(birdsnap, caplog):
   block = dict(kind="birdsnap", path=str(birdsnap), split="train")
-  train = real.open_real(block, BIRDS)
+  train = real_images.open_real(block, BIRDS)
   assert train.labels.tolist() == [1, 1, 2, 2, 0, 0]
   assert not caplog.records
-  test = real.open_real(block | {"split": "test"}, BIRDS)
+  test = real_images.open_real(block | {"split": "test"}, BIRDS)
   assert ids_of(test) == ["Brant/2.jpg", "Allens_Hummingbird/2.jpg"]
   assert "1 of 3 images of the split 'test'" in caplog.text
   assert "addresses are dead" in caplog.text
@@ -159,22 +161,22 @@ def test_the_first_images_of_each_class_are_for_training(caltech256, below):
   block = dict(
     kind="caltech256", path=str(caltech256 / below), train_per_class=3
   )
-  train = real.open_real(block | {"split": "train"}, OBJECTS)
-  test = real.open_real(block | {"split": "test"}, OBJECTS)
+  train = real_images.open_real(block | {"split": "train"}, OBJECTS)
+  test = real_images.open_real(block | {"split": "test"}, OBJECTS)
   assert ids_of(train)[:3] == [f"001.ak47/001_000{i}.jpg" for i in (1, 2, 3)]
   assert ids_of(test)[2:4] == ["056.dog/056_0004.jpg", "056.dog/056_0005.jpg"]
   assert test.labels.tolist() == [0, 0, 1, 1, 2, 2]
   assert not set(ids_of(train)) & set(ids_of(test))
-  assert len(real.open_real(block | {"split": "all"}, OBJECTS)) == 15
+  assert len(real_images.open_real(block | {"split": "all"}, OBJECTS)) == 15
 
 
 def test_a_class_without_test_images_is_named(caltech256):
   block = dict(kind="caltech256", path=str(caltech256), split="test")
   with pytest.raises(UserError, match=r"more than 60 .*056\.dog has 5"):
-    real.open_real(block, OBJECTS)
+    real_images.open_real(block, OBJECTS)
   (caltech256 / "256_ObjectCategories" / "999.moon").mkdir()
   with pytest.raises(UserError, match=r"'999\.moon': no class is called so"):
-    real.open_real(block | {"train_per_class": 3}, OBJECTS)
+    real_images.open_real(block | {"train_per_class": 3}, OBJECTS)
 
 
 # --- images -----------------------------------------------------------------
@@ -206,7 +208,7 @@ def test_a_page_that_was_saved_as_an_image_is_named_when_read(birdsnap):
   path = birdsnap / "download/images/Brant/2.jpg"
   path.write_text("<html>404</html>")
   block = dict(kind="birdsnap", path=str(birdsnap), split="test")
-  source = real.open_real(block, BIRDS)
+  source = real_images.open_real(block, BIRDS)
   with pytest.raises(UserError, match="Brant/2.jpg cannot be read"):
     source[0]
 

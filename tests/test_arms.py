@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from synthjax.evals import arms, classify
+from synthjax.evals import accuracy, arms
 
 
 def logits_of(predictions):
@@ -72,7 +72,7 @@ def test_the_interval_is_students():
     pytest.approx(0.6 - half),
     pytest.approx(0.6 + half),
   )
-  own = classify.summarize([0.5, 0.6, 0.7])
+  own = accuracy.summarize([0.5, 0.6, 0.7])
   assert (row["mean"], row["std"], row["n"]) == (own.mean, own.std, own.n)
   assert row["gain"] == pytest.approx(0.2)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from synthjax import articles
+from synthjax.labels import articles
 
 AN = (
   "organ umbrella éclair owl Igloo urn uncle urchin usher onion ounce "

@@ -12,8 +12,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from synthjax import artifacts
-from synthjax.errors import UserError
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 
 SPEC = {"seed": 0, "model": {"name": "glide", "sizes": (1, 2)}, "note": None}
 
@@ -125,7 +125,7 @@ def test_a_killed_run_leaves_an_unfinished_folder_that_resumes(tmp_path):
   """Kills a process in the middle of its second file."""
   script = f"""
 import os
-from synthjax import artifacts
+from synthjax.runtime import artifacts
 artifacts.begin({str(tmp_path)!r}, {SPEC!r})
 for name in ("one.bin", "two.bin"):
   with artifacts.replace({str(tmp_path)!r}, name) as path:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from synthjax.data import views
-from synthjax.errors import UserError
+from synthjax.data.pipeline import host_augment
+from synthjax.runtime.errors import UserError
 
 
 class Fixed:
@@ -37,9 +37,9 @@ def centre(image):
 
 def test_flip_mirrors_or_does_not():
   image = dot()
-  same = views.flip({"image": image}, Fixed(0.7))["image"]
+  same = host_augment.flip({"image": image}, Fixed(0.7))["image"]
   np.testing.assert_array_equal(same, image)
-  mirrored = views.flip({"image": image}, Fixed(0.2))["image"]
+  mirrored = host_augment.flip({"image": image}, Fixed(0.2))["image"]
   np.testing.assert_allclose(centre(mirrored), (32 - 22, 12), atol=0.01)
 
 
@@ -54,7 +54,7 @@ def test_flip_mirrors_or_does_not():
 )
 def test_jiggle_moves_scales_and_turns(shift, scale, degrees, want):
   rng = Fixed(np.array(shift), scale, degrees)
-  moved = views.jiggle({"image": dot()}, rng)["image"]
+  moved = host_augment.jiggle({"image": dot()}, rng)["image"]
   np.testing.assert_allclose(centre(moved), want, atol=0.15)
   assert moved.shape == (32, 32, 3) and moved.dtype == np.uint8
   assert (moved[0, 0] == 255).all()  # what comes in from outside is white
@@ -63,10 +63,10 @@ def test_jiggle_moves_scales_and_turns(shift, scale, degrees, want):
 def test_shrink_averages_whole_blocks_and_refuses_others():
   image = np.zeros((4, 4, 3), np.uint8)
   image[:2, :2] = [[[0] * 3, [100] * 3], [[200] * 3, [100] * 3]]
-  small = views.shrink(image, 2)
+  small = host_augment.shrink(image, 2)
   assert small[0, 0].tolist() == [100] * 3 and small[1, 1].tolist() == [0] * 3
   with pytest.raises(UserError, match="divisor of 4"):
-    views.shrink(image, 3)
+    host_augment.shrink(image, 3)
 
 
 def test_recolour_keeps_white_and_changes_the_rest():
@@ -75,7 +75,7 @@ def test_recolour_keeps_white_and_changes_the_rest():
   image[10:14, 20:24] = (200, 40, 40)
   changed = 0
   for _ in range(20):
-    out = views.recolour({"image": image}, rng)["image"]
+    out = host_augment.recolour({"image": image}, rng)["image"]
     assert out.dtype == np.uint8
     changed += (out != image).any()
     assert (out[0, 0] > 140).all()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.data.pipeline import repeated_index
-from synthjax.errors import UserError
-from synthjax.train import augment_device
-from synthjax.train.supervised import MEAN, STD
+from synthjax.data.pipeline.loader import repeated_index
+from synthjax.runtime.errors import UserError
+from synthjax.training import device_augment
+from synthjax.training.supervised import MEAN, STD
 
 rng = jax.random.key(0)
 
@@ -32,10 +32,10 @@ def to_levels(image):
 # --- recipes ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", augment_device.AUGMENTS)
+@pytest.mark.parametrize("name", device_augment.AUGMENTS)
 def test_recipes_keep_the_shape_and_normalise(name):
   images = np.stack([picture(16, 16, seed) for seed in range(4)])
-  augment = augment_device.make_augment(name)
+  augment = device_augment.make_augment(name)
   augmented = jax.jit(augment)(images, rng)
   assert augmented.shape == images.shape
   if name == "none":
@@ -51,7 +51,7 @@ def test_recipes_keep_the_shape_and_normalise(name):
 @pytest.mark.parametrize("name", ["moco_v2", "deit"])
 def test_an_image_depends_on_the_key_and_its_place_alone(name):
   images = np.stack([picture(16, 16, seed) for seed in range(4)])
-  augment = jax.jit(augment_device.make_augment(name))
+  augment = jax.jit(device_augment.make_augment(name))
   four, again = augment(images, rng), augment(images, rng)
   np.testing.assert_array_equal(four, again)
   two = augment(images[:2], rng)  # another batch size
@@ -64,7 +64,7 @@ def test_an_image_depends_on_the_key_and_its_place_alone(name):
 
 def test_moco_turns_a_fifth_of_the_images_gray():
   images = np.broadcast_to(picture(8, 8), (600, 8, 8, 3))
-  augmented = jax.jit(augment_device.make_augment("moco_v2"))(images, rng)
+  augmented = jax.jit(device_augment.make_augment("moco_v2"))(images, rng)
   pixels = np.asarray(augmented) * STD + MEAN
   gray = np.ptp(pixels, axis=-1).max((1, 2)) < 1e-4
   assert 0.14 < gray.mean() < 0.26
@@ -73,7 +73,7 @@ def test_moco_turns_a_fifth_of_the_images_gray():
 def test_a_flip_alone_mirrors_half_of_the_images():
   images = np.broadcast_to(picture(8, 8), (200, 8, 8, 3))
   flipped = np.asarray(
-    augment_device.augment([augment_device.flip], images, rng)
+    device_augment.augment([device_augment.flip], images, rng)
   )
   mirrored = (flipped == images[:, :, ::-1]).all((1, 2, 3))
   same = (flipped == images).all((1, 2, 3))
@@ -86,7 +86,7 @@ def test_crops_show_rectangles_of_the_stated_area():
   y, x = np.mgrid[:side, :side] + 0.5
   image = np.stack([y, x, 0 * x], -1).astype(np.float32)
   crop = partial(
-    augment_device.random_resized_crop, image_size=16, scale=(0.2, 1.0)
+    device_augment.random_resized_crop, image_size=16, scale=(0.2, 1.0)
   )
   keys = jax.random.split(rng, 200)
   crops = np.asarray(jax.vmap(lambda key: crop(image, key))(keys))
@@ -105,7 +105,7 @@ def test_crops_show_rectangles_of_the_stated_area():
 
 def test_a_crop_of_the_whole_image_is_the_image():
   image = picture(16, 16)
-  same = augment_device.random_resized_crop(
+  same = device_augment.random_resized_crop(
     image, rng, scale=(1.0, 1.0), ratio=(1.0, 1.0)
   )
   np.testing.assert_array_equal(same, image)
@@ -113,9 +113,9 @@ def test_a_crop_of_the_whole_image_is_the_image():
 
 def test_unknown_recipes_name_the_known_ones():
   with pytest.raises(UserError, match="did you mean 'moco_v2'"):
-    augment_device.make_augment("moco_v3")
+    device_augment.make_augment("moco_v3")
   with pytest.raises(UserError, match="with a crop"):
-    augment_device.make_augment("none", crop=True)
+    device_augment.make_augment("none", crop=True)
 
 
 # --- repeated augmentation --------------------------------------------------

@@ -6,12 +6,13 @@ import sys
 import pytest
 from PIL import Image
 
-from synthjax.artifacts import plain
-from synthjax.data import real, spaces
-from synthjax.data.benchmarks import BENCHMARKS, Part, Splits
-from synthjax.data.class_names import lookup
-from synthjax.data.sources import SOURCES, _label_table
-from synthjax.errors import UserError
+from synthjax.data.real import real_images
+from synthjax.data.real.paper_datasets import BENCHMARKS, Part, Splits
+from synthjax.data.real.sources import SOURCES, _label_table
+from synthjax.labels import spaces
+from synthjax.labels.class_names import lookup
+from synthjax.runtime.artifacts import plain
+from synthjax.runtime.errors import UserError
 
 ALL = [(name, splits) for name in BENCHMARKS for splits in BENCHMARKS[name]]
 
@@ -32,7 +33,7 @@ def test_a_row_of_the_table_can_be_resolved(name, splits):
   space = spaces.load_space(BENCHMARKS[name][splits].space)
   for split in ("train", "validation", "test"):
     if getattr(BENCHMARKS[name][splits], split):
-      block, _ = real.resolve(
+      block, _ = real_images.resolve(
         name, split, space, splits=splits, data_dir="/data", image_size=64
       )
       assert block["kind"] in SOURCES and block["image_size"] == 64
@@ -154,7 +155,7 @@ def test_the_names_of_classes_may_be_any_of_the_three(
   shrink(monkeypatch, 10)
   block = BLOCK | {"data_dir": str(eurosat)}
   space = spaces.load_space(space)
-  source = real.open_real(block, space)
+  source = real_images.open_real(block, space)
   assert source.labels.tolist() == list(reversed(range(10)))
   keys = [c.key for c in space.classes]
   for row in source:
@@ -164,7 +165,7 @@ def test_the_names_of_classes_may_be_any_of_the_three(
 def test_a_split_of_another_size_is_refused(eurosat):
   block = BLOCK | {"data_dir": str(eurosat)}
   with pytest.raises(UserError, match="has 10 rows, where 8100 are expected"):
-    real.check_real(block, spaces.load_space("eurosat"))
+    real_images.check_real(block, spaces.load_space("eurosat"))
 
 
 def test_known_reasons_are_told(eurosat, monkeypatch, caplog):
@@ -176,13 +177,13 @@ def test_known_reasons_are_told(eurosat, monkeypatch, caplog):
   with pytest.raises(
     UserError, match=r"12 are expected\. Half of it is gone\."
   ):
-    real.open_real(block, space)
+    real_images.open_real(block, space)
   shrink(monkeypatch, 12, note="Half of it is gone", may_lack=True)
-  assert len(real.open_real(block, space)) == 10
+  assert len(real_images.open_real(block, space)) == 10
   assert "10 rows, where 12 are expected. Half of it is gone." in caplog.text
   shrink(monkeypatch, 9, note="Half of it is gone", may_lack=True)
   with pytest.raises(UserError, match="9 are expected"):  # more than there are
-    real.open_real(block, space)
+    real_images.open_real(block, space)
 
 
 @pytest.mark.parametrize(
@@ -199,18 +200,18 @@ def test_known_reasons_are_told(eurosat, monkeypatch, caplog):
 )
 def test_a_wrong_benchmark_says_what_to_change(more, space, words):
   with pytest.raises(UserError, match=words):
-    real.check_real(BLOCK | more, spaces.load_space(space))
+    real_images.check_real(BLOCK | more, spaces.load_space(space))
 
 
 def test_a_benchmark_needs_a_name_and_a_split():
   with pytest.raises(UserError, match="needs name and split"):
-    real.open_real({"kind": "benchmark"}, spaces.load_space("eurosat"))
+    real_images.open_real({"kind": "benchmark"}, spaces.load_space("eurosat"))
 
 
 def test_tfds_is_not_asked_before_it_is_needed(monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
   block = dict(kind="benchmark", name="cifar10", split="test")
-  real.check_real(block, spaces.load_space("cifar10"))
+  real_images.check_real(block, spaces.load_space("cifar10"))
 
 
 def test_imagenet_is_read_from_folders_of_synsets(tmp_path, monkeypatch):
@@ -229,9 +230,9 @@ def test_imagenet_is_read_from_folders_of_synsets(tmp_path, monkeypatch):
     data_dir=str(tmp_path),
   )
   with pytest.raises(UserError, match="1000 rows, where 50000 are expected"):
-    real.open_real(block, space)
+    real_images.open_real(block, space)
   found = BENCHMARKS["imagenet"]["folders"]
   splits = Splits("imagenet", Part(found.test.block, 1000))
   monkeypatch.setitem(BENCHMARKS, "imagenet", {"folders": splits})
-  source = real.open_real(block, space)
+  source = real_images.open_real(block, space)
   assert source.labels.tolist() == list(range(1000))

@@ -11,9 +11,9 @@ from PIL import Image
 
 from benchmarks import encode as bench
 from benchmarks import encoder_inputs
-from synthjax.convert import clip as convert
 from synthjax.encoders.resize import fit_image
-from synthjax.models import clip
+from synthjax.models.clip import model as clip
+from synthjax.models.clip import weights as convert
 
 LAYOUTS = {"rn50": ("openai", "visual."), "vit_b16": ("huggingface", "")}
 

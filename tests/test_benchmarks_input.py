@@ -10,7 +10,8 @@ from PIL import Image
 
 from benchmarks import devices
 from benchmarks import input as benchmark
-from synthjax.data import encoded, shards
+from synthjax.data.generated import shards
+from synthjax.data.pipeline import codecs
 
 TOY = {
   "rounds": 1,
@@ -90,8 +91,8 @@ def test_pictures_have_the_spectrum_of_photographs():
   """Halving the scale halves the amplitude, or a little less."""
   drawn = benchmark.picture(np.random.default_rng(0), 128)
   assert drawn.dtype == np.uint8 and 30 < drawn.std() < 90
-  again = encoded.decode_image(
-    encoded.encode(drawn, image_format="jpeg", quality=90)
+  again = codecs.decode_image(
+    codecs.encode(drawn, image_format="jpeg", quality=90)
   )
   assert np.abs(again - drawn.astype(float)).mean() < 12
   amplitude = np.abs(np.fft.fft2(drawn.mean(-1)))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks import quality
-from synthjax.evals import frechet
-from synthjax.evals.quality import compare_manifolds
+from synthjax.evals import feature_distances
+from synthjax.evals.image_quality import compare_manifolds
 
 
 def test_a_small_run_gives_every_row(tmp_path, capsys):
@@ -24,7 +24,7 @@ def test_both_sides_compute_the_same():
   pytest.importorskip("torch")
   rng = np.random.default_rng(0)
   x, y = (rng.normal(size=(300, 8)).astype(np.float32) for _ in range(2))
-  found = frechet.frechet_distance(x, y)
+  found = feature_distances.frechet_distance(x, y)
   np.testing.assert_allclose(found, quality._frechet(x, y), rtol=1e-4)
   found = compare_manifolds(x, y, k=3)[:2]
   np.testing.assert_allclose(found, quality._precision_recall(x, y), rtol=1e-6)

@@ -9,8 +9,8 @@ import released_glide
 
 from benchmarks import glide_stages
 from benchmarks import sample as bench
-from synthjax.convert import glide
-from synthjax.diffusion import guidance, sample, schedule
+from synthjax.diffusion import guidance, samplers, schedule
+from synthjax.models.glide import weights as glide_weights
 
 
 @pytest.mark.parametrize("name", ["base", "upsampler"])
@@ -28,7 +28,7 @@ def test_both_networks_predict_the_same(name):
   theirs = torch_glide.Glide(
     in_channels=6 if stage.low_res else 3, **stage.sizes
   ).eval()
-  weights = glide.to_released(variables, {})
+  weights = glide_weights.to_released(variables, {})
   theirs.load_state_dict(
     {k: torch.from_numpy(np.array(v)) for k, v in weights.items()}
   )
@@ -80,7 +80,7 @@ def test_both_sides_walk_the_same_way(monkeypatch, sampler):
   def predict(x, t):
     return jax.numpy.concatenate([0.8 * x, 0.5 * x], -1)
 
-  want = sample.SAMPLERS[sampler](
+  want = samplers.SAMPLERS[sampler](
     guidance.from_noise(predict, betas),
     steps,
     x,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks import devices, train
-from synthjax.convert import resnet, vit
+from synthjax.models.resnet import weights as resnet_weights
+from synthjax.models.vit import weights as vit_weights
 
 TINY = ["--tiny", "--image=32", "--batch=4", "--rounds=1", "--steps=1"]
 TINY += ["--matmul=32", "--eager"]
@@ -16,8 +17,8 @@ TINY += ["--matmul=32", "--eager"]
 @pytest.mark.parametrize(
   ("name", "family"),
   [
-    pytest.param("resnet50", resnet, marks=pytest.mark.slow),
-    ("deit_s", vit),
+    pytest.param("resnet50", resnet_weights, marks=pytest.mark.slow),
+    ("deit_s", vit_weights),
   ],
 )
 def test_both_sides_take_the_same_steps(name, family):

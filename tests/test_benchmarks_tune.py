@@ -44,13 +44,13 @@ def test_it_prints_a_table_and_writes_its_rows(tmp_path, capsys):
 
 def test_both_sides_compute_the_same():
   pytest.importorskip("torch")
-  from synthjax.train import classifier, tip_adapter
+  from synthjax.adapt import linear_head, tip_adapter
 
   rng = np.random.default_rng(0)
   features, labels, centres = tune.make_features(rng, 3, 60, 8, 1.0)
-  head = classifier.init_head(centres[:, None], 100.0)
-  index = classifier.epochs_index(60, batch_size=25, num_epochs=3, seed=0)
-  ours = classifier.tune(features, labels, head, index=index).head.weight
+  head = linear_head.init_head(centres[:, None], 100.0)
+  index = linear_head.epochs_index(60, batch_size=25, num_epochs=3, seed=0)
+  ours = linear_head.tune(features, labels, head, index=index).head.weight
   weight = np.array(head.weight)
   theirs = tune.torch_tuning(features, labels, weight, index, loader=False)
   np.testing.assert_allclose(ours, theirs, atol=1e-4)

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.boxes import anchors, geometry
-from synthjax.train import regions
+from synthjax.detection import anchors, geometry, regions
 
 RPN, HEAD = (1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)
 

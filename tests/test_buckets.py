@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from test_detection_batches import VOC
 
-from synthjax.data import detection_batches, resizing
-from synthjax.errors import UserError
+from synthjax.detection import loader as detection_batches
+from synthjax.detection import resize
+from synthjax.runtime.errors import UserError
 
 
 def test_waste_is_counted_by_hand():
@@ -34,7 +35,7 @@ def test_few_shapes_hold_voc_with_little_waste():
   """As measured: 6 shapes pad 17 %, where one shape pads 61 %."""
   sizes = [(375, 500)] * 60 + [(333, 500)] * 18
   sizes += [(500, 375)] * 17 + [(500, 333)] * 5
-  every = resizing.all_resized(np.array(sizes), VOC, 1333)
+  every = resize.all_resized(np.array(sizes), VOC, 1333)
   assert len(every) == 1100
   waste = [
     detection_batches.padding_waste(
@@ -44,7 +45,7 @@ def test_few_shapes_hold_voc_with_little_waste():
   ]
   assert [each.shapes for each in waste] == [1, 6, 12]
   assert waste[0].share > 0.5 and waste[1].share < 0.2 and waste[2].share < 0.1
-  tested = resizing.resized(np.array(sizes), 800, 1333)
+  tested = resize.resized(np.array(sizes), 800, 1333)
   found = detection_batches.padding_waste(
     tested, detection_batches.choose_buckets(tested, 4)
   )

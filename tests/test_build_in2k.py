@@ -8,8 +8,9 @@ import tomllib
 import pytest
 import yaml
 
-from synthjax.data import build_in2k, class_names, spaces
-from synthjax.errors import UserError
+from synthjax.labels import class_names, spaces
+from synthjax.runtime.errors import UserError
+from tools import build_in2k
 
 ROOT = pathlib.Path(__file__).parent.parent
 

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from synthjax.data import captions, embedded
-from synthjax.errors import UserError
+from synthjax.embedded import captions, world
+from synthjax.runtime.errors import UserError
 
 
 def test_parts_of_a_split_hold_what_they_say():
-  concepts = embedded.concepts()
+  concepts = world.concepts()
   source = captions.open_captioned("train", subcategories=("animal-bird",))
   of = [concepts[concept] for _, _, concept in source.rows]
   assert {c.subcategory for c in of} == {"animal-bird"}
@@ -47,8 +47,8 @@ def test_keywords_are_forgotten_as_often_as_asked():
 def test_the_digest_is_of_the_shipped_files(monkeypatch, tmp_path):
   before = captions.digest()
   for name in ("concepts.json", "images.zip"):
-    (tmp_path / name).write_bytes((embedded.FOLDER / name).read_bytes())
-  monkeypatch.setattr(embedded, "FOLDER", tmp_path)
+    (tmp_path / name).write_bytes((world.FOLDER / name).read_bytes())
+  monkeypatch.setattr(world, "FOLDER", tmp_path)
   assert captions.digest() == before
   with (tmp_path / "concepts.json").open("a") as file:
     file.write(" ")

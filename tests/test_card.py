@@ -10,18 +10,15 @@ import yaml
 from PIL import Image
 
 from synthjax import main
-from synthjax.convert import files, licences
-from synthjax.data import scores as stored
-from synthjax.data import shards
-from synthjax.errors import UserError
-from synthjax.report import (
-  card_figures,
-  contact_sheet,
-  croissant,
-  dataset_card,
-  quality_section,
-)
+from synthjax.data.generated import scores as stored
+from synthjax.data.generated import shards
+from synthjax.report.card import contact_sheet, croissant
+from synthjax.report.card import figures as card_figures
+from synthjax.report.card import readme as dataset_card
+from synthjax.report.sections import image_quality
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import card as task
+from synthjax.weights import files, licences
 
 CONFIG = pathlib.Path(__file__).parent.parent / "configs" / "quickstart.py"
 NAMES = ("cat", "a|b")
@@ -152,8 +149,8 @@ def test_the_picture_is_marked_as_generated(drawn):
 
 
 def test_the_page_shows_pairs_and_is_left_out_without_a_card(card):
-  assert "the same pixels" in quality_section.quality({"card": card}).content
-  assert not quality_section.quality({}).content
+  assert "the same pixels" in image_quality.quality({"card": card}).content
+  assert not image_quality.quality({}).content
 
 
 def test_a_file_is_named_only_if_it_is_the_one_that_was_used():

@@ -10,12 +10,14 @@ import tiny_encoders
 import tiny_world
 from PIL import Image
 
-from synthjax import artifacts
-from synthjax.data import shards
+from synthjax.data.generated import shards
 from synthjax.encoders import load_image_encoder
-from synthjax.errors import UserError
-from synthjax.evals import frechet
-from synthjax.report import card_figures, card_tables, quality_section
+from synthjax.evals import feature_distances
+from synthjax.report.card import figures as card_figures
+from synthjax.report.card import tables as card_tables
+from synthjax.report.sections import image_quality
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import card, score
 
 CLASSES = [each["name"] for each in tiny_world.SPACE["classes"]]
@@ -98,14 +100,14 @@ def test_fetched_weights_are_used_and_their_figures_shown(
   drawn = encoder.encode_images([drawn[i]["image"] for i in range(12)])
   paths = sorted((tmp_path / "real").rglob("*.png"))
   real = encoder.encode_images([np.asarray(Image.open(p)) for p in paths])
-  want = frechet.frechet_distance(real, drawn)
+  want = feature_distances.frechet_distance(real, drawn)
   np.testing.assert_allclose(found["frechet"], want, rtol=0.02)  # of float16
   assert found["images"] == 12 and 0 <= found["coverage"] <= 1
   assert further["sets"]["real"]["figures"].get("frechet") is None
   readme = (tmp_path / "card" / "README.md").read_text()
   assert "By the features of released:dinov2_vits14" in readme
   assert readme.count("Fréchet distance (lower is better)") == 2
-  page = quality_section.quality({"card": made}).content
+  page = image_quality.quality({"card": made}).content
   assert "By released:dinov2_vits14" in page
   assert "do not compare" not in page + readme
   assert "FID" not in page + readme  # which is Inception's alone
@@ -132,11 +134,11 @@ def test_fid_is_that_of_inceptions_features(
   drawn = encoder.encode_images([drawn[i]["image"] for i in range(12)])
   paths = sorted((tmp_path / "real").rglob("*.png"))
   real = encoder.encode_images([np.asarray(Image.open(p)) for p in paths])
-  want = frechet.frechet_distance(real, drawn)
+  want = feature_distances.frechet_distance(real, drawn)
   found = further["sets"]["all"]["figures"]
   np.testing.assert_allclose(found["frechet"], want, rtol=0.02)  # of float16
   readme = (tmp_path / "card" / "README.md").read_text()
-  page = quality_section.quality({"card": made}).content
+  page = image_quality.quality({"card": made}).content
   for text in (readme, page):
     assert text.count("Fréchet inception distance (FID)") == 1
     assert text.count("kernel inception distance (KID)") == 1

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.train import classifier
-from synthjax.train.soft_targets import hard_cross_entropy
+from synthjax.adapt import linear_head
+from synthjax.adapt.soft_targets import hard_cross_entropy
 
 
 @pytest.fixture(scope="module")
@@ -17,17 +17,17 @@ def problem():
   centres = rng.normal(size=(3, 8))
   features = (centres[labels] + rng.normal(0, 0.7, (50, 8))).astype(np.float32)
   texts = centres[:, None] + rng.normal(0, 2, (3, 2, 8))
-  return features, labels, classifier.init_head(texts, 100.0)
+  return features, labels, linear_head.init_head(texts, 100.0)
 
 
 @pytest.mark.golden
 def test_recorded_steps_are_reproduced(golden):
   case = golden("classifier_tuning_steps")
   weight = jnp.asarray(case["in/init_weight_CD"])
-  tuned = classifier.tune(
+  tuned = linear_head.tune(
     case["in/features"],
     case["in/labels"],
-    classifier.Head(weight, jnp.zeros(len(weight))),
+    linear_head.Head(weight, jnp.zeros(len(weight))),
     index=case["in/batch_index"],
     lr=case["meta"]["lr"],
     weight_decay=case["meta"]["wd"],
@@ -45,35 +45,35 @@ def test_zero_shot_weights_are_averages_of_unit_texts():
   # Two templates of very different length count alike: the mean of (1, 0) and
   # (0, 1) points to 45 degrees.
   texts = np.array([[[5.0, 0.0], [0.0, 0.1]], [[-1.0, 0.0], [-2.0, 0.0]]])
-  head = classifier.init_head(texts, logit_scale=100.0)
+  head = linear_head.init_head(texts, logit_scale=100.0)
   diagonal = 100 / np.sqrt(2)
   np.testing.assert_allclose(
     head.weight, [[diagonal, diagonal], [-100, 0]], rtol=1e-5
   )
-  logits = classifier.logits_fn(head, jnp.array([[0.0, 7.0]]))
+  logits = linear_head.logits_fn(head, jnp.array([[0.0, 7.0]]))
   np.testing.assert_allclose(logits, [[diagonal, 0]], rtol=1e-5)
   with pytest.raises(ValueError, match="templates"):
-    classifier.init_head(texts[:, 0], 100.0)
+    linear_head.init_head(texts[:, 0], 100.0)
 
 
 def test_each_epoch_reads_each_row_once_in_another_order():
-  index = classifier.epochs_index(10, batch_size=4, num_epochs=3, seed=0)
+  index = linear_head.epochs_index(10, batch_size=4, num_epochs=3, seed=0)
   assert index.shape == (9, 4)
   epochs = index.reshape(3, 12)
   for epoch in epochs:
     np.testing.assert_array_equal(np.sort(epoch[:10]), np.arange(10))
     np.testing.assert_array_equal(epoch[10:], -1)
   assert len({tuple(epoch) for epoch in epochs}) == 3
-  again = classifier.epochs_index(10, batch_size=4, num_epochs=3, seed=0)
-  other = classifier.epochs_index(10, batch_size=4, num_epochs=3, seed=1)
+  again = linear_head.epochs_index(10, batch_size=4, num_epochs=3, seed=0)
+  other = linear_head.epochs_index(10, batch_size=4, num_epochs=3, seed=1)
   np.testing.assert_array_equal(index, again)
   assert np.any(index != other)
   with pytest.raises(ValueError, match="num_examples=0"):
-    classifier.epochs_index(0, batch_size=4, num_epochs=3, seed=0)
+    linear_head.epochs_index(0, batch_size=4, num_epochs=3, seed=0)
 
 
 def test_few_rows_are_cycled_through():
-  index = classifier.cycled_index(5, batch_size=4, num_steps=7, seed=0)
+  index = linear_head.cycled_index(5, batch_size=4, num_steps=7, seed=0)
   assert index.shape == (7, 4)
   rows, counts = np.unique(index[:6][index[:6] >= 0], return_counts=True)
   np.testing.assert_array_equal(rows, np.arange(5))
@@ -83,8 +83,8 @@ def test_few_rows_are_cycled_through():
 def test_a_partial_batch_averages_over_its_rows_alone(problem):
   features, labels, head = problem
   index = np.array([[4, 7, 9, -1, -1]])
-  full = classifier.tune(features, labels, head, index=index[:, :3])
-  part = classifier.tune(features, labels, head, index=index)
+  full = linear_head.tune(features, labels, head, index=index[:, :3])
+  part = linear_head.tune(features, labels, head, index=index)
   np.testing.assert_allclose(part.losses, full.losses, rtol=1e-6)
   np.testing.assert_allclose(part.head.weight, full.head.weight, rtol=1e-6)
 
@@ -95,7 +95,7 @@ def test_one_step_follows_the_equations(problem):
   index = np.arange(6)[None]
 
   def loss_fn(head):
-    logits = classifier.logits_fn(head, features[:6])
+    logits = linear_head.logits_fn(head, features[:6])
     return hard_cross_entropy(logits, labels[:6]).mean()
 
   grads = jax.grad(loss_fn)(head)
@@ -104,7 +104,7 @@ def test_one_step_follows_the_equations(problem):
   assert norm > 0.01  # so that the clip acts, down to where Adam's eps shows
   lr, wd = 0.5, 0.1
   want = head.weight - lr * (g / (np.abs(g) + 1e-8) + wd * head.weight)
-  tuned = classifier.tune(
+  tuned = linear_head.tune(
     *(features, labels, head),
     index=index,
     soft_weight=0.0,
@@ -118,7 +118,7 @@ def test_one_step_follows_the_equations(problem):
 def test_the_learning_rate_falls_along_a_cosine(problem):
   """With no gradient left, weight decay shows the rate of each step."""
   features, labels, head = problem
-  weight = classifier.tune(
+  weight = linear_head.tune(
     *(features, labels, head),
     index=np.zeros((4, 1), int),
     lr=0.1,
@@ -132,25 +132,25 @@ def test_the_learning_rate_falls_along_a_cosine(problem):
 
 def test_tuning_learns_and_validation_keeps_the_best_epoch(problem):
   features, labels, head = problem
-  index = classifier.epochs_index(50, batch_size=16, num_epochs=5, seed=0)
-  tuned = classifier.tune(
+  index = linear_head.epochs_index(50, batch_size=16, num_epochs=5, seed=0)
+  tuned = linear_head.tune(
     *(features, labels, head),
     index=index,
     lr=5.0,
     validation=(features, labels),
     num_epochs=5,
   )
-  before = classifier.accuracy_fn(head, features, labels)
+  before = linear_head.accuracy_fn(head, features, labels)
   accuracies = np.asarray(tuned.accuracies)
   assert accuracies.shape == (5,) and accuracies.max() > before
-  last = classifier.accuracy_fn(tuned.head, features, labels)
-  best = classifier.accuracy_fn(tuned.best_head, features, labels)
+  last = linear_head.accuracy_fn(tuned.head, features, labels)
+  best = linear_head.accuracy_fn(tuned.best_head, features, labels)
   assert last == accuracies[-1]
   assert best == accuracies.max()
 
   # Trained on wrong labels, the head leaves its first predictions behind.
-  zero_shot = classifier.logits_fn(head, features).argmax(-1)
-  tuned = classifier.tune(
+  zero_shot = linear_head.logits_fn(head, features).argmax(-1)
+  tuned = linear_head.tune(
     *(features, (labels + 1) % 3, head),
     index=index,
     soft_weight=0.0,
@@ -158,7 +158,7 @@ def test_tuning_learns_and_validation_keeps_the_best_epoch(problem):
     validation=(features, zero_shot),
     num_epochs=5,
   )
-  again = classifier.accuracy_fn(tuned.best_head, features, zero_shot)
+  again = linear_head.accuracy_fn(tuned.best_head, features, zero_shot)
   assert again == tuned.accuracies.max() > tuned.accuracies[-1]
 
 
@@ -166,11 +166,11 @@ def test_seeds_train_at_once_as_they_do_alone(problem):
   features, labels, head = problem
   indices = np.stack(
     [
-      classifier.epochs_index(50, batch_size=16, num_epochs=2, seed=seed)
+      linear_head.epochs_index(50, batch_size=16, num_epochs=2, seed=seed)
       for seed in range(3)
     ]
   )
-  one = lambda index: classifier.tune(features, labels, head, index=index)
+  one = lambda index: linear_head.tune(features, labels, head, index=index)
   together = jax.vmap(one)(indices)
   assert len({float(losses[0]) for losses in together.losses}) == 3
   for i, index in enumerate(indices):
@@ -183,22 +183,22 @@ def test_seeds_train_at_once_as_they_do_alone(problem):
 
 def test_losses_of_several_sets_are_added(problem):
   features, labels, head = problem
-  real = classifier.Rows(
+  real = linear_head.Rows(
     features[:5], labels[:5], np.arange(5)[None], soft_weight=0.0
   )
-  drawn = classifier.Rows(features[5:], labels[5:], np.arange(9)[None])
-  both = classifier.tune_sets([real, drawn._replace(loss_weight=2.0)], head)
-  apart = [classifier.tune_sets([rows], head).losses for rows in (real, drawn)]
+  drawn = linear_head.Rows(features[5:], labels[5:], np.arange(9)[None])
+  both = linear_head.tune_sets([real, drawn._replace(loss_weight=2.0)], head)
+  apart = [linear_head.tune_sets([rows], head).losses for rows in (real, drawn)]
   np.testing.assert_allclose(both.losses, apart[0] + 2 * apart[1], rtol=1e-6)
 
 
 def test_the_teacher_is_the_first_head_unless_given(problem):
   features, labels, head = problem
   index = np.arange(9)[None]
-  tune = lambda **kwargs: classifier.tune(
+  tune = lambda **kwargs: linear_head.tune(
     features, labels, head, index=index, soft_weight=1.0, **kwargs
   )
-  other = classifier.Head(head.weight[::-1], head.bias)
+  other = linear_head.Head(head.weight[::-1], head.bias)
   np.testing.assert_array_equal(tune().losses, tune(teacher=head).losses)
   assert np.abs(tune().losses - tune(teacher=other).losses).max() > 0.1
 
@@ -207,7 +207,7 @@ def test_progress_places_the_steps_on_the_cosine(problem):
   """Steps may come in any order, and pass the end: the rate rises again."""
   features, labels, head = problem
   progress = np.array([0.0, 0.5, 0.25, 1.0, 1.5])
-  weight = classifier.tune(
+  weight = linear_head.tune(
     *(features, labels, head),
     index=np.zeros((5, 1), int),
     lr=0.1,
@@ -219,17 +219,19 @@ def test_progress_places_the_steps_on_the_cosine(problem):
   want = head.weight * np.prod(1 - 0.5 * rates)
   np.testing.assert_allclose(weight, want, rtol=1e-5)
   with pytest.raises(ValueError, match="5 steps for an index of 4"):
-    classifier.tune(
+    linear_head.tune(
       *(features, labels, head), index=np.zeros((4, 1), int), progress=progress
     )
 
 
 def test_usual_progress_is_no_other_training(problem):
   features, labels, head = problem
-  index = classifier.epochs_index(50, batch_size=16, num_epochs=2, seed=0)
-  usual = classifier.tune(features, labels, head, index=index)
+  index = linear_head.epochs_index(50, batch_size=16, num_epochs=2, seed=0)
+  usual = linear_head.tune(features, labels, head, index=index)
   progress = np.arange(len(index)) / len(index)
-  same = classifier.tune(features, labels, head, index=index, progress=progress)
+  same = linear_head.tune(
+    features, labels, head, index=index, progress=progress
+  )
   np.testing.assert_allclose(same.head.weight, usual.head.weight, rtol=1e-6)
 
 
@@ -240,13 +242,13 @@ def test_without_a_bias_the_head_is_a_product(problem):
   options = dict(index=index, soft_weight=0.0, lr=0.5, weight_decay=0.1)
 
   def loss_fn(weight):
-    logits = classifier.logits_fn(head.replace(weight=weight), features[:6])
+    logits = linear_head.logits_fn(head.replace(weight=weight), features[:6])
     return hard_cross_entropy(logits, labels[:6]).mean()
 
   g = jax.grad(loss_fn)(head.weight)
   g *= min(1, 1e-6 / (np.linalg.norm(g) + 1e-6))  # down to Adam's eps
   step = g / (np.abs(g) + 1e-8) + 0.1 * head.weight
-  tuned = classifier.tune(
+  tuned = linear_head.tune(
     *(features, labels, head), bias=False, clip_norm=1e-6, **options
   )
   np.testing.assert_array_equal(tuned.head.bias, 0)
@@ -255,7 +257,7 @@ def test_without_a_bias_the_head_is_a_product(problem):
   )
   # One that is there already stays.
   given = head.replace(bias=jnp.array([1.0, -2.0, 3.0]))
-  kept = classifier.tune(*(features, labels, given), bias=False, **options)
+  kept = linear_head.tune(*(features, labels, given), bias=False, **options)
   np.testing.assert_array_equal(kept.head.bias, given.bias)
 
 
@@ -265,8 +267,8 @@ def test_the_bias_decays_only_if_asked(problem):
   options = dict(
     index=np.zeros((1, 1), int), lr=0.1, weight_decay=0.5, clip_norm=0.0
   )
-  both = classifier.tune(features, labels, head, **options).head
-  one = classifier.tune(features, labels, head, decay_bias=False, **options)
+  both = linear_head.tune(features, labels, head, **options).head
+  one = linear_head.tune(features, labels, head, decay_bias=False, **options)
   np.testing.assert_allclose(both.bias, 0.95 * head.bias, rtol=1e-6)
   np.testing.assert_array_equal(one.head.bias, head.bias)
   np.testing.assert_array_equal(one.head.weight, both.weight)
@@ -275,10 +277,10 @@ def test_the_bias_decays_only_if_asked(problem):
 def test_label_smoothing_spreads_the_hard_target(problem):
   features, labels, head = problem
   index, smoothing = np.arange(9)[None], 0.3
-  log_p = jax.nn.log_softmax(classifier.logits_fn(head, features[:9]))
+  log_p = jax.nn.log_softmax(linear_head.logits_fn(head, features[:9]))
   target = 0.7 * np.eye(3)[labels[:9]] + 0.1
   want = -(target * log_p).sum(-1).mean()
-  tune = lambda **kwargs: classifier.tune(
+  tune = lambda **kwargs: linear_head.tune(
     features, labels, head, index=index, **kwargs
   )
   got = tune(soft_weight=0.0, label_smoothing=smoothing).losses[0]
@@ -295,11 +297,11 @@ def test_sizes_that_disagree_say_so(problem):
   features, labels, head = problem
   index = np.zeros((4, 2), int)
   with pytest.raises(ValueError, match="same encoder"):
-    classifier.tune(features[:, :5], labels, head, index=index)
+    linear_head.tune(features[:, :5], labels, head, index=index)
   with pytest.raises(ValueError, match=r"\(50, 8\).*\(49,\)"):
-    classifier.tune(features, labels[1:], head, index=index)
+    linear_head.tune(features, labels[1:], head, index=index)
   with pytest.raises(ValueError, match="num_epochs=3"):
-    classifier.tune(features, labels, head, index=index, num_epochs=3)
-  rows = classifier.Rows(features, labels, index)
+    linear_head.tune(features, labels, head, index=index, num_epochs=3)
+  rows = linear_head.Rows(features, labels, index)
   with pytest.raises(ValueError, match=r"\[4, 3\] steps"):
-    classifier.tune_sets([rows, rows._replace(index=index[:3])], head)
+    linear_head.tune_sets([rows, rows._replace(index=index[:3])], head)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from synthjax.evals import classify
+from synthjax.evals import accuracy as classify
 
 LABELS = np.array([0, 0, 0, 1, 1, 3])
 PREDICTIONS = np.array([0, 1, 0, 1, 0, 3])

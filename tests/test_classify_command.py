@@ -14,11 +14,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from synthjax import classify
-from synthjax.convert import files
-from synthjax.data import real, spaces
+from synthjax.data.real import real_images
 from synthjax.encoders import load_encoder
-from synthjax.errors import UserError
+from synthjax.labels import spaces
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import score, tune
+from synthjax.weights import files
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,9 @@ def run(tmp_path_factory):
 def drawings(run):
   """Returns test images of the classes, and their labels."""
   _, config = run
-  source = real.open_real({"split": "test"}, spaces.load_space(config.space))
+  source = real_images.open_real(
+    {"split": "test"}, spaces.load_space(config.space)
+  )
   rows = [source[i] for i in range(len(source))]
   return [row["image"] for row in rows], [row["label"] for row in rows]
 

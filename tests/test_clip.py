@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny_clip import TINY, fill, images_of, shapes
 
-from synthjax.models import clip
+from synthjax.models.clip import model as clip
 
 
 @pytest.fixture(scope="module")

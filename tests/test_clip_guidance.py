@@ -7,13 +7,14 @@ import pytest
 import tiny_glide
 import tiny_world
 
-from synthjax.convert import files, noised_clip
-from synthjax.diffusion import sample, schedule
-from synthjax.errors import UserError
-from synthjax.generators import clip_guidance, glide, load_generator
-from synthjax.models.noised_clip import ImageEncoder, TextEncoder
+from synthjax.diffusion import samplers, schedule
+from synthjax.generators import glide, glide_clip_guidance, load_generator
+from synthjax.models.glide import noised_clip_weights
+from synthjax.models.glide.noised_clip import ImageEncoder, TextEncoder
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import generate
-from synthjax.text import tokenize
+from synthjax.tokenizers import bpe
+from synthjax.weights import files
 
 SIZES = dict(width=32, layers=1, heads=2, embed_dim=16)
 IMAGE = SIZES | dict(image_size=8, patch_size=4)
@@ -28,14 +29,14 @@ def write_tower(path, tower, **changes):
     side = model.image_size
     inputs = (jnp.zeros((1, side, side, 3)), jnp.zeros(1, int))
   else:
-    sizes = TEXT | {"vocab_size": tokenize.load().clip_vocab_size} | changes
+    sizes = TEXT | {"vocab_size": bpe.load().clip_vocab_size} | changes
     model = TextEncoder(**sizes)
     inputs = (jnp.zeros((1, model.context), int),)
   shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
   rng = np.random.default_rng(len(tower))
   fill = lambda s: rng.normal(0, 0.2, s.shape).astype(np.float32)
-  released = noised_clip.to_released(jax.tree.map(fill, shapes), {})
-  files.save_params(path, *noised_clip.from_released(released, heads=2))
+  released = noised_clip_weights.to_released(jax.tree.map(fill, shapes), {})
+  files.save_params(path, *noised_clip_weights.from_released(released, heads=2))
   return str(path)
 
 
@@ -93,7 +94,7 @@ def test_guidance_of_scale_0_is_none_and_others_change_the_images(
 def test_guided_images_are_nearer_to_their_prompts(weights):
   """From a denoiser that knows no prompt, CLIP alone leads there."""
   block = weights["clip_guidance"]
-  clip, params = clip_guidance.load(
+  clip, params = glide_clip_guidance.load(
     **block, scale=3.0, image_size=8, num_timesteps=1000, dtype="float32"
   )
   betas = schedule.squared_cosine()
@@ -104,7 +105,9 @@ def test_guided_images_are_nearer_to_their_prompts(weights):
     return 0.09 * jnp.sqrt(bar) * x / (0.09 * bar + 1 - bar), jnp.zeros_like(x)
 
   tokens = jnp.asarray(clip.tokens(PROMPTS))
-  noise = sample.image_noise(jax.random.split(jax.random.key(1), 4), (8, 8, 3))
+  noise = samplers.image_noise(
+    jax.random.split(jax.random.key(1), 4), (8, 8, 3)
+  )
   x = jax.random.normal(jax.random.key(2), (4, 8, 8, 3))
   steps = schedule.respace(betas, 100)
 
@@ -114,7 +117,7 @@ def test_guided_images_are_nearer_to_their_prompts(weights):
     text = clip.text.apply({"params": params["text"]}, tokens)
     result = []
     for cond_fn in (None, clip.cond_fn(params, tokens)):
-      images = sample.ancestral(denoise, steps, x, noise, cond_fn=cond_fn)
+      images = samplers.ancestral(denoise, steps, x, noise, cond_fn=cond_fn)
       z = clip.image.apply(
         {"params": params["image"]}, images, jnp.zeros(4, int)
       )
@@ -130,7 +133,7 @@ def test_the_identity_names_the_guide(tmp_path, weights):
   assert kept == {
     "image_weights": files.sha256(weights["clip_guidance"]["image_weights"]),
     "text_weights": files.sha256(weights["clip_guidance"]["text_weights"]),
-    "tokenizer": files.sha256(tokenize.EMBEDDED),
+    "tokenizer": files.sha256(bpe.EMBEDDED),
     "scale": 3.0,
   }
   bare = load(tmp_path, weights, clip_guidance=None, guidance_scale=2.0)

@@ -7,7 +7,7 @@ import pytest
 from flax import traverse_util
 from tiny_clip import TINY, TINY_RESNET, fill, images_of, shapes
 
-from synthjax.models import clip
+from synthjax.models.clip import model as clip
 
 
 @pytest.fixture(scope="module")

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from test_voc_ap import BOX, ELSEWHERE, found, shifted, there
 
-from synthjax.errors import UserError
-from synthjax.evals import voc_ap
+from synthjax.detection import average_precision
+from synthjax.runtime.errors import UserError
 
 
 def test_cocos_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
   with pytest.raises(UserError, match="pip install pycocotools"):
-    voc_ap.coco_average_precision([found()], [there(BOX)], 1)
+    average_precision.coco_average_precision([found()], [there(BOX)], 1)
 
 
 def test_cocos_counts_by_its_own_rules():
   pytest.importorskip("pycocotools")
-  of = lambda *args: voc_ap.coco_average_precision(*args, 1)
+  of = lambda *args: average_precision.coco_average_precision(*args, 1)
   measured = of([found((BOX, 0.9))], [there(BOX)])
   assert [measured[k] for k in ("AP", "AP50", "AP75")] == pytest.approx([1] * 3)
   assert measured["AP_small"] == pytest.approx(1)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 from test_augment_device import picture, to_levels
 
-from synthjax.train import augment_device
+from synthjax.training import device_augment
 
 rng = jax.random.key(0)
 
@@ -26,14 +26,14 @@ ENHANCERS = {
 def test_enhancements_are_those_of_pillow_to_a_level(name, factor):
   image = picture()
   want = ENHANCERS[name](Image.fromarray(image)).enhance(factor)
-  got = getattr(augment_device, name)(jnp.asarray(image / 255), factor)
+  got = getattr(device_augment, name)(jnp.asarray(image / 255), factor)
   assert np.abs(to_levels(got) - np.asarray(want)).max() <= 1
 
 
 def test_grayscale_is_that_of_pillow():
   image = picture()
   want = np.asarray(Image.fromarray(image).convert("L"))
-  got = augment_device.grayscale(jnp.asarray(image / 255))
+  got = device_augment.grayscale(jnp.asarray(image / 255))
   assert np.abs(to_levels(got) - want[..., None]).max() <= 1
 
 
@@ -47,7 +47,7 @@ def test_hue_turns_as_in_hsv(shift):
     return colorsys.hsv_to_rgb((h + shift) % 1, s, v)
 
   want = np.apply_along_axis(lambda p: np.array(turn(p)), -1, image)
-  got = augment_device.hue(jnp.asarray(image), shift)
+  got = device_augment.hue(jnp.asarray(image), shift)
   np.testing.assert_allclose(got, want, atol=2e-6)
 
 
@@ -56,15 +56,15 @@ def test_jitter_makes_its_changes_in_the_given_order(order):
   factors = (1.3, 0.7, 1.4, -0.08)
   image = jnp.asarray(picture() / 255)
   changes = [
-    augment_device.brightness,
-    augment_device.contrast,
-    augment_device.saturation,
-    augment_device.hue,
+    device_augment.brightness,
+    device_augment.contrast,
+    device_augment.saturation,
+    device_augment.hue,
   ]
   want = image
   for which in order:
     want = changes[which](want, factors[which])
-  got = augment_device.jitter(image, jnp.array(order), factors)
+  got = device_augment.jitter(image, jnp.array(order), factors)
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_jitter_draws_its_factors_from_their_ranges():
   """A gray image shows the factor of brightness, when that is all there is."""
   image = jnp.full((1, 1, 3), 0.5)
   jitter = partial(
-    augment_device.color_jitter, contrast=0.0, saturation=0.0, hue=0.0
+    device_augment.color_jitter, contrast=0.0, saturation=0.0, hue=0.0
   )
   keys = jax.random.split(rng, 500)
   jittered = jax.vmap(lambda k: jitter(image, k, brightness=0.4))(keys)
@@ -85,7 +85,7 @@ def test_jitter_draws_its_factors_from_their_ranges():
 def test_the_blur_is_gaussian_and_near_that_of_pillow(sigma):
   spot = np.zeros((21, 21, 3), np.float32)
   spot[10, 10] = 1
-  got = np.asarray(augment_device.gaussian_blur(jnp.asarray(spot), sigma))[
+  got = np.asarray(device_augment.gaussian_blur(jnp.asarray(spot), sigma))[
     ..., 0
   ]
   offsets = np.arange(-10, 11)
@@ -96,7 +96,7 @@ def test_the_blur_is_gaussian_and_near_that_of_pillow(sigma):
 
   image = picture(32, 32)
   want = Image.fromarray(image).filter(ImageFilter.GaussianBlur(sigma))
-  got = augment_device.gaussian_blur(
+  got = device_augment.gaussian_blur(
     jnp.asarray(image / 255, jnp.float32), sigma
   )
   error = np.abs(to_levels(got) - np.asarray(want))

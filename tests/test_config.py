@@ -3,9 +3,9 @@
 import ml_collections
 import pytest
 
-from synthjax import errors
 from synthjax.config import parse_arg, unknown_fields, validate
-from synthjax.errors import UserError
+from synthjax.runtime import errors
+from synthjax.runtime.errors import UserError
 
 
 def test_values_have_the_types_of_their_defaults():

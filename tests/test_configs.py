@@ -6,12 +6,14 @@ import re
 
 import pytest
 
-from synthjax import artifacts, main
-from synthjax.convert import files, released
-from synthjax.data import captions, embedded_spaces, spaces
-from synthjax.errors import UserError
+from synthjax import main
+from synthjax.adapt import mixed_tuning
+from synthjax.embedded import captions, label_spaces
+from synthjax.labels import spaces
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import few_shot
-from synthjax.train import few_shot_tuning
+from synthjax.weights import catalogue, files
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("[!_]*.py"))
@@ -77,7 +79,7 @@ def test_shipped_weights_were_trained_as_their_config_says(
 
 def test_concepts_to_pre_train_on_are_of_what_the_generator_drew():
   data = load("train_generator.py").train_generator.base.data
-  assert data.subcategories == embedded_spaces.DRAWN
+  assert data.subcategories == label_spaces.DRAWN
 
 
 def test_detectors_start_from_arms_of_the_tables():
@@ -132,7 +134,7 @@ def test_full_size_without_weights_names_the_commands_that_fetch_them(
   fetched = re.findall(
     r"python -m synthjax.weights fetch (\w+)", str(error.value)
   )
-  assert set(fetched) == needed <= released.RELEASED.keys()
+  assert set(fetched) == needed <= catalogue.RELEASED.keys()
 
 
 def test_the_ablation_compares_what_table_2_does():
@@ -262,7 +264,7 @@ def test_the_mix_has_half_the_rate_of_phases():
   options = {m["name"]: m.get("options", {}) for m in block.methods}
   assert options["CT w. Syn (RG)"]["lr"] == 1e-3
   assert options["RG, syn>real"]["lr"] == options["RG, real>syn"]["lr"] == 2e-3
-  assert few_shot_tuning.BATCH_SIZES["paper"] == (512, 32)
+  assert mixed_tuning.BATCH_SIZES["paper"] == (512, 32)
 
 
 def test_images_and_shots_must_be_drawn_by_one_sampler(tmp_path):

@@ -7,8 +7,8 @@ import optax
 import pytest
 from flax import linen as nn
 
-from synthjax.train import contrastive as contrastive_lib
-from synthjax.train.contrastive import contrastive, contrastive_loss
+from synthjax.training import contrastive as contrastive_lib
+from synthjax.training.contrastive import contrastive, contrastive_loss
 
 
 class Towers(nn.Module):

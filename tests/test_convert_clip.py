@@ -12,10 +12,10 @@ from clip_keys import RESNET, VIT, weights_of
 from flax import traverse_util
 
 from synthjax import encoders
-from synthjax.convert import files
-from synthjax.convert.clip import from_released, to_released
-from synthjax.models import clip
-from synthjax.text import tokenize
+from synthjax.models.clip import model as clip
+from synthjax.models.clip.weights import from_released, to_released
+from synthjax.tokenizers import bpe
+from synthjax.weights import files
 
 
 def kept(weights):
@@ -225,7 +225,7 @@ def test_flax_parameters_may_be_nested():
 @pytest.mark.parametrize("sizes", [VIT, RESNET], ids=["vit", "resnet"])
 def test_stored_weights_serve_the_encoder(sizes, tmp_path):
   """A ResNet's running statistics reach the features, too."""
-  vocab = tokenize.load().clip_vocab_size
+  vocab = bpe.load().clip_vocab_size
   shapes = clip_keys.openai(**sizes, length=10, vocab=vocab)
   variables, description = from_released(clip_keys.randoms(shapes))
   path = str(tmp_path / "clip.safetensors")

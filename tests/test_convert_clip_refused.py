@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from clip_keys import RESNET, VIT, weights_of
 
-from synthjax.convert.clip import from_released, to_released
-from synthjax.errors import UserError
+from synthjax.models.clip.weights import from_released, to_released
+from synthjax.runtime.errors import UserError
 
 
 def without(weights, *starts):

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import released_glide
 
-from synthjax.convert import glide
-from synthjax.errors import UserError
+from synthjax.models.glide import weights as glide_weights
+from synthjax.runtime.errors import UserError
 
 STAGES = {
   "base": released_glide.BASE,
@@ -45,7 +45,9 @@ def test_every_released_weight_is_taken(stage):
   tensors, parameters, mult, blocks, attention = EXPECTED[stage]
   assert len(shapes) == tensors
   assert sum(map(np.prod, shapes.values())) == parameters
-  variables, description = glide.from_released(released_glide.zeros(shapes))
+  variables, description = glide_weights.from_released(
+    released_glide.zeros(shapes)
+  )
   leaves = jax.tree.leaves(variables)
   assert len(leaves) == tensors and sum(x.size for x in leaves) == parameters
   assert description == {
@@ -66,7 +68,7 @@ def test_every_released_weight_is_taken(stage):
       out_channels=6,
     ),
   }
-  back = glide.to_released(variables, description)
+  back = glide_weights.to_released(variables, description)
   assert {name: value.shape for name, value in back.items()} == shapes
 
 
@@ -77,7 +79,7 @@ def test_sizes_are_read_off_recorded_weights_which_return_as_they_were(
 ):
   case = golden(f"glide_{stage}_unet")
   weights, rest = recorded(case)
-  variables, description = glide.from_released(weights, **rest)
+  variables, description = glide_weights.from_released(weights, **rest)
   config = case["meta"]["config"]
   sizes = description["model"]
   assert description["stage"] == stage
@@ -85,7 +87,7 @@ def test_sizes_are_read_off_recorded_weights_which_return_as_they_were(
   assert sizes["num_res_blocks"] == config["num_res_blocks"]
   assert sizes["attention_downsamples"] == config["attention_resolutions"]
   assert sizes["text_layers"] == config["xf_layers"]
-  back = glide.to_released(variables, description)
+  back = glide_weights.to_released(variables, description)
   assert back.keys() == weights.keys()
   for name, value in weights.items():
     np.testing.assert_array_equal(back[name], value)
@@ -103,7 +105,7 @@ def test_sizes_are_read_off_recorded_weights_which_return_as_they_were(
 def test_inpainting_weights_are_refused(channels, words):
   shapes = released_glide.glide(released_glide.BASE | {"channels": channels})
   with pytest.raises(UserError, match=words):
-    glide.from_released(released_glide.zeros(shapes))
+    glide_weights.from_released(released_glide.zeros(shapes))
 
 
 def test_weights_that_do_not_fit_are_all_listed():
@@ -112,7 +114,7 @@ def test_weights_that_do_not_fit_are_all_listed():
   weights["out.2.bias"] = np.zeros(7)
   del weights["final_ln.bias"]
   with pytest.raises(UserError) as error:
-    glide.from_released(weights)
+    glide_weights.from_released(weights)
   for problem in (
     "surplus.weight: no rule",
     "unet/out_2/bias: weights have (7,), the model needs (6,)",
@@ -123,7 +125,7 @@ def test_weights_that_do_not_fit_are_all_listed():
 
 def test_other_weights_are_refused_with_what_was_looked_for():
   with pytest.raises(UserError) as error:
-    glide.from_released({"conv1.weight": np.zeros((64, 3, 7, 7))})
+    glide_weights.from_released({"conv1.weight": np.zeros((64, 3, 7, 7))})
   for words in ("no token_embedding.weight", "out.2.weight", "conv1.weight"):
     assert words in str(error.value)
 
@@ -138,9 +140,9 @@ def test_other_weights_are_refused_with_what_was_looked_for():
 def test_heads_that_cannot_be_are_refused(options, words):
   weights = released_glide.zeros(released_glide.glide(released_glide.BASE))
   with pytest.raises(UserError, match=words):
-    glide.from_released(weights, **options)
+    glide_weights.from_released(weights, **options)
 
 
 def test_an_unknown_layout_is_refused():
   with pytest.raises(UserError, match="Allowed: glide"):
-    glide.to_released({}, {}, layout="torch")
+    glide_weights.to_released({}, {}, layout="torch")

@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from synthjax.convert import files, resnet
-from synthjax.errors import UserError
 from synthjax.models.classifiers import backbone, make_classifier
+from synthjax.models.resnet import weights as resnet_weights
+from synthjax.runtime.errors import UserError
+from synthjax.weights import files
 
 SIZES = {
   "resnet18": ("basic", (2, 2, 2, 2)),
@@ -88,7 +89,7 @@ def test_full_size_weights_of_torchvision_and_timm_are_used_up(name):
   if name == "resnet50":
     assert len(shapes) == 320
     assert len(shapes) - len(tracked(shapes)) == 267
-  variables, description = resnet.from_released(zeros(shapes))
+  variables, description = resnet_weights.from_released(zeros(shapes))
   assert description == {
     "kind": "classifier",
     "model": {"name": name},
@@ -104,7 +105,7 @@ def test_full_size_weights_of_torchvision_and_timm_are_used_up(name):
   assert count == total - 2 * norms  # all but the running statistics
   if name == "resnet50":
     assert count == 25_557_032
-  released = resnet.to_released(variables, description)
+  released = resnet_weights.to_released(variables, description)
   assert {k: w.shape for k, w in released.items()} == {
     k: s for k, s in shapes.items() if k not in tracked(shapes)
   }
@@ -116,14 +117,14 @@ def test_full_size_weights_of_torchvision_and_timm_are_used_up(name):
 def test_full_size_weights_of_moco_are_used_up(mlp, count):
   shapes = torchvision_shapes(*SIZES["resnet50"], classes=128, mlp=mlp)
   weights = moco(zeros(shapes))
-  variables, description = resnet.from_released(weights)
+  variables, description = resnet_weights.from_released(weights)
   head = {"head": "mlp"} if mlp else {}
   assert description["kind"] == "classifier"
   assert description["model"] == {"name": "resnet50"} | head
   assert description["num_classes"] == 128
   leaves = jax.tree.leaves(variables["params"])
   assert sum(leaf.size for leaf in leaves) == count
-  released = resnet.to_released(variables, description, "moco")
+  released = resnet_weights.to_released(variables, description, "moco")
   assert released.keys() == {
     name
     for name in weights
@@ -131,7 +132,7 @@ def test_full_size_weights_of_moco_are_used_up(mlp, count):
   }
 
 
-@pytest.mark.parametrize("layout", resnet.LAYOUTS)
+@pytest.mark.parametrize("layout", resnet_weights.LAYOUTS)
 @pytest.mark.parametrize(
   "changes",
   [dict(), dict(classes=None), dict(classes=8, mlp=True), dict(kernel=3)],
@@ -140,13 +141,13 @@ def test_full_size_weights_of_moco_are_used_up(mlp, count):
 def test_weights_come_back_as_they_were(layout, changes, tmp_path):
   plain = small(**changes)
   weights = moco(plain) if layout == "moco" else plain
-  variables, description = resnet.from_released(weights)
+  variables, description = resnet_weights.from_released(weights)
   # Through a file, as it is stored.
   files.save_params(tmp_path / "w.safetensors", variables, description)
   variables, read = files.load_params(tmp_path / "w.safetensors")
   assert read == description
-  released = resnet.to_released(variables, description, layout)
-  prefix = resnet.LAYOUTS[layout]
+  released = resnet_weights.to_released(variables, description, layout)
+  prefix = resnet_weights.LAYOUTS[layout]
   want = {k: w for k, w in plain.items() if k not in tracked(plain)}
   assert released.keys() == {prefix + name for name in want}
   for name, weight in want.items():
@@ -162,7 +163,7 @@ def test_the_description_rebuilds_the_module(changes):
   weights = random(
     torchvision_shapes("basic", (1, 1, 2), width=8, kernel=3, **changes)
   )
-  variables, description = resnet.from_released(weights)
+  variables, description = resnet_weights.from_released(weights)
   assert description["image_size"] == 32
   classes = description["num_classes"]
   assert classes == changes["classes"]
@@ -175,7 +176,7 @@ def test_the_description_rebuilds_the_module(changes):
 
 def test_statistics_and_kernels_land_where_they_belong():
   weights = small()
-  variables, _ = resnet.from_released(weights)
+  variables, _ = resnet_weights.from_released(weights)
   params, stats = variables["params"], variables["batch_stats"]
   w = weights["layer2.0.downsample.0.weight"]
   kernel = params["layer2_0"]["downsample_conv"]["kernel"]
@@ -192,18 +193,18 @@ def test_statistics_and_kernels_land_where_they_belong():
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_an_encoder_alone_is_read_with_and_without_its_prefixes(prefix):
   weights = small(classes=None)
-  want, _ = resnet.from_released(weights)
+  want, _ = resnet_weights.from_released(weights)
   for found in (
     {f"{prefix}{name}": w for name, w in weights.items()},
     moco(weights, prefix),
   ):
-    got, description = resnet.from_released(found)
+    got, description = resnet_weights.from_released(found)
     assert description["num_classes"] is None
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
 def test_the_backbone_of_moco_starts_a_classifier():
-  pretrained, description = resnet.from_released(
+  pretrained, description = resnet_weights.from_released(
     moco(small(classes=8, mlp=True))
   )
   sizes = {k: v for k, v in description["model"].items() if k != "head"}
@@ -221,7 +222,7 @@ def test_all_that_does_not_fit_is_in_one_error():
   weights["layer2.1.conv2.weight"] = np.zeros((8, 4, 3, 3))
   del weights["bn1.running_var"]
   with pytest.raises(UserError) as error:
-    resnet.from_released(weights)
+    resnet_weights.from_released(weights)
   for words in (
     "layer1.0.se.weight: no rule takes it",
     "layer2_1/conv2/kernel: weights have (3, 3, 4, 8), the model needs",
@@ -233,22 +234,22 @@ def test_all_that_does_not_fit_is_in_one_error():
 def test_a_missing_stage_is_found():
   weights = {k: w for k, w in small().items() if not k.startswith("layer1.")}
   with pytest.raises(UserError, match="of layer2, and none of layer1"):
-    resnet.from_released(weights)
+    resnet_weights.from_released(weights)
 
 
 def test_names_beside_mocos_encoder_are_not_lost_silently():
   weights = moco(small()) | {"module.predictor.weight": np.zeros((2, 2))}
   with pytest.raises(UserError, match=r"module\.predictor\.weight: no rule"):
-    resnet.from_released(weights)
+    resnet_weights.from_released(weights)
 
 
 def test_other_weights_are_refused_with_what_was_looked_for():
   with pytest.raises(UserError, match=r"conv1\.weight.*Names found: cls_token"):
-    resnet.from_released({"cls_token": np.zeros((1, 1, 4))})
+    resnet_weights.from_released({"cls_token": np.zeros((1, 1, 4))})
   with pytest.raises(UserError, match="none at all"):
-    resnet.from_released({})
+    resnet_weights.from_released({})
   with pytest.raises(UserError, match=r"found \(4, 3, 5, 5\)"):
-    resnet.from_released(small(kernel=5))
-  variables, description = resnet.from_released(small())
+    resnet_weights.from_released(small(kernel=5))
+  variables, description = resnet_weights.from_released(small())
   with pytest.raises(UserError, match="did you mean 'torchvision'"):
-    resnet.to_released(variables, description, "torchvison")
+    resnet_weights.to_released(variables, description, "torchvison")

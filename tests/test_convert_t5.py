@@ -6,9 +6,9 @@ import pytest
 import tiny_t5
 from flax import traverse_util
 
-from synthjax.convert import t5 as converter
-from synthjax.errors import UserError
-from synthjax.models.t5 import T5
+from synthjax.models.t5 import weights as converter
+from synthjax.models.t5.model import T5
+from synthjax.runtime.errors import UserError
 
 
 def released_shapes(layers=12, d_model=768, width=768, d_ff=3072, heads=12):

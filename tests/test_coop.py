@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.errors import UserError
-from synthjax.models.clip_vit import Transformer
-from synthjax.train import classifier, coop
+from synthjax.adapt import coop, linear_head
+from synthjax.models.clip.vit import Transformer
+from synthjax.runtime.errors import UserError
 
 WIDTH, DIM, HEADS, LAYERS, CONTEXT = 8, 6, 2, 2, 3
 NAMES = [[7, 9], [4, 5, 6, 9], [8, 9]]
@@ -129,7 +129,7 @@ def test_logits_and_training_steps_equal_pytorch(problem):
     head = head_of(
       *(problem["encode"], problem["prompts"], problem["context"], SCALE)
     )
-    logits = classifier.logits_fn(head, problem["features"])
+    logits = linear_head.logits_fn(head, problem["features"])
   np.testing.assert_allclose(
     logits, forward(np.arange(11)).detach(), rtol=1e-5, atol=1e-4
   )
@@ -183,11 +183,11 @@ def test_learning_finds_a_context_that_explains_the_labels(problem):
   features = rng.normal(size=(40, DIM)).astype(np.float32)
   hidden = rng.normal(0, 0.4, (CONTEXT, WIDTH))
   tower = problem["encode"], problem["prompts"]
-  classify = lambda context: classifier.logits_fn(
+  classify = lambda context: linear_head.logits_fn(
     head_of(*tower, context, SCALE), features
   ).argmax(-1)
   labels = classify(hidden)
-  index = classifier.epochs_index(40, batch_size=10, num_epochs=40, seed=0)
+  index = linear_head.epochs_index(40, batch_size=10, num_epochs=40, seed=0)
   learned = coop.tune(
     *(*tower, problem["context"], features, labels),
     index=index,

@@ -11,8 +11,10 @@ import types
 import pytest
 from PIL import Image
 
-from synthjax.data import coop_splits, few_shot, real, spaces
-from synthjax.errors import UserError
+from synthjax.data.pipeline import few_shot
+from synthjax.data.real import coop_files, real_images
+from synthjax.labels import spaces
+from synthjax.runtime.errors import UserError
 
 SPACE = spaces.parse_space(
   {
@@ -66,13 +68,13 @@ def change(folder, edit):
 
 
 def test_rows_keep_their_order_and_take_our_labels(folder):
-  source = real.open_real(block_of(folder), SPACE)
+  source = real_images.open_real(block_of(folder), SPACE)
   assert len(source) == 18
   assert [source[i]["id"] for i in range(3)] == [r[0] for r in rows(0, 1)]
   assert source.labels.tolist() == [2, 0, 1] * 6
   assert source[0]["image"].shape == (2, 2, 3)
-  assert len(real.open_real(block_of(folder, "validation"), SPACE)) == 6
-  assert len(real.open_real(block_of(folder, "test"), SPACE)) == 3
+  assert len(real_images.open_real(block_of(folder, "validation"), SPACE)) == 6
+  assert len(real_images.open_real(block_of(folder, "test"), SPACE)) == 3
 
 
 def test_names_that_fit_no_class_are_listed_at_once(folder):
@@ -83,7 +85,7 @@ def test_names_that_fit_no_class_are_listed_at_once(folder):
 
   change(folder, edit)
   with pytest.raises(UserError) as error:
-    real.open_real(block_of(folder), SPACE)
+    real_images.open_real(block_of(folder), SPACE)
   message = str(error.value)
   assert (
     "'airplanex': no class is called so; the nearest is 'airplane" in message
@@ -103,14 +105,14 @@ def test_a_name_of_two_classes_is_told_by_its_folder(folder):
       row[2] = "missile"
 
   change(folder, edit)
-  source = real.open_real(block_of(folder), space)
+  source = real_images.open_real(block_of(folder), space)
   assert source.labels.tolist() == [2, 0, 1] * 6
 
 
 def test_labels_that_mix_two_classes_are_refused(folder):
   change(folder, lambda split: split["train"][0].__setitem__(1, 1))
   with pytest.raises(UserError) as error:
-    real.open_real(block_of(folder), SPACE)
+    real_images.open_real(block_of(folder), SPACE)
   assert "its label 1 has the names 'leopard', 'airplane'" in str(error.value)
 
 
@@ -120,7 +122,7 @@ def test_images_that_are_not_there_are_counted(folder):
   with pytest.raises(
     UserError, match="2 of 18 images.*Leopards/image_0000.png"
   ):
-    real.check_real(block_of(folder), SPACE)
+    real_images.check_real(block_of(folder), SPACE)
 
 
 @pytest.mark.parametrize(
@@ -137,13 +139,13 @@ def test_another_file_is_refused(folder, text, words):
   path = folder / "split_zhou_Caltech3.json"
   path.unlink() if text is None else path.write_text(text)
   with pytest.raises(UserError, match=words):
-    real.open_real(block_of(folder), SPACE)
+    real_images.open_real(block_of(folder), SPACE)
 
 
 def test_a_split_that_is_not_there_is_named(folder):
   change(folder, lambda split: split.pop("test"))
   with pytest.raises(UserError, match="Allowed: train, validation"):
-    real.open_real(block_of(folder, "test"), SPACE)
+    real_images.open_real(block_of(folder, "test"), SPACE)
 
 
 # --- few-shot pickles -------------------------------------------------------
@@ -191,12 +193,12 @@ def test_a_draw_is_read_wherever_it_was_made(folder, datum, protocol):
   path.parent.mkdir()
   path.write_bytes(pickle.dumps(draw, protocol=protocol))
   block = block_of(folder, file="split_fewshot/shot_2-seed_1.pkl")
-  source = real.open_real(block, SPACE)
+  source = real_images.open_real(block, SPACE)
   assert [source[i]["id"] for i in range(6)] == [r[0] for r in rows(0, 2)]
   assert source.labels.tolist() == [2, 0, 1] * 2
-  assert len(real.open_real(block | {"split": "validation"}, SPACE)) == 3
+  assert len(real_images.open_real(block | {"split": "validation"}, SPACE)) == 3
   with pytest.raises(UserError, match="Allowed: train, validation"):
-    real.open_real(block | {"split": "test"}, SPACE)
+    real_images.open_real(block | {"split": "test"}, SPACE)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -212,10 +214,11 @@ def test_our_draw_is_the_one_of_the_pickle(folder, datum, shots, seed):
     s: [datum(f"/x/{p}", y, c) for p, y, c in each]
     for s, each in zip(("train", "val"), drawn, strict=True)
   }
-  stored = coop_splits.read(io.BytesIO(pickle.dumps(data, protocol=5)))
+  stored = coop_files.read(io.BytesIO(pickle.dumps(data, protocol=5)))
 
   pools = [
-    real.open_real(block_of(folder, s), SPACE) for s in ("train", "validation")
+    real_images.open_real(block_of(folder, s), SPACE)
+    for s in ("train", "validation")
   ]
   ours = few_shot.draw_splits(
     "coop",
@@ -263,15 +266,15 @@ def test_another_pickle_is_refused_and_not_run(tmp_path, data, words):
   path = tmp_path / "shot_1-seed_1.pkl"
   path.write_bytes(data)
   with pytest.raises(UserError, match=words):
-    coop_splits.read_split(path, "train")
+    coop_files.read_split(path, "train")
   assert not os.path.exists("/tmp/synthjax_was_here")
 
 
 def test_a_record_is_made_of_texts_and_a_number(datum):
   for fields in ((1, 0, "cat"), ("a", "0", "cat"), ("a", 0, None)):
     with pytest.raises(UserError, match="where a (str|int) belongs"):
-      coop_splits.read(io.BytesIO(dump({"train": [datum(*fields)]})))
+      coop_files.read(io.BytesIO(dump({"train": [datum(*fields)]})))
   bare = datum("a", 0, "cat")
   del bare._label
   with pytest.raises(UserError, match="without _label"):
-    coop_splits.read(io.BytesIO(dump({"train": [bare]})))
+    coop_files.read(io.BytesIO(dump({"train": [bare]})))

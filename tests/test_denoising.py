@@ -10,7 +10,7 @@ import pytest
 from scipy import integrate, stats
 
 from synthjax.diffusion import schedule
-from synthjax.train import denoising, loop
+from synthjax.training import denoising, loop
 
 TABLES = schedule.respace(schedule.linear())
 

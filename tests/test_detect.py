@@ -9,15 +9,24 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import detect_voc
-from synthjax import artifacts
-from synthjax.convert import files
-from synthjax.data import detection_sources, scenes, spaces, voc
-from synthjax.errors import UserError
-from synthjax.evals import classify, detected, voc_ap, voc_files
-from synthjax.evals.detected import Run
+from synthjax.detection import (
+  average_precision,
+  recipe,
+  scenes,
+  sources,
+  voc,
+  voc_results,
+)
+from synthjax.detection import results as detected
+from synthjax.detection.results import Run
+from synthjax.evals import accuracy
+from synthjax.labels import spaces
 from synthjax.models.classifiers import make_classifier
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import detect
-from synthjax.train import detector_fields, pretrained, pretraining_fields
+from synthjax.training import backbones, pretraining_fields
+from synthjax.weights import files
 
 MODEL = dict(name="resnet_tiny", width=4, stage_sizes=(1, 1), stem="imagenet")
 ARMS = ("labels, 8", "MoCo")
@@ -159,10 +168,10 @@ def test_the_text_files_measure_what_the_results_say(done):
   classes = [c.key or c.name for c in SPACE.classes]
   for row in results["rows"]:
     label = Run(row["init"], row["seed"]).label()
-    found = voc_files.read(
+    found = voc_results.read(
       workdir / "detect/detections" / label, classes, names
     )
-    measured = voc_ap.average_precision(
+    measured = average_precision.average_precision(
       found, detected.truth_of(test), len(classes)
     )
     for metric in detected.METRICS:
@@ -212,7 +221,7 @@ def test_weights_are_those_of_the_start_where_nothing_is_trained(
   monkeypatch.setattr(detect.runs, "train", train)
   with pytest.raises(KeyboardInterrupt):
     detect.run(config, str(tmp_path))
-  [path] = pretrained.backbones(tmp_path / "pretrain")["A"]
+  [path] = backbones.backbones(tmp_path / "pretrain")["A"]
   backbone, _ = files.load_params(path)
   for collection in ("params", "batch_stats"):
     for name, value in backbone[collection].items():
@@ -261,7 +270,7 @@ def measured(*ap50):
   per_class = np.full((len(ap50), 10), np.nan)
   per_class[:, 0] = ap50
   known = np.array(ap50)[~np.isnan(ap50)]
-  return voc_ap.Measured(
+  return average_precision.Measured(
     AP=float(known.mean()) / 2,
     AP50=float(known.mean()),
     AP75=0.0,
@@ -296,7 +305,7 @@ def test_differences_are_paired_by_seed_whatever_the_order():
       "reference": "A",
       "metric": "AP50",
     }
-    | classify.paired_difference([0.5, 0.5], [0.3, 0.7])._asdict()
+    | accuracy.paired_difference([0.5, 0.5], [0.3, 0.7])._asdict()
   )
   assert "+10.00 points" in detected.table(results)
   json.dumps(results, allow_nan=False)
@@ -304,12 +313,12 @@ def test_differences_are_paired_by_seed_whatever_the_order():
 
 def test_a_rate_follows_the_batch_size_unless_it_is_given():
   fields = dict(recipe="voc_detection", inits=dict(random=dict()), batch_size=4)
-  got = detector_fields.recipe_of(fields, "random", 16_551)
+  got = recipe.recipe_of(fields, "random", 16_551)
   assert got["num_steps"] == 96_000
   assert got["optimizer"]["lr"] == pytest.approx(0.005)
   assert got["optimizer"]["warmup"] == 400
   fields["inits"] = dict(random=dict(optimizer=dict(lr=0.1), num_steps=50))
-  got = detector_fields.recipe_of(fields, "random", 100)
+  got = recipe.recipe_of(fields, "random", 100)
   assert got["num_steps"] == 50 and got["optimizer"]["lr"] == 0.1
   assert got["epochs"] == 2
 
@@ -380,7 +389,7 @@ def test_voc_is_opened_with_its_own_names(tmp_path):
   names = SPACE.class_names
   voc.write_voc(tmp_path, drawn, names, year="2007", split="trainval")
   block = dict(kind="voc", sets=(("2007", "trainval"),), data_dir=tmp_path)
-  opened = detection_sources.open_detection(block, SPACE)
+  opened = sources.open_detection(block, SPACE)
   for i in range(3):
     np.testing.assert_array_equal(opened[i]["labels"], drawn[i]["labels"])
 
@@ -393,8 +402,8 @@ def test_the_embedded_config_is_whole(tmp_path, arg):
 def test_the_full_size_is_the_protocol_of_moco():
   block = detect_voc.get_config("init=random,data=/voc").detect
   fields = block.to_dict()
-  got = detector_fields.recipe_of(fields, "random", 16_551)
+  got = recipe.recipe_of(fields, "random", 16_551)
   assert (got["num_steps"], got["batch_size"]) == (24_000, 16)
-  images = detector_fields.images_of(fields)
+  images = recipe.images_of(fields)
   assert images["short_sides"][0] == 480 and images["short_sides"][-1] == 800
   assert (images["eval_short_side"], images["max_size"]) == (800, 1333)

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from synthjax.data import detection_batches, resizing, scenes
-from synthjax.data.voc import Detection
-from synthjax.errors import UserError
+from synthjax.detection import loader as detection_batches
+from synthjax.detection import resize, scenes
+from synthjax.detection.voc import Detection
+from synthjax.runtime.errors import UserError
 
 VOC = detection_batches.VOC_SHORT_SIDES
 
@@ -80,7 +81,7 @@ def test_a_batch_holds_what_its_rows_hold(source):
       assert (batch["image"][i, :h, :w] == number + 1).all()
       assert batch["image"][i, h:].max(initial=0) == 0
       assert batch["image"][i, :, w:].max(initial=0) == 0
-      sizes = resizing.all_resized([SIZES[number]], (16, 20, 24), 48)
+      sizes = resize.all_resized([SIZES[number]], (16, 20, 24), 48)
       assert [h, w] in sizes.tolist()
       k = number % 4
       assert batch["valid"][i].tolist() == [j < k for j in range(3)]
@@ -101,7 +102,7 @@ def test_a_batch_holds_what_its_rows_hold(source):
 
 
 def plan(num_batches, batch_size=4, seed=0, count=4):
-  every = resizing.all_resized(np.array(SIZES), (16, 20, 24), 48)
+  every = resize.all_resized(np.array(SIZES), (16, 20, 24), 48)
   return detection_batches.plan_batches(
     np.array(SIZES),
     detection_batches.choose_buckets(every, count),
@@ -147,9 +148,9 @@ def test_a_batch_has_one_shape_and_fewer_batches_are_the_first():
   long, short = plan(100), plan(30)
   for a, b in zip(short, long, strict=True):
     np.testing.assert_array_equal(a, b[:30])
-  every = resizing.all_resized(np.array(SIZES), (16, 20, 24), 48)
+  every = resize.all_resized(np.array(SIZES), (16, 20, 24), 48)
   shapes = np.array(detection_batches.choose_buckets(every, 4))
-  sizes = resizing.resized(np.array(SIZES)[long.rows], long.short_sides, 48)
+  sizes = resize.resized(np.array(SIZES)[long.rows], long.short_sides, 48)
   best = detection_batches.assign(sizes.reshape(-1, 2), shapes).reshape(-1, 4)
   assert (best == long.buckets[:, None]).all()
   assert not np.array_equal(long.rows, plan(100, seed=1).rows)
@@ -240,7 +241,7 @@ def test_every_image_is_evaluated_once(source):
       assert batch["scale"][i] == pytest.approx(exact)
       assert batch["image"][i, 0, 0, 0] == number + 1
       valid = batch["valid"][i]
-      back = resizing.to_original(
+      back = resize.to_original(
         batch["boxes"][i][valid], batch["size"][i], original
       )
       np.testing.assert_allclose(back, source[number]["boxes"], atol=1e-4)
@@ -258,7 +259,7 @@ def test_processes_share_each_batch_of_evaluation(source, monkeypatch):
 
 def test_detections_outside_of_an_image_are_clipped():
   boxes = np.array([[-5, 2, 30, 50]], np.float32)
-  back = resizing.to_original(boxes, [20, 30], [10, 60])
+  back = resize.to_original(boxes, [20, 30], [10, 60])
   assert back.tolist() == [[0, 1, 60, 10]]
 
 

@@ -10,19 +10,19 @@ import pytest
 import simulated
 from flax import linen as nn
 
-from synthjax.errors import UserError
-from synthjax.models.faster_rcnn import make_detector
-from synthjax.train import optimizer, recipe
-from synthjax.train.detection import (
+from synthjax.detection.faster_rcnn import make_detector
+from synthjax.detection.objective import (
   DetectionState,
   detection,
   precise_bn,
   predictor,
   start_from,
 )
-from synthjax.train.loop import Objective
-from synthjax.train.precise_bn import reestimate
-from synthjax.train.regions import Options
+from synthjax.detection.precise_bn import reestimate
+from synthjax.detection.regions import Options
+from synthjax.runtime.errors import UserError
+from synthjax.training import optimizer, recipes
+from synthjax.training.loop import Objective
 
 rng = jax.random.key(0)
 SMALL = Options(
@@ -154,26 +154,28 @@ def test_the_statistics_are_the_means_over_batches():
 
 
 def test_the_recipe_is_that_of_detectron2():
-  fields = recipe.RECIPES["voc_detection"]
-  count = partial(recipe.count_steps, 16_551, epochs=fields["epochs"])
+  fields = recipes.RECIPES["voc_detection"]
+  count = partial(recipes.count_steps, 16_551, epochs=fields["epochs"])
   assert count(batch_size=16) == 24_000 and count(batch_size=64) == 6_000
   options = {
     k: v
     for k, v in fields["optimizer"].items()
     if k not in ("name", "decay", "weight_decay")
   }
-  rate = recipe.make_epoch_rate(num_steps=24_000, epochs=fields["epochs"], **options)
+  rate = recipes.make_epoch_rate(
+    num_steps=24_000, epochs=fields["epochs"], **options
+  )
   steps = [0, 50, 100, 17_999, 18_001, 21_999, 22_001]
   want = [2e-5, 0.01001, 0.02, 0.02, 0.002, 0.002, 0.0002]
   np.testing.assert_allclose([rate(s) for s in steps], want, rtol=1e-5)
 
 
 def test_a_larger_batch_has_a_larger_rate_and_a_shorter_warm_up():
-  fields = recipe.for_batch_size(recipe.RECIPES["voc_detection"], 64)
+  fields = recipes.for_batch_size(recipes.RECIPES["voc_detection"], 64)
   assert fields["batch_size"] == 64
   assert fields["optimizer"]["lr"] == pytest.approx(0.08)
   assert fields["optimizer"]["warmup"] == 25
-  assert recipe.RECIPES["voc_detection"]["optimizer"]["lr"] == 0.02
+  assert recipes.RECIPES["voc_detection"]["optimizer"]["lr"] == 0.02
 
 
 def test_the_decay_spares_norms_and_nothing_else():
@@ -231,8 +233,8 @@ def test_two_images_are_learnt_by_heart():
 
 SCRIPT = """
 import jax, numpy as np, optax
-from synthjax.train import loop
-from synthjax.train.detection import detection
+from synthjax.training import loop
+from synthjax.detection.objective import detection
 from test_detection_training import SMALL, make_small, two_images
 pair = two_images()
 batch = {k: np.concatenate([v, v[::-1]]) for k, v in pair.items()}

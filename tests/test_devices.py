@@ -10,16 +10,17 @@ SCRIPT = """
 import json
 import jax, numpy as np, optax
 from synthjax.models.classifiers import make_classifier
-from synthjax.train import augment_device, loop
-from synthjax.train.moco import moco
-from synthjax.train.supervised import supervised
+from synthjax.training import device_augment
+from synthjax.training import loop
+from synthjax.training.moco import moco
+from synthjax.training.supervised import supervised
 
 small = dict(name="resnet_tiny", stage_sizes=(1,), width=8)
 objectives = {
   "ResNet": supervised(
     make_classifier(num_classes=4, **small), optax.sgd(0.1, momentum=0.9),
     label_smoothing=0.1, ema_decay=0.9,
-    augment=augment_device.make_augment("crop_flip")),
+    augment=device_augment.make_augment("crop_flip")),
   "ViT": supervised(
     make_classifier("vit_tiny", num_classes=4, width=16, depth=2, drop_path=0.5,
                     dropout=0.1),
@@ -27,7 +28,7 @@ objectives = {
   "MoCo": moco(
     make_classifier(num_classes=8, head="mlp", **small),
     optax.sgd(0.05, momentum=0.9), dim=8, queue_size=48, num_groups=4,
-    momentum=0.9, augment=augment_device.make_augment("crop_flip", crop=True)),
+    momentum=0.9, augment=device_augment.make_augment("crop_flip", crop=True)),
 }
 draws = np.random.default_rng(0)
 batches = [{"image": draws.integers(0, 256, (16, 16, 16, 3), np.uint8),

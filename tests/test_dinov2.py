@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from synthjax.convert import dinov2 as convert
-from synthjax.convert import files, read
-from synthjax.errors import UserError
-from synthjax.models import dinov2, vit
+from synthjax.models.dinov2 import model as dinov2
+from synthjax.models.dinov2 import weights as convert
+from synthjax.models.vit import model as vit
+from synthjax.runtime.errors import UserError
+from synthjax.weights import files, read
 
 SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16)}
 # As many as in the files: of the first, PyTorch's module has as many.

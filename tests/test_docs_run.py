@@ -18,7 +18,7 @@ from doc_blocks import ROOT, all_commands, commands, pages, read
 from doc_commands import parse
 
 from synthjax import classify, generators, main
-from synthjax.diffusion import sample
+from synthjax.diffusion import samplers
 
 pytest_plugins = ("doc_workspace",)  # fixtures
 
@@ -222,7 +222,7 @@ def test_a_command_runs_in_miniature(command, workspace):
 def test_a_page_runs_from_its_first_line(page, workspace, launcher):
   workspace(page)
   space = {}
-  with kept(sample.SAMPLERS), kept(generators.GENERATORS):
+  with kept(samplers.SAMPLERS), kept(generators.GENERATORS):
     for block in read(page)[0]:
       for command in commands(block):
         follow(command, launcher)

@@ -16,8 +16,8 @@ import types
 import numpy as np
 import pytest
 
-from synthjax import download
-from synthjax.errors import UserError
+from synthjax.runtime import download
+from synthjax.runtime.errors import UserError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -351,7 +351,7 @@ def test_a_damaged_memory_of_the_begun_file_starts_anew(server, fetch):
 
 FETCH = """
 import sys
-from synthjax import download
+from synthjax.runtime import download
 download.fetch(sys.argv[1], sys.argv[2], timeout=30)
 """
 

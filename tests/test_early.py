@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from synthjax.errors import UserError
-from synthjax.evals import early
+from synthjax.evals import weak_classes
+from synthjax.runtime.errors import UserError
 
 NAMES = ("crane", "stork", "heron", "gull")
 
@@ -23,7 +23,7 @@ def drawn(hits: dict[int, tuple[int, int]], taken_for: int = 1, k: int = 4):
 
 def weak(hits, **settings):
   labels, probs = drawn(hits, **settings)
-  return early.weak_classes(labels, probs, NAMES)
+  return weak_classes.weak_classes(labels, probs, NAMES)
 
 
 def test_a_class_that_is_never_recognised_is_told_with_what_it_is_taken_for():
@@ -34,7 +34,7 @@ def test_a_class_that_is_never_recognised_is_told_with_what_it_is_taken_for():
   z = 2.241403
   assert found.upper == pytest.approx(z**2 / (25 + z**2), abs=1e-6)
   assert "25 of them are taken for 'stork'" in found.advice
-  text = early.message([found])
+  text = weak_classes.message([found])
   assert "crane: 0% of 25 images (others 95%)" in text and "1 class is" in text
 
 
@@ -52,7 +52,7 @@ def test_a_class_somewhat_below_the_others_is_not_told():
 def test_an_encoder_that_knows_no_class_is_at_chance_everywhere():
   found = weak(dict.fromkeys(range(4), (2, 100)))
   assert [each.label for each in found] == [0, 1, 2, 3]
-  assert "4 classes are" in early.message(found)
+  assert "4 classes are" in weak_classes.message(found)
 
 
 def test_the_worst_comes_first():
@@ -64,15 +64,15 @@ def test_images_taken_for_many_things_ask_for_more_words():
   labels, probs = drawn({0: (0, 30), 1: (30, 30), 2: (30, 30), 3: (30, 30)})
   probs[:10] = probs[:10][:, [0, 2, 1, 3]]
   probs[10:20] = probs[10:20][:, [0, 3, 2, 1]]
-  (found,) = early.weak_classes(labels, probs, NAMES)
+  (found,) = weak_classes.weak_classes(labels, probs, NAMES)
   assert "many things" in found.advice
 
 
 def test_two_classes_are_not_both_told_of_for_being_near_chance():
   labels, probs = drawn({0: (30, 30), 1: (28, 30)}, k=2)
-  assert not early.weak_classes(labels, probs, ("cat", "dog"))
+  assert not weak_classes.weak_classes(labels, probs, ("cat", "dog"))
   labels, probs = drawn({0: (3, 30), 1: (29, 30)}, k=2)
-  (found,) = early.weak_classes(labels, probs, ("cat", "dog"))
+  (found,) = weak_classes.weak_classes(labels, probs, ("cat", "dog"))
   assert found.name == "cat"
 
 
@@ -82,16 +82,16 @@ def test_probabilities_of_the_own_class_alone_are_enough():
   scores = np.where(
     labels == 2, rng.uniform(0, 0.1, 80), rng.uniform(0.7, 1, 80)
   )
-  (found,) = early.weak_classes(labels, scores, NAMES)
+  (found,) = weak_classes.weak_classes(labels, scores, NAMES)
   assert found.name == "heron" and found.score < 0.1 < found.upper < 0.4
   assert "description" in found.advice
 
 
 def test_equal_scores_of_few_images_are_not_taken_for_certain():
   """All of five are 0: the interval is not a point."""
-  assert early.t_upper(np.zeros(5), 0.0125) > 0.2
-  assert early.t_upper(np.zeros(50), 0.0125) < 0.05
-  assert early.t_upper(np.ones(5), 0.0125) == 1
+  assert weak_classes.t_upper(np.zeros(5), 0.0125) > 0.2
+  assert weak_classes.t_upper(np.zeros(50), 0.0125) < 0.05
+  assert weak_classes.t_upper(np.ones(5), 0.0125) == 1
 
 
 def test_classes_drawn_alike_are_seldom_told_of():
@@ -102,16 +102,18 @@ def test_classes_drawn_alike_are_seldom_told_of():
     probs = np.full((40, 4), 0.1)
     shown = np.where(rng.random(40) < 0.6, labels, (labels + 1) % 4)
     probs[np.arange(40), shown] = 0.7
-    told += bool(early.weak_classes(labels, probs, NAMES))
+    told += bool(weak_classes.weak_classes(labels, probs, NAMES))
   assert told <= 10
 
 
 def test_classes_without_images_yet_are_left_out():
   labels, probs = drawn({0: (0, 20), 2: (20, 20)})
-  (found,) = early.weak_classes(labels, probs, NAMES)
+  (found,) = weak_classes.weak_classes(labels, probs, NAMES)
   assert found.name == "crane" and found.others == 1
-  assert not early.weak_classes(labels[:20], probs[:20], NAMES)  # no others
-  assert not early.weak_classes(labels[:0], probs[:0], NAMES)
+  assert not weak_classes.weak_classes(
+    labels[:20], probs[:20], NAMES
+  )  # no others
+  assert not weak_classes.weak_classes(labels[:0], probs[:0], NAMES)
 
 
 @pytest.mark.parametrize(
@@ -127,19 +129,21 @@ def test_classes_without_images_yet_are_left_out():
 )
 def test_what_does_not_fit_is_told(labels, probs, words):
   with pytest.raises(UserError, match=words):
-    early.weak_classes(np.array(labels), np.array(probs), NAMES)
+    weak_classes.weak_classes(np.array(labels), np.array(probs), NAMES)
 
 
 def test_no_weak_class_is_no_message():
-  assert early.message([]) == ""
+  assert weak_classes.message([]) == ""
 
 
 def test_a_verdict_tells_of_weak_classes_or_that_none_stands_out():
   labels, probs = drawn({0: (0, 25), 1: (25, 25), 2: (25, 25), 3: (25, 25)})
-  found = early.weak_classes(labels, probs, NAMES)
-  assert early.verdict(labels, probs, NAMES) == early.message(found)
+  found = weak_classes.weak_classes(labels, probs, NAMES)
+  assert weak_classes.verdict(labels, probs, NAMES) == weak_classes.message(
+    found
+  )
   labels, probs = drawn({0: (5, 5), 1: (4, 5), 2: (4, 5), 3: (5, 5)})
-  text = early.verdict(labels, probs, NAMES)
+  text = weak_classes.verdict(labels, probs, NAMES)
   assert "90% of the first 20 images" in text and "by chance, 25%" in text
   assert "no class stands out" in text
 
@@ -147,5 +151,7 @@ def test_a_verdict_tells_of_weak_classes_or_that_none_stands_out():
 def test_classes_of_which_none_is_drawn_are_told():
   """None of them is worse than the others, so that none alone is told."""
   labels, probs = drawn(dict.fromkeys(range(4), (1, 6)))
-  assert not early.weak_classes(labels, probs, NAMES)
-  assert "draws none of these classes" in early.verdict(labels, probs, NAMES)
+  assert not weak_classes.weak_classes(labels, probs, NAMES)
+  assert "draws none of these classes" in weak_classes.verdict(
+    labels, probs, NAMES
+  )

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.data import encoded, generated, pipeline, shards, views
-from synthjax.data.rows import subset
-from synthjax.errors import UserError
+from synthjax.data.generated import drawn_images, shards
+from synthjax.data.pipeline import codecs, host_augment
+from synthjax.data.pipeline import loader as pipeline
+from synthjax.data.pipeline.rows import subset
+from synthjax.runtime.errors import UserError
 
 EXACT = [("png", None), ("webp", 80), ("jpeg", 90)]
 
@@ -25,31 +27,31 @@ def picture(h=60, w=80, seed=0):
 
 def rows_of(image, image_format, quality):
   """Returns an image as two rows: still encoded, and fully decoded."""
-  data = encoded.encode(image, image_format=image_format, quality=quality)
-  decoded = encoded.decode_image(data)
+  data = codecs.encode(image, image_format=image_format, quality=quality)
+  decoded = codecs.decode_image(data)
   return {"encoded": data, "label": 1}, {"image": decoded, "label": 1}
 
 
 # --- formats ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("image_format", encoded.FORMATS)
+@pytest.mark.parametrize("image_format", codecs.FORMATS)
 def test_the_first_bytes_tell_the_format(image_format):
-  data = encoded.encode(picture(), image_format=image_format)
-  assert encoded.format_of(data) == image_format
-  assert encoded.format_of(data[:12]) == image_format
-  assert encoded.format_of(data[1:]) is None
+  data = codecs.encode(picture(), image_format=image_format)
+  assert codecs.format_of(data) == image_format
+  assert codecs.format_of(data[:12]) == image_format
+  assert codecs.format_of(data[1:]) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"RIFF\x04\0\0\0WAVE"])
 def test_other_files_have_none_of_the_formats(content):
-  assert encoded.format_of(content) is None
+  assert codecs.format_of(content) is None
 
 
 # --- views ------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", views.VIEWS)
+@pytest.mark.parametrize("name", host_augment.VIEWS)
 @pytest.mark.parametrize(("image_format", "quality"), EXACT)
 def test_views_of_encoded_rows_are_those_of_their_pixels(
   name, image_format, quality
@@ -60,7 +62,9 @@ def test_views_of_encoded_rows_are_those_of_their_pixels(
     seen = []
     for row in rows:
       rng = np.random.default_rng(seed)
-      for transform in views.transforms(name, image_size=32, num_classes=2):
+      for transform in host_augment.transforms(
+        name, image_size=32, num_classes=2
+      ):
         row = transform(row, rng)
       assert row.keys() == {"image", "label"}
       seen.append((row["image"], rng.random()))
@@ -71,7 +75,7 @@ def test_views_of_encoded_rows_are_those_of_their_pixels(
 def test_a_rectangle_that_never_fits_leaves_the_middle():
   rows = rows_of(picture(10, 300), "png", None)
   seen = [
-    views.random_resized_crop(
+    host_augment.random_resized_crop(
       row, np.random.default_rng(0), image_size=8, scale=(0.9, 1.0)
     )
     for row in rows
@@ -83,10 +87,11 @@ def test_a_rectangle_that_never_fits_leaves_the_middle():
 def test_evaluation_and_shots_take_encoded_rows():
   rows = rows_of(picture(), "webp", 90)
   images = [
-    next(views.in_order([row], image_size=16))[0].tolist() for row in rows
+    next(host_augment.in_order([row], image_size=16))[0].tolist()
+    for row in rows
   ]
   assert images[0] == images[1]
-  shots = [views.shot_view(row, seed=(1, 2)).tolist() for row in rows]
+  shots = [host_augment.shot_view(row, seed=(1, 2)).tolist() for row in rows]
   assert shots[0] == shots[1]
 
 
@@ -95,13 +100,13 @@ def test_evaluation_and_shots_take_encoded_rows():
 )
 def test_a_large_jpeg_is_decoded_at_a_power_of_two_of_its_size(side, factor):
   image = picture(530, 600)
-  data = encoded.encode(image, image_format="jpeg", quality=90)
+  data = codecs.encode(image, image_format="jpeg", quality=90)
   box = (11, 7, 11 + side, 7 + side)
-  opened = encoded.open_image({"encoded": data})
-  part = encoded.crop(opened, box, 64)
+  opened = codecs.open_image({"encoded": data})
+  part = codecs.crop(opened, box, 64)
   assert opened.size == (-(-600 // factor), -(-530 // factor))
-  whole = encoded.open_image({"image": encoded.decode_image(data)})
-  gap = np.abs(part.astype(int) - encoded.crop(whole, box, 64))
+  whole = codecs.open_image({"image": codecs.decode_image(data)})
+  gap = np.abs(part.astype(int) - codecs.crop(whole, box, 64))
   assert whole.size == (600, 530)
   if factor == 1:
     assert gap.max() == 0
@@ -111,10 +116,10 @@ def test_a_large_jpeg_is_decoded_at_a_power_of_two_of_its_size(side, factor):
 
 @pytest.mark.parametrize("image_format", ["png", "webp"])
 def test_other_formats_are_decoded_whole(image_format):
-  data = encoded.encode(picture(256, 256), image_format=image_format)
-  opened = encoded.open_image({"encoded": data})
-  part = encoded.crop(opened, (0, 0, 256, 256), 32)
-  whole = Image.fromarray(encoded.decode_image(data))
+  data = codecs.encode(picture(256, 256), image_format=image_format)
+  opened = codecs.open_image({"encoded": data})
+  part = codecs.crop(opened, (0, 0, 256, 256), 32)
+  whole = Image.fromarray(codecs.decode_image(data))
   np.testing.assert_array_equal(
     part, np.asarray(whole.resize((32, 32), Image.Resampling.BILINEAR))
   )
@@ -124,7 +129,9 @@ def test_grey_jpegs_become_rgb():
   file = io.BytesIO()
   Image.fromarray(picture(64, 64)[..., 0]).save(file, "JPEG")
   row = {"encoded": file.getvalue()}
-  cut = views.random_resized_crop(row, np.random.default_rng(0), image_size=8)
+  cut = host_augment.random_resized_crop(
+    row, np.random.default_rng(0), image_size=8
+  )
   assert cut["image"].shape == (8, 8, 3)
   np.testing.assert_array_equal(cut["image"][..., 0], cut["image"][..., 2])
 
@@ -134,9 +141,9 @@ def test_grey_jpegs_become_rgb():
 
 def test_png_is_the_default_and_exact():
   image = picture()
-  assert encoded.encode(image) == encoded.encode_png(image)
+  assert codecs.encode(image) == codecs.encode_png(image)
   np.testing.assert_array_equal(
-    encoded.decode_image(encoded.encode_png(image)), image
+    codecs.decode_image(codecs.encode_png(image)), image
   )
 
 
@@ -144,9 +151,9 @@ def test_png_is_the_default_and_exact():
 def test_more_quality_is_nearer_and_longer(image_format):
   image, sizes, gaps = picture(), [], []
   for quality in (30, None, 100):
-    data = encoded.encode(image, image_format=image_format, quality=quality)
+    data = codecs.encode(image, image_format=image_format, quality=quality)
     sizes.append(len(data))
-    gaps.append(np.abs(encoded.decode_image(data) - image.astype(float)).mean())
+    gaps.append(np.abs(codecs.decode_image(data) - image.astype(float)).mean())
   assert sizes == sorted(sizes) and gaps == sorted(gaps, reverse=True)
   assert gaps[1] < 5
 
@@ -154,12 +161,12 @@ def test_more_quality_is_nearer_and_longer(image_format):
 def test_images_are_made_smaller_before_they_are_encoded():
   flat = np.full((64, 64, 3), (10, 200, 30), np.uint8)
   flat[32:] = 90
-  small = encoded.decode_image(encoded.encode(flat, image_size=16))
+  small = codecs.decode_image(codecs.encode(flat, image_size=16))
   assert small.shape == (16, 16, 3)
   np.testing.assert_array_equal(small[0], flat[0, :16])
   np.testing.assert_array_equal(small[-1], flat[-1, :16])
-  same = encoded.encode(flat, image_size=64)
-  assert same == encoded.encode(flat)
+  same = codecs.encode(flat, image_size=64)
+  assert same == codecs.encode(flat)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +182,7 @@ def test_images_are_made_smaller_before_they_are_encoded():
 )
 def test_what_cannot_be_encoded_is_refused(fields, words):
   with pytest.raises(UserError, match=words):
-    encoded.check_encoding(**fields)
+    codecs.check_encoding(**fields)
 
 
 # --- shards -----------------------------------------------------------------
@@ -183,7 +190,7 @@ def test_what_cannot_be_encoded_is_refused(fields, words):
 
 def write(folder, **encoding):
   def encode(image):
-    return encoded.encode(image, **encoding)
+    return codecs.encode(image, **encoding)
 
   rows = [
     {
@@ -207,7 +214,7 @@ def write(folder, **encoding):
   return rows
 
 
-@pytest.mark.parametrize("image_format", encoded.FORMATS)
+@pytest.mark.parametrize("image_format", codecs.FORMATS)
 def test_tfds_opens_shards_of_every_format(tmp_path, image_format):
   tfds = pytest.importorskip("tensorflow_datasets")
   rows = write(tmp_path, image_format=image_format, image_size=8)
@@ -232,16 +239,18 @@ def test_rows_are_handed_out_as_they_are_stored(tmp_path):
   for got, want in zip(stored, whole, strict=True):
     assert got.keys() == want.keys() - {"image"} | {"encoded"}
     assert got["encoded"][:2] == b"\xff\xd8"  # as JPEG files begin
-    np.testing.assert_array_equal(encoded.pixels(got), want["image"])
+    np.testing.assert_array_equal(codecs.pixels(got), want["image"])
     assert all(got[name] == want[name] for name in ("label", "prompt", "id"))
 
 
 def test_training_sees_the_same_of_encoded_rows(tmp_path):
   write(tmp_path, image_format="webp")
-  transforms = views.transforms("photo", image_size=12, num_classes=2)
+  transforms = host_augment.transforms("photo", image_size=12, num_classes=2)
   batches = []
   for decode in (True, False):
-    source = generated.open_generated(tmp_path, strategy="basic", decode=decode)
+    source = drawn_images.open_generated(
+      tmp_path, strategy="basic", decode=decode
+    )
     source = subset(source, [3, 1, 4, 0])
     ds = pipeline.train_batches(
       source, transforms, batch_size=4, seed=1, repeats=2

@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from synthjax.models import clip, clip_resnet
-from synthjax.train import encoder_tuning
-from synthjax.train.classifier import Head, tune
+from synthjax.adapt import encoder_tuning
+from synthjax.adapt.linear_head import Head, tune
+from synthjax.models.clip import model as clip
+from synthjax.models.clip import resnet
 
-MODEL = clip_resnet.ModifiedResNet(
+MODEL = resnet.ModifiedResNet(
   embed_dim=8, image_size=32, width=4, layers=(1, 1, 1, 1), heads=2
 )
 

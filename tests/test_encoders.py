@@ -7,12 +7,12 @@ import tiny_world
 from etils import epath
 
 from synthjax import encoders
-from synthjax.convert import files
 from synthjax.encoders import batching, resize
 from synthjax.encoders import clip as encoder_of
-from synthjax.errors import UserError
-from synthjax.models import clip
-from synthjax.text import tokenize
+from synthjax.models.clip import model as clip
+from synthjax.runtime.errors import UserError
+from synthjax.tokenizers import bpe
+from synthjax.weights import files
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_features_are_those_of_the_model(weights, encoder):
   params["logit_scale"] = np.reshape(params["logit_scale"], ())
   model, variables = clip.CLIP(**about["model"]), {"params": params}
   images, texts = images_of(3), ["a red apple", "a bird"]
-  tokens = tokenize.load().clip_tokens(texts, model.context_length)
+  tokens = bpe.load().clip_tokens(texts, model.context_length)
   np.testing.assert_allclose(
     encoder.encode_images(images),
     model.apply(
@@ -201,7 +201,7 @@ def test_weights_and_tokenizer_can_be_in_a_bucket(bucket, weights, encoder):
   block = tiny_world.encoder_block(weights)
   paths = {
     "weights": files.locate(block["weights"], field="x", family="clip"),
-    "tokenizer": tokenize.locate(block["tokenizer"]),
+    "tokenizer": bpe.locate(block["tokenizer"]),
   }
   for name, path in paths.items():
     there = epath.Path(bucket) / path.name

@@ -5,9 +5,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from synthjax.data import embedded
-from synthjax.errors import UserError
-from synthjax.text import enhance
+from synthjax.embedded import world
+from synthjax.prompts import grammar as enhance
+from synthjax.runtime.errors import UserError
 
 GRAMMAR = {
   "templates": ["{word}", "a {style} drawing of {word}"],
@@ -73,11 +73,11 @@ def test_shipped_grammars_have_200_texts_for_few_words(name):
 
 def test_the_drawing_grammar_speaks_as_the_captions_do():
   """The embedded generator knows these styles and templates, and no other."""
-  styles = {word for words in embedded.STYLE_WORDS.values() for word in words}
+  styles = {word for words in world.STYLE_WORDS.values() for word in words}
   drawing = enhance.GRAMMARS["drawing"]
   assert set(drawing["slots"]["style"]) <= styles
   templates = {t.replace("{word}", "{}") for t in drawing["templates"]}
-  assert templates <= set(embedded.TEMPLATES)
+  assert templates <= set(world.TEMPLATES)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import struct
 import pytest
 from tensorboardX.proto import event_pb2
 
-from synthjax.train import metrics
+from synthjax.training import metrics
 
 
 def crc32c(data: bytes) -> int:

@@ -13,9 +13,11 @@ import pytest
 from etils import epath
 from odd_rows import NAMES, ROWS, SPACE, block_of, contents, make_rows, write
 
-from synthjax.data import encoded, real, sources, spaces
-from synthjax.data.exports import safe_names, stored
-from synthjax.errors import UserError
+from synthjax.data.formats import export_rows
+from synthjax.data.pipeline import codecs
+from synthjax.data.real import real_images, sources
+from synthjax.labels import file_names, spaces
+from synthjax.runtime.errors import UserError
 
 
 @pytest.fixture(params=["webdataset", "folder", "parquet"])
@@ -42,7 +44,7 @@ def exported(tmp_path_factory):
 def test_what_is_exported_comes_back(format_name, exported):
   """Pixels, labels and ids, for names no file system would take as they are."""
   folder = exported(format_name)
-  source = real.open_real(block_of(format_name, folder), SPACE)
+  source = real_images.open_real(block_of(format_name, folder), SPACE)
   source = pickle.loads(pickle.dumps(source))
   assert len(source) == len(ROWS)
   found = {row["id"]: row for row in source}
@@ -52,13 +54,15 @@ def test_what_is_exported_comes_back(format_name, exported):
     back = found[row["id"]]
     assert back["label"] == row["label"]
     assert back["image"].dtype == np.uint8
-    np.testing.assert_array_equal(back["image"], encoded.pixels(row))
+    np.testing.assert_array_equal(back["image"], codecs.pixels(row))
   np.testing.assert_array_equal(
     source.labels, [row["label"] for row in found.values()]
   )
   if format_name != "folder":  # which has its own order
     assert list(found) == [row["id"] for row in ROWS]
-  small = real.open_real(block_of(format_name, folder, image_size=3), SPACE)
+  small = real_images.open_real(
+    block_of(format_name, folder, image_size=3), SPACE
+  )
   assert small[0]["image"].shape == (3, 3, 3)
 
 
@@ -100,7 +104,7 @@ def test_an_export_goes_on_where_it_was_stopped(
 
 def test_images_are_copied_as_they_are_stored(format_name, tmp_path):
   """Also a JPEG, whose bytes another encoding would change."""
-  rows = make_rows(lambda image: encoded.encode(image, image_format="jpeg"))
+  rows = make_rows(lambda image: codecs.encode(image, image_format="jpeg"))
   write(format_name, tmp_path, rows)
   if format_name == "folder":
     files = contents(tmp_path)
@@ -121,19 +125,21 @@ def test_images_are_copied_as_they_are_stored(format_name, tmp_path):
 
 
 def test_images_are_made_anew_where_that_is_asked():
-  source = stored.rows(ROWS, encoding={"image_format": "webp", "image_size": 4})
-  assert stored.ending_of(source[3]["encoded"]) == "webp"
-  assert encoded.pixels(source[3]).shape == (4, 4, 3)
-  kept = stored.rows(ROWS, encoding={})[3]
-  assert kept == ROWS[3] | {"encoded": stored.mark(ROWS[3]["encoded"])}
+  source = export_rows.rows(
+    ROWS, encoding={"image_format": "webp", "image_size": 4}
+  )
+  assert export_rows.ending_of(source[3]["encoded"]) == "webp"
+  assert codecs.pixels(source[3]).shape == (4, 4, 3)
+  kept = export_rows.rows(ROWS, encoding={})[3]
+  assert kept == ROWS[3] | {"encoded": export_rows.mark(ROWS[3]["encoded"])}
 
 
 def test_a_shuffled_order_depends_on_seed_and_ids_alone():
   ids = lambda source: [row["id"] for row in source]
-  one = ids(stored.rows(ROWS, encoding={}, shuffle=0))
+  one = ids(export_rows.rows(ROWS, encoding={}, shuffle=0))
   assert sorted(one) == sorted(ids(ROWS)) and one != ids(ROWS)
-  assert ids(stored.rows(ROWS[::-1], encoding={}, shuffle=0)) == one
-  assert ids(stored.rows(ROWS, encoding={}, shuffle=1)) != one
+  assert ids(export_rows.rows(ROWS[::-1], encoding={}, shuffle=0)) == one
+  assert ids(export_rows.rows(ROWS, encoding={}, shuffle=1)) != one
 
 
 @pytest.mark.parametrize(
@@ -164,7 +170,7 @@ def test_classes_are_matched_by_name_and_not_by_number(format_name, exported):
     tuple(spaces.Class(i, name) for i, name in enumerate(reversed(NAMES))),
   )
   block = block_of(format_name, exported(format_name))
-  source = real.open_real(block, turned)
+  source = real_images.open_real(block, turned)
   found = {row["id"]: row["label"] for row in source}
   assert found == {r["id"]: len(NAMES) - 1 - r["label"] for r in ROWS}
 
@@ -178,7 +184,7 @@ def test_unknown_and_missing_classes_are_all_listed(format_name, exported):
     ),
   )
   with pytest.raises(UserError) as error:
-    real.check_real(block_of(format_name, exported(format_name)), other)
+    real_images.check_real(block_of(format_name, exported(format_name)), other)
   message = str(error.value)
   assert "fit its 9 classes" in message
   assert "bird" in message and "fish" in message
@@ -189,12 +195,12 @@ def test_an_export_can_be_in_a_bucket(format_name, bucket):
   rows = ROWS[: len(NAMES)]
   written = write(format_name, bucket, rows)
   assert all((epath.Path(bucket) / name).exists() for name in written)
-  source = real.open_real(block_of(format_name, bucket), SPACE)
+  source = real_images.open_real(block_of(format_name, bucket), SPACE)
   found = {row["id"]: row for row in source}
   assert found.keys() == {row["id"] for row in rows}
   for row in rows:
     back = found[row["id"]]["image"]
-    np.testing.assert_array_equal(back, encoded.pixels(row))
+    np.testing.assert_array_equal(back, codecs.pixels(row))
 
 
 @pytest.mark.faults
@@ -202,7 +208,7 @@ def test_a_damaged_image_is_named_when_it_is_read(format_name, tmp_path):
   bad = ROWS[1]["encoded"][:40]
   write(format_name, tmp_path, [ROWS[0], ROWS[1] | {"encoded": bad}])
   below = "train" if format_name == "folder" else "."
-  two = {safe_names.folder_names(NAMES)[i]: i for i in range(2)}
+  two = {file_names.folder_names(NAMES)[i]: i for i in range(2)}
   fields = {"path": str(tmp_path / below)}
   fields["classes"] = two if format_name == "folder" else {"../x": 0, "a/b": 1}
   source = sources.open_source(format_name, **fields)

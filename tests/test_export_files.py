@@ -7,39 +7,40 @@ import pytest
 from odd_rows import NAMES, ROWS, SPACE, block_of, write
 from PIL import Image
 
-from synthjax.data import encoded, real
-from synthjax.data.exports import parquet, parts
-from synthjax.errors import UserError
+from synthjax.data.formats import numbered_files, parquet
+from synthjax.data.pipeline import codecs
+from synthjax.data.real import real_images
+from synthjax.runtime.errors import UserError
 
 # --- files of a data set ----------------------------------------------------
 
 
 def test_files_are_numbered_and_none_may_be_missing(tmp_path):
-  assert list(parts.plan(5, 2, split="train", ending=".tar")) == [
+  assert list(numbered_files.plan(5, 2, split="train", ending=".tar")) == [
     ("train-00000-of-00003.tar", range(2)),
     ("train-00001-of-00003.tar", range(2, 4)),
     ("train-00002-of-00003.tar", range(4, 5)),
   ]
-  for name, _ in parts.plan(5, 2, split="train", ending=".tar"):
+  for name, _ in numbered_files.plan(5, 2, split="train", ending=".tar"):
     (tmp_path / name).touch()
   (tmp_path / ".tmp-x.tar").touch()
-  assert len(parts.find(tmp_path, ".tar")) == 3
+  assert len(numbered_files.find(tmp_path, ".tar")) == 3
   (tmp_path / "train-00001-of-00003.tar").unlink()
   with pytest.raises(
     UserError, match="lacks 1 of 3 files, such as train-00001"
   ):
-    parts.find(tmp_path, ".tar")
+    numbered_files.find(tmp_path, ".tar")
   (tmp_path / "test-00000-of-00001.tar").touch()
-  assert len(parts.find(tmp_path, ".tar", split="test")) == 1
+  assert len(numbered_files.find(tmp_path, ".tar", split="test")) == 1
   with pytest.raises(UserError, match="splits test, train"):
-    parts.find(tmp_path, ".tar")
+    numbered_files.find(tmp_path, ".tar")
   (tmp_path / "test-00000-of-00002.tar").touch()
   with pytest.raises(UserError, match="mixes files of 1 and 2"):
-    parts.find(tmp_path, ".tar", split="test")
+    numbered_files.find(tmp_path, ".tar", split="test")
   with pytest.raises(UserError, match="no .tar file of the split 'val'"):
-    parts.find(tmp_path, ".tar", split="val")
+    numbered_files.find(tmp_path, ".tar", split="val")
   with pytest.raises(UserError, match="There is no folder"):
-    parts.find(tmp_path / "gone", ".tar")
+    numbered_files.find(tmp_path / "gone", ".tar")
 
 
 # --- Parquet ----------------------------------------------------------------
@@ -66,7 +67,7 @@ def test_the_schema_tells_hugging_face_of_images_and_classes(tmp_path):
   assert {k: row[k] for k in ("label", "id", "prompt", "seed")} == {
     k: want[k] for k in ("label", "id", "prompt", "seed")
   }
-  source = real.open_real(block_of("parquet", tmp_path), SPACE)
+  source = real_images.open_real(block_of("parquet", tmp_path), SPACE)
   for i in (53, 49, 50, 31, 32, 0):  # both sides of groups and files
     assert source[i]["id"] == ROWS[i % len(ROWS)]["id"]
 
@@ -84,7 +85,7 @@ def test_parquet_files_of_others_are_read(tmp_path):
     ("x.parquet-0", 3),
     ("x.parquet-1", 7),
   ]
-  np.testing.assert_array_equal(source[1]["image"], encoded.decode_image(png))
+  np.testing.assert_array_equal(source[1]["image"], codecs.decode_image(png))
   pq.write_table(pa.table({"image": [png], "label": [4]}), path)
   assert parquet.open_parquet(path)[0]["label"] == 4
   with pytest.raises(UserError, match="'label 4': no class is called so"):
@@ -102,7 +103,7 @@ def test_all_that_is_wrong_with_parquet_files_is_listed(tmp_path):
   pq.write_table(pa.table({"image": [b"x"], "class": [1]}), second)
   pq.write_table(pa.table({"image": [b"x"], "label": [None]}), third)
   with pytest.raises(UserError) as error:
-    real.open_real(block_of("parquet", tmp_path), SPACE)
+    real_images.open_real(block_of("parquet", tmp_path), SPACE)
   message = str(error.value)
   assert f"{first.name}: " in message
   assert f"{second.name}: lacks label; its columns are image" in message
@@ -119,7 +120,7 @@ def test_the_list_of_a_folder_is_what_imagefolder_reads(tmp_path):
   assert written["train/metadata.jsonl"] == len(rows) == len(ROWS)
   for row, want in zip(rows, ROWS, strict=True):
     with Image.open(tmp_path / "train" / row["file_name"]) as image:
-      np.testing.assert_array_equal(image, encoded.pixels(want))
+      np.testing.assert_array_equal(image, codecs.pixels(want))
     assert row["class_name"] == NAMES[want["label"]]
     assert {n: row[n] for n in ("label", "prompt", "seed", "id")} == {
       n: want[n] for n in ("label", "prompt", "seed", "id")
@@ -131,4 +132,4 @@ def test_a_damaged_list_is_named(tmp_path):
   write("folder", tmp_path)
   (tmp_path / "train/metadata.jsonl").write_text('{"id": 1}\n')
   with pytest.raises(UserError, match="line 1, is damaged"):
-    real.open_real(block_of("folder", tmp_path), SPACE)
+    real_images.open_real(block_of("folder", tmp_path), SPACE)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax import artifacts
-from synthjax.data import detection_sources, encoded, spaces
-from synthjax.data.exports import coco
-from synthjax.errors import UserError
+from synthjax.data.formats import coco
+from synthjax.data.pipeline import codecs
+from synthjax.detection import sources
+from synthjax.labels import spaces
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import export
 
 SCENES = {
@@ -45,12 +47,12 @@ def test_scenes_come_back_from_coco_and_voc(scenes, split):
   """From COCO every pixel; VOC's are JPEG, of the quality 95."""
   workdir, _ = scenes
   space, top = spaces.load_space("emoji16"), workdir / "export"
-  want = detection_sources.open_detection(SCENES[split], space)
-  found = detection_sources.open_detection(
+  want = sources.open_detection(SCENES[split], space)
+  found = sources.open_detection(
     dict(kind="coco", path=str(top / "coco"), split=split), space
   )
   found = pickle.loads(pickle.dumps(found))
-  voc = detection_sources.open_detection(
+  voc = sources.open_detection(
     dict(kind="voc", data_dir=str(top / "voc"), sets=(("2007", split),)), space
   )
   assert len(found) == len(voc) == len(want) == SCENES[split]["count"]
@@ -92,9 +94,7 @@ def test_an_interrupted_export_of_scenes_ends_in_the_same_bytes(
   folder = workdir / "export/coco"
   spec = artifacts.load(folder)["spec"]
   artifacts.begin(tmp_path / "export/coco", spec)
-  source = detection_sources.open_detection(
-    SCENES["train"], spaces.load_space("emoji16")
-  )
+  source = sources.open_detection(SCENES["train"], spaces.load_space("emoji16"))
   # As if stopped within the split: the images are there, the list is not.
   names = spec["classes"]
   coco.write(tmp_path / "export/coco", source, names, split="train")
@@ -223,7 +223,7 @@ def test_an_image_of_another_size_shows_when_it_is_read(tmp_path):
   write_coco(tmp_path)
   source = coco.open_coco(tmp_path, "val2017", {"dog": 0, "person": 5})
   path = tmp_path / "val2017/a.png"
-  path.write_bytes(encoded.encode_png(np.zeros((5, 5, 3), np.uint8)))
+  path.write_bytes(codecs.encode_png(np.zeros((5, 5, 3), np.uint8)))
   with pytest.raises(UserError, match="has 5 x 5 pixels"):
     source[0]
   path.write_bytes(b"no image")

@@ -9,9 +9,12 @@ import pytest
 import tiny_world
 from PIL import Image
 
-from synthjax import artifacts, main
-from synthjax.data import real, shards, spaces
-from synthjax.errors import UserError
+from synthjax import main
+from synthjax.data.generated import shards
+from synthjax.data.real import real_images
+from synthjax.labels import spaces
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import export
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -44,7 +47,7 @@ def write_selection(workdir, kept):
 
 
 def ids_of(block, config):
-  source = real.open_real(block, spaces.load_space(config.space))
+  source = real_images.open_real(block, spaces.load_space(config.space))
   return {row["id"] for row in source}
 
 
@@ -70,7 +73,7 @@ def test_every_format_has_the_images_that_were_drawn(drawn):
   want = {row["id"]: row for row in shards.open_shards(drawn / "generate")}
   space = spaces.load_space(config.space)
   for block in blocks_of(drawn):
-    source = real.open_real(block, space)
+    source = real_images.open_real(block, space)
     assert {row["id"] for row in source} == want.keys()
     for row in source:
       np.testing.assert_array_equal(row["image"], want[row["id"]]["image"])

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from synthjax.convert import resnet
-from synthjax.errors import UserError
-from synthjax.models.classifiers import make_classifier
-from synthjax.models.faster_rcnn import (
+from synthjax.detection.faster_rcnn import (
   NEW,
   FasterRCNN,
   from_backbone,
   make_detector,
 )
+from synthjax.models.classifiers import make_classifier
+from synthjax.models.resnet import weights as resnet_weights
+from synthjax.runtime.errors import UserError
 
 SMALL = dict(stage_sizes=(1, 1, 1), width=8, block="bottleneck")
 ROIS = np.array([[[0, 0, 30, 20], [8, 4, 31, 31], [2, 2, 9, 30]]], np.float32)
@@ -205,8 +205,8 @@ def test_a_resnet_gives_all_its_weights_but_the_heads(small):
 def test_released_names_find_their_place(small, layout):
   _, variables, _ = small
   ours = classifier(head="mlp" if layout == "moco" else "linear")
-  released = resnet.to_released(ours, {}, layout=layout)
-  read, _ = resnet.from_released(released)
+  released = resnet_weights.to_released(ours, {}, layout=layout)
+  read, _ = resnet_weights.from_released(released)
   jax.tree.map(
     np.testing.assert_array_equal,
     from_backbone(read, variables),

@@ -5,9 +5,12 @@ import types
 import numpy as np
 import pytest
 
-from synthjax.data import feature_sets, few_shot, real, scores
-from synthjax.data.rows import Source
-from synthjax.errors import UserError
+from synthjax.adapt import feature_sets
+from synthjax.data.generated import scores
+from synthjax.data.pipeline import few_shot
+from synthjax.data.pipeline.rows import Source
+from synthjax.data.real import real_images
+from synthjax.runtime.errors import UserError
 
 
 def encoder_of(weights="a", pixels="bicubic", scale=1.0):
@@ -33,7 +36,7 @@ def read(tmp_path, monkeypatch):
     rows = [{"image": image + i, "label": i} for i in range(3)]
     return Source(3, rows.__getitem__)
 
-  monkeypatch.setattr(real, "open_real", open_real)
+  monkeypatch.setattr(real_images, "open_real", open_real)
 
   def read(encoder, value=0):
     (features, _), files = feature_sets.encode_real(

@@ -8,9 +8,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from synthjax.data import few_shot, generated, real, shards, spaces, views
-from synthjax.data.rows import labels_of, subset
-from synthjax.errors import UserError
+from synthjax.data.generated import drawn_images, shards
+from synthjax.data.pipeline import few_shot, host_augment
+from synthjax.data.pipeline.rows import labels_of, subset
+from synthjax.data.real import real_images
+from synthjax.labels import spaces
+from synthjax.runtime.errors import UserError
 
 LABELS = np.array([2, 0, 1, 1, 0, 2, 2, 0, 1, 0, 2, 1] * 3)  # 12 of each
 
@@ -122,7 +125,7 @@ def test_a_sampler_refuses_what_it_cannot_draw(sampler):
 
 def test_no_shot_of_the_embedded_pool_is_a_test_image():
   space = spaces.load_space("emoji16")
-  pool = real.open_real({"split": "real_pool"}, space)
+  pool = real_images.open_real({"split": "real_pool"}, space)
   rows = few_shot.draw(labels_of(pool), num_classes=16, shots=16, seed=0)
   shots = subset(pool, rows)
   assert Counter(shots[i]["label"] for i in range(len(shots))) == dict.fromkeys(
@@ -130,7 +133,7 @@ def test_no_shot_of_the_embedded_pool_is_a_test_image():
   )
   drawn = {(shots[i]["style"], shots[i]["concept"]) for i in range(len(shots))}
   for split in ("validation", "test"):
-    held = real.open_real({"split": split}, space)
+    held = real_images.open_real({"split": split}, space)
     styles = {held[i]["style"] for i in range(len(held))}
     assert not styles & {style for style, _ in drawn}
 
@@ -146,7 +149,7 @@ def test_a_subset_can_be_sent_to_worker_processes():
 def test_embedded_images_need_a_split():
   space = spaces.load_space("emoji10")
   with pytest.raises(UserError, match="allowed is split="):
-    real.open_real({"style": "noto"}, space)
+    real_images.open_real({"style": "noto"}, space)
 
 
 # --- generated images -------------------------------------------------------
@@ -177,18 +180,18 @@ def ids_of(source):
 
 
 def test_generated_images_are_found_by_strategy(folder):
-  assert len(generated.open_generated(folder)) == 13
-  enhanced = generated.open_generated(folder, strategy="enhanced")
+  assert len(drawn_images.open_generated(folder)) == 13
+  enhanced = drawn_images.open_generated(folder, strategy="enhanced")
   assert len(enhanced) == 8
   assert all(i.startswith("enhanced-") for i in ids_of(enhanced))
   with pytest.raises(UserError, match="'template'.*basic, enhanced"):
-    generated.open_generated(folder, strategy="template")
+    drawn_images.open_generated(folder, strategy="template")
 
 
 def test_spans_are_found_wherever_they_end():
   for lengths in ((1,), (1, 1), (3, 1, 2), (7, 4), (1, 9, 1)):
     names = [f"x{i}" for i, n in enumerate(lengths) for _ in range(n)]
-    spans = generated.spans_of_strategies([{"id": f"{n}-0"} for n in names])
+    spans = drawn_images.spans_of_strategies([{"id": f"{n}-0"} for n in names])
     assert {n: len(rows) for n, rows in spans.items()} == Counter(names)
     assert [n for n, rows in spans.items() for _ in rows] == names
 
@@ -200,12 +203,12 @@ def test_only_what_was_selected_is_taken(folder, tmp_path):
     "".join(
       json.dumps({"id": i, "strategy": i.split("-")[0], "kept": i in kept})
       + "\n"
-      for i in ids_of(generated.open_generated(folder))
+      for i in ids_of(drawn_images.open_generated(folder))
     )
   )
-  found = generated.open_generated(folder, selection=selection)
+  found = drawn_images.open_generated(folder, selection=selection)
   assert set(ids_of(found)) == kept
-  found = generated.open_generated(
+  found = drawn_images.open_generated(
     folder, selection=selection, strategy="enhanced"
   )
   assert ids_of(found) == ["enhanced-0-2-s0-0", "enhanced-1-7-s0-0"]
@@ -219,10 +222,10 @@ def a_row(h=12, w=20, label=1):
   return {"image": image, "label": label, "id": "a", "prompt": "b"}
 
 
-@pytest.mark.parametrize("name", views.VIEWS)
+@pytest.mark.parametrize("name", host_augment.VIEWS)
 def test_every_view_is_a_whole_image_and_its_label(name):
   rng, row = np.random.default_rng(0), a_row()
-  for transform in views.transforms(name, image_size=8, num_classes=2):
+  for transform in host_augment.transforms(name, image_size=8, num_classes=2):
     row = transform(row, rng)
   assert row.keys() == {"image", "label"}
   assert row["image"].shape == (8, 8, 3) and row["image"].dtype == np.uint8
@@ -232,7 +235,7 @@ def test_every_view_is_a_whole_image_and_its_label(name):
 def test_an_image_of_the_right_size_is_not_touched_without_augmentation():
   rng, row = np.random.default_rng(0), a_row(8, 8)
   before = row["image"].copy()
-  for transform in views.transforms("none", image_size=8, num_classes=2):
+  for transform in host_augment.transforms("none", image_size=8, num_classes=2):
     row = transform(row, rng)
   np.testing.assert_array_equal(row["image"], before)
 
@@ -243,7 +246,7 @@ def test_a_shift_moves_and_repeats_the_edge():
   windows = [padded[y : y + 16, x : x + 16] for y in range(5) for x in range(5)]
   rng, found = np.random.default_rng(0), set()
   for _ in range(60):
-    moved = views.shift(row, rng)["image"]
+    moved = host_augment.shift(row, rng)["image"]
     found.add(
       next(i for i, w in enumerate(windows) if np.array_equal(w, moved))
     )
@@ -256,7 +259,9 @@ def test_crops_have_the_shares_and_shapes_they_should():
   image = np.stack([y, x, x], -1).astype(np.uint8)
   rng, shares = np.random.default_rng(0), []
   for _ in range(200):
-    crop = views.random_resized_crop({"image": image}, rng, image_size=32)
+    crop = host_augment.random_resized_crop(
+      {"image": image}, rng, image_size=32
+    )
     high, wide = (np.ptp(crop["image"][..., i].astype(float)) for i in (0, 1))
     assert 0.7 < wide / high < 1.4
     shares.append(high * wide / 200**2)
@@ -265,17 +270,17 @@ def test_crops_have_the_shares_and_shapes_they_should():
 
 def test_a_label_of_no_class_is_refused():
   with pytest.raises(UserError, match="label 2.*2 classes"):
-    views.image_and_label(a_row(label=2), None, num_classes=2)
+    host_augment.image_and_label(a_row(label=2), None, num_classes=2)
 
 
 def test_an_unknown_augmentation_is_refused():
   with pytest.raises(UserError, match="did you mean 'photo'"):
-    views.transforms("phot", image_size=8, num_classes=2)
+    host_augment.transforms("phot", image_size=8, num_classes=2)
 
 
 def test_evaluation_sees_every_row_once():
   source = [a_row(12, 20, i % 2) for i in range(5)]
-  parts = list(views.in_order(source, image_size=8, batch_size=2))
+  parts = list(host_augment.in_order(source, image_size=8, batch_size=2))
   assert [len(images) for images, _ in parts] == [2, 2, 1]
   labels = np.concatenate([labels for _, labels in parts])
   np.testing.assert_array_equal(labels, [0, 1, 0, 1, 0])

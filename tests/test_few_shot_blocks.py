@@ -2,9 +2,9 @@
 
 import pytest
 
-from synthjax.errors import UserError
-from synthjax.train import few_shot_methods
-from synthjax.train import few_shot_methods as methods
+from synthjax.adapt import few_shot_methods
+from synthjax.adapt import few_shot_methods as methods
+from synthjax.runtime.errors import UserError
 
 
 def test_options_are_those_of_the_functions_below():

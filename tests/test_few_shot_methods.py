@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tiny_world
 
+from synthjax.adapt import coop, linear_head, mixed_tuning
+from synthjax.adapt import few_shot_methods as methods
+from synthjax.adapt import tip_adapter as tip
+from synthjax.adapt.soft_targets import hard_cross_entropy, mixed_cross_entropy
 from synthjax.encoders import load_encoder
-from synthjax.text import tokenize
-from synthjax.train import classifier, coop, few_shot_tuning
-from synthjax.train import few_shot_methods as methods
-from synthjax.train import tip_adapter as tip
-from synthjax.train.soft_targets import hard_cross_entropy, mixed_cross_entropy
+from synthjax.tokenizers import bpe
 
 D, NUM_SHOTS, NUM_DRAWN = 8, 6, 20
 
@@ -29,8 +29,8 @@ def problem():
   shots = rows_of(rng, centres, np.repeat(np.arange(3), 2))
   texts = centres[:, None] + rng.normal(0, 1.0, (3, 2, D))
   views = shots[0] + rng.normal(0, 0.2, (4, NUM_SHOTS, D)).astype(np.float32)
-  return few_shot_tuning.Problem(
-    zero_shot=classifier.init_head(texts, 20.0),
+  return mixed_tuning.Problem(
+    zero_shot=linear_head.init_head(texts, 20.0),
     logit_scale=20.0,
     shots=shots,
     views=views,
@@ -42,7 +42,7 @@ def problem():
 
 
 def heads_of(problem, **options):
-  return few_shot_tuning.tuned(problem, **options).head
+  return mixed_tuning.tuned(problem, **options).head
 
 
 # --- classifier tuning ------------------------------------------------------
@@ -50,17 +50,17 @@ def heads_of(problem, **options):
 
 def test_a_mixed_step_adds_the_losses_of_real_and_generated_images(problem):
   """L = L_real + L_syn: plain CE of 32 real, SCE and CE of 512 generated."""
-  tuned = few_shot_tuning.tuned(problem, num_epochs=1)
+  tuned = mixed_tuning.tuned(problem, num_epochs=1)
   # Both sets are smaller than their batches, so that the step sees all rows.
   assert len(tuned.losses) == 1
 
   def loss_fn(head):
     (x, y), (drawn, labels) = problem.shots, problem.synthetic
-    teacher = classifier.logits_fn(problem.zero_shot, drawn)
-    real = hard_cross_entropy(classifier.logits_fn(head, x), y).mean()
+    teacher = linear_head.logits_fn(problem.zero_shot, drawn)
+    real = hard_cross_entropy(linear_head.logits_fn(head, x), y).mean()
     return real + (
       mixed_cross_entropy(
-        *(classifier.logits_fn(head, drawn), teacher, labels),
+        *(linear_head.logits_fn(head, drawn), teacher, labels),
         soft_weight=0.5,
         temperature=2.0,
       ).mean()
@@ -70,7 +70,7 @@ def test_a_mixed_step_adds_the_losses_of_real_and_generated_images(problem):
   loss, grads = jax.value_and_grad(loss_fn)(start)
   np.testing.assert_allclose(tuned.losses[0], loss, rtol=1e-5)
   # Adam's first step is the sign of the gradient; weight decay is decoupled.
-  g = classifier.clip(grads, 1.0).weight
+  g = linear_head.clip(grads, 1.0).weight
   step = g / (np.abs(g) + 1e-8) + 0.1 * start.weight
   want = start.weight - 1e-3 * step
   np.testing.assert_allclose(tuned.head.weight, want, rtol=1e-6)
@@ -79,8 +79,8 @@ def test_a_mixed_step_adds_the_losses_of_real_and_generated_images(problem):
 def test_epochs_of_a_mix_are_counted_on_the_generated_images(problem):
   options = dict(num_epochs=3, batch_size=8, real_batch_size=4)
   steps = {
-    order: len(few_shot_tuning.tuned(problem, order=order, **options).losses)
-    for order in few_shot_tuning.ORDERS
+    order: len(mixed_tuning.tuned(problem, order=order, **options).losses)
+    for order in mixed_tuning.ORDERS
   }
   # 20 generated images in batches of 8, and 6 shots in batches of 4.
   assert steps == {
@@ -102,10 +102,10 @@ def test_phases_hand_the_head_over_and_keep_the_teacher(problem, order, phases):
   features, labels = (
     problem.synthetic if phases[1] == "synthetic" else problem.shots
   )
-  index = classifier.epochs_index(
+  index = linear_head.epochs_index(
     len(labels), batch_size=len(labels), num_epochs=2, seed=problem.seed
   )
-  second = classifier.tune(
+  second = linear_head.tune(
     *(features, labels, first),
     index=index,
     teacher=problem.zero_shot,  # and not the head that was handed over
@@ -120,10 +120,10 @@ def test_phases_hand_the_head_over_and_keep_the_teacher(problem, order, phases):
 
 
 def test_real_images_alone_are_learned_by_plain_cross_entropy(problem):
-  index = classifier.epochs_index(
+  index = linear_head.epochs_index(
     NUM_SHOTS, batch_size=4, num_epochs=2, seed=problem.seed
   )
-  want = classifier.tune(
+  want = linear_head.tune(
     *(*problem.shots, problem.zero_shot),
     index=index,
     soft_weight=0.0,
@@ -138,7 +138,7 @@ def test_real_images_alone_are_learned_by_plain_cross_entropy(problem):
   predict = methods.tune_classifier(problem, **options)
   np.testing.assert_array_equal(
     predict(problem.validation[0]),
-    classifier.logits_fn(want.head, problem.validation[0]),
+    linear_head.logits_fn(want.head, problem.validation[0]),
   )
 
 
@@ -157,9 +157,7 @@ def test_the_switches_reach_the_head(problem):
 
 def test_the_released_schedule_is_a_saw_tooth_past_the_cosine():
   """EuroSAT's 8,000 images: 63 steps an epoch on a schedule of 16."""
-  progress = few_shot_tuning.released_progress(
-    8000, batch_size=128, num_epochs=30
-  )
+  progress = mixed_tuning.released_progress(8000, batch_size=128, num_epochs=30)
   position = np.round(progress * 480).astype(int).reshape(30, 63)
   np.testing.assert_array_equal(position[0], np.arange(63))
   np.testing.assert_array_equal(position[:, 0], 16 * np.arange(30))
@@ -169,8 +167,8 @@ def test_the_released_schedule_is_a_saw_tooth_past_the_cosine():
 def test_the_released_protocol_draws_128_and_follows_its_schedule(monkeypatch):
   rng = np.random.default_rng(1)
   centres = rng.normal(size=(3, D))
-  problem = few_shot_tuning.Problem(
-    zero_shot=classifier.init_head(centres[:, None], 20.0),
+  problem = mixed_tuning.Problem(
+    zero_shot=linear_head.init_head(centres[:, None], 20.0),
     logit_scale=20.0,
     shots=rows_of(rng, centres, np.arange(150) % 3),
     views=None,
@@ -179,15 +177,15 @@ def test_the_released_protocol_draws_128_and_follows_its_schedule(monkeypatch):
     prompts=None,
     seed=0,
   )
-  seen, tune_sets = [], classifier.tune_sets
+  seen, tune_sets = [], linear_head.tune_sets
 
   def spy(sets, head, **kwargs):
     seen.append((sets, kwargs))
     return tune_sets(sets, head, **kwargs)
 
-  monkeypatch.setattr(classifier, "tune_sets", spy)
-  few_shot_tuning.tuned(problem, protocol="released", num_epochs=2)
-  few_shot_tuning.tuned(problem, num_epochs=2)
+  monkeypatch.setattr(linear_head, "tune_sets", spy)
+  mixed_tuning.tuned(problem, protocol="released", num_epochs=2)
+  mixed_tuning.tuned(problem, num_epochs=2)
   ((real, drawn), kwargs), ((usual_real, usual), usual_kwargs) = seen
   # 700 images are 6 batches of 128, but 2 of 512: the rate goes by the latter.
   assert drawn.index.shape == real.index.shape == (12, 128)
@@ -204,12 +202,10 @@ def test_the_released_protocol_draws_128_and_follows_its_schedule(monkeypatch):
 
 def test_the_best_epoch_on_test_is_the_highest_of_all_epochs(problem):
   options = dict(num_epochs=6, batch_size=4, lr=3.0)
-  tuned = few_shot_tuning.tuned(
-    problem, validation=problem.validation, **options
-  )
+  tuned = mixed_tuning.tuned(problem, validation=problem.validation, **options)
   best = methods.best_epoch_on_test(problem, problem.validation, **options)
   assert best == pytest.approx(float(np.max(tuned.accuracies)))
-  last = classifier.accuracy_fn(tuned.head, *problem.validation)
+  last = linear_head.accuracy_fn(tuned.head, *problem.validation)
   assert best >= last - 1e-6
 
 
@@ -306,7 +302,7 @@ def test_context_of_known_words_reads_as_their_text(encoder):
   """ "x x x bird species." is the same as words or as learned context."""
   encode, embeddings, end = encoder.embed_prompts(NAMES, 3)
   prompts = coop.Prompts(jnp.asarray(embeddings), jnp.asarray(end))
-  words = tokenize.load()
+  words = bpe.load()
   (token, *others) = words.clip_ids("x x x")
   assert others == [token] * 2
   # A class called "x" has that token at its fourth place: its embedding.
@@ -348,7 +344,7 @@ def test_coop_trains_longer_with_more_shots(shots, epochs, monkeypatch):
     raise InterruptedError
 
   monkeypatch.setattr(coop, "tune", tune)
-  problem = few_shot_tuning.Problem(
+  problem = mixed_tuning.Problem(
     zero_shot=None,
     logit_scale=1.0,
     shots=(None, labels),

@@ -7,21 +7,17 @@ import numpy as np
 import pytest
 import tiny_world
 
-from synthjax import artifacts
-from synthjax.data import (
-  feature_sets,
-  real,
-  real_filter,
-  scores,
-  spaces,
-)
-from synthjax.data import few_shot as draws
+from synthjax.adapt import feature_sets, linear_head, mixed_tuning
+from synthjax.adapt import few_shot_methods as methods
+from synthjax.data.generated import real_filter, scores
+from synthjax.data.pipeline import few_shot as draws
+from synthjax.data.real import real_images
 from synthjax.encoders import load_encoder
-from synthjax.errors import UserError
 from synthjax.evals import arms
+from synthjax.labels import spaces
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import few_shot, score, select
-from synthjax.train import classifier, few_shot_tuning
-from synthjax.train import few_shot_methods as methods
 
 SMALL = dict(num_epochs=2, batch_size=8, real_batch_size=4)
 METHODS = (
@@ -86,7 +82,7 @@ def world(tmp_path_factory):
 def trained(world):
   """Runs the task; returns what was opened and learned, in order."""
   workdir, config = world
-  events, open_real = [], real.open_real
+  events, open_real = [], real_images.open_real
 
   def noted(kind, learn):
     @functools.wraps(learn)  # keeps the signature, which names the options
@@ -99,7 +95,7 @@ def trained(world):
   few_shot.check(config, str(workdir))
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(
-      real,
+      real_images,
       "open_real",
       lambda block, space: (
         events.append(block["split"]) or open_real(block, space)
@@ -165,8 +161,8 @@ def test_an_accuracy_is_that_of_what_the_shots_teach(world, trained):
   pool, test = read("real_pool"), read("test")
   texts = scores.read_texts(workdir / "score")
   rows = draws.draw(pool[1], num_classes=3, shots=2, seed=1)
-  problem = few_shot_tuning.Problem(
-    zero_shot=classifier.init_head(texts.text_features, texts.logit_scale),
+  problem = mixed_tuning.Problem(
+    zero_shot=linear_head.init_head(texts.text_features, texts.logit_scale),
     logit_scale=encoder.logit_scale,
     shots=(pool[0][rows], pool[1][rows]),
     views=None,

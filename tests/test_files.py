@@ -7,8 +7,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from synthjax.convert import files
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
+from synthjax.weights import files
 
 PARAMS = {
   "a": {"kernel": np.arange(6, dtype=np.float32).reshape(3, 2).T},
@@ -98,7 +98,7 @@ def test_another_s_safetensors_are_refused(tmp_path):
 
 LOAD = """
 import re, sys
-from synthjax.convert import files
+from synthjax.weights import files
 
 def peak():
   status = open("/proc/self/status").read()

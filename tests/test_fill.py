@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from synthjax.data import shards
-from synthjax.data.drawing import Block, Row, rows_of
-from synthjax.data.encoded import encode_png
-from synthjax.errors import UserError
-from synthjax.generators import Generator, fill
+from synthjax.data.generated import shards
+from synthjax.data.generated.plan import Block, Row, rows_of
+from synthjax.data.pipeline.codecs import encode_png
+from synthjax.generators import Generator, draw_shards
+from synthjax.runtime.errors import UserError
 
 NAME = "tiny_images"
 
@@ -56,7 +56,7 @@ def fill_folder(folder, count=20, generator=None, **changes):
   options = dict(name=NAME, shard_size=6, encode=encode_png) | changes
   pathlib.Path(folder).mkdir(exist_ok=True)
   generator = generator or make_generator()
-  return fill.fill(folder, make_rows(count), generator, **options)
+  return draw_shards.fill(folder, make_rows(count), generator, **options)
 
 
 def contents(folder):
@@ -117,7 +117,7 @@ def test_a_disk_that_will_be_full_is_told_before_hours_are_spent(
   tmp_path, monkeypatch
 ):
   usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
-  monkeypatch.setattr(fill.shutil, "disk_usage", lambda path: usage)
+  monkeypatch.setattr(draw_shards.shutil, "disk_usage", lambda path: usage)
   with pytest.raises(UserError) as error:
     fill_folder(tmp_path, count=1000, shard_size=100)
   need = re.search(r"992 images .* about ([\d,]+) bytes", str(error.value))

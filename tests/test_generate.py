@@ -12,13 +12,15 @@ import tiny_glide
 import tiny_sd
 import tiny_world
 
-from synthjax import artifacts
-from synthjax.data import drawing, few_shot, shards, spaces
-from synthjax.errors import UserError
-from synthjax.generators import fill, glide, load_generator
+from synthjax.data.generated import plan, shards
+from synthjax.data.pipeline import few_shot
+from synthjax.generators import draw_shards, glide, load_generator
+from synthjax.labels import spaces
+from synthjax.prompts import strategies as texts
+from synthjax.prompts.strategies import Prompt
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import generate
-from synthjax.text import prompts as texts
-from synthjax.text.prompts import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +63,8 @@ def test_images_are_dealt_out_evenly_with_ids_of_their_own(tmp_path):
       Prompt("basic-0-1", 0, "cat", "the cat", "basic"),
     ],
   )
-  blocks = drawing.plan(prompts, seeds=(7, 8))
-  rows = list(drawing.rows_of(blocks, images_per_class=5))
+  blocks = plan.plan(prompts, seeds=(7, 8))
+  rows = list(plan.rows_of(blocks, images_per_class=5))
   assert [row.id for row in rows[:10]] == [
     "basic-0-0-s7-0",
     "basic-0-0-s7-1",
@@ -78,8 +80,8 @@ def test_images_are_dealt_out_evenly_with_ids_of_their_own(tmp_path):
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8])
 def test_rows_are_found_by_their_place(count):
   """Of 7 images, each of `count` prompts has 7 // count, or one more."""
-  block = drawing.Block(count, lambda which, number: (which, number))
-  rows = list(drawing.rows_of([block, block], images_per_class=7))
+  block = plan.Block(count, lambda which, number: (which, number))
+  rows = list(plan.rows_of([block, block], images_per_class=7))
   want = [
     (which, number)
     for which in range(count)
@@ -90,26 +92,28 @@ def test_rows_are_found_by_their_place(count):
 
 def test_the_key_depends_on_seed_class_prompt_and_number_alone():
   rows = [
-    drawing.Row("a", 0, "cat", "a cat", 0, 0),
-    drawing.Row("b", 3, "cat", "a cat", 0, 0),  # id and label do not count
-    drawing.Row("c", 0, "dog", "a cat", 0, 0),
-    drawing.Row("d", 0, "cat", "the cat", 0, 0),
-    drawing.Row("e", 0, "cat", "a cat", 1, 0),
-    drawing.Row("f", 0, "cat", "a cat", 0, 1),
+    plan.Row("a", 0, "cat", "a cat", 0, 0),
+    plan.Row("b", 3, "cat", "a cat", 0, 0),  # id and label do not count
+    plan.Row("c", 0, "dog", "a cat", 0, 0),
+    plan.Row("d", 0, "cat", "the cat", 0, 0),
+    plan.Row("e", 0, "cat", "a cat", 1, 0),
+    plan.Row("f", 0, "cat", "a cat", 0, 1),
   ]
-  data = np.asarray(jax.random.key_data(fill.image_keys(rows)))
+  data = np.asarray(jax.random.key_data(draw_shards.image_keys(rows)))
   np.testing.assert_array_equal(data[0], data[1])
   assert len({tuple(key) for key in data}) == 5
 
 
 def test_an_image_is_the_same_in_every_batch(weights):
   """Batches of 3 and 8 draw the same images, up to rounding of a float."""
-  rows = [drawing.Row(str(i), 0, "cat", f"cat {i % 3}", 0, i) for i in range(8)]
+  rows = [plan.Row(str(i), 0, "cat", f"cat {i % 3}", 0, i) for i in range(8)]
   drawn = []
   for batch_size in (3, 8):
     options = {k: v for k, v in weights.items() if k != "name"}
     generator = glide.load(**options | {"batch_size": batch_size})
-    images = generator.draw([r.prompt for r in rows], fill.image_keys(rows))
+    images = generator.draw(
+      [r.prompt for r in rows], draw_shards.image_keys(rows)
+    )
     drawn.append(images.astype(int))
   gap = np.abs(drawn[0] - drawn[1])
   assert gap.max() <= 1 and (gap > 0).mean() < 0.01
@@ -257,7 +261,7 @@ def test_swapped_or_damaged_weights_are_refused(tmp_path, weights):
 def test_an_upsampler_may_start_from_the_small_image(weights):
   """The later its walk starts, the nearer its end is to the small image."""
   options = {k: v for k, v in weights.items() if k != "name"}
-  rows = [drawing.Row("a", 0, "cat", "cat", 0, i) for i in range(4)]
+  rows = [plan.Row("a", 0, "cat", "cat", 0, i) for i in range(4)]
   spread = {}
   for respacing in ("3", "3<10"):
     upsampler = weights["upsampler"] | {
@@ -265,7 +269,9 @@ def test_an_upsampler_may_start_from_the_small_image(weights):
       "start": "low_res",
     }
     generator = glide.load(**options | {"upsampler": upsampler})
-    images = generator.draw(["cat"] * 4, fill.image_keys(rows)).astype(int)
+    images = generator.draw(["cat"] * 4, draw_shards.image_keys(rows)).astype(
+      int
+    )
     # Neighbours within the block of a small pixel differ by noise alone.
     spread[respacing] = np.abs(images[:, ::2] - images[:, 1::2]).mean()
   assert spread["3<10"] < 0.7 * spread["3"]
@@ -274,9 +280,9 @@ def test_an_upsampler_may_start_from_the_small_image(weights):
 def test_real_guidance_stays_near_its_reference(weights):
   """One step from a reference changes it less than many steps do."""
   options = {k: v for k, v in weights.items() if k != "name"}
-  rows = [drawing.Row("a", 0, "cat", "cat", 0, i) for i in range(4)]
+  rows = [plan.Row("a", 0, "cat", "cat", 0, i) for i in range(4)]
   reference = np.full((4, 8, 8, 3), 200, np.uint8)
-  generator, keys = glide.load(**options), fill.image_keys(rows)
+  generator, keys = glide.load(**options), draw_shards.image_keys(rows)
   assert generator.reference_size == 8 and generator.num_steps == 3
   images = {
     steps: generator.draw(["cat"] * 4, keys, reference, steps)
@@ -290,8 +296,8 @@ def test_real_guidance_stays_near_its_reference(weights):
 def test_guided_images_are_dealt_out_to_the_shots():
   space = spaces.parse_space(tiny_world.SPACE, where="here")
   labels = [0, 1, 2] * 5
-  blocks = drawing.plan_guided(space, labels, {1: 3, 2: 2}, seeds=(4, 5))
-  rows = list(drawing.rows_of(blocks, images_per_class=5))
+  blocks = plan.plan_guided(space, labels, {1: 3, 2: 2}, seeds=(4, 5))
+  rows = list(plan.rows_of(blocks, images_per_class=5))
   assert len(rows) == 2 * 2 * 3 * 5 == len({row.id for row in rows})
   first = rows[:5]
   assert [row.id for row in first] == [f"rg1-0-0-s4-{i}" for i in range(5)]
@@ -302,17 +308,15 @@ def test_guided_images_are_dealt_out_to_the_shots():
   # The very shots that few-shot tuning with this seed learns from.
   shots = few_shot.draw(labels, num_classes=3, shots=2, seed=4)[2:4]
   assert {row.reference for row in two} == set(shots.tolist())
-  keys = np.asarray(jax.random.key_data(fill.image_keys(rows)))
+  keys = np.asarray(jax.random.key_data(draw_shards.image_keys(rows)))
   assert len({tuple(key) for key in keys}) == len(rows)
 
 
 def test_guided_images_come_from_the_shots_of_the_same_sampler():
   space = spaces.parse_space(tiny_world.SPACE, where="here")
   labels = [2, 0, 1] * 9
-  blocks = drawing.plan_guided(
-    space, labels, {2: 1}, seeds=(1,), sampler="coop"
-  )
-  rows = list(drawing.rows_of(blocks, images_per_class=2))
+  blocks = plan.plan_guided(space, labels, {2: 1}, seeds=(1,), sampler="coop")
+  rows = list(plan.rows_of(blocks, images_per_class=2))
   coop, _ = few_shot.draw_coop(labels, num_classes=3, shots=2, seed=1)
   assert sorted(row.reference for row in rows) == sorted(coop.tolist())
   assert all(labels[row.reference] == row.label for row in rows)

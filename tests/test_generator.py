@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import tiny_glide
 
-from synthjax.errors import UserError
 from synthjax.generators import check_generator, glide
+from synthjax.runtime.errors import UserError
 
 PROMPTS = ["a red apple", "a fish", "a fish", "a car", "a tree"]
 

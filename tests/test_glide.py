@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.convert.glide import from_released
-from synthjax.diffusion import guidance, sample, schedule
-from synthjax.models.glide import Glide
+from synthjax.diffusion import guidance, samplers, schedule
+from synthjax.models.glide.model import Glide
+from synthjax.models.glide.weights import from_released
 from synthjax.models.unet_layers import timestep_embedding
 
 BETAS = {
@@ -112,7 +112,7 @@ def test_a_guided_ancestral_walk_ends_at_the_reference(golden, base):
 
   def walk():
     denoise = guided_denoiser(case, *base[2:])
-    return sample.ancestral(denoise, steps, x[:count], lambda i: recorded[i])
+    return samplers.ancestral(denoise, steps, x[:count], lambda i: recorded[i])
 
   np.testing.assert_allclose(
     jax.jit(walk)(), images(case["out/sample_first_half"]), atol=1e-3
@@ -129,7 +129,7 @@ def test_real_guidance_starts_and_ends_at_the_reference(golden, base):
   )
   noise = images(case["in/q_noise"])
   reference = jnp.broadcast_to(images(case["in/reference"]), noise.shape)
-  x = sample.diffuse(reference, noise, steps, start - 1)
+  x = samplers.diffuse(reference, noise, steps, start - 1)
   np.testing.assert_allclose(x, images(case["out/x_start"]), atol=1e-5)
 
   count = len(x) // 2
@@ -137,7 +137,7 @@ def test_real_guidance_starts_and_ends_at_the_reference(golden, base):
 
   def walk():
     denoise = guided_denoiser(case, *base[2:])
-    return sample.ancestral(denoise, steps, x[:count], lambda i: recorded[i])
+    return samplers.ancestral(denoise, steps, x[:count], lambda i: recorded[i])
 
   np.testing.assert_allclose(
     jax.jit(walk)(), images(case["out/sample_first_half"]), atol=1e-3
@@ -160,7 +160,7 @@ def test_the_upsamplers_ddim_walk_ends_at_the_reference(golden, upsampler):
       return model.apply(variables, x, t, text, low_res, method="predict")
 
     denoise = guidance.from_noise(predict, betas)
-    return sample.ddim(denoise, steps, x, noise=None)
+    return samplers.ddim(denoise, steps, x, noise=None)
 
   out = jax.jit(walk)(images(case["in/x_T"]))
   np.testing.assert_allclose(out, images(case["out/sample"]), atol=1e-3)

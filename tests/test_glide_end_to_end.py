@@ -12,10 +12,10 @@ import released_glide
 import tiny_glide
 
 from synthjax.config import embedded_world
-from synthjax.convert import files
-from synthjax.convert import glide as convert
-from synthjax.convert.read import read_weights
 from synthjax.generators import load_generator
+from synthjax.models.glide import weights as convert
+from synthjax.weights import files
+from synthjax.weights.read import read_weights
 
 PROMPTS = ["a red apple", "a fish", "a car", "a tree"]
 
@@ -88,10 +88,11 @@ def test_bfloat16_draws_nearly_the_same_with_trained_weights():
 CONVERT = """
 import json, resource, sys, time
 began = time.monotonic()
-from synthjax.convert import files, glide
-from synthjax.convert.read import read_weights
+from synthjax.models.glide.model import weights as glide_weights
+from synthjax.weights import files
+from synthjax.weights.read import read_weights
 for source, target in zip(sys.argv[1::2], sys.argv[2::2]):
-  variables, description = glide.from_released(read_weights(source))
+  variables, description = glide_weights.from_released(read_weights(source))
   files.save_params(target, variables, description, dtype="float16")
 """
 DRAW = """
@@ -101,7 +102,7 @@ from absl import flags
 flags.FLAGS.mark_as_parsed()
 import jax, numpy as np
 jax.config.update("jax_platforms", "cpu")
-from synthjax.cache import use_compilation_cache
+from synthjax.runtime.cache import use_compilation_cache
 use_compilation_cache()
 from synthjax.generators import glide
 base, upsampler, target = sys.argv[1:]

@@ -11,7 +11,7 @@ import tiny_glide
 from flax.traverse_util import flatten_dict
 
 from synthjax.models import attention
-from synthjax.models.glide import Glide
+from synthjax.models.glide.model import Glide
 
 
 def small_glide(dtype):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.diffusion import guidance, sample, schedule
-from synthjax.errors import UserError
+from synthjax.diffusion import guidance, samplers, schedule
+from synthjax.runtime.errors import UserError
 
 MEAN, STD = 0.3, 0.2
 BETAS = schedule.squared_cosine()
@@ -34,15 +34,15 @@ def walk(name, cond_fn, steps=1000):
   """
   steps = schedule.respace(BETAS, steps)
   rngs = jax.random.split(jax.random.key(0), 64)
-  noise = sample.image_noise(rngs, (8, 8, 3))
+  noise = samplers.image_noise(rngs, (8, 8, 3))
   x = jax.random.normal(jax.random.key(1), (64, 8, 8, 3))
-  sampler = sample.SAMPLERS[name]
+  sampler = samplers.SAMPLERS[name]
   return jax.jit(lambda x: sampler(denoise, steps, x, noise, cond_fn=cond_fn))(
     x
   )
 
 
-@pytest.mark.parametrize("name", sorted(sample.SAMPLERS))
+@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
 def test_a_linear_log_probability_shifts_the_mean_alone(name):
   """p(y | x_0) ~ exp(a x_0) turns N(m, s^2) into N(m + a s^2, s^2)."""
   a = -6.0
@@ -55,7 +55,7 @@ def test_a_linear_log_probability_shifts_the_mean_alone(name):
   np.testing.assert_allclose(images.std(), STD, atol=0.01)
 
 
-@pytest.mark.parametrize("name", sorted(sample.SAMPLERS))
+@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
 def test_a_quadratic_log_probability_gives_the_product_of_both(name):
   """p(y | x_0) ~ N(x_0; c, r^2) gives the product of two Gaussians."""
   c, r = -0.2, 0.15
@@ -71,7 +71,7 @@ def test_a_quadratic_log_probability_gives_the_product_of_both(name):
   np.testing.assert_allclose(images.std(), precision**-0.5, atol=0.01)
 
 
-@pytest.mark.parametrize("name", sorted(sample.SAMPLERS))
+@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
 def test_a_gradient_of_zero_guides_nowhere(name):
   still = walk(name, lambda x, t: jnp.zeros_like(x), steps=20)
   np.testing.assert_allclose(still, walk(name, None, steps=20), atol=1e-5)
@@ -111,8 +111,8 @@ def test_the_ancestral_mean_moves_by_variance_times_gradient():
     return jnp.zeros_like(x), jnp.full_like(x, 0.5)
 
   noise = lambda step: jnp.zeros_like(x)
-  bare = sample.ancestral(half, steps, x, noise)
-  guided = sample.ancestral(half, steps, x, noise, cond_fn=cond_fn)
+  bare = samplers.ancestral(half, steps, x, noise)
+  guided = samplers.ancestral(half, steps, x, noise, cond_fn=cond_fn)
   variance = np.sqrt(steps.beta[0] * np.exp(steps.log_variance[0]))
   gradient = 2.0 + steps.timestep[0]
   np.testing.assert_allclose(guided - bare, variance * gradient, rtol=1e-4)
@@ -145,7 +145,7 @@ def walk_within(interval, calls, scale=3.0):
   denoise = guidance.from_noise(predict, BETAS)
   x = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
   steps = schedule.respace(BETAS, 10)
-  out = jax.jit(lambda x: sample.ddim(denoise, steps, x, None))(x)
+  out = jax.jit(lambda x: samplers.ddim(denoise, steps, x, None))(x)
   jax.effects_barrier()
   return np.asarray(out), steps.timestep.tolist()
 

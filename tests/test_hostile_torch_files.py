@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch_pickles as tp
 
-from synthjax.convert import torch_files
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
+from synthjax.weights.torch_files import reader as torch_files
 
 pytestmark = pytest.mark.faults
 RECORDED = pathlib.Path(__file__).parent / "golden" / "torch_files"

@@ -8,10 +8,11 @@ import tiny_world
 from PIL import Image
 
 from synthjax import encoders
-from synthjax.convert import files
 from synthjax.encoders import resize
-from synthjax.errors import UserError
-from synthjax.models import dinov2, inception
+from synthjax.models.dinov2 import model as dinov2
+from synthjax.models.inception import model as inception
+from synthjax.runtime.errors import UserError
+from synthjax.weights import files
 
 
 def images_of(n, *size, seed=0):

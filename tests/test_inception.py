@@ -9,10 +9,10 @@ import pytest
 import tiny_encoders
 import torch_pickles as tp
 
-from synthjax.convert import files, read
-from synthjax.convert import inception as convert
-from synthjax.errors import UserError
-from synthjax.models import inception
+from synthjax.models.inception import model as inception
+from synthjax.models.inception import weights as convert
+from synthjax.runtime.errors import UserError
+from synthjax.weights import files, read
 
 # As PyTorch counts them: without BatchNorm's averages, with the last layer.
 PARAMETERS = 23_850_960

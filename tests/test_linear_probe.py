@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from synthjax.errors import UserError
-from synthjax.train import linear_probe
+from synthjax.adapt import linear_probe
+from synthjax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -11,21 +11,21 @@ import time
 import pytest
 from etils import epath
 
-from synthjax import locks
-from synthjax.errors import UserError
+from synthjax.runtime import locks
+from synthjax.runtime.errors import UserError
 
 pytestmark = pytest.mark.faults
 
 HOLD = """
 import sys, time
-from synthjax import locks
+from synthjax.runtime import locks
 with locks.workdir(sys.argv[1], shared="shared" in sys.argv):
   print("held", flush=True)
   time.sleep(600)
 """
 CLAIM = """
 import sys, time
-from synthjax import locks
+from synthjax.runtime import locks
 with locks.claims(sys.argv[1]) as claim:
   print(*(part for part in (0, 2) if claim(part)), flush=True)
   time.sleep(600)

@@ -10,8 +10,9 @@ import types
 import ml_collections
 import pytest
 
-from synthjax import artifacts, cache, main
-from synthjax.errors import UserError
+from synthjax import main
+from synthjax.runtime import artifacts, cache
+from synthjax.runtime.errors import UserError
 
 CONFIG = """
   import ml_collections

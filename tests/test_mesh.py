@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import simulated
 
-from synthjax.errors import UserError
-from synthjax.train import mesh
+from synthjax.runtime import mesh
+from synthjax.runtime.errors import UserError
 
 
 def test_one_device_makes_a_mesh_of_both_axes():
@@ -34,7 +34,7 @@ def test_groups_that_do_not_divide_the_devices_are_refused():
 SCRIPT = """
 import json
 import jax, numpy as np
-from synthjax.train import mesh
+from synthjax.runtime import mesh
 made = mesh.make_mesh(fsdp=2)
 assert dict(made.shape) == {"data": 2, "fsdp": 2}, made.shape
 x = mesh.to_global(made, {"x": np.arange(8.0)})["x"]

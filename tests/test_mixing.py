@@ -9,9 +9,9 @@ import optax
 import pytest
 from flax import linen as nn
 
-from synthjax.errors import UserError
-from synthjax.train import mixing
-from synthjax.train.supervised import supervised
+from synthjax.runtime.errors import UserError
+from synthjax.training import mixup
+from synthjax.training.supervised import supervised
 
 rng = jax.random.key(0)
 
@@ -23,7 +23,7 @@ def numbered(n, h=6, w=8):
 
 
 def test_mixup_adds_the_reversed_batch():
-  mixed = mixing.mixup(numbered(3), 0.75)
+  mixed = mixup.mixup(numbered(3), 0.75)
   want = 0.75 * np.arange(3) + 0.25 * np.arange(3)[::-1]
   np.testing.assert_allclose(mixed[:, 0, 0, 0], want)
 
@@ -42,13 +42,13 @@ def test_mixup_adds_the_reversed_batch():
 def test_the_box_of_cutmix_and_its_share_are_those_counted_by_hand(
   share, center, box, own
 ):
-  got, got_own = mixing.cut_box(
+  got, got_own = mixup.cut_box(
     jnp.array(share), jnp.array(center), height=6, width=8
   )
   assert tuple(got.tolist()) == box
   np.testing.assert_allclose(got_own, own, rtol=1e-6)
   images = numbered(2)
-  pasted = mixing.paste(images, images[::-1], got)
+  pasted = mixup.paste(images, images[::-1], got)
   np.testing.assert_allclose((pasted[0] == 0).mean(), own, rtol=1e-6)
   np.testing.assert_allclose((pasted[1] == 1).mean(), own, rtol=1e-6)
 
@@ -56,7 +56,7 @@ def test_the_box_of_cutmix_and_its_share_are_those_counted_by_hand(
 def test_the_share_of_a_mixed_batch_is_what_its_images_show():
   """Means of images tell how much of each is its own, in both ways to mix."""
   images = numbered(4)
-  mix = jax.jit(mixing.mix)
+  mix = jax.jit(mixup.mix)
   shares, cut = [], 0
   for seed in range(60):
     mixed, share = mix(images, jax.random.key(seed))
@@ -71,11 +71,11 @@ def test_the_share_of_a_mixed_batch_is_what_its_images_show():
 
 def test_mixing_may_be_rare():
   images = numbered(4)
-  mixed, share = mixing.mix(images, rng, prob=0.0)
+  mixed, share = mixup.mix(images, rng, prob=0.0)
   np.testing.assert_array_equal(share, 1)
   np.testing.assert_array_equal(mixed, images)
   shares = [
-    mixing.mix(images, jax.random.key(i), switch_prob=0.0)[1][0]
+    mixup.mix(images, jax.random.key(i), switch_prob=0.0)[1][0]
     for i in range(8)
   ]
   assert len(set(map(float, shares))) == 8
@@ -85,7 +85,7 @@ def test_erasing_fills_rectangles_of_the_stated_shape_with_noise():
   h, w = 40, 30
   images = jnp.full((400, h, w, 3), 9.0)
   keys = jax.random.split(rng, 400)
-  erased = np.asarray(jax.jit(jax.vmap(mixing.erase))(images, keys))
+  erased = np.asarray(jax.jit(jax.vmap(mixup.erase))(images, keys))
   changed = (erased != 9).all(-1)
   hit = changed.any((1, 2))
   assert 70 < hit.sum() < 130  # a quarter
@@ -103,7 +103,7 @@ def test_erasing_fills_rectangles_of_the_stated_shape_with_noise():
 
 def test_an_erasure_that_cannot_fit_leaves_the_image():
   image = jnp.zeros((4, 400, 1))
-  same = mixing.erase(image, rng, prob=1.0, area=(0.9, 1.0), aspect=1.0)
+  same = mixup.erase(image, rng, prob=1.0, area=(0.9, 1.0), aspect=1.0)
   np.testing.assert_array_equal(same, image)
 
 

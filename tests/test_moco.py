@@ -9,12 +9,12 @@ import optax
 import pytest
 from flax import linen as nn
 
-from synthjax.data import pipeline
-from synthjax.errors import UserError
+from synthjax.data.pipeline import loader as pipeline
 from synthjax.models.classifiers import make_classifier
-from synthjax.train import augment_device, finetune
-from synthjax.train import run as runs
-from synthjax.train.moco import moco, unit
+from synthjax.runtime.errors import UserError
+from synthjax.training import device_augment, finetune
+from synthjax.training import run as runs
+from synthjax.training.moco import moco, unit
 
 rng = jax.random.key(0)
 
@@ -161,7 +161,7 @@ def test_both_views_are_made_of_one_image():
   seen = []
 
   def augment(images, rng):
-    made = augment_device.make_augment("moco_v2", crop=True)(images, rng)
+    made = device_augment.make_augment("moco_v2", crop=True)(images, rng)
     jax.debug.callback(lambda x: seen.append(np.asarray(x)), made)
     return made
 
@@ -223,7 +223,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 
   def train(folder, num_steps):
     return runs.train(
-      make(augment=augment_device.make_augment("moco_v2")),
+      make(augment=device_augment.make_augment("moco_v2")),
       pipeline.train_batches(source, [], batch_size=8, seed=3),
       folder=folder,
       label="moco",

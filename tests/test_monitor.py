@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from synthjax.adapt import linear_probe
 from synthjax.evals import monitor, neighbours
-from synthjax.train import linear_probe
 
 
 def blobs(n, *, noise, num_classes=3, dim=6, seed=0):

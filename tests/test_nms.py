@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.boxes import nms as suppression
-from synthjax.boxes.nms import batched_nms, nms
+from synthjax.detection import nms as suppression
+from synthjax.detection.nms import batched_nms, nms
 
 
 def plain_nms(boxes, scores, groups, valid, threshold, max_out):

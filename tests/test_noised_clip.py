@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import released_glide
 
-from synthjax.convert import noised_clip as convert
-from synthjax.errors import UserError
-from synthjax.models import noised_clip
+from synthjax.models.glide import noised_clip
+from synthjax.models.glide import noised_clip_weights as convert
+from synthjax.runtime.errors import UserError
 
 SIZES = {
   "image": dict(

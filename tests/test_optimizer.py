@@ -8,19 +8,19 @@ import numpy as np
 import optax
 import pytest
 
-from synthjax.errors import UserError
 from synthjax.models.classifiers import make_classifier
-from synthjax.train import optimizer, recipe
-from synthjax.train.optimizer import constant, cosine, options_of, trapezoid
+from synthjax.runtime.errors import UserError
+from synthjax.training import optimizer, recipes
+from synthjax.training.optimizer import constant, cosine, options_of, trapezoid
 
 STEPS_PER_EPOCH = 7  # so that no epoch is a round number of anything
 
 
 def curve(name):
   """Returns the learning rate of every step of a recipe, [epochs, steps]."""
-  fields, epochs = recipe.RECIPES[name], recipe.RECIPES[name]["epochs"]
-  known = options_of(recipe.make_epoch_rate) | {"warmup_lr", "min_lr"}
-  rate = recipe.make_epoch_rate(
+  fields, epochs = recipes.RECIPES[name], recipes.RECIPES[name]["epochs"]
+  known = options_of(recipes.make_epoch_rate) | {"warmup_lr", "min_lr"}
+  rate = recipes.make_epoch_rate(
     num_steps=STEPS_PER_EPOCH * epochs,
     epochs=epochs,
     **{k: v for k, v in fields["optimizer"].items() if k in known},
@@ -81,7 +81,7 @@ def test_the_rate_of_moco_is_a_cosine_of_the_epoch(name, lr):
   np.testing.assert_allclose(
     rates, np.tile(want[:, None], 7), rtol=1e-5, atol=1e-6 * lr
   )
-  assert recipe.RECIPES[name]["batch_size"] == 256
+  assert recipes.RECIPES[name]["batch_size"] == 256
 
 
 def test_deit_finetunes_by_the_same_curve_with_its_own_rate():
@@ -114,7 +114,7 @@ def test_the_rate_of_deit_is_that_of_timm_one_epoch_late():
 def test_the_rate_for_many_classes_falls_tenfold_every_30_epochs(name, lr):
   want = np.repeat(lr * np.array([1, 0.1, 0.01]), 30)
   np.testing.assert_allclose(curve(name), np.tile(want[:, None], 7), rtol=1e-5)
-  assert recipe.RECIPES[name]["optimizer"]["weight_decay"] == 1e-4
+  assert recipes.RECIPES[name]["optimizer"]["weight_decay"] == 1e-4
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_rate_of_transfer_falls_fivefold_three_times():
 
 
 def test_epochs_of_no_whole_number_of_steps_change_at_the_nearest():
-  rate = recipe.make_epoch_rate(
+  rate = recipes.make_epoch_rate(
     lr=1.0, num_steps=10, epochs=4, rate="cosine", per_epoch=True
   )
   want = half_cosine(np.array([0, 0, 1, 1, 1, 2, 2, 2, 3, 3]) / 4)
@@ -141,8 +141,8 @@ def test_epochs_of_no_whole_number_of_steps_change_at_the_nearest():
 
 
 def test_every_recipe_builds_its_optimizer():
-  for name, fields in recipe.RECIPES.items():
-    tx = recipe.make_optimizer(
+  for name, fields in recipes.RECIPES.items():
+    tx = recipes.make_optimizer(
       num_steps=1000, epochs=fields["epochs"], **fields["optimizer"]
     )
     assert tx.init({"w": jnp.zeros((2, 2))}), name
@@ -238,4 +238,4 @@ def test_clipping_comes_before_the_decay():
 def test_wrong_fields_say_what_is_allowed(fields, words):
   fields = dict(name="sgd", lr=0.1) | fields
   with pytest.raises(UserError, match=words):
-    recipe.make_optimizer(num_steps=100, epochs=9, **fields)
+    recipes.make_optimizer(num_steps=100, epochs=9, **fields)

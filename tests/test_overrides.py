@@ -6,7 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from synthjax import main
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("[!_]*.py"))

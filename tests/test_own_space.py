@@ -9,9 +9,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from synthjax import artifacts, main
-from synthjax.data import captions, nouns, scores, spaces
-from synthjax.errors import UserError
+from synthjax import main
+from synthjax.data.generated import scores
+from synthjax.embedded import captions
+from synthjax.labels import spaces, wordnet
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import prompts, tune
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -206,7 +209,7 @@ def test_the_classifier_reads_what_is_meant(tmp_path):
   ],
 )
 def test_a_description_has_a_noun(description, noun):
-  assert nouns.head_word(description) == noun
+  assert wordnet.head_word(description) == noun
 
 
 def test_related_words_are_filled_in_and_told(tmp_path, caplog):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
 from synthjax.weights import __main__ as command
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from test_spaces import FARM, error_of
 
-from synthjax.data import class_names, spaces
+from synthjax.labels import class_names, spaces
 
 SIZES = {
   "aircraft": 100,

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from synthjax.convert import resnet, vit
 from synthjax.models.classifiers import make_classifier
+from synthjax.models.resnet import weights as resnet_weights
+from synthjax.models.vit import weights as vit_weights
 
 SMALL_RESNETS = {
   "bottleneck": dict(block="bottleneck", stage_sizes=(1, 2), width=8),
@@ -164,7 +165,7 @@ def check_logits(variables, description, images, want):
 def test_resnets_equal_pytorch_in_evaluation(torch, name):
   model = randomise(torch_resnet(classes=5, **SMALL_RESNETS[name])).eval()
   images = random_images(3, 32)
-  variables, description = resnet.from_released(numpy_of(model))
+  variables, description = resnet_weights.from_released(numpy_of(model))
   check_logits(variables, description, images, torch_logits(model, images))
 
 
@@ -178,7 +179,7 @@ def test_resnets_equal_pytorch_in_training(torch, name):
   model = randomise(torch_resnet(classes=5, **SMALL_RESNETS[name])).train()
   images = random_images(4, 32)
   before = numpy_of(model)
-  variables, description = resnet.from_released(before)
+  variables, description = resnet_weights.from_released(before)
   values = {}  # of a channel, in the batch that each BatchNorm sees
   for path, module in model.named_modules():
     if isinstance(module, torch.nn.BatchNorm2d):
@@ -195,7 +196,7 @@ def test_resnets_equal_pytorch_in_training(torch, name):
   with jax.default_matmul_precision("highest"):
     got, updated = apply(variables, images)
   assert relative_error(got, want) < 1e-4
-  stats = resnet.to_released(
+  stats = resnet_weights.to_released(
     {"params": variables["params"], **updated}, description
   )
   assert len(values) == sum(k.endswith("running_mean") for k in after)
@@ -212,8 +213,8 @@ def test_what_is_written_loads_in_pytorch(torch):
   """`num_batches_tracked` is not written, and PyTorch does not miss it."""
   sizes = SMALL_RESNETS["bottleneck"]
   model = randomise(torch_resnet(classes=5, **sizes)).eval()
-  variables, description = resnet.from_released(numpy_of(model))
-  released = resnet.to_released(variables, description)
+  variables, description = resnet_weights.from_released(numpy_of(model))
+  released = resnet_weights.to_released(variables, description)
   other = torch_resnet(classes=5, **sizes).eval()
   other.load_state_dict(
     {name: torch.tensor(weight) for name, weight in released.items()}
@@ -229,7 +230,7 @@ def test_resnet50_equals_pytorch_at_full_size(torch):
   sizes = dict(block="bottleneck", stage_sizes=(3, 4, 6, 3), width=64)
   model = randomise(torch_resnet(classes=1000, **sizes)).eval()
   images = random_images(2, 224)
-  variables, description = resnet.from_released(numpy_of(model))
+  variables, description = resnet_weights.from_released(numpy_of(model))
   assert len(model.state_dict()) == 320
   assert description["model"] == {"name": "resnet50"}
   check_logits(variables, description, images, torch_logits(model, images))
@@ -282,13 +283,13 @@ def hugging_face_vit(
 def test_vits_equal_transformers(torch, tmp_path, sizes):
   model, weights = hugging_face_vit(tmp_path, **sizes)
   images = random_images(3, sizes["size"])
-  variables, description = vit.from_released(weights)
+  variables, description = vit_weights.from_released(weights)
   assert description["image_size"] == sizes["size"]
   want = torch_logits(model, images)
   check_logits(variables, description, images, want)
   # The other way round, by the names of timm.
-  released = vit.to_released(variables, description, "timm")
-  check_logits(*vit.from_released(released), images, want)
+  released = vit_weights.to_released(variables, description, "timm")
+  check_logits(*vit_weights.from_released(released), images, want)
 
 
 def test_vits_return_the_class_token_of_transformers(torch, tmp_path):
@@ -297,7 +298,7 @@ def test_vits_return_the_class_token_of_transformers(torch, tmp_path):
   )
   images = random_images(2, 16)
   weights = {k: w for k, w in weights.items() if "classifier" not in k}
-  variables, description = vit.from_released(weights)
+  variables, description = vit_weights.from_released(weights)
   assert description["num_classes"] is None
   pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
   with torch.no_grad():
@@ -311,6 +312,6 @@ def test_deit_s_equals_transformers_at_full_size(torch, tmp_path):
     tmp_path, width=384, depth=12, heads=6, size=224, patch=16, classes=1000
   )
   images = random_images(2, 224)
-  variables, description = vit.from_released(weights)
+  variables, description = vit_weights.from_released(weights)
   assert description["model"] == {"name": "deit_s"}
   check_logits(variables, description, images, torch_logits(model, images))

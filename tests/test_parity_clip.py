@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from flax import serialization, traverse_util
 
-from synthjax.convert.clip import from_released, to_released
-from synthjax.models import clip
+from synthjax.models.clip import model as clip
+from synthjax.models.clip.weights import from_released, to_released
 
 TOLERANCE = 1e-4
 FLAX = pathlib.Path(__file__).parent / "golden" / "clip_flax"

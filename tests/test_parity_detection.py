@@ -10,10 +10,11 @@ import optax
 import pytest
 from test_parity_classifiers import randomise, relative_error
 
-from synthjax.convert import resnet, rules
-from synthjax.models.faster_rcnn import FasterRCNN
-from synthjax.train.detection import DetectionState, detection, predictor
-from synthjax.train.regions import Options
+from synthjax.detection.faster_rcnn import FasterRCNN
+from synthjax.detection.objective import DetectionState, detection, predictor
+from synthjax.detection.regions import Options
+from synthjax.models.resnet import weights as resnet_weights
+from synthjax.weights import rules
 
 SIZES = dict(stage_sizes=(1, 1, 1, 1), width=8)
 # Of some hundred thousand ReLUs one may have an input within rounding of zero,
@@ -36,7 +37,7 @@ OPTIONS = Options(
 )
 
 RULES = [
-  *resnet.RULES,
+  *resnet_weights.RULES,
   *rules.dense("rpn.conv", "params/rpn_conv", rules.conv),
   *rules.dense("rpn.objectness", "params/rpn_objectness", rules.conv),
   *rules.dense("rpn.deltas", "params/rpn_deltas", rules.conv),

@@ -21,11 +21,12 @@ from test_parity_classifiers import (
   torch_resnet,
 )
 
-from synthjax.convert import resnet, vit
 from synthjax.models.classifiers import make_classifier
-from synthjax.train import mixing, recipe
-from synthjax.train.moco import MocoState, moco
-from synthjax.train.supervised import SupervisedState, supervised
+from synthjax.models.resnet import weights as resnet_weights
+from synthjax.models.vit import weights as vit_weights
+from synthjax.training import mixup, recipes
+from synthjax.training.moco import MocoState, moco
+from synthjax.training.supervised import SupervisedState, supervised
 
 
 @pytest.fixture
@@ -139,15 +140,15 @@ def test_a_step_of_deit_equals_pytorch(torch):
   want_params = numpy_of(model)
 
   # Ours, with the optimizer of the recipe but a rate that is not warming up.
-  fields = recipe.RECIPES["deit"]["optimizer"]
+  fields = recipes.RECIPES["deit"]["optimizer"]
   fields = {k: fields[k] for k in ("name", "weight_decay", "decay")}
   assert fields["weight_decay"] == 0.05
-  tx = recipe.make_optimizer(
+  tx = recipes.make_optimizer(
     num_steps=10, epochs=1, lr=lr, rate="constant", **fields
   )
-  variables, description = vit.from_released(before)
+  variables, description = vit_weights.from_released(before)
   net = make_classifier(num_classes=5, **description["model"])
-  mix = lambda images, rng: (mixing.mixup(images, share), jnp.full(6, share))
+  mix = lambda images, rng: (mixup.mixup(images, share), jnp.full(6, share))
   objective = supervised(
     net,
     tx,
@@ -165,11 +166,11 @@ def test_a_step_of_deit_equals_pytorch(torch):
   # Adam's first moment after one step is (1 - 0.9) g.
   first = next(s for s in state.opt_state if hasattr(s, "mu")).mu
   grads = jax.tree.map(lambda m: np.asarray(m) / 0.1, {"params": first})
-  grads = vit.to_released(grads, description)
+  grads = vit_weights.to_released(grads, description)
   check_all(grads, want_grads, 1e-5)
   # Its first update is lr g / (|g| + 1e-8): where a gradient is nothing but
   # rounding (of the keys' biases, which softmax ignores) so is its sign.
-  got = vit.to_released(state.variables, description)
+  got = vit_weights.to_released(state.variables, description)
   for name, grad in want_grads.items():
     sure = np.abs(grad) > 1e-5
     assert sure.any() or ".qkv." in name
@@ -250,11 +251,11 @@ def test_a_step_of_moco_equals_pytorch(torch):
   want_queue[pointer : pointer + n] = k.numpy()
 
   (query, description), (key, _) = (
-    resnet.from_released(before[name]) for name in "qk"
+    resnet_weights.from_released(before[name]) for name in "qk"
   )
-  fields = recipe.RECIPES["moco_v2"]["optimizer"]
+  fields = recipes.RECIPES["moco_v2"]["optimizer"]
   assert fields["lr"] == lr
-  tx = recipe.make_optimizer(num_steps=2000, epochs=200, **fields)
+  tx = recipes.make_optimizer(num_steps=2000, epochs=200, **fields)
   objective = moco(
     make_classifier(num_classes=dim, **description["model"]),
     tx,
@@ -283,7 +284,7 @@ def test_a_step_of_moco_equals_pytorch(torch):
   np.testing.assert_allclose(state.queue, want_queue, atol=2e-6)
   assert state.pointer == 0  # it starts anew at 24
 
-  names = lambda variables: resnet.to_released(
+  names = lambda variables: resnet_weights.to_released(
     jax.tree.map(np.asarray, variables), description
   )
   params_of = lambda model: {

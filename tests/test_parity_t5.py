@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.convert import t5 as converter
-from synthjax.models import t5_decode
-from synthjax.models.t5 import T5, relative_buckets
+from synthjax.models.t5 import decode as t5_decode
+from synthjax.models.t5 import weights as converter
+from synthjax.models.t5.model import T5, relative_buckets
 
 # Small, with sizes that differ wherever they may.
 SMALL = {

@@ -4,8 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from synthjax.convert import torch_files
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
+from synthjax.weights.torch_files import reader as torch_files
 
 DTYPES = (
   *("float64", "float32", "float16", "bfloat16", "bool"),

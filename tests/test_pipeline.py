@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from test_run import shake
 
-from synthjax.data import pipeline
+from synthjax.data.pipeline import loader as pipeline
 
 
 def test_batches_repeat_nothing_within_an_epoch_and_need_a_source():

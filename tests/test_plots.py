@@ -5,14 +5,14 @@ import re
 import numpy as np
 import pytest
 
-from synthjax.report import plots, tables
+from synthjax.report import charts, html_tables
 
 
 @pytest.mark.parametrize(
   ("low", "high"), [(0, 1), (-3.2, 7.9), (41.0, 41.3), (5, 5), (0, 0), (0, 1e9)]
 )
 def test_ticks_are_round_and_reach_around_the_values(low, high):
-  ticks = plots.nice_ticks(low, high)
+  ticks = charts.nice_ticks(low, high)
   assert ticks[0] <= low <= high <= ticks[-1]
   assert 2 <= len(ticks) <= 7
   steps = np.diff(ticks)
@@ -20,8 +20,8 @@ def test_ticks_are_round_and_reach_around_the_values(low, high):
 
 
 def test_a_dot_lies_where_its_value_is():
-  svg = plots.dots(
-    [plots.Dot("a", 20.0, 5.0), plots.Dot("b", 30.0, None)],
+  svg = charts.dots(
+    [charts.Dot("a", 20.0, 5.0), charts.Dot("b", 30.0, None)],
     xlabel="accuracy (%)",
     label="test",
     reference=10.0,
@@ -36,18 +36,22 @@ def test_a_dot_lies_where_its_value_is():
 
 
 def test_charts_of_nothing_are_left_out():
-  dot = plots.Dot("a", None, None)
-  assert not plots.dots([dot], xlabel="x", label="a", reference=None)
-  assert not plots.bars([("a", None)], xlabel="x", label="a")
-  assert not plots.lines([("a", [], [])], xlabel="x", ylabel="y", label="a")
-  assert not plots.figure("", "caption")
+  dot = charts.Dot("a", None, None)
+  assert not charts.dots([dot], xlabel="x", label="a", reference=None)
+  assert not charts.bars([("a", None)], xlabel="x", label="a")
+  assert not charts.lines([("a", [], [])], xlabel="x", ylabel="y", label="a")
+  assert not charts.figure("", "caption")
 
 
 def test_numbers_read_well():
-  assert tables.percent(0.12345) == (0.12345, "12.3")
-  assert tables.points(-0.05).text == "−5.0"
-  assert tables.points(-0.0).text == "+0.0"
-  assert tables.count(12345.0).text == "12\u202f345"
-  for write_number in (tables.percent, tables.points, tables.count):
+  assert html_tables.percent(0.12345) == (0.12345, "12.3")
+  assert html_tables.points(-0.05).text == "−5.0"
+  assert html_tables.points(-0.0).text == "+0.0"
+  assert html_tables.count(12345.0).text == "12\u202f345"
+  for write_number in (
+    html_tables.percent,
+    html_tables.points,
+    html_tables.count,
+  ):
     for nothing in (None, float("nan"), float("inf"), "3"):
       assert write_number(nothing) == (None, "–")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_vit import random_images, random_variables, tiny
 
-from synthjax.models import vit
+from synthjax.models.vit import model as vit
 
 
 @pytest.mark.parametrize(

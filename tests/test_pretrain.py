@@ -9,13 +9,22 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import pretrain_in2k
-from synthjax import artifacts
-from synthjax.convert import files
-from synthjax.data import pipeline, real, shards, spaces, views
-from synthjax.errors import UserError
+from synthjax.data.generated import shards
+from synthjax.data.pipeline import host_augment
+from synthjax.data.pipeline import loader as pipeline
+from synthjax.data.real import real_images
+from synthjax.labels import spaces
 from synthjax.models.classifiers import make_classifier
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import generate, pretrain
-from synthjax.train import checkpoint, pretraining_fields, recipe, supervised
+from synthjax.training import (
+  checkpoint,
+  pretraining_fields,
+  recipes,
+  supervised,
+)
+from synthjax.weights import files
 
 NUM_STEPS = 8
 
@@ -128,7 +137,9 @@ def test_the_backbone_has_learnt_and_says_what_it_is(tmp_path, space):
   model = make_classifier(num_classes=2, **about["model"])
   predict = supervised.predictor(model)
   source = shards.open_shards(tmp_path / "generate")
-  [(images, labels)] = views.in_order(source, image_size=about["image_size"])
+  [(images, labels)] = host_augment.in_order(
+    source, image_size=about["image_size"]
+  )
   logits = supervised.evaluate(predict, variables, images)
   assert (logits.argmax(-1) == labels).mean() > 0.9
 
@@ -147,7 +158,7 @@ def test_it_tells_how_well_real_images_are_recognised(
   draw(tmp_path)
   rows = shards.open_shards(tmp_path / "generate")
   monkeypatch.setattr(
-    real, "open_real", lambda block, space: [rows[i] for i in range(16)]
+    real_images, "open_real", lambda block, space: [rows[i] for i in range(16)]
   )
   config = a_config(space, validation=dict(split="validation"), epochs=8)
   pretrain.run(config, str(tmp_path))
@@ -289,7 +300,7 @@ def test_images_of_another_space_are_refused(tmp_path, space):
 
 def test_the_rate_falls_after_its_epochs():
   """Of plain SGD, the first update is -lr * gradient; momentum then adds up."""
-  tx = recipe.make_optimizer(
+  tx = recipes.make_optimizer(
     "sgd", lr=0.2, num_steps=9, epochs=90, drops=(30, 60), drop_factor=0.1
   )
   grads, sizes = {"w": np.ones(1, np.float32)}, []
@@ -306,9 +317,9 @@ def test_the_rate_falls_after_its_epochs():
 
 def test_the_paper_s_recipe_is_written_down():
   config = pretrain_in2k.get_config()
-  fields = recipe.RECIPES[config.pretrain.recipe]
+  fields = recipes.RECIPES[config.pretrain.recipe]
   assert (fields["epochs"], fields["batch_size"]) == (90, 512)
-  steps = recipe.count_steps(2000 * 1200, epochs=90, batch_size=512)
+  steps = recipes.count_steps(2000 * 1200, epochs=90, batch_size=512)
   assert steps == 421_875
   with_space = config.copy_and_resolve_references()
   with_space.space = "emoji16"

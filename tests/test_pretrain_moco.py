@@ -14,16 +14,17 @@ from configs import (
   pretrain_in2k,
   pretrain_moco,
 )
-from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.convert import files
-from synthjax.data import real, shards
-from synthjax.errors import UserError
-from synthjax.models import vit
+from synthjax.data.generated import shards
+from synthjax.data.real import real_images
 from synthjax.models.classifiers import HEADS, make_classifier
-from synthjax.report import gather
+from synthjax.models.vit import model as vit
+from synthjax.report import results as gather
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import pretrain, transfer
-from synthjax.train import metrics, pretraining_fields, recipe
+from synthjax.training import metrics, pretraining_fields, recipes
+from synthjax.weights import files
 
 MODEL = dict(name="resnet_tiny", width=16, stage_sizes=(1,))
 MOCO = dict(
@@ -54,9 +55,9 @@ def opened(monkeypatch, tmp_path):
     rows = shards.open_shards(tmp_path / "generate")
     return [rows[i] for i in range(len(rows))]
 
-  monkeypatch.setattr(real, "open_real", open_real)
+  monkeypatch.setattr(real_images, "open_real", open_real)
   for check in ("check_real", "check_pool"):
-    monkeypatch.setattr(real, check, lambda *_: None)
+    monkeypatch.setattr(real_images, check, lambda *_: None)
   return log
 
 
@@ -275,19 +276,19 @@ def test_the_specification_of_a_plain_run_has_no_new_fields(tmp_path, space):
 
 
 def test_a_recipe_fills_what_is_not_given():
-  filled = recipe.fill(
+  filled = recipes.fill(
     {"recipe": "moco_v2", "epochs": 7, "optimizer": {"lr": 0.1}}
   )
-  stated = recipe.RECIPES["moco_v2"]
+  stated = recipes.RECIPES["moco_v2"]
   assert filled["epochs"] == 7 and filled["batch_size"] == 256
   assert filled["optimizer"] == stated["optimizer"] | {"lr": 0.1}
   # Another optimizer has fields of its own.
-  other = recipe.fill(
+  other = recipes.fill(
     {"recipe": "agnostic", "optimizer": {"name": "adamw", "lr": 1e-3}}
   )
   assert other["optimizer"] == {"name": "adamw", "lr": 1e-3}
   plain = {"epochs": 3}
-  assert recipe.fill(plain) == plain
+  assert recipes.fill(plain) == plain
   assert stated["optimizer"]["lr"] == 0.03  # the table is as it was
 
 
@@ -299,7 +300,7 @@ def test_a_recipe_by_name_is_trained(tmp_path, space):
   pretrain.check(config, str(tmp_path))
   pretrain.run(config, str(tmp_path))
   spec = artifacts.load(tmp_path / "pretrain")["spec"]
-  assert spec["optimizer"] == recipe.RECIPES["aware"]["optimizer"]
+  assert spec["optimizer"] == recipes.RECIPES["aware"]["optimizer"]
   assert spec["epochs"] == 1
 
 

@@ -11,17 +11,20 @@ import numpy as np
 import pytest
 import simulated
 
-from synthjax.train import processes
+from synthjax.runtime import processes
 
 # Trains 6 steps, and 3 that another layout goes on from; or goes on from them.
 RESHARDED = """
 import json, os, pathlib, sys
 import jax, numpy as np, optax
-from synthjax.data import pipeline
+from synthjax.data.pipeline.loader import loader as pipeline
 from synthjax.models.classifiers import make_classifier
-from synthjax.train import (
-  augment_device, mesh as meshes, metrics, processes, run)
-from synthjax.train.supervised import supervised
+from synthjax.runtime import mesh as meshes
+from synthjax.runtime import processes
+from synthjax.training import device_augment
+from synthjax.training import metrics
+from synthjax.training import run
+from synthjax.training.supervised import supervised
 
 if "JAX_PROCESS_ID" in os.environ:
   processes.join()
@@ -38,7 +41,7 @@ objective = supervised(
   make_classifier("vit_tiny", num_classes=4, width=64, depth=1, patch_size=4,
                   dropout=0.1),
   optax.sgd(0.05, momentum=0.9), ema_decay=0.9,
-  augment=augment_device.make_augment("crop_flip"))
+  augment=device_augment.make_augment("crop_flip"))
 
 def train(name, num_steps):
   state = run.train(
@@ -119,10 +122,11 @@ def _off(found, want):
 STOPPED = """
 import os, pathlib, sys, time
 import jax, jax.numpy as jnp, numpy as np
-from synthjax.data import pipeline
-from synthjax.train import processes, run
-from synthjax.train.denoising import DenoisingState
-from synthjax.train.loop import Objective
+from synthjax.data.pipeline.loader import loader as pipeline
+from synthjax.runtime import processes
+from synthjax.training import run
+from synthjax.training.denoising import DenoisingState
+from synthjax.training.loop import Objective
 
 if "JAX_PROCESS_ID" in os.environ:
   processes.join()
@@ -270,8 +274,8 @@ import os
 for name in [n for n in os.environ if n.startswith(("JAX_", "SLURM_"))]:
   del os.environ[name]
 os.environ |= {found}
-from synthjax.errors import UserError
-from synthjax.train import processes
+from synthjax.runtime.errors import UserError
+from synthjax.runtime import processes
 try:
   processes.join()
 except UserError as error:

@@ -8,14 +8,15 @@ import simulated
 import tiny_glide
 import tiny_world
 
-from synthjax.data import scores, shards
+from synthjax.data.generated import scores, shards
 
 # One run of the command: the shards are dealt out, and so are their scores.
 RUN = """
 import json, os, pathlib, sys
 from ml_collections import ConfigDict
-from synthjax import cache, main
-from synthjax.train import processes
+from synthjax import main
+from synthjax.runtime import cache
+from synthjax.runtime import processes
 
 if "JAX_PROCESS_ID" in os.environ:
   processes.join()

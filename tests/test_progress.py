@@ -10,7 +10,7 @@ import time
 import jax
 import pytest
 
-from synthjax import progress
+from synthjax.runtime import progress
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ import ml_collections
 import pytest
 import tiny_world
 
-from synthjax import artifacts
-from synthjax.data import embedded, spaces
-from synthjax.errors import UserError
+from synthjax.embedded import world
+from synthjax.labels import spaces
+from synthjax.prompts import strategies
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import prompts as task
-from synthjax.text import prompts
 
 CLASSES = (
   spaces.Class(0, "farm animal", ("cow", "hen")),
@@ -28,7 +29,7 @@ def make(**changes):
     "seed": 0,
   }
   space = spaces.LabelSpace("two", CLASSES, prompts=TEMPLATES)
-  return prompts.make(space, **options | changes)
+  return strategies.make(space, **options | changes)
 
 
 def texts_of(rows, strategy, label):
@@ -38,10 +39,12 @@ def texts_of(rows, strategy, label):
 def test_basic_is_the_first_template():
   rows = make(strategies=("basic",))
   assert rows == [
-    prompts.Prompt(
+    strategies.Prompt(
       "basic-0-0", 0, "farm animal", "a drawing of farm animal", "basic"
     ),
-    prompts.Prompt("basic-1-0", 1, "vehicle", "a drawing of vehicle", "basic"),
+    strategies.Prompt(
+      "basic-1-0", 1, "vehicle", "a drawing of vehicle", "basic"
+    ),
   ]
 
 
@@ -74,7 +77,7 @@ def test_ids_tell_strategy_label_and_index():
 
 
 def test_a_class_has_the_same_texts_in_every_space():
-  alone = prompts.make(
+  alone = strategies.make(
     spaces.LabelSpace("one", CLASSES[:1], prompts=TEMPLATES),
     strategies=("enhanced",),
     per_class=3,
@@ -87,16 +90,16 @@ def test_a_class_has_the_same_texts_in_every_space():
 def test_no_prompt_of_the_embedded_world_names_a_held_out_concept():
   """Whoever draws held-out concepts would train on what the test asks."""
   by_split = {}
-  for concept in embedded.concepts():
+  for concept in world.concepts():
     by_split.setdefault(concept.split, set()).add(concept.name)
   assert by_split["validation"] and by_split["test"]
   for name in spaces.SPACES:
     space = spaces.load_space(name)
     related = {word for each in space.classes for word in each.related}
     assert related <= by_split["train"]
-    rows = prompts.make(
+    rows = strategies.make(
       space,
-      strategies=tuple(prompts.STRATEGIES),
+      strategies=tuple(strategies.STRATEGIES),
       per_class=60,
       grammar={"templates": ["{word}"]},
       seed=0,
@@ -128,7 +131,7 @@ def config_of(tmp_path, **prompts):
   config.space = tiny_world.write_space(tmp_path)
   config.prompts = {"strategies": ("basic", "enhanced"), "per_class": 5}
   config.prompts.grammar = "drawing"
-  config.prompts.update(prompts)
+  config.prompts.update(strategies)
   return config
 
 
@@ -136,7 +139,7 @@ def test_the_task_writes_rows_that_read_back(tmp_path):
   config = config_of(tmp_path)
   task.check(config, str(tmp_path))
   task.run(config, str(tmp_path))
-  rows = prompts.read(tmp_path / "prompts" / "prompts.jsonl")
+  rows = strategies.read(tmp_path / "prompts" / "prompts.jsonl")
   assert len(rows) == 3 * (1 + 5)
   assert rows[0] == {
     "id": "basic-0-0",
@@ -187,7 +190,7 @@ def test_an_edited_file_is_refused(tmp_path):
   path = tmp_path / "prompts" / "prompts.jsonl"
   path.write_text(path.read_text().replace("drawing", "pairing", 1))
   with pytest.raises(UserError, match="content has changed"):
-    prompts.read(path)
+    strategies.read(path)
 
 
 @pytest.mark.faults
@@ -204,7 +207,7 @@ def test_every_line_that_is_no_prompt_is_listed(tmp_path):
   (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n")
   artifacts.finish(tmp_path, {}, {"prompts.jsonl": len(lines)})
   with pytest.raises(UserError) as error:
-    prompts.read(tmp_path / "prompts.jsonl")
+    strategies.read(tmp_path / "prompts.jsonl")
   message = str(error.value)
   for words in ("line 2:", "line 3: label", "line 4: needed", "line 5: the id"):
     assert words in message
@@ -212,8 +215,10 @@ def test_every_line_that_is_no_prompt_is_listed(tmp_path):
 
 
 def test_texts_keep_their_letters(tmp_path):
-  row = prompts.Prompt("basic-0-0", 0, "café", "un café\u2028au lait", "basic")
+  row = strategies.Prompt(
+    "basic-0-0", 0, "café", "un café\u2028au lait", "basic"
+  )
   artifacts.begin(tmp_path, {})
-  prompts.write(tmp_path, [row])
+  strategies.write(tmp_path, [row])
   artifacts.finish(tmp_path, {}, {"prompts.jsonl": 1})
-  assert prompts.read(tmp_path / "prompts.jsonl") == [row._asdict()]
+  assert strategies.read(tmp_path / "prompts.jsonl") == [row._asdict()]

@@ -7,10 +7,10 @@ import tiny_t5
 import tiny_world
 from test_prompts import config_of
 
-from synthjax import artifacts
-from synthjax.errors import UserError
+from synthjax.prompts import strategies
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import prompts as task
-from synthjax.text import prompts
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def t5_config(folder, writer, **changes):
 def written_by(config, folder):
   task.check(config, str(folder))
   task.run(config, str(folder))
-  return prompts.read(folder / "prompts" / "prompts.jsonl")
+  return strategies.read(folder / "prompts" / "prompts.jsonl")
 
 
 def test_a_language_model_writes_the_enhanced_texts(tmp_path, t5):

@@ -8,7 +8,13 @@ The recorded figures are those of clean-fid 0.1.35, torch-fidelity 0.4.0, prdc
 import numpy as np
 import pytest
 
-from synthjax.evals import diversity, duplicates, frechet, neighbours, quality
+from synthjax.evals import (
+  diversity,
+  duplicates,
+  feature_distances,
+  image_quality,
+  neighbours,
+)
 
 CLOSE = dict(rtol=1e-4)
 
@@ -31,21 +37,23 @@ def draw(seed, n, d, shift=0.0):
   ("key", "n", "m"), [("frechet", 400, 350), ("frechet_unequal", 60, 40)]
 )
 def test_the_frechet_distance_is_that_of_clean_fid(recorded, key, n, m):
-  found = frechet.frechet_distance(recorded["x"][:n], recorded["y"][:m])
+  found = feature_distances.frechet_distance(
+    recorded["x"][:n], recorded["y"][:m]
+  )
   np.testing.assert_allclose(found, recorded[f"cleanfid/{key}"], rtol=1e-9)
 
 
 def test_gaussians_of_one_shape_are_apart_by_their_means():
   x = draw(0, 50, 6)
   shift = np.arange(6)
-  found = frechet.frechet_distance(x.astype(np.float64), x + shift)
+  found = feature_distances.frechet_distance(x.astype(np.float64), x + shift)
   np.testing.assert_allclose(found, np.square(shift).sum(), rtol=1e-6)
-  assert frechet.frechet_distance(x, x) < 1e-12
+  assert feature_distances.frechet_distance(x, x) < 1e-12
 
 
 def test_diagonal_covariances_have_a_closed_form():
   a, b = np.array([1.0, 4, 9]), np.array([4.0, 1, 0])
-  found = frechet.distance_of_moments(
+  found = feature_distances.distance_of_moments(
     np.zeros(3), np.diag(a), np.ones(3), np.diag(b)
   )
   want = 3 + np.square(np.sqrt(a) - np.sqrt(b)).sum()
@@ -63,13 +71,15 @@ def test_fewer_images_than_features_are_no_trouble():
     + np.square(of_y).sum() / 8
     - 2 * root
   )
-  np.testing.assert_allclose(frechet.frechet_distance(x, y), want, rtol=1e-9)
+  np.testing.assert_allclose(
+    feature_distances.frechet_distance(x, y), want, rtol=1e-9
+  )
 
 
 def test_moments_do_not_depend_on_blocks(monkeypatch):
   x = draw(3, 100, 5, 2.0).astype(np.float16)
-  monkeypatch.setattr(frechet, "_ROWS", 7)
-  mean, cov = frechet.moments(x)
+  monkeypatch.setattr(feature_distances, "_ROWS", 7)
+  mean, cov = feature_distances.moments(x)
   np.testing.assert_allclose(mean, x.astype(float).mean(0), rtol=1e-12)
   want = np.cov(x.astype(float), rowvar=False)
   np.testing.assert_allclose(cov, want, rtol=1e-10)
@@ -77,7 +87,7 @@ def test_moments_do_not_depend_on_blocks(monkeypatch):
 
 def test_one_image_has_no_covariance():
   with pytest.raises(ValueError, match="2 or more rows, found 1"):
-    frechet.moments(np.ones((1, 3)))
+    feature_distances.moments(np.ones((1, 3)))
 
 
 # --- kernel distance --------------------------------------------------------
@@ -99,9 +109,9 @@ def unbiased(x, y):
 @pytest.mark.golden
 def test_the_kernel_distance_is_that_of_torch_fidelity(recorded):
   x, y = recorded["x"], recorded["y"]
-  found = frechet.kernel_distance(x[:350], y)
+  found = feature_distances.kernel_distance(x[:350], y)
   np.testing.assert_allclose(found, recorded["fidelity/mmd2_all"], **CLOSE)
-  mean, std = frechet.kernel_distance_of_subsets(
+  mean, std = feature_distances.kernel_distance_of_subsets(
     x, y, num_subsets=20, subset_size=100
   )
   np.testing.assert_allclose(mean, recorded["fidelity/kid_mean"], **CLOSE)
@@ -111,11 +121,13 @@ def test_the_kernel_distance_is_that_of_torch_fidelity(recorded):
 @pytest.mark.parametrize("scale", [1.0, 0.05])
 def test_the_kernel_distance_is_its_definition_in_blocks(monkeypatch, scale):
   """Also where all kernels are nearly 1, and sets differ in size."""
-  monkeypatch.setattr(frechet, "_SIDE", 32)
+  monkeypatch.setattr(feature_distances, "_SIDE", 32)
   x, y = scale * draw(4, 70, 6), scale * draw(5, 45, 6, 0.4)
-  found = frechet.kernel_distance(x, y)
+  found = feature_distances.kernel_distance(x, y)
   np.testing.assert_allclose(found, unbiased(x, y), **CLOSE)
-  np.testing.assert_allclose(frechet.kernel_distance(y, x), found, **CLOSE)
+  np.testing.assert_allclose(
+    feature_distances.kernel_distance(y, x), found, **CLOSE
+  )
 
 
 # --- precision, recall, density, coverage -----------------------------------
@@ -124,13 +136,13 @@ def test_the_kernel_distance_is_its_definition_in_blocks(monkeypatch, scale):
 @pytest.mark.golden
 @pytest.mark.parametrize("k", [3, 5])
 def test_balls_are_those_of_prdc(recorded, k):
-  found = quality.compare_manifolds(recorded["x"], recorded["y"], k=k)
+  found = image_quality.compare_manifolds(recorded["x"], recorded["y"], k=k)
   np.testing.assert_allclose(found, recorded[f"prdc/{k}"], **CLOSE)
 
 
 @pytest.mark.golden
 def test_precision_and_recall_are_those_of_torch_fidelity(recorded):
-  found = quality.compare_manifolds(recorded["x"], recorded["y"], k=3)
+  found = image_quality.compare_manifolds(recorded["x"], recorded["y"], k=3)
   want = recorded["fidelity/precision_recall"]
   np.testing.assert_allclose(found[:2], want, **CLOSE)
 
@@ -139,7 +151,7 @@ def test_balls_are_counted_by_hand():
   """On a line, with k=1: real balls (-1, 1), (0, 2) and (1, 13)."""
   real = np.array([[0.0], [1.0], [7.0]])
   generated = np.array([[0.5], [20.0], [30.0], [1.5]])
-  found = quality.compare_manifolds(real, generated, k=1)
+  found = image_quality.compare_manifolds(real, generated, k=1)
   # 0.5 lies in (-1, 1) and (0, 2), 1.5 in (0, 2) and (1, 13).
   assert found.precision == 2 / 4
   assert found.density == 4 / 4
@@ -150,9 +162,9 @@ def test_balls_are_counted_by_hand():
 
 def test_blocks_change_no_count(monkeypatch):
   real, generated = draw(6, 150, 8), draw(7, 90, 8, 0.3)
-  whole = quality.compare_manifolds(real, generated, k=3)
+  whole = image_quality.compare_manifolds(real, generated, k=3)
   monkeypatch.setattr(neighbours, "_ELEMENTS", 32 * 128)
-  assert quality.compare_manifolds(real, generated, k=3) == whole
+  assert image_quality.compare_manifolds(real, generated, k=3) == whole
 
 
 @pytest.mark.parametrize("k", [1, 7])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 from test_augment_device import picture
 
-from synthjax.train import augment_device, rand_augment
+from synthjax.training import device_augment, rand_augment
 
 rng = jax.random.key(0)
 
@@ -108,7 +108,7 @@ def test_no_operation_is_the_identity():
 def test_two_operations_are_drawn_and_each_is_applied_half_of_the_time():
   """A quarter of the images stay, but for operations that change nothing."""
   images = jnp.broadcast_to(picture(16, 16), (400, 16, 16, 3))
-  augment = partial(augment_device.augment, [rand_augment.rand_augment])
+  augment = partial(device_augment.augment, [rand_augment.rand_augment])
   augmented = np.asarray(jax.jit(augment)(images, rng))
   assert augmented.dtype == np.uint8
   same = (augmented == images).all((1, 2, 3)).mean()

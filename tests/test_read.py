@@ -15,8 +15,8 @@ import torch_pickles as tp
 from flax import serialization
 from safetensors.numpy import save
 
-from synthjax.convert import read
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
+from synthjax.weights import read
 
 RECORDED = pathlib.Path(__file__).parent / "golden" / "torch_files"
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from synthjax.data import real_filter, scores
-from synthjax.errors import UserError
+from synthjax.data.generated import real_filter, scores
+from synthjax.runtime.errors import UserError
 
 NAMES = ("cat", "dog")
 SHOTS = np.array([[2.0, 0, 0], [0, 3, 0], [0, 0, 1]])  # two of cat, one of dog

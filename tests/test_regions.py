@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from test_detection_training import SMALL, make_small, two_images
 
-from synthjax.errors import UserError
-from synthjax.train import detection, regions
-from synthjax.train.detection import (
-  VOC,
-  preprocess,
-)
-from synthjax.train.regions import AnchorTargets, RoiTargets
+from synthjax.detection import objective as detection
+from synthjax.detection import regions
+from synthjax.detection.objective import VOC, preprocess
+from synthjax.detection.regions import AnchorTargets, RoiTargets
+from synthjax.runtime.errors import UserError
 
 rng = jax.random.key(0)
 

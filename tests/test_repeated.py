@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from synthjax.data import pipeline
-from synthjax.data.pipeline import repeated, repeated_index
-from synthjax.errors import UserError
+from synthjax.data.pipeline import loader as pipeline
+from synthjax.data.pipeline.loader import repeated, repeated_index
+from synthjax.runtime.errors import UserError
 
 SOURCE = [{"x": i} for i in range(30)]
 

@@ -20,10 +20,10 @@ from made_up_run import (
 from PIL import Image
 from report_page import Page
 
-from synthjax import artifacts
-from synthjax.errors import UserError
-from synthjax.report import measured
 from synthjax.report import page as pages
+from synthjax.report import summaries
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import report
 
 
@@ -145,7 +145,7 @@ def test_transfer_is_paired_by_seed(written):
 
 def test_pairs_that_a_run_asked_for_are_told_besides_those_to_random():
   accuracy = {"random": (0.1, 0.2), "few": (0.2, 0.4), "many": (0.5, 0.5)}
-  found = measured.transfer(
+  found = summaries.transfer(
     {
       "rows": [
         {"init": init, "shots": 4, "seed": seed, "accuracy": x}

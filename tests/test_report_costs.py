@@ -16,9 +16,9 @@ from made_up_run import (
 )
 from report_page import Page
 
-from synthjax import artifacts, timings
-from synthjax.errors import UserError
-from synthjax.report import costs
+from synthjax.report.sections import costs
+from synthjax.runtime import artifacts, timings
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import report
 
 DEVICE = {"devices": 8, "device": "TPU v4", "processes": 2, "resumed": False}

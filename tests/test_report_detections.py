@@ -12,11 +12,12 @@ from PIL import Image
 from report_page import Page
 from test_report_few_shot import TO
 
-from synthjax import artifacts
-from synthjax.errors import UserError
-from synthjax.evals import classify
-from synthjax.report import drawn_detections, paper
-from synthjax.report.beside import NAMES
+from synthjax.evals import accuracy
+from synthjax.report import paper
+from synthjax.report.paper_comparison import NAMES
+from synthjax.report.sections import detection_drawings
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 
 SYN, MOCO = "IN-1K Syn, 1.2M", "MoCo IN-1K Syn, 1.2M"
 STARTS = {"random": 0.50, SYN: 0.60, MOCO: 0.65}  # AP50 of the first seed
@@ -59,12 +60,12 @@ def results(**changes):
     "rows": rows(),
     "summary": [
       {"init": i, "metric": "AP50", "values": of(i)}
-      | classify.summarize(of(i))._asdict()
+      | accuracy.summarize(of(i))._asdict()
       for i in STARTS
     ],
     "differences": [
       {"init": i, "reference": "random", "metric": "AP50"}
-      | classify.paired_difference(of(i), of("random"))._asdict()
+      | accuracy.paired_difference(of(i), of("random"))._asdict()
       for i in (SYN, MOCO)
     ],
   } | changes
@@ -268,10 +269,10 @@ def test_the_images_that_most_have_are_chosen(tmp_path):
   manifest = json.loads((folder / "manifest.json").read_text())
   manifest["files"].pop("examples/random-0.json")
   states = {"detect": {"state": "complete", "files": manifest["files"]}}
-  chosen = drawn_detections.choose(tmp_path, states)
+  chosen = detection_drawings.choose(tmp_path, states)
   assert sorted({example.index for example in chosen}) == [1, 2, 3, 4]
   states = {"detect": {"state": "missing"}}
-  assert drawn_detections.choose(tmp_path, states) == []
+  assert detection_drawings.choose(tmp_path, states) == []
 
 
 def test_boxes_that_are_not_whole_are_left_out(tmp_path):

@@ -8,8 +8,8 @@ from made_up_run import finish, make_config, write
 from report_page import Page
 
 from synthjax.evals import arms
-from synthjax.report import interval_plots
-from synthjax.report.interval_plots import Curve, Point
+from synthjax.report import interval_charts
+from synthjax.report.interval_charts import Curve, Point
 
 NAMES = ["land animal", "bird", "fish"]
 METHODS = ("CT w. Syn (RG)", "CT w. init")
@@ -223,9 +223,9 @@ def test_two_shares_make_no_chart(tmp_path):
 def chart(curves, **options):
   options = {
     "x_ticks": (1, 2, 4, 8, 16),
-    "place": interval_plots.log2,
+    "place": interval_charts.log2,
   } | options
-  return interval_plots.curves(
+  return interval_charts.curves(
     curves, xlabel="shots", ylabel="accuracy (%)", label="test", **options
   )
 

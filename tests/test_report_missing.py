@@ -20,8 +20,8 @@ from made_up_run import (
 from PIL import Image
 from report_page import Page
 
-from synthjax import artifacts
-from synthjax.errors import UserError
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 
 # --- what is missing --------------------------------------------------------
 
@@ -115,10 +115,10 @@ def test_large_images_are_shrunk(tmp_path):
 def test_too_many_images_are_left_out_of_all_classes_alike(
   tmp_path, monkeypatch
 ):
-  from synthjax.report import pictures
+  from synthjax.report.sections import gallery_images
 
   make_images(tmp_path / "generate")
-  monkeypatch.setattr(pictures, "_MAX_BYTES", 20_000)  # five
+  monkeypatch.setattr(gallery_images, "_MAX_BYTES", 20_000)  # five
   html, _ = write(tmp_path)
   shown = [t["data-class"] for t in Page(html).of("button", "thumb")]
   assert len(shown) == 5 and set(shown) == set(NAMES)

@@ -9,8 +9,8 @@ from made_up_run import ARMS, make_config, make_transfer, make_tuned, write
 from report_page import Page
 from test_report_few_shot import METHODS, TO, make_encoder, make_few_shot
 
-from synthjax.errors import UserError
-from synthjax.report import beside, paper
+from synthjax.report import paper, paper_comparison
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import report
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -75,7 +75,7 @@ def test_a_number_of_each_table_is_in_its_place(key, data, at, percent):
 
 
 def test_the_data_sets_are_our_label_spaces_and_the_papers():
-  from synthjax.data import spaces
+  from synthjax.labels import spaces
 
   assert paper.DATA_SETS.keys() <= set(spaces.built_in_spaces())
   in_table1 = {
@@ -85,14 +85,14 @@ def test_the_data_sets_are_our_label_spaces_and_the_papers():
 
 
 def test_names_of_ours_are_about_rows_that_exist():
-  for key, (_, names) in beside.NAMES.items():
+  for key, (_, names) in paper_comparison.NAMES.items():
     grids = paper.read(key).grids
     rows = {row for grid in grids for row, _ in grid.values}
     rows |= {
       f"{row}, {column}" for grid in grids for row, column in grid.values
     }
     assert names.keys() <= rows, key
-  for key, references in beside.REFERENCES.items():
+  for key, references in paper_comparison.REFERENCES.items():
     rows = {row for grid in paper.read(key).grids for row, _ in grid.values}
     if isinstance(references, str):
       assert references in rows, key

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from synthjax.encoders import resize
-from synthjax.models import clip
+from synthjax.models.clip import model as clip
 
 on_device = jax.jit(resize.fit_images, static_argnums=1)
 

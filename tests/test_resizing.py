@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from synthjax.data import resizing
+from synthjax.detection import resize
 
 
 @pytest.mark.parametrize(
@@ -19,7 +19,7 @@ from synthjax.data import resizing
   ],
 )
 def test_sizes_are_those_of_detectron2(size, short_side, want):
-  assert tuple(resizing.resized(size, short_side, 1333)) == want
+  assert tuple(resize.resized(size, short_side, 1333)) == want
 
 
 def test_boxes_follow_their_image():
@@ -27,14 +27,14 @@ def test_boxes_follow_their_image():
   image = np.zeros((10, 20, 3), np.uint8)
   image[2:5, 3:9] = 255
   row = {"image": image, "boxes": np.array([[3, 2, 9, 5]], np.float32)}
-  twice = resizing.resize(row, 20, 100)
+  twice = resize.resize(row, 20, 100)
   assert twice["boxes"].tolist() == [[6, 4, 18, 10]]
   assert twice["boxes"].dtype == np.float32
   # The middle of the object is as bright as it was, and what is outside dark.
   assert (twice["image"][5:9, 7:17] == 255).all()
   assert twice["image"][4:10, 6:18].min() > 100
   assert twice["image"][:3].max() == 0 == twice["image"][:, 20:].max()
-  mirrored = resizing.resize(row, 20, 100, flip=True)
+  mirrored = resize.resize(row, 20, 100, flip=True)
   assert mirrored["boxes"].tolist() == [[22, 4, 34, 10]]
   np.testing.assert_array_equal(mirrored["image"], twice["image"][:, ::-1])
 
@@ -43,11 +43,11 @@ def test_each_side_has_a_factor_of_its_own():
   """3 x 4 becomes 2 x 3, as 2.67 is rounded: factors 2/3 and 3/4."""
   boxes = np.array([[0, 0, 4, 3]], np.float32)
   row = {"image": np.zeros((3, 4, 3), np.uint8), "boxes": boxes}
-  assert resizing.resize(row, 2, 10)["boxes"].tolist() == [[0, 0, 3, 2]]
+  assert resize.resize(row, 2, 10)["boxes"].tolist() == [[0, 0, 3, 2]]
 
 
 def test_boxes_without_an_object_and_sizes_that_stay_are_let_through():
   row = {"image": np.ones((3, 4, 3), np.uint8), "boxes": np.zeros((0, 4))}
-  same = resizing.resize(row, 3, 10, flip=True)
+  same = resize.resize(row, 3, 10, flip=True)
   assert same["boxes"].shape == (0, 4) and same["image"] is not None
   np.testing.assert_array_equal(same["image"], row["image"])

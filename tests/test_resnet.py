@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from synthjax.models import resnet
+from synthjax.models.resnet import model as resnet
 
 
 def shapes(model, size=32):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from synthjax.data import feature_sets
-from synthjax.errors import UserError
+from synthjax.adapt import feature_sets
+from synthjax.runtime.errors import UserError
 
 # Cosines to the classes (1, 0) and (0, 1); lengths differ and do not count.
 POOL = np.array(

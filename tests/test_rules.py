@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from synthjax.convert import rules
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
+from synthjax.weights import rules
 
 RULES = [
   *rules.dense("layer{i}.fc", "params/layer{i}/fc"),

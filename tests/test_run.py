@@ -11,12 +11,12 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from synthjax.data import pipeline
-from synthjax.errors import UserError
-from synthjax.train import checkpoint, loop, metrics
-from synthjax.train import run as runs
-from synthjax.train.denoising import DenoisingState
-from synthjax.train.loop import Objective
+from synthjax.data.pipeline import loader as pipeline
+from synthjax.runtime.errors import UserError
+from synthjax.training import checkpoint, loop, metrics
+from synthjax.training import run as runs
+from synthjax.training.denoising import DenoisingState
+from synthjax.training.loop import Objective
 
 
 def objective():

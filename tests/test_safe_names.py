@@ -3,20 +3,20 @@
 import pytest
 from odd_rows import IDS, NAMES
 
-from synthjax.data import spaces
-from synthjax.data.exports import png_folder, safe_names
+from synthjax.data.formats import png_folder
+from synthjax.labels import file_names, spaces
 
 
 @pytest.mark.parametrize(
   "image_id", ["basic-3-12-s0-5", "rg16-0-0-s2-11", "a_b", "0" * 80]
 )
 def test_an_id_that_any_system_takes_is_its_own_key(image_id):
-  assert safe_names.key_of(image_id) == image_id
+  assert file_names.key_of(image_id) == image_id
 
 
 @pytest.mark.parametrize("image_id", [*IDS, "-rf", "x" * 500, "a\0b", "\ud800"])
 def test_a_key_is_one_word_without_a_dot(image_id):
-  key = safe_names.key_of(image_id)
+  key = file_names.key_of(image_id)
   assert len(key) <= 80 and set(key) <= set(
     "abcdefghijklmnopqrstuvwxyz0123456789_-"
   )
@@ -25,7 +25,7 @@ def test_a_key_is_one_word_without_a_dot(image_id):
 
 def test_class_folders_keep_what_names_they_can():
   names = ["Siamese cat", "a.b", "größe", "日本"]
-  assert safe_names.folder_names(names) == names
+  assert file_names.folder_names(names) == names
   odd = [
     *NAMES,
     "gr\u00f6\u00dfe",
@@ -35,10 +35,10 @@ def test_class_folders_keep_what_names_they_can():
     "nul.txt",
   ]
   odd = list(dict.fromkeys([*odd, "metadata.jsonl", "a\\b", "tail. ", "\t"]))
-  made = safe_names.folder_names(odd, png_folder.RESERVED)
+  made = file_names.folder_names(odd, png_folder.RESERVED)
   assert len({name.casefold() for name in made}) == len(odd)
   for name in made:
-    assert safe_names.is_inside(name) and "/" not in name and "\\" not in name
+    assert file_names.is_inside(name) and "/" not in name and "\\" not in name
     assert not name.startswith(".") and not name.endswith((".", " "))
     assert len(name.encode()) < 255 and name.isprintable()
     assert name not in png_folder.RESERVED and name.casefold() != "con"
@@ -53,8 +53,8 @@ def test_names_that_two_classes_share_get_their_ids():
       spaces.Class(2, "jay"),
     ),
   )
-  assert safe_names.unique_names(space) == ["crane (0)", "crane (1)", "jay"]
-  assert safe_names.lookup(space) == {
+  assert file_names.unique_names(space) == ["crane (0)", "crane (1)", "jay"]
+  assert file_names.lookup(space) == {
     "crane (0)": 0,
     "crane (1)": 1,
     "jay": 2,
@@ -77,4 +77,4 @@ def test_names_that_two_classes_share_get_their_ids():
   ],
 )
 def test_a_path_that_leads_elsewhere_is_known(name, inside):
-  assert safe_names.is_inside(name) is inside
+  assert file_names.is_inside(name) is inside

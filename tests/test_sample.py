@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.diffusion import guidance, sample, schedule
+from synthjax.diffusion import guidance, samplers, schedule
 
 MEAN, STD = 0.3, 0.2
 BETAS = schedule.squared_cosine()
@@ -22,34 +22,36 @@ def keys(n, seed=0):
   return jax.random.split(jax.random.key(seed), n)
 
 
-@pytest.mark.parametrize("name", sorted(sample.SAMPLERS))
+@pytest.mark.parametrize("name", sorted(samplers.SAMPLERS))
 def test_samples_of_a_gaussian_have_its_mean_and_deviation(name):
   steps = schedule.respace(BETAS, 250)
-  noise = sample.image_noise(keys(64), (8, 8, 3))
+  noise = samplers.image_noise(keys(64), (8, 8, 3))
   x = jax.random.normal(jax.random.key(1), (64, 8, 8, 3))
-  images = jax.jit(lambda x: sample.SAMPLERS[name](denoise, steps, x, noise))(x)
+  images = jax.jit(lambda x: samplers.SAMPLERS[name](denoise, steps, x, noise))(
+    x
+  )
   np.testing.assert_allclose(images.mean(), MEAN, atol=0.01)
   np.testing.assert_allclose(images.std(), STD, atol=0.01)
 
 
 def test_ddim_with_the_ancestral_noise_has_the_right_deviation():
   steps = schedule.respace(BETAS, 250)
-  noise = sample.image_noise(keys(64), (8, 8, 3))
+  noise = samplers.image_noise(keys(64), (8, 8, 3))
   x = jax.random.normal(jax.random.key(1), (64, 8, 8, 3))
-  images = sample.ddim(denoise, steps, x, noise, eta=1.0)
+  images = samplers.ddim(denoise, steps, x, noise, eta=1.0)
   np.testing.assert_allclose(images.std(), STD, atol=0.01)
-  still = sample.ddim(denoise, steps, x, noise)
+  still = samplers.ddim(denoise, steps, x, noise)
   assert np.abs(images - still).max() > 0.1  # eta does something
 
 
 def test_an_images_noise_is_its_own():
   """The noise of an image is alike in every batch and differs by step."""
   rngs = keys(5)
-  together = sample.image_noise(rngs, (4, 4, 3))(7)
-  alone = sample.image_noise(rngs[3:4], (4, 4, 3))(7)
+  together = samplers.image_noise(rngs, (4, 4, 3))(7)
+  alone = samplers.image_noise(rngs[3:4], (4, 4, 3))(7)
   np.testing.assert_array_equal(together[3], alone[0])
   assert np.abs(together[3] - together[2]).max() > 0.1
-  other = sample.image_noise(rngs, (4, 4, 3))(8)
+  other = samplers.image_noise(rngs, (4, 4, 3))(8)
   assert np.abs(together - other).max() > 0.1
 
 
@@ -57,8 +59,8 @@ def test_diffusing_gives_the_stated_shares_of_image_and_noise():
   """The shares of the 16-shot start of real guidance, step 15 of 100."""
   steps = schedule.respace(BETAS, 100)
   ones, zeros = jnp.ones((1, 1, 1, 1)), jnp.zeros((1, 1, 1, 1))
-  image = sample.diffuse(ones, zeros, steps, 14)
-  noise = sample.diffuse(zeros, ones, steps, 14)
+  image = samplers.diffuse(ones, zeros, steps, 14)
+  noise = samplers.diffuse(zeros, ones, steps, 14)
   np.testing.assert_allclose(image.item(), 0.97288036, rtol=1e-6)
   np.testing.assert_allclose(noise.item(), 0.23130889, rtol=1e-6)
 

@@ -5,8 +5,10 @@ import pickle
 import numpy as np
 import pytest
 
-from synthjax.data import embedded, scenes, spaces, voc
-from synthjax.errors import UserError
+from synthjax.detection import scenes, voc
+from synthjax.embedded import world
+from synthjax.labels import spaces
+from synthjax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def test_splits_share_no_style(monkeypatch):
     monkeypatch.setattr(scenes, "_cutout", cutout)
     source = scenes.open_scenes(split, 20)
     [source[i] for i in range(20)]
-    assert {embedded.STYLES[style] for style in seen} == {split}
+    assert {world.STYLES[style] for style in seen} == {split}
   assert not styles["train"] & styles["test"]
 
 
@@ -151,7 +153,7 @@ def ring():
 
 
 def test_only_the_white_that_reaches_the_border_is_ground(monkeypatch):
-  monkeypatch.setattr(embedded, "images", lambda style: ring())
+  monkeypatch.setattr(world, "images", lambda style: ring())
   (cut,) = scenes._cutouts.__wrapped__("ring")
   # The grey is half there, which just counts; a clear margin is around it.
   assert cut.shape == (20, 20, 4)
@@ -165,7 +167,7 @@ def test_only_the_white_that_reaches_the_border_is_ground(monkeypatch):
 
 def test_a_white_drawing_is_no_object(monkeypatch):
   monkeypatch.setattr(
-    embedded, "images", lambda style: np.full((2, 32, 32, 3), 255, np.uint8)
+    world, "images", lambda style: np.full((2, 32, 32, 3), 255, np.uint8)
   )
   assert scenes._cutouts.__wrapped__("white") == [None, None]
 
@@ -175,10 +177,10 @@ def test_drawings_do_not_see_one_another(monkeypatch):
   alone = ring()
   dark = np.zeros_like(alone)
   monkeypatch.setattr(
-    embedded, "images", lambda style: np.concatenate([dark, alone, dark])
+    world, "images", lambda style: np.concatenate([dark, alone, dark])
   )
   both = scenes._cutouts.__wrapped__("three")
-  monkeypatch.setattr(embedded, "images", lambda style: alone)
+  monkeypatch.setattr(world, "images", lambda style: alone)
   np.testing.assert_array_equal(both[1], scenes._cutouts.__wrapped__("one")[0])
   assert both[0].shape == (34, 34, 4)
 

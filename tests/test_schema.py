@@ -31,7 +31,7 @@ from synthjax.config.schema import (
   resolve,
   unique_names,
 )
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
 
 NAN, INF = float("nan"), float("inf")
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tiny_world
 
-from synthjax import artifacts
-from synthjax.data import scores, shards
+from synthjax.data.generated import scores, shards
 from synthjax.encoders import load_encoder
-from synthjax.errors import UserError
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import score
 
 

@@ -4,8 +4,9 @@ import gzip
 
 import pytest
 
-from synthjax.data import build_senses, nouns, senses, spaces
-from synthjax.errors import UserError
+from synthjax.labels import senses, spaces, wordnet
+from synthjax.runtime.errors import UserError
+from tools import build_senses
 
 
 def branches(name: str) -> list[str]:
@@ -190,12 +191,12 @@ def test_scientific_names_and_insults_are_left_out():
 
 
 def test_the_table_is_small_and_in_order():
-  assert nouns.TABLE.stat().st_size < 1_500_000
-  rows, below = nouns.table()
+  assert wordnet.TABLE.stat().st_size < 1_500_000
+  rows, below = wordnet.table()
   assert len(rows) > 30_000
   keys = [row.key for row in rows]
   assert keys == sorted(set(keys))
-  number = nouns.numbers()
+  number = wordnet.numbers()
   wading, crane = number["n02000954"], number["n02012849"]
   assert rows[crane].above == (wading,) and crane in below[wading]
   assert rows[crane].words[0][0] == "crane" and rows[crane].pictured
@@ -203,10 +204,10 @@ def test_the_table_is_small_and_in_order():
 
 def test_nothing_is_read_before_it_is_asked_for():
   """Opening a shipped space costs no WordNet."""
-  nouns.table.cache_clear()
+  wordnet.table.cache_clear()
   spaces._shipped_space.cache_clear()
   spaces.load_space("cifar10")
-  assert nouns.table.cache_info().currsize == 0
+  assert wordnet.table.cache_info().currsize == 0
 
 
 # A tree in the format of WordNet's files: id, file, words, what lies above.
@@ -255,7 +256,7 @@ def test_a_table_is_built_by_the_rules():
     build_senses.read_counts(COUNTS),
     {"n01000000"},
   )
-  letter = {name: letter for letter, name in nouns.BRANCHES.items()}
+  letter = {name: letter for letter, name in wordnet.BRANCHES.items()}
   thing, game, place = letter["thing"], letter["game"], letter["place"]
   assert rows == [
     f"1930\t{thing}\t\tphysical entity\t\t\n",
@@ -279,10 +280,12 @@ def test_glosses_are_shortened():
 
 
 def test_every_row_of_the_shipped_table_is_whole():
-  text = gzip.decompress(nouns.TABLE.read_bytes()).decode()
+  text = gzip.decompress(wordnet.TABLE.read_bytes()).decode()
   for line in text.splitlines():
     step, branch, marks, words, above, gloss = line.split("\t")
-    assert int(step) > 0 and branch in nouns.BRANCHES and set(marks) <= {*"pi"}
+    assert (
+      int(step) > 0 and branch in wordnet.BRANCHES and set(marks) <= {*"pi"}
+    )
     assert words and "_" not in words
     assert len(gloss) <= build_senses.GLOSS_LENGTH + 4
     assert all(number.lstrip("-").isdigit() for number in above.split())

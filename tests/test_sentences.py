@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from synthjax.text import sentences
+from synthjax.prompts import sentences
 
 # --- what the model is asked ------------------------------------------------
 

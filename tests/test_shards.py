@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from synthjax.data import shards
-from synthjax.errors import UserError
+from synthjax.data.generated import shards
+from synthjax.runtime.errors import UserError
 
 CLASSES = {0: "crane", 1: "maillot", 2: "crane"}
 
@@ -60,7 +60,8 @@ def test_rows_come_back_in_order(tmp_path):
 WATCHED = """
 import builtins, sys
 import numpy as np
-from synthjax.data import encoded, shards
+from synthjax.data.generated.drawn_images import shards
+from synthjax.data.pipeline.loader import codecs
 
 swapped = []
 
@@ -73,8 +74,8 @@ builtins.__class__ = Watched
 image = np.zeros((8, 8, 3), np.uint8)
 rows = [
   dict(label=0, prompt="", seed=0, id=name,
-       encoded=encoded.encode(image, image_format=name))
-  for name in encoded.FORMATS
+       encoded=codecs.encode(image, image_format=name))
+  for name in codecs.FORMATS
 ]
 shards.write_shard(sys.argv[1], 0, 1, rows)
 print([row["id"] for row in shards.open_shards(sys.argv[1])], swapped)

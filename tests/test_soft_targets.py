@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from synthjax.train import soft_targets
+from synthjax.adapt import soft_targets
 
 LOGITS = np.array([[2, 0, -1], [0.5, 1.5, 0]], np.float32)
 TEACHER = np.array([[3, 1, 0], [1, 0, 4]], np.float32)

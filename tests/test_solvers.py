@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.diffusion import sample, schedule, solvers
-from synthjax.errors import UserError
+from synthjax.diffusion import samplers, schedule, solvers
+from synthjax.runtime.errors import UserError
 
 BETAS = schedule.squared_cosine()
 SOLVERS = {"dpmpp_2m": solvers.dpmpp_2m, "unipc": solvers.unipc}
@@ -204,7 +204,7 @@ def gaussian_errors(sampler, counts, std=STD):
 )
 def test_errors_fall_with_the_order_of_the_solver(name, order):
   # Of a wider Gaussian, errors of either sign cancel at some number of steps.
-  errors = gaussian_errors(sample.SAMPLERS[name], (10, 20, 40), std=0.05)
+  errors = gaussian_errors(samplers.SAMPLERS[name], (10, 20, 40), std=0.05)
   falls = errors[:-1] / errors[1:]
   assert (falls > 0.8 * 2**order).all() and (falls < 1.2 * 2**order).all(), (
     errors
@@ -213,7 +213,7 @@ def test_errors_fall_with_the_order_of_the_solver(name, order):
 
 def test_ten_steps_of_a_solver_are_nearer_than_ten_of_ddim():
   ddim, two, corrected = (
-    gaussian_errors(sample.SAMPLERS[name], (10,)).item()
+    gaussian_errors(samplers.SAMPLERS[name], (10,)).item()
     for name in ("ddim", "dpmpp_2m", "unipc")
   )
   assert two < ddim / 4 and corrected < two
@@ -242,7 +242,7 @@ def test_a_walk_starts_from_a_noised_image(name):
   steps = schedule.respace(BETAS, "logsnr20<900")
   steps = schedule.start_at(steps, 12)
   x0 = MEAN + STD * jax.random.normal(jax.random.key(2), (2, 4, 4, 3))
-  x = sample.diffuse(x0, start(x0.shape), steps, 11)
+  x = samplers.diffuse(x0, start(x0.shape), steps, 11)
   got = SOLVERS[name](gaussian(BETAS), steps, x, None)
   bar = steps.alpha_bar[-1]
   deviation = np.sqrt(bar * STD**2 + 1 - bar)
@@ -258,7 +258,7 @@ def test_a_gradient_shifts_the_noise_as_in_ddim(name):
   cond_fn = lambda x, t: jnp.cos(x)
   denoise, x = two_modes(0.6, 0.2), start()
   for more in ({}, {"cond_fn": cond_fn}):
-    want = sample.ddim(denoise, steps, x, None, **more)
+    want = samplers.ddim(denoise, steps, x, None, **more)
     got = SOLVERS[name](denoise, steps, x, None, **more)
     np.testing.assert_allclose(got, want, atol=1e-6)
 

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.data import image_files, real, shards, sources, spaces
-from synthjax.errors import UserError
+from synthjax.data.generated import shards
+from synthjax.data.pipeline import image_files
+from synthjax.data.real import real_images, sources
+from synthjax.labels import spaces
+from synthjax.runtime.errors import UserError
 
 CLASSES = {"cat": 7, "dog": 3}
 RED = (200, 10, 20)
@@ -231,5 +234,7 @@ def test_labels_of_tfds_that_do_not_fit_are_named(prepared):
 def test_a_user_s_folders_are_found_by_key(class_folders):
   fields = [{"name": "pet", "key": "cat"}, {"name": "pet", "key": "dog"}]
   space = spaces.parse_space({"name": "x", "classes": fields}, where="x")
-  source = real.open_real({"kind": "folder", "path": class_folders}, space)
+  source = real_images.open_real(
+    {"kind": "folder", "path": class_folders}, space
+  )
   assert source.labels.tolist() == [0, 0, 1, 1]

@@ -5,8 +5,9 @@ import json
 import pytest
 import yaml
 
-from synthjax.data import embedded, embedded_spaces, spaces
-from synthjax.errors import UserError
+from synthjax.embedded import label_spaces, world
+from synthjax.labels import spaces
+from synthjax.runtime.errors import UserError
 
 FARM = {
   "name": "farm",
@@ -38,9 +39,9 @@ def test_built_in_spaces(name, size):
     assert sentence.format("fox").count("fox") == 1
 
 
-@pytest.mark.parametrize("name", embedded_spaces.SPACES)
+@pytest.mark.parametrize("name", label_spaces.SPACES)
 def test_related_words_never_are_held_out_concepts(name):
-  split_of = {c.name: c.split for c in embedded.concepts()}
+  split_of = {c.name: c.split for c in world.concepts()}
   for each in spaces.load_space(name).classes:
     assert len(each.related) >= 4
     assert {split_of[word] for word in each.related} == {"train"}
@@ -50,10 +51,10 @@ def test_concept_spaces_hold_drawn_concepts_and_continue_each_other():
   small, large = map(spaces.load_space, ("concepts80", "concepts160"))
   assert (len(small.classes), len(large.classes)) == (80, 160)
   assert large.classes[:80] == small.classes
-  concept_of = {c.name: c for c in embedded.concepts()}
+  concept_of = {c.name: c for c in world.concepts()}
   for each in large.classes:
     assert concept_of[each.name].split == "train"
-    assert concept_of[each.name].subcategory in embedded_spaces.DRAWN
+    assert concept_of[each.name].subcategory in label_spaces.DRAWN
     assert each.related == (each.name,)
 
 

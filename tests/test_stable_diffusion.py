@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import tiny_sd
 
-from synthjax.convert import stable_diffusion as convert
-from synthjax.diffusion import latents, sample, schedule
+from synthjax.diffusion import latents, samplers, schedule
 from synthjax.models import attention
-from synthjax.models.sd_text import TextEncoder
-from synthjax.models.sd_unet import UNet
-from synthjax.models.sd_vae import Autoencoder
+from synthjax.models.stable_diffusion import weights as convert
+from synthjax.models.stable_diffusion.text import TextEncoder
+from synthjax.models.stable_diffusion.unet import UNet
+from synthjax.models.stable_diffusion.vae import Autoencoder
 
 VERSIONS = ("v1", "v2")
 
@@ -142,7 +142,7 @@ def test_guided_walks_end_where_those_of_diffusers_do(golden, networks, name):
 
   guided = latents.classifier_free(predict, meta["guidance_scale"])
   denoise = latents.denoiser(guided, betas, config["prediction_type"])
-  z = sample.ddim(denoise, steps, case[f"in/{name}/x"], None)
+  z = samplers.ddim(denoise, steps, case[f"in/{name}/x"], None)
   close(z, case[f"out/{name}/latents"])
   images = apply(vae, params["vae"], "decode", z / meta["scale"])
   close(images, case[f"out/{name}/images"])
@@ -245,7 +245,7 @@ def test_ddim_can_end_at_some_noise():
   steps = latents.ending_at(schedule.keep(betas, np.array([1, 501])), 0.75)
   x = np.random.default_rng(0).normal(size=(2, 4, 4, 4)).astype(np.float32)
   nothing = lambda x, t: (jnp.zeros_like(x), 0.0)  # all of x is noise
-  got = sample.ddim(nothing, steps, x, None)
+  got = samplers.ddim(nothing, steps, x, None)
   full = np.cumprod(1 - betas)
   np.testing.assert_allclose(
     got, x * (0.25 / (1 - full[501])) ** 0.5, rtol=1e-5

@@ -10,13 +10,14 @@ import pytest
 import tiny_sd
 from safetensors.numpy import load_file
 
-from synthjax.convert import files, sd_names
-from synthjax.convert import stable_diffusion as convert
-from synthjax.convert.sd_config import describe
-from synthjax.errors import UserError
 from synthjax.generators import stable_diffusion
-from synthjax.text import tokenize
-from synthjax.weights.stable_diffusion import TOKENIZER, WEIGHTS, pack
+from synthjax.models.stable_diffusion import weight_names
+from synthjax.models.stable_diffusion import weights as convert
+from synthjax.models.stable_diffusion.folder import describe
+from synthjax.models.stable_diffusion.pack import TOKENIZER, WEIGHTS, pack
+from synthjax.runtime.errors import UserError
+from synthjax.tokenizers import bpe
+from synthjax.weights import files
 
 PROMPTS = ["a red apple", "a fish", "a car"]
 
@@ -264,24 +265,24 @@ def test_a_vocabulary_of_something_else_is_told(tmp_path):
   other = vocab | {"a": 7}
   (tmp_path / "vocab.json").write_text(json.dumps(other))
   with pytest.raises(UserError, match="other ids for 1 of these, such as a"):
-    tokenize.read(tmp_path / "vocab.json", tmp_path / "merges.txt")
+    bpe.read(tmp_path / "vocab.json", tmp_path / "merges.txt")
 
 
 def test_prompts_are_filled_up_behind_their_first_end():
-  words = tokenize.load()
+  words = bpe.load()
   end = words.clip_vocab_size - 1
   tokens = np.array(
     [[end - 1, 5, end, 0, 0], [end - 1, 5, 6, 7, end]], np.int32
   )
-  got = tokenize.pad_clip(tokens, words, tokenize.END)
+  got = bpe.pad_clip(tokens, words, bpe.END)
   assert got.tolist() == [[end - 1, 5, end, end, end], tokens[1].tolist()]
   with pytest.raises(UserError, match="no token"):
-    tokenize.pad_clip(tokens, words, "<pad>")
+    bpe.pad_clip(tokens, words, "<pad>")
 
 
 def test_names_of_text_towers_with_and_without_the_prefix_are_one():
   weights = tiny_sd.released()[0]["text_encoder"]
   bare = {k.removeprefix("text_model."): w for k, w in weights.items()}
   assert bare.keys() != weights.keys()
-  got, want = map(sd_names.openai_names, (bare, weights))
+  got, want = map(weight_names.openai_names, (bare, weights))
   assert got.keys() == want.keys()

@@ -11,8 +11,8 @@ import pytest
 import tiny_glide
 import tiny_world
 
-from synthjax import artifacts
-from synthjax.data import shards
+from synthjax.data.generated import shards
+from synthjax.runtime import artifacts
 from synthjax.tasks import generate
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]

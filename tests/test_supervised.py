@@ -7,8 +7,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from synthjax.train import supervised as supervised_lib
-from synthjax.train.supervised import supervised
+from synthjax.training import supervised as supervised_lib
+from synthjax.training.supervised import supervised
 
 rng = jax.random.key(0)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tiny_t5
 
-from synthjax.models import t5_decode
-from synthjax.models.t5 import T5
+from synthjax.models.t5 import decode as t5_decode
+from synthjax.models.t5.model import T5
 
 VOCAB = tiny_t5.SIZES["vocab_size"]
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tiny_t5
 
-from synthjax.convert import files
-from synthjax.errors import UserError
-from synthjax.generators import t5
-from synthjax.text import pieces
+from synthjax.prompts import t5_writer
+from synthjax.runtime.errors import UserError
+from synthjax.tokenizers import sentence_pieces
+from synthjax.weights import files
 
 # --- pieces -----------------------------------------------------------------
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words(folder):
-  return pieces.load(folder / "spiece.model")
+  return sentence_pieces.load(folder / "spiece.model")
 
 
 def test_pieces_equal_those_of_transformers(folder, words):
@@ -78,10 +78,10 @@ def test_other_files_are_no_pieces_of_t5(tmp_path):
   (tmp_path / "odd").write_bytes(b"not a model")
   for name in ("odd", "gone"):
     with pytest.raises(UserError, match=f"{name}.*must be the spiece.model"):
-      pieces.load(tmp_path / name)
+      sentence_pieces.load(tmp_path / name)
   other = tiny_t5.write_tokenizer(tmp_path / "other", pad_id=-1, unk_id=0)
   with pytest.raises(UserError, match=r"\(-1, 1, 0\).*another model"):
-    pieces.load(other)
+    sentence_pieces.load(other)
 
 
 # --- T5 as the sampler ------------------------------------------------------
@@ -98,7 +98,7 @@ def load(folder, **changes):
     "top_k": 50,
     "top_p": 1.0,
   }
-  return t5.load(**options | changes)
+  return t5_writer.load(**options | changes)
 
 
 LONG = "a big white horse near the old harbour </s>"
@@ -117,7 +117,9 @@ def test_a_sentence_depends_on_its_text_its_number_and_the_seed(folder):
 
 
 def test_texts_are_padded_by_their_own_length(folder, words):
-  groups = t5._by_length(words, ["dog </s>", LONG, "cat </s>", "dog </s>"])
+  groups = t5_writer._by_length(
+    words, ["dog </s>", LONG, "cat </s>", "dog </s>"]
+  )
   assert groups == {8: [0, 2, 3], 32: [1]}
   assert 16 < len(words.encode(LONG)) <= 32
 
@@ -129,8 +131,8 @@ def test_greedy_sentences_are_all_the_same(folder):
 
 
 def test_keys_differ_for_every_sentence():
-  keys = t5.sentence_keys(0, ["a", "a", "b"], [0, 1, 0])
-  other = t5.sentence_keys(1, ["a"], [0])
+  keys = t5_writer.sentence_keys(0, ["a", "a", "b"], [0, 1, 0])
+  other = t5_writer.sentence_keys(1, ["a"], [0])
   data = [*jax.random.key_data(keys).tolist(), *jax.random.key_data(other)]
   assert len({tuple(map(int, row)) for row in data}) == 4
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from synthjax import artifacts, timings
-from synthjax.errors import UserError
+from synthjax.runtime import artifacts, timings
+from synthjax.runtime.errors import UserError
 
 
 def complete(workdir, task, content="a", folder=None):

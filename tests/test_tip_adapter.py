@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.errors import UserError
-from synthjax.train import classifier, few_shot_methods, tip_adapter
-from synthjax.train.tip_adapter import Strengths
+from synthjax.adapt import few_shot_methods, linear_head, tip_adapter
+from synthjax.adapt.tip_adapter import Strengths
+from synthjax.runtime.errors import UserError
 
 NUM_CLASSES, DIM = 5, 16
 
@@ -30,7 +30,7 @@ def problem():
     "shots": shots,
     "labels": labels,
     "texts": texts[:, 0],
-    "head": classifier.init_head(texts, 100.0),
+    "head": linear_head.init_head(texts, 100.0),
     "cache": tip_adapter.build_cache(shots, labels, NUM_CLASSES),
     "validation": (draw(y, 1.6), y),
   }
@@ -70,7 +70,7 @@ def test_shots_are_averaged_over_passes_and_sorted_into_classes():
 def test_the_cache_adds_its_sharpened_cosines():
   """Two shots of class 0 at 0 and 90 degrees of the row, none of class 1."""
   cache = tip_adapter.build_cache(np.eye(2)[None], np.array([0, 0]), 2)
-  head = classifier.Head(jnp.zeros((2, 2)), jnp.array([0.5, 0.25]))
+  head = linear_head.Head(jnp.zeros((2, 2)), jnp.array([0.5, 0.25]))
   row = jnp.array([[7.0, 0.0]])
   logits = tip_adapter.logits_fn(cache, head, row, Strengths(2.0, 3.0))
   want = [[0.5 + 3 * (1 + math.exp(-2)), 0.25]]
@@ -163,7 +163,7 @@ def test_the_search_equals_a_double_loop(problem, block):
 def test_the_grid_is_that_of_the_authors():
   scale = tip_adapter.SETTINGS["eurosat"].search_scale
   cache = tip_adapter.build_cache(np.ones((1, 1, 2)), np.array([0]), 2)
-  head = classifier.Head(jnp.zeros((2, 2)), jnp.zeros(2))
+  head = linear_head.Head(jnp.zeros((2, 2)), jnp.zeros(2))
   found = tip_adapter.search(
     cache, head, jnp.ones((3, 2)), jnp.array([0, 0, 1]), scale=scale
   )
@@ -270,7 +270,7 @@ def test_shots_that_fit_no_label_space_say_so():
   with pytest.raises(UserError, match="Found 0 shots"):
     tip_adapter.build_cache(shots[:, :0], np.array([], int), 3)
   cache = tip_adapter.build_cache(shots, np.array([0, 1, 2]), 3)
-  head = classifier.Head(jnp.zeros((3, 4)), jnp.zeros(3))
+  head = linear_head.Head(jnp.zeros((3, 4)), jnp.zeros(3))
   none = jnp.zeros((0, 4)), jnp.zeros(0, int)
   with pytest.raises(ValueError, match="no validation rows"):
     tip_adapter.search(cache, head, *none, scale=Strengths(7, 3))

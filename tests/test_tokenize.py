@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from synthjax.data import embedded, spaces
-from synthjax.errors import UserError
-from synthjax.text import tokenize
+from synthjax.embedded import world
+from synthjax.labels import spaces
+from synthjax.runtime.errors import UserError
+from synthjax.tokenizers import bpe
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-  return tokenize.load()
+  return bpe.load()
 
 
 def test_the_two_vocabularies_add_their_special_ids(tokenizer):
@@ -75,7 +76,7 @@ def test_clip_keeps_the_end_of_a_text_that_is_cut(tokenizer):
 
 
 def test_no_text_reaches_the_special_ids(tokenizer):
-  texts = [p for c in embedded.concepts() for p in c.phrases]
+  texts = [p for c in world.concepts() for p in c.phrases]
   texts += ["<|endoftext|>", "</s>", "\x00", "🦊"]
   assert max(max(tokenizer.encode(text)) for text in texts) < 2046
 
@@ -104,14 +105,14 @@ def test_a_damaged_tokenizer_is_named(tmp_path, text):
   if text is not None:
     path.write_text(text)
   with pytest.raises(UserError, match=r"(?s)tokenizer\.json.*Hugging Face"):
-    tokenize.load(path)
+    bpe.load(path)
 
 
 def test_lower_case_and_cleaning_leave_the_embedded_tokens_as_they_were(
   tokenizer,
 ):
   """Its normaliser lower-cases; CLIP's cleaning is for CLIP's vocabulary."""
-  texts = [p for c in embedded.concepts() for p in c.phrases]
+  texts = [p for c in world.concepts() for p in c.phrases]
   texts += ["caf\u00e9 \u201cquotes\u201d", "&amp; more", "A\tB"]
   tokens, mask = tokenizer.glide_tokens(texts, 64)
   clip_tokens = tokenizer.clip_tokens(texts, 64)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch_pickles as tp
 
-from synthjax.convert import torch_files
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
+from synthjax.weights.torch_files import reader as torch_files
 
 RECORDED = pathlib.Path(__file__).parent / "golden" / "torch_files"
 

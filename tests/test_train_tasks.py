@@ -7,14 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from synthjax import artifacts
-from synthjax.convert import files
 from synthjax.encoders import load_encoder
-from synthjax.errors import UserError
 from synthjax.generators import glide
 from synthjax.main import load_config
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import train_clip, train_generator
-from synthjax.train import metrics
+from synthjax.training import metrics
+from synthjax.weights import files
 
 TOKENIZER = "embedded:tokenizer.json"
 

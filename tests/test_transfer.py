@@ -9,20 +9,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import pretrain_in2k, sanity_pretrain
-from synthjax import artifacts
-from synthjax.convert import files
-from synthjax.data import real
-from synthjax.errors import UserError
-from synthjax.models import vit
+from synthjax.data.real import real_images
 from synthjax.models.classifiers import HEADS, backbone, make_classifier
+from synthjax.models.vit import model as vit
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import transfer
-from synthjax.train import (
-  finetune,
-  pretrained,
-  pretraining_fields,
-  recipe,
-  supervised,
-)
+from synthjax.training import backbones as pretrained
+from synthjax.training import finetune, pretraining_fields, recipes, supervised
+from synthjax.weights import files
 
 MODEL = dict(name="resnet_tiny", width=4, stage_sizes=(1,))
 SPLITS = {"train": 24, "validation": 12, "test": 20}
@@ -45,8 +40,8 @@ def opened(monkeypatch):
       for i in range(n)
     ]
 
-  monkeypatch.setattr(real, "open_real", open_real)
-  monkeypatch.setattr(real, "check_real", lambda block, space: None)
+  monkeypatch.setattr(real_images, "open_real", open_real)
+  monkeypatch.setattr(real_images, "check_real", lambda block, space: None)
   return log
 
 
@@ -260,7 +255,7 @@ def test_a_backbone_is_taken_whole_and_its_head_is_not():
   backbone = make_classifier(num_classes=5, **MODEL).init(
     jax.random.key(3), np.zeros((1, 8, 8, 3))
   )
-  tx = recipe.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
+  tx = recipes.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
   scratch = supervised.supervised(model, tx, ema_decay=0.9)
   batch = {"image": images, "label": np.zeros(1, int)}
   fresh = scratch.init(jax.random.key(0), batch)
@@ -327,7 +322,7 @@ def test_a_vit_starts_at_another_image_size_with_resized_positions():
   backbone["params"]["pos_embed"] = np.full((1, 5, 8), 0.5, np.float32)
   start = vit.fit_positions(backbone, {"image_size": 8}, image_size=12)
   model = make_classifier(num_classes=2, **sizes)
-  tx = recipe.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
+  tx = recipes.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
   scratch = supervised.supervised(model, tx)
   batch = {"image": np.zeros((1, 12, 12, 3), np.uint8)}
   state = finetune.start_from(scratch, start, heads=HEADS).init(

@@ -8,11 +8,12 @@ import tiny_world
 from PIL import Image
 from safetensors.numpy import load_file
 
-from synthjax import artifacts
-from synthjax.data import real, scores, selection
-from synthjax.errors import UserError
+from synthjax.adapt import linear_head
+from synthjax.data.generated import clip_filter, scores
+from synthjax.data.real import real_images
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import score, select, tune
-from synthjax.train import classifier
 
 ARMS = (
   dict(name="B CE", strategy="basic", filter=False, soft_weight=0.0),
@@ -49,10 +50,10 @@ def world(tmp_path_factory):
 def tuned(world):
   """Runs the task; returns the workdir and the order of what was opened."""
   workdir, config = world
-  events, open_real, fit = [], real.open_real, tune._fit
+  events, open_real, fit = [], real_images.open_real, tune._fit
   patch = pytest.MonkeyPatch()
   patch.setattr(
-    real,
+    real_images,
     "open_real",
     lambda block, space: (
       events.append(block["split"]) or open_real(block, space)
@@ -95,14 +96,14 @@ def test_accuracies_are_those_of_the_heads_that_were_written(world, tuned):
   heads = load_file(workdir / "tune" / "heads.safetensors")
   space = tune.spaces.load_space(config.space)
   encoder = tune.load_encoder(**config.encoder.to_dict())
-  source = real.open_real({"split": "test"}, space)
+  source = real_images.open_real({"split": "test"}, space)
   rows = [source[i] for i in range(len(source))]
   features = encoder.encode_images([row["image"] for row in rows])
   labels = np.array([row["label"] for row in rows])
 
   def accuracy(name):
-    head = classifier.Head(heads[f"{name}/weight"], heads[f"{name}/bias"])
-    logits = np.asarray(classifier.logits_fn(head, features))
+    head = linear_head.Head(heads[f"{name}/weight"], heads[f"{name}/bias"])
+    logits = np.asarray(linear_head.logits_fn(head, features))
     return (logits.argmax(-1) == labels).mean()
 
   assert results["num_real"]["test"] == len(rows)
@@ -343,7 +344,7 @@ def scores_of(seeds):
 def images_of(found, **changes):
   options = dict(strategy="basic", seed=0, class_names=("cat", "dog"))
   options["kept"] = np.ones(len(found.ids), bool)
-  return selection.images_of(found, **options | changes)
+  return clip_filter.images_of(found, **options | changes)
 
 
 # --- what is refused --------------------------------------------------------

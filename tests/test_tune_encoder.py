@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import tiny_world
 
-from synthjax import artifacts
-from synthjax.convert import files
-from synthjax.errors import UserError
-from synthjax.models import clip
+from synthjax.models.clip import model as clip
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import tune_encoder
-from synthjax.text import tokenize
+from synthjax.tokenizers import bpe
+from synthjax.weights import files
 
 SIZES = dict(
   embed_dim=16,
@@ -44,7 +44,7 @@ ARMS = (
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
-  sizes = SIZES | {"vocab_size": tokenize.load().clip_vocab_size}
+  sizes = SIZES | {"vocab_size": bpe.load().clip_vocab_size}
   model = clip.CLIP(**sizes)
   shapes = jax.eval_shape(
     model.init,

@@ -10,19 +10,15 @@ import pytest
 from ml_collections import ConfigDict
 
 from synthjax import main
-from synthjax.errors import UserError
-from synthjax.models import clip, glide
+from synthjax.adapt import few_shot_methods
+from synthjax.detection import recipe as detector_fields
+from synthjax.detection.regions import Options
 from synthjax.models.classifiers import CLASSIFIERS, SIZES
+from synthjax.models.clip import model as clip
+from synthjax.models.glide import model as glide
+from synthjax.runtime.errors import UserError
 from synthjax.tasks import train_clip, train_generator
-from synthjax.train import (
-  detector_fields,
-  few_shot_methods,
-  mixing,
-  optimizer,
-  pretraining_fields,
-  recipe,
-)
-from synthjax.train.regions import Options
+from synthjax.training import mixup, optimizer, pretraining_fields, recipes
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 # A config with a block of each task.
@@ -99,15 +95,15 @@ def test_the_tables_name_all_that_the_functions_take():
   kinds = set().union(*map(named, optimizer.OPTIMIZERS.values()))
   common = {"name", "lr", "rate", "warmup", *named(optimizer.with_rate)}
   assert optimizer.FIELDS.keys() == common | schedules | kinds
-  by_epochs = named(recipe.make_epoch_rate) - {"num_steps", "epochs"}
-  assert recipe.OPTIMIZER.keys() == optimizer.FIELDS.keys() | by_epochs
+  by_epochs = named(recipes.make_epoch_rate) - {"num_steps", "epochs"}
+  assert recipes.OPTIMIZER.keys() == optimizer.FIELDS.keys() | by_epochs
 
   kinds = few_shot_methods.METHODS
   options = set().union(*map(few_shot_methods.options_of, kinds))
   assert few_shot_methods.OPTIONS.keys() == options
   assert set(few_shot_methods.FIELDS) == set(few_shot_methods.Method._fields)
   assert detector_fields.OPTIONS.keys() == set(Options._fields)
-  assert pretraining_fields.MIX.keys() == named(mixing.mix)
+  assert pretraining_fields.MIX.keys() == named(mixup.mix)
   assert pretraining_fields.KNN.keys() == pretraining_fields.KNN_VALUES.keys()
 
   sizes = set().union(*(fields_of(make.func) for make in CLASSIFIERS.values()))

@@ -8,14 +8,14 @@ import optax
 import pytest
 from flax import traverse_util
 
-from synthjax.errors import UserError
-from synthjax.models import vit
 from synthjax.models.classifiers import (
   backbone,
   describe,
   make_classifier,
 )
-from synthjax.train import supervised
+from synthjax.models.vit import model as vit
+from synthjax.runtime.errors import UserError
+from synthjax.training import supervised
 
 
 def shapes(model, size):

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.data import spaces, voc
-from synthjax.errors import UserError
+from synthjax.detection import voc
+from synthjax.labels import spaces
+from synthjax.runtime.errors import UserError
 
 # As annotations say it: name, difficult, xmin, ymin, xmax, ymax.
 NOTES = {

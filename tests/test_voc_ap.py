@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from synthjax.evals import voc_ap, voc_files
-from synthjax.evals.voc_ap import Detections, Truth
+from synthjax.detection import average_precision, voc_results
+from synthjax.detection.average_precision import Detections, Truth
 
 BOX = (10.0, 10.0, 30.0, 30.0)  # 20 x 20 px
 ELSEWHERE = (100.0, 100.0, 120.0, 120.0)
@@ -28,14 +28,16 @@ def there(*boxes, labels=None, difficult=None):
 
 
 def ap(detections, truth, num_classes=1, **options):
-  return voc_ap.average_precision(detections, truth, num_classes, **options)
+  return average_precision.average_precision(
+    detections, truth, num_classes, **options
+  )
 
 
 def both(detections, truth):
   """Returns AP50 of a class in 11 points and as the area."""
   return [
     ap(detections, truth, interpolation=kind).AP50
-    for kind in voc_ap.INTERPOLATIONS
+    for kind in average_precision.INTERPOLATIONS
   ]
 
 
@@ -100,8 +102,8 @@ def test_the_files_say_the_same_as_the_arrays(golden, tmp_path):
   images = [f"{i:06}" for i in range(len(truth))]
   classes = case["meta"]["classes"]
   named = dict(zip(images, detections, strict=True))
-  voc_files.write(tmp_path, named, classes)
-  again = voc_files.read(tmp_path, classes, images)
+  voc_results.write(tmp_path, named, classes)
+  again = voc_results.read(tmp_path, classes, images)
   np.testing.assert_array_equal(
     ap(detections, truth, len(classes)).per_class,
     ap(again, truth, len(classes)).per_class,
@@ -170,7 +172,9 @@ def test_scores_are_rounded_and_equal_ones_keep_their_order():
 
 @pytest.mark.parametrize("value", [0.05, 0.15, 0.25, 1.35, 2.675, 48.65, -0.25])
 def test_rounding_is_that_of_printing(value):
-  boxes, scores = voc_files.as_written([[value, value, value, value]], [value])
+  boxes, scores = voc_results.as_written(
+    [[value, value, value, value]], [value]
+  )
   assert boxes.tolist() == [
     [*[float(f"{value + 1:.1f}")] * 2, *[float(f"{value:.1f}")] * 2]
   ]
@@ -182,7 +186,7 @@ def test_difficult_objects_are_neither_missed_nor_found():
   rows = (BOX, 0.9), (shifted(1), 0.8), (ELSEWHERE, 0.7)
   assert both([found(*rows)], [hard]) == pytest.approx([1, 1])
   assert ap([found(*rows)], [hard]).num_objects.tolist() == [1]
-  words = voc_ap.verdicts(found(*rows), hard)
+  words = average_precision.verdicts(found(*rows), hard)
   assert words == ["ignored", "ignored", "right"]
 
 
@@ -214,10 +218,10 @@ def test_nothing_found_is_zero():
 
 def test_verdicts_are_in_the_order_given():
   rows = (ELSEWHERE, 0.2), (BOX, 0.3), (shifted(1), 0.9)
-  words = voc_ap.verdicts(found(*rows), there(BOX))
+  words = average_precision.verdicts(found(*rows), there(BOX))
   assert words == ["wrong", "wrong", "right"]
-  assert voc_ap.verdicts(found(*rows), there()) == ["wrong"] * 3
-  assert voc_ap.verdicts(found(), there(BOX)) == []
+  assert average_precision.verdicts(found(*rows), there()) == ["wrong"] * 3
+  assert average_precision.verdicts(found(), there(BOX)) == []
 
 
 def test_a_slow_count_of_random_boxes_agrees():
@@ -234,7 +238,7 @@ def test_a_slow_count_of_random_boxes_agrees():
   measured = ap(detections, truth, 2, interpolation="area")
   for label in range(2):
     assert measured.per_class[label, 2] == pytest.approx(
-      slow_area(detections, truth, label, voc_ap.THRESHOLDS[2])
+      slow_area(detections, truth, label, average_precision.THRESHOLDS[2])
     )
 
 

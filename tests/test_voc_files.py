@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from test_voc_ap import BOX, found
 
-from synthjax.errors import UserError
-from synthjax.evals import voc_files
+from synthjax.detection import voc_results
+from synthjax.runtime.errors import UserError
 
 
 def test_files_are_those_of_voc(tmp_path):
@@ -13,7 +13,7 @@ def test_files_are_those_of_voc(tmp_path):
     "000001": found((BOX, 0.98765, 1), ((9.04, 9.0, 20.06, 21.0), 0.5, 0)),
     "000002": found((BOX, 0.1, 1)),
   }
-  names = voc_files.write(tmp_path, detections, ["cat", "dog", "sofa"])
+  names = voc_results.write(tmp_path, detections, ["cat", "dog", "sofa"])
   assert names == [f"comp4_det_test_{c}.txt" for c in ("cat", "dog", "sofa")]
   texts = [(tmp_path / name).read_text() for name in names]
   assert texts == [
@@ -26,8 +26,8 @@ def test_files_are_those_of_voc(tmp_path):
 def test_what_was_written_is_read_back(tmp_path):
   flat = (5.0, 5.0, 5.0, 9.0)  # no width: nothing that a reader may refuse
   detections = {"b": found((BOX, 0.9, 1), (flat, 0.5, 0)), "a": found()}
-  voc_files.write(tmp_path, detections, ["cat", "dog"])
-  a, b = voc_files.read(tmp_path, ["cat", "dog"], ["a", "b"])
+  voc_results.write(tmp_path, detections, ["cat", "dog"])
+  a, b = voc_results.read(tmp_path, ["cat", "dog"], ["a", "b"])
   assert len(a.labels) == 0 and a.boxes.shape == (0, 4)
   np.testing.assert_allclose(b.boxes, [flat, BOX])
   assert b.scores.tolist() == [0.5, 0.9] and b.labels.tolist() == [0, 1]
@@ -49,7 +49,7 @@ def test_a_garbled_line_is_named(tmp_path, line, message):
   path = tmp_path / "comp4_det_test_cat.txt"
   path.write_bytes(f"a 0.5 1.0 2.0 3.0 4.0\n{line}\n".encode("latin1"))
   with pytest.raises(UserError, match=message) as error:
-    voc_files.read(tmp_path, ["cat"], ["a", "b"])
+    voc_results.read(tmp_path, ["cat"], ["a", "b"])
   assert f"{path}, line 2: " in str(error.value)
 
 
@@ -58,14 +58,14 @@ def test_all_bad_lines_and_a_cut_end_are_named(tmp_path):
   path = tmp_path / "comp4_det_test_cat.txt"
   path.write_text("a 0.5\n" * 12 + "a 0.5 1.0 2.0 3.0 4")
   with pytest.raises(UserError, match="line 10: .*\n.*and 3 more"):
-    voc_files.read(tmp_path, ["cat"], ["a"])
+    voc_results.read(tmp_path, ["cat"], ["a"])
   path.write_text("a 0.5 1.0 2.0 30.0 40.0\na 0.5 1.0 2.0 30.0 4")
   with pytest.raises(UserError, match="line 2: it has no end of line"):
-    voc_files.read(tmp_path, ["cat"], ["a"])
+    voc_results.read(tmp_path, ["cat"], ["a"])
   with pytest.raises(UserError, match="lacks comp4_det_test_dog.txt, comp4"):
-    voc_files.read(tmp_path, ["cat", "dog", "cow"], ["a"])
+    voc_results.read(tmp_path, ["cat", "dog", "cow"], ["a"])
 
 
 def test_names_with_spaces_are_not_written(tmp_path):
   with pytest.raises(UserError, match="must be one word"):
-    voc_files.write(tmp_path, {"an image": found()}, ["cat"])
+    voc_results.write(tmp_path, {"an image": found()}, ["cat"])

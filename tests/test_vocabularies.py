@@ -9,8 +9,8 @@ import random
 import numpy as np
 import pytest
 
-from synthjax.errors import UserError
-from synthjax.text import tokenize
+from synthjax.runtime.errors import UserError
+from synthjax.tokenizers import bpe
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,12 @@ def vocab():
 
 @pytest.fixture(scope="module")
 def clip_bpe(vocab):
-  return tokenize.clip_bpe(vocab / "bpe_simple_vocab_16e6.txt.gz")
+  return bpe.clip_bpe(vocab / "bpe_simple_vocab_16e6.txt.gz")
 
 
 @pytest.fixture(scope="module")
 def glide_bpe(vocab):
-  return tokenize.glide_bpe(vocab / "encoder.json.gz", vocab / "vocab.bpe.gz")
+  return bpe.glide_bpe(vocab / "encoder.json.gz", vocab / "vocab.bpe.gz")
 
 
 @pytest.mark.golden
@@ -163,7 +163,7 @@ def test_clip_reads_awkward_texts_as_a_plain_implementation(clip_bpe, vocab):
   for text in AWKWARD + made_up_texts():
     want = [
       ids[piece]
-      for word in words.findall(tokenize.clean(text))
+      for word in words.findall(bpe.clean(text))
       for piece in plain_bpe([letters[b] for b in word.encode()], ranks, "</w>")
     ]
     tokens = clip_bpe.clip_tokens([text], 77)[0]
@@ -201,7 +201,7 @@ def test_glide_reads_awkward_texts_as_a_plain_implementation(glide_bpe, vocab):
   ],
 )
 def test_texts_for_clip_are_cleaned(text, cleaned):
-  assert tokenize.clean(text) == cleaned
+  assert bpe.clean(text) == cleaned
 
 
 def test_special_tokens_spelt_out_are_plain_text(clip_bpe, glide_bpe):
@@ -224,7 +224,7 @@ def test_released_tokenizers_are_kept_as_one_file(
   for each, text in ((clip_bpe, "a red fox, 42"), (glide_bpe, "A red fox!")):
     path = tmp_path / f"{each.clip_vocab_size}.json"
     each.bpe.save(str(path))
-    loaded = tokenize.load(path)
+    loaded = bpe.load(path)
     assert loaded.encode(text) == each.encode(text)
     assert loaded.clip_tokens([text], 9).tolist() == (
       each.clip_tokens([text], 9).tolist()
@@ -248,7 +248,7 @@ def test_a_damaged_vocabulary_is_refused(vocab, tmp_path, damage):
   elif damage == "other":
     path.write_text("a page\nnot a list of pairs of pieces\n")
   with pytest.raises(UserError, match=r"bpe_simple_vocab_16e6\.txt\.gz"):
-    tokenize.clip_bpe(path)
+    bpe.clip_bpe(path)
 
 
 @pytest.mark.faults
@@ -258,7 +258,7 @@ def test_files_of_two_vocabularies_are_refused(vocab, tmp_path):
   (tmp_path / "encoder.json").write_text(json.dumps(ids))
   for encoder in (tmp_path / "encoder.json", vocab / "vocab.bpe.gz"):
     with pytest.raises(UserError, match="of one vocabulary"):
-      tokenize.glide_bpe(encoder, vocab / "vocab.bpe.gz")
+      bpe.glide_bpe(encoder, vocab / "vocab.bpe.gz")
 
 
 def test_a_released_tokenizer_that_is_not_here_names_the_command(
@@ -266,8 +266,8 @@ def test_a_released_tokenizer_that_is_not_here_names_the_command(
 ):
   monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path))
   with pytest.raises(UserError, match="synthjax.weights fetch glide`"):
-    tokenize.locate("released:glide/tokenizer.json")
+    bpe.locate("released:glide/tokenizer.json")
   path = tmp_path / "weights" / "glide" / "tokenizer.json"
   path.parent.mkdir(parents=True)
   path.write_text("{}")
-  assert tokenize.locate("released:glide/tokenizer.json") == path
+  assert bpe.locate("released:glide/tokenizer.json") == path

@@ -7,8 +7,8 @@ import tarfile
 import pytest
 from odd_rows import ROWS, write
 
-from synthjax.data.exports import webdataset
-from synthjax.errors import UserError
+from synthjax.data.formats import webdataset
+from synthjax.runtime.errors import UserError
 
 
 def test_a_tar_file_has_what_webdataset_expects(tmp_path):

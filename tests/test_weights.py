@@ -15,9 +15,10 @@ import pytest
 from safetensors.numpy import save_file
 from tiny_release import SIZES, released_text, run
 
-from synthjax.convert import files, noised_clip
-from synthjax.convert.released import FAMILIES, RELEASED
-from synthjax.text import tokenize
+from synthjax.models.glide import noised_clip_weights
+from synthjax.tokenizers import bpe
+from synthjax.weights import files
+from synthjax.weights.catalogue import FAMILIES, RELEASED
 
 pytest_plugins = ("release_server",)  # fixtures
 ROOT = pathlib.Path(__file__).parent.parent
@@ -144,11 +145,11 @@ def test_a_fetch_leaves_weights_and_a_tokenizer(tiny, server, capsys):
   variables, about = files.load_params(path, dtype=None)
   assert about["model"] == SIZES and about["tower"] == "text"
   assert about["sources"] == {"text.pt": files.sha256(tiny / "text.pt")}
-  back = noised_clip.to_released(variables, about)
+  back = noised_clip_weights.to_released(variables, about)
   for name, value in released_text().items():
     assert back[name].dtype == np.float16
     np.testing.assert_array_equal(back[name], value)
-  words = tokenize.load(tokenize.locate("released:tiny/tokenizer.json"))
+  words = bpe.load(bpe.locate("released:tiny/tokenizer.json"))
   assert words.encode("AB a") == [256, *words.encode(" "), words.encode("a")[0]]
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from tiny_release import parameters, run
 
-from synthjax.convert import files
-from synthjax.convert.released import RELEASED, Made
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
 from synthjax.weights import __main__ as weights
+from synthjax.weights import files
+from synthjax.weights.catalogue import RELEASED, Made
 
 pytest_plugins = ("release_server",)  # fixtures
 ROOT = pathlib.Path(__file__).parent.parent
@@ -97,7 +97,7 @@ def test_an_interruption_keeps_what_was_fetched(tiny, monkeypatch, capsys):
   def interrupted(*args, **kwargs):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr("synthjax.download.fetch", interrupted)
+  monkeypatch.setattr("synthjax.runtime.download.fetch", interrupted)
   run("fetch", "tiny", code=130)
   err = capsys.readouterr().err
   assert "interrupted. What was fetched is kept" in err

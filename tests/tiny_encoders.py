@@ -4,9 +4,9 @@ import inception_keys
 import jax
 import numpy as np
 
-from synthjax.convert import files
-from synthjax.convert import inception as inception_names
-from synthjax.models import dinov2
+from synthjax.models.dinov2 import model as dinov2
+from synthjax.models.inception import weights as inception_names
+from synthjax.weights import files
 
 
 def write_dinov2(path, **sizes):

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from synthjax.convert import files
-from synthjax.models.glide import Glide
-from synthjax.text import tokenize
+from synthjax.models.glide.model import Glide
+from synthjax.tokenizers import bpe
+from synthjax.weights import files
 
 SIZES = {
   "text_context": 8,
@@ -27,7 +27,7 @@ SIZES = {
 
 def write_glide(folder: pathlib.Path) -> dict:
   """Writes base and upsampler and returns config.generator."""
-  vocab_size = tokenize.load().glide_vocab_size
+  vocab_size = bpe.load().glide_vocab_size
   block = {
     "name": "glide",
     "tokenizer": "embedded:tokenizer.json",

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from synthjax.convert import noised_clip
-from synthjax.models.noised_clip import TextEncoder
+from synthjax.models.glide import noised_clip_weights
+from synthjax.models.glide.noised_clip import TextEncoder
 from synthjax.weights import __main__ as weights
 
 SIZES = dict(vocab_size=50, context=6, width=64, layers=1, heads=1, embed_dim=8)
@@ -17,7 +17,7 @@ def released_text(dtype=np.float16):
   like = jax.eval_shape(TextEncoder(**SIZES).init, jax.random.key(0), tokens)
   rng = np.random.default_rng(0)
   variables = jax.tree.map(lambda x: rng.normal(size=x.shape), like)
-  state = noised_clip.to_released(variables, {})
+  state = noised_clip_weights.to_released(variables, {})
   return {k: np.ascontiguousarray(w, dtype) for k, w in state.items()}
 
 

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from synthjax.convert import files, sd_names
-from synthjax.convert import stable_diffusion as convert
-from synthjax.convert.sd_config import describe
-from synthjax.text import tokenize
+from synthjax.models.stable_diffusion import weight_names
+from synthjax.models.stable_diffusion import weights as convert
+from synthjax.models.stable_diffusion.folder import describe
+from synthjax.tokenizers import bpe
+from synthjax.weights import files
 
 
 def random_weights(shapes, seed):
@@ -118,7 +119,7 @@ def released(version="v1", vocab_size=64):
 
 def write_file(folder, version="v1"):
   """Writes weights for the embedded tokenizer; returns config.generator."""
-  vocab_size = tokenize.load().clip_vocab_size
+  vocab_size = bpe.load().clip_vocab_size
   weights, settings = released(version, vocab_size)
   variables, about = convert.from_released(weights, settings)
   path = folder / f"{version}.safetensors"
@@ -139,7 +140,7 @@ def write_folder(folder, version="v1", *, dtype=np.float32, old_names=False):
   merges, vocab = made_up_words()
   weights, settings = released(version, len(vocab))
   if old_names:
-    weights["vae"] = sd_names.old_vae_names(weights["vae"])
+    weights["vae"] = weight_names.old_vae_names(weights["vae"])
   for part, file in convert.CONFIGS.items():
     (folder / part).mkdir(parents=True)
     (folder / part / file).write_text(json.dumps(settings[part]))
@@ -165,7 +166,7 @@ def write_folder(folder, version="v1", *, dtype=np.float32, old_names=False):
 @functools.cache
 def made_up_words():
   """Returns merges.txt and vocab.json, as large as CLIP's."""
-  letters = tokenize._byte_letters()
+  letters = bpe._byte_letters()
   tokens = letters + [letter + "</w>" for letter in letters]
   pairs = [(a, b) for a in letters for b in letters][:48_894]
   tokens += [a + b for a, b in pairs]

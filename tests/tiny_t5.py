@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from synthjax.convert import files
-from synthjax.models.t5 import T5
+from synthjax.models.t5.model import T5
+from synthjax.weights import files
 
 SIZES = {
   "vocab_size": 112,

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from synthjax import artifacts
-from synthjax.convert import files
-from synthjax.data import shards
-from synthjax.models import clip
-from synthjax.text import prompts, tokenize
+from synthjax.data.generated import shards
+from synthjax.models.clip import model as clip
+from synthjax.prompts import strategies as prompts
+from synthjax.runtime import artifacts
+from synthjax.tokenizers import bpe
+from synthjax.weights import files
 
 SPACE = {
   "name": "tiny",
@@ -43,7 +44,7 @@ def write_clip(path: pathlib.Path, *, seed: int = 0, **sizes) -> str:
     "vision_layers": 1,
     "vision_heads": 2,
     "context_length": 12,
-    "vocab_size": tokenize.load().clip_vocab_size,
+    "vocab_size": bpe.load().clip_vocab_size,
     "text_width": 16,
     "text_layers": 1,
     "text_heads": 2,

@@ -1,13 +1,13 @@
 """What configs need: their argument, blocks that they share, and checks."""
 
 from synthjax.config.arguments import parse_arg
-from synthjax.config.fields import (
+from synthjax.config.checks import (
   check_strategies,
   read_named,
   unknown_fields,
   validate,
 )
-from synthjax.config.models import (
+from synthjax.config.presets import (
   EMBEDDED_PRESETS,
   PRESETS,
   embedded_pretraining,
@@ -22,7 +22,7 @@ from synthjax.config.models import (
   use_deit_finetuning,
   use_deit_recipe,
 )
-from synthjax.errors import unknown_names
+from synthjax.runtime.errors import unknown_names
 
 __all__ = [
   "EMBEDDED_PRESETS",

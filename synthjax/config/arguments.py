@@ -3,7 +3,7 @@
 import types
 from typing import Any
 
-from synthjax.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError, unknown_names
 
 _BOOLS = {"true": True, "1": True, "false": False, "0": False}
 

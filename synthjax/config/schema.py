@@ -15,7 +15,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

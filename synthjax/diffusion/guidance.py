@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from synthjax.diffusion.denoiser import CondFn, Denoiser
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
 
 # (x_t [n, h, w, c], t [n]) -> [n, h, w, 2c]: noise, and its variance in -1..1.
 Predictor = Callable[[jax.Array, jax.Array], jax.Array]

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from synthjax.diffusion import schedule
-from synthjax.diffusion.sample import Denoiser
+from synthjax.diffusion.samplers import Denoiser
 from synthjax.diffusion.schedule import Schedule
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
 
 # (x_t [n, h, w, c], t [n]) -> [n, h, w, c]: see PREDICTIONS.
 Predictor = Callable[[jax.Array, jax.Array], jax.Array]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from synthjax.errors import UserError
+from synthjax.runtime.errors import UserError
 
 # GLIDE's schedule for upsampling: the step counts of five equal sections.
 FAST27 = "fast27"

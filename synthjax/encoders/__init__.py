@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from synthjax.convert import files
 from synthjax.encoders import batching
-from synthjax.errors import (
+from synthjax.runtime.errors import (
   DTYPE,
   UserError,
   check_arguments,
   check_values,
   unknown_names,
 )
+from synthjax.weights import files
 
 # Each module has `load(**fields) -> Encoder` and `check(**fields)`.
 ENCODERS = {"clip": "synthjax.encoders.clip"}

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from synthjax.train import mesh as meshes
+from synthjax.runtime import mesh as meshes
 
 # Each size of images that the device resizes is compiled; others wait for the
 # host.

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from synthjax.convert import files
+from synthjax.adapt import coop
 from synthjax.encoders import Encoder, batching
 from synthjax.encoders.resize import fit_image, fit_images
-from synthjax.errors import UserError, unknown_names
-from synthjax.models import clip
-from synthjax.text import tokenize
-from synthjax.train import coop
+from synthjax.models.clip import model as clip
+from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.tokenizers import bpe
+from synthjax.weights import files
 
 RESIZES = ("host", "device")
 
@@ -34,7 +34,7 @@ def check(
   _weights(weights)
   if batch_size < 1:
     raise UserError(f"encoder.batch_size={batch_size} must be at least 1.")
-  if not tokenizer or not tokenize.locate(tokenizer).exists():
+  if not tokenizer or not bpe.locate(tokenizer).exists():
     raise UserError(
       f"config.encoder.tokenizer names {tokenizer}, which is not there; it is "
       "the tokenizer.json that the weights were trained with, "
@@ -65,14 +65,14 @@ def load(
   Raises:
     UserError: about missing or unfit weights, or a batch that does not split.
   """
-  paths = _weights(weights), tokenize.locate(tokenizer)
+  paths = _weights(weights), bpe.locate(tokenizer)
   params, about = files.load_params(paths[0])
   if about.get("kind") != "clip":
     raise UserError(
       f"{weights} holds weights of {about.get('kind')!r}: config.encoder needs "
       "those of a CLIP."
     )
-  words = tokenize.load(paths[1])
+  words = bpe.load(paths[1])
   model = clip.CLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
   if model.vocab_size != words.clip_vocab_size:
     raise UserError(

@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 from etils import epath
 
-from synthjax.convert import files
 from synthjax.encoders import ImageEncoder, batching
 from synthjax.encoders.resize import fit_image
-from synthjax.models import dinov2
+from synthjax.models.dinov2 import model as dinov2
+from synthjax.weights import files
 
 # As the authors evaluate it: the shorter side to 256 px, and the middle 224 of
 # them, 16 patches of 14 px.

@@ -15,10 +15,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from synthjax.convert import files
 from synthjax.encoders import ImageEncoder, batching
 from synthjax.encoders.resize import stretch_image, stretch_images
-from synthjax.models import inception
+from synthjax.models.inception import model as inception
+from synthjax.weights import files
 
 
 def load(path: epath.PathLike, *, batch_size: int) -> ImageEncoder:

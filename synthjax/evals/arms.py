@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from synthjax.evals import classify
+from synthjax.evals import accuracy as classify
 
 ZERO_SHOT = "zero_shot"
 UNMEASURED = (

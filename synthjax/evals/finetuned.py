@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from synthjax.evals import classify
+from synthjax.evals import accuracy as classify
 
 
 class Run(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from synthjax.evals import neighbours
-from synthjax.evals.classify import top1
+from synthjax.evals.accuracy import top1
 
 # Features [m, d], labels [m] and queries [n, d] -> scores [n, k].
 Classify = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]

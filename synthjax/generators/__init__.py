@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from synthjax.errors import (
+from synthjax.runtime.errors import (
   COUNT,
   DTYPE,
   NOT_NEGATIVE,

@@ -11,21 +11,21 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from synthjax.convert import files
-from synthjax.diffusion import guidance, sample, schedule
+from synthjax.diffusion import guidance, samplers, schedule
 from synthjax.generators import Generator, batching
-from synthjax.generators import clip_guidance as clips
+from synthjax.generators import glide_clip_guidance as clips
 from synthjax.generators.batching import cached
-from synthjax.generators.stages import (
+from synthjax.generators.glide_stages import (
   Stage,
   check_stage,
   load_stage,
   locate,
 )
-from synthjax.models.glide_text import Text
-from synthjax.text import tokenize
-from synthjax.train import mesh as meshes
-from synthjax.train.denoising import to_unit
+from synthjax.models.glide.text import Text
+from synthjax.runtime import mesh as meshes
+from synthjax.tokenizers import bpe
+from synthjax.training.denoising import to_unit
+from synthjax.weights import files
 
 # The upsampler's first noise is a little weaker, as in the authors' notebook.
 TEMPERATURE = 0.997
@@ -88,8 +88,8 @@ def load(
       of guidance at once, or an interval that is none.
   """
   clips.check(guidance_scale, guidance_interval, clip_guidance)
-  tokenizer = tokenize.locate(os.fspath(tokenizer))
-  words = tokenize.load(tokenizer)
+  tokenizer = bpe.locate(os.fspath(tokenizer))
+  words = bpe.load(tokenizer)
   mesh = meshes.make_mesh(local=True)  # each process draws for itself
   meshes.check_batch(mesh, batch_size, field="generator.batch_size")
   copied, split = meshes.copied(mesh), meshes.split(mesh)
@@ -205,12 +205,12 @@ def _draw(
   rngs = jax.vmap(lambda rng: jax.random.split(rng, 4))(rngs)  # [n, 4]
 
   shape = (base.image_size, base.image_size, 3)
-  noise = sample.image_noise(rngs[:, 0], shape)
+  noise = samplers.image_noise(rngs[:, 0], shape)
   first = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs[:, 1])
   steps = base.steps
   if references is not None:
     steps = schedule.start_at(steps, start_steps)
-    first = sample.diffuse(to_unit(references), first, steps, start_steps - 1)
+    first = samplers.diffuse(to_unit(references), first, steps, start_steps - 1)
   cond_fn = None
   prompts = jax.tree.map(lambda x: x[:n], texts["base"])
   predict = _predictor(base, params["base"], prompts)
@@ -226,12 +226,12 @@ def _draw(
   small = base.walk(denoise, steps, first, noise, cond_fn=cond_fn)
 
   shape = (upsampler.image_size, upsampler.image_size, 3)
-  noise = sample.image_noise(rngs[:, 2], shape)
+  noise = samplers.image_noise(rngs[:, 2], shape)
   first = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs[:, 3])
   first, small = TEMPERATURE * first, to_unit(to_uint8(small))
   if upsampler.start == "low_res":
     enlarged = jax.image.resize(small, first.shape, "linear")
-    first = sample.diffuse(enlarged, first, upsampler.steps, -1)
+    first = samplers.diffuse(enlarged, first, upsampler.steps, -1)
   predict = _predictor(
     upsampler, params["upsampler"], texts["upsampler"], small
   )

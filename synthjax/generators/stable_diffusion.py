@@ -11,19 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from synthjax.convert import files
-from synthjax.convert import stable_diffusion as convert
-from synthjax.convert.stable_diffusion import KIND
-from synthjax.diffusion import guidance, latents, sample, schedule
-from synthjax.errors import UserError, unknown_names
+from synthjax.diffusion import guidance, latents, samplers, schedule
 from synthjax.generators import Generator, batching
 from synthjax.generators.glide import to_uint8
-from synthjax.models.sd_text import TextEncoder
-from synthjax.models.sd_unet import UNet
-from synthjax.models.sd_vae import Autoencoder
-from synthjax.text import tokenize
-from synthjax.train import mesh as meshes
-from synthjax.train.denoising import to_unit
+from synthjax.models.stable_diffusion import weights as convert
+from synthjax.models.stable_diffusion.text import TextEncoder
+from synthjax.models.stable_diffusion.unet import UNet
+from synthjax.models.stable_diffusion.vae import Autoencoder
+from synthjax.models.stable_diffusion.weights import KIND
+from synthjax.runtime import mesh as meshes
+from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.tokenizers import bpe
+from synthjax.training.denoising import to_unit
+from synthjax.weights import files
 
 # --- the networks and the words of Stable Diffusion, from a folder or a file
 
@@ -36,7 +36,7 @@ class Networks(NamedTuple):
   unet: UNet
   vae: Autoencoder
   text: TextEncoder
-  words: tokenize.Tokenizer
+  words: bpe.Tokenizer
   pad_token: str  # fills prompts up
   image_size: int  # px that they were trained on
   latent_scale: float  # makes latents of about unit variance
@@ -54,7 +54,7 @@ class Networks(NamedTuple):
   def tokens(self, texts: Sequence[str]) -> np.ndarray:
     """Returns int32 [n, l]: start, text, end, and the pad."""
     tokens = self.words.clip_tokens(texts, self.text.context_length)
-    return tokenize.pad_clip(tokens, self.words, self.pad_token)
+    return bpe.pad_clip(tokens, self.words, self.pad_token)
 
 
 def load_networks(
@@ -155,16 +155,16 @@ def _read(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _read_words(
   weights: epath.Path, tokenizer: str | None
-) -> tuple[tokenize.Tokenizer, str]:
+) -> tuple[bpe.Tokenizer, str]:
   """Returns the tokenizer and the hash of its file."""
   if tokenizer is None and weights.is_dir():
     merges = weights / convert.MERGES
-    words = tokenize.read(weights / convert.VOCABULARY, merges)
+    words = bpe.read(weights / convert.VOCABULARY, merges)
     return words, files.sha256(merges)
   path = weights.parent / TOKENIZER
   if tokenizer is not None:
-    path = tokenize.locate(tokenizer)
-  return tokenize.load(path), files.sha256(path)
+    path = bpe.locate(tokenizer)
+  return bpe.load(path), files.sha256(path)
 
 
 def _identify(path: epath.Path) -> str | Mapping[str, str]:
@@ -193,8 +193,8 @@ def check(
 ) -> None:
   """Says what keeps `load` from working; its arguments are those of `load`."""
   del others
-  if sampler not in sample.SAMPLERS:
-    raise unknown_names("sampler", [sampler], sample.SAMPLERS)
+  if sampler not in samplers.SAMPLERS:
+    raise unknown_names("sampler", [sampler], samplers.SAMPLERS)
   num_steps(respacing=respacing)
   _locate(weights)
 
@@ -253,8 +253,8 @@ def load(
     UserError: about missing or unfit weights, an unknown sampler, or steps, an
       interval or a size that there cannot be.
   """
-  if sampler not in sample.SAMPLERS:
-    raise unknown_names("sampler", [sampler], sample.SAMPLERS)
+  if sampler not in samplers.SAMPLERS:
+    raise unknown_names("sampler", [sampler], samplers.SAMPLERS)
   mesh = meshes.make_mesh(local=True)  # each process draws for itself
   meshes.check_batch(mesh, batch_size, field="generator.batch_size")
   copied, split = meshes.copied(mesh), meshes.split(mesh)
@@ -267,7 +267,7 @@ def load(
   walk = Walk(
     image_size,
     kept_steps(networks, respacing, sampler),
-    sample.SAMPLERS[sampler],
+    samplers.SAMPLERS[sampler],
     guidance_scale,
     guidance_interval,
   )
@@ -342,7 +342,7 @@ def _draw(
   rngs = jax.vmap(jax.random.split)(rngs)  # [n, 2]
   side = walk.image_size // networks.factor
   shape = (side, side, vae.latent_channels)
-  noise = sample.image_noise(rngs[:, 0], shape)
+  noise = samplers.image_noise(rngs[:, 0], shape)
   x = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs[:, 1])
   steps = walk.steps
   if references is not None:
@@ -350,7 +350,7 @@ def _draw(
     mean, _ = _apply(vae, params["vae"], to_unit(references), method="encode")
     mean = networks.latent_scale * mean
     steps = schedule.start_at(steps, start_steps)
-    x = sample.diffuse(mean, x, steps, start_steps - 1)
+    x = samplers.diffuse(mean, x, steps, start_steps - 1)
 
   predict = _predictor(networks, walk, params, tokens, negative)
   denoise = latents.denoiser(predict, networks.betas, networks.prediction)

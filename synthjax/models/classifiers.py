@@ -6,7 +6,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from synthjax.errors import (
+from synthjax.models.resnet import model as resnet
+from synthjax.models.vit import model as vit
+from synthjax.runtime.errors import (
   BELOW_ONE,
   COUNT,
   COUNTS,
@@ -17,7 +19,6 @@ from synthjax.errors import (
   one_of,
   unknown_names,
 )
-from synthjax.models import resnet, vit
 
 CLASSIFIERS = {**resnet.MODELS, **vit.MODELS}
 

@@ -5,24 +5,22 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from synthjax.data.selection import FILLED
-from synthjax.report import (
-  beside_sections,
+from synthjax.data.generated.clip_filter import FILLED
+from synthjax.report import html_tables, look, script
+from synthjax.report.sections import (
+  accuracy,
   costs,
-  detections,
-  few_shots,
+  detection,
+  encoder_tuning,
+  few_shot,
   gallery,
-  look,
-  quality_section,
-  run_sections,
-  script,
-  sections,
-  tables,
-  transfers,
-  tuned_encoders,
+  image_quality,
+  paper,
+  transfer,
 )
-from synthjax.report.drawn_detections import Example
-from synthjax.report.pictures import Album
+from synthjax.report.sections import run as run_sections
+from synthjax.report.sections.detection_drawings import Example
+from synthjax.report.sections.gallery_images import Album
 
 _ZOOM = """<dialog id="zoom" aria-labelledby="zoom-title">
 <h2 id="zoom-title"></h2>
@@ -49,17 +47,17 @@ def build(
     HTML.
   """
   parts = [
-    sections.accuracy(results),
-    few_shots.few_shot(results),
-    tuned_encoders.tuned_encoder(results),
-    beside_sections.beside(results),
-    sections.classes(results),
-    sections.confusion(results),
-    transfers.transfer(results),
-    detections.detect(results, examples),
+    accuracy.accuracy(results),
+    few_shot.few_shot(results),
+    encoder_tuning.tuned_encoder(results),
+    paper.beside(results),
+    accuracy.classes(results),
+    accuracy.confusion(results),
+    transfer.transfer(results),
+    detection.detect(results, examples),
     gallery.images(results, album),
     gallery.selection(results, album),
-    quality_section.quality(results),
+    image_quality.quality(results),
     gallery.prompts(results),
     run_sections.curves(results),
     run_sections.export(results),
@@ -124,51 +122,59 @@ def _summary(results: Mapping) -> str:
 
 def _tiles(results: Mapping) -> list[str]:
   tiles = []
-  if head := sections.headline(results):
+  if head := accuracy.headline(results):
     arm, split = head["arm"], head["split"]
     chosen = f"{arm['arm']} on {split}, {head['chosen']}"
     tiles += [
       _tile(
-        tables.percent(head["zero_shot"]).text, "%", f"zero-shot on {split}"
+        html_tables.percent(head["zero_shot"]).text,
+        "%",
+        f"zero-shot on {split}",
       ),
-      _tile(tables.percent(arm["mean"]).text, "%", chosen),
+      _tile(html_tables.percent(arm["mean"]).text, "%", chosen),
     ]
-    error = tables.percent(arm["gain_stderr"]).text
-    seeds = tables.count(arm["n"]).text
+    error = html_tables.percent(arm["gain_stderr"]).text
+    seeds = html_tables.count(arm["n"]).text
     words = f"points of gain ± standard error, {seeds} seeds"
-    tiles.append(_tile(tables.points(arm["gain"]).text, f"± {error}", words))
-  elif few := few_shots.headline(results):
+    tiles.append(
+      _tile(html_tables.points(arm["gain"]).text, f"± {error}", words)
+    )
+  elif few := few_shot.headline(results):
     words = f"{few['method']}, {few['shots']:g} shots, {few['chosen']}"
-    span = few_shots.interval_words(few)
+    span = few_shot.interval_words(few)
     tiles += [
       _tile(
-        tables.percent(few["zero_shot"]).text,
+        html_tables.percent(few["zero_shot"]).text,
         "%",
         f"zero-shot on {few['split']}",
       ),
-      _tile(tables.percent(few["mean"]).text, f"% ({span})", words),
+      _tile(html_tables.percent(few["mean"]).text, f"% ({span})", words),
     ]
-  elif found := detections.headline(results):
+  elif found := detection.headline(results):
     words = f"AP50 of {found['init']}"
-    tiles.append(_tile(tables.percent(found["mean"]).text, "%", words))
+    tiles.append(_tile(html_tables.percent(found["mean"]).text, "%", words))
     if (gain := found["difference"]) is not None:
       tiles.append(
         _tile(
-          tables.points(gain["mean"]).text,
-          f"± {tables.percent(gain['stderr']).text} points",
+          html_tables.points(gain["mean"]).text,
+          f"± {html_tables.percent(gain['stderr']).text} points",
           f"AP50 against {gain['reference']} ± standard error",
         )
       )
   if found := results.get("selection"):
-    share = tables.percent(tables.ratio(found["kept"], found["images"]), 0)
-    tiles.append(_tile(tables.count(found["images"]).text, "", "images scored"))
+    share = html_tables.percent(
+      html_tables.ratio(found["kept"], found["images"]), 0
+    )
+    tiles.append(
+      _tile(html_tables.count(found["images"]).text, "", "images scored")
+    )
     words = "kept by the filter"
     if filled := found["reasons"].get(FILLED):
-      of = tables.percent(tables.ratio(filled, found["kept"]), 0).text
+      of = html_tables.percent(html_tables.ratio(filled, found["kept"]), 0).text
       words = f"kept, {of} % of them to fill up classes of too few"
     tiles.append(_tile(share.text, "%", words))
   if (found := results.get("cost")) and found["tasks"]:
-    hours = tables.decimal(found["device_hours"], 3).text
+    hours = html_tables.decimal(found["device_hours"], 3).text
     time = costs.duration(found["seconds"]).split(" ")
     words = f"{hours} device-hours, without this page"
     tiles.append(_tile(time[0], " ".join(time[1:]), words))

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from synthjax.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError, unknown_names
 
 _FILE = pathlib.Path(__file__).parent / "paper_tables.json"
 ZERO_SHOT = "zero-shot"  # a row

@@ -11,11 +11,11 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
+from synthjax.adapt import feature_sets
 from synthjax.config import validate
-from synthjax.convert import licences
-from synthjax.data import feature_sets, real, selection, spaces
-from synthjax.data import scores as stored
+from synthjax.data.generated import clip_filter
+from synthjax.data.generated import scores as stored
+from synthjax.data.real import real_images
 from synthjax.encoders import (
   Encoder,
   ImageEncoder,
@@ -24,7 +24,12 @@ from synthjax.encoders import (
   load_encoder,
   load_image_encoder,
 )
-from synthjax.errors import (
+from synthjax.labels import spaces
+from synthjax.prompts import strategies as texts
+from synthjax.report.card import figures as card_figures
+from synthjax.report.card import files as card_files
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import (
   BLOCK,
   COUNT,
   INSIDE,
@@ -33,9 +38,8 @@ from synthjax.errors import (
   WHOLE,
   Kind,
 )
-from synthjax.progress import say
-from synthjax.report import card_figures, card_files
-from synthjax.text import prompts as texts
+from synthjax.runtime.progress import say
+from synthjax.weights import licences
 
 DEFAULTS = {
   "real": None,  # images to compare with: those that results are measured on
@@ -74,7 +78,7 @@ def check(config: ConfigDict, workdir: str) -> None:
     check_image_encoder(weights, field="card.encoders")
   space = spaces.load_space(config.space)
   if block["real"]:
-    real.check_real(block["real"], space)
+    real_images.check_real(block["real"], space)
   artifacts.check_complete(workdir, INPUTS, planned=config.tasks)
 
 
@@ -107,7 +111,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     "inputs": {name: artifacts.digest(workdir / name) for name in inputs},
   }
   if block["real"]:
-    spec["real"] = real.identify(block["real"])
+    spec["real"] = real_images.identify(block["real"])
   spec |= _spec_of_others(folder, block, others)
   if artifacts.begin(folder, spec):
     return
@@ -204,7 +208,7 @@ def _open_drawn(
 ) -> card_figures.Drawn:
   scores, kept = stored.read(workdir / "score"), None
   if "select" in inputs:
-    kept = selection.read_kept(workdir / "select", workdir / "score", scores)
+    kept = clip_filter.read_kept(workdir / "select", workdir / "score", scores)
   return card_figures.open_drawn(
     workdir / "generate",
     scores,
@@ -228,7 +232,7 @@ def _open_real(
     block["real"], space, encoder, folder
   )
   rows = card_figures.some(len(labels), block["max_images"], seed)
-  source = real.open_real(block["real"], space)
+  source = real_images.open_real(block["real"], space)
   found = card_figures.Real(source, features[rows], labels[rows], rows)
   return found, files
 

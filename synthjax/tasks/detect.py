@@ -8,23 +8,30 @@ from typing import Any, NamedTuple
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.convert import files
-from synthjax.data import detection_batches, detection_sources, spaces
-from synthjax.data.resizing import to_original
-from synthjax.errors import unknown_names
-from synthjax.evals import classify as result_files
-from synthjax.evals import detected, voc_ap, voc_files
-from synthjax.evals.detected import Run
-from synthjax.models import faster_rcnn
+from synthjax.detection import (
+  average_precision,
+  faster_rcnn,
+  sources,
+  voc_results,
+)
+from synthjax.detection import loader as detection_batches
+from synthjax.detection import objective as detection
+from synthjax.detection import recipe as recipes
+from synthjax.detection import results as detected
+from synthjax.detection.faster_rcnn import make_detector
+from synthjax.detection.resize import to_original
+from synthjax.detection.results import Run
+from synthjax.evals import accuracy as result_files
+from synthjax.labels import spaces
 from synthjax.models.classifiers import make_classifier
-from synthjax.models.faster_rcnn import make_detector
-from synthjax.progress import counter
-from synthjax.train import detection, pretrained, processes
-from synthjax.train import detector_fields as recipes
-from synthjax.train import mesh as meshes
-from synthjax.train import run as runs
+from synthjax.runtime import artifacts, processes
+from synthjax.runtime import mesh as meshes
+from synthjax.runtime.errors import unknown_names
+from synthjax.runtime.progress import counter
+from synthjax.training import backbones as pretrained
+from synthjax.training import run as runs
+from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
 KNOWN = recipes.KNOWN
@@ -48,7 +55,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   parts = _read(config)
   block, counts = parts.block, {"train": 10_000}  # of TFDS, a guess
   for split in recipes.splits_of(block):
-    if detection_sources.can_open(block[split]):
+    if sources.can_open(block[split]):
       counts[split] = len(_open(parts, split))
   backbones = _backbones(block, config, epath.Path(workdir))
   pairs = [name for pair in block.get("compare") or () for name in pair]
@@ -102,9 +109,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     "model": parts.resnet,
     "options": parts.options._asdict(),
     "images": parts.images
-    | {
-      n: detection_sources.identify(block[n]) for n in recipes.splits_of(block)
-    },
+    | {n: sources.identify(block[n]) for n in recipes.splits_of(block)},
     "backbones": {
       name: [files.sha256(path) for path in start.files]
       for name, start in starts.items()
@@ -231,7 +236,7 @@ def _started(objective: Any, weights: Any) -> Any:
 
 def _measure(
   parts: Parts, every: Sequence[Run], source: Any, folder: epath.Path
-) -> Iterator[tuple[Run, voc_ap.Measured, list]]:
+) -> Iterator[tuple[Run, average_precision.Measured, list]]:
   """Yields each run, its precisions, and what it found in each image."""
   block, images = parts.block, parts.images
   truth = detected.truth_of(source)
@@ -249,14 +254,14 @@ def _measure(
     tell = counter(one.label(), len(source), shown=processes.is_first())
     rows = detected.detect_all(predict, variables, batches, tell=tell)
     found = [
-      voc_files.Detections(
+      voc_results.Detections(
         to_original(row["boxes"], row["size"], row["original_size"]),
         row["scores"],
         row["labels"],
       )
       for row in rows.values()
     ]
-    measured = voc_ap.average_precision(
+    measured = average_precision.average_precision(
       found,
       truth,
       len(parts.space.classes),
@@ -274,8 +279,10 @@ def _read(config: ConfigDict) -> Parts:
   images = recipes.images_of(block)
   options = recipes.options_of(block.get("options"), images["short_sides"])
   rule = block.setdefault("interpolation", "11-point")
-  if rule not in voc_ap.INTERPOLATIONS:
-    raise unknown_names("interpolation", [rule], voc_ap.INTERPOLATIONS)
+  if rule not in average_precision.INTERPOLATIONS:
+    raise unknown_names(
+      "interpolation", [rule], average_precision.INTERPOLATIONS
+    )
   space = spaces.load_space(block.get("space") or config.space)
   resnet = block.get("model") or pretrained.model_of(
     config.get("pretrain", ConfigDict()).to_dict(), task="detect"
@@ -290,7 +297,7 @@ def _read(config: ConfigDict) -> Parts:
 
 
 def _open(parts: Parts, split: str) -> Any:
-  return detection_sources.open_detection(
+  return sources.open_detection(
     parts.block[split], parts.space, drop_empty=split == "train"
   )
 

@@ -11,27 +11,21 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.data import (
-  detection_sources,
-  encoded,
-  generated,
-  scores,
-  selection,
-  spaces,
-  voc,
-)
-from synthjax.data.exports import (
+from synthjax.data.formats import (
   coco,
+  export_rows,
   parquet,
   png_folder,
-  safe_names,
-  stored,
   webdataset,
 )
-from synthjax.data.rows import Source
-from synthjax.errors import (
+from synthjax.data.generated import clip_filter, drawn_images, scores
+from synthjax.data.pipeline import codecs
+from synthjax.data.pipeline.rows import Source
+from synthjax.detection import sources, voc
+from synthjax.labels import file_names, spaces
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import (
   COUNT,
   FLAG,
   TEXT,
@@ -40,11 +34,11 @@ from synthjax.errors import (
   UserError,
   unknown_names,
 )
-from synthjax.progress import counter, say
+from synthjax.runtime.progress import counter, say
 
 IMAGES = ("webdataset", "png_folder", "parquet")  # of `generate`
 SCENES = ("coco", "voc")  # of the scenes that config.detect composes
-ENCODING = encoded.VALUES
+ENCODING = codecs.VALUES
 KNOWN = {
   # Of IMAGES and SCENES; all that the config has images for.
   "formats": Kind(
@@ -65,9 +59,9 @@ _SPLITS = ("train", "validation", "test")
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and that there are images of each format, or will be."""
   block, workdir = _read(config), epath.Path(workdir)
-  encoded.check_encoding(**_encoding(block))
+  codecs.check_encoding(**_encoding(block))
   problems = []
-  if not safe_names.is_word(block["split"]):
+  if not file_names.is_word(block["split"]):
     problems.append(f"split={block['split']!r} must be letters, digits and _")
   if not block["formats"]:
     known = _available(config)
@@ -112,7 +106,7 @@ def _export_images(
   workdir: epath.Path,
   folder: epath.Path,
 ) -> None:
-  names = safe_names.unique_names(space)
+  names = file_names.unique_names(space)
   keys = [each.key or each.name for each in space.classes]
   spec = {
     "format": name,
@@ -121,7 +115,7 @@ def _export_images(
     "images": artifacts.digest(workdir / "generate"),
     "selection": _selected(workdir) if block["selection"] else None,
     "encoding": _encoding(block),
-    "mark": stored.SOURCE_TYPE,
+    "mark": export_rows.SOURCE_TYPE,
   }
   if name == "png_folder":
     write = partial(png_folder.write, keys=keys)
@@ -133,14 +127,14 @@ def _export_images(
   if artifacts.begin(folder, spec):
     return
   _check_names(workdir / "generate", names)
-  source = generated.open_generated(
+  source = drawn_images.open_generated(
     workdir / "generate",
-    selection=workdir / "select" / selection.FILE
+    selection=workdir / "select" / clip_filter.FILE
     if block["selection"]
     else None,
     decode=False,
   )
-  rows = stored.rows(
+  rows = export_rows.rows(
     source, encoding=_encoding(block), shuffle=spec.get("shuffle")
   )
   shown = _counted(f"export: {name}", rows)
@@ -198,15 +192,14 @@ def _export_scenes(name: str, config: ConfigDict, folder: epath.Path) -> None:
     "format": name,
     "classes": names,
     "images": {
-      split: detection_sources.identify(fields)
-      for split, fields in scenes.items()
+      split: sources.identify(fields) for split, fields in scenes.items()
     },
   }
   if artifacts.begin(folder, spec):
     return
   written, counts = {}, {}
   for split, fields in scenes.items():
-    source = detection_sources.open_detection(fields, space)
+    source = sources.open_detection(fields, space)
     written |= DETECTION[name](folder, source, names, split=split)
     counts[split] = len(source)
   artifacts.finish(folder, spec, written, images=counts)

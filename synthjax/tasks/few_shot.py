@@ -14,26 +14,22 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
+from synthjax.adapt import feature_sets, few_shot_methods, linear_head
+from synthjax.adapt import few_shot_methods as methods
+from synthjax.adapt.few_shot_methods import Method
+from synthjax.adapt.mixed_tuning import Problem
 from synthjax.config import check_strategies, validate
-from synthjax.data import (
-  feature_sets,
-  few_shot,
-  real,
-  real_filter,
-  selection,
-  spaces,
-)
-from synthjax.data import scores as stored
+from synthjax.data.generated import clip_filter, real_filter
+from synthjax.data.generated import scores as stored
+from synthjax.data.pipeline import few_shot
+from synthjax.data.real import real_images
 from synthjax.encoders import Encoder, check_encoder, load_encoder
-from synthjax.errors import UserError
+from synthjax.evals import accuracy as result_files
 from synthjax.evals import arms
-from synthjax.evals import classify as result_files
-from synthjax.progress import counter
-from synthjax.train import classifier, few_shot_methods
-from synthjax.train import few_shot_methods as methods
-from synthjax.train.few_shot_methods import Method
-from synthjax.train.few_shot_tuning import Problem
+from synthjax.labels import spaces
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
+from synthjax.runtime.progress import counter
 
 KNOWN = few_shot_methods.KNOWN
 # Methods that look at augmented shots, and at validation images.
@@ -56,9 +52,9 @@ def check(config: ConfigDict, workdir: str) -> None:
   _check_strategies(config, wanted)
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
-  for each in real.splits_of(block).values():
-    real.check_real(each, space)
-  real.check_pool(block["pool"], space, block["shots"])
+  for each in real_images.splits_of(block).values():
+    real_images.check_real(each, space)
+  real_images.check_pool(block["pool"], space, block["shots"])
   artifacts.check_complete(workdir, _inputs(wanted), planned=config.tasks)
 
 
@@ -106,11 +102,11 @@ def run(config: ConfigDict, workdir: str) -> None:
   folder, space = workdir / "few_shot", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
   wanted = read_methods(block)
-  splits = real.splits_of(block)
+  splits = real_images.splits_of(block)
   spec = {
     "few_shot": block,
     "encoder": encoder.identity,
-    "real": {name: real.identify(each) for name, each in splits.items()},
+    "real": {name: real_images.identify(each) for name, each in splits.items()},
     "inputs": {n: artifacts.digest(workdir / n) for n in _inputs(wanted)},
     "classes": space.class_names,
     "templates": space.templates,
@@ -162,7 +158,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     "methods": [method.name for method in wanted],
     **arms.compare(
       lambda predict, features: np.asarray(predict(features)),
-      partial(classifier.logits_fn, zero_shot),
+      partial(linear_head.logits_fn, zero_shot),
       trained,
       tested,
       len(space.classes),
@@ -211,14 +207,14 @@ def _problem_maker(
   workdir: epath.Path,
   encode: Callable[[Mapping[str, Any]], feature_sets.Features],
   inputs: Sequence[str],
-) -> tuple[classifier.Head, Callable]:
+) -> tuple[linear_head.Head, Callable]:
   """Returns the zero-shot head, and a function that makes problems.
 
   That maps a method, shots and seed to a problem and the number of generated
   images in it; what several problems share is read and encoded once.
   """
   few = feature_sets.Few(
-    source=real.open_real(block["pool"], space),
+    source=real_images.open_real(block["pool"], space),
     pool=encode(block["pool"]),
     validation=encode(block["validation"]) if block.get("validation") else None,
     num_classes=len(space.classes),
@@ -240,8 +236,8 @@ def _problem_maker(
     scores = stored.read(workdir / "score")
     texts = stored.read_texts(workdir / "score")
   if "select" in inputs:
-    kept = selection.read_kept(workdir / "select", workdir / "score", scores)
-  zero_shot = classifier.init_head(texts.text_features, texts.logit_scale)
+    kept = clip_filter.read_kept(workdir / "select", workdir / "score", scores)
+  zero_shot = linear_head.init_head(texts.text_features, texts.logit_scale)
   embed_prompts = cache(partial(encoder.embed_prompts, space.described_names))
   views_of = cache(
     partial(

@@ -8,10 +8,9 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.data import encoded, few_shot, real, scores, shards, spaces
-from synthjax.data.drawing import (
+from synthjax.data.generated import scores, shards
+from synthjax.data.generated.plan import (
   START_STEPS,
   few_of_each,
   plan,
@@ -19,9 +18,21 @@ from synthjax.data.drawing import (
   read_references,
   rows_of,
 )
-from synthjax.data.rows import labels_of
+from synthjax.data.pipeline import codecs, few_shot
+from synthjax.data.pipeline.rows import labels_of
+from synthjax.data.real import real_images
 from synthjax.encoders import load_encoder
-from synthjax.errors import (
+from synthjax.evals import weak_classes
+from synthjax.generators import (
+  check_generator,
+  draw_shards,
+  load_generator,
+  num_steps,
+)
+from synthjax.labels import spaces
+from synthjax.prompts import strategies as texts
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import (
   BLOCK,
   COUNT,
   COUNTS,
@@ -31,21 +42,13 @@ from synthjax.errors import (
   UserError,
   one_of,
 )
-from synthjax.evals import early
-from synthjax.generators import (
-  check_generator,
-  fill,
-  load_generator,
-  num_steps,
-)
-from synthjax.progress import say
-from synthjax.text import prompts as texts
+from synthjax.runtime.progress import say
 
 PROCESSES = "shared"  # each draws the shards that no other one has
 REQUIRED = {"images_per_class": COUNT, "seeds": SEEDS, "shard_size": COUNT}
 # Of the images in the shards; see data.encoded.encode. "png" by default, and
 # as large as they are drawn.
-ENCODING = encoded.VALUES
+ENCODING = codecs.VALUES
 OPTIONAL = {
   "real_guidance": BLOCK,  # draws from noised real shots besides
   # So many images, or 5 of each class, are drawn first, and config.encoder
@@ -76,7 +79,7 @@ def check(config: ConfigDict, workdir: str) -> None:
       "config.generate.preview needs config.encoder, which judges the images: "
       "give it, or leave preview out."
     )
-  encoded.check_encoding(**_encoding(config.generate))
+  codecs.check_encoding(**_encoding(config.generate))
   if guided := config.generate.get("real_guidance"):
     _check_guided(guided, config)
 
@@ -93,7 +96,7 @@ def _check_guided(block: ConfigDict, config: ConfigDict) -> None:
       f"{count} steps (its respacing): choose 1 to {count} for each."
     )
   space = spaces.load_space(config.space)
-  real.check_pool(block.pool, space, steps)
+  real_images.check_pool(block.pool, space, steps)
 
 
 def _start_steps(block: ConfigDict) -> dict[int, int]:
@@ -135,13 +138,13 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   guided = config.generate.get("real_guidance")
   if guided:
-    spec["real"] = real.identify(guided.pool)
+    spec["real"] = real_images.identify(guided.pool)
   if artifacts.begin(folder, spec):
     return
   blocks = plan(texts.open_prompts(source / texts.FILE), seeds=block["seeds"])
   references = None
   if guided:
-    pool = real.open_real(guided.pool, space)
+    pool = real_images.open_real(guided.pool, space)
     blocks += plan_guided(
       space,
       labels_of(pool),
@@ -156,16 +159,16 @@ def run(config: ConfigDict, workdir: str) -> None:
       rows,
       num_classes=len(space.classes),
       images_per_class=block["images_per_class"],
-      count=max(early.MIN_IMAGES, preview // len(space.classes)),
+      count=max(weak_classes.MIN_IMAGES, preview // len(space.classes)),
     )
-    _judge(fill.draw(generator, chosen), config, space)
-  written = fill.fill(
+    _judge(draw_shards.draw(generator, chosen), config, space)
+  written = draw_shards.fill(
     folder,
     rows,
     generator,
     name=NAME,
     shard_size=block["shard_size"],
-    encode=partial(encoded.encode, **encoding),
+    encode=partial(codecs.encode, **encoding),
     references=references,
   )
   described = shards.write_dataset_info(
@@ -198,7 +201,7 @@ def _judge(
     known,
   )
   names = [c.name for c in space.classes]
-  say(early.verdict(found.labels, found.probs, names))
+  say(weak_classes.verdict(found.labels, found.probs, names))
 
 
 def _encoding(block: ConfigDict) -> dict:

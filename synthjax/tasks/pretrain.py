@@ -6,34 +6,39 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
+from synthjax.adapt import linear_probe
 from synthjax.config import check_strategies, validate
-from synthjax.convert import files
-from synthjax.data import generated, pipeline, real, spaces, views
-from synthjax.data.rows import subset
-from synthjax.errors import UserError
-from synthjax.evals import classify, monitor
-from synthjax.models import resnet, vit
+from synthjax.data.generated import drawn_images
+from synthjax.data.pipeline import host_augment
+from synthjax.data.pipeline import loader as pipeline
+from synthjax.data.pipeline.rows import subset
+from synthjax.data.real import real_images
+from synthjax.evals import accuracy as classify
+from synthjax.evals import monitor
+from synthjax.labels import spaces
 from synthjax.models.classifiers import HEADS, backbone, make_classifier
-from synthjax.train import (
+from synthjax.models.resnet import model as resnet
+from synthjax.models.vit import model as vit
+from synthjax.runtime import artifacts, processes
+from synthjax.runtime import mesh as meshes
+from synthjax.runtime.errors import UserError
+from synthjax.training import (
   finetune,
-  linear_probe,
   metrics,
   moco,
-  monitoring,
+  monitor_fields,
   pretraining,
   pretraining_fields,
-  processes,
-  recipe,
+  recipes,
   supervised,
 )
-from synthjax.train import mesh as meshes
-from synthjax.train import run as runs
-from synthjax.train.loop import Objective
+from synthjax.training import run as runs
+from synthjax.training.loop import Objective
+from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
 KNOWN = pretraining_fields.KNOWN
-BLOCKS = pretraining_fields.BLOCKS | {"optimizer": recipe.OPTIMIZER}
+BLOCKS = pretraining_fields.BLOCKS | {"optimizer": recipes.OPTIMIZER}
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -43,7 +48,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   for block in arms.values():
     _check_arm(block, space)
   for images in pretraining_fields.real_images(arms):
-    real.check_real(images, space)
+    real_images.check_real(images, space)
   common = next(iter(arms.values()))
   if common.get("strategy"):
     check_strategies(config, [common["strategy"]])
@@ -51,7 +56,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 
 def _check_arm(block: dict, space: spaces.LabelSpace) -> None:
-  views.transforms(block["augment"], image_size=32, num_classes=2)
+  host_augment.transforms(block["augment"], image_size=32, num_classes=2)
   known, found = len(space.classes), _num_classes(block, space)
   if found > known:
     raise UserError(
@@ -65,7 +70,7 @@ def _check_arm(block: dict, space: spaces.LabelSpace) -> None:
       f"{type(model).__name__}: choose one of {', '.join(resnet.MODELS)}."
     )
   meshes.make_mesh(block.get("fsdp") or 1)
-  recipe.check_optimizer(block["optimizer"], epochs=block["epochs"])
+  recipes.check_optimizer(block["optimizer"], epochs=block["epochs"])
   objective = _make_objective(block, len(space.classes), num_steps=10**9)
   if block.get("init") or _is_moco(block):
     pretraining.trace(block, objective)
@@ -94,7 +99,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   kept = workdir / "select/selection.jsonl" if common.get("filter") else None
-  drawn = generated.open_generated(
+  drawn = drawn_images.open_generated(
     workdir / "generate",
     strategy=common.get("strategy"),
     selection=kept,
@@ -104,7 +109,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   for name, block in arms.items():
     source, amount = drawn, block.get("images_per_class")
     if amount or block.get("num_classes"):
-      source = generated.take(
+      source = drawn_images.take(
         drawn,
         num_classes=_num_classes(block, space),
         images_per_class=amount,
@@ -160,7 +165,7 @@ def _locate(block: dict) -> epath.Path:
 
 def _make_objective(block: dict, num_classes: int, num_steps: int) -> Objective:
   """Returns the objective, with its start if one is given."""
-  tx = recipe.make_optimizer(
+  tx = recipes.make_optimizer(
     num_steps=num_steps, epochs=block["epochs"], **block["optimizer"]
   )
   objective = pretraining.make_objective(
@@ -188,12 +193,12 @@ def _train(
 ) -> Iterator[tuple[int, dict]]:
   """Trains an arm; yields each seed with its classifier or backbone."""
   num_classes = _num_classes(block, space)
-  num_steps = recipe.count_steps(
+  num_steps = recipes.count_steps(
     len(source), epochs=block["epochs"], batch_size=block["batch_size"]
   )
   # One for all seeds, so that its step is compiled once.
   objective = _make_objective(block, num_classes, num_steps)
-  view = views.transforms(
+  view = host_augment.transforms(
     block["augment"],
     image_size=pretraining_fields.source_size(block),
     num_classes=num_classes,
@@ -249,7 +254,7 @@ def _measure(block: dict, space: spaces.LabelSpace, source: Any) -> Callable:
   outputs_of = _outputs(block, None if _is_moco(block) else len(space.classes))
 
   def measure(variables, split):
-    held_out = real.open_real(block[split], space)
+    held_out = real_images.open_real(block[split], space)
     if not _is_moco(block):
       return classify.top1(*outputs_of(variables, held_out))
     vote = monitor.make_monitor(outputs_of, pool, held_out, probes)
@@ -264,9 +269,9 @@ def _monitor(
   """Returns (state) -> accuracies of probes of the features, if asked for."""
   if not (fields := block.get("monitor")):
     return None
-  options, fit = monitoring.options_of(fields), linear_probe.classify
+  options, fit = monitor_fields.options_of(fields), linear_probe.classify
   probes = monitor.make_probes(options, len(space.classes), fit=fit)
-  most, outputs_of = monitoring.num_images(fields), _outputs(block, None)
+  most, outputs_of = monitor_fields.num_images(fields), _outputs(block, None)
   return monitor.make_monitor(
     lambda state, images: outputs_of(backbone(_trained(state)), images),
     _pool(fields.get("pool"), space, source, most),
@@ -277,7 +282,7 @@ def _monitor(
 
 def _pool(images: Any, space: spaces.LabelSpace, source: Any, most: int) -> Any:
   """Opens real images, or takes those trained on; of each class some."""
-  found = source if images is None else real.open_real(images, space)
+  found = source if images is None else real_images.open_real(images, space)
   return subset(found, monitor.spread(found, most))
 
 
@@ -288,5 +293,5 @@ def _outputs(block: dict, num_classes: int | None) -> Any:
   return lambda variables, source: supervised.evaluate_all(
     predict,
     variables,
-    views.in_order(source, image_size=block["image_size"]),
+    host_augment.in_order(source, image_size=block["image_size"]),
   )

@@ -9,14 +9,14 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.data import captions, nouns, spaces
-from synthjax.errors import COUNT, NAMED, TEXTS
-from synthjax.generators import t5
-from synthjax.progress import say
-from synthjax.text import enhance, sentences
-from synthjax.text import prompts as texts
+from synthjax.embedded import captions
+from synthjax.labels import spaces, wordnet
+from synthjax.prompts import grammar, sentences, t5_writer
+from synthjax.prompts import strategies as texts
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import COUNT, NAMED, TEXTS
+from synthjax.runtime.progress import say
 
 REQUIRED = {"strategies": TEXTS}
 OPTIONAL = {
@@ -25,7 +25,7 @@ OPTIONAL = {
   "grammar": NAMED,  # of that writer: a name, or templates and slots
 }
 KNOWN = REQUIRED | OPTIONAL
-BLOCKS = {"writer": t5.KNOWN}
+BLOCKS = {"writer": t5_writer.KNOWN}
 GRAMMAR = "photo"
 
 
@@ -35,9 +35,9 @@ def check(config: ConfigDict, workdir: str) -> None:
   block = config.prompts.to_dict()
   validate(block, KNOWN, name="prompts", required=REQUIRED)
   texts.check_strategies(block["strategies"])
-  enhance.read_grammar(block.get("grammar", GRAMMAR))
+  grammar.read_grammar(block.get("grammar", GRAMMAR))
   space = spaces.load_space(config.space)
-  if writer := t5.read(block, validate):
+  if writer := t5_writer.read(block, validate):
     _load_t5().check(weights=writer["weights"], tokenizer=writer["tokenizer"])
   elif set(block["strategies"]) == {"enhanced"}:
     _warn_of_unused(config.space, space.prompts)
@@ -48,7 +48,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   block = config.prompts.to_dict()
   folder = epath.Path(workdir) / "prompts"
   space = spaces.load_space(config.space)
-  writer = t5.read(block, validate)
+  writer = t5_writer.read(block, validate)
   block.pop("writer", None)
   spec = {
     # A file of weights may move; what is in it may not change.
@@ -62,7 +62,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   if artifacts.begin(folder, spec):
     return
-  per_class = block.get("per_class", t5.PER_CLASS)
+  per_class = block.get("per_class", t5_writer.PER_CLASS)
   written, summary = None, {}
   if writer:
     written, summary["writer"] = _write(writer, space, per_class, config.seed)
@@ -190,12 +190,12 @@ def _write(
 
 def _topic(each: spaces.Class) -> str:
   """Returns the name, and a word for what is meant where that is told."""
-  kind = nouns.head_word(each.description)
+  kind = wordnet.head_word(each.description)
   named = kind.lower() in each.name.lower().split()
   return each.name if not kind or named else f"{each.name}, {kind}"
 
 
 def _load_t5():
-  from synthjax.generators import t5  # Flax, which a grammar does without
+  from synthjax.prompts import t5_writer
 
-  return t5
+  return t5_writer

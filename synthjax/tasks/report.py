@@ -8,20 +8,14 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import __version__, artifacts, timings
+from synthjax import __version__
 from synthjax.config import validate
-from synthjax.errors import NOT_NEGATIVE, TEXT, WHOLE, Kind
-from synthjax.report import (
-  beside,
-  costs,
-  drawn_detections,
-  gather,
-  page,
-  paper,
-  pictures,
-  reading,
-  run_sections,
-)
+from synthjax.report import checked_files, page, paper, paper_comparison
+from synthjax.report import results as gather
+from synthjax.report.sections import costs, detection_drawings, gallery_images
+from synthjax.report.sections import run as run_sections
+from synthjax.runtime import artifacts, timings
+from synthjax.runtime.errors import NOT_NEGATIVE, TEXT, WHOLE, Kind
 
 KNOWN = {
   "title": TEXT,
@@ -61,9 +55,9 @@ def run(config: ConfigDict, workdir: str) -> None:
   samples = block.get("samples_per_class", 8)
   folder = epath.Path(workdir) / "report"
   spec = {"title": title, "samples_per_class": samples}
-  states = reading.task_states(workdir)
+  states = checked_files.task_states(workdir)
   exported, records = run_sections.read(workdir), timings.read(workdir)
-  config_read = reading.plain(config.to_dict())
+  config_read = checked_files.plain(config.to_dict())
   read = {
     "inputs": {task: state.get("digest") for task, state in states.items()},
     "exports": {entry["folder"]: entry["digest"] for entry in exported},
@@ -84,7 +78,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       **{name: metadata.version(name) for name in _LIBRARIES},
     },
     "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    "tasks": reading.plain(states),
+    "tasks": checked_files.plain(states),
     **gather.gather(workdir, states),
   }
   results["exports"] = exported
@@ -92,13 +86,13 @@ def run(config: ConfigDict, workdir: str) -> None:
     records, states, results["curves"], block.get("price_per_device_hour")
   )
   results["paper"] = [
-    beside.compare(
+    paper_comparison.compare(
       key, results, space=config.get("space"), encoder=_encoder(config)
     )
     for key in block.get("paper", ())
   ]
-  album = pictures.choose(workdir, states, samples)
-  examples = drawn_detections.choose(workdir, states)
+  album = gallery_images.choose(workdir, states, samples)
+  examples = detection_drawings.choose(workdir, states)
   texts = {
     "results.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
     "report.html": page.build(results, album, examples),

@@ -13,12 +13,13 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts, locks
 from synthjax.config import validate
-from synthjax.data import scores, shards, spaces
+from synthjax.data.generated import scores, shards
 from synthjax.encoders import Encoder, check_encoder, load_encoder
-from synthjax.errors import BLOCK, UserError
-from synthjax.progress import counter
+from synthjax.labels import spaces
+from synthjax.runtime import artifacts, locks
+from synthjax.runtime.errors import BLOCK, UserError
+from synthjax.runtime.progress import counter
 
 KNOWN = {
   "filter_encoder": BLOCK,  # gives the probabilities; config.encoder by default

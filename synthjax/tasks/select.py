@@ -4,12 +4,13 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.data import scores as stored
-from synthjax.data import selection, spaces
-from synthjax.errors import COUNT
-from synthjax.progress import say
+from synthjax.data.generated import clip_filter
+from synthjax.data.generated import scores as stored
+from synthjax.labels import spaces
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import COUNT
+from synthjax.runtime.progress import say
 
 KNOWN = {"max_per_class": COUNT}  # 800 in the paper
 
@@ -35,15 +36,17 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   scores = stored.read(workdir / "score")
-  selected = selection.select(
+  selected = clip_filter.select(
     scores,
     class_names=space.class_names,
     max_per_class=block["max_per_class"],
     seed=config.seed,
   )
-  selection.write(folder, scores, selected)
+  clip_filter.write(folder, scores, selected)
   counts = _counts(scores, selected)
-  artifacts.finish(folder, spec, {selection.FILE: len(scores.ids)}, kept=counts)
+  artifacts.finish(
+    folder, spec, {clip_filter.FILE: len(scores.ids)}, kept=counts
+  )
   for name, count in counts.items():
     say(
       f"select: {name}: kept {count['kept']:,} of {count['images']:,} images; "
@@ -53,12 +56,12 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 def _counts(
-  scores: stored.Scores, selected: selection.Selection
+  scores: stored.Scores, selected: clip_filter.Selection
 ) -> dict[str, dict[str, int]]:
   """Counts what passed and what was kept, by strategy."""
   strategies, _ = stored.origin(scores.ids)
-  filled = selected.reasons == selection.FILLED
-  passed = np.isin(selected.reasons, (selection.KEPT, selection.OVER))
+  filled = selected.reasons == clip_filter.FILLED
+  passed = np.isin(selected.reasons, (clip_filter.KEPT, clip_filter.OVER))
   return {
     str(name): {
       "images": int((strategies == name).sum()),

@@ -6,12 +6,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.convert import files
-from synthjax.data import captions, embedded, pipeline, views
+from synthjax.data.pipeline import host_augment
+from synthjax.data.pipeline import loader as pipeline
+from synthjax.embedded import captions, world
 from synthjax.encoders.resize import fit_image
-from synthjax.errors import (
+from synthjax.models.clip import model as clip
+from synthjax.runtime import artifacts
+from synthjax.runtime import mesh as meshes
+from synthjax.runtime.errors import (
   BELOW_ONE,
   BLOCK,
   COUNT,
@@ -21,11 +24,10 @@ from synthjax.errors import (
   Kind,
   one_of,
 )
-from synthjax.models import clip
-from synthjax.text import tokenize
-from synthjax.train import contrastive, metrics, optimizer
-from synthjax.train import mesh as meshes
-from synthjax.train import run as runs
+from synthjax.tokenizers import bpe
+from synthjax.training import contrastive, metrics, optimizer
+from synthjax.training import run as runs
+from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
 REQUIRED = {
@@ -89,7 +91,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     return
   data = dict(block["data"])
   name_share = data.pop("name_share")
-  tokenizer = tokenize.load()
+  tokenizer = bpe.load()
   sizes = block["model"] | {"vocab_size": tokenizer.clip_vocab_size}
   model = clip.CLIP(**sizes)
   batch_size, num_steps = block["batch_size"], block["num_steps"]
@@ -110,9 +112,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     pipeline.train_batches(
       captions.open_captioned(**data),
       [
-        views.flip,
-        views.jiggle,
-        views.recolour,
+        host_augment.flip,
+        host_augment.jiggle,
+        host_augment.recolour,
         partial(captions.name_more, share=name_share),
         read,
       ],
@@ -153,8 +155,6 @@ def read_example(
   example: dict, rng: np.random.Generator, *, context: int, image_size: int
 ) -> dict:
   """Turns a captioned drawing into a row of a training batch."""
-  tokens = tokenize.load().clip_tokens(
-    [embedded.sample_caption(example, rng)], context
-  )
+  tokens = bpe.load().clip_tokens([world.sample_caption(example, rng)], context)
   image = fit_image(example["image"], image_size)
   return {"images": image, "tokens": tokens[0]}

@@ -9,12 +9,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.convert import files
-from synthjax.data import captions, embedded, pipeline, views
+from synthjax.data.pipeline import host_augment
+from synthjax.data.pipeline import loader as pipeline
 from synthjax.diffusion import schedule
-from synthjax.errors import (
+from synthjax.embedded import captions, world
+from synthjax.models.glide.model import Glide
+from synthjax.runtime import artifacts
+from synthjax.runtime import mesh as meshes
+from synthjax.runtime.errors import (
   BELOW_ONE,
   BLOCK,
   COUNT,
@@ -26,11 +29,10 @@ from synthjax.errors import (
   one_of,
   unknown_names,
 )
-from synthjax.models.glide import Glide
-from synthjax.text import tokenize
-from synthjax.train import denoising, metrics, optimizer
-from synthjax.train import mesh as meshes
-from synthjax.train import run as runs
+from synthjax.tokenizers import bpe
+from synthjax.training import denoising, metrics, optimizer
+from synthjax.training import run as runs
+from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
 # fsdp: devices that share one copy of the state; see train.loop.fit.
@@ -50,7 +52,7 @@ REQUIRED = {
 STAGE = REQUIRED | {
   "low_res": COUNT,  # px of the image to enlarge; none for the base
   "drop_prompt": SHARE,
-  "max_weight": POSITIVE,  # of noisy steps; see synthjax.train.denoising
+  "max_weight": POSITIVE,  # of noisy steps; see synthjax.training.denoising
   "ema_decay": BELOW_ONE,
   "num_workers": WHOLE,
 }
@@ -109,7 +111,7 @@ def _train(
   data = dict(block["data"])
   name_share = data.pop("name_share")
   source = captions.open_captioned(**data)
-  tokenizer = tokenize.load()
+  tokenizer = bpe.load()
   model = Glide(vocab_size=tokenizer.glide_vocab_size, **block["model"])
   batch_size, num_steps = block["batch_size"], block["num_steps"]
   read = partial(
@@ -133,8 +135,8 @@ def _train(
     pipeline.train_batches(
       source,
       [
-        views.flip,
-        views.jiggle,
+        host_augment.flip,
+        host_augment.jiggle,
         partial(captions.name_more, share=name_share),
         read,
       ],
@@ -182,13 +184,13 @@ def read_example(
   context: int,
 ) -> dict:
   """Turns a captioned drawing into a row of a training batch."""
-  tokens, mask = tokenize.load().glide_tokens(
-    [embedded.sample_caption(example, rng)], context
+  tokens, mask = bpe.load().glide_tokens(
+    [world.sample_caption(example, rng)], context
   )
-  image = views.shrink(example["image"], image_size)
+  image = host_augment.shrink(example["image"], image_size)
   row = {"image": image, "tokens": tokens[0], "mask": mask[0]}
   if low_res:
-    row["low_res"] = views.shrink(image, low_res)
+    row["low_res"] = host_augment.shrink(image, low_res)
   return row
 
 

@@ -5,27 +5,35 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
 from synthjax.config import validate
-from synthjax.convert import files
-from synthjax.data import few_shot, pipeline, real, spaces, views
-from synthjax.data.rows import labels_of, subset
-from synthjax.errors import BLOCK, UserError, check_values, unknown_names
-from synthjax.evals import classify, finetuned
-from synthjax.evals import classify as result_files
-from synthjax.models import vit
+from synthjax.data.pipeline import few_shot, host_augment
+from synthjax.data.pipeline import loader as pipeline
+from synthjax.data.pipeline.rows import labels_of, subset
+from synthjax.data.real import real_images
+from synthjax.evals import accuracy as classify
+from synthjax.evals import accuracy as result_files
+from synthjax.evals import finetuned
+from synthjax.labels import spaces
 from synthjax.models.classifiers import HEADS, make_classifier
-from synthjax.train import (
+from synthjax.models.vit import model as vit
+from synthjax.runtime import artifacts, processes
+from synthjax.runtime import mesh as meshes
+from synthjax.runtime.errors import (
+  BLOCK,
+  UserError,
+  check_values,
+  unknown_names,
+)
+from synthjax.training import backbones as pretrained
+from synthjax.training import (
   finetune,
-  pretrained,
   pretraining,
   pretraining_fields,
-  processes,
-  recipe,
+  recipes,
   supervised,
 )
-from synthjax.train import mesh as meshes
-from synthjax.train import run as runs
+from synthjax.training import run as runs
+from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
 KNOWN = finetune.KNOWN
@@ -52,9 +60,9 @@ def check(config: ConfigDict, workdir: str) -> None:
         f"config.transfer.{name} and config.transfer.test are the same images, "
         f"{block['test']}: choose another split for one of them."
       )
-  real.check_pool(block["train"], space, block["shots"])
-  for each in real.splits_of(block).values():
-    real.check_real(each, space)
+  real_images.check_pool(block["train"], space, block["shots"])
+  for each in real_images.splits_of(block).values():
+    real_images.check_real(each, space)
   if "pretrained" in block["inits"]:
     if block.get("weights"):
       files.load_params(_locate(block))
@@ -70,13 +78,13 @@ def _check_recipe(block: dict, init: str) -> None:
     raise UserError(
       f"config.{name} lacks {', '.join(missing)}, and so does config.transfer."
     )
-  views.transforms(fields["augment"], image_size=32, num_classes=2)
+  host_augment.transforms(fields["augment"], image_size=32, num_classes=2)
   validate(fields.get("mix") or {}, pretraining_fields.MIX, name=f"{name}.mix")
   if problems := pretraining_fields.contradictions(fields):
     raise UserError(f"config.{name} contradicts itself: {'; '.join(problems)}.")
   rates = finetune.rates_of(fields)
   for lr in rates:
-    recipe.check_optimizer(
+    recipes.check_optimizer(
       fields["optimizer"] | {"lr": lr}, epochs=fields["epochs"]
     )
   if len(rates) > 1 and not block.get("validation"):
@@ -98,7 +106,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     "space": spaces.identify(space),
     "model": _model(config),
     "images": {
-      name: real.identify(block[name])
+      name: real_images.identify(block[name])
       for name in ("train", "validation", "test")
       if block.get(name)
     },
@@ -125,9 +133,11 @@ def run(config: ConfigDict, workdir: str) -> None:
   measure = _measurer(model, block["image_size"], folder)
   validation = {}
   if block.get("validation"):
-    validation = measure(every, real.open_real(block["validation"], space))
+    validation = measure(
+      every, real_images.open_real(block["validation"], space)
+    )
   chosen = finetuned.choose(runs_of, validation)
-  tested = measure(chosen, real.open_real(block["test"], space))
+  tested = measure(chosen, real_images.open_real(block["test"], space))
   results = {
     "space": space.name,
     "classes": [c.name for c in space.classes],
@@ -158,18 +168,18 @@ def _finetune(
   start, shots, lr, _ = same[0]
   init = "pretrained" if start in backbones else "random"
   fields, num_classes = finetune.recipe_of(spec, init), len(space.classes)
-  pool = real.open_real(spec["train"], space)
+  pool = real_images.open_real(spec["train"], space)
   labels = labels_of(pool)
   draw = lambda seed: few_shot.draw(
     labels, num_classes=num_classes, shots=shots, seed=seed
   )
-  num_steps = recipe.count_steps(
+  num_steps = recipes.count_steps(
     len(draw(same[0].seed)),
     epochs=fields["epochs"],
     batch_size=fields["batch_size"],
   )
   # One for all seeds, so that its step is compiled once.
-  tx = recipe.make_optimizer(
+  tx = recipes.make_optimizer(
     num_steps=num_steps,
     epochs=fields["epochs"],
     **fields["optimizer"] | {"lr": lr},
@@ -196,7 +206,7 @@ def _finetune(
       objective,
       pipeline.train_batches(
         subset(pool, draw(run.seed)),
-        views.transforms(
+        host_augment.transforms(
           fields["augment"],
           image_size=pretraining_fields.source_size(fields),
           num_classes=num_classes,
@@ -231,7 +241,7 @@ def _measurer(model: Any, image_size: int, folder: epath.Path) -> Any:
 
   def accuracy(run, source):
     variables, _ = files.load_params(folder / f"{run.label()}{_WEIGHTS}")
-    images = views.in_order(source, image_size=image_size)
+    images = host_augment.in_order(source, image_size=image_size)
     return classify.top1(*supervised.evaluate_all(predict, variables, images))
 
   return lambda every, source: {run: accuracy(run, source) for run in every}

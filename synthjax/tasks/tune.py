@@ -16,19 +16,21 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
+from synthjax.adapt import feature_sets, head_files, linear_head
+from synthjax.adapt import linear_head as recipes
+from synthjax.adapt.feature_sets import Features
+from synthjax.adapt.linear_head import Arm
 from synthjax.config import read_named, validate
-from synthjax.data import feature_sets, real, selection, spaces
-from synthjax.data import scores as stored
-from synthjax.data.feature_sets import Features
-from synthjax.encoders import check_encoder, heads, load_encoder
-from synthjax.errors import UserError, unknown_names
+from synthjax.data.generated import clip_filter
+from synthjax.data.generated import scores as stored
+from synthjax.data.real import real_images
+from synthjax.encoders import check_encoder, load_encoder
 from synthjax.evals import arms
-from synthjax.progress import counter
-from synthjax.text.prompts import STRATEGIES
-from synthjax.train import classifier
-from synthjax.train import classifier as recipes
-from synthjax.train.classifier import Arm
+from synthjax.labels import spaces
+from synthjax.prompts.strategies import STRATEGIES
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.progress import counter
 
 KNOWN = recipes.KNOWN
 
@@ -40,7 +42,7 @@ class Trained(NamedTuple):
   seed: int
   rows: np.ndarray  # [n] int, of the scores
   about: dict[str, Any]  # what the results tell of it
-  tuned: classifier.Tuned
+  tuned: linear_head.Tuned
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -62,8 +64,8 @@ def check(config: ConfigDict, workdir: str) -> None:
     )
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
-  for each in real.splits_of(block).values():
-    real.check_real(each, space)
+  for each in real_images.splits_of(block).values():
+    real_images.check_real(each, space)
   artifacts.check_complete(workdir, _inputs(wanted), planned=config.tasks)
 
 
@@ -73,11 +75,11 @@ def run(config: ConfigDict, workdir: str) -> None:
   folder, space = workdir / "tune", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
   wanted = read_arms(block["arms"])
-  splits = real.splits_of(block)
+  splits = real_images.splits_of(block)
   spec = {
     "tune": block,
     "encoder": encoder.identity,
-    "real": {name: real.identify(each) for name, each in splits.items()},
+    "real": {name: real_images.identify(each) for name, each in splits.items()},
     "inputs": {n: artifacts.digest(workdir / n) for n in _inputs(wanted)},
     "classes": space.class_names,
   }
@@ -102,16 +104,18 @@ def run(config: ConfigDict, workdir: str) -> None:
   open_real([name for name in splits if name == "validation"])
   scores = stored.read(workdir / "score")
   texts = stored.read_texts(workdir / "score")
-  head = classifier.init_head(texts.text_features, texts.logit_scale)
+  head = linear_head.init_head(texts.text_features, texts.logit_scale)
   fit = partial(_fit, block, scores, head)
   began, trained = time.monotonic(), []
   tell = counter("tune", len(wanted) * len(block["seeds"]), unit="heads")
   for arm in wanted:
     kept = np.ones(len(scores.ids), bool)
     if arm.filter:
-      kept = selection.read_kept(workdir / "select", workdir / "score", scores)
+      kept = clip_filter.read_kept(
+        workdir / "select", workdir / "score", scores
+      )
     for seed in block["seeds"]:
-      image_seed, chosen = selection.images_of(
+      image_seed, chosen = clip_filter.images_of(
         scores,
         strategy=arm.strategy,
         seed=seed,
@@ -141,7 +145,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     "classes": list(space.class_names),
     "templates": list(space.templates),
     **arms.compare(
-      lambda head, features: np.asarray(classifier.logits_fn(head, features)),
+      lambda head, features: np.asarray(linear_head.logits_fn(head, features)),
       head,
       [(each.about, each.tuned.head) for each in trained],
       {name: opened[name] for name in splits},
@@ -183,19 +187,19 @@ def _inputs(wanted: Sequence[Arm]) -> tuple[str, ...]:
 def _fit(
   block: Mapping[str, Any],
   scores: stored.Scores,
-  head: classifier.Head,
+  head: linear_head.Head,
   arm: Arm,
   seed: int,
   rows: np.ndarray,
   validation: Features | None,
-) -> classifier.Tuned:
+) -> linear_head.Tuned:
   """Trains one head; what the block leaves out is the paper's recipe."""
   num_epochs = block.get("num_epochs", 30)
-  return classifier.tune(
+  return linear_head.tune(
     scores.features[rows].astype(np.float32),
     scores.labels[rows],
     head,
-    index=classifier.epochs_index(
+    index=linear_head.epochs_index(
       len(rows),
       batch_size=min(block.get("batch_size", 512), len(rows)),
       num_epochs=num_epochs,
@@ -224,7 +228,7 @@ def _add_best_epochs(results, trained, fit, test: Features) -> None:
 
 def _write(
   folder: epath.Path,
-  head: classifier.Head,
+  head: linear_head.Head,
   trained: Sequence[Trained],
   results: Mapping[str, Any],
   encoder: Mapping[str, Any],
@@ -232,9 +236,9 @@ def _write(
   """Writes the results, heads and curves; returns the rows of the files."""
   curves, arms_heads = {}, {}
   for arm, seed, *_, tuned in trained:
-    curves[heads.label(arm.name, seed)] = np.asarray(tuned.losses)
+    curves[head_files.label(arm.name, seed)] = np.asarray(tuned.losses)
     arms_heads.setdefault(arm.name, {})[seed] = tuned.head
-  rows = heads.write(folder, head, arms_heads, results["classes"], encoder)
+  rows = head_files.write(folder, head, arms_heads, results["classes"], encoder)
   with artifacts.replace(folder, "curves.npz") as path:
     np.savez(path, **curves)
   with artifacts.replace(folder, "results.json") as path:

@@ -13,25 +13,25 @@ from typing import Any
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax import artifacts
+from synthjax.adapt import encoder_tuning, image_tower, linear_head
+from synthjax.adapt import encoder_tuning as recipes
+from synthjax.adapt.encoder_tuning import Arm
 from synthjax.config import check_strategies, read_named, validate
-from synthjax.data import few_shot, generated, pipeline, real, spaces, views
-from synthjax.data import scores as stored
-from synthjax.data.rows import labels_of, subset
-from synthjax.encoders import Encoder, check_encoder, load_encoder, tower
-from synthjax.errors import UserError, unknown_names
+from synthjax.data.generated import drawn_images
+from synthjax.data.generated import scores as stored
+from synthjax.data.pipeline import few_shot, host_augment
+from synthjax.data.pipeline import loader as pipeline
+from synthjax.data.pipeline.rows import labels_of, subset
+from synthjax.data.real import real_images
+from synthjax.encoders import Encoder, check_encoder, load_encoder
+from synthjax.evals import accuracy as result_files
 from synthjax.evals import arms
-from synthjax.evals import classify as result_files
-from synthjax.train import (
-  classifier,
-  encoder_tuning,
-  processes,
-  recipe,
-)
-from synthjax.train import encoder_tuning as recipes
-from synthjax.train import mesh as meshes
-from synthjax.train import run as runs
-from synthjax.train.encoder_tuning import Arm
+from synthjax.labels import spaces
+from synthjax.runtime import artifacts, processes
+from synthjax.runtime import mesh as meshes
+from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.training import recipes as recipe
+from synthjax.training import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
 KNOWN = recipes.KNOWN
@@ -49,11 +49,11 @@ def check(config: ConfigDict, workdir: str) -> None:
   if unknown := sorted({arm.up_to for arm in wanted} - rungs.keys()):
     raise unknown_names("rung (up_to) of this encoder,", unknown, rungs)
   recipe.check_optimizer(block["optimizer"], epochs=block["epochs"])
-  real.check_real(block["test"], space)
+  real_images.check_real(block["test"], space)
   if any(arm.data == "real" for arm in wanted):
     if not block.get("pool") or not block.get("shots"):
       raise UserError("config.tune_encoder needs pool and shots for real arms.")
-    real.check_pool(block["pool"], space, [block["shots"]])
+    real_images.check_pool(block["pool"], space, [block["shots"]])
   if any(arm.data == "synthetic" for arm in wanted) and block.get("strategy"):
     check_strategies(config, [block["strategy"]])
   inputs = _inputs(block, wanted)
@@ -82,7 +82,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     "tune_encoder": block,
     "encoder": encoder.identity,
     "real": {
-      name: real.identify(block[name])
+      name: real_images.identify(block[name])
       for name in ("pool", "test")
       if block.get(name)
     },
@@ -107,13 +107,13 @@ def run(config: ConfigDict, workdir: str) -> None:
 
   # Nothing is trained for, or chosen by, what is opened from here on.
   opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-  test = real.open_real(block["test"], space)
+  test = real_images.open_real(block["test"], space)
   start = {"encoder": model.variables, "head": head}
   results = {
     "space": space.name,
     "classes": list(space.class_names),
     **arms.compare(
-      tower.predictor(model),
+      image_tower.predictor(model),
       start,
       trained,
       {"test": (test, labels_of(test))},
@@ -132,17 +132,17 @@ def run(config: ConfigDict, workdir: str) -> None:
     print(arms.table(results), flush=True)
 
 
-def _load(block: ConfigDict, *, remat: bool = False) -> tower.Tower:
-  return tower.load(
+def _load(block: ConfigDict, *, remat: bool = False) -> image_tower.Tower:
+  return image_tower.load(
     block.weights, dtype=block.get("dtype", "float32"), remat=remat
   )
 
 
-def _zero_shot(encoder: Encoder, space: Any) -> classifier.Head:
+def _zero_shot(encoder: Encoder, space: Any) -> linear_head.Head:
   texts = stored.encode_classes(
     encoder.encode_texts, encoder.logit_scale, space
   )
-  return classifier.init_head(texts.text_features, texts.logit_scale)
+  return linear_head.init_head(texts.text_features, texts.logit_scale)
 
 
 def _inputs(block: Mapping[str, Any], wanted: Sequence[Arm]) -> tuple[str, ...]:
@@ -162,8 +162,8 @@ def _label(arm: Arm, seed: int) -> str:
 def _tuner(
   block: Mapping[str, Any],
   arm: Arm,
-  model: tower.Tower,
-  head: classifier.Head,
+  model: image_tower.Tower,
+  head: linear_head.Head,
   workdir: epath.Path,
   space: Any,
 ) -> Callable[[int], tuple[Any, dict]]:
@@ -184,7 +184,7 @@ def _tuner(
   if arm.lr is not None:
     optimizer["lr"] = arm.lr
   objective = encoder_tuning.encoder_tuning(
-    functools.partial(tower.encode, model),
+    functools.partial(image_tower.encode, model),
     model.variables,
     head,
     recipe.make_optimizer(
@@ -206,9 +206,9 @@ def _tuner(
       pipeline.train_batches(
         source,
         [
-          functools.partial(tower.fit, size=model.image_size),
+          functools.partial(image_tower.fit, size=model.image_size),
           functools.partial(
-            views.image_and_label, num_classes=len(space.classes)
+            host_augment.image_and_label, num_classes=len(space.classes)
           ),
         ],
         batch_size=min(block["batch_size"], len(source)),
@@ -243,7 +243,7 @@ def _tuner(
 def _source(block, arm, workdir, space, seed) -> Sequence[Any]:
   """Opens the images that an arm learns from."""
   if arm.data == "real":
-    pool = real.open_real(block["pool"], space)
+    pool = real_images.open_real(block["pool"], space)
     rows = few_shot.draw(
       labels_of(pool),
       num_classes=len(space.classes),
@@ -252,7 +252,7 @@ def _source(block, arm, workdir, space, seed) -> Sequence[Any]:
     )
     return subset(pool, rows)
   kept = workdir / "select/selection.jsonl" if block.get("filter") else None
-  return generated.open_generated(
+  return drawn_images.open_generated(
     workdir / "generate",
     strategy=block.get("strategy"),
     seed=seed,

@@ -18,9 +18,10 @@ import os
 import sys
 from collections.abc import Sequence
 
-from synthjax.convert.released import RELEASED
-from synthjax.errors import UserError, unknown_names
-from synthjax.weights import fetching, making, reading, stable_diffusion
+from synthjax.models.stable_diffusion import pack as stable_diffusion
+from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.weights import check, fetch, make
+from synthjax.weights.catalogue import RELEASED
 
 COMMANDS = ("list", "fetch", "convert", "check", "pack")
 
@@ -61,13 +62,13 @@ def run(command: str, names: Sequence[str], output: str | None) -> None:
   if unknown := [name for name in known if name not in RELEASED]:
     raise unknown_names("released checkpoint", unknown, RELEASED)
   if command == "list":
-    reading.list_all(names)
+    check.list_all(names)
   elif not names:
     raise UserError(f"`{command}` needs a name; `list` lists them.")
   elif command == "convert":
-    making.convert_files(names[0], names[1:], output)
+    make.convert_files(names[0], names[1:], output)
   else:
-    {"fetch": fetching.fetch_all, "check": reading.check_all}[command](names)
+    {"fetch": fetch.fetch_all, "check": check.check_all}[command](names)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,0 +1,258 @@
+"""Sets of stored features that classifiers learn from and are tested on."""
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from synthjax.data.generated import clip_filter, scores
+from synthjax.data.pipeline import few_shot, host_augment
+from synthjax.data.pipeline.rows import Example
+from synthjax.data.real import real_images
+from synthjax.runtime.errors import UserError
+
+Features = tuple[np.ndarray, np.ndarray]  # float32 [n, d], labels int [n]
+EncodeImages = Callable[[Sequence[np.ndarray]], np.ndarray]
+
+
+def encode_real(
+  block: Mapping[str, Any], space: Any, encoder: Any, folder: epath.PathLike
+) -> tuple[Features, dict[str, int]]:
+  """Opens and encodes real images, or reads what was encoded before.
+
+  Args:
+    block: of plain data, see `real.open_real`.
+    space: the label space.
+    encoder: an `encoders.Encoder`.
+    folder: of the files of features.
+
+  Returns:
+    Features and labels, and the rows of each file that holds them.
+  """
+  features, labels, files = scores.encode_source(
+    real_images.open_real(block, space),
+    encoder.encode_images,
+    identity=json.dumps(encoder.identity, sort_keys=True),
+    folder=folder,
+  )
+  return (features, labels), files
+
+
+def limit_per_class(
+  found: scores.Scores,
+  rows: np.ndarray,
+  *,
+  images_per_class: int | None,
+  seed: int,
+  class_names: Sequence[str],
+) -> np.ndarray:
+  """Keeps as many rows of each class, chosen by chance.
+
+  The first 100 of a class are among its first 200 of the same seed.
+
+  Args:
+    found: scores of n images.
+    rows: int [m], to choose from.
+    images_per_class: None keeps all.
+    seed: of the choice, which depends on seed and ids alone.
+    class_names: by label.
+
+  Returns:
+    Rows, int, in the order that they had.
+
+  Raises:
+    UserError: listing every class with fewer rows.
+  """
+  if images_per_class is None:
+    return rows
+  own = [rows[found.labels[rows] == label] for label in range(len(class_names))]
+  if few := {
+    name: len(each)
+    for name, each in zip(class_names, own, strict=True)
+    if len(each) < images_per_class
+  }:
+    listed = ", ".join(f"{k!r} has {n}" for k, n in list(few.items())[:10])
+    raise UserError(
+      f"images_per_class={images_per_class} images of each class are asked "
+      f"for, but of {len(few)} there are fewer: {listed}. Ask for at most "
+      f"{min(few.values())}, or raise generate.images_per_class or "
+      "select.max_per_class."
+    )
+  chance = functools.partial(clip_filter.chance_of, seed)
+  kept = [sorted(e, key=lambda i: chance(found.ids[i])) for e in own]
+  return np.sort(np.concatenate([each[:images_per_class] for each in kept]))
+
+
+class Few(NamedTuple):
+  """The real images of a few-shot run, and their features."""
+
+  source: Sequence[Example]  # of the pool
+  pool: Features
+  validation: Features | None
+  num_classes: int
+  sampler: str = "nested"  # of the shots, a key of few_shot.SAMPLERS
+
+
+def draw_shots(few: Few, shots: int, seed: int) -> Features:
+  """Returns the features and labels of the shots of a seed."""
+  rows = _rows(few, shots, seed)
+  return few.pool[0][rows], few.pool[1][rows]
+
+
+def lend_validation(few: Few, shots: int, seed: int) -> Features | None:
+  """Returns the validation images that CoOp's protocol lends to so many."""
+  if few.validation is None:
+    return None
+  features, labels = few.validation
+  if few.sampler == "coop":  # one stream of random numbers draws both
+    _, rows = few_shot.draw_splits(
+      few.sampler,
+      few.pool[1],
+      labels,
+      num_classes=few.num_classes,
+      shots=shots,
+      seed=seed,
+    )
+    return features[rows], labels[rows]
+  least = int(np.bincount(labels, minlength=few.num_classes).min())
+  rows = few_shot.draw(
+    labels,
+    num_classes=few.num_classes,
+    shots=min(shots, few_shot.MAX_VALIDATION_SHOTS, least),
+    seed=seed,
+  )
+  return features[rows], labels[rows]
+
+
+def encode_views(
+  few: Few,
+  encode_images: EncodeImages,
+  shots: int,
+  seed: int,
+  *,
+  num_views: int,
+) -> np.ndarray:
+  """Encodes other views of the shots of a seed: float32 [num_views, n, d]."""
+  rows = _rows(few, shots, seed)
+  images = [
+    host_augment.shot_view(few.source[int(row)], seed=(seed, int(row), number))
+    for number in range(num_views)
+    for row in rows
+  ]
+  return encode_images(images).reshape(num_views, len(rows), -1)
+
+
+def retrieve(
+  few: Few, classes: np.ndarray, per_class: int, best_class_only: bool
+) -> Features:
+  """Finds images of the pool by texts [k, d]; its labels are not read."""
+  features = few.pool[0]
+  found = nearest_rows(
+    features, classes, per_class=per_class, best_class_only=best_class_only
+  )
+  return features[found.rows], found.labels
+
+
+def _rows(few: Few, shots: int, seed: int) -> np.ndarray:
+  return few_shot.draw_by(
+    few.sampler,
+    few.pool[1],
+    num_classes=few.num_classes,
+    shots=shots,
+    seed=seed,
+  )
+
+
+# --- retrieves real images by text -------------------------------------------
+# What generated images have to beat: the same CLIP, used to search a pool of
+# real images without labels.
+
+
+class Retrieved(NamedTuple):
+  """The rows found, by class and falling cosine."""
+
+  rows: np.ndarray  # [m] int64, in the pool
+  labels: np.ndarray  # [m] int64
+  cosines: np.ndarray  # [m] float32
+
+
+def nearest_rows(
+  pool: np.ndarray,
+  classes: np.ndarray,
+  *,
+  per_class: int,
+  best_class_only: bool = False,
+  chunk: int = 16_384,
+) -> Retrieved:
+  """Finds the rows of the pool with the largest cosine to each class.
+
+  Of equal cosines the lower row comes first. Memory is that of one chunk, so
+  that the pool may be a memory map of many millions of rows.
+
+  Args:
+    pool: [n, d] image features, of any length and float type.
+    classes: [k, d] text features of the classes, of any length.
+    per_class: rows to find for each class; fewer where there are no more.
+    best_class_only: a row is offered to the class of its largest cosine alone
+      (of equal ones, the first); otherwise several classes may find it.
+    chunk: rows of the pool at a time.
+
+  Raises:
+    UserError: for sizes that disagree, or features without a direction.
+  """
+  units = _units(classes, "class", 0)  # [k, d]
+  if pool.ndim != 2 or units.shape[1] != pool.shape[1] or per_class < 1:
+    raise UserError(
+      f"Found a pool of shape {pool.shape}, classes of shape {classes.shape} "
+      f"and per_class={per_class}; needed [n, d], [k, d] and at least 1: are "
+      "both from the same encoder?"
+    )
+  rows = np.empty((len(units), 0), np.int64)
+  cosines = np.empty((len(units), 0), np.float32)
+  for start in range(0, len(pool), chunk):
+    part = _units(pool[start : start + chunk], "pool", start)
+    found = units @ part.T  # [k, chunk]
+    if best_class_only:
+      elsewhere = np.arange(len(units))[:, None] != found.argmax(0)
+      found[elsewhere] = -np.inf
+    nearest, values = _largest(found, per_class)
+    # Lower rows stand first, so that a stable order keeps them there.
+    rows = np.concatenate([rows, start + nearest], axis=1)
+    cosines = np.concatenate([cosines, values], axis=1)
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :per_class]
+    rows = np.take_along_axis(rows, order, axis=1)
+    cosines = np.take_along_axis(cosines, order, axis=1)
+  labels = np.broadcast_to(np.arange(len(units))[:, None], rows.shape)
+  offered = cosines > -np.inf
+  return Retrieved(rows[offered], labels[offered], cosines[offered])
+
+
+def _largest(values, num):
+  """Returns columns [k, num] of the largest of [k, n], and the values.
+
+  A partition alone would pick any of the equal values at its border.
+  """
+  num = min(num, values.shape[1])
+  border = -np.partition(-values, num - 1, axis=1)[:, num - 1]
+  columns = np.empty((len(values), num), np.int64)
+  for out, row, least in zip(columns, values, border, strict=True):
+    near = np.flatnonzero(row >= least)
+    out[:] = near[np.argsort(-row[near], kind="stable")[:num]]
+  return columns, np.take_along_axis(values, columns, axis=1)
+
+
+def _units(features, kind, start):
+  """Scales rows to length 1 in float32, or says which have no direction."""
+  features = np.asarray(features, np.float32)
+  length = np.linalg.norm(features, axis=-1, keepdims=True)
+  wrong = np.flatnonzero(~(np.isfinite(length) & (length > 0)))
+  if len(wrong):
+    raise UserError(
+      f"The {kind} features have {len(wrong)} rows that are zero or not "
+      f"finite, such as row {start + wrong[0]}: encode these anew, or leave "
+      "them out."
+    )
+  return features / length

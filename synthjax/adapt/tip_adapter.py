@@ -1,0 +1,325 @@
+"""Tip-Adapter (Zhang et al. 2022): a cache of few-shot rows.
+
+A row's cosines to the stored shots of each class, sharpened, are added to the
+zero-shot logits. Only the two strengths of this are searched; `tip_adapter_f`
+also trains the stored shots.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from synthjax.adapt import linear_head
+from synthjax.adapt.linear_head import Head, unit
+from synthjax.adapt.soft_targets import hard_cross_entropy
+from synthjax.runtime.errors import UserError
+
+
+@flax.struct.dataclass
+class Cache:
+  """The shots of each class; this is the one-hot product of the paper.
+
+  With the shots of a class side by side, the product with one-hot values is a
+  sum over `m`.
+  """
+
+  keys: jax.Array  # [k, m, d] float32, unit vectors until they are trained
+  filled: jax.Array  # [k, m] bool; classes may have fewer than m shots
+
+
+class Strengths(NamedTuple):
+  """How the cache is weighed, by the letters of the paper."""
+
+  beta: float  # sharpness of the cosines
+  alpha: float  # of the cache against zero-shot
+
+
+class Settings(NamedTuple):
+  """What the authors' code sets for one data set."""
+
+  initial: Strengths  # of Tip-Adapter-F's training
+  search_scale: Strengths  # upper ends of the search
+  num_epochs: int = 20  # of Tip-Adapter-F
+
+
+SETTINGS = {
+  "imagenet": Settings(Strengths(1, 1.17), Strengths(7, 3)),
+  "caltech101": Settings(Strengths(1, 3), Strengths(12, 5)),
+  "pets": Settings(Strengths(1, 1.17), Strengths(7, 3)),
+  "cars": Settings(Strengths(1, 3), Strengths(20, 10)),
+  "aircraft": Settings(Strengths(1, 5), Strengths(30, 30)),
+  "sun397": Settings(Strengths(1, 1.17), Strengths(12, 10)),
+  "dtd": Settings(Strengths(1, 2), Strengths(13, 13)),
+  "eurosat": Settings(Strengths(1, 2), Strengths(12, 10), num_epochs=100),
+}
+
+
+class Searched(NamedTuple):
+  """What a search over the strengths finds."""
+
+  best: Strengths  # the first of the most accurate
+  accuracy: jax.Array  # [], its share of right rows
+  accuracies: jax.Array  # [betas, alphas]
+  betas: jax.Array  # [betas]
+  alphas: jax.Array  # [alphas]
+
+
+def build_cache(
+  features: np.ndarray, labels: np.ndarray, num_classes: int
+) -> Cache:
+  """Averages the augmented views of each shot into one key of unit length.
+
+  The views are averaged as the encoder gives them, not as unit vectors.
+
+  Args:
+    features: [passes, n, d] of n shots; 10 passes in the paper.
+    labels: [n] int in 0..num_classes-1.
+    num_classes: k.
+
+  Raises:
+    UserError: for shapes that disagree or classes that do not exist.
+  """
+  features, labels = np.asarray(features, np.float32), np.asarray(labels)
+  if features.ndim != 3 or labels.shape != features.shape[1:2]:
+    raise UserError(
+      f"Found shots of shape {features.shape} with labels {labels.shape}; "
+      "needed [passes, n, d] and [n]: add an axis for a single pass, "
+      "features[None]."
+    )
+  unknown = sorted(set(labels[(labels < 0) | (labels >= num_classes)].tolist()))
+  if unknown or not len(labels):
+    raise UserError(
+      f"Found {len(labels)} shots, with the unknown classes {unknown[:10]}; "
+      f"needed at least one shot, of the {num_classes} classes from 0 to "
+      f"{num_classes - 1}: are the labels those of the label space?"
+    )
+  mean = features.mean(0)
+  mean /= np.linalg.norm(mean, axis=-1, keepdims=True)
+  num_shots = np.bincount(labels, minlength=num_classes)
+  filled = np.arange(num_shots.max()) < num_shots[:, None]  # [k, m]
+  keys = np.zeros((*filled.shape, mean.shape[-1]), np.float32)
+  keys[filled] = mean[np.argsort(labels, kind="stable")]
+  return Cache(jnp.asarray(keys), jnp.asarray(filled))
+
+
+def logits_fn(
+  cache: Cache, head: Head, features: jax.Array, strengths: Strengths
+) -> jax.Array:
+  """Adds the cache to the zero-shot logits.
+
+  Args:
+    cache: see `build_cache`.
+    head: zero-shot, from `classifier.init_head`.
+    features: [n, d], of any length.
+    strengths: beta and alpha.
+
+  Returns:
+    [n, k]: head + alpha * sum_m exp(-beta (1 - cosine)).
+  """
+  beta, alpha = strengths
+  affinity = affinity_fn(cache, unit(features))
+  votes = cache_logits(affinity, beta).T  # [n, k]
+  return linear_head.logits_fn(head, features) + alpha * votes
+
+
+def affinity_fn(cache: Cache, units: jax.Array) -> jax.Array:
+  """Returns the cosines [m, k, n] of units [n, d]; -inf where no shot is."""
+  cosine = jnp.einsum("nd,kmd->mkn", units, cache.keys, precision="highest")
+  return jnp.where(cache.filled.T[..., None], cosine, -jnp.inf)
+
+
+def cache_logits(affinity: jax.Array, beta: jax.Array) -> jax.Array:
+  """Maps cosines [m, k, n] to the cache's logits [k, n]."""
+  return jnp.exp(beta * (affinity - 1)).sum(0)
+
+
+@partial(jax.jit, static_argnames=("steps", "block"))
+def search(
+  cache: Cache,
+  head: Head,
+  features: jax.Array,
+  labels: jax.Array,
+  *,
+  scale: Strengths,
+  steps: tuple[int, int] = (200, 20),
+  block: int = 128,
+) -> Searched:
+  """Tries a grid of strengths on validation rows.
+
+  Value i of a strength is 0.1 + i (scale - 0.1) / steps, so that the scale
+  itself is never tried. Of several best ones the first counts, in the order of
+  the authors' loop: beta outside, alpha inside.
+
+  Args:
+    cache: see `build_cache`.
+    head: zero-shot.
+    features: [n, d] of the validation rows, of any length.
+    labels: [n] int.
+    scale: upper ends, such as `SETTINGS["eurosat"].search_scale`.
+    steps: numbers of betas and alphas.
+    block: rows at a time, which bounds the memory: 4 * block * shots bytes;
+      few also keep it in a CPU's cache.
+
+  Raises:
+    ValueError: if there are no rows.
+  """
+  betas, alphas = (
+    0.1 + jnp.arange(num) * (end - 0.1) / num
+    for num, end in zip(steps, scale, strict=True)
+  )
+  if not (n := len(features)):
+    raise ValueError("found no validation rows to search on; needed some.")
+  units = unit(jnp.asarray(features, jnp.float32))
+  zero_shot = linear_head.logits_fn(head, units)  # [n, k]
+  # Rows that fill up the last block have the label -1, which is never right.
+  pad = lambda x, value: jnp.pad(
+    x, [(0, -n % block)] + [(0, 0)] * (x.ndim - 1), constant_values=value
+  ).reshape(-1, block, *x.shape[1:])
+
+  def count_block(rows):
+    units, zero_shot, labels = rows
+    affinity = affinity_fn(cache, units)  # once for all strengths
+
+    def count_beta(beta):
+      votes = cache_logits(affinity, beta)  # [k, block]
+      count = lambda alpha: count_right(zero_shot.T + alpha * votes, labels)
+      return jax.lax.map(count, alphas)
+
+    return jax.lax.map(count_beta, betas)  # [betas, alphas] int
+
+  rows = (pad(units, 0.0), pad(zero_shot, 0.0), pad(jnp.asarray(labels), -1))
+  counts = jax.lax.map(count_block, rows).sum(0)
+  i, j = jnp.unravel_index(counts.argmax(), counts.shape)
+  accuracies = counts / n
+  best = Strengths(betas[i], alphas[j])
+  return Searched(best, accuracies[i, j], accuracies, betas, alphas)
+
+
+def count_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """Counts the columns of [k, n] whose first largest logit is at labels [n].
+
+  A label of -1 is never right. The same as counting argmax(0) == labels, but
+  comparisons are vectorised on CPUs, where argmax is ten times slower.
+  """
+  row = jnp.arange(len(logits))[:, None]
+  own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[None], axis=0)
+  before, after = row < labels, row > labels
+  beaten = (before & (logits >= own)) | (after & (logits > own))
+  return jnp.sum(~beaten.any(0) & (labels >= 0))
+
+
+# --- tip-Adapter-F (Zhang et al ----------------------------------------------
+# As in classifier tuning, a whole training is one `lax.scan` on stored
+# features.
+
+
+class TunedCache(NamedTuple):
+  """What Tip-Adapter-F's training leaves.
+
+  The dicts have the key "validation" where that was given, and
+  "best_epoch_on_test" where `best_epoch_on_test` was.
+  """
+
+  cache: Cache  # after the last step
+  losses: jax.Array  # [steps]
+  accuracies: dict[str, jax.Array]  # [epochs]
+  best: dict[str, Cache]  # of the first epoch with the highest accuracy
+
+
+@partial(jax.jit, static_argnames="num_epochs")
+def tune(
+  cache: Cache,
+  head: Head,
+  features: jax.Array,
+  labels: jax.Array,
+  *,
+  index: jax.Array,
+  strengths: Strengths,
+  lr: float = 1e-3,
+  weight_decay: float = 0.01,
+  validation: tuple[jax.Array, jax.Array] | None = None,
+  best_epoch_on_test: tuple[jax.Array, jax.Array] | None = None,
+  num_epochs: int = 20,
+) -> TunedCache:
+  """Trains the keys of a cache: Tip-Adapter-F.
+
+  AdamW (eps 1e-4) and a cosine schedule, stepped in each iteration; the head
+  and the strengths stay as they are, and keys keep no unit length. The authors
+  report the higher of two test accuracies: of the epoch that is best on the
+  test set, and of its cache after a `search` on validation.
+
+  Args:
+    cache: to start from.
+    head: zero-shot.
+    features: [n, d] of the shots, of any length; augmented anew they are
+      `passes.flatten_passes`.
+    labels: [n] int.
+    index: [steps, batch] int, -1 for no row: `classifier.epochs_index` or
+      `passes.passes_index`; 256 rows in a batch.
+    strengths: such as `SETTINGS["eurosat"].initial`.
+    lr: of the first step; it falls to nearly 0 along half a cosine.
+    weight_decay: decoupled.
+    validation: features [v, d] and labels [v], classified after each epoch.
+    best_epoch_on_test: the same of the test set, to reproduce what the authors
+      report; a number chosen so is no estimate of the error on new images.
+    num_epochs: into which the steps are divided.
+
+  Raises:
+    ValueError: if num_epochs does not divide the steps.
+  """
+  num_steps = len(index)
+  if num_steps % num_epochs:
+    raise ValueError(
+      f"found an index of {num_steps} steps for num_epochs={num_epochs}; give "
+      "the number of epochs that the index was drawn for."
+    )
+  splits = {"validation": validation, "best_epoch_on_test": best_epoch_on_test}
+  splits = {name: rows for name, rows in splits.items() if rows is not None}
+  labels = jnp.asarray(labels)
+  units = unit(jnp.asarray(features, jnp.float32))
+  schedule = lambda i: lr * (1 + jnp.cos(jnp.pi * i / num_steps)) / 2
+  tx = optax.adamw(schedule, eps=1e-4, weight_decay=weight_decay)
+
+  def loss_fn(keys, rows):
+    logits = logits_fn(cache.replace(keys=keys), head, units[rows], strengths)
+    losses = hard_cross_entropy(logits, labels[rows])
+    return jnp.mean(losses, where=rows >= 0)
+
+  def step(carry, rows):
+    keys, opt_state = carry
+    loss, grads = jax.value_and_grad(loss_fn)(keys, rows)
+    updates, opt_state = tx.update(grads, opt_state, keys)
+    return (optax.apply_updates(keys, updates), opt_state), loss
+
+  def epoch(carry, index):
+    state, best = carry
+    state, losses = jax.lax.scan(step, state, index)
+    tuned, accuracies = cache.replace(keys=state[0]), {}
+    for name, (x, y) in splits.items():
+      right = logits_fn(tuned, head, x, strengths).argmax(-1) == y
+      accuracies[name] = right.mean()
+    best = {
+      name: jax.tree.map(
+        partial(jnp.where, accuracies[name] > best[name][0]),
+        (accuracies[name], tuned),
+        best[name],
+      )
+      for name in splits
+    }
+    return (state, best), (losses, accuracies)
+
+  best = {name: (jnp.array(-1.0), cache) for name in splits}
+  carry = ((cache.keys, tx.init(cache.keys)), best)
+  index = jnp.asarray(index).reshape(num_epochs, -1, index.shape[1])
+  (state, best), (losses, accuracies) = jax.lax.scan(epoch, carry, index)
+  return TunedCache(
+    cache.replace(keys=state[0]),
+    losses.reshape(-1),
+    accuracies,
+    {name: found for name, (_, found) in best.items()},
+  )

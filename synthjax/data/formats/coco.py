@@ -1,0 +1,307 @@
+"""COCO (Lin et al. 2014): images with boxes, and one JSON file for a split.
+
+`annotations/instances_<split>.json` beside `<split>/<image>.png`. Boxes are
+(x, y, width, height) in pixels from 0; categories count from 1, in the order
+of the labels. What COCO has no place for stands in fields of our own: `name` of
+an image, its id, and `difficult` of an object. `coco_read` opens it.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+from etils import epath
+from PIL import Image
+
+from synthjax.data.pipeline import image_files
+from synthjax.data.pipeline.codecs import encode_png
+from synthjax.data.pipeline.rows import Example
+from synthjax.detection.voc import Detection
+from synthjax.labels import class_names, file_names
+from synthjax.runtime.artifacts import replace
+from synthjax.runtime.errors import UserError
+
+
+def write(
+  folder: epath.PathLike,
+  rows: Sequence[Example],
+  names: Sequence[str],
+  *,
+  split: str,
+) -> dict[str, int]:
+  """Writes images as PNG, those that are not there; and the JSON file at last.
+
+  Args:
+    folder: local or gs://.
+    rows: of image, boxes, labels, difficult, id and size; see `data.voc`.
+    names: of the classes, by label.
+    split: of the data set.
+
+  Returns:
+    The rows of each file, for the manifest.
+
+  Raises:
+    UserError: about a label without a name, or two images of one id.
+  """
+  folder, written = epath.Path(folder), {}
+  images, annotations = [], []
+  for i in range(len(rows)):
+    row = rows[i]
+    file = f"{file_names.key_of(row['id'])}.png"
+    if f"{split}/{file}" in written:
+      raise UserError(f"Two images have the id {row['id']!r}.")
+    if not (folder / split / file).exists():
+      with replace(folder / split, file) as path:
+        path.write_bytes(encode_png(row["image"]))
+    written[f"{split}/{file}"] = 1
+    height, width = (int(side) for side in row["size"])
+    about = {"id": i + 1, "file_name": file, "name": row["id"]}
+    images.append(about | {"height": height, "width": width})
+    for each in _objects(row, names):
+      # pycocotools takes an annotation of the id 0 for none.
+      own = {"id": len(annotations) + 1, "image_id": i + 1}
+      annotations.append(own | each)
+  content = {
+    "info": {"description": "Scenes composed by synthjax.", "version": "1"},
+    "licenses": [],
+    "images": images,
+    "annotations": annotations,
+    "categories": [
+      {"id": label + 1, "name": name, "supercategory": ""}
+      for label, name in enumerate(names)
+    ],
+  }
+  file = f"annotations/instances_{split}.json"
+  with replace(folder, file) as path:
+    path.write_text(json.dumps(content) + "\n")
+  return written | {file: len(images)}
+
+
+def _objects(row: Example, names: Sequence[str]) -> list[dict[str, Any]]:
+  if unknown := {int(i) for i in row["labels"]} - set(range(len(names))):
+    raise UserError(
+      f"The image {row['id']!r} has the labels {sorted(unknown)}, but there "
+      f"are {len(names)} classes, from 0. Give each label a name."
+    )
+  objects = []
+  for box, label, difficult in zip(
+    row["boxes"], row["labels"], row["difficult"], strict=True
+  ):
+    x0, y0, x1, y1 = (int(v) if v == int(v) else float(v) for v in box)
+    objects.append(
+      {
+        "category_id": int(label) + 1,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": (x1 - x0) * (y1 - y0),
+        "segmentation": [],
+        "iscrowd": 0,
+        "difficult": int(difficult),
+      }
+    )
+  return objects
+
+
+# --- opens COCO (Lin et al ---------------------------------------------------
+
+_SLACK = 1  # pixels that a box may pass the border by, which clips it
+_BAD_IMAGE = (OSError, SyntaxError, ValueError)
+# What each entry of a list must have.
+_NEEDED = {
+  "images": ("id", "file_name", "height", "width"),
+  "annotations": ("image_id", "category_id", "bbox"),
+  "categories": ("id", "name"),
+}
+
+
+def open_coco(
+  path: epath.PathLike,
+  split: str,
+  classes: Mapping[str, int],
+  drop_empty: bool = False,
+) -> Detection:
+  """Opens images with the boxes of COCO's instances.
+
+  Crowds come as difficult, which evaluation passes over likewise. Boxes without
+  an area, of which COCO has some, are left out with a warning.
+
+  Args:
+    path: of the folder that holds `annotations` and the images' folder.
+    split: such as "val2017": the images lie in the folder of this name, and
+      their boxes in `annotations/instances_<split>.json`.
+    classes: name of a category -> label.
+    drop_empty: leaves out images without an object, as training does.
+
+  Returns:
+    A source of the rows of `data.voc`. The id is `name` of an image, or the
+    name of its file without the ending.
+
+  Raises:
+    UserError: listing the images that are missing, the categories of no class,
+      and what is wrong in any entry. A damaged image shows when it is read.
+  """
+  path, problems = epath.Path(path).expanduser(), []
+  file, folder = path / "annotations" / f"instances_{split}.json", path / split
+  content = _load(file, problems)
+  notes = _images(content["images"], problems)
+  gone = image_files.absent(folder, [note["file"] for note in notes.values()])
+  problems += [f"{folder / each}: is not there" for each in sorted(gone)]
+  objects = _read_objects(content, notes, classes, problems)
+  class_names.raise_problems(
+    problems,
+    f"{file} cannot be opened as COCO",
+    "Mend these entries, or copy the files anew; objects of another label "
+    "space need its classes.",
+  )
+  kept = [i for i in notes if objects[i] or not drop_empty]
+  if not kept:
+    raise UserError(f"{file} has no image left to read.")
+  files = [folder / notes[i].pop("file") for i in kept]
+  rows = [notes[i] | _columns(objects[i]) for i in kept]
+  return Detection(
+    size=len(rows),
+    read=functools.partial(_read, rows, files),
+    annotate=functools.partial(_item, rows),
+    sizes=np.array([row["size"] for row in rows], np.int32),
+    max_objects=max(1, *(len(row["labels"]) for row in rows)),
+  )
+
+
+# --- annotations ------------------------------------------------------------
+
+
+def _load(file: epath.Path, problems: list[str]) -> dict[str, list[dict]]:
+  """Returns the lists of a file, without the entries that lack something."""
+  if not file.exists():
+    raise UserError(f"{file} is not there: `path` or `split` is another one.")
+  try:
+    content = json.loads(file.read_bytes())
+  except ValueError as error:
+    raise UserError(f"{file} is damaged ({error}): copy it anew.") from error
+  found = {
+    name: content.get(name) if isinstance(content, dict) else None
+    for name in _NEEDED
+  }
+  if lacking := [n for n, each in found.items() if not isinstance(each, list)]:
+    raise UserError(
+      f"{file} lacks the lists {', '.join(lacking)}: it is no file of COCO's "
+      "instances."
+    )
+  for name, entries in found.items():
+    whole = []
+    for number, each in enumerate(entries):
+      held = each.keys() if isinstance(each, dict) else ()
+      if missing := [field for field in _NEEDED[name] if field not in held]:
+        problems.append(f"{name}[{number}]: lacks {', '.join(missing)}")
+      else:
+        whole.append(each)
+    found[name] = whole
+  return found
+
+
+def _images(
+  entries: Sequence[dict], problems: list[str]
+) -> dict[Any, dict[str, Any]]:
+  """Returns file, id and size of each image, by COCO's number."""
+  notes, names = {}, set()
+  for each in entries:
+    file, sides = str(each["file_name"]), (each["height"], each["width"])
+    name = str(each.get("name") or file.rsplit(".", 1)[0])
+    wrong = []
+    if not file_names.is_inside(file):
+      wrong.append(f"has the file_name {file!r}, which leads elsewhere")
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+      wrong.append(f"has {sides[1]} x {sides[0]} pixels")
+    if each["id"] in notes or name in names:
+      wrong.append("is there twice")
+    problems += [f"image {each['id']} ({name}): {line}" for line in wrong]
+    if not wrong:
+      names.add(name)
+      notes[each["id"]] = {"file": file, "id": name, "size": sides}
+  return notes
+
+
+def _read_objects(
+  content: Mapping[str, Sequence[dict]],
+  notes: Mapping[Any, dict[str, Any]],
+  classes: Mapping[str, int],
+  problems: list[str],
+) -> dict[Any, list[tuple]]:
+  """Returns (box, label, difficult) of the objects of each image."""
+  names = {each["id"]: str(each["name"]) for each in content["categories"]}
+  labels_of = class_names.resolve(names.values(), classes)
+  unknown: dict[str, None] = {}
+  objects: dict[Any, list[tuple]] = {number: [] for number in notes}
+  for each in content["annotations"]:
+    name = names.get(each["category_id"])
+    if each["image_id"] not in notes:
+      wrong = f"is of the image {each['image_id']}, which is not listed"
+    elif name is None:
+      wrong = f"is of the category {each['category_id']}, which is not listed"
+    else:
+      size = notes[each["image_id"]]["size"]
+      box, wrong = _box(each["bbox"], *size)
+    if wrong:
+      problems.append(f"annotation {each.get('id')}: {wrong}")
+    elif labels_of[name] is None:
+      unknown[name] = None
+    elif box[2] <= box[0] or box[3] <= box[1]:
+      logging.warning("COCO: annotation %s has no area.", each.get("id"))
+    else:
+      difficult = bool(each.get("iscrowd") or each.get("difficult"))
+      objects[each["image_id"]].append((box, labels_of[name], difficult))
+  problems += [f"category {name!r}: no class is called so" for name in unknown]
+  return objects
+
+
+def _box(bbox: Any, height: int, width: int) -> tuple[list[float], str]:
+  """Returns the edges of a box, and what is wrong with it."""
+  try:
+    x, y, w, h = (float(side) for side in bbox)
+  except (TypeError, ValueError):
+    return [], f"has the bbox {bbox!r}, which is not four numbers"
+  if not all(map(math.isfinite, (x, y, w, h))) or min(w, h) < 0:
+    return [], f"has the bbox {bbox!r}, which is no rectangle"
+  x1, y1 = x + w, y + h
+  if min(x, y) < -_SLACK or x1 > width + _SLACK or y1 > height + _SLACK:
+    return [], f"has the bbox {bbox!r}, outside of {width} x {height} pixels"
+  return [max(x, 0), max(y, 0), min(x1, width), min(y1, height)], ""
+
+
+def _columns(objects: Sequence[tuple]) -> Example:
+  boxes = np.array([box for box, _, _ in objects], np.float32)
+  return {
+    "boxes": boxes.reshape(-1, 4),
+    "labels": np.array([label for _, label, _ in objects], np.int32),
+    "difficult": np.array([passed for _, _, passed in objects], bool),
+  }
+
+
+# --- images -----------------------------------------------------------------
+
+
+def _item(rows: Sequence[Example], index: int) -> Example:
+  return dict(rows[index])
+
+
+def _read(
+  rows: Sequence[Example], files: Sequence[epath.Path], index: int
+) -> Example:
+  row, file = rows[index], files[index]
+  try:
+    with file.open("rb") as opened, Image.open(opened) as image:
+      pixels = image_files.to_pixels(image, None)
+  except _BAD_IMAGE as error:
+    raise UserError(
+      f"{file} cannot be read as an image ({error}): copy it anew."
+    ) from error
+  if pixels.shape[:2] != row["size"]:
+    raise UserError(
+      f"{file} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but its "
+      f"annotations are of {row['size'][1]} x {row['size'][0]}: they belong to "
+      "another image."
+    )
+  return row | {"image": pixels}

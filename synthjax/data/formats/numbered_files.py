@@ -1,0 +1,100 @@
+"""A data set in numbered files, each of which is made whole or not at all.
+
+They are called as Hugging Face calls them, "train-00000-of-00012.tar", so that
+one which is missing is noticed, and a split is known by its name.
+"""
+
+import re
+from collections.abc import Iterator
+
+from etils import epath
+
+from synthjax.runtime.errors import UserError
+
+_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
+
+
+def plan(
+  count: int, shard_size: int, *, split: str, ending: str
+) -> Iterator[tuple[str, range]]:
+  """Yields the name of each file and the rows that it holds.
+
+  Args:
+    count: of all rows.
+    shard_size: rows of a file; the last one may have fewer.
+    split: of the data set.
+    ending: of the files, such as ".tar".
+  """
+  total = -(-count // shard_size)
+  for number in range(total):
+    start = number * shard_size
+    name = f"{split}-{number:05d}-of-{total:05d}{ending}"
+    yield name, range(start, min(start + shard_size, count))
+
+
+def find(
+  path: epath.PathLike, ending: str, *, split: str | None = None
+) -> list[epath.Path]:
+  """Returns the files of a data set, in order.
+
+  Args:
+    path: of one file, or of a folder that holds them, itself or in `data`.
+    ending: of the files, such as ".tar".
+    split: of which the files are; None where there is only one.
+
+  Raises:
+    UserError: if there is none, some are missing, or they are of several
+      splits.
+  """
+  path = epath.Path(path).expanduser()
+  if path.suffix == ending and path.is_file():
+    return [path]
+  if not path.is_dir():
+    raise UserError(f"There is no folder {path} of {ending} files.")
+  found = _files(path, ending) or _files(path / "data", ending)
+  splits: dict[str, dict[int, set[int]]] = {}
+  named = {each: _NAME.fullmatch(each.stem) for each in found}
+  for match in filter(None, named.values()):
+    totals = splits.setdefault(match[1], {})
+    totals.setdefault(int(match[3]), set()).add(int(match[2]))
+  if split is not None:
+    found = [f for f in found if f.stem.startswith(f"{split}-")]
+    splits = {name: at for name, at in splits.items() if name == split}
+  if not found:
+    of = f" of the split {split!r}" if split else ""
+    raise UserError(f"{path} holds no {ending} file{of}.")
+  if len(splits) > 1:
+    raise UserError(
+      f"{path} holds the splits {', '.join(sorted(splits))}: say which by "
+      f"`split`, such as split={min(splits)!r}."
+    )
+  _check_whole(path, splits, ending)
+  return found
+
+
+def _files(folder: epath.Path, ending: str) -> list[epath.Path]:
+  if not folder.is_dir():
+    return []
+  return sorted(
+    each
+    for each in folder.iterdir()
+    if each.name.endswith(ending) and not each.name.startswith(".")
+  )
+
+
+def _check_whole(
+  path: epath.Path, splits: dict[str, dict[int, set[int]]], ending: str
+) -> None:
+  for name, totals in splits.items():
+    if len(totals) > 1:
+      raise UserError(
+        f"{path} mixes files of {' and '.join(map(str, sorted(totals)))} "
+        "parts: those of two exports. Keep one of them."
+      )
+    total, numbers = next(iter(totals.items()))
+    if missing := sorted(set(range(total)) - numbers):
+      raise UserError(
+        f"{path} lacks {len(missing)} of {total} files, such as "
+        f"{name}-{missing[0]:05d}-of-{total:05d}{ending}: copy them as well, "
+        "or export again; that goes on where it stopped."
+      )

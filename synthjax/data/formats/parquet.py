@@ -1,0 +1,322 @@
+"""Parquet files that Hugging Face's `datasets` opens as images and classes.
+
+`datasets.load_dataset("parquet", data_dir=...)` finds Image() and ClassLabel
+features, as the schema's metadata describes them. Columns: image (a struct of
+bytes and path), label, id, prompt, seed. The same rows give the same bytes, by
+one version of pyarrow; `pip install "synthjax[parquet]"` has it. `parquet_read`
+opens them.
+"""
+
+import functools
+import importlib.util
+import io
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from synthjax.data.formats import export_rows, numbered_files
+from synthjax.data.pipeline import image_files
+from synthjax.data.pipeline.image_files import Labelled
+from synthjax.data.pipeline.rows import Example
+from synthjax.labels import class_names, file_names
+from synthjax.runtime.artifacts import replace
+from synthjax.runtime.errors import UserError
+
+# A reader that wants one row reads all of its group.
+GROUP = 32
+
+
+def check_installed() -> None:
+  """Raises a UserError if pyarrow is not there."""
+  if importlib.util.find_spec("pyarrow") is None:
+    raise UserError(
+      "Parquet files need pyarrow, which is not installed: "
+      'pip install "synthjax[parquet]".'
+    )
+
+
+def write(
+  folder: epath.PathLike,
+  rows: Sequence[Example],
+  names: Sequence[str],
+  *,
+  split: str,
+  shard_size: int,
+) -> dict[str, int]:
+  """Writes Parquet files in `data`; those that are there already stay.
+
+  Args:
+    folder: local or gs://.
+    rows: of `stored.rows`.
+    names: of the classes, by label; no two alike.
+    split: of the data set.
+    shard_size: images of a file.
+
+  Returns:
+    The rows of each file, for the manifest.
+
+  Raises:
+    UserError: about a label without a name, or if pyarrow is not there.
+  """
+  check_installed()
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  folder, written, schema = epath.Path(folder), {}, _schema(names)
+  plan = numbered_files.plan(
+    len(rows), shard_size, split=split, ending=".parquet"
+  )
+  for file, numbers in plan:
+    file = f"data/{file}"
+    written[file] = len(numbers)
+    if (folder / file).exists():
+      continue
+    with (
+      replace(folder, file) as path,
+      # Images are compressed already, and no two are alike.
+      pq.ParquetWriter(
+        path,
+        schema,
+        compression="NONE",
+        use_dictionary=["label", "prompt", "seed"],
+        write_statistics=["label", "id", "seed"],
+      ) as writer,
+    ):
+      for start in range(numbers.start, numbers.stop, GROUP):
+        group = range(start, min(start + GROUP, numbers.stop))
+        records = [_record(rows[i], names) for i in group]
+        table = pa.Table.from_pylist(records, schema=schema)
+        writer.write_table(table, row_group_size=GROUP)
+  return written
+
+
+def _schema(names: Sequence[str]) -> Any:
+  import pyarrow as pa
+
+  value = lambda dtype: {"dtype": dtype, "_type": "Value"}
+  features = {
+    "image": {"_type": "Image"},
+    "label": {"names": list(names), "_type": "ClassLabel"},
+    "id": value("string"),
+    "prompt": value("string"),
+    "seed": value("int64"),
+  }
+  columns = {
+    "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    "label": pa.int64(),
+    "id": pa.string(),
+    "prompt": pa.string(),
+    "seed": pa.int64(),
+  }
+  info = json.dumps({"info": {"features": features}}, ensure_ascii=False)
+  return pa.schema(columns).with_metadata({"huggingface": info})
+
+
+def _record(row: Example, names: Sequence[str]) -> dict[str, Any]:
+  export_rows.class_of(row, names)
+  ending = export_rows.ending_of(row["encoded"])
+  file = f"{file_names.key_of(row['id'])}.{ending}"
+  return {
+    "image": {"bytes": row["encoded"], "path": file},
+    **{name: row[name] for name in ("label", "id", "prompt", "seed")},
+  }
+
+
+# --- opens Parquet files of images, as Hugging Face's `datasets` has them ----
+
+_BAD_IMAGE = (OSError, SyntaxError, ValueError)
+
+
+def open_parquet(
+  path: epath.PathLike,
+  classes: Mapping[str, int] | None = None,
+  image_size: int | None = None,
+  split: str | None = None,
+  image_key: str = "image",
+  label_key: str = "label",
+  id_key: str = "id",
+) -> Labelled:
+  """Opens Parquet files as `write` or Hugging Face's `datasets` leave them.
+
+  All columns of labels and ids are read at once. To read a row reads the image
+  column of its row group: files of large groups are slow in random order.
+
+  Args:
+    path: of a Parquet file, or of a folder that holds them, itself or in
+      `data`; local or gs://.
+    classes: name -> label, for labels that have names, or are names; numbers
+      without must be labels of these. None takes the numbers.
+    image_size: crops and resizes the images to squares of this side.
+    split: of the files, where there are several.
+    image_key: the column of images: encoded bytes, or a struct that has them.
+    label_key: the column of labels.
+    id_key: the column of ids, if there is one; else a row is called by its file
+      and position.
+
+  Returns:
+    A source of rows of image uint8 [h, w, 3], label int and id str.
+
+  Raises:
+    UserError: listing the files that are missing, damaged, or lack a column or
+      a label, and classes that are unknown or not there; or if pyarrow is not
+      there. A damaged image shows when its row is read.
+  """
+  check_installed()
+  files = [
+    os.fspath(each)
+    for each in numbered_files.find(path, ".parquet", split=split)
+  ]
+  keys, problems = (image_key, label_key, id_key), []
+  read = [_index(file, keys, problems) for file in files]
+  class_names.raise_problems(
+    problems,
+    f"{path} cannot be opened as Parquet",
+    "Copy damaged files anew, or export again; other columns are chosen by "
+    "image_key, label_key and id_key.",
+  )
+  numbers, names, ids, groups = (
+    list(itertools.chain.from_iterable(column))
+    for column in zip(*read, strict=True)
+  )
+  found = class_names.of_rows(numbers, names, classes, where=str(path))
+  # Of each row group: its file, its number there; and the row it ends before.
+  counts = [len(each[3]) for each in read]
+  places = [
+    (file, _stamp(file), number)
+    for file, count in zip(files, counts, strict=True)
+    for number in range(count)
+  ]
+  ends = np.cumsum(groups)
+  row = functools.partial(
+    _read, places, ends, image_key, image_size, found, ids
+  )
+  return Labelled(len(found), row, functools.partial(_item, found))
+
+
+def _index(
+  path: str, keys: tuple[str, str, str], problems: list[str]
+) -> tuple[list, list, list, list]:
+  """Returns numbers, names and ids of rows, and the rows of each group."""
+  import pyarrow as pa
+
+  image_key, label_key, id_key = keys
+  file = os.path.basename(path)
+  try:
+    with _open(path) as opened:
+      schema = opened.schema_arrow
+      if lacking := {image_key, label_key} - set(schema.names):
+        raise ValueError(
+          f"lacks {' and '.join(sorted(lacking))}; its columns are "
+          f"{', '.join(schema.names)}"
+        )
+      wanted = [n for n in (label_key, id_key) if n in schema.names]
+      table = opened.read(wanted).to_pydict()
+      about = opened.metadata
+      groups = [
+        about.row_group(i).num_rows for i in range(about.num_row_groups)
+      ]
+    classes = _class_names(schema, label_key)
+    pairs = [_pair(value, classes) for value in table[label_key]]
+  except (pa.ArrowException, OSError, ValueError) as error:
+    problems.append(f"{file}: {' '.join(str(error).split())}")
+    return [], [], [], []
+  ids = table.get(id_key) or [f"{file}-{i}" for i in range(len(pairs))]
+  return (
+    [number for number, _ in pairs],
+    [name for _, name in pairs],
+    [str(each) for each in ids],
+    groups,
+  )
+
+
+def _class_names(schema: Any, label_key: str) -> list[str] | None:
+  """Returns the names of a ClassLabel, which the schema's metadata holds."""
+  told = (schema.metadata or {}).get(b"huggingface")
+  if not told:
+    return None
+  features = json.loads(told).get("info", {}).get("features", {})
+  return features.get(label_key, {}).get("names")
+
+
+def _pair(
+  value: Any, classes: Sequence[str] | None
+) -> tuple[int | None, str | None]:
+  """Returns the number and the name of the class that a column holds."""
+  if isinstance(value, str):
+    return None, value
+  if isinstance(value, bool) or not isinstance(value, int):
+    raise ValueError(f"has the label {value!r}, no number and no name")
+  if classes is None:
+    return value, None
+  if not 0 <= value < len(classes):
+    raise ValueError(f"has the label {value}, but names {len(classes)} classes")
+  return value, classes[value]
+
+
+def _open(path: str, metadata: Any = None) -> Any:
+  import pyarrow.parquet as pq
+
+  source = epath.Path(path).open("rb") if "://" in path else path
+  return pq.ParquetFile(source, metadata=metadata)
+
+
+def _stamp(path: str) -> tuple[int, float]:
+  """Returns what tells a file from another one that takes its place."""
+  found = epath.Path(path).stat()
+  return found.length, found.mtime
+
+
+@functools.lru_cache(maxsize=256)
+def _metadata(path: str, stamp: tuple[int, float]) -> Any:
+  del stamp  # but a part of the cache's key
+  with _open(path) as opened:
+    return opened.metadata
+
+
+@functools.lru_cache(maxsize=2)
+def _group(
+  path: str, stamp: tuple[int, float], number: int, image_key: str
+) -> Any:
+  """Reads the images of a row group; those who read in order do so once."""
+  # Each call has a file of its own, as Grain reads with several threads.
+  with _open(path, _metadata(path, stamp)) as opened:
+    return opened.read_row_group(number, [image_key])[image_key]
+
+
+def _item(values: Sequence[int], index: int) -> int:
+  return values[index]
+
+
+def _read(
+  places: Sequence[tuple[str, tuple[int, float], int]],
+  ends: np.ndarray,
+  image_key: str,
+  image_size: int | None,
+  found: Sequence[int],
+  ids: Sequence[str],
+  index: int,
+) -> Example:
+  import pyarrow as pa
+
+  group = int(np.searchsorted(ends, index, side="right"))
+  start = int(ends[group - 1]) if group else 0
+  file = places[group][0]
+  try:
+    value = _group(*places[group], image_key)[index - start].as_py()
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if content is None:
+      raise ValueError("it names a file, and holds no bytes")
+    with Image.open(io.BytesIO(content)) as image:
+      pixels = image_files.to_pixels(image, image_size)
+  except (pa.ArrowException, TypeError, *_BAD_IMAGE) as error:
+    raise UserError(
+      f"The image {ids[index]!r} in {file} cannot be read ({error}): copy the "
+      "file anew, or export it again."
+    ) from error
+  return {"image": pixels, "label": found[index], "id": ids[index]}

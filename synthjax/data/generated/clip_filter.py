@@ -1,0 +1,208 @@
+"""The CLIP filter: which generated images show their class (Section 3.1)."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from etils import epath
+
+from synthjax.data.generated.scores import Scores, origin
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError, unknown_names
+
+FILE = "selection.jsonl"
+KEPT, FILLED = "kept", "filled"
+OVER, BELOW = "over the cap", "below 1/N"
+
+
+class Selection(NamedTuple):
+  """One entry for each row of the scores, in their order."""
+
+  kept: np.ndarray  # [n] bool
+  reasons: np.ndarray  # [n] str: KEPT, FILLED, OVER, or why it does not pass
+
+
+def select(
+  scores: Scores,
+  *,
+  class_names: Sequence[str],
+  max_per_class: int,
+  seed: int,
+) -> Selection:
+  """Keeps at most max_per_class images of each class, strategy and seed.
+
+  An image passes if its class has a probability above 1/N, as the released
+  code has it (method of Appendix C.5.1): the class need not be the likeliest.
+  Of more than max_per_class that pass, a random choice stays; if fewer pass,
+  those with the highest probability fill up.
+
+  Args:
+    scores: of n images.
+    class_names: of the N classes; a label is a position in it.
+    max_per_class: M, at least 1.
+    seed: of the random choice, which depends on seed and ids alone.
+
+  Raises:
+    UserError: listing every class without an image.
+  """
+  # In float32 on both sides: a probability of exactly 1/N does not pass.
+  passes = scores.p_own > np.float32(1 / len(class_names))
+  return keep(
+    scores,
+    passes,
+    scores.p_own,
+    BELOW,
+    class_names=class_names,
+    max_per_class=max_per_class,
+    seed=seed,
+  )
+
+
+def keep(
+  scores: Scores,
+  passes: np.ndarray,
+  merit: np.ndarray,
+  fault: str,
+  *,
+  class_names: Sequence[str],
+  max_per_class: int,
+  seed: int,
+) -> Selection:
+  """Caps each class, strategy and seed, and fills up what is too few.
+
+  Args:
+    scores: of n images.
+    passes: [n] bool.
+    merit: [n]; of those that do not pass, the largest fill up.
+    fault: the reason that they do not pass.
+    class_names: see `select`, as for the last two.
+    max_per_class: M.
+    seed: of the random choice.
+  """
+  strategies, seeds = origin(scores.ids)
+  chance = np.array([chance_of(seed, each) for each in scores.ids])
+  reasons = np.where(passes, OVER, fault).astype("<U24")
+  empty = []
+  for strategy, image_seed in sorted(
+    set(zip(strategies.tolist(), seeds.tolist(), strict=True))
+  ):
+    group = (strategies == strategy) & (seeds == image_seed)
+    for label, name in enumerate(class_names):
+      rows = np.flatnonzero(group & (scores.labels == label))
+      if not len(rows):
+        empty.append(f"{name!r} ({strategy}, seed {image_seed})")
+      own = rows[passes[rows]]
+      if len(own) >= max_per_class:
+        chosen = own[np.argsort(chance[own])[:max_per_class]]
+      else:
+        order = np.lexsort((chance[rows], -merit[rows]))
+        chosen = rows[order[:max_per_class]]
+      reasons[chosen] = np.where(passes[chosen], KEPT, FILLED)
+  if empty:
+    raise UserError(
+      f"{len(empty)} classes have no image: {', '.join(empty[:10])}. Were they "
+      "given prompts? Run `prompts` and `generate` for the whole label space "
+      "in another --workdir."
+    )
+  return Selection(np.isin(reasons, (KEPT, FILLED)), reasons)
+
+
+def write(folder: epath.PathLike, scores: Scores, selection: Selection) -> None:
+  """Writes selection.jsonl, one row for each image."""
+  strategies, seeds = origin(scores.ids)
+  with artifacts.replace(folder, FILE) as path, path.open("w") as file:
+    for i, reason in enumerate(selection.reasons):
+      row = {
+        "id": str(scores.ids[i]),
+        "label": int(scores.labels[i]),
+        "strategy": str(strategies[i]),
+        "seed": int(seeds[i]),
+        "p_own": float(f"{scores.p_own[i]:.6g}"),
+        "kept": bool(selection.kept[i]),
+        "reason": str(reason),
+      }
+      file.write(json.dumps(row) + "\n")
+
+
+def read_kept(
+  folder: epath.PathLike, scores_folder: epath.PathLike, scores: Scores
+) -> np.ndarray:
+  """Reads which images were kept.
+
+  Args:
+    folder: the complete artifact of the task `select`.
+    scores_folder: that of `score`.
+    scores: all of its n rows.
+
+  Returns:
+    [n] bool.
+
+  Raises:
+    UserError: if the selection is damaged, or was made by other scores.
+  """
+  artifacts.verify(folder)
+  path = epath.Path(folder) / FILE
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  used = artifacts.load(folder)["spec"].get("scores")
+  if used != artifacts.digest(scores_folder) or (
+    [row["id"] for row in rows] != scores.ids.tolist()
+  ):
+    raise UserError(
+      f"{path} was made by other scores than those in {scores_folder}. Delete "
+      f"{folder} yourself and run `select` again, or put the scores back."
+    )
+  return np.array([row["kept"] for row in rows], bool)
+
+
+def images_of(
+  scores: Scores,
+  *,
+  strategy: str,
+  seed: int,
+  kept: np.ndarray,
+  class_names: Sequence[str],
+) -> tuple[int, np.ndarray]:
+  """Finds the images of a training set.
+
+  Args:
+    scores: of n images.
+    strategy: of their prompts.
+    seed: of the images, where they were drawn with several seeds; those of a
+      single seed serve for every one.
+    kept: [n] bool, which of them may be taken.
+    class_names: each of which needs an image.
+
+  Returns:
+    The seed of the images, and their rows, int [m].
+
+  Raises:
+    UserError: if there are none of the strategy, the seed or a class.
+  """
+  strategies, seeds = origin(scores.ids)
+  of_strategy = strategies == strategy
+  if not of_strategy.any():
+    known = np.unique(strategies)
+    raise unknown_names("image of the prompt strategy", [strategy], known)
+  drawn = np.unique(seeds[of_strategy]).tolist()
+  image_seed = drawn[0] if len(drawn) == 1 else seed
+  if image_seed not in drawn:
+    raise UserError(
+      f"There are no {strategy!r} images of seed {seed}; they were drawn with "
+      f"the seeds {drawn}. Change config.tune.seeds or config.generate.seeds."
+    )
+  rows = np.flatnonzero(of_strategy & kept & (seeds == image_seed))
+  found = set(scores.labels[rows].tolist())
+  if lacking := [n for i, n in enumerate(class_names) if i not in found]:
+    raise UserError(
+      f"{len(lacking)} classes have no {strategy!r} image to learn from (seed "
+      f"{image_seed}): {', '.join(lacking[:10])}. Were they given prompts?"
+    )
+  return image_seed, rows
+
+
+def chance_of(seed: int, image_id: str) -> int:
+  """Returns the place of an image in a random order of all images."""
+  digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
+  return int.from_bytes(digest[:7], "big")  # fits int64

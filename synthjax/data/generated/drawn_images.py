@@ -1,0 +1,164 @@
+"""The generated images of a workdir, all of them or those that were kept."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from synthjax.data.generated.shards import open_shards
+from synthjax.data.pipeline.rows import Example, Source, subset
+from synthjax.runtime.errors import UserError
+
+
+def open_generated(
+  folder: epath.PathLike,
+  *,
+  strategy: str | None = None,
+  seed: int | None = None,
+  selection: epath.PathLike | None = None,
+  decode: bool = True,
+) -> Source:
+  """Opens what `generate` has drawn.
+
+  Args:
+    folder: of the image shards.
+    strategy: of the prompts; None takes the images of all.
+    seed: of the images, with a strategy; None takes all seeds, and so do the
+      images of a single seed.
+    selection: the `selection.jsonl` of `select`, of which the rows that are
+      kept are taken; None takes every image.
+    decode: the images; see `shards.open_shards`.
+
+  Raises:
+    UserError: if no image is left, or shards are missing or damaged.
+  """
+  if selection is not None:
+    rows = [json.loads(x) for x in epath.Path(selection).open() if x.strip()]
+    found = {row["strategy"] for row in rows if row["kept"]}
+    ids = [
+      row["id"]
+      for row in rows
+      if row["kept"] and strategy in (None, row["strategy"])
+    ]
+    ids = _of_seed(ids, seed)
+    if not ids:
+      raise _nothing(selection, strategy, found)
+    return open_shards(folder, ids, decode)
+  source = open_shards(folder, decode=decode)
+  if strategy is None:
+    return source
+  spans = spans_of_strategies(source)
+  if strategy not in spans:
+    raise _nothing(folder, strategy, spans)
+  rows = spans[strategy]
+  seeds = _spans(source, _seed, rows)
+  if seed is None or len(seeds) == 1:
+    return subset(source, rows)
+  if seed not in seeds:
+    raise _nothing(folder, f"{strategy}, seed {seed}", seeds)
+  return subset(source, seeds[seed])
+
+
+def _of_seed(ids: Sequence[str], seed: int | None) -> list[str]:
+  """Keeps the ids of a seed, if they are of several."""
+  seeds = {each: _seed({"id": each}) for each in ids}
+  if seed is None or len(set(seeds.values())) == 1:
+    return list(ids)
+  return [each for each in ids if seeds[each] == seed]
+
+
+def spans_of_strategies(source: Sequence[Example]) -> dict[str, range]:
+  """Returns the rows of each strategy, by which they are ordered."""
+  return _spans(source, _strategy, range(len(source)))
+
+
+def rows_of_labels(source: Sequence[Example]) -> dict[int, list[int]]:
+  """Returns the rows of each label, over all strategies and seeds."""
+  found: dict[int, list[int]] = {}
+  key = lambda row: (_seed(row), int(row["label"]))
+  for rows in spans_of_strategies(source).values():
+    for (_, label), own in _spans(source, key, rows).items():
+      found.setdefault(label, []).extend(own)
+  return found
+
+
+def _spans(
+  source: Sequence[Example], key: Callable[[Example], Any], rows: range
+) -> dict[Any, range]:
+  """Returns the rows of each key of rows that are ordered by it.
+
+  Bisection reads a few of millions.
+  """
+  spans, start = {}, rows.start
+  while start < rows.stop:
+    name, low, high = key(source[start]), start, rows.stop
+    while high - low > 1:  # row `low` has this key, row `high` has not
+      middle = (low + high) // 2
+      if key(source[middle]) == name:
+        low = middle
+      else:
+        high = middle
+    spans[name], start = range(start, high), high
+  return spans
+
+
+# An id is "<strategy>-<label>-<index>-s<seed>-<number>".
+def _strategy(row: Example) -> str:
+  return row["id"].split("-")[0]
+
+
+def _seed(row: Example) -> int:
+  return int(row["id"].split("-")[3].removeprefix("s"))
+
+
+def _nothing(where, strategy, found) -> UserError:
+  of = "" if strategy is None else f" of the strategy {strategy!r}"
+  return UserError(
+    f"{where} has no image{of} to train on; it has those of "
+    f"{', '.join(sorted(map(str, found))) or 'no strategy at all'}."
+  )
+
+
+# --- parts of the generated images -------------------------------------------
+
+
+def take(
+  source: Sequence[Example],
+  *,
+  num_classes: int,
+  images_per_class: int | None = None,
+) -> Source:
+  """Takes the first classes, and of each an equal number of images.
+
+  They are spread evenly over the class's rows, and so over its prompts. Where
+  one number divides another, the images of the smaller are among those of the
+  larger.
+
+  Args:
+    source: of `open_generated`: by strategy, seed and label.
+    num_classes: how many labels, from 0.
+    images_per_class: over all strategies and seeds; None takes all.
+
+  Raises:
+    UserError: about a class with fewer images, or none.
+  """
+  found, needed = rows_of_labels(source), images_per_class or 1
+  rows_of = {label: found.get(label, []) for label in range(num_classes)}
+  if few := {k: len(v) for k, v in rows_of.items() if len(v) < needed}:
+    listed = ", ".join(f"{k} has {n}" for k, n in list(few.items())[:10])
+    raise UserError(
+      f"{needed} images of each of the first {num_classes} classes are asked "
+      f"for, but {len(few)} have fewer: label {listed}. Ask for at most "
+      f"{min(few.values())}, or raise config.generate.images_per_class."
+    )
+  if images_per_class is None:
+    kept = [row for rows in rows_of.values() for row in rows]
+  else:
+    kept = [
+      rows[i * len(rows) // images_per_class]
+      for rows in rows_of.values()
+      for i in range(images_per_class)
+    ]
+  return subset(source, np.sort(kept))

@@ -1,0 +1,251 @@
+"""What an encoder says of images: features and class probabilities on disk.
+
+A part holds one image shard, and appears whole. Features are kept in float16,
+un-normalised, so that a new rule or another head never encodes again.
+"""
+
+import hashlib
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
+from synthjax.runtime.progress import counter
+
+TEXT = "text.npz"
+_FEW_CHUNKS = 4  # encoded too soon to be worth a line
+_ID = re.compile(r"(?P<strategy>[^-]+)-(\d+)-(\d+)-s(?P<seed>\d+)-(\d+)")
+
+
+class Scores(NamedTuple):
+  """Rows in the order of the image shards."""
+
+  ids: np.ndarray  # [n] str
+  labels: np.ndarray  # [n] int32
+  features: np.ndarray  # [n, d] float16, of any length
+  probs: np.ndarray  # [n, k] float16
+  p_own: np.ndarray  # [n] float32: the probability of the label, not rounded
+
+
+class Texts(NamedTuple):
+  """The classes of a label space in words."""
+
+  text_features: np.ndarray  # [k, t, d] float32: each class in each template
+  logit_scale: float  # the factor on cosines, already exp
+
+
+def part_name(index: int, num_parts: int) -> str:
+  """Returns the file name of the scores of a shard."""
+  return f"scores-{index:05d}-of-{num_parts:05d}.npz"
+
+
+def make_scores(
+  ids: Sequence[str],
+  labels: Sequence[int],
+  features: np.ndarray,
+  texts: Texts,
+) -> Scores:
+  """Classifies features by one prompt for each class, the first template.
+
+  Args:
+    ids: [n].
+    labels: [n] in 0..k-1.
+    features: [n, d].
+    texts: of the k classes.
+  """
+  labels = np.asarray(labels, np.int32)
+  features = np.asarray(features, np.float64)
+  classes = texts.text_features[:, 0].astype(np.float64)
+  logits = texts.logit_scale * unit(features) @ unit(classes).T  # [n, k]
+  probs = np.exp(logits - logits.max(-1, keepdims=True))
+  probs /= probs.sum(-1, keepdims=True)
+  own = probs[np.arange(len(labels)), labels]
+  return Scores(
+    np.asarray(ids, str),
+    labels,
+    features.astype(np.float16),
+    probs.astype(np.float16),
+    own.astype(np.float32),
+  )
+
+
+def encode_classes(
+  encode_texts: Callable[[Sequence[str]], np.ndarray],
+  logit_scale: float,
+  space: Any,
+) -> Texts:
+  """Encodes every class of a label space in every template."""
+  texts = [space.sentence(t, c) for c in space.classes for t in space.templates]
+  features = encode_texts(texts)
+  shape = len(space.classes), len(space.templates), -1
+  return Texts(features.reshape(shape), logit_scale)
+
+
+def write_part(folder: epath.PathLike, name: str, scores: Scores) -> None:
+  """Writes the scores of a shard; the same scores give the same bytes."""
+  with artifacts.replace(folder, name) as path:
+    np.savez(path, **scores._asdict())
+
+
+def read_part(path: epath.PathLike) -> Scores:
+  """Reads the scores of a shard."""
+  return Scores(**read_arrays(path, Scores._fields))
+
+
+def write_texts(folder: epath.PathLike, texts: Texts) -> None:
+  """Writes text.npz."""
+  with artifacts.replace(folder, TEXT) as path:
+    np.savez(path, **texts._asdict())
+
+
+def read_texts(folder: epath.PathLike) -> Texts:
+  """Reads text.npz."""
+  arrays = read_arrays(epath.Path(folder) / TEXT, Texts._fields)
+  return Texts(arrays["text_features"], float(arrays["logit_scale"]))
+
+
+def read(folder: epath.PathLike) -> Scores:
+  """Reads all parts of the complete artifact of the task `score`.
+
+  Raises:
+    UserError: if it is not complete, or a part is missing or damaged.
+  """
+  folder = epath.Path(folder)
+  names = sorted(n for n in artifacts.load(folder)["files"] if n != TEXT)
+  parts = [read_part(folder / name) for name in names]
+  return Scores(
+    *(np.concatenate(column) for column in zip(*parts, strict=True))
+  )
+
+
+def check_inputs(folder: epath.PathLike, **expected: Any) -> None:
+  """Checks that scores are of what is at hand now.
+
+  Args:
+    folder: the complete artifact of the task `score`; the images it tells of
+      lie beside it, in `generate`, or are no longer there.
+    **expected: entries of its specification, such as the encoder's identity.
+
+  Raises:
+    UserError: naming what is another one now.
+  """
+  folder = epath.Path(folder)
+  images, spec = folder.parent / "generate", artifacts.load(folder)["spec"]
+  if (images / artifacts.MANIFEST).exists():
+    expected["images"] = artifacts.digest(images)
+  expected = artifacts.plain(expected)
+  if other := [key for key in expected if spec.get(key) != expected[key]]:
+    raise UserError(
+      f"The scores in {folder} were made with other {' and '.join(other)} than "
+      f"there are now. Put the old ones back, or delete {folder} yourself and "
+      "run `score` again."
+    )
+
+
+def origin(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+  """Reads the prompt strategy [n] str and the seed [n] int of each image.
+
+  Raises:
+    UserError: about ids that are not "<strategy>-<label>-<index>-s<seed>-<n>".
+  """
+  matches = [_ID.fullmatch(each) for each in ids]
+  if wrong := [i for i, m in zip(ids, matches, strict=True) if not m]:
+    raise UserError(
+      f"{len(wrong)} images have ids that do not tell their origin, such as "
+      f"{str(wrong[0])!r}; needed: strategy-label-index-sSEED-number."
+    )
+  strategies = np.array([m["strategy"] for m in matches], str)
+  return strategies, np.array([int(m["seed"]) for m in matches], int)
+
+
+def read_arrays(
+  path: epath.PathLike, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Reads the arrays of an npz file.
+
+  Raises:
+    UserError: if the file is missing, damaged, or lacks one of them.
+  """
+  path = epath.Path(path)
+  try:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+      return {name: arrays[name] for name in names}
+  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    raise UserError(
+      f"{path} cannot be read ({type(error).__name__}: {error}). Delete it and "
+      f"{artifacts.MANIFEST} beside it yourself: the task "
+      f"{path.parent.name!r} makes what is missing again."
+    ) from error
+
+
+# --- real images ------------------------------------------------------------
+
+
+def encode_source(
+  source: Sequence[dict[str, Any]],
+  encode: Callable[[Sequence[np.ndarray]], np.ndarray],
+  *,
+  identity: str,
+  folder: epath.PathLike,
+  chunk_size: int = 1024,
+  kind: str = "real",
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+  """Encodes images, or reads what was encoded before.
+
+  The features of each chunk lie in a file that is named by the content of its
+  images and by the encoder, so that no other image ever gets them.
+
+  Args:
+    source: rows of image uint8 [h, w, 3] and label.
+    encode: maps images to features [n, d].
+    identity: tells encoders apart.
+    folder: of the files.
+    chunk_size: images of a file.
+    kind: of the images, which begins the names of the files.
+
+  Returns:
+    features float32 [n, d], rounded to float16 as those on disk; labels int32
+    [n]; and the rows of each file.
+  """
+  features, labels, files = [], [], {}
+  few = len(source) <= _FEW_CHUNKS * chunk_size
+  tell = None if few else counter(f"{kind} images", len(source))
+  for rows in _chunks(source, chunk_size):
+    images = [np.asarray(row["image"]) for row in rows]
+    name = f"{kind}-{_content(identity, images)}.npz"
+    path = epath.Path(folder) / name
+    if not path.exists():
+      with artifacts.replace(folder, name) as temporary:
+        np.savez(temporary, features=encode(images).astype(np.float16))
+    features.append(read_arrays(path, ["features"])["features"])
+    labels += [row["label"] for row in rows]
+    files[name] = len(rows)
+    if tell:
+      tell(len(rows))
+  return (
+    np.concatenate(features).astype(np.float32),
+    np.asarray(labels, np.int32),
+    files,
+  )
+
+
+def _chunks(source: Sequence, size: int) -> Iterator[list]:
+  for first in range(0, len(source), size):
+    yield [source[i] for i in range(first, min(first + size, len(source)))]
+
+
+def _content(identity: str, images: Sequence[np.ndarray]) -> str:
+  whole = hashlib.sha256(identity.encode())
+  for image in images:
+    whole.update(repr(image.shape).encode() + np.ascontiguousarray(image).data)
+  return whole.hexdigest()[:24]
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+  """Scales the rows of [n, d] to length 1."""
+  return x / np.linalg.norm(x, axis=-1, keepdims=True)

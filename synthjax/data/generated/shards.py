@@ -1,0 +1,383 @@
+"""Image shards: ArrayRecord files that TensorFlow Datasets reads back.
+
+A folder of them is an ordinary data set: `tfds.builder_from_directory(folder)`
+opens it, with or without TensorFlow. Each record is a `tf.train.Example` of
+image (a PNG file, if the writer did not choose another format), label, prompt,
+seed and id. The same rows give the same bytes. `synthjax.data.generated.shards`
+writes what TFDS wants to find beside them.
+"""
+
+import bisect
+import functools
+import itertools
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_data_source, array_record_module
+from etils import epath
+
+# Not when a thread writes its first shard: while TFDS is imported, what other
+# threads import fails, since it puts its own function in place of `import`.
+from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
+
+from synthjax.data.pipeline.codecs import decode_image, encode_png
+from synthjax.data.pipeline.rows import Example, Source
+from synthjax.runtime import cache
+from synthjax.runtime.artifacts import replace
+from synthjax.runtime.errors import UserError
+
+# One record to a group, as random access wants; images are compressed already.
+_WRITER_OPTIONS = "group_size:1,uncompressed"
+_READER_OPTIONS = {"max_parallelism": "1"}
+# No point comes first: a killed run leaves such names of unfinished files.
+_SHARD_NAME = re.compile(r"([^.].*)-(.+)\.array_record-(\d{5})-of-(\d{5})")
+
+
+# --- writing ----------------------------------------------------------------
+
+
+def write_shard(
+  folder: epath.PathLike,
+  shard_index: int,
+  num_shards: int,
+  examples: Iterable[Example],
+  *,
+  name: str = "synthjax",
+  split: str = "train",
+  encode: Callable[[np.ndarray], bytes] = encode_png,
+) -> int:
+  """Writes one shard, which appears under its name only when it is whole.
+
+  Args:
+    folder: local or gs://.
+    shard_index: from 0.
+    num_shards: of the whole data set.
+    examples: rows of image uint8 [h, w, 3], or encoded bytes; label int,
+      prompt str, seed int and id str.
+    name: of the data set, in snake case.
+    split: of the data set.
+    encode: the images that are not, the same ones alike; see
+      `data.encoded.encode`.
+
+  Returns:
+    The number of rows.
+  """
+  rows = 0
+  file = shard_name(shard_index, num_shards, name=name, split=split)
+  with replace(folder, file) as path:
+    writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+    try:
+      for example in examples:
+        writer.write(_record(example, encode))
+        rows += 1
+    finally:
+      writer.close()  # raises where the disk is full
+  return rows
+
+
+def check_rows(path: epath.PathLike, rows: int) -> None:
+  """Checks that a shard that lies there already holds so many rows.
+
+  Raises:
+    UserError: if it is damaged or holds others.
+  """
+  path = _local(epath.Path(path))
+  if (found := _count(path)) != rows:
+    raise _damaged(path, f"{found} rows where {rows} belong")
+
+
+def _record(example: Example, encode: Callable[[np.ndarray], bytes]) -> bytes:
+  def of_bytes(value):
+    value = tf_feature_pb2.BytesList(value=[value])
+    return tf_feature_pb2.Feature(bytes_list=value)
+
+  def of_int(value):
+    value = tf_feature_pb2.Int64List(value=[int(value)])
+    return tf_feature_pb2.Feature(int64_list=value)
+
+  stored = example.get("encoded")
+  if stored is None:
+    stored = encode(np.asarray(example["image"]))
+  feature = {
+    "image": of_bytes(stored),
+    "label": of_int(example["label"]),
+    "prompt": of_bytes(example["prompt"].encode()),
+    "seed": of_int(example["seed"]),
+    "id": of_bytes(example["id"].encode()),
+  }
+  features = tf_feature_pb2.Features(feature=feature)
+  # A map has no order of its own: without this, each process has another.
+  return tf_example_pb2.Example(features=features).SerializeToString(
+    deterministic=True
+  )
+
+
+# --- reading ----------------------------------------------------------------
+
+
+def open_shards(
+  folder: epath.PathLike,
+  kept_ids: Iterable[str] | None = None,
+  decode: bool = True,
+) -> Source:
+  """Opens a folder of shards.
+
+  Args:
+    folder: of one data set and split.
+    kept_ids: the ids of the rows to keep; None keeps all. The order stays that
+      of the shards.
+    decode: the images; False hands them out as they are stored, for
+      `data.views` to decode what is seen of them.
+
+  Returns:
+    A source of rows of image uint8 [h, w, 3], or encoded bytes; label int,
+    prompt str, seed int and id str.
+
+  Raises:
+    UserError: if shards are missing, cut short or damaged, or hold no row of
+      one of the ids. Damage inside of a shard shows when the row is read.
+  """
+  paths = _shard_paths(epath.Path(folder))
+  rows = [_count(path) for path in paths]
+  records = array_record_data_source.ArrayRecordDataSource(
+    [f"{path}[0:{n}]" for path, n in zip(paths, rows, strict=True)],
+    _READER_OPTIONS,
+  )
+  ends = tuple(itertools.accumulate(rows))
+  read = functools.partial(_read, records, tuple(paths), ends)
+  if kept_ids is None:
+    row = functools.partial(_read_row, read, decode, None)
+    return Source(len(records), row)
+  positions = _positions(read, len(records), set(kept_ids), folder)
+  row = functools.partial(_read_row, read, decode, positions)
+  return Source(len(positions), row)
+
+
+def _shard_paths(folder: epath.Path) -> list[str]:
+  """Returns local paths of all shards of a folder, in order."""
+  found = {}
+  for path in folder.iterdir() if folder.exists() else ():
+    if match := _SHARD_NAME.fullmatch(path.name):
+      found[path.name] = (match[1], match[2], int(match[4]))
+  if not found:
+    raise UserError(
+      f"There are no image shards in {folder}: no file is named like "
+      f"{shard_name(0, 8)!r}."
+    )
+  if len(kinds := set(found.values())) > 1:
+    raise UserError(
+      f"{folder} mixes the shards of several data sets: {sorted(kinds)} (name, "
+      "split, number of shards). Give each a folder of its own."
+    )
+  name, split, total = kinds.pop()
+  names = [shard_name(i, total, name=name, split=split) for i in range(total)]
+  if missing := [name for name in names if name not in found]:
+    raise UserError(
+      f"{folder} lacks {len(missing)} of {total} shards, such as {missing[0]}: "
+      "run the task that writes them again, it goes on where it stopped."
+    )
+  return [_local(folder / name) for name in names]
+
+
+def _local(path: epath.Path) -> str:
+  """Returns a path that ArrayRecord can read, which is on this machine."""
+  if "://" not in os.fspath(path):
+    return os.fspath(path)
+  shards = epath.Path(cache.private_folder()) / "shards"
+  copy, there = shards / os.fspath(path).replace("://", "/"), path.stat()
+  here = copy.stat() if copy.exists() else None
+  if not here or here.length != there.length or here.mtime < there.mtime:
+    with replace(copy.parent, copy.name, need=there.length) as temporary:
+      path.copy(temporary, overwrite=True)
+  return os.fspath(copy)
+
+
+def _count(path: str) -> int:
+  try:
+    reader = array_record_module.ArrayRecordReader(path)
+    rows = reader.num_records()
+    # A file that was cut short opens without an error, and with no rows.
+    if not reader.ok():
+      reader.close()
+    return rows
+  except RuntimeError as error:
+    raise _damaged(path, error) from error
+
+
+def _read(
+  records: Any, paths: Sequence[str], ends: Sequence[int], index: int
+) -> Any:
+  """Returns the features of a record, encoded as they are stored."""
+  try:
+    record = records[index]
+  except RuntimeError as error:
+    raise _damaged(paths[bisect.bisect_right(ends, index)], error) from error
+  return tf_example_pb2.Example.FromString(record).features.feature
+
+
+def _read_row(
+  read: Callable, decode: bool, positions: np.ndarray | None, index: int
+) -> Example:
+  row = read(index if positions is None else int(positions[index]))
+  stored = row["image"].bytes_list.value[0]
+  image = {"image": decode_image(stored)} if decode else {"encoded": stored}
+  return image | {
+    "label": row["label"].int64_list.value[0],
+    "prompt": row["prompt"].bytes_list.value[0].decode(),
+    "seed": row["seed"].int64_list.value[0],
+    "id": row["id"].bytes_list.value[0].decode(),
+  }
+
+
+def _positions(
+  read: Callable, size: int, kept: set[str], folder: epath.PathLike
+) -> np.ndarray:
+  """Returns the positions of the rows with these ids, int64 [n]."""
+  ids = [read(i)["id"].bytes_list.value[0].decode() for i in range(size)]
+  if unknown := kept.difference(ids):
+    raise UserError(
+      f"{len(unknown)} of the {len(kept)} ids to keep are not in {folder}, "
+      f"such as {min(unknown)!r}: the selection belongs to other images."
+    )
+  return np.flatnonzero([i in kept for i in ids])
+
+
+def _damaged(path: str, error: Exception | str) -> UserError:
+  return UserError(
+    f"The shard {path} is damaged or cut short ({error}). Put it back from a "
+    "copy; or delete it together with manifest.json beside it, and run the "
+    "task that wrote it again: only what is missing is drawn again."
+  )
+
+
+# --- names and descriptions by which TFDS knows a folder of image shards -----
+
+
+def shard_name(
+  shard_index: int,
+  num_shards: int,
+  *,
+  name: str = "synthjax",
+  split: str = "train",
+) -> str:
+  """Returns the file name of a shard, as TFDS expects it."""
+  assert 0 <= shard_index < num_shards, (shard_index, num_shards)
+  return f"{name}-{split}.array_record-{shard_index:05d}-of-{num_shards:05d}"
+
+
+def write_dataset_info(
+  folder: epath.PathLike,
+  rows: Sequence[int],
+  classes: Mapping[int, str],
+  *,
+  description: str,
+  name: str = "synthjax",
+  split: str = "train",
+  image_size: int | None = None,
+  image_format: str = "png",
+) -> dict[str, int]:
+  """Writes what lets TFDS open a folder whose shards are all there.
+
+  Args:
+    folder: of the shards.
+    rows: the number of rows of each shard.
+    classes: label id -> class name. Ids from 0 without gaps become a
+      ClassLabel with these names; others stay plain integers.
+    description: one paragraph about the data set.
+    name: of the data set.
+    split: of the data set.
+    image_size: the side of the images, if all have the same.
+    image_format: "png", "jpeg" or "webp". TFDS has no name for WebP; what is
+      written then leaves the format open, which its data sources, which read
+      with Pillow, take, and TensorFlow's decoder does not.
+
+  Returns:
+    The files written, each with 0 rows, for the manifest.
+  """
+  folder = epath.Path(folder)
+  names = [
+    shard_name(i, len(rows), name=name, split=split) for i in range(len(rows))
+  ]
+  info = {
+    "description": description,
+    "fileFormat": "array_record",
+    "moduleName": "synthjax.data.shards",
+    "name": name,
+    "splits": [
+      {
+        "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
+        "name": split,
+        "numBytes": str(sum((folder / n).stat().length for n in names)),
+        "shardLengths": [str(n) for n in rows],
+      }
+    ],
+    "version": "1.0.0",
+  }
+  named = sorted(classes) == list(range(len(classes)))
+  files = {
+    "dataset_info.json": json.dumps(info, indent=2),
+    "features.json": json.dumps(
+      _features(classes, named, image_size, image_format), indent=2
+    ),
+  }
+  if named:
+    files["label.labels.txt"] = "\n".join(_unique_names(classes))
+  for file, text in files.items():
+    with replace(folder, file) as path:
+      path.write_text(text + "\n", encoding="utf-8")
+  return dict.fromkeys(files, 0)
+
+
+def _features(
+  classes: Mapping[int, str],
+  named: bool,
+  image_size: int | None,
+  image_format: str,
+) -> dict[str, Any]:
+  """Returns the content of features.json, as TFDS 4.9 writes it."""
+  module = "tensorflow_datasets.core.features"
+  side = str(image_size or -1)
+  text = {"pythonClassName": f"{module}.text_feature.Text", "text": {}}
+  integer = {
+    "pythonClassName": f"{module}.tensor_feature.Tensor",
+    "tensor": {"dtype": "int64", "encoding": "none", "shape": {}},
+  }
+  label = {
+    "pythonClassName": f"{module}.class_label_feature.ClassLabel",
+    "classLabel": {"numClasses": str(len(classes))},
+  }
+  image = {
+    "pythonClassName": f"{module}.image_feature.Image",
+    "image": {
+      "dtype": "uint8",
+      "encodingFormat": "" if image_format == "webp" else image_format,
+      "shape": {"dimensions": [side, side, "3"]},
+    },
+  }
+  return {
+    "pythonClassName": f"{module}.features_dict.FeaturesDict",
+    "featuresDict": {
+      "features": {
+        "id": text,
+        "image": image,
+        "label": label if named else integer,
+        "prompt": text,
+        "seed": integer,
+      }
+    },
+  }
+
+
+def _unique_names(classes: Mapping[int, str]) -> list[str]:
+  """Returns the names by id; TFDS wants one line each, and no name twice."""
+  names = [" ".join(classes[i].split()) for i in sorted(classes)]
+  count = Counter(names)
+  return [
+    f"{name} ({i})" if count[name] > 1 or not name else name
+    for i, name in enumerate(names)
+  ]

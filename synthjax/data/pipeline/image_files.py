@@ -1,0 +1,133 @@
+"""Image files as rows, whatever lists them."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from etils import epath
+from PIL import Image, UnidentifiedImageError
+
+from synthjax.data.pipeline.rows import Example, Source
+from synthjax.runtime.errors import UserError
+
+ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled(Source):
+  """Rows whose labels are known without decoding an image."""
+
+  label: Callable[[int], int]  # a top-level function, or a partial of one
+
+  @property
+  def labels(self) -> np.ndarray:
+    """The labels of all rows, int64 [n]."""
+    return np.array([self.label(i) for i in range(self.size)], np.int64)
+
+
+def open_files(
+  path: epath.PathLike,
+  files: Sequence[str],
+  labels: Sequence[int],
+  image_size: int | None = None,
+) -> Labelled:
+  """Opens image files.
+
+  Args:
+    path: of the folder that they lie below, local or gs://.
+    files: their paths below it.
+    labels: of each.
+    image_size: crops and resizes the images to squares of this side.
+
+  Returns:
+    A source of rows of image uint8 [h, w, 3], label int and id str, which is
+    the path below `path`. A file that is no image raises a UserError when its
+    row is read.
+  """
+  path, files, labels = (
+    epath.Path(path).expanduser(),
+    tuple(files),
+    list(labels),
+  )
+  read = functools.partial(_read_file, path, files, labels, image_size)
+  return Labelled(len(files), read, functools.partial(_item, labels))
+
+
+def absent(path: epath.PathLike, files: Sequence[str]) -> set[str]:
+  """Returns those of the files that are not there, by listing each folder."""
+  path, names_of = epath.Path(path).expanduser(), collections.defaultdict(set)
+  for file in files:
+    folder, _, name = file.rpartition("/")
+    names_of[folder].add(name)
+  gone = set()
+  for folder, names in names_of.items():
+    parent = path / folder
+    there = {e.name for e in parent.iterdir()} if parent.is_dir() else set()
+    gone |= {f"{folder}/{n}" if folder else n for n in names - there}
+  return gone
+
+
+def is_image(path: epath.Path) -> bool:
+  """Tells by its name whether a file is an image."""
+  return path.suffix.lower() in ENDINGS
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+  """Returns an image of any mode as RGB, over white where it is transparent."""
+  if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+  if image.mode.startswith("I;16"):  # 16 bits: convert() would clip, not scale
+    scaled = np.asarray(image) >> 8
+    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+  return image.convert("RGB")
+
+
+def to_square(image: Image.Image, size: int) -> Image.Image:
+  """Resizes the shorter side to `size` and crops the middle of the longer."""
+  width, height = image.size
+  side = min(width, height)
+  left, top = (width - side) // 2, (height - side) // 2
+  box = (left, top, left + side, top + side)
+  return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def to_pixels(image: Image.Image, image_size: int | None) -> np.ndarray:
+  """Returns an image as uint8 [h, w, 3], a square if `image_size` is given."""
+  image = to_rgb(image)
+  if image_size is not None and image.size != (image_size, image_size):
+    image = to_square(image, image_size)
+  return np.asarray(image)
+
+
+def read_pixels(file: epath.Path, image_size: int | None = None) -> np.ndarray:
+  """Reads a file as uint8 [h, w, 3], a square if `image_size` is given.
+
+  Raises:
+    UserError: if it is no image, or is damaged.
+  """
+  try:
+    with file.open("rb") as opened, Image.open(opened) as image:
+      return to_pixels(image, image_size)
+  except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    raise UserError(
+      f"{file} cannot be read as an image ({error}): mend it or move it away."
+    ) from error
+
+
+def _item(values: Sequence[int], index: int) -> int:
+  return values[index]
+
+
+def _read_file(
+  path: epath.Path,
+  files: Sequence[str],
+  labels: Sequence[int],
+  image_size: int | None,
+  index: int,
+) -> Example:
+  pixels = read_pixels(path / files[index], image_size)
+  return {"image": pixels, "label": labels[index], "id": files[index]}

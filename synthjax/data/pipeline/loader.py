@@ -1,0 +1,208 @@
+"""Grain pipelines from sources to batches."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import grain
+import jax
+import numpy as np
+
+from synthjax.data.pipeline.rows import Example, Source
+from synthjax.runtime.errors import UserError
+
+# Top-level functions or partials of them, as worker processes pickle them.
+Transform = Callable[[Example, np.random.Generator], Example]
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+  """A process's share of global batches, read from any of them on.
+
+  Which rows a batch has, and what is drawn for them, follows from its number
+  alone: not from the number of processes, of workers, or from what was read
+  before. So a step is all that a checkpoint needs to know.
+  """
+
+  ds: grain.MapDataset  # of batches
+  num_workers: int = 0  # reading processes; 0 reads in this one
+  ahead: int = 2  # batches that are read before they are asked for
+
+  def __iter__(self) -> Iterator[Example]:
+    return self.start_at(0)
+
+  def start_at(self, number: int) -> Iterator[Example]:
+    """Returns a Grain iterator that begins with batch `number`, from 0."""
+    # Grain's defaults are 16 threads and 500 elements ahead.
+    read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self.ahead)
+    ds = self.ds[number:].to_iter_dataset(read)
+    if self.num_workers:
+      ds = ds.mp_prefetch(grain.MultiprocessingOptions(self.num_workers))
+    return iter(ds)
+
+  def example(self) -> Example:
+    """Returns the first batch, and starts no worker for it."""
+    return jax.tree.map(np.asarray, self.ds[0])
+
+
+def train_batches(
+  source: Sequence[Example],
+  transforms: Sequence[Transform],
+  *,
+  batch_size: int,
+  seed: int,
+  num_workers: int = 0,
+  repeats: int = 1,
+) -> Batches:
+  """Makes endless shuffled batches: this process's share of each global one.
+
+  One process reads the same global batches as several: each of these holds a
+  run of the rows, the first ones the first process.
+
+  Args:
+    source: anything with a length and random access.
+    transforms: applied in order, each with its own random generator.
+    batch_size: over all processes.
+    seed: of order and augmentation; the same on every process.
+    num_workers: reading processes; 0 reads in this one.
+    repeats: of each image within a batch, each transformed in its own way
+      (repeated augmentation, as DeiT's; see `data.repeated`). An epoch has as
+      many steps as without repeats, and sees fewer of the images.
+
+  Raises:
+    UserError: when the batch does not split over the processes, or the
+      source is empty, or has no whole batch to repeat.
+  """
+  if not len(source):
+    raise UserError("The source of images is empty: there is nothing to read.")
+  share, rest = divmod(batch_size, jax.process_count())
+  if rest:
+    raise UserError(
+      f"batch_size={batch_size} does not split over {jax.process_count()} "
+      f"processes; try {batch_size - rest}."
+    )
+  if repeats == 1:
+    # The slice takes everything, and keeps the order of earlier versions: Grain
+    # draws by the place of a step in the chain.
+    ds = grain.MapDataset.source(source).seed(seed)[0::1]
+    ds = ds.shuffle().repeat()  # a new order in each epoch
+  else:
+    rows = repeated(source, seed=seed, repeats=repeats, batch_size=batch_size)
+    # Grain draws by position, so that each copy of an image is changed in its
+    # own way.
+    ds = grain.MapDataset.source(rows).seed(seed)
+  for transform in transforms:
+    ds = ds.random_map(transform)
+  # Shares in the order of the global batches, of which this process has one
+  # each. What others read is never opened.
+  ds = ds.batch(share, drop_remainder=True)
+  ds = ds[jax.process_index() :: jax.process_count()]
+  return Batches(ds, num_workers)
+
+
+# --- the order of repeated augmentation (Hoffer et al ------------------------
+
+
+def repeated_index(
+  num_examples: int,
+  *,
+  epoch: int,
+  seed: int = 0,
+  repeats: int = 3,
+  rank: int = 0,
+  num_ranks: int = 1,
+  multiple: int = 256,
+) -> np.ndarray:
+  """Returns which examples a process reads in an epoch, in order.
+
+  Of a random order, each example comes `repeats` times in a row, and the
+  processes take turns: the copies of an example meet in the same step, on as
+  many processes as there are, each with an augmentation of its own. An epoch
+  is as long as one without repeats, so it sees a third of the examples.
+
+  Args:
+    num_examples: of the data set.
+    epoch: of the order.
+    seed: of all orders; the same on every process.
+    repeats: of each example.
+    rank: of this process.
+    num_ranks: how many processes share the epoch.
+    multiple: the epoch's length over all processes is the largest multiple of
+      it that the data set has; what is left of each share is cut.
+
+  Returns:
+    [num_examples // multiple * multiple // num_ranks] int64.
+
+  Raises:
+    UserError: when nothing would be left, or the numbers make no sense.
+  """
+  if not 0 <= rank < num_ranks or repeats < 1 or multiple < 1:
+    raise UserError(
+      f"found rank={rank} of num_ranks={num_ranks}, repeats={repeats} and "
+      f"multiple={multiple}; ranks count from 0, the others from 1."
+    )
+  length = num_examples // multiple * multiple // num_ranks
+  if not length:
+    raise UserError(
+      f"{num_examples} examples give no epoch of a multiple of {multiple} over "
+      f"{num_ranks} processes: choose a multiple of at most {num_examples}."
+    )
+  order = np.random.default_rng((seed, epoch)).permutation(num_examples)
+  repeated = np.repeat(order, repeats)
+  # All shares are as long; the last ones go on with the start of the order.
+  repeated = np.resize(repeated, -(-len(repeated) // num_ranks) * num_ranks)
+  return repeated[rank::num_ranks][:length]
+
+
+def repeated(
+  source: Sequence[Example], *, seed: int, repeats: int, batch_size: int
+) -> Source:
+  """Returns the rows of all processes, epoch after epoch, without an end.
+
+  Dealt out in turn, each process gets its `repeated_index`. An epoch has whole
+  batches: as many as an epoch without repeats.
+
+  Args:
+    source: of the examples.
+    seed: of the orders.
+    repeats: of each example.
+    batch_size: over all processes.
+
+  Raises:
+    UserError: when the source holds no whole batch, or repeats is below 1.
+  """
+  if repeats < 1:
+    raise UserError(f"repeats={repeats}: 1 shows each image once; DeiT has 3.")
+  length = len(source) // batch_size * batch_size
+  if not length:
+    raise UserError(
+      f"{len(source)} images fill no batch of {batch_size}, and an epoch with "
+      "repeats has whole batches: choose a batch_size of at most "
+      f"{len(source)}, or repeats=1."
+    )
+  read = functools.partial(_read, source, length, seed, repeats, batch_size)
+  # Grain needs a length; this one is a whole number of epochs.
+  return Source(sys.maxsize // length * length, read)
+
+
+def _read(
+  source: Sequence[Example],
+  length: int,
+  seed: int,
+  repeats: int,
+  batch_size: int,
+  position: int,
+) -> Example:
+  epoch, place = divmod(position, length)
+  index = _index(len(source), epoch, seed, repeats, batch_size)
+  return source[int(index[place])]
+
+
+@functools.lru_cache(maxsize=2)  # reading ahead crosses into the next epoch
+def _index(
+  num_examples: int, epoch: int, seed: int, repeats: int, batch_size: int
+) -> np.ndarray:
+  return repeated_index(
+    num_examples, epoch=epoch, seed=seed, repeats=repeats, multiple=batch_size
+  )

@@ -1,0 +1,281 @@
+"""Faster R-CNN on a ResNet's C4 features (Ren et al. 2015; He et al. 2020).
+
+The detector of MoCo's transfer to PASCAL VOC: all stages of a ResNet but the
+last are the backbone, the last one ("res5") sees each region of interest, and a
+BatchNorm that no classifier has follows it. The submodules that a classifier
+has too are called as there.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from synthjax.detection.roi_align import roi_align
+from synthjax.models.classifiers import backbone, make_classifier
+from synthjax.models.resnet.model import BLOCKS, BatchNorm, Conv, ResNet
+from synthjax.runtime.errors import UserError
+
+# What a classifier does not have: drawn anew whatever the backbone.
+NEW = (
+  "rpn_conv",
+  "rpn_objectness",
+  "rpn_deltas",
+  "norm",
+  "cls_score",
+  "bbox_pred",
+)
+
+
+class FasterRCNN(nn.Module):
+  """A region proposal network and a classifier of regions.
+
+  `propose` and `classify` are the two halves; between them lies what has no
+  parameters: the choice of the regions.
+  """
+
+  stage_sizes: Sequence[int]  # the last is the head's
+  num_classes: int  # without the background
+  block: str = "bottleneck"  # a key of resnet.BLOCKS
+  width: int = 64  # of the first stage
+  stem: str = "imagenet"  # one of resnet.STEMS
+  num_anchors: int = 15  # at each place
+  roi_size: int = 14  # side of a pooled region; the head halves it
+  sampling: int = 0  # samples per bin and axis; 0: one per cell it spans
+  max_samples: int = 6  # of `sampling=0`: enough for 84 cells, 1344 px
+  dtype: jnp.dtype = jnp.float32  # of activations; parameters stay float32
+  remat: bool = False  # recomputes blocks in the backward pass: less memory
+
+  @property
+  def stride(self) -> int:
+    """Input pixels per cell of the features."""
+    stem = 4 if self.stem == "imagenet" else 1
+    return stem * 2 ** (len(self.stage_sizes) - 2)
+
+  def setup(self):
+    if len(self.stage_sizes) < 2:
+      raise UserError(
+        f"A detector needs a ResNet of two stages or more, as the last one is "
+        f"its head; found stage_sizes={tuple(self.stage_sizes)}."
+      )
+    conv = partial(Conv, dtype=self.dtype)
+    if self.stem == "imagenet":
+      self.conv1 = conv(self.width, (7, 7), 2, padding=3)
+    else:
+      self.conv1 = conv(self.width, (3, 3), padding=1)
+    self.bn1 = BatchNorm(dtype=self.dtype)
+    make = BLOCKS[self.block]
+    make = nn.remat(make, static_argnums=(2,)) if self.remat else make
+    for i, size in enumerate(self.stage_sizes):
+      for j in range(size):
+        block = make(
+          width=self.width * 2**i,
+          stride=2 if i > 0 and j == 0 else 1,
+          dtype=self.dtype,
+        )
+        setattr(self, f"layer{i + 1}_{j}", block)
+
+    expansion = 4 if self.block == "bottleneck" else 1
+    channels = expansion * self.width * 2 ** (len(self.stage_sizes) - 2)
+    small = nn.initializers.normal(0.01)
+    self.rpn_conv = nn.Conv(
+      channels, (3, 3), padding=1, kernel_init=small, dtype=self.dtype
+    )
+    one = partial(nn.Conv, kernel_size=(1, 1), kernel_init=small)
+    self.rpn_objectness = one(self.num_anchors)
+    self.rpn_deltas = one(4 * self.num_anchors)
+
+    self.norm = BatchNorm(dtype=self.dtype)
+    self.cls_score = nn.Dense(self.num_classes + 1, kernel_init=small)
+    smaller = nn.initializers.normal(0.001)
+    self.bbox_pred = nn.Dense(4 * self.num_classes, kernel_init=smaller)
+
+  def __call__(
+    self,
+    images: jax.Array,
+    rois: jax.Array,
+    valid: jax.Array,
+    *,
+    train: bool = False,
+  ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Runs both halves on given regions: see `propose` and `classify`."""
+    features, logits, deltas = self.propose(images, train=train)
+    scores, boxes = self.classify(features, rois, valid, train=train)
+    return logits, deltas, scores, boxes
+
+  def propose(
+    self, images: jax.Array, *, train: bool = False
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Rates the anchors of images.
+
+    Args:
+      images: [n, H, W, 3] normalised; zero where they end before H and W.
+      train: BatchNorm uses the batch and updates `batch_stats`.
+
+    Returns:
+      Features [n, h, w, c], and float32 logits [n, h*w*num_anchors] of being an
+      object and deltas [n, h*w*num_anchors, 4] of the anchors, in the order of
+      `boxes.anchors`.
+    """
+    x = self.bn1(self.conv1(images), use_running_average=not train)
+    x = nn.relu(x)
+    if self.stem == "imagenet":
+      x = nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+    for i in range(len(self.stage_sizes) - 1):
+      x = self._stage(i, x, train=train)
+    y = nn.relu(self.rpn_conv(x)).astype(jnp.float32)
+    n = len(images)
+    logits = self.rpn_objectness(y).reshape(n, -1)
+    return x, logits, self.rpn_deltas(y).reshape(n, -1, 4)
+
+  def classify(
+    self,
+    features: jax.Array,
+    rois: jax.Array,
+    valid: jax.Array,
+    *,
+    train: bool = False,
+  ) -> tuple[jax.Array, jax.Array]:
+    """Names and refines regions.
+
+    Args:
+      features: [n, h, w, c] of `propose`.
+      rois: [n, r, 4] float32 boxes in input pixels.
+      valid: [n, r] bool; BatchNorm's statistics leave out all others.
+      train: as for `propose`.
+
+    Returns:
+      Float32 logits [n, r, num_classes + 1], whose last is the background's,
+      and deltas [n, r, num_classes, 4].
+    """
+    n, r, _ = rois.shape
+    pool = partial(
+      roi_align,
+      output=self.roi_size,
+      scale=1 / self.stride,
+      sampling=self.sampling,
+      max_samples=self.max_samples,
+    )
+    x = jax.vmap(pool)(features, rois)  # [n, r, roi_size, roi_size, c]
+    x = x.reshape(n * r, *x.shape[2:]).astype(self.dtype)
+    with _statistics_of(valid.reshape(n * r)):
+      x = self._stage(len(self.stage_sizes) - 1, x, train=train)
+      x = self.norm(x, use_running_average=not train)
+    x = x.astype(jnp.float32).mean((1, 2))  # [n*r, c]
+    logits = self.cls_score(x).reshape(n, r, -1)
+    return logits, self.bbox_pred(x).reshape(n, r, -1, 4)
+
+  def _stage(self, i: int, x: jax.Array, *, train: bool) -> jax.Array:
+    """Runs the blocks of stage i, counted from 0."""
+    for j in range(self.stage_sizes[i]):
+      x = getattr(self, f"layer{i + 1}_{j}")(x, train)
+    return x
+
+
+def _statistics_of(valid: jax.Array) -> AbstractContextManager:
+  """Lets every BatchNorm within average over the valid of [n, h, w, c].
+
+  As many regions as there are places are not always found; PyTorch's batch is
+  then the smaller one.
+  """
+  mask = valid[:, None, None, None]
+
+  def with_mask(call, args, kwargs, context):
+    norms = isinstance(context.module, nn.BatchNorm)
+    if norms and context.method_name == "__call__":
+      kwargs = {**kwargs, "mask": mask}
+    return call(*args, **kwargs)
+
+  return nn.intercept_methods(with_mask)
+
+
+def make_detector(
+  name: str,
+  *,
+  num_classes: int,
+  dtype: str = "float32",
+  num_anchors: int = 15,
+  sampling: int = 0,
+  roi_size: int = 14,
+  **sizes: Any,
+) -> FasterRCNN:
+  """Returns the detector on the ResNet that is called `name`.
+
+  Args:
+    name: a ResNet of `classifiers.CLASSIFIERS`.
+    num_classes: without the background.
+    dtype: of the activations.
+    num_anchors: at each place.
+    sampling: see `FasterRCNN`.
+    roi_size: likewise.
+    **sizes: fields of the ResNet that shall differ, such as `width`, `remat`.
+
+  Raises:
+    UserError: for an unknown model or field, or one that is no ResNet.
+  """
+  resnet = make_classifier(name, num_classes=None, **sizes)
+  if not isinstance(resnet, ResNet):
+    raise UserError(
+      f"The detector stands on a ResNet, and {name!r} is none: its stages are "
+      "cut before the last. Give a ResNet such as 'resnet50'."
+    )
+  fields = {f.name for f in dataclasses.fields(FasterRCNN)}
+  shared = fields & {f.name for f in dataclasses.fields(ResNet)}
+  shared -= {"parent", "name", "num_classes", "dtype"}
+  return FasterRCNN(
+    num_classes=num_classes,
+    dtype=jnp.dtype(dtype),
+    num_anchors=num_anchors,
+    sampling=sampling,
+    roi_size=roi_size,
+    **{field: getattr(resnet, field) for field in shared},
+  )
+
+
+# --- puts a pre-trained ResNet below a detector ------------------------------
+
+
+def from_backbone(
+  weights: Mapping[str, Any], variables: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Returns a detector's variables that start from a ResNet's.
+
+  Every weight of the ResNet but those of its head is used, the statistics of
+  BatchNorm with them: ours, or released ones that `convert.resnet` has read
+  (torchvision, timm, MoCo).
+
+  Args:
+    weights: `params` and `batch_stats` of a ResNet, with any head or none.
+    variables: of a new `FasterRCNN`; what a ResNet does not have stays.
+
+  Raises:
+    UserError: listing every weight that is missing, unused or misshapen.
+  """
+  have = traverse_util.flatten_dict(backbone(weights))
+  want = traverse_util.flatten_dict(dict(variables))
+  is_new = lambda path: path[1] in NEW
+  problems = []
+  for path in sorted(have.keys() | want.keys()):
+    if path not in have and is_new(path):
+      continue
+    found, needed = (
+      np.shape(tree[path]) if path in tree else None for tree in (have, want)
+    )
+    if found != needed:
+      problems.append(
+        f"{'/'.join(path)}: the ResNet has {found}, the detector needs {needed}"
+      )
+  if problems:
+    raise UserError(
+      f"The ResNet does not fit the detector in {len(problems)} places:\n  "
+      + "\n  ".join(problems)
+      + "\nBuild the detector on the ResNet that was pre-trained."
+    )
+  return traverse_util.unflatten_dict(want | have)

@@ -1,0 +1,442 @@
+"""Grain pipelines from images with boxes to batches of a few static shapes."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import grain
+import jax
+import numpy as np
+from absl import logging
+
+from synthjax.data.pipeline.loader import Batches
+from synthjax.data.pipeline.rows import Source
+from synthjax.detection.resize import all_resized, resize, resized
+from synthjax.detection.voc import Detection
+from synthjax.runtime.errors import UserError
+
+# --- few padded shapes for images of many sizes, and batches of one shape each
+# A compiled step takes one shape. Images are resized, and then padded to the
+# smallest of a few shapes ("buckets") that holds them; a batch has images of
+# one bucket alone.
+
+Shape = tuple[int, int]  # height, width
+
+
+class Waste(NamedTuple):
+  """What padding costs."""
+
+  shapes: int  # that are used, each of them compiled
+  share: float  # of all pixels of the batches, that are padding
+
+
+class Plan(NamedTuple):
+  """Batches to read: b batches of n images."""
+
+  rows: np.ndarray  # [b, n] int32, positions in the source
+  short_sides: np.ndarray  # [b, n] int32, that each is resized to
+  flips: np.ndarray  # [b, n] bool
+  buckets: np.ndarray  # [b] int32
+
+
+def choose_buckets(
+  sizes: np.ndarray, count: int, *, multiple: int = 16
+) -> tuple[Shape, ...]:
+  """Chooses shapes that hold all sizes with little padding.
+
+  Starts from all sizes, rounded up, and joins the two shapes whose join adds
+  the least padding until few enough are left.
+
+  Args:
+    sizes: [n, 2] of resized images, equally likely.
+    count: of shapes at most.
+    multiple: of heights and widths.
+
+  Returns:
+    Shapes from the smallest to the largest.
+
+  Raises:
+    UserError: for less than one shape.
+  """
+  if count < 1:
+    raise UserError(f"num_buckets={count} holds no image; give 1 or more.")
+  shapes = -(-np.asarray(sizes, np.int64) // multiple) * multiple
+  shapes, weights = np.unique(shapes, axis=0, return_counts=True)
+  cost = np.stack(
+    [_cost_of_joining(shapes, weights, i) for i in range(len(shapes))]
+  )
+  for _ in range(len(shapes) - count):
+    i, j = np.unravel_index(cost.argmin(), cost.shape)
+    shapes[i] = np.maximum(shapes[i], shapes[j])
+    weights[i], weights[j] = weights[i] + weights[j], 0
+    cost[i] = cost[:, i] = _cost_of_joining(shapes, weights, i)
+    cost[j] = cost[:, j] = np.inf
+  joined = shapes[weights > 0]
+  # A join may have made room for images of other joins.
+  used = np.unique(assign(sizes, joined))
+  kept = sorted(
+    map(tuple, joined[used].tolist()), key=lambda s: (s[0] * s[1], s)
+  )
+  return tuple(kept)
+
+
+def _cost_of_joining(
+  shapes: np.ndarray, weights: np.ndarray, i: int
+) -> np.ndarray:
+  """Returns the padding that joining shape i with each other adds, [n]."""
+  area = shapes.prod(-1)
+  joint = np.maximum(shapes, shapes[i]).prod(-1)
+  cost = (joint - area) * weights + (joint - area[i]) * weights[i]
+  gone = (weights == 0) | (np.arange(len(shapes)) == i)
+  return np.where(gone, np.inf, cost)
+
+
+def assign(sizes: np.ndarray, buckets: Sequence[Shape]) -> np.ndarray:
+  """Returns the smallest bucket of each size, int32 [n].
+
+  Raises:
+    UserError: naming sizes that no bucket holds.
+  """
+  sizes, shapes = np.asarray(sizes), np.asarray(buckets).reshape(-1, 2)
+  order = np.argsort(shapes.prod(-1), kind="stable")
+  fits = (sizes[:, None] <= shapes[order]).all(-1)  # [n, buckets]
+  if not fits.any(-1).all():
+    bad = np.unique(sizes[~fits.any(-1)], axis=0)
+    some = ", ".join(f"{h} x {w}" for h, w in bad[:5])
+    raise UserError(
+      f"Images of {len(bad)} sizes, such as {some} (height x width), fit into "
+      f"none of the shapes {', '.join(f'{h} x {w}' for h, w in shapes)}: give "
+      "a larger one, or leave the shapes to be chosen."
+    )
+  return order[fits.argmax(-1)].astype(np.int32)
+
+
+def padding_waste(sizes: np.ndarray, buckets: Sequence[Shape]) -> Waste:
+  """Tells how many shapes resized images need, and how much is padding.
+
+  Args:
+    sizes: [n, 2] of resized images, equally likely.
+    buckets: shapes to pad to.
+  """
+  chosen = assign(sizes, buckets)
+  padded = np.asarray(buckets, np.int64).prod(-1)[chosen].sum()
+  true = np.asarray(sizes, np.int64).prod(-1).sum()
+  return Waste(len(np.unique(chosen)), float(1 - true / padded))
+
+
+def plan_batches(
+  sizes: np.ndarray,
+  buckets: Sequence[Shape],
+  *,
+  short_sides: Sequence[int],
+  max_size: int,
+  flip: float,
+  batch_size: int,
+  num_batches: int,
+  seed: int,
+) -> Plan:
+  """Deals shuffled images out to batches of one bucket each.
+
+  In every epoch each image comes once, with a length of the shorter side and a
+  flip of its own, and joins the queue of its bucket; a full queue is a batch.
+  What waits at the end of an epoch is the first of the next, so that no image
+  is left out or comes twice; at most batch_size - 1 wait for each bucket.
+
+  The same arguments give the same batches, and fewer of them the first ones.
+
+  Args:
+    sizes: [n, 2] of the images before resizing.
+    buckets: shapes that hold all that is drawn.
+    short_sides: to draw from.
+    max_size: of the longer side.
+    flip: how likely an image is mirrored.
+    batch_size: over all processes.
+    num_batches: to plan.
+    seed: of all that is drawn.
+  """
+  # Bucket of each image at each length, [n, k].
+  n, k = len(sizes), len(short_sides)
+  every = all_resized(sizes, short_sides, max_size)
+  bucket_of = assign(every, buckets).reshape(k, n).T
+  waiting = [np.zeros((3, 0), np.int32) for _ in buckets]
+  batches, epoch = [], 0
+  while len(batches) < num_batches:
+    rng = np.random.default_rng((seed, epoch))
+    order, drawn = rng.permutation(n), rng.integers(k, size=n)
+    flips = rng.random(n) < flip
+    draws = np.stack([order, drawn, flips]).astype(np.int32)  # [3, n]
+    chosen = bucket_of[order, drawn]
+    full = []  # (when its last image came, bucket, draws [3, batch])
+    for bucket, before in enumerate(waiting):
+      came = np.flatnonzero(chosen == bucket)
+      queue = np.concatenate([before, draws[:, came]], 1)
+      for end in range(batch_size, queue.shape[1] + 1, batch_size):
+        last = came[end - before.shape[1] - 1]
+        full.append((last, bucket, queue[:, end - batch_size : end]))
+      waiting[bucket] = queue[:, queue.shape[1] // batch_size * batch_size :]
+    batches += sorted(full, key=lambda each: each[0])
+    epoch += 1
+  batches = batches[:num_batches]
+  rows, drawn, flips = np.stack([b[2] for b in batches], 1)
+  return Plan(
+    rows,
+    np.asarray(short_sides, np.int32)[drawn],
+    flips.astype(bool),
+    np.array([b[1] for b in batches], np.int32),
+  )
+
+
+def plan_in_order(
+  sizes: np.ndarray,
+  buckets: Sequence[Shape],
+  *,
+  short_side: int,
+  max_size: int,
+  batch_size: int,
+) -> Plan:
+  """Deals each image out once, in order within its bucket, unmirrored.
+
+  The last batch of each bucket is filled up with rows of -1.
+  """
+  chosen = assign(resized(sizes, short_side, max_size), buckets)
+  rows, numbers = [], []
+  for bucket in range(len(buckets)):
+    own = np.flatnonzero(chosen == bucket)
+    own = np.pad(own, (0, -len(own) % batch_size), constant_values=-1)
+    rows.append(own.reshape(-1, batch_size))
+    numbers += [bucket] * len(rows[-1])
+  rows = np.concatenate(rows).astype(np.int32)
+  return Plan(
+    rows,
+    np.full_like(rows, short_side),
+    np.zeros(rows.shape, bool),
+    np.array(numbers, np.int32),
+  )
+
+
+# --- ------
+# The protocol of MoCo's transfer to PASCAL VOC.
+VOC_SHORT_SIDES = tuple(range(480, 801, 32))
+VOC_TEST_SHORT_SIDE = 800
+VOC_MAX_SIZE = 1333
+
+
+def train_batches(
+  source: Detection,
+  *,
+  batch_size: int,
+  num_batches: int,
+  seed: int,
+  short_sides: Sequence[int] = VOC_SHORT_SIDES,
+  max_size: int = VOC_MAX_SIZE,
+  flip: float = 0.5,
+  num_buckets: int = 6,
+  num_workers: int = 0,
+) -> Batches:
+  """Makes shuffled batches: this process's share of each global one.
+
+  Each image is resized to a shorter side of its own, and mirrored by chance. A
+  batch holds images of one shape, so that those of a batch are of similar
+  size; how often an image comes with a size is as without shapes. The images
+  of an epoch that fill no batch begin the next; see `plan_batches`. Objects
+  marked difficult are trained on, as the others.
+
+  Args:
+    source: of images with boxes, such as `voc.open_voc` opens.
+    batch_size: over all processes.
+    num_batches: at least the steps of training; fewer are the first of more.
+    seed: of all that is drawn; the same on every process.
+    short_sides: lengths to draw the shorter side from.
+    max_size: of the longer side.
+    flip: how likely an image is mirrored.
+    num_buckets: of shapes at most, each of which is compiled.
+    num_workers: reading processes; 0 reads in this one.
+
+  Returns:
+    Batches of image uint8 [n, H, W, 3], padded with zeros below and right; size
+    int32 [n, 2], the height and width before padding; boxes float32 [n, g, 4],
+    x0, y0, x1, y1 in pixels of the resized image, with as many places as an
+    image of the source can need; labels int32 [n, g]; and valid bool [n, g]:
+    which places hold an object, the first ones.
+
+  Raises:
+    UserError: when the batch does not split over the processes, and about
+      sizes and numbers that cannot be.
+  """
+  share = _check(source, batch_size, short_sides, max_size)
+  if num_batches < 1:
+    raise UserError(f"num_batches={num_batches}: give the steps of training.")
+  every = all_resized(source.sizes, short_sides, max_size)
+  buckets = _buckets(every, num_buckets)
+  plan = plan_batches(
+    source.sizes,
+    buckets,
+    short_sides=short_sides,
+    max_size=max_size,
+    flip=flip,
+    batch_size=batch_size,
+    num_batches=num_batches,
+    seed=seed,
+  )
+  read = functools.partial(
+    _read_train, source, _share(plan, share), buckets, max_size
+  )
+  return _to_dataset(Source(num_batches, read), num_workers)
+
+
+def eval_batches(
+  source: Detection,
+  *,
+  batch_size: int,
+  short_side: int = VOC_TEST_SHORT_SIDE,
+  max_size: int = VOC_MAX_SIZE,
+  num_buckets: int = 4,
+  num_workers: int = 0,
+) -> Batches:
+  """Makes batches of every image once: this process's share of each.
+
+  They come shape by shape, and in order within a shape. The last batch of each
+  shape is filled up with black images of index -1, without objects, whose size
+  is the whole shape.
+
+  Args:
+    source: of images with boxes.
+    batch_size: over all processes.
+    short_side: of every image.
+    max_size: of the longer side.
+    num_buckets: of shapes at most, each of which is compiled.
+    num_workers: reading processes; 0 reads in this one.
+
+  Returns:
+    Batches as those of `train_batches`, and index int32 [n], the row of the
+    source; original_size int32 [n, 2], its height and width, which
+    `resizing.to_original` maps detections back with; and scale float32 [n],
+    what its sides were multiplied by before they were rounded.
+
+  Raises:
+    UserError: as `train_batches`.
+  """
+  share = _check(source, batch_size, [short_side], max_size)
+  every = resized(source.sizes, short_side, max_size)
+  buckets = _buckets(every, num_buckets)
+  plan = plan_in_order(
+    source.sizes,
+    buckets,
+    short_side=short_side,
+    max_size=max_size,
+    batch_size=batch_size,
+  )
+  read = functools.partial(
+    _read_eval, source, _share(plan, share), buckets, max_size
+  )
+  return _to_dataset(Source(len(plan.rows), read), num_workers)
+
+
+# --- what is read -----------------------------------------------------------
+
+
+def _check(
+  source: Detection, batch_size: int, short_sides: Sequence[int], max_size: int
+) -> slice:
+  """Returns this process's part of a batch."""
+  if not len(source):
+    raise UserError("The source of images is empty: there is nothing to read.")
+  if not short_sides or min(short_sides) < 1 or max_size < max(short_sides):
+    raise UserError(
+      f"short_sides={list(short_sides)} with max_size={max_size}: give lengths "
+      "in pixels, none above max_size."
+    )
+  count, index = jax.process_count(), jax.process_index()
+  share, rest = divmod(batch_size, count)
+  if rest or share < 1:
+    raise UserError(
+      f"batch_size={batch_size} does not split over {count} processes; try "
+      f"{max(batch_size - rest, count)}."
+    )
+  return slice(index * share, (index + 1) * share)
+
+
+def _buckets(sizes: np.ndarray, count: int) -> tuple[Shape, ...]:
+  buckets = choose_buckets(sizes, count)
+  waste = padding_waste(sizes, buckets)
+  shapes = ", ".join(f"{h} x {w}" for h, w in buckets)
+  logging.info(
+    "Images are padded to %d shapes (%s); %.1f %% of the pixels are padding.",
+    *(waste.shapes, shapes, 100 * waste.share),
+  )
+  return tuple((int(h), int(w)) for h, w in buckets)
+
+
+def _share(plan: Plan, share: slice) -> Plan:
+  rows, short_sides, flips = (each[:, share] for each in plan[:3])
+  return Plan(rows, short_sides, flips, plan.buckets)
+
+
+def _to_dataset(batches: Source, num_workers: int) -> Batches:
+  # Each element is a whole batch already.
+  return Batches(grain.MapDataset.source(batches), num_workers, ahead=4)
+
+
+def _read_train(
+  source: Detection,
+  plan: Plan,
+  buckets: Sequence[Shape],
+  max_size: int,
+  index: int,
+) -> dict[str, np.ndarray]:
+  draws = zip(*(each[index].tolist() for each in plan[:3]), strict=True)
+  rows = [
+    resize(source[row], short, max_size, flip=flip)
+    for row, short, flip in draws
+  ]
+  return _pad(rows, buckets[plan.buckets[index]], source.max_objects)
+
+
+def _read_eval(
+  source: Detection,
+  plan: Plan,
+  buckets: Sequence[Shape],
+  max_size: int,
+  index: int,
+) -> dict[str, np.ndarray]:
+  own, shape = plan.rows[index], buckets[plan.buckets[index]]
+  short_side = int(plan.short_sides[0, 0])
+  filler = {
+    "image": np.zeros((*shape, 3), np.uint8),
+    "boxes": np.zeros((0, 4), np.float32),
+    "labels": np.zeros(0, np.int32),
+  }
+  rows = [
+    filler if row < 0 else resize(source[row], short_side, max_size)
+    for row in own.tolist()
+  ]
+  batch = _pad(rows, shape, source.max_objects)
+  original = np.where(own[:, None] < 0, shape, source.sizes[own])
+  scale = np.minimum(short_side / original.min(-1), max_size / original.max(-1))
+  return batch | {
+    "index": own,
+    "original_size": original.astype(np.int32),
+    "scale": np.where(own < 0, 1, scale).astype(np.float32),
+  }
+
+
+def _pad(
+  rows: Sequence[dict[str, Any]], shape: Shape, places: int
+) -> dict[str, np.ndarray]:
+  """Stacks resized rows, with zeros below and right of each image."""
+  n = len(rows)
+  batch = {
+    "image": np.zeros((n, *shape, 3), np.uint8),
+    "size": np.array([row["image"].shape[:2] for row in rows], np.int32),
+    "boxes": np.zeros((n, places, 4), np.float32),
+    "labels": np.zeros((n, places), np.int32),
+    "valid": np.zeros((n, places), bool),
+  }
+  for i, row in enumerate(rows):
+    height, width = batch["size"][i]
+    batch["image"][i, :height, :width] = row["image"]
+    k = len(row["labels"])
+    batch["boxes"][i, :k] = row["boxes"]
+    batch["labels"][i, :k] = row["labels"]
+    batch["valid"][i, :k] = True
+  return batch

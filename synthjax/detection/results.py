@@ -1,0 +1,269 @@
+"""What trained detectors say about the weights that they started from."""
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from synthjax.detection import voc_results
+from synthjax.detection.average_precision import Measured, Truth
+from synthjax.detection.voc_results import Detections
+from synthjax.evals import accuracy
+from synthjax.runtime import atomic
+from synthjax.runtime import mesh as meshes
+
+Rows = Sequence[Mapping[str, Any]]  # images with boxes, as of `data.voc`
+
+METRICS = ("AP50", "AP", "AP75")
+REFERENCE = "random"  # that every other start is told apart from
+
+
+class Run(NamedTuple):
+  """One training of a detector."""
+
+  init: str  # the name of its first weights
+  seed: int
+
+  def label(self) -> str:
+    """Returns what its files are called."""
+    return f"{file_stem(self.init)}-s{self.seed}"
+
+
+def file_stem(init: str) -> str:
+  """Returns what the files of a start begin with, such as "IN-1K-1200"."""
+  return re.sub(r"[^A-Za-z0-9.]+", "-", init).strip("-.")
+
+
+def truth_of(source: Rows) -> list[Truth]:
+  """Returns what is to be found in images, of which none is decoded."""
+  rows = map(source.annotate, range(len(source)))
+  return [Truth(r["boxes"], r["labels"], r["difficult"]) for r in rows]
+
+
+def summarize(
+  tested: Mapping[Run, Measured],
+  classes: Sequence[str],
+  *,
+  validation: Mapping[Run, Measured] | None = None,
+  compare: Sequence[Sequence[str]] = (),
+) -> dict[str, list[dict]]:
+  """Returns the rows, their summary, and the differences paired by seed.
+
+  Args:
+    tested: of every run, on the test images.
+    classes: names of the labels.
+    validation: the same on others, if there are any.
+    compare: pairs of starts, whose difference is told besides those to
+      REFERENCE, which come first.
+
+  Returns:
+    `rows`, dicts of init, seed, AP, AP50, AP75, per_class (name -> AP50, None
+    without objects) and validation, their AP50 there; `summary`, dicts of
+    init, metric, its values and `classify.Summary`; and `differences`, dicts
+    of init, reference, metric and `classify.Summary`. All are shares in 0..1.
+  """
+  rows, groups = [], {}
+  for run, found in tested.items():
+    ap50 = {
+      name: float(row[0]) if n else None
+      for name, row, n in zip(
+        classes, found.per_class, found.num_objects, strict=True
+      )
+    }
+    row = run._asdict() | {m: getattr(found, m) for m in METRICS}
+    row["per_class"] = ap50
+    if validation:
+      row["validation"] = validation[run].AP50
+    rows.append(row)
+    groups.setdefault(run.init, {})[run.seed] = found
+  pairs = [(init, REFERENCE) for init in groups if init != REFERENCE]
+  pairs += [pair for pair in map(tuple, compare) if pair not in pairs]
+  values = lambda init, metric: [
+    getattr(found, metric) for _, found in sorted(groups[init].items())
+  ]
+  return {
+    "rows": rows,
+    "summary": [
+      {"init": init, "metric": metric, "values": values(init, metric)}
+      | accuracy.summarize(values(init, metric))._asdict()
+      for init in groups
+      for metric in METRICS
+    ],
+    "differences": [
+      {"init": init, "reference": reference, "metric": metric}
+      | accuracy.paired_difference(
+        values(init, metric), values(reference, metric)
+      )._asdict()
+      for init, reference in pairs
+      for metric in METRICS
+      if init in groups and reference in groups
+    ],
+  }
+
+
+def table(results: Mapping[str, Any]) -> str:
+  """Returns the summary and the differences as lines for a person."""
+  percent = lambda x: "   - " if x is None else f"{100 * x:5.2f}"
+  width = max(12, *(len(row["init"]) + 1 for row in results["summary"]))
+  lines = [
+    f"  {row['init']:<{width}}{row['metric']:<5}{percent(row['mean'])} % "
+    f"(std {percent(row['std'])}, {row['n']} seeds)"
+    for row in results["summary"]
+  ]
+  lines += [
+    f"  {row['init']} - {row['reference']}, {row['metric']}: "
+    f"{100 * row['mean']:+.2f} points "
+    f"(std. error of the paired difference {percent(row['stderr'])})"
+    for row in results["differences"]
+  ]
+  return "\n".join(lines)
+
+
+# --- files ------------------------------------------------------------------
+
+
+def write_detections(
+  folder: epath.Path,
+  run: Run,
+  source: Rows,
+  found: Sequence[Detections],
+  classes: Sequence[str],
+) -> dict[str, int]:
+  """Writes VOC's text files, `detections/<run>/comp4_det_test_<class>.txt`.
+
+  Args:
+    folder: of the task.
+    run: whose detections they are.
+    source: images with an `annotate`, which gives their `id`.
+    found: in each image.
+    classes: names of the labels, for the files.
+
+  Returns:
+    The number of lines of each file.
+  """
+  names = [source.annotate(i)["id"] for i in range(len(source))]
+  where = f"detections/{run.label()}"
+  voc_results.write(
+    folder / where, dict(zip(names, found, strict=True)), classes
+  )
+  labels = np.concatenate([np.asarray(each.labels, int) for each in found])
+  counts = np.bincount(labels, minlength=len(classes)).tolist()
+  return {
+    f"{where}/{voc_results.file_name(name)}": count
+    for name, count in zip(classes, counts, strict=True)
+  }
+
+
+def write_examples(
+  folder: epath.Path,
+  run: Run,
+  source: Rows,
+  found: Sequence[Detections],
+  classes: Sequence[str],
+  indices: Iterable[int],
+) -> dict[str, int]:
+  """Writes images and what was found in them, for the report.
+
+  They are `examples/<start>-<index>.png` and `.json`.
+
+  Args:
+    folder: of the task.
+    run: whose detections they are.
+    source: images with boxes.
+    found: in each image.
+    classes: names of the labels.
+    indices: of the images.
+
+  Returns:
+    The files, each with a 1.
+  """
+  where, rows = folder / "examples", {}
+  where.mkdir(parents=True, exist_ok=True)
+  for index in indices:
+    row, stem = source[index], f"{run.init.replace('/', '-')}-{index}"
+    content = example(row, found[index], classes)
+    with atomic.replace(where, f"{stem}.json") as path:
+      path.write_text(json.dumps(content, indent=1) + "\n")
+    with atomic.replace(where, f"{stem}.png") as path, path.open("wb") as file:
+      Image.fromarray(row["image"]).save(file, "PNG")
+    rows |= {f"examples/{stem}.json": 1, f"examples/{stem}.png": 1}
+  return rows
+
+
+def example(
+  row: Mapping[str, Any], found: Detections, classes: Sequence[str]
+) -> dict[str, Any]:
+  """Returns an image's size, detections and objects as plain data."""
+
+  def boxes(values: np.ndarray, labels: np.ndarray, **more: Any) -> list[dict]:
+    corners = np.asarray(values, np.float64).reshape(-1, 4).round(2).tolist()
+    names = [classes[label] for label in np.asarray(labels).tolist()]
+    columns = {k: np.asarray(v).tolist() for k, v in more.items()}
+    return [
+      {"box": box, "label": name} | {k: v[i] for k, v in columns.items()}
+      for i, (box, name) in enumerate(zip(corners, names, strict=True))
+    ]
+
+  return {
+    "size": [int(side) for side in row["size"]],
+    "detections": boxes(found.boxes, found.labels, score=found.scores),
+    "truth": boxes(row["boxes"], row["labels"], difficult=row["difficult"]),
+  }
+
+
+# --- detections in all images of a set, over all devices and processes -------
+
+_ABOUT = ("index", "size", "original_size")
+
+
+def detect_all(
+  predict: Callable[[Any, Mapping], Mapping[str, jax.Array]],
+  variables: Mapping[str, Any],
+  batches: Iterable[Mapping[str, np.ndarray]],
+  *,
+  tell: Callable[[int], Any] = lambda count: None,
+) -> dict[int, dict[str, np.ndarray]]:
+  """Returns what is found in each image, by its number, best first.
+
+  Args:
+    predict: of `detection.predictor`.
+    variables: of its model.
+    batches: of `data.detection_batches.eval_batches`: this process's share of
+      each global batch.
+    tell: called with the number of images that have been done since.
+
+  Returns:
+    Dicts of boxes [d, 4] in pixels of the resized image, scores [d] and labels
+    [d]; size [2] and original_size [2] of the image.
+  """
+  mesh, found = meshes.make_mesh(), {}
+  variables = jax.device_put(dict(variables), meshes.copied(mesh))
+  for batch in batches:
+    batch = meshes.to_global(mesh, dict(batch))
+    inputs = {name: batch[name] for name in ("image", "size")}
+    outputs = dict(predict(variables, inputs))
+    rows = jax.tree.map(_whole, outputs | {n: batch[n] for n in _ABOUT})
+    tell(int((rows["index"] >= 0).sum()))
+    for i, number in enumerate(rows["index"].tolist()):
+      if number < 0:  # it fills the batch up
+        continue
+      there = rows["valid"][i]
+      found[number] = {
+        **{n: rows[n][i][there] for n in ("boxes", "scores", "labels")},
+        **{n: rows[n][i] for n in ("size", "original_size")},
+      }
+  return dict(sorted(found.items()))
+
+
+def _whole(x: jax.Array) -> np.ndarray:
+  """Returns all of an array that several processes may share."""
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  from jax.experimental import multihost_utils
+
+  return np.asarray(multihost_utils.process_allgather(x, tiled=True))

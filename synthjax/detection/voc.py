@@ -1,0 +1,483 @@
+"""PASCAL VOC (Everingham et al. 2010): images with boxes, as rows by position.
+
+A row holds image uint8 [h, w, 3]; boxes float32 [k, 4], the edges x0, y0, x1,
+y1 in pixels, which are VOC's (xmin - 1, ymin - 1, xmax, ymax); labels int32
+[k]; difficult bool [k]; id str, the name of the file without its ending; and
+size, (h, w).
+"""
+
+import dataclasses
+import functools
+import io
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets
+from etils import epath
+from PIL import Image, UnidentifiedImageError
+
+from synthjax.data.pipeline import image_files
+from synthjax.data.pipeline.rows import Example, Source
+from synthjax.labels import class_names, spaces
+from synthjax.runtime import atomic
+from synthjax.runtime.errors import UserError
+
+# --- annotations of PASCAL VOC -----------------------------------------------
+# VOC counts pixels from 1 and includes both ends. Our boxes are edges counted
+# from 0: (xmin - 1, ymin - 1, xmax, ymax), so that xmax - xmin is a width.
+
+# Tools that count from 0 pass the border by so many pixels; more is a mistake.
+_SLACK = 1
+# What to take off a corner of VOC for an edge.
+TO_EDGES = np.array([1, 1, 0, 0], np.float64)
+
+
+class Annotation(NamedTuple):
+  """What an XML file says of its image."""
+
+  size: tuple[int, int]  # height and width
+  boxes: np.ndarray  # [k, 4] float32, edges in pixels
+  names: tuple[str, ...]  # [k], of the classes
+  difficult: np.ndarray  # [k] bool
+
+
+def parse(xml: bytes) -> Annotation:
+  """Reads an annotation.
+
+  A box that passes the border by at most a pixel is clipped.
+
+  Raises:
+    ValueError: with a line for each problem, without the name of the file.
+  """
+  try:
+    root = ElementTree.fromstring(xml)
+  except ElementTree.ParseError as error:
+    raise ValueError(f"is no XML ({error})") from None
+  width, height = (_number(root, f"size/{s}") for s in ("width", "height"))
+  if width % 1 or height % 1 or width < 1 or height < 1:
+    raise ValueError(f"has an image of {width:g} x {height:g} pixels")
+  size, objects = (int(height), int(width)), root.findall("object")
+  sides = ("xmin", "ymin", "xmax", "ymax")
+  corners = [[_number(each, f"bndbox/{s}") for s in sides] for each in objects]
+  return Annotation(
+    size,
+    to_boxes(corners, size),
+    tuple(_text(each, "name") for each in objects),
+    np.array([_flag(each, "difficult") for each in objects], bool),
+  )
+
+
+def to_boxes(
+  corners: Sequence[Sequence[float]], size: tuple[int, int]
+) -> np.ndarray:
+  """Checks VOC's corners and returns them as edges, [k, 4] float32.
+
+  Args:
+    corners: [k, 4] of xmin, ymin, xmax, ymax, from 1, both ends included.
+    size: height and width of the image.
+
+  Raises:
+    ValueError: with a line for each box that is not finite, ends before it
+      starts or lies outside of the image.
+  """
+  corners = np.asarray(corners, np.float64).reshape(-1, 4)
+  boxes, limit = corners - TO_EDGES, np.array([size[1], size[0]] * 2)
+  problems = []
+  for number, (corner, box) in enumerate(zip(corners, boxes, strict=True), 1):
+    words = (
+      f"object {number} has the box ({', '.join(f'{v:g}' for v in corner)})"
+    )
+    if not np.isfinite(box).all():
+      problems.append(f"{words}, which is not finite")
+    elif (box[2:] <= box[:2]).any():
+      problems.append(f"{words}, which ends before it starts")
+    elif (box < -_SLACK).any() or (box > limit + _SLACK).any():
+      problems.append(
+        f"{words}, outside of its image of {size[1]} x {size[0]} pixels"
+      )
+  boxes = np.clip(boxes, 0, limit)
+  if not problems and (boxes[:, 2:] <= boxes[:, :2]).any():
+    problems.append("has a box of which nothing is inside of the image")
+  if problems:
+    raise ValueError("\n".join(problems))
+  return boxes.astype(np.float32)
+
+
+def _text(parent: ElementTree.Element, path: str) -> str:
+  # findtext takes children alone: the parts of a person have boxes as well.
+  text = (parent.findtext(path) or "").strip()
+  if not text:
+    raise ValueError(f"has no <{path}> in <{parent.tag}>")
+  return text
+
+
+def _number(parent: ElementTree.Element, path: str) -> float:
+  text = _text(parent, path)
+  try:
+    return float(text)
+  except ValueError:
+    raise ValueError(f"has {text!r} for <{path}>, which is no number") from None
+
+
+def _flag(parent: ElementTree.Element, path: str) -> bool:
+  """Reads 0 or 1; where it is left out, 0."""
+  text = (parent.findtext(path) or "0").strip()
+  if text not in ("0", "1"):
+    raise ValueError(f"has {text!r} for <{path}>, where 0 or 1 belongs")
+  return text == "1"
+
+
+# --- ------
+TRAIN = (("2007", "trainval"), ("2012", "trainval"))  # 5,011 + 11,540 images
+TEST = (("2007", "test"),)  # 4,952
+
+_BAD_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
+_TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detection(Source):
+  """Rows of images with boxes, whose sizes are known without decoding one."""
+
+  annotate: Callable[[int], Example]  # a row without its image
+  sizes: np.ndarray  # int32 [n, 2], heights and widths
+  max_objects: int  # that any image has
+
+
+def open_voc(
+  path: epath.PathLike,
+  sets: Iterable[tuple[str, str]] = TRAIN,
+  classes: Mapping[str, int] | None = None,
+  drop_empty: bool = False,
+) -> Detection:
+  """Opens VOC, or any data set of its layout, as its archives unpack.
+
+  Args:
+    path: of VOCdevkit, or of the folder that holds it.
+    sets: pairs of year and split, such as ("2007", "test"), one after another.
+    classes: name in the annotations -> label; those of VOC by default.
+    drop_empty: leaves out images without an object, as training does.
+
+  Raises:
+    UserError: listing every list, annotation and image that is missing, and
+      what is wrong in any annotation. A damaged image shows when it is read.
+  """
+  root = epath.Path(path).expanduser()
+  root = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
+  labels_of, rows, problems = _labels_of(classes), [], []
+  for year, split in sets:
+    folder = root / f"VOC{year}"
+    names = folder / "ImageSets" / "Main" / f"{split}.txt"
+    if not names.exists():
+      problems.append(f"{names}: is not there")
+      continue
+    ids = [line.split()[0] for line in _lines(names)]
+    files = [f"JPEGImages/{i}.jpg" for i in ids]
+    notes = [f"Annotations/{i}.xml" for i in ids]
+    gone = image_files.absent(folder, files + notes)
+    problems += [f"{folder / each}: is not there" for each in sorted(gone)]
+    for i, file, note in zip(ids, files, notes, strict=True):
+      if note not in gone:
+        row = _read_note(folder / note, i, labels_of, problems)
+        rows.append((folder / file, row))
+  _raise(problems, f"{root} cannot be opened as PASCAL VOC")
+  rows = [r for r in rows if not drop_empty or len(r[1]["labels"])]
+  files, notes = [r[0] for r in rows], [r[1] for r in rows]
+  return _source(notes, functools.partial(_read_file, files), root)
+
+
+def open_voc_tfds(
+  sets: Iterable[tuple[str, str]] = TRAIN,
+  data_dir: epath.PathLike | None = None,
+  classes: Mapping[str, int] | None = None,
+  drop_empty: bool = False,
+) -> Detection:
+  """Opens VOC through TensorFlow Datasets: its `voc/2007` and `voc/2012`.
+
+  TFDS divides corners by the size of the image; here they are multiplied back,
+  to the very same boxes as `open_voc` reads. All records are read once, for
+  the sizes in the headers of their images.
+
+  Args:
+    sets: pairs of year and split, such as ("2012", "trainval").
+    data_dir: where TFDS keeps it; preparing it anew needs TensorFlow.
+    classes: name of a label in TFDS -> label; those of VOC by default.
+    drop_empty: leaves out images without an object, as training does.
+
+  Raises:
+    UserError: listing every annotation that does not hold.
+  """
+  labels_of, records, rows, problems = _labels_of(classes), [], [], []
+  skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
+  for year, split in sets:
+    split = _TFDS_SPLITS.get(split, split)
+    opened = tensorflow_datasets.data_source(
+      f"voc/{year}", split=split, data_dir=data_dir, decoders=skip
+    )
+    names = opened.dataset_info.features["objects"]["label"].names
+    for position in range(len(opened)):
+      row = _from_tfds(
+        opened[position],
+        f"voc/{year} {split}, row {position}",
+        names,
+        labels_of,
+        problems,
+      )
+      rows.append(((len(records), position), row))
+    records.append(opened)
+  _raise(problems, "TFDS's PASCAL VOC cannot be opened")
+  rows = [r for r in rows if not drop_empty or len(r[1]["labels"])]
+  places, notes = [r[0] for r in rows], [r[1] for r in rows]
+  read = functools.partial(_read_record, records, places)
+  return _source(notes, read, "TFDS's PASCAL VOC")
+
+
+# --- annotations ------------------------------------------------------------
+
+
+def _labels_of(classes: Mapping[str, int] | None) -> dict[str, int]:
+  if classes is None:
+    classes = class_names.lookup(spaces.load_space("voc"))
+  return class_names.table(classes)
+
+
+def _read_note(
+  path: epath.Path, name: str, labels_of: Mapping, problems: list[str]
+) -> Example | None:
+  """Reads an annotation; what is wrong is added to the problems."""
+  try:
+    found = parse(path.read_bytes())
+    return _row(name, found, labels_of)
+  except ValueError as error:
+    problems += [f"{path}: {line}" for line in str(error).splitlines()]
+  return None
+
+
+def _from_tfds(
+  record: Mapping[str, Any],
+  where: str,
+  names: Sequence[str],
+  labels_of: Mapping[str, int],
+  problems: list[str],
+) -> Example | None:
+  name = record["image/filename"]
+  name = name.decode() if isinstance(name, bytes) else str(name)
+  objects = record["objects"]
+  try:
+    with Image.open(io.BytesIO(record["image"])) as image:  # the header alone
+      width, height = image.size
+    corners = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
+    corners = corners * [height, width, height, width]
+    # float32 keeps a pixel of VOC's sizes to 3e-5; the annotations that are no
+    # whole numbers have one decimal.
+    corners = corners.round(4)[:, [1, 0, 3, 2]]
+    size = (height, width)
+    found = Annotation(
+      size,
+      to_boxes(corners, size),
+      tuple(names[int(label)] for label in objects["label"]),
+      np.asarray(objects["is_difficult"], bool),
+    )
+    return _row(name.rsplit(".", 1)[0], found, labels_of)
+  except _BAD_IMAGE as error:
+    problems += [f"{where} ({name}): {e}" for e in str(error).splitlines()]
+  return None
+
+
+def _row(name: str, found: Annotation, labels_of: Mapping) -> Example:
+  labels = [labels_of.get(class_names.canonical(n)) for n in found.names]
+  if None in labels:
+    unknown = {
+      n for n, label in zip(found.names, labels, strict=True) if label is None
+    }
+    raise ValueError(f"has objects of no class: {', '.join(sorted(unknown))}")
+  return {
+    "boxes": found.boxes,
+    "labels": np.array(labels, np.int32),
+    "difficult": found.difficult,
+    "id": name,
+    "size": found.size,
+  }
+
+
+def _source(notes: Sequence[Example], read: Callable, where: Any) -> Detection:
+  if not notes:
+    raise UserError(
+      f"{where} has no image left to read: give `sets` that have some, or keep "
+      "those without objects (drop_empty=False)."
+    )
+  return Detection(
+    size=len(notes),
+    read=functools.partial(_read, notes, read),
+    annotate=functools.partial(_item, notes),
+    sizes=np.array([note["size"] for note in notes], np.int32),
+    max_objects=max(1, *(len(note["labels"]) for note in notes)),
+  )
+
+
+def _raise(problems: Sequence[str], what: str) -> None:
+  if problems:
+    shown = list(problems[: class_names.MAX_LISTED])
+    if more := len(problems) - len(shown):
+      shown.append(f"and {more} more")
+    listed = "\n  ".join(shown)
+    raise UserError(
+      f"{what}:\n  {listed}\nUnpack the archives anew over each other, or mend "
+      "these files; VOC publishes no annotations for the test of 2012. Boxes "
+      "count pixels from 1, both ends included; objects of another label space "
+      "need its `classes`."
+    )
+
+
+def _lines(path: epath.Path) -> list[str]:
+  return [line for line in path.read_text().splitlines() if line.strip()]
+
+
+# --- images -----------------------------------------------------------------
+
+
+def _item(notes: Sequence[Example], index: int) -> Example:
+  return dict(notes[index])
+
+
+def _read(notes: Sequence[Example], read: Callable, index: int) -> Example:
+  note = notes[index]
+  return note | {"image": read(index, note["size"])}
+
+
+def _read_file(
+  files: Sequence[epath.Path], index: int, size: tuple[int, int]
+) -> np.ndarray:
+  with files[index].open("rb") as opened:
+    return _decode(opened, str(files[index]), size)
+
+
+def _read_record(
+  records: Sequence[Any],
+  places: Sequence[tuple[int, int]],
+  index: int,
+  size: tuple[int, int],
+) -> np.ndarray:
+  part, position = places[index]
+  record = records[part][position]
+  where = f"Row {position} of {records[part].dataset_info.full_name}"
+  return _decode(io.BytesIO(record["image"]), where, size)
+
+
+def _decode(file: Any, where: str, size: tuple[int, int]) -> np.ndarray:
+  """Decodes an image that must be of a size, to uint8 [h, w, 3]."""
+  try:
+    with Image.open(file) as image:
+      pixels = image_files.to_pixels(image, None)
+  except _BAD_IMAGE as error:
+    raise UserError(
+      f"{where} cannot be read as an image ({error}): put it back from the "
+      "archive, or take it off the list in ImageSets."
+    ) from error
+  if pixels.shape[:2] != tuple(size):
+    raise UserError(
+      f"{where} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but its "
+      f"annotation says {size[1]} x {size[0]}: its boxes belong to another "
+      "image. Put both back from the archive."
+    )
+  return pixels
+
+
+# --- writes images with boxes in the layout of PASCAL VOC --------------------
+
+
+def write_voc(
+  path: epath.PathLike,
+  rows: Iterable[Example],
+  classes: Sequence[str],
+  *,
+  year: str = "2007",
+  split: str = "trainval",
+  quality: int = 95,
+) -> int:
+  """Writes rows in the layout of VOC: VOCdevkit/VOC2007/JPEGImages, ...
+
+  Each file appears when it is whole, and the list of the split, without which
+  nothing is read, comes last.
+
+  Args:
+    path: of the folder that gets VOCdevkit.
+    rows: as those of `voc`; boxes come back as they are, images as JPEG.
+    classes: name of each label, as annotations will hold it.
+    year: of the folder.
+    split: of the list.
+    quality: of the JPEGs.
+
+  Returns:
+    The number of images.
+
+  Raises:
+    UserError: about an id that can be no file's name, or one that was there
+      before, or a label without a name.
+  """
+  folder = epath.Path(path).expanduser() / "VOCdevkit" / f"VOC{year}"
+  ids: dict[str, None] = {}
+  for row in rows:
+    name = row["id"]
+    if len(name.split()) != 1 or "/" in name or name in ids:
+      raise UserError(
+        f"{name!r} cannot be the name of an image's file: it must be one word "
+        "without a slash, and of one image only. Give the rows other ids."
+      )
+    ids[name] = None
+    if unknown := {int(i) for i in row["labels"]} - set(range(len(classes))):
+      raise UserError(
+        f"The image {name!r} has the labels {sorted(unknown)}, but there are "
+        f"{len(classes)} classes, from 0. Give each label a name."
+      )
+    with atomic.replace(folder, f"JPEGImages/{name}.jpg") as file:
+      Image.fromarray(row["image"]).save(file, "JPEG", quality=quality)
+    objects = [
+      (classes[label], box, difficult)
+      for label, box, difficult in zip(
+        row["labels"], row["boxes"], row["difficult"], strict=True
+      )
+    ]
+    size = row["image"].shape[:2]
+    xml = _to_xml(f"{name}.jpg", size, objects, folder=f"VOC{year}")
+    with atomic.replace(folder, f"Annotations/{name}.xml") as file:
+      file.write_bytes(xml)
+  with atomic.replace(folder, f"ImageSets/Main/{split}.txt") as file:
+    file.write_text("".join(f"{name}\n" for name in ids))
+  return len(ids)
+
+
+def _to_xml(
+  file: str, size: tuple[int, int], objects: Sequence[tuple], *, folder: str
+) -> bytes:
+  """Writes an annotation; the same arguments give the same bytes.
+
+  Args:
+    file: name of the image, such as "000001.jpg".
+    size: height and width.
+    objects: (class name, box [4] in edges, difficult) of each.
+    folder: such as "VOC2007".
+  """
+  root = ElementTree.Element("annotation")
+  _add(root, folder=folder, filename=file)
+  _add(
+    ElementTree.SubElement(root, "size"), width=size[1], height=size[0], depth=3
+  )
+  _add(root, segmented=0)
+  for name, box, difficult in objects:
+    each = ElementTree.SubElement(root, "object")
+    _add(each, name=name, pose="Unspecified", truncated=0)
+    _add(each, difficult=int(difficult))
+    corners = np.asarray(box, np.float64) + TO_EDGES
+    values = [int(v) if v == int(v) else float(v) for v in corners]
+    sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), values, strict=True))
+    _add(ElementTree.SubElement(each, "bndbox"), **sides)
+  ElementTree.indent(root, "\t")
+  return ElementTree.tostring(root, encoding="utf-8") + b"\n"
+
+
+def _add(parent: ElementTree.Element, **fields: object) -> None:
+  for name, value in fields.items():
+    ElementTree.SubElement(parent, name).text = str(value)

@@ -1,0 +1,232 @@
+"""The embedded image set: 1,600 concepts drawn in eight styles, at 32x32."""
+
+import dataclasses
+import functools
+import io
+import json
+import pathlib
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from synthjax.runtime.errors import UserError, unknown_names
+
+FOLDER = pathlib.Path(__file__).parent
+SIZE = 32
+
+STYLES = {
+  "noto": "train",
+  "noto-v1": "train",
+  "fluent-emoji": "train",
+  "fluent-emoji-flat": "train",
+  "streamline-emojis": "train",
+  "emojione": "validation",
+  "fxemoji": "test",
+  "twemoji": "test",
+}
+
+# split -> (split of the styles, splits of the concepts). Every training here
+# sees "train" alone; no other split shares a drawing with it.
+SPLITS = {
+  "train": ("train", ("train",)),
+  "validation": ("validation", ("train", "validation")),
+  "test": ("test", ("train", "test")),
+  "test_seen": ("test", ("train",)),  # a new style of known concepts
+  "test_unseen": ("test", ("test",)),  # both are new
+  # What few-shot runs draw their real shots from: "train" under another name,
+  # since in this world the generator saw the same drawings.
+  "real_pool": ("train", ("train",)),
+}
+
+# What captions call the styles that training sees.
+STYLE_WORDS = {
+  "noto": ("shaded", "soft", "detailed"),
+  "noto-v1": ("simple", "plain"),
+  "fluent-emoji": ("glossy three dimensional", "shiny", "rendered"),
+  "fluent-emoji-flat": ("flat", "colourful flat"),
+  "streamline-emojis": ("outlined", "cartoon"),
+}
+
+TEMPLATES = (
+  "{}",
+  "a drawing of {}",
+  "an emoji of {}",
+  "a picture of {}",
+  "a {style} drawing of {}",
+  "a {style} emoji of {}",
+  "{}, {style}",
+)
+PLAIN_TEMPLATES = tuple(t for t in TEMPLATES if "{style}" not in t)
+
+REINSTALL = (
+  "The file is damaged or belongs to another version: reinstall synthjax, or "
+  "rebuild it with `python -m tools.embedded_world.build`."
+)
+
+
+class Concept(NamedTuple):
+  """What a drawing shows."""
+
+  id: int
+  code: str  # code points, hexadecimal
+  name: str
+  keywords: tuple[str, ...]
+  phrases: tuple[str, ...]  # what captions may call it; the name comes first
+  category: str
+  subcategory: str
+  split: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Drawings of one split, with random access: a source for Grain.
+
+  Images are decoded a style at a time, when first asked for, and are not
+  pickled with the source.
+  """
+
+  split: str
+  rows: tuple[tuple[str, int, int], ...]  # style, row of the style, concept
+  labels: tuple[int, ...]
+
+  def __len__(self) -> int:
+    return len(self.rows)
+
+  def __getitem__(self, index: int) -> dict:
+    """Returns the example: image uint8 [32, 32, 3], label, and what it is."""
+    style, row, concept_id = self.rows[index]
+    concept = concepts()[concept_id]
+    return {
+      "image": images(style)[row],
+      "label": self.labels[index],
+      "id": f"{style}-{row}",
+      "concept_id": concept_id,
+      "concept": concept.name,
+      "style": style,
+      "phrases": concept.phrases,
+    }
+
+
+def open_split(split: str, *, space=None) -> Source:
+  """Opens a split of the embedded set.
+
+  Args:
+    split: a key of SPLITS.
+    space: a LabelSpace, or its name, whose classes list Unicode subcategories;
+      drawings of no class are left out. None: every drawing, labelled by the
+      id of its concept.
+
+  Raises:
+    UserError: for another split, or a space whose classes list no subcategory.
+  """
+  if split not in SPLITS:
+    raise unknown_names("split of the embedded set", [split], SPLITS)
+  if isinstance(space, str):
+    from synthjax.labels import spaces
+
+    space = spaces.load_space(space)
+  label_of = {c.subcategory: None for c in concepts()}
+  if space is not None:
+    if bare := [c.name for c in space.classes if not c.subcategories]:
+      raise UserError(
+        f"The label space {space.name!r} does not say which drawings are of "
+        f"{', '.join(bare)}: give them `subcategories` of the embedded set, or "
+        "choose another source."
+      )
+    label_of |= {s: c.id for c in space.classes for s in c.subcategories}
+  style_split, concept_splits = SPLITS[split]
+  rows, labels = [], []
+  for style in (s for s in STYLES if STYLES[s] == style_split):
+    for row, concept_id in enumerate(_index()["styles"][style]["rows"]):
+      concept = concepts()[concept_id]
+      label = concept_id if space is None else label_of[concept.subcategory]
+      if concept.split in concept_splits and label is not None:
+        rows.append((style, row, concept_id))
+        labels.append(label)
+  return Source(split, tuple(rows), tuple(labels))
+
+
+def sample_caption(example: dict, rng: np.random.Generator) -> str:
+  """Draws a caption of an example: half of the time by its name.
+
+  Only the styles of training have words; a caption of another says nothing
+  about the style.
+  """
+  phrases = example["phrases"]
+  phrase = phrases[0]
+  if len(phrases) > 1 and rng.random() < 0.5:
+    phrase = phrases[rng.integers(1, len(phrases))]
+    if rng.random() < 0.3:
+      phrase = f"{phrases[0]}, {phrase}"
+  words = STYLE_WORDS.get(example["style"])
+  templates = TEMPLATES if words else PLAIN_TEMPLATES
+  template = templates[rng.integers(len(templates))]
+  style = words[rng.integers(len(words))] if words else ""
+  caption = template.format(phrase, style=style)
+  return caption.replace("a outlined", "an outlined")
+
+
+@functools.cache
+def concepts() -> tuple[Concept, ...]:
+  """Lists all concepts, of every split; the id is the position."""
+  return tuple(
+    Concept(
+      id=i,
+      keywords=tuple(record.pop("keywords")),
+      phrases=tuple(record.pop("phrases")),
+      **record,
+    )
+    for i, record in enumerate(map(dict, _index()["concepts"]))
+  )
+
+
+@functools.cache
+def images(style: str) -> np.ndarray:
+  """Decodes the drawings of a style: uint8 [n, 32, 32, 3], read-only.
+
+  Raises:
+    UserError: if the file is damaged or is of another build than the index.
+  """
+  return read_images(
+    FOLDER / "images.zip", style, len(_index()["styles"][style]["rows"])
+  )
+
+
+def read_images(path: pathlib.Path, style: str, count: int) -> np.ndarray:
+  """Reads `count` drawings of a style from an images.zip."""
+  try:
+    with zipfile.ZipFile(path) as archive:
+      parts = sorted(n for n in archive.namelist() if n.startswith(f"{style}/"))
+      strips = [_decode(archive.read(part)) for part in parts]
+    decoded = np.concatenate(strips).reshape(-1, SIZE, SIZE, 3)
+  except (OSError, zipfile.BadZipFile, ValueError) as error:
+    raise UserError(
+      f"Cannot read the drawings of {style!r} from {path}: {error}. {REINSTALL}"
+    ) from error
+  if len(decoded) != count:
+    raise UserError(
+      f"{path} has {len(decoded)} drawings of {style!r}, but concepts.json "
+      f"lists {count}. {REINSTALL}"
+    )
+  decoded.flags.writeable = False
+  return decoded
+
+
+def _decode(webp: bytes) -> np.ndarray:
+  return np.array(Image.open(io.BytesIO(webp)).convert("RGB"))
+
+
+@functools.cache
+def _index() -> dict:
+  return read_index(FOLDER / "concepts.json")
+
+
+def read_index(path: pathlib.Path) -> dict:
+  """Reads concepts.json: its concepts, styles and sources."""
+  try:
+    index = json.loads(path.read_text())
+    return {key: index[key] for key in ("concepts", "styles", "sources")}
+  except (OSError, ValueError, KeyError) as error:
+    raise UserError(f"Cannot read {path}: {error!r}. {REINSTALL}") from error

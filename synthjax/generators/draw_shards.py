@@ -1,0 +1,205 @@
+"""Fills a folder with drawn images: on every device, by every process."""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+
+import jax
+import numpy as np
+from etils import epath
+
+from synthjax.data.generated import shards
+from synthjax.data.generated.plan import Row
+from synthjax.generators import Generator
+from synthjax.runtime import locks
+from synthjax.runtime.errors import UserError
+from synthjax.runtime.progress import counter, duration, say
+
+References = Callable[[Sequence[Row]], np.ndarray]
+_TOLD_FROM = 60  # seconds of work, from which on an estimate is worth a line
+_NEARLY_FULL = 0.98  # of the free space
+
+
+def fill(
+  folder: epath.PathLike,
+  rows: Sequence[Row],
+  generator: Generator,
+  *,
+  name: str,
+  shard_size: int,
+  encode: Callable[[np.ndarray], bytes],
+  references: References | None = None,
+) -> dict[str, int]:
+  """Draws the shards that are not there yet, with what other processes do.
+
+  While the device draws, other threads encode what it has drawn and write it. A
+  process that is killed loses the shard in hand. Returns when every shard is
+  there.
+
+  Args:
+    folder: of the shards, which is there.
+    rows: of all images.
+    generator: that draws.
+    name: of the data set.
+    shard_size: images in a shard; the last may have fewer.
+    encode: an image; see `data.encoded.encode`.
+    references: reads the real images of rows that have one.
+
+  Returns:
+    The number of rows of each shard, by its name.
+
+  Raises:
+    UserError: if a shard that is there is damaged, or the disk will not do.
+  """
+  folder = epath.Path(folder)
+  total = math.ceil(len(rows) / shard_size)
+  sizes = {
+    shards.shard_name(i, total, name=name): min(
+      shard_size, len(rows) - i * shard_size
+    )
+    for i in range(total)
+  }
+  there = {path.name for path in folder.iterdir()}
+  done = 0
+  for file in sizes.keys() & there:
+    shards.check_rows(folder / file, sizes[file])
+    done += sizes[file]
+  tell = _teller(folder, len(rows), done)
+
+  def write(part, examples):
+    encoded = ({**x, "encoded": x["encoded"].result()} for x in examples)
+    shards.write_shard(folder, part, total, encoded, name=name)
+
+  process = jax.process_index(), jax.process_count()
+  parts = locks.share(folder, list(sizes), process=process)
+  with (
+    futures.ThreadPoolExecutor(os.cpu_count()) as encoders,
+    futures.ThreadPoolExecutor(1) as writer,
+  ):
+    writing = None
+    for part in parts:
+      first, examples = part * shard_size, []
+      piece = [
+        rows[i] for i in range(first, min(first + shard_size, len(rows)))
+      ]
+      for drawn, images in draw(generator, piece, references):
+        examples += [
+          {
+            "encoded": encoders.submit(encode, image),
+            "label": row.label,
+            "prompt": row.prompt,
+            "seed": row.seed,
+            "id": row.id,
+          }
+          for row, image in zip(drawn, images, strict=True)
+        ]
+        tell(len(drawn), examples[-1]["encoded"])
+      if writing:  # one at a time, so that memory holds two shards at most
+        writing.result()
+      writing = writer.submit(write, part, examples)
+    if writing:
+      writing.result()
+  return sizes
+
+
+def draw(
+  generator: Generator,
+  rows: Sequence[Row],
+  references: References | None = None,
+) -> Iterator[tuple[Sequence[Row], np.ndarray]]:
+  """Draws the images of rows.
+
+  Args:
+    generator: that draws.
+    rows: of the images.
+    references: reads the real images of rows that have one.
+
+  Yields:
+    Rows and their images, uint8 [n, h, w, 3], a batch at a time.
+  """
+  for steps, alike in itertools.groupby(rows, lambda row: row.start_steps):
+    group, more = list(alike), {}
+    if steps is not None:
+      more = dict(references=references(group), start_steps=steps)
+    prompts, done = [row.prompt for row in group], 0
+    for images in generator.stream(prompts, image_keys(group), **more):
+      yield group[done : done + len(images)], images
+      done += len(images)
+
+
+def image_keys(rows: Sequence[Row]) -> jax.Array:
+  """Makes the key of each image from its seed, class, prompt and number.
+
+  So an image is the same whatever was drawn before it or beside it, on however
+  many devices.
+  """
+  data = np.empty((len(rows), 2), np.uint32)
+  for i, row in enumerate(rows):
+    who = [row.seed, row.class_name, row.prompt, row.number]
+    if row.reference is not None:
+      who += [row.reference, row.start_steps]
+    who = json.dumps(who)
+    data[i] = np.frombuffer(hashlib.sha256(who.encode()).digest()[:8], "<u4")
+  return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+
+# --- what it costs ----------------------------------------------------------
+
+
+def _teller(folder: epath.Path, total: int, done: int) -> Callable:
+  """Returns (images drawn, one of them encoded) -> None, which tells of them.
+
+  The first batch is compiled; the second gives the rate.
+  """
+  count_on = counter(
+    "generate", total, done=done, processes=jax.process_count()
+  )
+  first, estimated = None, False
+
+  def tell(count: int, encoded: futures.Future) -> None:
+    nonlocal done, first, estimated
+    done, first = done + count, first or encoded
+    rate = count_on(count)
+    if rate and not estimated:
+      size = (len(first.result()) + len(encoded.result())) / 2
+      _estimate(folder, total - done, rate, size)
+      estimated = True
+
+  return tell
+
+
+def _estimate(
+  folder: epath.Path, left: int, rate: float, image_bytes: float
+) -> None:
+  """Says what the images that are left will take, before hours are spent.
+
+  Raises:
+    UserError: if the disk has no space for them.
+  """
+  seconds = left / rate / jax.process_count()
+  need = int(left * image_bytes)
+  line = (
+    f"generate: {left:,} images are left, about {duration(seconds)} at "
+    f"{rate:.3g} images/s"
+  )
+  if jax.process_count() > 1:
+    line += f" of each of {jax.process_count()} processes"
+  line += f", and {need / 1e9:,.3g} GB"
+  if "://" not in os.fspath(folder):
+    free = shutil.disk_usage(folder).free
+    if need > _NEARLY_FULL * free:
+      raise UserError(
+        f"The {left:,} images that are left to draw need about {need:,} bytes, "
+        f"but the disk of {folder} has {free:,} free. Free some space, give "
+        "another --workdir, draw fewer (config.generate.images_per_class), or "
+        "store them smaller: config.generate.image_format='webp' or 'jpeg', or "
+        "a smaller image_size."
+      )
+    line += f" of {free / 1e9:,.3g} GB free"
+  if seconds > _TOLD_FROM and jax.process_index() == 0:
+    say(line)

@@ -1,0 +1,169 @@
+"""Which class is meant by a name in a data set's own files.
+
+Those write "Faces_easy", "faces easy" or "FacesEasy": letters and digits count,
+case and all other marks do not.
+"""
+
+import collections
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from synthjax.runtime.errors import UserError
+
+MAX_LISTED = 40  # problems of an error
+
+
+def lookup(space: Any) -> dict[str, int]:
+  """Returns every name and key of a label space -> label.
+
+  A name that two classes share is left out: their keys tell them apart.
+  """
+  counts = collections.Counter(c.name for c in space.classes)
+  names = {c.name: c.id for c in space.classes if counts[c.name] == 1}
+  return names | {c.key: c.id for c in space.classes if c.key}
+
+
+def canonical(name: str) -> str:
+  """Returns what of a name counts."""
+  return "".join(filter(str.isalnum, name.casefold()))
+
+
+def table(classes: Mapping[str, int]) -> dict[str, int]:
+  """Returns canonical name -> label, without those of more than one label."""
+  labels = collections.defaultdict(set)
+  for name, label in classes.items():
+    labels[canonical(name)].add(label)
+  return {name: min(found) for name, found in labels.items() if len(found) == 1}
+
+
+def match(
+  found: Iterable[str], classes: Mapping[str, int], *, where: str
+) -> dict[str, int]:
+  """Returns the label of each name that was found.
+
+  Args:
+    found: names in the files of a data set.
+    classes: name -> label; several names may have one label.
+    where: names the data set in errors.
+
+  Raises:
+    UserError: listing each name that is of no class, and each class that has
+      no name.
+  """
+  labels_of, found = table(classes), list(found)
+  labels = {name: labels_of.get(canonical(name)) for name in found}
+  unknown = [name for name, label in labels.items() if label is None]
+  missing = missing_classes(classes, labels.values())
+  if unknown or missing:
+    raise mismatch(where, classes, unknown, missing)
+  return labels
+
+
+def missing_classes(
+  classes: Mapping[str, int], labels: Iterable[int | None]
+) -> list[str]:
+  """Returns a name of each class that has none of these labels."""
+  names = {label: name for name, label in reversed(classes.items())}
+  return [names[label] for label in sorted(names.keys() - set(labels))]
+
+
+def mismatch(
+  where: str,
+  classes: Mapping[str, int],
+  unknown: Iterable[str],
+  missing: Iterable[str],
+) -> UserError:
+  """Returns the error about names of no class and classes of no name."""
+  lines = []
+  for name in unknown:
+    near = difflib.get_close_matches(name, classes, n=1)
+    hint = f"; the nearest is {near[0]!r}" if near else ""
+    lines.append(f"{name!r}: no class is called so{hint}")
+  lines += [f"{name!r}: this class is not there" for name in missing]
+  if len(lines) > MAX_LISTED:
+    lines[MAX_LISTED:] = [f"and {len(lines) - MAX_LISTED} more"]
+  listed = "\n  ".join(lines)
+  return UserError(
+    f"{where} does not fit its {len(set(classes.values()))} classes:\n  "
+    f"{listed}\nChoose the label space of this data set, or give the classes "
+    "that it calls otherwise a `key`."
+  )
+
+
+# --- which label is meant by what the files of a data set say of a class -----
+
+
+def resolve(
+  names: Iterable[str], classes: Mapping[str, int]
+) -> dict[str, int | None]:
+  """Returns the label of each name, None for those of no class.
+
+  A name that is written as in `classes` is that class; of others, letters and
+  digits count alone, which "C" and "C++" share.
+  """
+  labels_of = table(classes)
+  return {
+    name: classes.get(name, labels_of.get(canonical(name)))
+    for name in dict.fromkeys(names)
+  }
+
+
+def of_rows(
+  numbers: Sequence[int | None],
+  names: Sequence[str | None],
+  classes: Mapping[str, int] | None,
+  *,
+  where: str,
+) -> list[int]:
+  """Returns the labels of rows that give a number, a name, or both.
+
+  Args:
+    numbers: of each row; the label where no name tells of another.
+    names: the class's of each row.
+    classes: name -> label; None takes the numbers as they are.
+    where: names the data set in errors.
+
+  Raises:
+    UserError: listing names and numbers of no class, and classes of no row.
+  """
+  if classes is None:
+    if lacking := sum(number is None for number in numbers):
+      raise UserError(
+        f"{lacking} rows of {where} name a class and have no number: give "
+        "`classes`, the label of each name."
+      )
+    return [int(number) for number in numbers]
+  labels_of = resolve((n for n in names if n is not None), classes)
+  known = set(classes.values())
+  labels = [
+    labels_of[name]
+    if name is not None
+    else (number if number in known else None)
+    for number, name in zip(numbers, names, strict=True)
+  ]
+  unknown = {
+    f"label {number}" if name is None else name
+    for number, name, label in zip(numbers, names, labels, strict=True)
+    if label is None
+  }
+  missing = missing_classes(classes, labels)
+  if unknown or missing:
+    raise mismatch(where, classes, sorted(unknown), missing)
+  return labels
+
+
+def raise_problems(problems: Sequence[str], what: str, advice: str) -> None:
+  """Raises a UserError that lists the problems, if there are any.
+
+  Args:
+    problems: a line for each.
+    what: cannot be done.
+    advice: what to change.
+  """
+  if problems:
+    shown = list(problems[:MAX_LISTED])
+    if more := len(problems) - len(shown):
+      shown.append(f"and {more} more")
+    listed = "\n  ".join(shown)
+    raise UserError(f"{what}:\n  {listed}\n{advice}")

@@ -1,0 +1,230 @@
+"""T5 (Raffel et al. 2020, the first release), with its submodule names.
+
+Positions are known only relative to each other, by one table for all blocks of
+a stack, and the output layer is the embedding.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from synthjax.models.t5.layers import Attention, Block, KeysValues, RMSNorm
+
+PAD, EOS = 0, 1  # the decoder starts from PAD
+
+
+class Memory(NamedTuple):
+  """What stays the same while a sentence is decoded."""
+
+  blocks: tuple[KeysValues, ...]  # of the encoded text, for each block
+  bias: jax.Array  # [n, 1, 1, l], which of it is padding
+
+
+class Stack(nn.Module):
+  """The blocks of the encoder or of the decoder."""
+
+  attention: partial
+  num_layers: int
+  num_buckets: int
+  max_distance: int
+  d_ff: int
+  decoder: bool
+  dtype: jnp.dtype
+
+  def setup(self):
+    self.block = [
+      Block(
+        self.attention,
+        self.num_buckets if i == 0 else 0,
+        self.d_ff,
+        self.decoder,
+        self.dtype,
+      )
+      for i in range(self.num_layers)
+    ]
+    self.final_layer_norm = RMSNorm(dtype=self.dtype)
+
+  def position_bias(self, length: int) -> jax.Array:
+    """Returns the float32 bias [1, heads, l, l] of a whole sequence.
+
+    In the decoder it also hides what comes later.
+    """
+    distance = np.arange(length) - np.arange(length)[:, None]  # [q, k]
+    buckets = relative_buckets(
+      distance, self.num_buckets, self.max_distance, both=not self.decoder
+    )
+    attention = self.block[0].layer[0].SelfAttention
+    bias = attention.relative_attention_bias(buckets).astype(jnp.float32)
+    bias = bias.transpose(2, 0, 1)[None]
+    return hide(bias, distance > 0) if self.decoder else bias
+
+  def keys_values(self, encoded: jax.Array) -> tuple[KeysValues, ...]:
+    """Projects the encoded text [n, l, d] for the decoder's blocks."""
+    layers = (block.layer[1].EncDecAttention for block in self.block)
+    return tuple(layer.keys_values(encoded) for layer in layers)
+
+  def __call__(self, x, bias, memory=None, cache=None, position=0):
+    """Maps [n, q, d] to [n, q, d] and the keys and values of every block."""
+    new = []
+    for i, block in enumerate(self.block):
+      of_block = memory and (memory.blocks[i], memory.bias)
+      x, seen = block(x, bias, of_block, cache and cache[i], position)
+      new.append(seen)
+    return self.final_layer_norm(x), tuple(new)
+
+
+class T5(nn.Module):
+  """Reads a text and writes another; the defaults are t5-base."""
+
+  vocab_size: int = 32128
+  d_model: int = 768
+  d_kv: int = 64
+  d_ff: int = 3072
+  num_layers: int = 12
+  num_decoder_layers: int = 12
+  num_heads: int = 12
+  relative_attention_num_buckets: int = 32
+  relative_attention_max_distance: int = 128
+  dtype: jnp.dtype = jnp.float32  # of activations; parameters stay float32
+
+  def setup(self):
+    self.shared = nn.Embed(
+      self.vocab_size,
+      self.d_model,
+      dtype=self.dtype,
+      embedding_init=nn.initializers.normal(1.0),
+    )
+    attention = partial(
+      Attention,
+      d_model=self.d_model,
+      d_kv=self.d_kv,
+      heads=self.num_heads,
+      dtype=self.dtype,
+    )
+    stack = partial(
+      Stack,
+      attention=attention,
+      num_buckets=self.relative_attention_num_buckets,
+      max_distance=self.relative_attention_max_distance,
+      d_ff=self.d_ff,
+      dtype=self.dtype,
+    )
+    self.encoder = stack(num_layers=self.num_layers, decoder=False)
+    self.decoder = stack(num_layers=self.num_decoder_layers, decoder=True)
+
+  def encode(self, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """Reads texts.
+
+    Args:
+      tokens: int [n, l].
+      mask: bool [n, l], false on padding.
+
+    Returns:
+      [n, l, d_model], of no meaning on padding.
+    """
+    bias = self.encoder.position_bias(tokens.shape[1])
+    bias = hide(bias, ~mask[:, None, None])
+    return self.encoder(self.shared(tokens), bias)[0]
+
+  def decode(
+    self, tokens: jax.Array, encoded: jax.Array, mask: jax.Array
+  ) -> jax.Array:
+    """Returns the logits of what follows each of the given tokens.
+
+    Args:
+      tokens: int [n, t]; the first is PAD.
+      encoded: [n, l, d_model] of `encode`.
+      mask: bool [n, l], false on padding.
+
+    Returns:
+      float32 [n, t, vocab_size].
+    """
+    bias = self.decoder.position_bias(tokens.shape[1])
+    memory = self.remember(encoded, mask)
+    return self._logits(self.decoder(self.shared(tokens), bias, memory)[0])
+
+  def remember(self, encoded: jax.Array, mask: jax.Array) -> Memory:
+    """Projects encoded texts once, for all the tokens to be decoded."""
+    bias = hide(jnp.zeros((1, 1, 1, 1)), ~mask[:, None, None])
+    return Memory(self.decoder.keys_values(encoded), bias)
+
+  def step(
+    self,
+    tokens: jax.Array,
+    position: jax.Array,
+    memory: Memory,
+    cache: tuple[KeysValues, ...],
+  ) -> tuple[jax.Array, tuple[KeysValues, ...]]:
+    """Returns the logits of what follows one more token.
+
+    Args:
+      tokens: int [n], those at the position.
+      position: int [], the same for all.
+      memory: of `remember`.
+      cache: of `t5_decode.empty_cache`, or of the step before.
+
+    Returns:
+      float32 [n, vocab_size], and the cache with these tokens in it.
+    """
+    bias = self.decoder.position_bias(cache[0][0].shape[1])
+    bias = jax.lax.dynamic_slice_in_dim(bias, position, 1, axis=2)
+    x = self.shared(tokens[:, None])
+    x, cache = self.decoder(x, bias, memory, cache, position)
+    return self._logits(x)[:, 0], cache
+
+  def __call__(self, tokens, mask, decoder_tokens):
+    """Returns float32 logits [n, t, vocab_size]; see `encode`, `decode`."""
+    return self.decode(decoder_tokens, self.encode(tokens, mask), mask)
+
+  def _logits(self, x):
+    # The embedding is the output layer, as Mesh TensorFlow scales it.
+    x = (x * self.d_model**-0.5).astype(self.dtype)
+    weight = self.shared.embedding.astype(self.dtype)
+    return jnp.einsum(
+      "ntd,vd->ntv", x, weight, preferred_element_type=jnp.float32
+    )
+
+
+def hide(bias: jax.Array, hidden: jax.Array) -> jax.Array:
+  """Makes the weights vanish where `hidden` is true.
+
+  The lowest number, not -inf: a row of padding alone must not become NaN.
+  """
+  return jnp.where(hidden, jnp.finfo(jnp.float32).min, bias)
+
+
+def relative_buckets(
+  distance: np.ndarray, num_buckets: int, max_distance: int, *, both: bool
+) -> np.ndarray:
+  """Sorts relative positions into buckets (Raffel et al. 2020, Section 2.1).
+
+  Half of the buckets hold one distance each, the others grow with the
+  logarithm up to max_distance; beyond it, all share the last.
+
+  Args:
+    distance: int, position of the key less that of the query.
+    num_buckets: in all.
+    max_distance: of the logarithm.
+    both: whether keys may come later, and have half of the buckets.
+
+  Returns:
+    int32 of the shape of distance.
+  """
+  first = 0
+  if both:
+    num_buckets //= 2
+    first = num_buckets * (distance > 0)
+    distance = np.abs(distance)
+  else:
+    distance = np.maximum(-distance, 0)
+  exact = num_buckets // 2
+  # In float32, as the reference: whole logarithms round as they do there.
+  ratio = np.maximum(distance, 1).astype(np.float32) / np.float32(exact)
+  steps = np.log(ratio) / np.float32(np.log(max_distance / exact))
+  large = exact + (steps * np.float32(num_buckets - exact)).astype(np.int32)
+  large = np.minimum(large, num_buckets - 1)
+  return (first + np.where(distance < exact, distance, large)).astype(np.int32)

@@ -1,0 +1,398 @@
+"""The figures of a dataset card: quality, near duplicates, leakage."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from etils import epath
+
+from synthjax.data.generated import scores as stored
+from synthjax.data.generated import shards
+from synthjax.data.pipeline.rows import Source
+from synthjax.evals import diversity
+from synthjax.evals import duplicates as near_ones
+from synthjax.evals import image_quality as measures
+from synthjax.report.card import contact_sheet
+from synthjax.runtime import cache
+from synthjax.runtime.errors import UserError
+from synthjax.runtime.progress import counter
+
+EncodeTexts = Callable[[Sequence[str]], np.ndarray]
+
+
+class Drawn(NamedTuple):
+  """All generated images, in the order of the shards."""
+
+  source: Source
+  about: list[dict[str, Any]]  # of each: id, label, class, prompt, seed, ...
+  scores: stored.Scores
+  kept: np.ndarray | None  # [n] bool; None where nothing was filtered
+  chosen: np.ndarray  # [m] int: those that are compared
+
+
+class Real(NamedTuple):
+  """The images to compare with."""
+
+  source: Sequence[Mapping[str, Any]]
+  features: np.ndarray  # [n, d]
+  labels: np.ndarray  # [n]
+  rows: np.ndarray  # [n] int: where they are in the source
+
+
+def open_drawn(
+  folder: epath.PathLike,
+  scores: stored.Scores,
+  kept: np.ndarray | None,
+  class_names: Sequence[str],
+  chosen: np.ndarray,
+) -> Drawn:
+  """Reads what is known of each image, and hashes its file.
+
+  Args:
+    folder: of the shards.
+    scores: of the same images.
+    kept: of `Drawn`, as is `chosen`.
+    class_names: by label.
+    chosen: [m] int.
+
+  Raises:
+    UserError: if the scores are of other images.
+  """
+  stored_files = shards.open_shards(folder, decode=False)
+  if len(stored_files) != len(scores.ids):
+    raise _other_scores(folder)
+  about, count_on = [], counter("card", len(stored_files))
+  for i in range(len(stored_files)):
+    row = stored_files[i]
+    entry = {
+      "id": row["id"],
+      "label": row["label"],
+      "class": class_names[row["label"]],
+      "prompt": row["prompt"],
+      "seed": row["seed"],
+      "p_own": float(f"{scores.p_own[i]:.6g}"),
+      "generated": True,
+      "sha256": hashlib.sha256(row["encoded"]).hexdigest(),
+    }
+    about.append(entry | ({} if kept is None else {"kept": bool(kept[i])}))
+    count_on()
+  if [row["id"] for row in about] != scores.ids.tolist():
+    raise _other_scores(folder)
+  return Drawn(shards.open_shards(folder), about, scores, kept, chosen)
+
+
+def some(n: int, most: int, seed: int) -> np.ndarray:
+  """Returns at most so many of n rows, by chance, in order."""
+  if n <= most:
+    return np.arange(n)
+  rng = np.random.default_rng(seed)
+  return np.sort(rng.choice(n, most, replace=False))
+
+
+def quality(
+  drawn: Drawn,
+  real: Real | None,
+  *,
+  encode_texts: EncodeTexts,
+  class_texts: np.ndarray,
+  neighbours: int,
+) -> dict[str, Any]:
+  """Measures all images, those that were kept, and the real ones.
+
+  Args:
+    drawn: the generated images.
+    real: those to compare with, if there are any.
+    encode_texts: maps texts to features [n, d].
+    class_texts: [k, d] features of the text of each class.
+    neighbours: k of precision, recall, density and coverage.
+
+  Returns:
+    Plain data: `sets`, with `figures` and `by_class` of "all", "kept" and
+    "real".
+  """
+  prompts = [drawn.about[i]["prompt"] for i in drawn.chosen]
+  different, place = np.unique(prompts, return_inverse=True)
+  of_prompts = encode_texts(different.tolist())
+  parts = {"all": np.full(len(prompts), True)}
+  if drawn.kept is not None:
+    parts["kept"] = drawn.kept[drawn.chosen]
+  sets = {}
+  for name, part in parts.items():
+    rows = drawn.chosen[part]
+    features = drawn.scores.features[rows].astype(np.float32)
+    labels = drawn.scores.labels[rows]
+    figures = measures.measure(
+      features, labels, class_texts, of_prompts[place[part]]
+    )
+    if real:
+      figures |= measures.compare(features, real.features, k=neighbours)
+    sets[name] = figures
+  if real:
+    sets["real"] = measures.measure(real.features, real.labels, class_texts)
+  return {
+    "neighbours": neighbours,
+    "compared": len(drawn.chosen),
+    "sets": {
+      name: {"by_class": figures.pop("by_class"), "figures": figures}
+      for name, figures in sets.items()
+    },
+  }
+
+
+def duplicates(
+  drawn: Drawn, *, threshold: float, limit: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+  """Counts equal files among all images, and near duplicates.
+
+  Args:
+    drawn: the images.
+    threshold: the least cosine of near duplicates.
+    limit: of the pairs to show.
+
+  Returns:
+    Counts, and the nearest pairs with their images.
+  """
+  digests = np.array([row["sha256"] for row in drawn.about])
+  near = near_ones.near_duplicates(
+    drawn.scores.features[drawn.chosen], threshold=threshold, limit=limit
+  )
+  pairs = [
+    {
+      "cosine": float(cosine),
+      "same_file": bool(digests[a] == digests[b]),
+      "a": _shown(drawn, a),
+      "b": _shown(drawn, b),
+    }
+    for (a, b), cosine in zip(
+      drawn.chosen[near.pairs], near.cosines, strict=True
+    )
+  ]
+  return {
+    "equal_files": int((near_ones.repeated(digests) > 0).sum()),
+    "threshold": threshold,
+    "compared": len(drawn.chosen),
+    "near_pairs": near.num_pairs,
+    # So many would go if one of each group stayed.
+    "near_more_than_one": len(drawn.chosen) - len(np.unique(near.groups)),
+  }, pairs
+
+
+def leakage(
+  drawn: Drawn,
+  real: Real,
+  class_names: Sequence[str],
+  *,
+  threshold: float,
+  limit: int,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+  """Compares each image with the nearest real one, and those among themselves.
+
+  A generated image that copies a real one is nearer to it than any other real
+  one is.
+
+  Args:
+    drawn: the generated images.
+    real: those that something will be measured on.
+    class_names: by label.
+    threshold: the least cosine of images that are nearly the same.
+    limit: of the pairs to show; no real image is in two.
+
+  Returns:
+    Figures, and the nearest pairs with their images.
+  """
+  features = drawn.scores.features[drawn.chosen]
+  cosines, nearest = near_ones.nearest_cosines(features, real.features)
+  figures = {
+    "real_images": len(real.rows),
+    "compared": len(drawn.chosen),
+    "threshold": threshold,
+    "near": int((cosines >= threshold).sum()),
+    "cosine": _quantiles(cosines),
+  }
+  among = None
+  if len(real.rows) > 1:
+    among, _ = near_ones.nearest_cosines(real.features)
+    figures["cosine_among_real"] = _quantiles(among)
+    figures["nearer_than_real"] = float((cosines > among[nearest]).mean())
+  order = np.argsort(-cosines, kind="stable")
+  _, first = np.unique(nearest[order], return_index=True)
+  pairs = []
+  for i in order[np.sort(first)[:limit]]:
+    row = int(real.rows[nearest[i]])
+    image = np.asarray(real.source[row]["image"])
+    own = drawn.source[int(drawn.chosen[i])]["image"]
+    pair = {
+      "cosine": float(cosines[i]),
+      "same_pixels": bool(np.array_equal(image, own)),
+      "a": _shown(drawn, drawn.chosen[i]),
+      "b": {
+        "id": f"real image {row}",
+        "class": class_names[int(real.labels[nearest[i]])],
+        "image": contact_sheet.data_uri(image),
+      },
+    }
+    if among is not None:
+      pair["nearest_real"] = float(among[nearest[i]])
+    pairs.append(pair)
+  return figures, pairs
+
+
+def _quantiles(x: np.ndarray) -> dict[str, float]:
+  quantiles = {"median": 0.5, "p99": 0.99, "max": 1.0}
+  return {name: float(np.quantile(x, q)) for name, q in quantiles.items()}
+
+
+def _shown(drawn: Drawn, index: int) -> dict[str, Any]:
+  about = drawn.about[index]
+  image = contact_sheet.data_uri(drawn.source[int(index)]["image"])
+  return {key: about[key] for key in ("id", "class", "prompt")} | {
+    "image": image
+  }
+
+
+def _other_scores(folder: epath.PathLike) -> UserError:
+  return UserError(
+    f"The scores are not of the images in {folder}: delete the folder `score` "
+    "beside it yourself, and run the task `score` again."
+  )
+
+
+def headline(card: Mapping[str, Any]) -> str:
+  """Returns the figures that tell most of a card, in a line."""
+  figures = card["quality"]["sets"]["all"]["figures"]
+  words = [
+    f"{name} {figures[name]:.3g}"
+    for name in ("frechet", "precision", "recall", "clip_score")
+    if figures.get(name) is not None
+  ]
+  near = card["duplicates"]["near_more_than_one"]
+  return f"{', '.join(words)}; {near:,} near duplicates"
+
+
+# --- the figures of a dataset card by further encoders, which know no texts
+
+
+class ImageEncoder(Protocol):
+  """What is needed of an encoder of images."""
+
+  encode_images: Callable[[Sequence[np.ndarray]], np.ndarray]
+  identity: Mapping[str, Any]
+
+
+def measure(
+  drawn: Drawn,
+  real: Real | None,
+  encoder: ImageEncoder,
+  *,
+  neighbours: int,
+  folder: epath.PathLike,
+) -> tuple[dict[str, Any], dict[str, int]]:
+  """Measures the images that are compared, and the real ones.
+
+  Features are stored as they are computed, and not computed again.
+
+  Args:
+    drawn: the generated images.
+    real: those to compare with, if there are any.
+    encoder: of both.
+    neighbours: k of precision, recall, density and coverage.
+    folder: of the files of features.
+
+  Returns:
+    The figures of "all", "kept" and "real" images, as plain data; and the rows
+    of each file.
+  """
+
+  def features_of(source, rows, kind):
+    chosen = Source(len(rows), lambda i: source[int(rows[i])])
+    features, _, files = stored.encode_source(
+      chosen,
+      encoder.encode_images,
+      identity=json.dumps(encoder.identity, sort_keys=True),
+      folder=folder,
+      kind=kind,
+    )
+    return features, files
+
+  features, files = features_of(drawn.source, drawn.chosen, "drawn")
+  of_real = None
+  if real:
+    of_real, more = features_of(real.source, real.rows, "real")
+    files |= more
+  parts = {"all": np.full(len(features), True)}
+  if drawn.kept is not None:
+    parts["kept"] = drawn.kept[drawn.chosen]
+  sets = {
+    name: {"figures": _figures(features[part], of_real, neighbours)}
+    for name, part in parts.items()
+  }
+  if real:
+    sets["real"] = {"figures": _figures(of_real, None, neighbours)}
+  return sets, files
+
+
+def _figures(
+  features: np.ndarray, real: np.ndarray | None, neighbours: int
+) -> dict[str, float | int | None]:
+  found = {"images": len(features), "vendi": None}
+  if len(features):
+    found["vendi"] = diversity.vendi_score(features)
+  if real is not None:
+    found |= measures.compare(features, real, k=neighbours)
+  return found
+
+
+# --- which further encoders images are measured by ---------------------------
+
+FETCHED, NONE = "fetched", "none"
+# Released weights, the first of which that is there is taken. Published figures
+# by DINOv2 are those of ViT-L/14 (Stein et al. 2023), those called FID are by
+# Inception.
+FAMILIES = {
+  "Inception": ("inception_fid",),
+  "DINOv2": ("dinov2_vitl14", "dinov2_vitb14", "dinov2_vits14"),
+}
+
+
+class Chosen(NamedTuple):
+  """What to load, and what was looked for in vain."""
+
+  weights: tuple[str, ...]
+  absent: dict[str, str]  # a family -> the released weights to fetch
+
+
+def choose(asked: str | Sequence[str]) -> Chosen:
+  """Finds the weights of further encoders.
+
+  Args:
+    asked: "fetched" takes those of FAMILIES that are there, "none" takes none;
+      else paths and "released:NAME", with commas between them or as a list.
+
+  Raises:
+    UserError: if it is none of these.
+  """
+  if asked == FETCHED:
+    found = {
+      family: next((n for n in names if _is_there(n)), None)
+      for family, names in FAMILIES.items()
+    }
+    return Chosen(
+      tuple(f"{cache.RELEASED}{name}" for name in found.values() if name),
+      {f: FAMILIES[f][0] for f, name in found.items() if not name},
+    )
+  names = asked.split(",") if isinstance(asked, str) else asked
+  plain = isinstance(names, list | tuple)
+  if not plain or not all(isinstance(name, str) for name in names):
+    raise UserError(
+      f"config.card.encoders={asked!r} must be '{FETCHED}' (those of "
+      f"{' and '.join(FAMILIES)} that are here), '{NONE}', or weights such as "
+      "'released:dinov2_vits14' with commas between them."
+    )
+  names = tuple(name.strip() for name in names)
+  return Chosen(() if names == (NONE,) else names, {})
+
+
+def _is_there(name: str) -> bool:
+  return (cache.weights_folder(name) / "encoder.safetensors").is_file()

@@ -1,0 +1,243 @@
+"""The README of an image set: a dataset card as Hugging Face's hub reads it."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from synthjax.report.card import tables as card_tables
+from synthjax.report.card.tables import SET_NAMES, called, table
+
+BIASES = (
+  "The images show what the generator learned from its own training images, "
+  "with their biases: common views, colours and surroundings are drawn more "
+  "often than rare ones. The filter prefers images that its model is sure of, "
+  "which makes the kept ones more alike."
+)
+LIMITATIONS = (
+  "A label says what the model was asked to draw, not what a person saw: some "
+  "images do not show their class. Near duplicates and images near those of an "
+  "evaluation set are counted in the card, by the features of one encoder, "
+  "which does not see every likeness."
+)
+USES = (
+  "Training and studying image classifiers. Not meant as evidence of what "
+  "things look like, nor for measuring a classifier: real images are for that."
+)
+IMPACT = (
+  "Whoever passes the images on should keep them marked as generated, so that "
+  "they are not taken for photographs or for works of people."
+)
+PERSONAL = (
+  "None was collected. A model may reproduce parts of its training images."
+)
+_SIZES = (
+  (1_000, "n<1K"),
+  (10_000, "1K<n<10K"),
+  (100_000, "10K<n<100K"),
+  (1_000_000, "100K<n<1M"),
+  (10_000_000, "1M<n<10M"),
+)
+MARKING = (
+  "Every image of this set was drawn by a text-to-image model. Article 50(2) "
+  "of the EU's AI Act (Regulation (EU) 2024/1689) asks for outputs that are "
+  "marked as generated in a machine-readable way. This set is marked as a "
+  "whole: here, by `digitalSourceType` in `croissant.json`, and by `generated` "
+  "in each row of `images.jsonl`. The image files hold pixels alone: "
+  "whoever takes single images out of the set has to pass the mark on."
+)
+
+
+def build(card: Mapping[str, Any]) -> str:
+  """Returns README.md: YAML about the set, then Markdown.
+
+  Args:
+    card: all that `card.json` holds.
+  """
+  parts = [
+    f"---\n{_front_matter(card)}---\n",
+    f"# {card['name']}\n",
+    description(card) + "\n",
+    "![Some images of each class](samples.png)\n",
+    "## These images are generated\n",
+    MARKING + "\n",
+    "## What made them\n",
+    collection(card) + "\n",
+    _models(card),
+    _settings(card),
+    "## Labels and filter\n",
+    annotation(card) + "\n",
+    _classes(card),
+    "## Quality\n",
+    card_tables.quality(card),
+    "## Duplicates and neighbours\n",
+    _neighbours(card),
+    "## Use\n",
+    f"{USES} {LIMITATIONS} {BIASES}\n",
+    "Put these files and those of the folder `generate` into one folder. "
+    "`tensorflow_datasets.builder_from_directory(folder)` opens the images, "
+    "and `mlcroissant.Dataset('croissant.json')` what is known of them.\n",
+  ]
+  return "\n".join(part for part in parts if part)
+
+
+def description(card: Mapping[str, Any]) -> str:
+  """Says in a few sentences what the set is."""
+  height, width = card["image_size"]
+  own = f"{card['description'].strip()} " if card["description"] else ""
+  return (
+    f"{own}{card['num_images']:,} generated images of {len(card['classes'])} "
+    f"classes, {width} x {height} pixels, drawn by synthjax with a "
+    "text-to-image model. None is a photograph or the work of a person."
+  )
+
+
+def collection(card: Mapping[str, Any]) -> str:
+  """Says how the images came to be."""
+  seeds = ", ".join(map(str, card["seeds"]))
+  words = (
+    "A text-to-image diffusion model drew each image from a prompt about its "
+    f"class: {card['images_per_class']} images a class and prompt strategy "
+    f"with each of the seeds {seeds}."
+  )
+  if written := card.get("prompts"):
+    strategies = ", ".join(written["settings"]["strategies"])
+    words += f" {written['count']:,} prompts were written ({strategies})."
+  guidance = card["generator"].get("guidance_scale")
+  if guidance is not None:
+    words += f" Classifier-free guidance has the scale {guidance:g}."
+  return words
+
+
+def annotation(card: Mapping[str, Any]) -> str:
+  """Says where the labels are from, and what filtered them."""
+  words = (
+    "The label of an image is the class that its prompt is about; nobody has "
+    "looked at the images one by one."
+  )
+  if chosen := card.get("filter"):
+    kept = sum(each["kept"] for each in chosen["kept"].values())
+    of = sum(each["images"] for each in chosen["kept"].values())
+    words += (
+      f" A CLIP filter kept {kept:,} of {of:,}: at most "
+      f"{chosen['settings']['max_per_class']} of a class, strategy and seed, "
+      "first those whose class is likelier than chance (`kept` in "
+      "`images.jsonl`; the others are part of the set, too)."
+    )
+  return words
+
+
+def _front_matter(card: Mapping[str, Any]) -> str:
+  count, names = card["num_images"], card["classes"]
+  size = next((word for most, word in _SIZES if count < most), "n>10M")
+  kinds = {"id": "string", "image": "image", "prompt": "string"}
+  features = [{"name": name, "dtype": kind} for name, kind in kinds.items()]
+  features.append({"name": "seed", "dtype": "int64"})
+  classes = {str(i): name for i, name in enumerate(names)}
+  features.append(
+    {"name": "label", "dtype": {"class_label": {"names": classes}}}
+  )
+  fields = {
+    "pretty_name": card["name"],
+    "license": (card["license"] or "unknown").lower(),
+    "language": ["en"],
+    "task_categories": ["image-classification"],
+    "annotations_creators": ["machine-generated"],
+    "language_creators": ["machine-generated"],
+    "source_datasets": ["original"],
+    "size_categories": [size],
+    "tags": ["synthetic", "generated", "text-to-image", "croissant"],
+    "dataset_info": {
+      "features": features,
+      "splits": [
+        {
+          "name": "train",
+          "num_bytes": sum(
+            about["bytes"]
+            for name, about in card["files"].items()
+            if ".array_record-" in name
+          ),
+          "num_examples": count,
+        }
+      ],
+    },
+  }
+  return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
+
+
+def _models(card: Mapping[str, Any]) -> str:
+  """Lists the models by name and hash."""
+  rows = [
+    [
+      f"`{model['field']}`",
+      called(model),
+      model["licence"] or "not known",
+      f"`{model['sha256'][:16]}`",
+    ]
+    for model in card["models"]
+  ]
+  text = table(("field", "file", "licence", "SHA-256"), rows)
+  if card["artwork"]:
+    lines = [
+      f"- [{work['title']}]({work['url']}), by {work['author']}: "
+      f"[{work['license']}]({work['license_url']})"
+      for work in card["artwork"]
+    ]
+    text += (
+      "\nThe embedded models were trained on these icon sets and word lists, "
+      "or are measured on them:\n\n" + "\n".join(lines) + "\n"
+    )
+  if not card["license"]:
+    text += "\nNo licence has been chosen for the images.\n"
+  return text
+
+
+def _settings(card: Mapping[str, Any]) -> str:
+  """Shows what the generator, the prompts and the filter were told."""
+  told = {"generator": card["generator"], "generate": card["asked"]}
+  told |= {
+    key: card[key]["settings"] for key in ("prompts", "filter") if key in card
+  }
+  text = json.dumps(told, indent=1, ensure_ascii=False)
+  return f"```json\n{text}\n```\n"
+
+
+def _classes(card: Mapping[str, Any]) -> str:
+  sets = card["quality"]["sets"]
+  heads = ["label", "class", *(f"{SET_NAMES[name]}" for name in sets)]
+  if card["quality"]["compared"] < card["num_images"]:
+    heads = heads[:2] + [f"{head} (a part)" for head in heads[2:]]
+  rows = [
+    [str(i), name, *(str(s["by_class"]["images"][i]) for s in sets.values())]
+    for i, name in enumerate(card["classes"])
+  ]
+  return table(heads, rows)
+
+
+def _neighbours(card: Mapping[str, Any]) -> str:
+  found = card["duplicates"]
+  text = (
+    f"{found['equal_files']:,} images are byte for byte equal to one before "
+    f"them. Of {found['compared']:,} compared, {found['near_pairs']:,} pairs "
+    f"have a cosine of {found['threshold']:g} or more; "
+    f"{found['near_more_than_one']:,} images would go if one of each group of "
+    "such pairs stayed.\n"
+  )
+  if leak := card.get("leakage"):
+    cosine, among = leak["cosine"], leak.get("cosine_among_real")
+    text += (
+      f"\nAgainst {leak['real_images']:,} real images of the evaluation set, "
+      f"{leak['near']:,} of {leak['compared']:,} generated ones reach a cosine "
+      f"of {leak['threshold']:g}. The nearest real image has a cosine of "
+      f"{cosine['median']:.3f} in the middle and {cosine['max']:.3f} at most"
+    )
+    if among:
+      text += (
+        f"; real images among themselves have {among['median']:.3f} and "
+        f"{among['max']:.3f}. {100 * leak['nearer_than_real']:.1f} % of the "
+        "generated images are nearer to their nearest real image than any "
+        "other real one is"
+      )
+    text += ". `pairs.json` holds the nearest pairs.\n"
+  return text

@@ -1,0 +1,132 @@
+"""Curves with intervals, over numbers of shots or over shares, as SVG."""
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import NamedTuple
+
+from synthjax.report import charts
+from synthjax.report.charts import RIGHT, WIDTH
+
+_LEFT, _HEIGHT = 52, 280  # px
+
+
+class Point(NamedTuple):
+  """A mean with its interval, all in percent."""
+
+  x: float
+  mean: float
+  low: float | None = None
+  high: float | None = None
+
+
+class Curve(NamedTuple):
+  """A line of the chart."""
+
+  name: str
+  points: Sequence[Point]
+  colour: int
+  printed: bool = False  # a number of the paper: thin, dashed and alone
+
+
+def log2(x: float) -> float:
+  """Places 1, 2, 4, ... at equal steps, and 0 one step before 1."""
+  return math.log2(x) if x > 0 else -1.0
+
+
+def curves(
+  of: Sequence[Curve],
+  *,
+  x_ticks: Sequence[float],
+  xlabel: str,
+  ylabel: str,
+  label: str,
+  reference: float | None = None,
+  place: Callable[[float], float] = float,
+  apart: float = 0.0,
+) -> str:
+  """Draws curves, whose points have vertical bars for their intervals.
+
+  Args:
+    of: the curves; those without points are left out.
+    x_ticks: numbers below the axis, which reaches from the first to the last.
+    xlabel: of the axis below.
+    ylabel: of the axis at the left.
+    label: what the chart shows, for those who do not see it.
+    reference: a value to compare with, a dashed line.
+    place: maps a number to its place on the axis, such as `log2`.
+    apart: px over which curves stand side by side at one place.
+  """
+  of = [curve for curve in of if curve.points]
+  if not of:
+    return ""
+  every = [p for curve in of for p in curve.points]
+  ends = [y for p in every for y in (p.low, p.mean, p.high) if y is not None]
+  ends += [] if reference is None else [reference]
+  # The interval of two seeds may reach far; no accuracy lies beyond these.
+  y_ticks = charts.nice_ticks(max(0.0, min(ends)), min(100.0, max(ends)), 6)
+  places = [place(x) for x in x_ticks]
+  margin = 6 + apart / 2
+  start, end = _LEFT + margin, WIDTH - RIGHT - margin
+  if places[0] == places[-1]:
+    at = lambda x: (start + end) / 2
+  else:
+    scale = charts.axis_scale(places[0], places[-1], start, end)
+    at = lambda x: scale(place(x))
+  bottom = _HEIGHT - 44
+  y = charts.axis_scale(y_ticks[0], y_ticks[-1], bottom, 12)
+  parts = [
+    charts.y_axis(y_ticks, y, _LEFT, WIDTH - RIGHT, ylabel),
+    charts.x_axis(x_ticks, at, None, bottom, xlabel),
+  ]
+  if reference is not None:
+    parts.append(
+      f'<path class="reference" d="M{_LEFT} {y(reference):.1f}'
+      f'H{WIDTH - RIGHT}"><title>zero-shot: {reference:.2f}</title></path>'
+    )
+  limits = (y_ticks[0], y_ticks[-1])
+  for i, curve in enumerate(of):
+    aside = apart * (i / (len(of) - 1) - 0.5) if len(of) > 1 else 0.0
+    parts.append(_curve(curve, lambda x, a=aside: at(x) + a, y, limits))
+  return charts.svg(parts, WIDTH, _HEIGHT, label)
+
+
+def _curve(curve: Curve, x, y, limits: tuple[float, float]) -> str:
+  colour = f"c{curve.colour % charts.COLOURS}"
+  kind = "line printed" if curve.printed else f"line{charts.dash(curve.colour)}"
+  path = "L".join(f"{x(p.x):.1f} {y(p.mean):.1f}" for p in curve.points)
+  parts = [
+    f'<path class="{colour} {kind}" d="M{path}">'
+    f"<title>{escape(curve.name)}</title></path>"
+  ]
+  for p in curve.points:
+    if p.low is not None and p.high is not None:
+      low, high = max(p.low, limits[0]), min(p.high, limits[1])
+      parts.append(
+        f'<path class="{colour} bar" '
+        f'd="M{x(p.x):.1f} {y(low):.1f}V{y(high):.1f}"/>'
+      )
+    words = f"{curve.name}, {p.x:g}: {p.mean:.2f}"
+    if p.low is not None:
+      words += f" (95 %: {p.low:.1f} to {p.high:.1f})"
+    parts.append(
+      f'<circle class="{colour} fill" cx="{x(p.x):.1f}" '
+      f'cy="{y(p.mean):.1f}" r="{2 if curve.printed else 3}">'
+      f"<title>{escape(words)}</title></circle>"
+    )
+  return "".join(parts)
+
+
+def legend(of: Sequence[Curve], *, reference: str = "") -> str:
+  """Returns the names of the curves that are drawn, and of the reference."""
+  entries = [
+    (
+      curve.name,
+      f"c{curve.colour % charts.COLOURS} line "
+      + ("printed" if curve.printed else f"thick{charts.dash(curve.colour)}"),
+    )
+    for curve in of
+    if curve.points
+  ]
+  entries += [(reference, "reference")] if reference else []
+  return charts.keys(entries)

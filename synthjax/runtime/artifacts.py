@@ -1,0 +1,288 @@
+"""Folders that are complete or not, and say what made them.
+
+A folder is claimed by its specification (`spec.json`), filled with files that
+appear under their names only when they are whole, and completed by
+`manifest.json`, written last: the specification, library versions, and the
+rows, bytes and SHA-256 of every file. Nothing is ever deleted, nor overwritten
+by another specification. A folder may be local or on Google Cloud (`gs://`).
+"""
+
+import hashlib
+import json
+import math
+import os
+import platform
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent import futures
+from importlib import metadata
+from typing import Any
+
+from etils import epath
+
+from synthjax import __version__
+from synthjax.runtime.atomic import discards, remove_stale, replace
+from synthjax.runtime.errors import UserError
+
+SPEC, MANIFEST = "spec.json", "manifest.json"
+_LIBRARIES = ("jax", "flax", "numpy")
+
+
+class SpecMismatch(UserError):
+  """A folder belongs to another specification than the one asked for."""
+
+
+def begin(folder: epath.PathLike, spec: Mapping[str, Any]) -> bool:
+  """Claims a folder for a specification.
+
+  Args:
+    folder: made if it is not there.
+    spec: plain data (dicts, lists, tuples, strings, numbers, bools, None):
+      all that decides what the folder will hold.
+
+  Returns:
+    True if the folder is already complete for this specification, so that the
+    work can be skipped. False if it is to be filled, or filled further.
+
+  Raises:
+    SpecMismatch: if the folder was claimed by another specification.
+    UserError: if a file of a complete folder is gone or cut short.
+  """
+  folder, spec = epath.Path(folder), plain(spec)
+  if (folder / MANIFEST).exists():
+    manifest = load(folder)
+    _require_same(folder, manifest["spec"], spec)
+    _raise_damage(folder, _sizes_that_differ(folder, manifest))
+    return True
+  if (folder / SPEC).exists():
+    _require_same(folder, _read_json(folder / SPEC), spec)
+  else:
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder, SPEC, spec)
+  return False
+
+
+def finish(
+  folder: epath.PathLike,
+  spec: Mapping[str, Any],
+  rows: Mapping[str, int],
+  **summary: Any,
+) -> dict[str, Any]:
+  """Completes a folder by writing its manifest.
+
+  Args:
+    folder: the folder, claimed by `begin` with the same specification.
+    spec: the specification.
+    rows: the number of rows of every file that belongs to the artifact.
+    **summary: plain data worth reading later: counts, seconds, accuracies.
+
+  Returns:
+    The manifest; nothing in a process that leaves writing to another.
+
+  Raises:
+    UserError: if one of the files is not there.
+  """
+  folder, spec = epath.Path(folder), plain(spec)
+  if discards():  # nor does it know what the other has written yet
+    return {}
+  if (folder / SPEC).exists():
+    _require_same(folder, _read_json(folder / SPEC), spec)
+  if missing := [name for name in rows if not (folder / name).exists()]:
+    raise UserError(f"{folder} cannot be completed without {missing}.")
+  manifest = {
+    "spec": spec,
+    "versions": {
+      "synthjax": __version__,
+      "python": platform.python_version(),
+      **{name: metadata.version(name) for name in _LIBRARIES},
+    },
+    "files": _measure_all(folder, rows),
+    "summary": plain(summary, "summary"),
+  }
+  _write_json(folder, MANIFEST, manifest)
+  remove_stale(folder)
+  return manifest
+
+
+def load(folder: epath.PathLike) -> dict[str, Any]:
+  """Returns the manifest of a complete folder.
+
+  Raises:
+    UserError: if the folder is not complete, or its manifest is damaged.
+  """
+  path = epath.Path(folder) / MANIFEST
+  if not path.exists():
+    raise UserError(
+      f"Task {path.parent.name!r} has not been completed in "
+      f"{path.parent.parent}: run it first, by naming it in config.tasks."
+    )
+  manifest = _read_json(path)
+  if not isinstance(manifest, dict) or {"spec", "files"} - manifest.keys():
+    raise _corrupt(path, "it lacks the keys 'spec' and 'files'")
+  return manifest
+
+
+def check_complete(
+  workdir: epath.PathLike, tasks: Iterable[str], *, planned: Collection[str]
+) -> None:
+  """Checks that tasks have been completed, but for those that are planned.
+
+  Raises:
+    UserError: as `load`.
+  """
+  for task in tasks:
+    if task not in planned:
+      load(epath.Path(workdir) / task)
+
+
+def digest(folder: epath.PathLike) -> str:
+  """Returns the SHA-256 (hex) over the names and contents of the files.
+
+  It is what a dependent puts in its own specification, so that it notices
+  that its input has changed.
+  """
+  files = load(folder)["files"]
+  pairs = sorted((name, entry["sha256"]) for name, entry in files.items())
+  return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+
+
+def verify(folder: epath.PathLike) -> None:
+  """Reads every file of a complete folder again.
+
+  Raises:
+    UserError: listing every file that is missing, cut short or changed.
+  """
+  folder = epath.Path(folder)
+  manifest = load(folder)
+  problems = _sizes_that_differ(folder, manifest)
+  for name, entry in manifest["files"].items():
+    if name not in problems:
+      if _measure(folder / name)["sha256"] != entry["sha256"]:
+        problems[name] = "its content has changed"
+  _raise_damage(folder, problems)
+
+
+def plain(value: Any, path: str = "spec") -> Any:
+  """Returns plain JSON data, with lists for tuples and NumPy's scalars read.
+
+  Raises:
+    TypeError: naming, by its dotted path, what JSON cannot hold exactly.
+  """
+  if hasattr(value, "items"):
+    if wrong := [key for key in value if not isinstance(key, str)]:
+      raise TypeError(f"{path}: keys must be strings, found {wrong}.")
+    return {key: plain(v, f"{path}.{key}") for key, v in value.items()}
+  if isinstance(value, list | tuple):
+    return [plain(v, f"{path}.{i}") for i, v in enumerate(value)]
+  if getattr(value, "shape", None) == () and hasattr(value, "item"):
+    value = value.item()  # a NumPy or JAX scalar
+  if value is None or isinstance(value, str | bool | int):
+    return value
+  if isinstance(value, float) and math.isfinite(value):
+    return value
+  raise TypeError(f"{path}: {value!r} of {type(value)} is not plain data.")
+
+
+# --- specifications ---------------------------------------------------------
+
+
+def _require_same(folder: epath.Path, found: Any, asked: Any) -> None:
+  lines = list(_differences(found, asked, ""))
+  if not lines:
+    return
+  more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
+  raise SpecMismatch(
+    "\n".join(
+      [
+        f"{folder} was made with another specification than this run asks for:",
+        *lines[:20],
+        *more,
+        "Nothing was changed. Give another --workdir to have both, put the "
+        f"values back to go on with what is there, or delete {folder} yourself "
+        "to make it anew.",
+      ]
+    )
+  )
+
+
+def _differences(found: Any, asked: Any, path: str) -> Iterator[str]:
+  """Yields a line for every value that differs, named by its dotted path."""
+  if isinstance(found, dict) and isinstance(asked, dict):
+    pairs = {key: (found.get(key, ...), asked.get(key, ...)) for key in found}
+    pairs |= {key: (..., asked[key]) for key in asked if key not in found}
+    for key in sorted(pairs):
+      yield from _differences(*pairs[key], f"{path}.{key}" if path else key)
+  elif (
+    isinstance(found, list)
+    and isinstance(asked, list)
+    and len(found) == len(asked)
+  ):
+    for i, (one, other) in enumerate(zip(found, asked, strict=True)):
+      yield from _differences(one, other, f"{path}.{i}")
+  elif found != asked:
+    yield f"  {path}: found {_show(found)}, asked for {_show(asked)}"
+
+
+def _show(value: Any) -> str:
+  text = "nothing" if value is ... else json.dumps(value, sort_keys=True)
+  return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+# --- files ------------------------------------------------------------------
+
+
+def _measure_all(
+  folder: epath.Path, rows: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+  names = sorted(rows)
+  # Hashing is done outside of Python's lock.
+  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    measured = pool.map(lambda name: _measure(folder / name), names)
+    return {
+      name: {"rows": int(rows[name])} | found
+      for name, found in zip(names, measured, strict=True)
+    }
+
+
+def _measure(path: epath.Path) -> dict[str, Any]:
+  with path.open("rb") as file:
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+  return {"bytes": path.stat().length, "sha256": sha256}
+
+
+def _sizes_that_differ(folder: epath.Path, manifest: dict) -> dict[str, str]:
+  problems = {}
+  for name, entry in manifest["files"].items():
+    if not (folder / name).exists():
+      problems[name] = "it is missing"
+    elif (size := (folder / name).stat().length) != entry["bytes"]:
+      problems[name] = f"it has {size} bytes instead of {entry['bytes']}"
+  return problems
+
+
+def _raise_damage(folder: epath.Path, problems: Mapping[str, str]) -> None:
+  if problems:
+    listed = "\n".join(f"  {name}: {what}" for name, what in problems.items())
+    raise UserError(
+      f"{folder} is no longer what its manifest says:\n{listed}\n"
+      "Put the files back from a copy; or delete what is left of them and "
+      f"{folder / MANIFEST} yourself, and run the task again."
+    )
+
+
+def _write_json(folder: epath.Path, name: str, value: Any) -> None:
+  with replace(folder, name) as path:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def _read_json(path: epath.Path) -> Any:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:  # of JSON or of UTF-8
+    raise _corrupt(path, str(error)) from error
+
+
+def _corrupt(path: epath.Path, why: str) -> UserError:
+  return UserError(
+    f"{path} is damaged ({why}). If the other files of {path.parent} are of "
+    "use, put it back; if not, delete the folder yourself to make it anew."
+  )

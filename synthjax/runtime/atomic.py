@@ -1,0 +1,121 @@
+"""Files that appear under their names only when they are whole."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import shutil
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+
+from etils import epath
+
+from synthjax.runtime.errors import UserError
+
+_PREFIX = ".tmp-"  # of temporary names
+_STALE_AFTER = 3600  # seconds without a write: whoever wrote it is gone
+_discards = False
+
+
+@contextlib.contextmanager
+def discarding(discard: bool) -> Iterator[None]:
+  """Makes `replace` keep nothing, where another process writes the same."""
+  global _discards
+  before, _discards = _discards, discard
+  try:
+    yield
+  finally:
+    _discards = before
+
+
+def discards() -> bool:
+  """Tells whether this process leaves writing to another."""
+  return _discards
+
+
+@contextlib.contextmanager
+def replace(
+  folder: epath.PathLike, name: str, *, need: int | None = None
+) -> Iterator[pathlib.Path]:
+  """Yields a temporary path that becomes folder/name if all goes well.
+
+  The new file is on the disk before it gets its name, so that a killed run or
+  a power cut leaves the old file or none, never half of one. After an error
+  the temporary file is removed.
+
+  Args:
+    folder: of the file; for `gs://` the temporary file is in a local folder.
+    name: of the file, possibly with folders ("train/a.npz").
+    need: bytes that will be written, where known, for the message.
+
+  Raises:
+    UserError: if the disk is full.
+  """
+  target = epath.Path(folder) / name
+  if _discards:
+    with tempfile.TemporaryDirectory() as home:
+      yield pathlib.Path(home) / target.name
+    return
+  local = "://" not in os.fspath(target)
+  home = pathlib.Path(target.parent if local else tempfile.mkdtemp())
+  home.mkdir(parents=True, exist_ok=True)
+  # The name keeps its ending, as np.savez and others add one that is missing.
+  temporary = home / f"{_PREFIX}{uuid.uuid4().hex[:8]}-{target.name}"
+  try:
+    yield temporary
+    _sync(temporary)
+    if local:
+      os.replace(temporary, target)
+      _sync(home)
+    else:  # an object of a bucket appears whole or not at all
+      epath.Path(temporary).copy(target, overwrite=True)
+  except Exception as error:
+    if _says_full(error):
+      raise _disk_full(temporary, target, need) from error
+    raise
+  finally:
+    temporary.unlink(missing_ok=True)
+    if not local:
+      home.rmdir()
+
+
+def remove_stale(folder: epath.Path) -> None:
+  """Removes what killed runs left under temporary names, and only that."""
+  if "://" not in os.fspath(folder):
+    for path in pathlib.Path(folder).rglob(f"{_PREFIX}*"):
+      with contextlib.suppress(FileNotFoundError):
+        if time.time() - path.stat().st_mtime > _STALE_AFTER:
+          path.unlink()
+
+
+def _sync(path: pathlib.Path) -> None:
+  """Waits until a file, or the names in a folder, are on the disk."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _says_full(error: BaseException) -> bool:
+  # Writers in C++ raise their own kinds of error, with the text of the code.
+  codes = (errno.ENOSPC, errno.EDQUOT)
+  return getattr(error, "errno", None) in codes or any(
+    os.strerror(code) in str(error) for code in codes
+  )
+
+
+def _disk_full(
+  temporary: pathlib.Path, target: epath.Path, need: int | None
+) -> UserError:
+  written = temporary.stat().st_size if temporary.exists() else 0
+  needed = f" of {need:,} needed" if need else ""
+  free = shutil.disk_usage(temporary.parent).free
+  return UserError(
+    f"The disk of {temporary.parent} is full: {written:,} bytes{needed} of "
+    f"{target} were written, {free:,} are free. What was complete before is "
+    "kept. Free some space, and the same command goes on from there; or give "
+    "another --workdir."
+  )

@@ -1,0 +1,299 @@
+"""Files of others, fetched whole: resumed, verified, and named at the end."""
+
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import pathlib
+import shutil
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from synthjax.runtime.errors import UserError
+from synthjax.runtime.progress import say, transfer
+
+_CHUNK = 1 << 20  # bytes
+_TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # of HTTP
+_OTHERWISE = (
+  "Or get the file by other means, and give it to `python -m synthjax.weights "
+  "convert NAME FILE`."
+)
+_MORE_SPACE = (
+  "Free some space, or set SYNTHJAX_CACHE to a folder on another disk."
+)
+
+
+def partial(path: pathlib.Path) -> tuple[int, int | None] | None:
+  """Returns how many bytes a broken-off fetch has left, and of how many."""
+  part = _part(path)
+  if not part.exists():
+    return None
+  return part.stat().st_size, _remembered(part).get("total")
+
+
+def fetch(
+  url: str,
+  path: str | os.PathLike,
+  *,
+  sha256: str | None = None,
+  timeout: float = 60.0,
+  retries: int = 6,
+  pause: float = 1.0,
+) -> str:
+  """Fetches a file; what an earlier call has left is not fetched again.
+
+  Until it is whole and verified it is called `path` + ".part". A second process
+  that wants the same file waits for the first.
+
+  Args:
+    url: http or https.
+    path: of the file; nothing is fetched if it is there.
+    sha256: of the file, or its first digits; None takes what comes.
+    timeout: seconds without a byte, after which the connection is given up.
+    retries: attempts in a row that may bring nothing new.
+    pause: seconds before the first of them; doubled each time.
+
+  Returns:
+    The SHA-256 of the file.
+
+  Raises:
+    UserError: when the file cannot be had, or is another one.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with _alone(path) as lock:
+    found = path
+    if not path.exists():
+      found = _part(path)
+      _download(url, found, bool(sha256), timeout, retries, pause)
+    digest = _verify(found, path, sha256, url)
+    if found != path:
+      with open(found, "rb") as file:
+        os.fsync(file.fileno())
+      os.replace(found, path)
+      _memory(found).unlink(missing_ok=True)
+    lock.unlink(missing_ok=True)  # whoever waits for it finds the file
+  return digest
+
+
+def _download(url, part, known, timeout, retries, pause) -> None:
+  """Connects again and again, as long as that brings the file forward."""
+  first = most = _size(part)
+  failures = 0
+  while True:
+    try:
+      if _receive(url, part, known, timeout):
+        return
+      reason = "the server sends too little, or another file than before"
+    except urllib.error.HTTPError as error:
+      if error.code not in _TRY_AGAIN:
+        raise _refused(url, error) from None
+      reason = f"the server answers {error.code} {error.reason}"
+    except (OSError, http.client.HTTPException, ValueError) as error:
+      if isinstance(error, UserError):
+        raise
+      wrapped = isinstance(error, urllib.error.URLError)
+      cause = error.reason if wrapped else error
+      fatal = (ValueError,)  # an unfit address, or a certificate that is
+      if isinstance(cause, socket.gaierror) and most == first:
+        fatal += (socket.gaierror,)  # there is no network, or no such host
+      if isinstance(cause, fatal):
+        raise _unreachable(url, cause, part) from error
+      reason = f"{type(cause).__name__}: {cause}"
+    size = _size(part)
+    failures = 0 if size > most else failures + 1
+    most = max(most, size)
+    # Where nothing comes at all, the user is told soon.
+    if failures > (retries if most > first else min(retries, 3)):
+      raise _unreachable(url, reason, part)
+    wait = min(pause * 2 ** max(failures - 1, 0), 60)
+    say(f"{url}: {reason}. Trying again in {wait:.3g} s.")
+    time.sleep(wait)
+
+
+def _receive(url: str, part: pathlib.Path, known: bool, timeout: float) -> bool:
+  """Goes on from what is there, over one connection; true if that is all."""
+  before = _remembered(part)
+  start = _size(part)
+  # The rest of another file must not be joined to this one: the server is told
+  # which one was begun. If it cannot tell, the hash does in the end.
+  if before.get("url") != url or not (before.get("validator") or known):
+    start = 0
+  if start and start == before.get("total"):
+    return True
+  headers = {"User-Agent": "synthjax", "Accept-Encoding": "identity"}
+  if start:
+    headers["Range"] = f"bytes={start}-"
+    if before.get("validator"):
+      headers["If-Range"] = before["validator"]
+  request = urllib.request.Request(url, headers=headers)
+  try:
+    response = urllib.request.urlopen(request, timeout=timeout)
+  except urllib.error.HTTPError as error:
+    if error.code != 416 or not start:
+      raise
+    return _forget(part)  # it has fewer bytes than are here: another file
+  with response:
+    _refuse_pages(url, response)
+    now = {"url": url, "validator": _validator(response.headers)}
+    now["total"] = _total(response)
+    if response.status == 206:
+      range_ = response.headers.get("Content-Range", "")
+      now["validator"] = now["validator"] or before["validator"]  # may lack
+      if now != before or not range_.startswith(f"bytes {start}-"):
+        return _forget(part)
+    else:  # the whole file, as it has changed or the server knows no ranges
+      start = 0
+      part.write_bytes(b"")  # before its description, should we be killed here
+      _memory(part).write_text(json.dumps(now))
+    _check_space(part, start, now["total"])
+    size = _write(part, response, start, now["total"])
+  return now["total"] in (None, size)
+
+
+def _write(part: pathlib.Path, response, start: int, total: int | None) -> int:
+  """Appends what comes, and returns the size."""
+  size, tell = start, transfer(part.name.removesuffix(".part"), start, total)
+  with open(part, "ab") as file:
+    # read1 hands over what has come; read would lose it at a timeout.
+    while data := response.read1(_CHUNK):
+      try:
+        file.write(data)
+        file.flush()
+      except OSError as error:
+        raise UserError(
+          f"Cannot write {part} ({error.strerror}); {_size(part):,} bytes are "
+          f"there and kept. {_MORE_SPACE}"
+        ) from error
+      size += len(data)
+      tell(size)
+  tell(size, last=True)
+  return size
+
+
+# --- what the server says ---------------------------------------------------
+
+
+def _total(response: http.client.HTTPResponse) -> int | None:
+  """Returns the size of the whole file, where it is told."""
+  found = response.headers.get("Content-Length", "")
+  if response.status == 206:
+    found = response.headers.get("Content-Range", "").rpartition("/")[2]
+  return int(found) if found.isdigit() else None
+
+
+def _validator(headers: Mapping[str, str]) -> str | None:
+  """Returns what tells this file from later ones under the same address."""
+  etag = headers.get("ETag")
+  if etag and not etag.startswith("W/"):  # weak ones are not for ranges
+    return etag
+  return headers.get("Last-Modified")
+
+
+def _refuse_pages(url: str, response: http.client.HTTPResponse) -> None:
+  kind = response.headers.get("Content-Type", "")
+  if kind.startswith("text/html"):
+    raise UserError(
+      f"{url} answers with a web page, not with a file: perhaps one of a proxy "
+      f"that wants a login. Open the address in a browser. {_OTHERWISE}"
+    )
+  if url.startswith("https:") and not response.url.startswith("https:"):
+    raise UserError(
+      f"{url} leads to {response.url}, which is not encrypted and so not "
+      f"followed. {_OTHERWISE}"
+    )
+
+
+def _refused(url: str, error: urllib.error.HTTPError) -> UserError:
+  return UserError(
+    f"{url} cannot be fetched: the server answers {error.code} "
+    f"{error.reason}. The publisher may have moved the file, or not let this "
+    f"network in. {_OTHERWISE}"
+  )
+
+
+def _unreachable(url: str, reason: Any, part: pathlib.Path) -> UserError:
+  return UserError(
+    f"{url} cannot be fetched: {reason}. The same command goes on from the "
+    f"{_size(part):,} bytes that are here. Where only a mirror can be reached, "
+    "name it in SYNTHJAX_MIRROR: MIRROR/NAME/FILE is asked for. "
+    f"{_OTHERWISE}"
+  )
+
+
+# --- what lies on the disk --------------------------------------------------
+
+
+def _part(path: pathlib.Path) -> pathlib.Path:
+  return path.with_name(path.name + ".part")
+
+
+def _memory(part: pathlib.Path) -> pathlib.Path:
+  return part.with_name(part.name + ".json")
+
+
+def _remembered(part: pathlib.Path) -> dict[str, Any]:
+  try:
+    return dict(json.loads(_memory(part).read_text()))
+  except (OSError, ValueError, TypeError):  # none, or damaged: begin anew
+    return {}
+
+
+def _forget(part: pathlib.Path) -> bool:
+  """Removes what was begun; false, as the file is not here."""
+  part.unlink(missing_ok=True)
+  _memory(part).unlink(missing_ok=True)
+  return False
+
+
+def _size(path: pathlib.Path) -> int:
+  return path.stat().st_size if path.exists() else 0
+
+
+def _check_space(part: pathlib.Path, start: int, total: int | None) -> None:
+  need, free = (total or 0) - start, shutil.disk_usage(part.parent).free
+  if need > free:
+    raise UserError(
+      f"{part.name.removesuffix('.part')} needs {need:,} bytes more, but "
+      f"{free:,} are free on the disk of {part.parent}. {_MORE_SPACE}"
+    )
+
+
+def _verify(
+  found: pathlib.Path, path: pathlib.Path, sha256: str | None, url: str
+) -> str:
+  """Returns the hash; a file with another one than expected is put aside."""
+  with open(found, "rb") as file:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+  if sha256 and not digest.startswith(sha256):
+    aside = path.with_name(path.name + ".wrong")
+    os.replace(found, aside)
+    _memory(found).unlink(missing_ok=True)
+    raise UserError(
+      f"{path.name} from {url} is not the expected file.\n"
+      f"  expected SHA-256 {sha256}\n  got              {digest}\n"
+      f"It was moved to {aside}. It was damaged on its way, or something else "
+      "is published there now: run the same command to fetch it anew. If the "
+      "same hash comes again, look at what the publisher says, and do not use "
+      "the file unless you trust it."
+    )
+  return digest
+
+
+@contextlib.contextmanager
+def _alone(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Lets one process at a time in; a killed one lets go by itself."""
+  lock = path.with_name(path.name + ".lock")
+  with open(lock, "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      say(f"Another process is fetching {path}; waiting for it.")
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield lock

@@ -1,0 +1,166 @@
+"""The devices: one mesh, of the axes `data` and `fsdp`."""
+
+import contextlib
+import contextvars
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from synthjax.runtime.errors import UserError
+
+# Numbers of an array below which sharding it costs more than it saves.
+MIN_SHARDED = 4096
+
+# Whether this process works alone, whatever the other ones do.
+_ALONE = contextvars.ContextVar("alone", default=False)
+
+
+@contextlib.contextmanager
+def own_devices() -> Iterator[None]:
+  """Makes every mesh within it one of this process's own devices."""
+  token = _ALONE.set(True)
+  try:
+    yield
+  finally:
+    _ALONE.reset(token)
+
+
+def works_alone() -> bool:
+  """Tells whether this is within `own_devices`."""
+  return _ALONE.get()
+
+
+def make_mesh(fsdp: int = 1, *, local: bool = False) -> Mesh:
+  """Lays devices out as [data, fsdp].
+
+  Args:
+    fsdp: devices that share the parameters between them; 1 copies them.
+    local: takes the devices of this process alone, for work that each process
+      does for itself, as `own_devices` does for all that is called within it.
+
+  Raises:
+    UserError: when the devices do not split into groups of that size.
+  """
+  local = local or _ALONE.get()
+  devices = jax.local_devices() if local else jax.devices()
+  count = len(devices)
+  if fsdp < 1 or count % fsdp:
+    raise UserError(
+      f"fsdp={fsdp} does not divide the {count} devices; allowed are "
+      f"{[d for d in range(1, count + 1) if count % d == 0]}."
+    )
+  shape, axes = (count // fsdp, fsdp), ("data", "fsdp")
+  laid = jax.make_mesh(shape, axes, devices=devices).devices
+  # Process after process, so that the rows of a batch that one of them holds
+  # lie together, the first ones on the first; see `data.pipeline`.
+  laid = sorted(laid.flat, key=lambda device: device.process_index)
+  return Mesh(
+    np.array(laid).reshape(shape), axes, axis_types=(AxisType.Auto,) * 2
+  )
+
+
+def split(mesh: Mesh) -> NamedSharding:
+  """Splits the first dimension, that of the batch, over every device."""
+  return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def copied(mesh: Mesh) -> NamedSharding:
+  """Gives every device a whole copy."""
+  return NamedSharding(mesh, P())
+
+
+def shard(mesh: Mesh, tree: Any, *, min_size: int = MIN_SHARDED) -> Any:
+  """Returns where each array of a state lies: over `fsdp`, or copied.
+
+  Of an array, the largest dimension that divides is split, so that each device
+  of a group keeps its part of the parameters, of the optimizer's state and of
+  the average alone (Rajbhandari et al. 2020, ZeRO-3).
+
+  Args:
+    mesh: of the devices.
+    tree: of arrays, or of their shapes.
+    min_size: numbers; smaller arrays are copied.
+
+  Returns:
+    A tree of the same structure, of shardings.
+  """
+  parts = mesh.shape["fsdp"]
+
+  def one(x):
+    fits = [(n, -axis) for axis, n in enumerate(x.shape) if n % parts == 0]
+    if parts == 1 or not fits or math.prod(x.shape) < min_size:
+      return copied(mesh)
+    return NamedSharding(mesh, P(*[None] * -max(fits)[1], "fsdp"))
+
+  return jax.tree.map(one, tree)
+
+
+def place_key(mesh: Mesh, rng: jax.Array) -> jax.Array:
+  """Copies a random key to every device, of other processes as well."""
+  data = np.asarray(jax.random.key_data(rng))
+  wrap = partial(jax.random.wrap_key_data, impl=jax.random.key_impl(rng))
+  return jax.jit(wrap, out_shardings=copied(mesh))(data)
+
+
+def fetch(tree: Any) -> Any:
+  """Returns NumPy copies of arrays, wherever their parts lie.
+
+  With several processes, all must call it together, and each gets everything.
+  """
+  return jax.tree.map(lambda x: jax.device_get(_whole(x)), tree)
+
+
+def to_own(mesh: Mesh, tree: Any) -> Any:
+  """Copies arrays, wherever their parts lie, to every device of a local mesh.
+
+  With several processes, all must call it together.
+
+  Args:
+    mesh: of `make_mesh(local=True)`.
+    tree: of arrays.
+  """
+  return jax.tree.map(lambda x: jax.device_put(_whole(x), copied(mesh)), tree)
+
+
+def _whole(x: Any) -> Any:
+  """Returns an array of this process's own devices, of one that is shared."""
+  if not isinstance(x, jax.Array) or x.is_fully_addressable:
+    return x
+  if not x.is_fully_replicated:
+    x = _identity(x, copied(x.sharding.mesh))
+  return x.addressable_data(0)
+
+
+@partial(jax.jit, static_argnums=1)
+def _identity(x: jax.Array, sharding: NamedSharding) -> jax.Array:
+  return jax.lax.with_sharding_constraint(x, sharding)
+
+
+def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
+  """Joins what the processes hold of a batch into arrays over the mesh."""
+  sharding = split(mesh)
+  return jax.tree.map(
+    lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
+    batch,
+  )
+
+
+def check_batch(mesh: Mesh, batch_size: int, *, field: str) -> None:
+  """Raises UserError about a batch that does not split over the devices.
+
+  Args:
+    mesh: of the devices.
+    batch_size: over all of them.
+    field: of the config, for the message.
+  """
+  if rest := batch_size % mesh.size:
+    raise UserError(
+      f"{field}={batch_size} does not split over {mesh.size} devices; try "
+      f"{batch_size + mesh.size - rest}."
+    )

@@ -1,0 +1,108 @@
+"""Several processes that train as one: joining, waiting, and stopping."""
+
+import contextlib
+import itertools
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import jax
+
+from synthjax.runtime import mesh as meshes
+from synthjax.runtime.errors import UserError
+
+# What a shell reports of a process that SIGTERM ended, 128 + 15: the run is
+# saved, and the same command goes on.
+PREEMPTED = 143
+_PATIENCE = 7 * 24 * 3600  # seconds that processes wait for one another
+_BARRIERS = itertools.count()
+_BY_HAND = ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def join() -> None:
+  """Joins this process with the others; before any use of a device.
+
+  On a TPU pod, under Slurm or Open MPI and on Kubernetes, JAX finds the others
+  by itself. Elsewhere each process has in its environment
+  JAX_COORDINATOR_ADDRESS, the host and port of the first one, JAX_NUM_PROCESSES
+  and JAX_PROCESS_ID, from 0.
+
+  Raises:
+    UserError: when the environment describes no processes, or makes no sense.
+  """
+  address = os.environ.get("JAX_COORDINATOR_ADDRESS")
+  found = {name: os.environ.get(name) for name in _BY_HAND}
+  try:
+    count, index = (x if x is None else int(x) for x in found.values())
+    jax.distributed.initialize(address, count, index)
+  except ValueError as error:
+    told = ", ".join(
+      f"{name}={value}"
+      for name, value in {"JAX_COORDINATOR_ADDRESS": address, **found}.items()
+    )
+    raise UserError(
+      f"Cannot join the other processes ({error}). The environment has {told}. "
+      "On a TPU pod, under Slurm, Open MPI or Kubernetes leave all three out; "
+      "elsewhere set all three in each process: HOST:PORT of the first one, "
+      "how many there are, and which one this is, from 0."
+    ) from error
+
+
+def is_first() -> bool:
+  """Tells whether this process is the one that writes and speaks for all."""
+  return jax.process_index() == 0
+
+
+def wait_for_all(place: str) -> None:
+  """Waits until every process has come to the same place.
+
+  Args:
+    place: a name of it; that all are at the same one is checked.
+  """
+  if jax.process_count() > 1 and not meshes.works_alone():
+    from orbax.checkpoint import multihost
+
+    # By JAX's coordinator, which waits as long as it takes: a collective of the
+    # devices gives up, or hangs, where one process comes minutes after another.
+    # It wants a name of its own for each time.
+    multihost.sync_global_processes(
+      f"{place} {next(_BARRIERS)}",
+      timeout=_PATIENCE,
+      processes=set(range(jax.process_count())),
+    )
+
+
+@contextlib.contextmanager
+def stop_signal() -> Iterator[Callable[[int], bool]]:
+  """Yields what tells, asked after each step, whether to save and stop.
+
+  SIGTERM, which announces a preemption, makes it true. A second one ends the
+  process at once. Where several processes have joined, JAX passes the signal
+  of one on to all, which get True at the same step, a little later. That step
+  may be behind the last one of a run; then the next run does not hear of it.
+  """
+  if _joined():
+    from jax.experimental import multihost_utils
+
+    yield multihost_utils.reached_preemption_sync_point
+    return
+  if threading.current_thread() is not threading.main_thread():
+    yield lambda step: False  # only the main thread may take signals
+    return
+  told = threading.Event()
+
+  def tell(number, frame):
+    del number, frame
+    told.set()
+    signal.signal(signal.SIGTERM, before)
+
+  before = signal.signal(signal.SIGTERM, tell)
+  try:
+    yield lambda step: told.is_set()
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def _joined() -> bool:
+  return jax.distributed.is_initialized() and not meshes.works_alone()

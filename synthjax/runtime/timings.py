@@ -1,0 +1,113 @@
+"""What each run of a task took: a small file for each, beside the artifacts.
+
+They lie in `log/tasks` of a workdir, which no digest covers: an artifact is the
+same however long it took. Each run has a file of its own, so that commands that
+share a workdir need not wait for each other, and a bucket will do.
+"""
+
+import contextlib
+import datetime
+import json
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+from synthjax.runtime.artifacts import MANIFEST
+from synthjax.runtime.atomic import replace
+from synthjax.runtime.errors import UserError
+from synthjax.runtime.progress import say
+
+FOLDER = "log/tasks"  # in a workdir
+_NAME = re.compile(r"\d+T\d+-(\w+)-[0-9a-f]+\.json")
+
+
+class Timing:
+  """How a run of a task went.
+
+  Attributes:
+    seconds: that it took.
+    skipped: whether it was complete before, and left as it was.
+  """
+
+  seconds: float = 0.0
+  skipped: bool = False
+
+
+@contextlib.contextmanager
+def timed(workdir: epath.PathLike, task: str) -> Iterator[Timing]:
+  """Records when a run of a task began, how long it took, and on what.
+
+  The file is there from the start, so that it is known of a run that is killed,
+  though not how long it was. Of a task that is skipped none is left. One that
+  cannot be written does not end the run.
+  """
+  import jax
+
+  first = jax.process_index() == 0  # one record for all processes of a run
+  folder, timing = epath.Path(workdir), Timing()
+  began = datetime.datetime.now(datetime.UTC)
+  record = {
+    "task": task,
+    "began": began.isoformat(timespec="seconds"),
+    "seconds": None,
+    "ended": None,  # "complete", or "stopped" by an error or a signal
+    "devices": jax.device_count(),
+    "device": jax.devices()[0].device_kind,
+    "processes": jax.process_count(),
+    "resumed": False,
+  }
+  name = f"{began:%Y%m%dT%H%M%S}-{task}-{secrets.token_hex(4)}.json"
+  before = _manifests(folder / task)
+  if first and not before:
+    record["resumed"] = (folder / task).exists()
+    _write(folder, name, record)
+  clock = time.monotonic()
+  record["ended"] = "stopped"
+  try:
+    yield timing
+    record["ended"] = "complete"
+  finally:
+    timing.seconds = time.monotonic() - clock
+    timing.skipped = bool(before) and _manifests(folder / task) == before
+    record["seconds"] = round(timing.seconds, 3)
+    if first and not timing.skipped:
+      _write(folder, name, record)
+
+
+def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
+  """Returns what was recorded of each run of a task, in their order.
+
+  One that cannot be read counts as one that was killed.
+  """
+  folder, records = epath.Path(workdir) / FOLDER, []
+  for path in sorted(folder.iterdir()) if folder.exists() else ():
+    if match := _NAME.fullmatch(path.name):
+      try:
+        found = json.loads(path.read_text())
+      except ValueError:
+        found = None
+      found = found if isinstance(found, dict) else {}
+      records.append(found | {"task": match[1]})
+  return records
+
+
+def _manifests(folder: epath.Path) -> dict[str, bytes]:
+  """Reads those of a task, which may have some in folders of its own."""
+  if not folder.exists():
+    return {}
+  paths = [folder / MANIFEST, *folder.glob(f"*/{MANIFEST}")]
+  return {str(path): path.read_bytes() for path in paths if path.exists()}
+
+
+def _write(workdir: epath.Path, name: str, record: dict[str, Any]) -> None:
+  folder = workdir / FOLDER
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    with replace(folder, name) as path:
+      path.write_text(json.dumps(record) + "\n")
+  except (OSError, UserError) as error:  # such as a full disk
+    say(f"{folder / name} could not be written ({error}); the run goes on.")

@@ -1,0 +1,310 @@
+"""Text to token ids, as GLIDE wants them and as CLIP does."""
+
+import functools
+import gzip
+import html
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from synthjax.runtime import cache
+from synthjax.runtime.errors import UserError
+
+EMBEDDED = epath.Path(__file__).parent.parent / "embedded" / "tokenizer.json"
+_END_OF_WORD = "</w>"  # in the vocabulary of the released CLIP
+# Contractions, words, single digits, and runs of anything else but space.
+_CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_CLIP_MERGES = 48_894  # the released file holds more than CLIP uses
+
+
+class Tokenizer(NamedTuple):
+  """One byte-level BPE of V tokens (ids 0 to V - 1), under two conventions.
+
+  GLIDE adds one id: V, the pad. CLIP adds two: V, the start, and V + 1, the
+  end, which its text tower finds as the largest id; its pad is 0.
+  """
+
+  bpe: Any  # tokenizers.Tokenizer
+
+  @property
+  def glide_vocab_size(self) -> int:
+    return self.bpe.get_vocab_size() + 1
+
+  @property
+  def clip_vocab_size(self) -> int:
+    return self.bpe.get_vocab_size() + 2
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of a text, in lower case.
+
+    The embedded vocabulary also has single spaces in its texts; the released
+    GLIDE's keeps them all.
+    """
+    return self.bpe.encode(text, add_special_tokens=False).ids
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns the text of ids, without pads, start and end."""
+    size = self.bpe.get_vocab_size()
+    return self.bpe.decode([int(i) for i in ids if i < size]).strip()
+
+  def glide_tokens(
+    self, texts: Sequence[str], context: int
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Encodes texts for GLIDE: no start, no end, cut to the context.
+
+    Returns:
+      tokens int32 [n, l], padded with the last id of the vocabulary, and mask
+      bool [n, l], true on the text. The empty prompt is all padding.
+    """
+    pad = self.bpe.get_vocab_size()
+    tokens = np.full((len(texts), context), pad, np.int32)
+    mask = np.zeros((len(texts), context), bool)
+    for row, text in enumerate(texts):
+      ids = self.encode(text.lower())[:context]
+      tokens[row, : len(ids)] = ids
+      mask[row, : len(ids)] = True
+    return tokens, mask
+
+  def clip_tokens(self, texts: Sequence[str], context: int) -> np.ndarray:
+    """Encodes texts for CLIP: start, text, end, then zeros.
+
+    A text that is too long is cut, and keeps its end. Texts for the released
+    vocabulary are cleaned as CLIP's training texts were (`clean`). Special
+    tokens that are spelt out in a text are read as plain text.
+
+    Returns:
+      tokens int32 [n, l].
+    """
+    assert context >= 2, "There must be room for the start and the end."
+    start = self.bpe.get_vocab_size()
+    tokens = np.zeros((len(texts), context), np.int32)
+    for row, text in enumerate(texts):
+      ids = [start, *self.clip_ids(text)[: context - 2], start + 1]
+      tokens[row, : len(ids)] = ids
+    return tokens
+
+  def clip_ids(self, text: str) -> list[int]:
+    """Returns the ids of a text for CLIP, without start and end."""
+    if getattr(self.bpe.model, "end_of_word_suffix", None) == _END_OF_WORD:
+      text = clean(text)
+    return self.encode(text)
+
+
+def clean(text: str) -> str:
+  """Mends a text as the released CLIP does, and lower-cases it.
+
+  Broken encodings are repaired, HTML entities resolved (twice, as some are
+  themselves escaped), and spaces of all kinds become single ones.
+  """
+  import ftfy  # slow, and only needed with released weights
+
+  text = html.unescape(html.unescape(ftfy.fix_text(text)))
+  return " ".join(text.split()).lower()
+
+
+def clip_bpe(path: epath.PathLike) -> Tokenizer:
+  """Builds the released CLIP's tokenizer: 49,406 tokens, without the specials.
+
+  Args:
+    path: of `bpe_simple_vocab_16e6.txt.gz`.
+
+  Raises:
+    UserError: if the file is not that one.
+  """
+  from tokenizers import Regex, decoders, models, pre_tokenizers
+
+  merges = _read_merges(path)[:_CLIP_MERGES]
+  if len(merges) < _CLIP_MERGES:
+    raise UserError(
+      f"{path} holds {len(merges):,} merges, CLIP needs {_CLIP_MERGES:,}: it "
+      "is not the bpe_simple_vocab_16e6.txt.gz of its release, or cut short."
+    )
+  tokens = [*_byte_letters(), *(c + _END_OF_WORD for c in _byte_letters())]
+  tokens += [left + right for left, right in merges]
+  vocab = {token: i for i, token in enumerate(tokens)}
+  bpe = models.BPE(vocab, merges, end_of_word_suffix=_END_OF_WORD)
+  words = pre_tokenizers.Split(Regex(_CLIP_WORDS), "removed", invert=True)
+  letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  return _assemble(
+    bpe,
+    pre_tokenizers.Sequence([words, letters]),
+    decoders.Sequence(
+      [decoders.Replace(_END_OF_WORD, "\u0120"), decoders.ByteLevel()]
+    ),
+  )
+
+
+def glide_bpe(encoder: epath.PathLike, merges: epath.PathLike) -> Tokenizer:
+  """Builds the released GLIDE's tokenizer: 50,256 tokens, without the end.
+
+  Args:
+    encoder: path of `encoder.json`, possibly gzipped.
+    merges: path of `vocab.bpe`, likewise.
+
+  Raises:
+    UserError: if the files are not those, or do not belong together.
+  """
+  from tokenizers import decoders, models, pre_tokenizers
+
+  try:
+    vocab = json.loads(_read_text(encoder))
+    # The end token is also the pad, which Tokenizer adds itself.
+    fits = vocab.pop("<|endoftext|>") == len(vocab)
+  except (ValueError, AttributeError, KeyError):
+    fits = False
+  pairs = _read_merges(merges)
+  known = fits and all({a, b, a + b} <= vocab.keys() for a, b in pairs)
+  if not known or len(vocab) != len(pairs) + 256:
+    raise UserError(
+      f"{encoder} and {merges} are not the encoder.json and vocab.bpe of one "
+      "vocabulary, that ends with <|endoftext|>: fetch them again."
+    )
+  words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+  return _assemble(models.BPE(vocab, pairs), words, decoders.ByteLevel())
+
+
+def _assemble(model: Any, pre_tokenizer: Any, decoder: Any) -> Tokenizer:
+  import tokenizers
+
+  bpe = tokenizers.Tokenizer(model)
+  bpe.normalizer = tokenizers.normalizers.Lowercase()
+  bpe.pre_tokenizer, bpe.decoder = pre_tokenizer, decoder
+  return Tokenizer(bpe)
+
+
+def _byte_letters() -> list[str]:
+  """Returns the letters that stand for bytes, in the vocabularies' order.
+
+  Bytes that print in Latin-1 stand for themselves and come first; the others
+  are the letters from U+0100 on.
+  """
+  prints = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+  return [*map(chr, prints), *map(chr, range(0x100, 0x200 - len(prints)))]
+
+
+def _read_merges(path: epath.PathLike) -> list[tuple[str, str]]:
+  """Reads the pairs below the first line, which is a version."""
+  lines = _read_text(path).split("\n")[1:]
+  pairs = [tuple(line.split(" ")) for line in lines if line]
+  if not pairs or any(len(pair) != 2 for pair in pairs):
+    raise UserError(
+      f"{path} is not a file of BPE merges: a line with a version, then lines "
+      "of two pieces with a space between."
+    )
+  return pairs
+
+
+def _read_text(path: epath.PathLike) -> str:
+  """Reads a text file, gzipped or not."""
+  try:
+    data = epath.Path(path).read_bytes()
+    return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+  except (OSError, EOFError, ValueError, zlib.error) as error:
+    raise UserError(
+      f"Cannot read {path} ({type(error).__name__}: {error}): it is missing, "
+      "damaged, or no text. Fetch it again."
+    ) from error
+
+
+def locate(name: str) -> epath.Path:
+  """Finds a tokenizer's file.
+
+  Args:
+    name: a path, local or gs://, "embedded:NAME" for one of the package, or
+      "released:NAME/FILE" for a fetched one.
+
+  Raises:
+    UserError: about a released one that has not been fetched.
+  """
+  if name.startswith("embedded:"):
+    return EMBEDDED.parent / name.removeprefix("embedded:")
+  if name.startswith(cache.RELEASED):
+    return epath.Path(cache.fetched(name))
+  return epath.Path(name).expanduser()
+
+
+@functools.cache
+def load(path: epath.PathLike = EMBEDDED) -> Tokenizer:
+  """Loads a tokenizer.json of Hugging Face's `tokenizers`; by default ours.
+
+  Raises:
+    UserError: if the file is missing or is not such a tokenizer.
+  """
+  import tokenizers  # slow, and not every command reads text
+
+  try:
+    bpe = tokenizers.Tokenizer.from_str(epath.Path(path).read_text())
+  except Exception as error:  # tokenizers raises nothing more specific
+    raise UserError(
+      f"Cannot read the tokenizer {path}: {error}. It must be the "
+      "tokenizer.json of Hugging Face's `tokenizers`."
+    ) from error
+  return Tokenizer(bpe)
+
+
+# --- cLIP's tokenizer from the two files that Hugging Face's folders hold ----
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+def read(vocabulary: epath.PathLike, merges: epath.PathLike) -> Tokenizer:
+  """Builds the released CLIP's tokenizer.
+
+  Args:
+    vocabulary: path of `vocab.json`, which only has to agree.
+    merges: path of `merges.txt`.
+
+  Raises:
+    UserError: if a file is missing, or they are not those of CLIP.
+  """
+  words = clip_bpe(merges)
+  vocab = words.bpe.get_vocab()
+  want = vocab | {START: len(vocab), END: len(vocab) + 1}
+  try:
+    found = json.loads(epath.Path(vocabulary).read_text())
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"Cannot read {vocabulary} ({type(error).__name__}: {error}): it is "
+      "missing or damaged. Fetch it again."
+    ) from None
+  if found != want:
+    found = found if isinstance(found, dict) else {}
+    odd = [token for token, i in want.items() if found.get(token) != i]
+    raise UserError(
+      f"{vocabulary} is not the vocabulary of CLIP that {merges} makes: it has "
+      f"{len(found):,} tokens, not {len(want):,}, or other ids for {len(odd):,}"
+      f" of these, such as {', '.join(odd[:3]) or 'none'}. Only the vocabulary "
+      "of OpenAI's CLIP is known: fetch both files again."
+    )
+  return words
+
+
+def pad_clip(
+  tokens: np.ndarray, words: Tokenizer, pad_token: str
+) -> np.ndarray:
+  """Replaces the zeros after each end by another token.
+
+  Args:
+    tokens: int32 [n, l] of `Tokenizer.clip_tokens`.
+    words: the tokenizer.
+    pad_token: END, or one of the vocabulary.
+
+  Returns:
+    int32 [n, l].
+
+  Raises:
+    UserError: about a token that is not in the vocabulary.
+  """
+  end = words.clip_vocab_size - 1
+  number = end if pad_token == END else words.bpe.token_to_id(pad_token)
+  if number is None:
+    raise UserError(
+      f"The prompts are to be filled up with {pad_token!r}, which is no token "
+      "of this vocabulary: give the tokenizer that belongs to the weights."
+    )
+  after = np.arange(tokens.shape[1]) > (tokens == end).argmax(-1)[:, None]
+  return np.where(after, np.int32(number), tokens)

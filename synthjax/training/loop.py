@@ -1,0 +1,104 @@
+"""The loop that runs every objective."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from synthjax.runtime import mesh as meshes
+
+# --- what a training method gives the loop -----------------------------------
+
+
+class Objective(NamedTuple):
+  """A pair of pure functions, in the manner of an optax transformation."""
+
+  init: Callable  # (rng, batch) -> state, a pytree with an integer `step`
+  step: Callable[..., tuple[Any, dict]]  # (state, batch, rng) -> state, metrics
+
+
+# --- ------
+# (steps done, state, metrics): metrics are on the device until they are read.
+Hook = Callable[[int, Any, dict], None]
+
+
+def outline(
+  objective: Objective, batch: Any, rng: jax.Array, *, fsdp: int = 1
+) -> Any:
+  """Returns the shapes, types and places of a state, without computing it.
+
+  Args:
+    objective: what is trained.
+    batch: one example batch; only its shapes and types matter.
+    rng: of the initial weights.
+    fsdp: see `fit`.
+  """
+  shapes = jax.eval_shape(objective.init, rng, batch)
+  return jax.tree.map(
+    lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
+    shapes,
+    meshes.shard(meshes.make_mesh(fsdp), shapes),
+  )
+
+
+def start(
+  objective: Objective, batch: Any, rng: jax.Array, *, fsdp: int = 1
+) -> Any:
+  """Returns the objective's first state, compiled whole.
+
+  It is made where it belongs: no device ever holds all of a sharded state.
+
+  Args:
+    objective: what is trained.
+    batch: one example batch; only its shapes and types matter.
+    rng: of the initial weights.
+    fsdp: see `fit`.
+  """
+  places = jax.tree.map(
+    lambda x: x.sharding, outline(objective, batch, rng, fsdp=fsdp)
+  )
+  # Zeros, as several processes must not give one computation different rows.
+  batch = jax.tree.map(lambda x: np.zeros(np.shape(x), x.dtype), batch)
+  return jax.jit(objective.init, out_shardings=places)(rng, batch)
+
+
+def fit(
+  objective: Objective,
+  state: Any,
+  batches: Iterator[Any],
+  *,
+  num_steps: int,
+  rng: jax.Array,
+  hooks: Sequence[Hook] = (),
+  fsdp: int = 1,
+) -> Any:
+  """Trains from state.step up to num_steps and returns the last state.
+
+  Args:
+    objective: what is trained.
+    state: of `start`, or restored.
+    batches: this process's share of each global batch, dicts of arrays.
+    num_steps: of the whole training, those already done included.
+    rng: step `i` uses fold_in(rng, i), so that resuming repeats nothing.
+    hooks: called after each step, in order.
+    fsdp: devices that share one copy of the state between them; the batch is
+      split over all devices all the same. 1 gives each device a copy.
+  """
+  mesh = meshes.make_mesh(fsdp)
+  copied, places = meshes.copied(mesh), meshes.shard(mesh, state)
+  step_fn = jax.jit(
+    objective.step, donate_argnums=0, out_shardings=(places, copied)
+  )
+  state = jax.device_put(state, places)
+  rng = meshes.place_key(mesh, rng)
+  for step in range(int(state.step), num_steps):
+    batch = meshes.to_global(mesh, next(batches))
+    state, metrics = step_fn(state, batch, _fold_in(rng, np.uint32(step)))
+    for hook in hooks:
+      hook(step + 1, state, metrics)
+  return state
+
+
+# Compiled, as the key may lie on devices of other processes, too.
+_fold_in = jax.jit(jax.random.fold_in)

@@ -1,0 +1,207 @@
+"""Weights on disk: safetensors that describe themselves."""
+
+import contextlib
+import hashlib
+import json
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from flax import traverse_util
+
+from synthjax.runtime import cache
+from synthjax.runtime.atomic import replace
+from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.weights.catalogue import RELEASED
+
+
+def save_params(
+  path: epath.PathLike,
+  params: Mapping,
+  description: Mapping[str, Any],
+  *,
+  dtype: str | None = "float32",
+) -> None:
+  """Writes parameters and what they are parameters of.
+
+  Args:
+    path: of the new file.
+    params: nested dicts of arrays.
+    description: plain data, such as the model's sizes; kept in the header.
+    dtype: of the floats on disk; None keeps float16, all else is float32.
+  """
+  from safetensors.numpy import save_file
+
+  flat = traverse_util.flatten_dict(params, sep="/")
+  arrays = {
+    # Not np.ascontiguousarray, which gives scalars a dimension.
+    name: np.asarray(value, order="C").astype(
+      dtype or _on_disk(value), order="C", copy=False
+    )
+    for name, value in sorted(flat.items())
+  }
+  path = epath.Path(path)
+  header = {"description": json.dumps(description, sort_keys=True)}
+  with replace(path.parent, path.name) as temporary:
+    temporary.touch()
+    mode = temporary.stat().st_mode
+    save_file(arrays, temporary, metadata=header)
+    temporary.chmod(mode)  # else nobody but the owner could read it
+
+
+def _on_disk(value: Any) -> str:
+  return "float16" if np.asarray(value).dtype == np.float16 else "float32"
+
+
+def load_params(
+  path: epath.PathLike, *, dtype: str | None = "float32"
+) -> tuple[dict, dict[str, Any]]:
+  """Reads a file of `save_params`, one array at a time.
+
+  Args:
+    path: of the file, local or `gs://`.
+    dtype: of the arrays; None keeps that of the file.
+
+  Returns:
+    Nested dicts of arrays, and the description.
+
+  Raises:
+    UserError: when the file is missing, damaged or not one of ours.
+  """
+  with _open(path) as (file, description):
+    arrays = {
+      # The file is mapped, so at most this one array is there twice.
+      name: _as(file.get_tensor(name), dtype)
+      for name in file.keys()
+    }
+  return traverse_util.unflatten_dict(arrays, sep="/"), description
+
+
+def _as(array: np.ndarray, dtype: str | None) -> np.ndarray:
+  return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def read_description(path: epath.PathLike) -> dict[str, Any]:
+  """Reads what a file of `save_params` says of itself, and no arrays.
+
+  Raises:
+    UserError: as `load_params`.
+  """
+  with _open(path) as (_, description):
+    return description
+
+
+@contextlib.contextmanager
+def _open(path: epath.PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
+  """Yields the mapped file and its description."""
+  from safetensors import SafetensorError, safe_open
+
+  path = epath.Path(path)
+  if not path.exists():
+    raise UserError(
+      f"There are no weights at {path}. Give the path of a .safetensors file "
+      "that `train_generator`, `train_clip` or `python -m synthjax.weights` "
+      "has written."
+    )
+  try:
+    with _local(path) as local, safe_open(local, framework="numpy") as file:
+      yield file, json.loads((file.metadata() or {})["description"])
+  except (SafetensorError, ValueError, KeyError, OSError) as error:
+    if isinstance(error, UserError):
+      raise
+    raise UserError(
+      f"{path} cannot be read as weights ({type(error).__name__}: {error}). "
+      "It is cut short, damaged, or was not written by synthjax: fetch or "
+      "train it again."
+    ) from None
+
+
+@contextlib.contextmanager
+def _local(path: epath.Path) -> Iterator[str]:
+  """Yields a path that can be mapped: that of a copy, if it is in a bucket."""
+  if "://" not in str(path):
+    yield str(path)
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    copy = pathlib.Path(folder) / path.name
+    path.copy(copy)
+    yield str(copy)
+
+
+EMBEDDED = epath.Path(__file__).parent.parent / "embedded"
+# What is fetched for a family, where nothing else is chosen.
+DEFAULTS = {
+  "glide": "glide",
+  "noised_clip": "glide_clip",
+  "clip": "clip_rn50",
+  "dinov2": "dinov2_vits14",
+  "t5": "t5_common_gen",
+  "resnet": "resnet50_torchvision",
+}
+
+
+def locate(weights: str | None, *, field: str, family: str) -> epath.Path:
+  """Finds a weights file, or says how to get one.
+
+  Args:
+    weights: a path, local or gs://, "embedded:NAME" for a file of the package,
+      or "released:NAME/FILE" for one that `synthjax.weights` has fetched;
+      "released:NAME" is enough where NAME has one file of weights.
+    field: of the config, for the message.
+    family: a key of DEFAULTS.
+
+  Raises:
+    UserError: when the field is empty or no such file exists.
+  """
+  if weights and weights.startswith(cache.RELEASED):
+    return epath.Path(cache.fetched(_whole_reference(weights, field)))
+  if weights and weights.startswith("embedded:"):
+    path = EMBEDDED / "weights" / weights.removeprefix("embedded:")
+  else:
+    path = epath.Path(weights or "").expanduser()
+  if weights and path.exists():
+    return path
+  found = f"there is no file {path}" if weights else "it is not set"
+  name = DEFAULTS.get(family, "NAME")
+  known = _references(name) if name in RELEASED else ["released:NAME/FILE"]
+  raise UserError(
+    f"config.{field} must name a weights file, but {found}. `python -m "
+    f"synthjax.weights fetch {name}` fetches and converts released ones, which "
+    f"{' or '.join(known)} then names; `python -m synthjax.weights list` lists "
+    "all. Or try the same run in the embedded world, which ships its weights: "
+    "add :runlocal to the config."
+  )
+
+
+def _whole_reference(weights: str, field: str) -> str:
+  """Adds the file to "released:NAME", and checks both against the table."""
+  name, _, file = weights.removeprefix(cache.RELEASED).partition("/")
+  if name not in RELEASED:
+    raise unknown_names(
+      f"released checkpoint (config.{field})", [name], RELEASED
+    )
+  known = _references(name)
+  if not file and len(known) == 1:
+    return known[0]
+  if weights not in known:
+    raise UserError(
+      f"config.{field}={weights} names no weights; {name} has "
+      f"{' and '.join(known)}."
+    )
+  return weights
+
+
+def _references(name: str) -> list[str]:
+  """Returns the references to the weights of a released checkpoint."""
+  makes = RELEASED[name].makes
+  weights = [file for file in makes if file.endswith(".safetensors")]
+  return [f"{cache.RELEASED}{name}/{file}" for file in weights]
+
+
+def sha256(path: epath.PathLike) -> str:
+  """Returns the SHA-256 of a file, to tell weights from other weights."""
+  with epath.Path(path).open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,258 @@
+r"""Draws the label space IN-2K; users never need to, as the package holds it.
+
+  apt-get download wordnet-base && dpkg -x wordnet-base_*.deb $DIR
+  pip download --no-deps --dest=$DIR timm && unzip -d $DIR $DIR/timm-*.whl
+  python -m tools.build_in2k --wordnet=$DIR/usr/share/wordnet \
+    --synsets=$DIR/timm/data/_info/imagenet21k_miil_synsets.txt \
+    --yaml=synthjax/labels/label_spaces
+
+The paper adds to ImageNet-1K 1,000 classes of ImageNet-21K, drawn at random and
+disjoint from it, and says neither which nor how. Here a class is drawn from the
+synsets
+
+  - of ImageNet-21K-P (Ridnik et al. 2021), the 11,221 with enough images
+  - that are no class of ImageNet-1K, and lie neither above nor below one
+  - that have no other synset of ImageNet-21K-P below them, as broad ones
+    ("artifact") show nothing in particular: so no two of those drawn lie above
+    one another, either
+  - that are physical entities, but neither people nor parts of bodies, as
+    filtered GLIDE was trained without images of people, nor two whose usual
+    words insult
+
+"Above" is by hypernyms and instance hypernyms of WordNet 3.0, whose noun
+offsets are ImageNet's ids. The draw takes those of the smallest hashes, which
+no library's generator of random numbers can change. Files written:
+
+  in2k.yaml          ImageNet's classes, then those drawn, by their ids
+  WORDNET_LICENSE    what WordNet's licence wants beside every copy
+"""
+
+import hashlib
+import pathlib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from absl import app, flags
+
+from synthjax.labels import class_names, spaces
+from synthjax.runtime.errors import UserError
+
+_WORDNET = flags.DEFINE_string(
+  "wordnet", None, "Folder of WordNet 3.0 with data.noun and index.noun."
+)
+_SYNSETS = flags.DEFINE_string(
+  "synsets", None, "File with an ImageNet id, such as n01440764, on each line."
+)
+_OUT = flags.DEFINE_string("yaml", None, "Folder to write in.")
+
+SEED = 0
+NUM_DRAWN = 1000
+PHYSICAL = "n00001930"
+NOT_DRAWN = (
+  "n00007846",  # person
+  "n05220461",  # body part
+  # Their usual words insult: a female dog, a grouper.
+  "n02083672",
+  "n02570164",
+)
+TAXON = "n07992450"  # taxonomic group: "Buteo"
+HYPERNYMS = ("@", "@i")  # of kinds, of instances
+
+HEADER = """\
+# IN-2K: ImageNet-1K's classes, and {num_drawn} of {candidates} further ones of
+# ImageNet-21K, drawn by tools/build_in2k.py. They are not those
+# of the paper, whose list was not released. Keys are the synsets. The further
+# names are WordNet 3.0's, Copyright 2006 by Princeton University; its licence
+# is in WORDNET_LICENSE.
+# seed={seed} sha256={sha256}
+"""
+
+
+class Synset(NamedTuple):
+  """A meaning in WordNet."""
+
+  lemmas: tuple[str, ...]  # its words; the first is its usual one
+  hypernyms: tuple[str, ...]  # the ids right above
+
+
+class WordNet(NamedTuple):
+  """The nouns."""
+
+  synsets: dict[str, Synset]  # by ImageNet's ids
+  usual: dict[str, str]  # lemma in lower case -> id of its commonest meaning
+  license: str
+
+
+def main(_) -> None:
+  wordnet = read_wordnet(pathlib.Path(_WORDNET.value))
+  listed = pathlib.Path(_SYNSETS.value).read_text().split()
+  out = pathlib.Path(_OUT.value)
+  first = {c.key: c.name for c in spaces.load_space("imagenet").classes}
+  allowed = candidates(wordnet, listed, first)
+  drawn = draw(allowed, NUM_DRAWN, SEED)
+  names = choose_names(wordnet, drawn, first)
+  shipped = (spaces.FOLDER / "imagenet.yaml").read_text()
+  (out / "in2k.yaml").write_text(space_text(shipped, names, len(allowed)))
+  (out / "WORDNET_LICENSE").write_text(wordnet.license)
+  print(f"{len(drawn)} of {len(allowed)} candidates, {fingerprint(drawn)}")
+
+
+def read_wordnet(folder: pathlib.Path) -> WordNet:
+  """Reads the nouns; wndb(5WN) of WordNet describes the files."""
+  synsets, usual, licence = {}, {}, []
+  for line in (folder / "data.noun").read_text().splitlines():
+    if line.startswith("  "):  # and the number of the line
+      licence.append(line.split(maxsplit=1)[1:])
+      continue
+    fields = line.partition(" | ")[0].split()
+    end = 4 + 2 * int(fields[3], 16)
+    pointers = zip(fields[end + 1 :: 4], fields[end + 2 :: 4], strict=False)
+    above = (f"n{offset}" for kind, offset in pointers if kind in HYPERNYMS)
+    synsets[f"n{fields[0]}"] = Synset(tuple(fields[4:end:2]), tuple(above))
+  for line in (folder / "index.noun").read_text().splitlines():
+    if not line.startswith("  "):
+      fields = line.split()
+      usual[fields[0]] = f"n{fields[-int(fields[2])]}"
+  text = "\n".join("".join(words).rstrip() for words in licence)
+  return WordNet(synsets, usual, text + "\n")
+
+
+def ancestors(wordnet: WordNet, key: str) -> set[str]:
+  """Returns all that lies above a synset, without itself."""
+  found, waiting = set(), [key]
+  while waiting:
+    new = set(wordnet.synsets[waiting.pop()].hypernyms) - found
+    found |= new
+    waiting += new
+  return found
+
+
+def candidates(
+  wordnet: WordNet, listed: Iterable[str], first: Collection[str]
+) -> list[str]:
+  """Returns the synsets that may be drawn, in order; see above.
+
+  Args:
+    wordnet: every noun.
+    listed: ids of synsets to choose from.
+    first: ids of the classes that are there already.
+
+  Raises:
+    UserError: naming the ids that WordNet does not hold.
+  """
+  listed = set(listed)
+  if unknown := sorted((listed | set(first)) - wordnet.synsets.keys()):
+    raise UserError(
+      f"{len(unknown)} synsets are not in this WordNet: "
+      f"{', '.join(unknown[:10])}. The ids of ImageNet are offsets in WordNet "
+      "3.0 alone, as n01440764; give --wordnet its folder."
+    )
+  above = {key: ancestors(wordnet, key) for key in listed | set(first)}
+  above_first = set().union(*(above[key] for key in first))
+  above_listed = set().union(*(above[key] for key in listed))
+  return [
+    key
+    for key in sorted(listed - set(first) - above_first - above_listed)
+    if not above[key] & set(first)
+    and PHYSICAL in above[key]
+    and not {key, *above[key]} & set(NOT_DRAWN)
+  ]
+
+
+def draw(keys: Iterable[str], count: int, seed: int) -> list[str]:
+  """Draws `count` of the keys, each as likely as another; returns them sorted.
+
+  Raises:
+    UserError: when there are fewer.
+  """
+  keys = set(keys)
+  if len(keys) < count:
+    raise UserError(
+      f"Only {len(keys)} synsets may be drawn, and {count} are needed: give "
+      "--synsets a longer list."
+    )
+  rank = lambda key: hashlib.sha256(f"{seed} {key}".encode()).digest()
+  return sorted(sorted(keys, key=rank)[:count])
+
+
+def choose_names(
+  wordnet: WordNet, drawn: Iterable[str], first: Mapping[str, str]
+) -> dict[str, str]:
+  """Returns id -> name, by which generator and classifier know what is meant.
+
+  That is the first of the synset's words that commonly means it, is no word or
+  name of a class that is there already, and is not scientific ("Buteo buteo").
+  Failing that, it is the first word and what it is, "buzzard (hawk)", as CLIP's
+  authors write "kite (bird of prey)"; or that word alone if it says so itself,
+  "tea bag".
+
+  Args:
+    wordnet: every noun.
+    drawn: ids to name.
+    first: id -> name of the classes that are there already.
+  """
+  canonical = class_names.canonical
+  taken = {canonical(name) for name in first.values()}
+  taken |= {canonical(w) for key in first for w in wordnet.synsets[key].lemmas}
+  names = {}
+  for key in drawn:
+    lemmas, hypernyms = wordnet.synsets[key]
+    for lemma in lemmas:
+      meant = wordnet.usual[lemma.lower()] == key
+      if meant and canonical(lemma) not in taken:
+        if not _is_scientific(wordnet, lemma):
+          name = lemma
+          break
+    else:
+      name, kind = lemmas[0], wordnet.synsets[hypernyms[0]].lemmas[0]
+      if canonical(name) in taken or not name.endswith(kind):
+        name = f"{name} ({kind})"
+    names[key] = name.replace("_", " ")
+    taken.add(canonical(name))
+  return names
+
+
+def _is_scientific(wordnet: WordNet, lemma: str) -> bool:
+  """Tells whether a lemma begins with a genus, as "Buteo_buteo" does."""
+  word = lemma.partition("_")[0]
+  genus = wordnet.usual.get(word.lower())
+  return (
+    word[:1].isupper()
+    and genus is not None
+    and TAXON in ancestors(wordnet, genus)
+  )
+
+
+def space_text(shipped: str, names: Mapping[str, str], candidates: int) -> str:
+  """Writes the label space.
+
+  Args:
+    shipped: the text of imagenet.yaml.
+    names: id -> name of the classes to add, in order.
+    candidates: how many might have been drawn, for the comment.
+  """
+  header = HEADER.format(
+    num_drawn=f"{len(names):,}",
+    candidates=f"{candidates:,}",
+    seed=SEED,
+    sha256=fingerprint(names),
+  )
+  body = [line for line in shipped.splitlines() if not line.startswith("#")]
+  start = sum("{id:" in line for line in body)
+  body[body.index("name: imagenet")] = "name: in2k"
+  for number, (key, name) in enumerate(names.items(), start):
+    if not re.fullmatch(r"[A-Za-z][\w' -]*", name):
+      name = f'"{name}"'  # as YAML might read it otherwise
+    body.append(f"  - {{id: {number}, name: {name}, key: {key}}}")
+  return header + "\n".join(body) + "\n"
+
+
+def fingerprint(keys: Iterable[str]) -> str:
+  """Returns what tells one draw from another."""
+  return hashlib.sha256("\n".join(keys).encode()).hexdigest()
+
+
+if __name__ == "__main__":
+  flags.mark_flags_as_required(["wordnet", "synsets", "yaml"])
+  app.run(main)
