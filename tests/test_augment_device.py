@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from synthjax.data.pipeline.loader import repeated_index
+from synthjax.models.pixels import MEAN, STD
 from synthjax.runtime.errors import UserError
 from synthjax.training import device_augment
-from synthjax.training.supervised import MEAN, STD
 
 rng = jax.random.key(0)
 

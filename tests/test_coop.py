@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from synthjax.adapt import coop, linear_head
+from synthjax.encoders.clip import prompt_tokens
 from synthjax.models.clip.vit import Transformer
 from synthjax.runtime.errors import UserError
 
@@ -44,7 +45,7 @@ def problem():
     "positions": draw(12, WIDTH),
     "projection": draw(WIDTH, DIM),
   }
-  tokens, end = coop.prompt_tokens(
+  tokens, end = prompt_tokens(
     NAMES, start=START, end=END, length=12, num_context=CONTEXT
   )
   embeddings = draw(10, WIDTH)[tokens]
@@ -59,7 +60,7 @@ def problem():
 
 
 def test_context_stands_between_the_start_and_the_name(problem):
-  tokens, end = coop.prompt_tokens(
+  tokens, end = prompt_tokens(
     NAMES, start=START, end=END, length=12, num_context=CONTEXT
   )
   np.testing.assert_array_equal(
@@ -226,7 +227,7 @@ def test_a_partial_batch_averages_over_its_rows_alone(problem):
 
 def test_names_that_do_not_fit_are_all_named():
   with pytest.raises(UserError, match=r"\{1: 4, 3: 0\}.*1 to 3 tokens"):
-    coop.prompt_tokens(
+    prompt_tokens(
       [[1], [1, 2, 3, 4], [1, 2, 3], []],
       start=START,
       end=END,
@@ -234,4 +235,4 @@ def test_names_that_do_not_fit_are_all_named():
       num_context=3,
     )
   with pytest.raises(UserError, match="Found 0 class names"):
-    coop.prompt_tokens([], start=START, end=END, length=77)
+    prompt_tokens([], start=START, end=END, length=77)

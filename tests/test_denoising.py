@@ -10,6 +10,7 @@ import pytest
 from scipy import integrate, stats
 
 from synthjax.diffusion import schedule
+from synthjax.models.pixels import to_unit
 from synthjax.training import denoising, loop
 
 TABLES = schedule.respace(schedule.linear())
@@ -141,7 +142,7 @@ def test_the_variance_alone_learns_from_the_bound():
 
   def bound(params):
     t = jnp.full(64, 500)
-    x0 = denoising.to_unit(jnp.asarray(many["image"]))
+    x0 = to_unit(jnp.asarray(many["image"]))
     eps = params["scale"] * x0
     v = jnp.tanh(params["v"]) + 0 * x0
     stopped = jax.lax.stop_gradient(eps)

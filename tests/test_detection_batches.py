@@ -8,9 +8,9 @@ import jax
 import numpy as np
 import pytest
 
+from synthjax.data.pipeline.rows import Detection
 from synthjax.detection import loader as detection_batches
 from synthjax.detection import resize, scenes
-from synthjax.detection.voc import Detection
 from synthjax.runtime.errors import UserError
 
 VOC = detection_batches.VOC_SHORT_SIDES

@@ -148,7 +148,7 @@ def test_labels_are_those_of_the_space(name):
 
 
 def test_a_class_has_enough_to_learn_from():
-  train = world.open_split("train", space="emoji16")
+  train = world.open_split("train", space=spaces.load_space("emoji16"))
   by_class = collections.defaultdict(set)
   for label, (_, _, concept) in zip(train.labels, train.rows, strict=True):
     by_class[label].add(concept)
@@ -156,13 +156,14 @@ def test_a_class_has_enough_to_learn_from():
 
 
 def test_sources_open_it_by_name():
-  source = sources.open_source("embedded", split="test", space="emoji10")
-  assert len(source) == len(world.open_split("test", space="emoji10"))
+  space = spaces.load_space("emoji10")
+  source = sources.open_source("embedded", split="test", space=space)
+  assert len(source) == len(world.open_split("test", space=space))
   assert max(source.labels) == 9
 
 
 def test_grain_reads_it_in_order_and_it_pickles():
-  source = world.open_split("validation", space="emoji10")
+  source = world.open_split("validation", space=spaces.load_space("emoji10"))
   rows = list(itertools.islice(grain.MapDataset.source(source), 5))
   assert [row["label"] for row in rows] == list(source.labels[:5])
   copy = pickle.loads(pickle.dumps(source))

@@ -187,7 +187,10 @@ def test_an_import_that_points_up_or_sideways_is_found(file, source):
   [
     ("tasks/tune.py", "from synthjax.train import loop"),
     ("tasks/tune.py", "from synthjax import artifacts, config"),
-    ("data/real/sources.py", "from synthjax.data.generated.shards import Source"),
+    (
+      "data/real/sources.py",
+      "from synthjax.data.generated.shards import Source",
+    ),
     ("data/real/sources.py", "from . import shards\nimport numpy as np"),
     ("runtime/artifacts.py", "from synthjax import __version__\nimport json"),
     ("main.py", "import jax"),

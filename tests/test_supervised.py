@@ -7,6 +7,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from synthjax.models.pixels import normalize
 from synthjax.training import supervised as supervised_lib
 from synthjax.training.supervised import supervised
 
@@ -62,7 +63,7 @@ def test_a_step_computes_the_loss_and_statistics_of_its_batch():
   first = objective.init(rng, batch)
   state, metrics = objective.step(first, batch, rng)
 
-  x = np.asarray(supervised_lib.normalize(batch["image"])).reshape(8, -1)
+  x = np.asarray(normalize(batch["image"])).reshape(8, -1)
   stats = state.variables["batch_stats"]["BatchNorm_0"]
   np.testing.assert_allclose(stats["mean"], 0.1 * x.mean(0), atol=1e-5)
   np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * x.var(0), rtol=1e-4)
@@ -110,8 +111,8 @@ def test_evaluation_compiles_one_size_and_uses_running_statistics():
 
 
 def test_only_uint8_is_normalised():
-  normalize = partial(supervised_lib.normalize, mean=(0.2,) * 3, std=(0.4,) * 3)
+  scaled = partial(normalize, mean=(0.2,) * 3, std=(0.4,) * 3)
   images = np.full((1, 1, 1, 3), 204, np.uint8)
-  np.testing.assert_allclose(normalize(images), 1.5, rtol=1e-6)
+  np.testing.assert_allclose(scaled(images), 1.5, rtol=1e-6)
   floats = np.full((1, 1, 1, 3), 204, np.float32)
-  np.testing.assert_array_equal(normalize(floats), floats)
+  np.testing.assert_array_equal(scaled(floats), floats)

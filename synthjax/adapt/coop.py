@@ -5,21 +5,19 @@ and the class name; the encoder that reads them is frozen. On stored image
 features a whole training is one `lax.scan`, as in classifier tuning.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
 import flax
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from synthjax.adapt.linear_head import Head, logits_fn, unit
 from synthjax.adapt.soft_targets import hard_cross_entropy
-from synthjax.runtime.errors import UserError
+from synthjax.encoders.clip import NUM_CONTEXT
 
-NUM_CONTEXT = 16
 # By shots; on ImageNet always 50.
 NUM_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
 
@@ -42,47 +40,6 @@ class Learned(NamedTuple):
 
   context: jax.Array  # [c, w] after the last step, which CoOp evaluates
   losses: jax.Array  # [steps]
-
-
-def prompt_tokens(
-  names: Sequence[Sequence[int]],
-  *,
-  start: int,
-  end: int,
-  length: int,
-  num_context: int = NUM_CONTEXT,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Lays out the tokens of each class, with 0 where the context will be.
-
-  Args:
-    names: the tokens of each "name.", full stop included.
-    start: the token SOS.
-    end: the token EOS.
-    length: the most tokens that the encoder takes.
-    num_context: of context vectors.
-
-  Returns:
-    Tokens [k, l] int32, where l is that of the longest text, padded with 0, and
-    the positions [k] of EOS. A causal encoder sees nothing of the padding.
-
-  Raises:
-    UserError: naming every class that is empty or too long.
-  """
-  room = length - 2 - num_context
-  wrong = {i: len(n) for i, n in enumerate(names) if not 0 < len(n) <= room}
-  if wrong or not len(names):
-    raise UserError(
-      f"Found {len(names)} class names, of which these (class: tokens) do not "
-      f"fit: {wrong}. Each needs from 1 to {room} tokens, as a text has "
-      f"{length} with {num_context} of context: shorten the names or "
-      "num_context."
-    )
-  ends = np.array([1 + num_context + len(name) for name in names], np.int32)
-  tokens = np.zeros((len(names), ends.max() + 1), np.int32)
-  for row, name, stop in zip(tokens, names, ends, strict=True):
-    row[0], row[stop] = start, end
-    row[1 + num_context : stop] = name
-  return tokens, ends
 
 
 def init_context(

@@ -24,6 +24,7 @@ from synthjax.adapt.mixed_tuning import (
   tuned,
 )
 from synthjax.adapt.tip_adapter import SETTINGS
+from synthjax.encoders.clip import NUM_CONTEXT
 from synthjax.runtime.errors import (
   BLOCK,
   BLOCK_LIST,
@@ -140,7 +141,7 @@ def tip_adapter(
 def learn_context(
   problem: Problem,
   *,
-  num_context: int = coop.NUM_CONTEXT,
+  num_context: int = NUM_CONTEXT,
   num_epochs: int | None = None,
   batch_size: int = 32,
   lr: float = 2e-3,

@@ -302,7 +302,7 @@ def coco_average_precision(
   except ImportError as error:
     raise UserError(
       "COCO's average precision needs pycocotools, which is not installed: "
-      "pip install pycocotools. VOC's, synthjax.detection.average_precision, does without."
+      "pip install pycocotools. VOC's own measure does without."
     ) from error
   check(detections, truth, num_classes)
   ground = COCO()

@@ -10,9 +10,8 @@ import numpy as np
 from absl import logging
 
 from synthjax.data.pipeline.loader import Batches
-from synthjax.data.pipeline.rows import Source
+from synthjax.data.pipeline.rows import Detection, Source
 from synthjax.detection.resize import all_resized, resize, resized
-from synthjax.detection.voc import Detection
 from synthjax.runtime.errors import UserError
 
 # --- few padded shapes for images of many sizes, and batches of one shape each

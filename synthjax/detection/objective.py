@@ -28,8 +28,8 @@ from synthjax.detection.regions import (
   RoiTargets,
   Subsample,
 )
+from synthjax.models.pixels import normalize
 from synthjax.training.loop import Objective
-from synthjax.training.supervised import normalize
 
 VOC = Options()
 

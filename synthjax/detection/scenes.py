@@ -1,8 +1,8 @@
 """Scenes of embedded drawings on painted grounds, to learn detection from.
 
 A scene is composed when its row is read, from the seed and its number alone.
-Rows are those of `synthjax.detection.voc`; as in VOC, a box holds what is visible
-of its object and no more.
+Rows are those of `synthjax.detection.voc`; as in VOC, a box holds what is
+visible of its object and no more.
 """
 
 import functools
@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from synthjax.data.pipeline.rows import Example
-from synthjax.detection.voc import Detection
+from synthjax.data.pipeline.rows import Detection, Example
 from synthjax.embedded import world
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError

@@ -7,8 +7,8 @@ from typing import Any
 from etils import epath
 
 from synthjax.data.formats import coco
+from synthjax.data.pipeline.rows import Detection
 from synthjax.detection import scenes, voc
-from synthjax.detection.voc import Detection
 from synthjax.embedded import captions
 from synthjax.labels import class_names, file_names
 from synthjax.runtime.errors import UserError, unknown_names

@@ -6,7 +6,6 @@ y1 in pixels, which are VOC's (xmin - 1, ymin - 1, xmax, ymax); labels int32
 size, (h, w).
 """
 
-import dataclasses
 import functools
 import io
 import xml.etree.ElementTree as ElementTree
@@ -19,7 +18,7 @@ from etils import epath
 from PIL import Image, UnidentifiedImageError
 
 from synthjax.data.pipeline import image_files
-from synthjax.data.pipeline.rows import Example, Source
+from synthjax.data.pipeline.rows import Detection, Example
 from synthjax.labels import class_names, spaces
 from synthjax.runtime import atomic
 from synthjax.runtime.errors import UserError
@@ -135,15 +134,6 @@ TEST = (("2007", "test"),)  # 4,952
 
 _BAD_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
 _TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Detection(Source):
-  """Rows of images with boxes, whose sizes are known without decoding one."""
-
-  annotate: Callable[[int], Example]  # a row without its image
-  sizes: np.ndarray  # int32 [n, 2], heights and widths
-  max_objects: int  # that any image has
 
 
 def open_voc(

@@ -6,7 +6,7 @@ import io
 import json
 import pathlib
 import zipfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -109,12 +109,12 @@ class Source:
     }
 
 
-def open_split(split: str, *, space=None) -> Source:
+def open_split(split: str, *, space: Any = None) -> Source:
   """Opens a split of the embedded set.
 
   Args:
     split: a key of SPLITS.
-    space: a LabelSpace, or its name, whose classes list Unicode subcategories;
+    space: a LabelSpace whose classes list Unicode subcategories;
       drawings of no class are left out. None: every drawing, labelled by the
       id of its concept.
 
@@ -123,10 +123,6 @@ def open_split(split: str, *, space=None) -> Source:
   """
   if split not in SPLITS:
     raise unknown_names("split of the embedded set", [split], SPLITS)
-  if isinstance(space, str):
-    from synthjax.labels import spaces
-
-    space = spaces.load_space(space)
   label_of = {c.subcategory: None for c in concepts()}
   if space is not None:
     if bare := [c.name for c in space.classes if not c.subcategories]:

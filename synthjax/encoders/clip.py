@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from synthjax.adapt import coop
 from synthjax.encoders import Encoder, batching
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
@@ -115,7 +114,7 @@ def load(
 
   def embed_prompts(names: Sequence[str], num_context: int):
     names = [words.clip_ids(f"{name}.") for name in names]
-    tokens, end = coop.prompt_tokens(
+    tokens, end = prompt_tokens(
       names,
       start=words.clip_vocab_size - 2,
       end=words.clip_vocab_size - 1,
@@ -150,3 +149,47 @@ def _encode_embedded(model, variables, x, end):
 
 def _weights(name: str | None) -> epath.Path:
   return files.locate(name, field="encoder.weights", family="clip")
+
+
+NUM_CONTEXT = 16
+
+
+def prompt_tokens(
+  names: Sequence[Sequence[int]],
+  *,
+  start: int,
+  end: int,
+  length: int,
+  num_context: int = NUM_CONTEXT,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Lays out the tokens of each class, with 0 where the context will be.
+
+  Args:
+    names: the tokens of each "name.", full stop included.
+    start: the token SOS.
+    end: the token EOS.
+    length: the most tokens that the encoder takes.
+    num_context: of context vectors.
+
+  Returns:
+    Tokens [k, l] int32, where l is that of the longest text, padded with 0, and
+    the positions [k] of EOS. A causal encoder sees nothing of the padding.
+
+  Raises:
+    UserError: naming every class that is empty or too long.
+  """
+  room = length - 2 - num_context
+  wrong = {i: len(n) for i, n in enumerate(names) if not 0 < len(n) <= room}
+  if wrong or not len(names):
+    raise UserError(
+      f"Found {len(names)} class names, of which these (class: tokens) do not "
+      f"fit: {wrong}. Each needs from 1 to {room} tokens, as a text has "
+      f"{length} with {num_context} of context: shorten the names or "
+      "num_context."
+    )
+  ends = np.array([1 + num_context + len(name) for name in names], np.int32)
+  tokens = np.zeros((len(names), ends.max() + 1), np.int32)
+  for row, name, stop in zip(tokens, names, ends, strict=True):
+    row[0], row[stop] = start, end
+    row[1 + num_context : stop] = name
+  return tokens, ends

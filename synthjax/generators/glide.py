@@ -22,9 +22,9 @@ from synthjax.generators.glide_stages import (
   locate,
 )
 from synthjax.models.glide.text import Text
+from synthjax.models.pixels import to_uint8, to_unit
 from synthjax.runtime import mesh as meshes
 from synthjax.tokenizers import bpe
-from synthjax.training.denoising import to_unit
 from synthjax.weights import files
 
 # The upsampler's first noise is a little weaker, as in the authors' notebook.
@@ -271,11 +271,6 @@ def _predictor(stage, params, text, low_res=None):
     return stage.model.apply(variables, x, t, text, low_res, method="predict")
 
   return predict
-
-
-def to_uint8(x: jax.Array) -> jax.Array:
-  """Rounds [-1, 1] to uint8."""
-  return jnp.clip(jnp.round((x + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 
 def _identify(name: str, block: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from etils import epath
 
 from synthjax.diffusion import guidance, latents, samplers, schedule
 from synthjax.generators import Generator, batching
-from synthjax.generators.glide import to_uint8
+from synthjax.models.pixels import to_uint8, to_unit
 from synthjax.models.stable_diffusion import weights as convert
 from synthjax.models.stable_diffusion.text import TextEncoder
 from synthjax.models.stable_diffusion.unet import UNet
@@ -22,7 +22,6 @@ from synthjax.models.stable_diffusion.weights import KIND
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.tokenizers import bpe
-from synthjax.training.denoising import to_unit
 from synthjax.weights import files
 
 # --- the networks and the words of Stable Diffusion, from a folder or a file

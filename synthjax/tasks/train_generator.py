@@ -15,6 +15,7 @@ from synthjax.data.pipeline import loader as pipeline
 from synthjax.diffusion import schedule
 from synthjax.embedded import captions, world
 from synthjax.models.glide.model import Glide
+from synthjax.models.pixels import to_unit
 from synthjax.runtime import artifacts
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import (
@@ -199,11 +200,11 @@ def _init(model: Glide, rng: jax.Array, batch: dict) -> Any:
   low_res = first.get("low_res")
   return model.init(
     rng,
-    denoising.to_unit(first["image"]),
+    to_unit(first["image"]),
     jnp.zeros(1),
     first["tokens"],
     first["mask"],
-    None if low_res is None else denoising.to_unit(low_res),
+    None if low_res is None else to_unit(low_res),
   )["params"]
 
 

@@ -111,7 +111,8 @@ def contrastive(
     if preprocess is None:
       raise ValueError(
         "found uint8 images but no way to normalise them; give "
-        "contrastive(preprocess=...), for CLIP synthjax.models.clip.model.preprocess."
+        "contrastive(preprocess=...), such as synthjax.models.clip.model."
+        "preprocess."
       )
     return preprocess(images)
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from synthjax.diffusion import schedule
+from synthjax.models.pixels import to_unit
 from synthjax.training.loop import Objective
 
 # (params, x_t, t, tokens, mask, low_res or None, dropout rng) -> [n, h, w, 6]
@@ -122,11 +123,6 @@ def denoising(
     return state, metrics
 
   return Objective(init, step)
-
-
-def to_unit(image: jax.Array) -> jax.Array:
-  """Turns uint8 into float32 in [-1, 1]."""
-  return image.astype(jnp.float32) / 127.5 - 1
 
 
 def variational_bound(

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from synthjax.models.pixels import MEAN, STD, normalize
 from synthjax.runtime.errors import unknown_names
 from synthjax.training.mixup import erase
 from synthjax.training.rand_augment import rand_augment
-from synthjax.training.supervised import MEAN, STD, normalize
 
 # --- changes of colour and sharpness, of one image on the device -------------
 # Images are float [h, w, 3] in [0, 1], as are the results; `jax.vmap` takes

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from synthjax.models.pixels import normalize
 from synthjax.runtime.errors import UserError
 from synthjax.training.loop import Objective
-from synthjax.training.supervised import normalize
 
 
 @flax.struct.dataclass

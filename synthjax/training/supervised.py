@@ -9,13 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from synthjax.models.pixels import normalize
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
 from synthjax.training.loop import Objective
-
-# Of ImageNet, for pixels in [0, 1]; DeiT uses them for other sets as well.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 Mix = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -29,17 +26,6 @@ class SupervisedState:
   variables: Any  # params, and batch_stats where the model has BatchNorm
   ema: Any  # a running average of all variables; None without ema_decay
   opt_state: optax.OptState
-
-
-def normalize(
-  images: jax.Array,
-  mean: tuple[float, ...] = MEAN,
-  std: tuple[float, ...] = STD,
-) -> jax.Array:
-  """Maps uint8 [n, h, w, 3] to float32; floats pass as they are."""
-  if images.dtype != jnp.uint8:
-    return images
-  return (images.astype(jnp.float32) / 255 - jnp.array(mean)) / jnp.array(std)
 
 
 def supervised(

@@ -19,8 +19,7 @@ from PIL import Image
 
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.codecs import encode_png
-from synthjax.data.pipeline.rows import Example
-from synthjax.detection.voc import Detection
+from synthjax.data.pipeline.rows import Detection, Example
 from synthjax.labels import class_names, file_names
 from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError

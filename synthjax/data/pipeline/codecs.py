@@ -161,3 +161,23 @@ def check_encoding(
 
 def _rgb(image: Image.Image) -> Image.Image:
   return image if image.mode == "RGB" else image.convert("RGB")
+
+
+_PNG_SIDE = 64  # px; up to here images stay as they are
+_JPEG_SIDE = 128  # px; larger ones are shrunk to it
+
+
+def shrink(image: np.ndarray, side: int = _JPEG_SIDE) -> tuple[str, bytes]:
+  """Encodes an image, uint8 [h, w, 3], for the page.
+
+  Returns:
+    Its MIME type and bytes: PNG as it is up to 64 px, else a JPEG whose longer
+    side has up to `side` px.
+  """
+  if max(image.shape[:2]) <= _PNG_SIDE:
+    return "image/png", encode_png(image)
+  small = Image.fromarray(image)
+  small.thumbnail((side, side), Image.Resampling.LANCZOS)
+  file = io.BytesIO()
+  small.save(file, "JPEG", quality=85)
+  return "image/jpeg", file.getvalue()

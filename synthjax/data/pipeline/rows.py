@@ -42,3 +42,12 @@ def subset(source: Sequence[Example], rows: Sequence[int]) -> Source:
 
 def _read(source, rows, index):
   return source[rows[index]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Detection(Source):
+  """Rows of images with boxes, whose sizes are known without decoding one."""
+
+  annotate: Callable[[int], Example]  # a row without its image
+  sizes: np.ndarray  # int32 [n, 2], heights and widths
+  max_objects: int  # that any image has

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from synthjax.data.pipeline.codecs import shrink
 from synthjax.data.pipeline.rows import Source
-from synthjax.report.sections import gallery_images
 
 COLUMNS = 8  # images of a class
 MAX_CLASSES = 40
@@ -64,5 +64,5 @@ def draw(source: Source, labels: Sequence[int], num_classes: int) -> bytes:
 
 def data_uri(image: np.ndarray) -> str:
   """Encodes an image, uint8 [h, w, 3], for a page that opens from disk."""
-  mime, data = gallery_images.shrink(image)
+  mime, data = shrink(image)
   return f"data:{mime};base64,{base64.b64encode(data).decode()}"

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from synthjax.data.pipeline.codecs import shrink
 from synthjax.detection import average_precision
 from synthjax.report import charts, checked_files
 from synthjax.report.checked_files import number
-from synthjax.report.sections.gallery_images import shrink
 from synthjax.report.summaries import dicts
 
 LEAST_SCORE = 0.3  # of a detection that is drawn

@@ -2,17 +2,15 @@
 
 import collections
 import hashlib
-import io
 import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from synthjax.data.generated import shards
-from synthjax.data.pipeline import codecs
+from synthjax.data.pipeline.codecs import shrink
 from synthjax.data.pipeline.rows import Source
 from synthjax.report import checked_files
 from synthjax.report.checked_files import number
@@ -20,8 +18,6 @@ from synthjax.report.checked_files import number
 _MAX_CANDIDATES = 8_000  # rows to choose from; of more, a random part
 _MAX_BYTES = 3_500_000  # of a page, for all images
 _FACTS_BYTES = 700  # of a page, for what is known about an image
-_PNG_SIDE = 64  # px; up to here images stay as they are
-_JPEG_SIDE = 128  # px; larger ones are shrunk to it
 _ID = re.compile(
   r"(.+)-\d+-\d+-s-?\d+-\d+"
 )  # strategy-label-prompt-seed-number
@@ -201,19 +197,3 @@ def _read(
       p for name in strategies for p in of_class if p.strategy == name
     ]
   return {name: dict(of) for name, of in pictures.items()}, left_out
-
-
-def shrink(image: np.ndarray, side: int = _JPEG_SIDE) -> tuple[str, bytes]:
-  """Encodes an image, uint8 [h, w, 3], for the page.
-
-  Returns:
-    Its MIME type and bytes: PNG as it is up to 64 px, else a JPEG whose longer
-    side has up to `side` px.
-  """
-  if max(image.shape[:2]) <= _PNG_SIDE:
-    return "image/png", codecs.encode_png(image)
-  small = Image.fromarray(image)
-  small.thumbnail((side, side), Image.Resampling.LANCZOS)
-  file = io.BytesIO()
-  small.save(file, "JPEG", quality=85)
-  return "image/jpeg", file.getvalue()

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from synthjax.report import html_tables
+from synthjax.report import html_tables as tables
 from synthjax.report.card.tables import (
   ONE_ENCODER,
   SET_NAMES,
@@ -39,7 +39,7 @@ def _intro(card: Mapping) -> str:
   part = ""
   if compared < count:
     part = (
-      f" Of {html_tables.count(count).text} images, {html_tables.count(compared).text} "
+      f" Of {tables.count(count).text} images, {tables.count(compared).text} "
       "were compared, chosen by chance."
     )
   further = ""
@@ -75,13 +75,13 @@ def _figures(found: Mapping, neighbours: int) -> str:
     values = [of["figures"].get(key) for of in sets.values()]
     if any(value is not None for value in values):
       label = f"{name}, {'↓' if better == 'lower' else '↑'}"
-      rows.append([label, *(html_tables.short(x) for x in values), source])
+      rows.append([label, *(tables.short(x) for x in values), source])
   heads = ["measure", *(SET_NAMES[name] for name in sets), "of"]
   caption = (
     "↓ less is better, ↑ more is better. Precision to coverage: balls to "
     f"neighbour {neighbours}"
   )
-  return html_tables.table(heads, rows, caption=caption)
+  return tables.table(heads, rows, caption=caption)
 
 
 def _classes(card: Mapping) -> str:
@@ -89,15 +89,15 @@ def _classes(card: Mapping) -> str:
   rows = [
     [
       name,
-      html_tables.count(own["images"][i]),
-      html_tables.decimal(own["clip_score"][i], 1),
-      html_tables.decimal(own["vendi"][i], 1),
-      html_tables.decimal(own["distance"][i], 2),
+      tables.count(own["images"][i]),
+      tables.decimal(own["clip_score"][i], 1),
+      tables.decimal(own["vendi"][i], 1),
+      tables.decimal(own["distance"][i], 2),
     ]
     for i, name in enumerate(card["classes"])
   ]
   heads = ("class", "images", "CLIP score", "Vendi score", "distance")
-  return html_tables.table(
+  return tables.table(
     heads,
     rows,
     caption="All images by class; distance: mean cosine distance of two",
@@ -106,13 +106,13 @@ def _classes(card: Mapping) -> str:
 
 def _twins(found: Mapping, pairs: Sequence[Mapping]) -> str:
   text = (
-    f"<h3>Near duplicates</h3><p>{html_tables.count(found['equal_files']).text} "
+    f"<h3>Near duplicates</h3><p>{tables.count(found['equal_files']).text} "
     "files are equal to one before them. At a cosine of "
     f"{found['threshold']:g} or more there are "
-    f"{html_tables.count(found['near_pairs']).text} pairs; if one of each group of "
+    f"{tables.count(found['near_pairs']).text} pairs; if one of each group of "
     "such images stayed, "
-    f"{html_tables.count(found['near_more_than_one']).text} of "
-    f"{html_tables.count(found['compared']).text} would go.</p>"
+    f"{tables.count(found['near_more_than_one']).text} of "
+    f"{tables.count(found['compared']).text} would go.</p>"
   )
   return text + _pairs(pairs, "generated")
 
@@ -121,13 +121,13 @@ def _leakage(found: Mapping, pairs: Sequence[Mapping]) -> str:
   cosine, among = found["cosine"], found.get("cosine_among_real")
   text = (
     "<h3>Near the images that are measured on</h3>"
-    f"<p>{html_tables.count(found['near']).text} of "
-    f"{html_tables.count(found['compared']).text} generated images reach a cosine "
+    f"<p>{tables.count(found['near']).text} of "
+    f"{tables.count(found['compared']).text} generated images reach a cosine "
     f"of {found['threshold']:g} with one of "
-    f"{html_tables.count(found['real_images']).text} real ones."
+    f"{tables.count(found['real_images']).text} real ones."
   )
   if among:
-    share = html_tables.percent(found["nearer_than_real"]).text
+    share = tables.percent(found["nearer_than_real"]).text
     text += (
       f" {share} % are nearer to their nearest real image than any other real "
       "image is. Likeness of features is no copy: look at the nearest pairs."
@@ -136,7 +136,7 @@ def _leakage(found: Mapping, pairs: Sequence[Mapping]) -> str:
   rows = [["generated to real", *(_cosine(cosine[key]) for key, _ in names)]]
   if among:
     rows.append(["real to real", *(_cosine(among[key]) for key, _ in names)])
-  table = html_tables.table(
+  table = tables.table(
     ["images", *(name for _, name in names)],
     rows,
     caption="Cosine with the nearest image",
@@ -144,8 +144,8 @@ def _leakage(found: Mapping, pairs: Sequence[Mapping]) -> str:
   return f"{text}</p>{table}{_pairs(pairs, 'real')}"
 
 
-def _cosine(x: float) -> html_tables.Number:
-  return html_tables.decimal(x, 3)
+def _cosine(x: float) -> tables.Number:
+  return tables.decimal(x, 3)
 
 
 def _pairs(pairs: Sequence[Mapping], other: str) -> str:
@@ -182,14 +182,12 @@ def _models(card: Mapping) -> str:
     [
       model["field"],
       model["name"] or "not named",
-      model["what"] or html_tables.NONE,
+      model["what"] or tables.NONE,
       model["licence"] or "not known",
       model["sha256"][:12],
     ]
     for model in card["models"]
   ]
   heads = ("field", "file", "what", "licence", "SHA-256")
-  table = html_tables.table(
-    heads, rows, caption="What the images were made with"
-  )
-  return html_tables.details("Models and licences", table)
+  table = tables.table(heads, rows, caption="What the images were made with")
+  return tables.details("Models and licences", table)
