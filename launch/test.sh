@@ -4,7 +4,7 @@
 #   bash launch/test.sh                         all but those that need a GPU
 #   bash launch/test.sh -m "not slow"           the fast ones
 #   bash launch/test.sh -m gpu                  those that need a GPU
-#   bash launch/test.sh tests/test_sample.py    any arguments of pytest
+#   bash launch/test.sh tests/diffusion/test_samplers.py    any arguments of pytest
 #   SYNTHJAX_TORCH=1 bash launch/test.sh        and parity with PyTorch
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -1,0 +1,266 @@
+"""What a detector learns from, its losses, its detections, and training."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import simulated
+from flax import linen as nn
+
+from synthjax.detection.faster_rcnn import make_detector
+from synthjax.detection.objective import (
+  DetectionState,
+  detection,
+  precise_bn,
+  predictor,
+  start_from,
+)
+from synthjax.detection.precise_bn import reestimate
+from synthjax.detection.regions import Options
+from synthjax.runtime.errors import UserError
+from synthjax.training import optimizer, recipes
+from synthjax.training.loop import Objective
+
+rng = jax.random.key(0)
+SMALL = Options(
+  sizes=(16, 32),
+  ratios=(0.5, 1, 2),
+  num_anchors=32,
+  max_positive_anchors=16,
+  pre_top=200,
+  post_top=40,
+  test_pre_top=200,
+  test_post_top=40,
+  num_rois=24,
+  max_foreground=8,
+  max_detections=10,
+)
+make_small = partial(
+  make_detector,
+  "resnet_tiny",
+  num_classes=2,
+  stem="imagenet",
+  num_anchors=6,
+  sampling=2,
+)
+
+
+def two_images():
+  """Returns a batch: a red and a blue rectangle, and a blue one."""
+  image = np.random.default_rng(0).integers(90, 110, (2, 64, 64, 3), np.uint8)
+  image[0, 8:40, 4:36] = [200, 30, 30]
+  image[0, 44:60, 40:56] = [30, 30, 200]
+  image[1, 10:26, 20:52] = [30, 30, 200]
+  image[1, 48:] = 0
+  boxes = np.zeros((2, 3, 4), np.float32)
+  boxes[0, :2] = [[4, 8, 36, 40], [40, 44, 56, 60]]
+  boxes[1, :1] = [[20, 10, 52, 26]]
+  return {
+    "image": image,
+    "size": np.array([[64, 64], [48, 64]], np.int32),
+    "boxes": boxes,
+    "labels": np.array([[0, 1, 0], [1, 0, 0]], np.int32),
+    "valid": np.array([[1, 1, 0], [1, 0, 0]], bool),
+  }
+
+
+# --- detections -------------------------------------------------------------
+
+
+class Fixed(nn.Module):
+  """A model that says what its variables say."""
+
+  num_classes: int = 2
+  num_anchors: int = 1
+  stride: int = 16
+
+  def apply(self, variables, *args, method):
+    names = dict(
+      propose=("features", "logits", "deltas"), classify=("scores", "moves")
+    )
+    if method == "classify":
+      np.testing.assert_equal(args[1].shape, (1, 4, 4))
+    return tuple(variables[name] for name in names[method])
+
+
+def test_detections_are_chosen_class_by_class():
+  # Four anchors of 16 px, at (0, 0), (16, 0), (0, 16) and (16, 16), proposed in
+  # this order; the image ends at 20 x 24.
+  scores = np.log(
+    [
+      [0.6, 0.3, 0.1],  # both classes
+      [0.5, 0.01, 0.49],  # class 0; overlaps the first by 1/3 once moved
+      [0.04, 0.9, 0.06],  # class 1
+      [0.02, 0.03, 0.95],  # background
+    ]
+  )
+  moves = np.zeros((4, 2, 4))
+  moves[1, 0, 0] = -10 * 6 / 16  # 6 px left, of 16
+  variables = {
+    "features": jnp.zeros((1, 2, 2, 3)),
+    "logits": jnp.array([[4, 3, 2, 1.0]]),
+    "deltas": jnp.zeros((1, 4, 4)),
+    "scores": jnp.asarray(scores, jnp.float32)[None],
+    "moves": jnp.asarray(moves, jnp.float32)[None],
+  }
+  options = Options(sizes=(16,), ratios=(1,), max_detections=5)
+  batch = {
+    "image": np.zeros((1, 32, 32, 3), np.uint8),
+    "size": np.array([[20, 24]], np.int32),
+  }
+  got = predictor(Fixed(), options)(variables, batch)
+  got = jax.tree.map(lambda x: np.asarray(x[0]), got)
+  # Anchors lie around (16j, 16i): the first is clipped to 8 x 8.
+  np.testing.assert_array_equal(got["valid"], [1, 1, 1, 1, 0])
+  np.testing.assert_array_equal(got["labels"][:4], [1, 0, 0, 1])
+  np.testing.assert_allclose(got["scores"], [0.9, 0.6, 0.5, 0.3, 0], rtol=1e-5)
+  np.testing.assert_allclose(got["boxes"][0], [0, 8, 8, 20], atol=1e-5)
+  np.testing.assert_allclose(got["boxes"][1], [0, 0, 8, 8], atol=1e-5)
+  np.testing.assert_allclose(got["boxes"][2], [2, 0, 18, 8], atol=1e-5)
+  np.testing.assert_allclose(got["boxes"][3], [0, 0, 8, 8], atol=1e-5)
+  strict = predictor(Fixed(), options._replace(detection_nms=0.3))
+  assert strict(variables, batch)["valid"].sum() == 3
+
+
+# --- statistics measured anew -----------------------------------------------
+
+
+def test_the_statistics_are_the_means_over_batches():
+  norm = nn.BatchNorm(use_running_average=False, momentum=0.9)
+  batches = np.random.default_rng(0).normal(2, 3, (4, 8, 5)).astype("f4")
+  variables = norm.init(rng, batches[0])
+
+  def forward(variables, batch, rng):
+    del rng
+    _, stats = norm.apply(variables, batch["x"], mutable=["batch_stats"])
+    return stats["batch_stats"]
+
+  measure = partial(
+    reestimate, forward, variables, [{"x": x} for x in batches], rng=rng
+  )
+  got = measure(num_iterations=3)
+  mean, var = batches.mean(1)[:3].mean(0), batches.var(1)[:3].mean(0)
+  np.testing.assert_allclose(got["batch_stats"]["mean"], mean, rtol=1e-5)
+  np.testing.assert_allclose(got["batch_stats"]["var"], var, rtol=1e-5)
+  assert got["params"].keys() == {"scale", "bias"}
+  with pytest.raises(UserError, match="found 4 batches.*num_iterations=5"):
+    measure(num_iterations=5)
+
+
+# --- the recipe -------------------------------------------------------------
+
+
+def test_the_recipe_is_that_of_detectron2():
+  fields = recipes.RECIPES["voc_detection"]
+  count = partial(recipes.count_steps, 16_551, epochs=fields["epochs"])
+  assert count(batch_size=16) == 24_000 and count(batch_size=64) == 6_000
+  options = {
+    k: v
+    for k, v in fields["optimizer"].items()
+    if k not in ("name", "decay", "weight_decay")
+  }
+  rate = recipes.make_epoch_rate(
+    num_steps=24_000, epochs=fields["epochs"], **options
+  )
+  steps = [0, 50, 100, 17_999, 18_001, 21_999, 22_001]
+  want = [2e-5, 0.01001, 0.02, 0.02, 0.002, 0.002, 0.0002]
+  np.testing.assert_allclose([rate(s) for s in steps], want, rtol=1e-5)
+
+
+def test_a_larger_batch_has_a_larger_rate_and_a_shorter_warm_up():
+  fields = recipes.for_batch_size(recipes.RECIPES["voc_detection"], 64)
+  assert fields["batch_size"] == 64
+  assert fields["optimizer"]["lr"] == pytest.approx(0.08)
+  assert fields["optimizer"]["warmup"] == 25
+  assert recipes.RECIPES["voc_detection"]["optimizer"]["lr"] == 0.02
+
+
+def test_the_decay_spares_norms_and_nothing_else():
+  arrays = (jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 1, 4)), jnp.ones((1, 1)))
+  shapes = jax.eval_shape(make_small().init, rng, *arrays)["params"]
+  mask = optimizer.all_but_norms(shapes)
+  assert jax.tree.structure(mask) == jax.tree.structure(shapes)
+  for path, decays in jax.tree_util.tree_leaves_with_path(mask):
+    names = [part.key for part in path]
+    assert decays != ("bn" in names[-2] or names[-2] == "norm"), names
+
+
+# --- training ---------------------------------------------------------------
+
+
+def test_another_start_replaces_the_variables_alone():
+  first = DetectionState(jnp.array(0), {"w": jnp.zeros(2)}, {"trace": 0})
+  objective = Objective(lambda rng, batch: first, None)
+  replace = lambda variables: {"w": np.asarray([1, 2]) + 0 * variables["w"]}
+  state = jax.jit(start_from(objective, replace).init)(rng, {})
+  np.testing.assert_array_equal(state.variables["w"], [1, 2])
+  assert state.step == 0 and state.opt_state == {"trace": 0}
+
+
+@pytest.mark.slow
+def test_two_images_are_learnt_by_heart():
+  model, batch = make_small(), two_images()
+  objective = detection(model, optax.sgd(0.02, momentum=0.9), options=SMALL)
+  state = jax.jit(objective.init)(rng, batch)
+  step, rows = jax.jit(objective.step, donate_argnums=0), []
+  for i in range(200):
+    state, metrics = step(state, batch, jax.random.fold_in(rng, i))
+    rows.append({k: float(v) for k, v in metrics.items()})
+  assert state.step == 200
+  mean = lambda name, rows: np.mean([row[name] for row in rows])
+  for name in rows[0]:
+    first, last = mean(name, rows[:5]), mean(name, rows[-5:])
+    print(f"{name}: {first:.4f} -> {last:.4f}")
+    # With better proposals there is more foreground, and more to move.
+    assert name in ("foreground", "loss_box") or last < 0.5 * first, name
+
+  variables = precise_bn(model, state.variables, [batch] * 4, 4, options=SMALL)
+  got = predictor(model, SMALL)(variables, batch)
+  for i, there in enumerate(batch["valid"]):
+    # The best detections are what is there, as the rest scores less.
+    count = there.sum()
+    for box, label in zip(
+      batch["boxes"][i][there], batch["labels"][i][there], strict=True
+    ):
+      same = np.asarray(got["labels"][i][:count]) == label
+      error = np.abs(np.asarray(got["boxes"][i][:count]) - box).max(1)[same]
+      print(f"image {i}, class {label}: off by {error} px")
+      assert len(error) == 1 and error < 5
+
+
+SCRIPT = """
+import jax, numpy as np, optax
+from synthjax.training import loop
+from synthjax.detection.objective import detection
+from detection.test_detection_objective import SMALL, make_small, two_images
+pair = two_images()
+batch = {k: np.concatenate([v, v[::-1]]) for k, v in pair.items()}
+objective = detection(make_small(), optax.sgd(0.02), options=SMALL)
+state = loop.start(objective, batch, jax.random.key(0))
+losses = []
+state = loop.fit(
+  objective, state, iter([batch] * 3), num_steps=3, rng=jax.random.key(1),
+  hooks=[lambda step, state, metrics: losses.extend(
+    float(metrics[name]) for name in sorted(metrics))])
+stats = jax.tree.leaves(state.variables["batch_stats"])
+print(jax.device_count(), *losses, sum(float(abs(x).sum()) for x in stats))
+"""
+
+
+@pytest.mark.slow
+def test_four_devices_have_the_losses_of_one():
+  """To 1e-4: sums over devices round in another order."""
+
+  counts, numbers = (1, 4), []
+  started = [simulated.start(SCRIPT, devices=count) for count in counts]
+  for count, process in zip(counts, started, strict=True):
+    found, *values = map(float, simulated.finish(process).split())
+    assert found == count
+    numbers.append(values)
+  one, four = map(np.array, numbers)
+  print("largest relative difference", np.abs(four / one - 1).max())
+  assert len(one) == 3 * 6 + 1
+  np.testing.assert_allclose(four, one, rtol=1e-4)

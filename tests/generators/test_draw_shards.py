@@ -1,0 +1,183 @@
+"""Filling a folder with shards: together, resumed, and where it must fail."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from synthjax.data.generated import shards
+from synthjax.data.generated.plan import Block, Row, rows_of
+from synthjax.data.pipeline.codecs import encode_png
+from synthjax.generators import Generator, draw_shards
+from synthjax.runtime.errors import UserError
+
+NAME = "tiny_images"
+
+
+def make_generator(batch_size=4, before=None):
+  """Returns a generator of flat images, of the colour that a key gives."""
+
+  def stream(prompts, rngs):
+    for first in range(0, len(prompts), batch_size):
+      if before:
+        before()
+      keys = jax.random.key_data(rngs[first : first + batch_size])
+      colours = np.asarray(keys)[:, :1].astype(np.uint8)[:, None, None]
+      yield np.broadcast_to(colours, (len(keys), 4, 4, 3))
+
+  return Generator(
+    draw=None,
+    stream=stream,
+    batch_size=batch_size,
+    image_size=4,
+    reference_size=4,
+    num_steps=1,
+    identity={},
+  )
+
+
+def make_row(which, number):
+  name = "cat" if which else "dog"
+  return Row(f"basic-{which}-0-s0-{number}", which, name, name, 0, number)
+
+
+def make_rows(count):
+  return rows_of([Block(2, make_row)], images_per_class=count)
+
+
+def fill_folder(folder, count=20, generator=None, **changes):
+  options = dict(name=NAME, shard_size=6, encode=encode_png) | changes
+  pathlib.Path(folder).mkdir(exist_ok=True)
+  generator = generator or make_generator()
+  return draw_shards.fill(folder, make_rows(count), generator, **options)
+
+
+def contents(folder):
+  files = pathlib.Path(folder).glob(f"{NAME}*")
+  return {file.name: file.read_bytes() for file in files}
+
+
+def test_every_image_is_there_once_in_the_order_of_the_rows(tmp_path):
+  sizes = fill_folder(tmp_path)
+  assert list(sizes.values()) == [6, 6, 6, 2]
+  found = [row["id"] for row in shards.open_shards(tmp_path)]
+  assert found == [row.id for row in make_rows(20)]
+
+
+@pytest.mark.faults
+def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path):
+  """It is cut off in the third shard; the first is there, none is half."""
+  fill_folder(tmp_path / "whole")
+  batches = iter(range(5))
+
+  def before():
+    if next(batches, None) is None:
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    fill_folder(tmp_path / "cut", generator=make_generator(before=before))
+  before_resuming = contents(tmp_path / "cut")
+  assert 1 <= len(before_resuming) <= 2
+  fill_folder(tmp_path / "cut")
+  assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
+
+
+@pytest.mark.faults
+def test_a_generator_that_fails_leaves_whole_shards_and_its_error(tmp_path):
+  batches = iter(range(3))
+
+  def before():
+    if next(batches, None) is None:
+      raise FloatingPointError("of the generator")
+
+  with pytest.raises(FloatingPointError, match="of the generator"):
+    fill_folder(tmp_path, generator=make_generator(before=before))
+  assert list(contents(tmp_path)) == [shards.shard_name(0, 4, name=NAME)]
+
+
+@pytest.mark.faults
+def test_a_write_that_fails_ends_the_run(tmp_path, monkeypatch):
+  """The error of the thread that writes is not lost, nor waited for long."""
+  monkeypatch.setattr(
+    shards, "write_shard", lambda *a, **k: (_ for _ in ()).throw(OSError("no"))
+  )
+  with pytest.raises(OSError, match="no"):
+    fill_folder(tmp_path)
+
+
+@pytest.mark.faults
+def test_a_disk_that_will_be_full_is_told_before_hours_are_spent(
+  tmp_path, monkeypatch
+):
+  usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
+  monkeypatch.setattr(draw_shards.shutil, "disk_usage", lambda path: usage)
+  with pytest.raises(UserError) as error:
+    fill_folder(tmp_path, count=1000, shard_size=100)
+  need = re.search(r"992 images .* about ([\d,]+) bytes", str(error.value))
+  size = len(encode_png(np.zeros((4, 4, 3), np.uint8)))
+  assert abs(int(need[1].replace(",", "")) / 992 / size - 1) < 0.2
+  assert "10,000 free" in str(error.value)
+
+
+def test_a_long_run_is_estimated_from_its_second_batch(
+  tmp_path, monkeypatch, capsys
+):
+  """One batch takes half a minute, and 248 are left: about two hours."""
+  clock = [0.0]
+  monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+  def before():
+    clock[0] += 30
+
+  slow = make_generator(before=before)
+  fill_folder(tmp_path, count=1000, shard_size=100, generator=slow)
+  lines = capsys.readouterr().err.splitlines()
+  (told,) = [line for line in lines if "are left, about" in line]
+  assert told.startswith("generate: 992 images are left, about 2 h 4 min")
+  assert "0.133 images/s" in told and "GB free" in told
+  assert "1,000/1,000 images" in lines[-1]
+
+
+WORKER = """
+import sys, test_fill
+before = lambda: print("batch", flush=True)
+generator = test_fill.make_generator(before=before)
+test_fill.fill_folder(sys.argv[1], 2000, generator, shard_size=10)
+"""
+
+
+@pytest.mark.faults
+def test_processes_fill_a_folder_together_and_for_a_lost_one(tmp_path):
+  """Three draw; one is killed in the middle; the others have it all."""
+  fill_folder(tmp_path / "alone", count=2000, shard_size=10)
+  folder = tmp_path / "together"
+  folder.mkdir()
+  workers = [
+    subprocess.Popen(
+      [sys.executable, "-c", WORKER, str(folder)],
+      cwd=pathlib.Path(__file__).parents[1],
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for _ in range(3)
+  ]
+  timer = threading.Timer(90, lambda: [w.kill() for w in workers])
+  timer.start()
+  while len(contents(folder)) < 20:
+    assert timer.is_alive()
+  workers[0].kill()
+  logs = [worker.communicate()[0] for worker in workers]
+  timer.cancel()
+  assert [worker.returncode for worker in workers] == [-9, 0, 0]
+  assert contents(folder) == contents(tmp_path / "alone")
+  # Three batches a shard. None was drawn twice but for what the lost one was
+  # drawing and writing.
+  batches = [log.count("batch") for log in logs]
+  assert min(batches) > 0 and 600 <= sum(batches) <= 606, batches

@@ -1,0 +1,170 @@
+"""The dataset card: its fields, its figures, its files."""
+
+import io
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from synthjax import main
+from synthjax.data.generated import scores as stored
+from synthjax.data.generated import shards
+from synthjax.report.card import contact_sheet, croissant
+from synthjax.report.card import figures as card_figures
+from synthjax.report.card import readme as dataset_card
+from synthjax.report.sections import image_quality
+from synthjax.runtime.errors import UserError
+from synthjax.tasks import card as task
+from synthjax.weights import files, licences
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
+NAMES = ("cat", "a|b")
+
+
+@pytest.fixture
+def drawn(tmp_path):
+  """Six images of two classes, the last of which is the first again."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (6, 8, 8, 3), np.uint8)
+  images[5] = images[0]
+  features = rng.normal(size=(6, 4)).astype(np.float16)
+  features[5] = features[0]
+  labels = np.array([0, 0, 0, 1, 1, 1], np.int32)
+  ids = np.array([f"basic-{label}-0-s0-{i}" for i, label in enumerate(labels)])
+  rows = [
+    dict(image=image, label=label, prompt=f"p{label}", seed=0, id=key)
+    for image, label, key in zip(images, labels, ids, strict=True)
+  ]
+  shards.write_shard(tmp_path, 0, 1, rows)
+  probs = np.full((6, 2), 0.5, np.float16)
+  scores = stored.Scores(ids, labels, features, probs, probs[:, 0] * 1.0)
+  kept = np.array([1, 1, 0, 1, 1, 1], bool)
+  chosen = np.arange(6)
+  return card_figures.open_drawn(tmp_path, scores, kept, NAMES, chosen)
+
+
+@pytest.fixture
+def card(drawn):
+  figures = card_figures.quality(
+    drawn,
+    None,
+    encode_texts=lambda texts: np.eye(4)[: len(texts)],
+    class_texts=np.eye(4)[:2],
+    neighbours=1,
+  )
+  counts, pairs = card_figures.duplicates(drawn, threshold=0.99, limit=3)
+  model = {"field": "encoder.weights", "name": None, "what": None}
+  return {
+    "name": "set",
+    "description": None,
+    "license": "CC-BY-4.0",
+    "creator": "Somebody",
+    "url": None,
+    "date": "2026-01-02",
+    "num_images": 6,
+    "image_size": [8, 8],
+    "classes": list(NAMES),
+    "seeds": [0],
+    "images_per_class": 3,
+    "generator": {"guidance_scale": 3.0},
+    "asked": {},
+    "models": [model | {"licence": None, "sha256": "0" * 64}],
+    "artwork": [],
+    "files": {"images.jsonl": {"bytes": 3, "sha256": "1" * 64, "rows": 6}},
+    "quality": figures,
+    "duplicates": counts,
+    "pairs": {"duplicates": pairs},
+  }
+
+
+def test_equal_images_are_found_by_file_and_by_features(drawn, card):
+  assert card["duplicates"]["equal_files"] == 1
+  assert card["duplicates"]["near_pairs"] == 1
+  (pair,) = card["pairs"]["duplicates"]
+  assert pair["same_file"] and pair["a"]["id"] == drawn.about[0]["id"]
+  assert pair["b"]["id"] == drawn.about[5]["id"]
+
+
+def test_all_and_kept_images_are_measured(card):
+  sets = card["quality"]["sets"]
+  assert sets["all"]["figures"]["images"] == 6
+  assert sets["kept"]["by_class"]["images"] == [2, 3]
+
+
+def test_a_copy_of_a_real_image_is_told(drawn):
+  image = drawn.source[2]["image"]
+  other = np.zeros_like(image)
+  features = np.stack([drawn.scores.features[2], -drawn.scores.features[2]])
+  real = card_figures.Real(
+    [{"image": image}, {"image": other}],
+    features.astype(np.float32),
+    np.array([0, 1]),
+    np.arange(2),
+  )
+  figures, pairs = card_figures.leakage(
+    drawn, real, NAMES, threshold=0.999, limit=1
+  )
+  assert figures["near"] == 1 and figures["cosine"]["max"] > 0.999
+  assert pairs[0]["same_pixels"] and pairs[0]["b"]["class"] == "cat"
+
+
+def test_scores_of_other_images_are_refused(drawn, tmp_path):
+  scores = drawn.scores._replace(ids=drawn.scores.ids[::-1])
+  with pytest.raises(UserError, match="not of the images"):
+    card_figures.open_drawn(tmp_path, scores, None, NAMES, drawn.chosen)
+
+
+def test_the_readme_begins_with_yaml_and_escapes_its_tables(card):
+  text = dataset_card.build(card)
+  _, front, body = text.split("---\n", 2)
+  fields = yaml.safe_load(front)
+  assert fields["license"] == "cc-by-4.0"
+  assert fields["size_categories"] == ["n<1K"]
+  assert "Article 50(2)" in body and "a\\|b" in body
+
+
+def test_the_croissant_names_every_file_and_says_it_is_generated(card):
+  built = json.loads(json.dumps(croissant.build(card)))
+  assert built["conformsTo"][0].endswith("croissant/1.1")
+  assert built["digitalSourceType"].endswith("MediaDigitalSource")
+  assert [f["@id"] for f in built["distribution"]] == ["images.jsonl"]
+  ids = {f["@id"] for each in built["recordSet"] for f in each["field"]}
+  assert {"images/id", "images/label", "classes/name"} <= ids
+
+
+def test_the_croissant_is_valid(card, tmp_path):
+  mlcroissant = pytest.importorskip("mlcroissant")
+  path = tmp_path / "croissant.json"
+  path.write_text(json.dumps(croissant.build(card)))
+  assert not mlcroissant.Dataset(str(path)).metadata.ctx.issues.errors
+
+
+def test_the_picture_is_marked_as_generated(drawn):
+  labels = [row["label"] for row in drawn.about]
+  sheet = Image.open(io.BytesIO(contact_sheet.draw(drawn.source, labels, 2)))
+  assert contact_sheet.SOURCE_TYPE in sheet.text["XML:com.adobe.xmp"]
+
+
+def test_the_page_shows_pairs_and_is_left_out_without_a_card(card):
+  assert "the same pixels" in image_quality.quality({"card": card}).content
+  assert not image_quality.quality({}).content
+
+
+def test_a_file_is_named_only_if_it_is_the_one_that_was_used():
+  reference = "embedded:base.safetensors"
+  sha256 = files.sha256(files.EMBEDDED / "weights" / "base.safetensors")
+  assert licences.describe(reference, sha256)["licence"] == "Apache-2.0"
+  assert licences.describe(reference, "0" * 64)["name"] is None
+
+
+def test_wrong_fields_stop_before_work(tmp_path):
+  config = main.load_config(str(CONFIG))
+  config.card = dict(treshold=0.9)
+  with pytest.raises(UserError, match="did you mean 'threshold'"):
+    task.check(config, str(tmp_path))
+  config.card = dict(threshold=1.5, neighbours=0)
+  with pytest.raises(UserError, match="threshold=1.5: .*neighbours=0: needed"):
+    task.check(config, str(tmp_path))

@@ -1,0 +1,234 @@
+"""The task `export`: what a run drew and kept, and scenes with boxes."""
+
+import json
+import pathlib
+
+import ml_collections
+import numpy as np
+import pytest
+import tiny_world
+from PIL import Image
+
+from synthjax import main
+from synthjax.data.generated import shards
+from synthjax.data.real import real_images
+from synthjax.labels import spaces
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
+from synthjax.tasks import export
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
+
+
+def make_config(folder, **blocks):
+  config = ml_collections.ConfigDict({"tasks": ("export",), "seed": 0})
+  config.space = tiny_world.write_space(folder)
+  config.generate = {}
+  for name, block in blocks.items():
+    config[name] = block
+  return config
+
+
+def write_selection(workdir, kept):
+  """Completes `score` and `select` as far as `export` reads them."""
+  images = artifacts.digest(workdir / "generate")
+  ids = [row["id"] for row in shards.open_shards(workdir / "generate")]
+  rows = [
+    {"id": each, "strategy": "basic", "kept": each in kept(ids)} for each in ids
+  ]
+  spec = {"images": images}
+  artifacts.begin(workdir / "score", spec)
+  artifacts.finish(workdir / "score", spec, {})
+  spec = {"scores": artifacts.digest(workdir / "score")}
+  artifacts.begin(workdir / "select", spec)
+  with artifacts.replace(workdir / "select", "selection.jsonl") as path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  artifacts.finish(workdir / "select", spec, {"selection.jsonl": len(rows)})
+
+
+def ids_of(block, config):
+  source = real_images.open_real(block, spaces.load_space(config.space))
+  return {row["id"] for row in source}
+
+
+@pytest.fixture
+def drawn(tmp_path):
+  tiny_world.write_images(tmp_path)
+  return tmp_path
+
+
+def blocks_of(workdir):
+  pytest.importorskip("pyarrow")
+  top = workdir / "export"
+  return [
+    dict(kind="webdataset", path=str(top / "webdataset")),
+    dict(kind="folder", path=str(top / "png_folder/train")),
+    dict(kind="parquet", path=str(top / "parquet")),
+  ]
+
+
+def test_every_format_has_the_images_that_were_drawn(drawn):
+  config = make_config(drawn)
+  main.run_tasks(config, str(drawn))
+  want = {row["id"]: row for row in shards.open_shards(drawn / "generate")}
+  space = spaces.load_space(config.space)
+  for block in blocks_of(drawn):
+    source = real_images.open_real(block, space)
+    assert {row["id"] for row in source} == want.keys()
+    for row in source:
+      np.testing.assert_array_equal(row["image"], want[row["id"]]["image"])
+      assert row["label"] == want[row["id"]]["label"]
+  for name in export.IMAGES:
+    artifacts.verify(drawn / "export" / name)
+  assert artifacts.load(drawn / "export/webdataset")["files"][
+    "train-00000-of-00001.tar"
+  ]["rows"] == len(want)
+
+
+def test_exported_files_tell_that_they_were_generated(drawn):
+  config = make_config(drawn, export={"formats": ("png_folder",)})
+  export.run(config, str(drawn))
+  files = list((drawn / "export/png_folder").rglob("*.png"))
+  assert files
+  for path in files:
+    with Image.open(path) as image:
+      assert b"trainedAlgorithmicMedia" in image.info["xmp"]
+
+
+def test_only_what_was_kept_is_exported_where_the_config_selects(drawn):
+  write_selection(drawn, lambda ids: ids[::3])
+  config = make_config(drawn, select={})
+  export.check(config, str(drawn))
+  export.run(config, str(drawn))
+  kept = {
+    row["id"] for row in list(shards.open_shards(drawn / "generate"))[::3]
+  }
+  for block in blocks_of(drawn):
+    assert ids_of(block, config) == kept
+
+  config.export = {"formats": ("webdataset",), "selection": False}
+  with pytest.raises(artifacts.SpecMismatch, match="selection"):
+    export.run(config, str(drawn))  # is another data set: not mixed
+
+
+def test_a_selection_of_other_images_is_refused(drawn):
+  write_selection(drawn, lambda ids: ids[:6])
+  (drawn / "generate").rename(drawn / "before")
+  tiny_world.write_images(drawn, salt=1)
+  with pytest.raises(UserError, match="made with other images"):
+    export.run(make_config(drawn, select={}), str(drawn))
+
+
+def test_a_format_can_be_added_and_a_finished_one_is_left_alone(drawn):
+  config = make_config(drawn, export={"formats": ("webdataset",)})
+  export.run(config, str(drawn))
+  manifest = drawn / "export/webdataset/manifest.json"
+  before = manifest.stat().st_mtime_ns
+  config.export = {"formats": ("webdataset", "png_folder")}
+  export.run(config, str(drawn))
+  assert manifest.stat().st_mtime_ns == before
+  assert (drawn / "export/png_folder/manifest.json").exists()
+  config.export = {"formats": ("webdataset",), "shard_size": 5}
+  with pytest.raises(artifacts.SpecMismatch, match="shard_size"):
+    export.run(config, str(drawn))
+
+
+def test_images_are_made_anew_by_the_fields_of_generate(drawn):
+  block = {
+    "formats": "png_folder",
+    "image_format": "jpeg",
+    "quality": 90,
+    "image_size": 16,
+  }
+  export.run(make_config(drawn, export=block), str(drawn))
+  files = list((drawn / "export/png_folder").rglob("*.jpg"))
+  assert len(files) == 12
+  with Image.open(files[0]) as image:
+    assert (image.format, image.size) == ("JPEG", (16, 16))
+
+
+def test_images_of_another_label_space_are_refused(drawn):
+  (drawn / "generate/label.labels.txt").write_text("cat\ndog\nfox\n")
+  config = make_config(drawn, export={"formats": ("webdataset",)})
+  with pytest.raises(UserError, match="3 classes, 'cat', .* 'bird species'"):
+    export.run(config, str(drawn))
+
+
+@pytest.mark.parametrize(
+  ("block", "words"),
+  [
+    ({"format": "coco"}, "did you mean 'formats'"),
+    ({"formats": ("webdatasets",)}, "did you mean 'webdataset'"),
+    ({"formats": ()}, "formats is empty"),
+    ({"formats": ("coco",)}, "coco and voc need boxes"),
+    ({"shard_size": 0}, "shard_size=0"),
+    ({"split": "../x"}, "split='../x' must be letters"),
+    ({"shuffle": "a", "quality": 0}, "shuffle='a': needed.*quality=0: needed"),
+    ({"selection": "yes"}, "selection='yes': needed True or False"),
+    ({"image_format": "gif"}, "one of png, jpeg, webp"),
+    ({"selection": True}, "'select' has not been completed"),
+  ],
+)
+def test_check_refuses_bad_fields(drawn, block, words):
+  with pytest.raises(UserError, match=words):
+    export.check(make_config(drawn, export=block), str(drawn))
+
+
+@pytest.mark.parametrize(
+  "formats",
+  [
+    "webdataset,png_folder",
+    "('webdataset', 'png_folder')",
+    '["webdataset", "png_folder"]',
+  ],
+)
+def test_a_command_line_names_the_formats(drawn, command_line, formats):
+  """Of a workdir that is finished, which all else is left alone in."""
+  config = command_line(
+    f"--config={CONFIGS}/own_labels.py:labels={tiny_world.write_space(drawn)}",
+    "--config.tasks=('export',)",
+    f"--config.export.formats={formats}",
+    "--config.export.shuffle=7",
+    "--config.export.selection=false",
+  )
+  main.run_tasks(config, str(drawn))
+  made = {path.name for path in (drawn / "export").iterdir()}
+  assert made == {"webdataset", "png_folder"}
+  spec = artifacts.load(drawn / "export/webdataset")["spec"]
+  assert spec["shuffle"] == 7 and spec["shard_size"] == 1000
+
+
+@pytest.mark.parametrize(
+  ("config", "formats", "words"),
+  [
+    (
+      "own_labels.py",
+      "()",
+      "give some of webdataset, png_folder, parquet",
+    ),
+    ("own_labels.py", "png_foldr", "did you mean 'png_folder'"),
+    ("own_labels.py", "coco", "need boxes"),
+    ("detect_voc.py", "voc", "need boxes"),
+  ],
+)
+def test_a_command_line_is_told_which_formats_there_are(
+  drawn, command_line, config, formats, words
+):
+  config = command_line(
+    f"--config={CONFIGS / config}", f"--config.export.formats={formats}"
+  )
+  with pytest.raises(UserError, match=words):
+    export.check(config, str(drawn))
+
+
+def test_embedded_detection_exports_its_scenes(drawn, command_line):
+  config = command_line(
+    f"--config={CONFIGS}/detect_voc.py:runlocal",
+    "--config.export.formats=coco,voc",
+  )
+  export.check(config, str(drawn))
+
+
+def test_check_asks_for_the_images_themselves(tmp_path):
+  with pytest.raises(UserError, match="'generate' has not been completed"):
+    export.check(make_config(tmp_path), str(tmp_path))

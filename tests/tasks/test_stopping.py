@@ -1,0 +1,115 @@
+"""The command when it is told to stop, is not alone, or finds damage."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny_glide
+import tiny_world
+
+from synthjax.data.generated import shards
+from synthjax.runtime import artifacts
+from synthjax.tasks import generate
+
+pytestmark = [pytest.mark.faults, pytest.mark.slow]
+
+CONFIG = """
+import json
+from ml_collections import ConfigDict
+def get_config(arg=None):
+  fields = json.load(open({path!r}))
+  return ConfigDict(fields | dict(tasks=tuple(fields["tasks"])))
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+  """Returns the path of a config that draws 720 images in 180 shards."""
+  folder = tmp_path_factory.mktemp("config")
+  weights = tiny_glide.write_glide(folder)
+  block = dict(images_per_class=120, seeds=(0, 1), shard_size=4)
+  made = tiny_world.make_config(folder, generator=weights, generate=block)
+  made.tasks = ("generate",)
+  (folder / "config.json").write_text(made.to_json())
+  path = folder / "config.py"
+  path.write_text(CONFIG.format(path=str(folder / "config.json")))
+  return path
+
+
+def command(config, workdir, *more):
+  return subprocess.Popen(
+    [
+      sys.executable,
+      "-m",
+      "synthjax.main",
+      f"--config={config}",
+      f"--workdir={workdir}",
+      *more,
+    ],
+    cwd=pathlib.Path(__file__).parents[2],
+    env=os.environ | {"JAX_PLATFORMS": "cpu"},
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def whole(workdir):
+  return sorted((workdir / "generate").glob(f"{generate.NAME}*"))
+
+
+def wait_for_shards(process, workdir, count):
+  while len(whole(workdir)) < count:
+    assert process.poll() is None, process.stderr.read()
+    time.sleep(0.01)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  tiny_world.write_prompts(tmp_path)
+  return tmp_path
+
+
+def test_told_to_stop_it_leaves_whole_shards_and_no_litter(config, workdir):
+  """And a second command, meanwhile, is told who is at work there."""
+  process = command(config, workdir)
+  wait_for_shards(process, workdir, 2)
+  other = command(config, workdir)
+  _, said = other.communicate(timeout=120)
+  assert other.returncode == 2 and f"pid {process.pid}" in said
+  assert said.startswith("synthjax: Another run is at work")
+
+  process.send_signal(signal.SIGTERM)
+  _, said = process.communicate(timeout=60)
+  assert process.returncode == 128 + signal.SIGTERM
+  assert "told to stop; the same command goes on" in said
+  assert "Traceback" not in said
+  found = whole(workdir)
+  assert 2 <= len(found) < 180 and not list(workdir.rglob(".tmp-*"))
+  for path in found:
+    shards.check_rows(path, 4)
+  assert not (workdir / "generate" / artifacts.MANIFEST).exists()
+
+
+def test_shared_commands_finish_what_a_lost_one_had_in_hand(config, workdir):
+  workers = [command(config, workdir, "--shared") for _ in range(2)]
+  for worker in workers:
+    wait_for_shards(worker, workdir, 2)
+  workers[0].kill()
+  _, said = workers[1].communicate(timeout=300)
+  assert workers[1].returncode == 0, said
+  artifacts.verify(workdir / "generate")
+  ids = [row["id"] for row in shards.open_shards(workdir / "generate")]
+  assert len(ids) == len(set(ids)) == 720
+
+
+def test_only_what_can_be_shared_is(config, workdir):
+  process = command(
+    config, workdir, "--shared", "--config.tasks=('generate','select')"
+  )
+  _, said = process.communicate(timeout=120)
+  assert process.returncode == 2 and "not of select" in said
