@@ -22,7 +22,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from synthjax.config import unknown_fields
+from synthjax.config import schema, unknown_fields
 from synthjax.runtime import atomic, cache, locks, progress, timings
 from synthjax.runtime.errors import (
   WHOLE,
@@ -215,6 +215,8 @@ def fields_of(config: ConfigDict, block: str) -> Collection[str]:
   if outer not in TASKS:
     return ()
   module = importlib.import_module(TASKS[outer])
+  if hasattr(module, "FIELDS"):
+    return schema.fields_of(module.FIELDS, config.get(outer), inner)
   return getattr(module, "BLOCKS", {}).get(inner, ()) if inner else module.KNOWN
 
 

@@ -25,6 +25,11 @@ from synthjax.runtime.errors import UserError
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
 _LIBRARIES = ("jax", "flax", "numpy")
+# Fields of a training that change nothing of what it computes: a specification
+# leaves them out at any depth, also one that an older version has written.
+NOT_OF_THE_RESULT = frozenset(
+  {"log_every", "checkpoint_every", "num_workers", "fsdp"}
+)
 
 
 class SpecMismatch(UserError):
@@ -47,7 +52,7 @@ def begin(folder: epath.PathLike, spec: Mapping[str, Any]) -> bool:
     SpecMismatch: if the folder was claimed by another specification.
     UserError: if a file of a complete folder is gone or cut short.
   """
-  folder, spec = epath.Path(folder), plain(spec)
+  folder, spec = epath.Path(folder), _of_the_result(plain(spec))
   if (folder / MANIFEST).exists():
     manifest = load(folder)
     _require_same(folder, manifest["spec"], spec)
@@ -81,7 +86,7 @@ def finish(
   Raises:
     UserError: if one of the files is not there.
   """
-  folder, spec = epath.Path(folder), plain(spec)
+  folder, spec = epath.Path(folder), _of_the_result(plain(spec))
   if discards():  # nor does it know what the other has written yet
     return {}
   if (folder / SPEC).exists():
@@ -185,8 +190,19 @@ def plain(value: Any, path: str = "spec") -> Any:
 # --- specifications ---------------------------------------------------------
 
 
+def _of_the_result(spec: Any) -> Any:
+  """Returns the specification without the fields that decide nothing of it."""
+  if isinstance(spec, dict):
+    return {
+      key: _of_the_result(value)
+      for key, value in spec.items()
+      if key not in NOT_OF_THE_RESULT
+    }
+  return [_of_the_result(x) for x in spec] if isinstance(spec, list) else spec
+
+
 def _require_same(folder: epath.Path, found: Any, asked: Any) -> None:
-  lines = list(_differences(found, asked, ""))
+  lines = list(_differences(_of_the_result(found), asked, ""))
   if not lines:
     return
   more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []

@@ -1,6 +1,7 @@
 """A training run that can be killed and started again."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,6 +10,7 @@ from clu import parameter_overview
 from etils import epath
 from flax.serialization import to_state_dict
 
+from synthjax.config.schema import Count, Whole
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime import processes
 from synthjax.training import checkpoint, loop, metrics
@@ -16,6 +18,20 @@ from synthjax.training.loop import Objective
 
 _TRAINED = ("params", "variables", "query")
 TENSORBOARD = "tensorboard"  # --logdir, in the workdir
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loop:
+  """Fields of every training that change nothing of what it computes.
+
+  A block of a training inherits them. They are no part of a specification, so
+  that a run goes on with other ones; see `artifacts.NOT_OF_THE_RESULT`.
+  """
+
+  log_every: Count = 50  # steps between rows of metrics
+  checkpoint_every: Count = 1_000  # steps between checkpoints
+  num_workers: Whole = 0  # processes that read; 0 reads in this one
+  fsdp: Count = 1  # devices that share one copy of the state between them
 
 
 def train(

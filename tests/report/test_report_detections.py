@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from made_up_run import make_config, write
 from PIL import Image
-from report_page import Page
 from report.test_report_few_shot import TO
+from report_page import Page
 
 from synthjax.evals import accuracy
 from synthjax.report import paper

@@ -6,8 +6,8 @@ import tomllib
 
 import pytest
 from made_up_run import ARMS, make_config, make_transfer, make_tuned, write
-from report_page import Page
 from report.test_report_few_shot import METHODS, TO, make_encoder, make_few_shot
+from report_page import Page
 
 from synthjax.report import paper, paper_comparison
 from synthjax.runtime.errors import UserError

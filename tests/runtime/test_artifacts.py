@@ -255,3 +255,21 @@ def test_the_manifest_is_written_last(tmp_path, monkeypatch):
   assert json.loads((tmp_path / "spec.json").read_text()) == artifacts.plain(
     SPEC
   )
+
+
+def test_what_decides_nothing_of_the_result_blocks_no_resume(tmp_path):
+  """A run goes on with another number of workers; an old one knew it."""
+  trained = {"epochs": 3, "arms": [{"lr": 0.1, "num_workers": 16}]}
+  folder = tmp_path / "pretrain"
+  folder.mkdir()
+  (folder / artifacts.SPEC).write_text(
+    json.dumps(trained | {"log_every": 50, "checkpoint_every": 9, "fsdp": 2})
+  )
+  asked = {"epochs": 3, "arms": [{"lr": 0.1, "num_workers": 4}], "log_every": 1}
+  assert not artifacts.begin(folder, asked)
+  (folder / "weights").write_text("1")
+  manifest = artifacts.finish(folder, asked, {"weights": 1})
+  assert manifest["spec"] == {"epochs": 3, "arms": [{"lr": 0.1}]}
+  assert artifacts.begin(folder, trained)
+  with pytest.raises(artifacts.SpecMismatch, match="lr: found 0.1"):
+    artifacts.begin(folder, {"epochs": 3, "arms": [{"lr": 0.2}]})
