@@ -389,7 +389,5 @@ OPTIMIZER = _Block(make_optimizer)
 SEARCHED_OPTIMIZER = _Block(
   make_optimizer,
   lr=NotNegative
-  | Annotated[
-    tuple[NotNegative, ...], Rule(len, "one rate or more, as (0.1, 0.2)")
-  ],
+  | Annotated[tuple[NotNegative, ...], Rule(len, "several, as (0.1, 0.2)")],
 )

@@ -358,7 +358,10 @@ def edit(config, **fields):
       "did you mean 'pretrained'",
     ),
     (dict(inits=ConfigDict(dict(random=dict(lr=1)))), "transfer.inits.random"),
-    (dict(model=ConfigDict(dict(name="resnet5"))), "no model 'resnet5'"),
+    (
+      dict(model=ConfigDict(dict(name="resnet5"))),
+      "name='resnet5': needed one of",
+    ),
     (dict(shots=(64,)), "class 0 has 12, class 1 has 12.*at most 12 shots"),
     (dict(augment="drawings"), "did you mean 'drawing'"),
     (dict(train=ConfigDict(dict(split="test"))), "the same images"),
