@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from synthjax.training import loop
 from synthjax.training.loop import Objective
 
 MAX_LOGIT_SCALE = math.log(100)  # Section 2.5: it trained unstably above
@@ -88,8 +89,8 @@ def contrastive(
       images, tokens)` -> logits [n, n], and a parameter `logit_scale`. One with
       BatchNorm is applied with `train=True`.
     tx: the optimizer.
-    ema_decay: of the running average of the parameters; None keeps none. The
-      first steps average over less: min(ema_decay, (1 + step) / (10 + step)).
+    ema_decay: of the running average of the parameters, see `loop.follow`;
+      None keeps none.
     positives: a key of POSITIVES. CLIP takes the other texts of a batch as
       negatives ("diagonal"), which is right while texts seldom repeat. Where
       several rows share a caption or a concept that would push equal texts
@@ -153,11 +154,7 @@ def contrastive(
     scale = jnp.minimum(params["logit_scale"], MAX_LOGIT_SCALE)
     params = params | {"logit_scale": scale}
 
-    ema = state.ema
-    if ema is not None:
-      decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-      ema = optax.incremental_update(params, ema, 1 - decay)
-
+    ema = loop.follow(state.ema, params, state.step, decay=ema_decay)
     hit = lambda axis: jnp.take_along_axis(
       positive, jnp.expand_dims(logits.argmax(axis), axis), axis
     )
