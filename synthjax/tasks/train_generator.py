@@ -145,14 +145,16 @@ def _train(
       seed=seed,
       num_workers=block.get("num_workers", 0),
     ),
+    runs.Loop(
+      log_every=block["log_every"],
+      checkpoint_every=block["checkpoint_every"],
+      fsdp=fsdp,
+    ),
     folder=folder,
     label=stage,
     num_steps=num_steps,
     batch_size=batch_size,
     seed=seed,
-    log_every=block["log_every"],
-    checkpoint_every=block["checkpoint_every"],
-    fsdp=fsdp,
   )
   description = {
     "kind": "glide",

@@ -27,18 +27,18 @@ class ContrastiveState:
 
 
 def diagonal(batch: dict) -> jax.Array:
-  """Lets each image match its own text alone: bool [n, n], as in CLIP."""
+  """Matches each image with its own text alone: bool [n, n], as in CLIP."""
   return jnp.eye(len(batch["tokens"]), dtype=bool)
 
 
 def same_text(batch: dict) -> jax.Array:
-  """Lets each image match every equal text of the batch: bool [n, n]."""
+  """Matches each image with every equal text of the batch: bool [n, n]."""
   tokens = batch["tokens"]
   return (tokens[:, None] == tokens[None]).all(-1)
 
 
 def same_concept(batch: dict) -> jax.Array:
-  """Lets each image match the texts of all rows of its `concept` [n]."""
+  """Matches each image with the texts of all rows of its `concept` [n]."""
   return batch["concept"][:, None] == batch["concept"][None]
 
 
@@ -102,8 +102,7 @@ def contrastive(
   """
   if positives not in POSITIVES:
     raise ValueError(
-      f"positives={positives!r} is not known; choose one of "
-      f"{sorted(POSITIVES)}."
+      f"positives={positives!r} is unknown; choose one of {sorted(POSITIVES)}."
     )
 
   def normalised(images):

@@ -171,8 +171,8 @@ def sometimes(prob: float, change: Change) -> Change:
 
   def apply(image, rng):
     prob_rng, rng = jax.random.split(rng)
-    wanted = jax.random.bernoulli(prob_rng, prob)
-    return jnp.where(wanted, change(image, rng), image)
+    changes = jax.random.bernoulli(prob_rng, prob)
+    return jnp.where(changes, change(image, rng), image)
 
   return apply
 

@@ -176,12 +176,12 @@ def replace_backbone(
   for path in sorted(want.keys() | have.keys()):
     if is_head(path):
       continue
-    found, needed = (
+    given, needed = (
       np.shape(tree[path]) if path in tree else None for tree in (have, want)
     )
-    if found != needed:
+    if given != needed:
       problems.append(
-        f"{'/'.join(path)}: the weights have {found}, the model needs {needed}"
+        f"{'/'.join(path)}: the weights have {given}, the model needs {needed}"
       )
   if problems:
     listed = "\n  ".join(problems[:20])

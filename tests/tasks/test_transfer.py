@@ -282,7 +282,7 @@ def test_each_seed_starts_from_a_backbone_of_its_own(
 ):
   backbones, starts = pretrain(tmp_path), []
 
-  def train(objective, dataset, **_):
+  def train(objective, dataset, fields, **_):
     state = objective.init(jax.random.key(0), next(iter(dataset)))
     starts.append(state.variables["params"]["conv1"]["kernel"])
     return state

@@ -57,13 +57,12 @@ def train(folder, num_steps, every=3, log_every=1, given=None, **monitor):
   return runs.train(
     given or objective(),
     dataset(),
+    runs.Loop(log_every=log_every, checkpoint_every=every),
     folder=folder,
     label="line",
     num_steps=num_steps,
     batch_size=4,
     seed=0,
-    log_every=log_every,
-    checkpoint_every=every,
     **monitor,
   )
 
