@@ -259,7 +259,9 @@ def test_a_backbone_is_taken_whole_and_its_head_is_not():
   scratch = supervised.supervised(model, tx, ema_decay=0.9)
   batch = {"image": images, "label": np.zeros(1, int)}
   fresh = scratch.init(jax.random.key(0), batch)
-  state = finetune.start_from(scratch, backbone).init(jax.random.key(0), batch)
+  state = finetune.start_from(scratch, backbone, heads=HEADS).init(
+    jax.random.key(0), batch
+  )
 
   for variables in (state.variables, state.ema):
     params = variables["params"]
@@ -310,7 +312,7 @@ def test_a_backbone_of_another_model_is_refused(tmp_path):
     for width in (4, 6)
   )
   with pytest.raises(UserError, match=r"conv1/kernel.*\(3, 3, 3, 6\).*needs"):
-    finetune.replace_backbone(narrow, wide)
+    finetune.replace_backbone(narrow, wide, heads=HEADS)
 
 
 def test_a_vit_starts_at_another_image_size_with_resized_positions():

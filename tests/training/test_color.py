@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from noisy_pictures import picture, to_levels
 from PIL import Image, ImageEnhance, ImageFilter
-from training.test_device_augment import picture, to_levels
 
 from synthjax.training import device_augment
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from shaken_rows import shake
 
 from synthjax.data.pipeline import loader as pipeline
 from synthjax.runtime.errors import UserError
@@ -41,10 +42,6 @@ def objective():
     return state, {"loss": loss}
 
   return Objective(init, step)
-
-
-def shake(example, rng):
-  return example | {"x": example["x"] + rng.normal(size=2).astype(np.float32)}
 
 
 def dataset():
