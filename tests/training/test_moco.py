@@ -176,7 +176,7 @@ def test_both_views_are_made_of_one_image():
 
 def test_a_backbone_starts_both_encoders():
   backbone = Encoder(dim=7).init(jax.random.key(5), views()["query"])
-  objective = finetune.start_from(make(), backbone)
+  objective = finetune.start_from(make(), backbone, heads=("fc",))
   state = objective.init(rng, views())
   for variables in (state.query, state.key):
     params = variables["params"]
