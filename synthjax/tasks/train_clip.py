@@ -67,7 +67,7 @@ MODEL = MODEL_NEEDS | {
   "image_tower": one_of(clip.IMAGE_TOWERS),
   "remat": FLAG,
 }
-BLOCKS = {"optimizer": optimizer.FIELDS, "model": MODEL}
+BLOCKS = {"optimizer": optimizer.OPTIMIZER.fields(), "model": MODEL}
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -122,14 +122,16 @@ def run(config: ConfigDict, workdir: str) -> None:
       seed=config.seed,
       num_workers=block.get("num_workers", 0),
     ),
+    runs.Loop(
+      log_every=block["log_every"],
+      checkpoint_every=block["checkpoint_every"],
+      fsdp=fsdp,
+    ),
     folder=folder,
     label="clip",
     num_steps=num_steps,
     batch_size=batch_size,
     seed=config.seed,
-    log_every=block["log_every"],
-    checkpoint_every=block["checkpoint_every"],
-    fsdp=fsdp,
   )
   description = {
     "kind": "clip",

@@ -70,7 +70,7 @@ MODEL = {
   "dropout": BELOW_ONE,
 }
 BLOCKS = dict.fromkeys(STAGES, STAGE)
-BLOCKS |= {f"{stage}.optimizer": optimizer.FIELDS for stage in STAGES}
+BLOCKS |= {f"{s}.optimizer": optimizer.OPTIMIZER.fields() for s in STAGES}
 BLOCKS |= {f"{stage}.model": MODEL for stage in STAGES}
 
 
@@ -145,14 +145,16 @@ def _train(
       seed=seed,
       num_workers=block.get("num_workers", 0),
     ),
+    runs.Loop(
+      log_every=block["log_every"],
+      checkpoint_every=block["checkpoint_every"],
+      fsdp=fsdp,
+    ),
     folder=folder,
     label=stage,
     num_steps=num_steps,
     batch_size=batch_size,
     seed=seed,
-    log_every=block["log_every"],
-    checkpoint_every=block["checkpoint_every"],
-    fsdp=fsdp,
   )
   description = {
     "kind": "glide",

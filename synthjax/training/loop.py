@@ -4,21 +4,42 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from synthjax.runtime import mesh as meshes
 
-# --- what a training method gives the loop -----------------------------------
-
 
 class Objective(NamedTuple):
-  """A pair of pure functions, in the manner of an optax transformation."""
+  """A pair of pure functions, in the manner of an optax transformation.
+
+  The other entries describe its state, so that no caller needs its class.
+  """
 
   init: Callable  # (rng, batch) -> state, a pytree with an integer `step`
   step: Callable[..., tuple[Any, dict]]  # (state, batch, rng) -> state, metrics
+  trained: str = "params"  # the entry of the state that gradients train
+  average: str = "ema"  # the entry that follows `trained`; it may be None
+  # state -> variables to save.
+  weights: Callable[[Any], Any] = lambda state: state.params
+  has_classifier: bool = True  # False: the head of `weights` is of no more use
 
 
-# --- ------
+def follow(
+  average: Any | None, values: Any, step: jax.Array, *, decay: float | None
+) -> Any | None:
+  """Moves a running average one step towards the values; None stays None.
+
+  The decay is min(decay, (1 + step) / (10 + step)), so that the average of a
+  short training does not remember the random start.
+  """
+  if average is None:
+    return None
+  decay = jnp.minimum(decay, (1 + step) / (10 + step))
+  return optax.incremental_update(values, average, 1 - decay)
+
+
 # (steps done, state, metrics): metrics are on the device until they are read.
 Hook = Callable[[int, Any, dict], None]
 

@@ -16,7 +16,6 @@ from synthjax.runtime import processes
 from synthjax.training import checkpoint, loop, metrics
 from synthjax.training.loop import Objective
 
-_TRAINED = ("params", "variables", "query")
 TENSORBOARD = "tensorboard"  # --logdir, in the workdir
 
 
@@ -37,17 +36,15 @@ class Loop:
 def train(
   objective: Objective,
   dataset: Any,
+  fields: Loop,
   *,
   folder: epath.PathLike,
   label: str,
   num_steps: int,
   batch_size: int,
   seed: int,
-  log_every: int,
-  checkpoint_every: int,
   monitor: metrics.Monitor | None = None,
   monitor_every: int = 0,
-  fsdp: int = 1,
 ) -> Any:
   """Trains to the end, from the newest checkpoint if there is one.
 
@@ -58,6 +55,7 @@ def train(
   Args:
     objective: what is trained.
     dataset: of `data.pipeline`: this process's share of each global batch.
+    fields: of the block of the training.
     folder: of the task, gets `<label>_checkpoints/` and
       `<label>_metrics.jsonl`. Beside it, in the workdir, lies `tensorboard/`,
       with a folder for each task and label: its files tell the time, and are
@@ -66,12 +64,9 @@ def train(
     num_steps: of the whole training.
     batch_size: over all processes, for the rate that is shown.
     seed: of the first weights and of the steps.
-    log_every: steps between rows of metrics.
-    checkpoint_every: steps between checkpoints.
     monitor: state -> numbers, which get rows of their own among the metrics;
       see `metrics.progress_hook`. Training is the same with it and without.
     monitor_every: steps between its calls; it is called at the end as well.
-    fsdp: devices that share one copy of the state between them.
 
   Returns:
     The last state, on the devices; `mesh.fetch` brings its arrays here.
@@ -82,7 +77,7 @@ def train(
     SystemExit: of code `processes.PREEMPTED`, when SIGTERM has ended the run
       between two steps; it is saved then.
   """
-  folder = epath.Path(folder)
+  folder, fsdp = epath.Path(folder), fields.fsdp
   init_rng, rng = jax.random.split(jax.random.key(seed))
   example = dataset.example()
   meshes.check_batch(
@@ -103,12 +98,12 @@ def train(
       dataset.start_at(first_step),
       num_steps=num_steps,
       rng=rng,
-      # A checkpoint comes last: what is behind it has been told.
+      # Save last, so that no checkpoint is newer than the metrics.
       hooks=[
         metrics.progress_hook(
           metrics_file(folder, label),
           label=label,
-          every=log_every,
+          every=fields.log_every,
           num_steps=num_steps,
           first_step=first_step,
           batch_size=batch_size,
@@ -116,12 +111,12 @@ def train(
           monitor_every=monitor_every,
           kept=lambda: checkpoint.newest(manager),
           tensorboard=folder.parent / TENSORBOARD / folder.name / label,
-          parameters=_parameters(outline),
+          parameters=_parameters(objective, outline),
         ),
         checkpoint.save_hook(
           manager,
           label=label,
-          every=checkpoint_every,
+          every=fields.checkpoint_every,
           last=num_steps,
           stop=stop,
         ),
@@ -130,11 +125,9 @@ def train(
     )
 
 
-def _parameters(outline: Any) -> str:
-  """Lists what is trained: names, shapes and sizes."""
-  # An objective's state names it by what it holds beside parameters.
-  fields = (getattr(outline, name, None) for name in _TRAINED)
-  trained = to_state_dict(next(x for x in fields if x is not None))
+def _parameters(objective: Objective, outline: Any) -> str:
+  """Lists the trained parameters: names, shapes and sizes."""
+  trained = to_state_dict(getattr(outline, objective.trained))
   if not isinstance(trained, dict):
     trained = {"weights": trained}
   return parameter_overview.get_parameter_overview(

@@ -176,7 +176,7 @@ def test_both_views_are_made_of_one_image():
 
 def test_a_backbone_starts_both_encoders():
   backbone = Encoder(dim=7).init(jax.random.key(5), views()["query"])
-  objective = finetune.start_from(make(), backbone)
+  objective = finetune.start_from(make(), backbone, heads=("fc",))
   state = objective.init(rng, views())
   for variables in (state.query, state.key):
     params = variables["params"]
@@ -225,13 +225,12 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
     return runs.train(
       make(augment=device_augment.make_augment("moco_v2")),
       pipeline.train_batches(source, [], batch_size=8, seed=3),
+      runs.Loop(log_every=1, checkpoint_every=2),
       folder=folder,
       label="moco",
       num_steps=num_steps,
       batch_size=8,
       seed=0,
-      log_every=1,
-      checkpoint_every=2,
     )
 
   whole = train(tmp_path / "whole", 5)
