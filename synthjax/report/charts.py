@@ -1,7 +1,7 @@
 """Charts as inline SVG, which follow the page's colours and width."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -19,8 +19,23 @@ class Dot(NamedTuple):
   values: Sequence[float] = ()
 
 
+def dot(name: str, summary: Mapping) -> Dot:
+  """Returns the dot of a summary of shares, with the `values` of its seeds."""
+  percents = [100 * share for share in summary["values"]]
+  return Dot(name, hundred(summary["mean"]), hundred(summary["std"]), percents)
+
+
+def hundred(share: float | None) -> float | None:
+  """Returns a share as percent, for an axis."""
+  return None if share is None else 100 * share
+
+
 def dots(
-  rows: Sequence[Dot], *, xlabel: str, label: str, reference: float | None
+  rows: Sequence[Dot],
+  *,
+  xlabel: str,
+  label: str,
+  reference: float | None = None,
 ) -> str:
   """Draws a mean with an error bar for each row.
 
@@ -161,17 +176,17 @@ def lines(
     y_axis(ticks, y, left, WIDTH - RIGHT, ylabel),
     x_axis(x_ticks, x, None, height - 44, xlabel),
   ]
-  for i, (name, of_x, of_y) in enumerate(curves):
-    pairs = zip(of_x, of_y, strict=True)
-    path = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in pairs)
+  for i, (name, curve_xs, curve_ys) in enumerate(curves):
+    places = [(x(a), y(b)) for a, b in zip(curve_xs, curve_ys, strict=True)]
+    path = "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
     parts.append(
       f'<path class="c{i % COLOURS} line{dash(i)}" d="M{path}">'
       f"<title>{escape(name)}</title></path>"
     )
-    if len(of_x) == 1:  # a path of one point is not seen
+    if len(places) == 1:  # a path of one point is not seen
       parts.append(
-        f'<circle class="c{i % COLOURS} fill" cx="{x(of_x[0]):.1f}" '
-        f'cy="{y(of_y[0]):.1f}" r="3"/>'
+        f'<circle class="c{i % COLOURS} fill" cx="{places[0][0]:.1f}" '
+        f'cy="{places[0][1]:.1f}" r="3"/>'
       )
   return svg(parts, WIDTH, height, label)
 
@@ -335,7 +350,7 @@ def write(x, y, text, kind="tick", anchor="middle") -> str:
 
 
 def cut(name: str, length: int) -> str:
-  """Shortens a name in its middle, as its end may be what tells it apart."""
+  """Shortens a name in its middle, as names may differ in their ends."""
   if len(name) <= length:
     return name
   head = length // 2
@@ -343,7 +358,7 @@ def cut(name: str, length: int) -> str:
 
 
 def dash(i: int) -> str:
-  """Lets the colours come again with dashes."""
+  """Returns the class of the dashes of a curve beyond the first colours."""
   return f" dash{min(i // COLOURS, 2)}" if i >= COLOURS else ""
 
 

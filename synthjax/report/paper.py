@@ -6,8 +6,6 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from synthjax.runtime.errors import UserError, unknown_names
-
 _FILE = pathlib.Path(__file__).parent / "paper_tables.json"
 ZERO_SHOT = "zero-shot"  # a row
 RN50, VIT_B16 = "CLIP-RN50", "CLIP-ViT-B/16"
@@ -65,21 +63,6 @@ class Table(NamedTuple):
 def keys() -> list[str]:
   """Returns the names of all tables."""
   return [key for key in _load() if not key.startswith("_")]
-
-
-def check(names: Any) -> None:
-  """Checks a choice of tables.
-
-  Raises:
-    UserError: if it is no list, or about names that are none of `keys`.
-  """
-  if isinstance(names, str) or not isinstance(names, Iterable):
-    raise UserError(
-      f"config.report.paper={names!r}: needed a tuple of tables of the paper, "
-      f"such as ('table2',). Allowed: {', '.join(keys())}."
-    )
-  if unknown := [name for name in names if name not in keys()]:
-    raise unknown_names("table of the paper,", unknown, keys())
 
 
 def read(key: str) -> Table:

@@ -6,13 +6,10 @@ from typing import Any, NamedTuple
 
 from synthjax.evals import accuracy
 from synthjax.report import paper
-from synthjax.report.checked_files import number
 from synthjax.report.paper import ZERO_SHOT, Grid
-from synthjax.report.summaries import by_split, dicts
+from synthjax.report.results import CLASSIFYING
 
 # --- which of our numbers stand beside which of the paper's ------------------
-
-CLASSIFIERS = ("tune", "few_shot", "tune_encoder")  # tasks that say their space
 
 # table -> its task, and the rows whose arm, method or first weights are called
 # otherwise than the row. Columns of few-shot tables are shots; in others an arm
@@ -76,7 +73,7 @@ _DATA = {"real": "real", "syn": "synthetic"}  # of the rows of Table 6
 _BATCH_NORM = {"BN frozen": "frozen", "BN not frozen": "batch"}
 
 
-class Found(NamedTuple):
+class Ours(NamedTuple):
   """One of our arms on the test images."""
 
   arm: str
@@ -86,108 +83,105 @@ class Found(NamedTuple):
 Index = dict[tuple[str, str, Any], dict[Any, float]]
 
 
-def find(key: str, results: Mapping) -> dict[tuple[str, str], Found]:
+def find(key: str, results: Mapping) -> dict[tuple[str, str], Ours]:
   """Finds our numbers for a table of the paper.
 
   Args:
     key: of the table.
-    results: as of `gather.gather`.
+    results: as of `results.gather`.
 
   Returns:
-    (row, column) -> what we found; for Table 3 with rows of our own, named by
-    the share that they tune.
+    (row, column) -> our arm; for Table 3 with further rows, named by the share
+    that our arms tune.
   """
   index = _index(results)
   if key == "table3":
     return _ladder(results, index)
   if key == "table6":
     return _batch_norms(results, index)
-  found = {}
   if key == "table4":
-    for (task, init, shots), by_seed in index.items():
-      if (task, init) == ("transfer", "random") and shots is not None:
-        found[f"{shots:g} real per class", ""] = Found(init, by_seed)
-    return found
+    return {
+      (f"{shots:g} real per class", ""): Ours(init, by_seed)
+      for (task, init, shots), by_seed in index.items()
+      if (task, init) == ("transfer", "random") and shots is not None
+    }
+  ours = {}
   task, names = NAMES.get(key, ("", {}))
   rows = {arm: row for row, arm in names.items()}
-  for (of, arm, shots), by_seed in index.items():
-    if of == task and by_seed and arm not in names:
+  for (other, arm, shots), by_seed in index.items():
+    if other == task and arm not in names:
       row, column = rows.get(arm, arm), "" if shots is None else f"{shots:g}"
       if not column and ", " in row:
-        found[tuple(row.rsplit(", ", 1))] = Found(arm, by_seed)
-      found.setdefault((row, column), Found(arm, by_seed))
+        ours[tuple(row.rsplit(", ", 1))] = Ours(arm, by_seed)
+      ours.setdefault((row, column), Ours(arm, by_seed))
   if task == "few_shot" and (task, ZERO_SHOT, None) in index:
     # It has seen no shots, and is the same beside any number of them.
-    start = Found(ZERO_SHOT, index[task, ZERO_SHOT, None])
-    for shots in {shots or 0 for of, _, shots in index if of == task}:
-      found[ZERO_SHOT, f"{shots:g}"] = start
+    start = Ours(ZERO_SHOT, index[task, ZERO_SHOT, None])
+    for shots in {shots or 0 for other, _, shots in index if other == task}:
+      ours[ZERO_SHOT, f"{shots:g}"] = start
   if key == "figure1":  # its curve starts with generated images alone
     if by_seed := index.get(("tune", "LE+CF SCE", None)):
-      found["CT w. Syn", "0"] = Found("LE+CF SCE", by_seed)
-  return found
+      ours["CT w. Syn", "0"] = Ours("LE+CF SCE", by_seed)
+  return ours
 
 
 def _index(results: Mapping) -> Index:
   """Returns (task, arm, shots) -> seed -> number on the test images."""
   index: Index = {}
-  for task, name, value in (
+  for task, name, metric in (
     ("tune", "arm", "accuracy"),
     ("few_shot", "method", "accuracy"),
     ("tune_encoder", "arm", "accuracy"),
     ("transfer", "init", "accuracy"),
     ("detect", "init", "AP50"),
   ):
-    found = results.get(task) or {}
-    start = number(by_split(found.get("zero_shot")).get("test"))
+    measured = results.get(task, {})
+    start = measured.get("zero_shot", {}).get("test")
     if start is not None:
       index[task, ZERO_SHOT, None] = {None: start}
-    for row in dicts(found.get("rows")):
-      share = number(by_split(row.get(value)).get("test"))
-      shots = number(row.get("shots"))
+    for row in measured.get("rows", ()):
+      share = row[metric]
+      if isinstance(share, Mapping):  # by split
+        share = share.get("test")
       if share is not None:
-        key = task, str(row.get(name)), shots
-        index.setdefault(key, {})[row.get("seed")] = share
+        key = task, row[name], row.get("shots")
+        index.setdefault(key, {})[row["seed"]] = share
   # The tasks of one workdir start from the same classifier.
-  starts = [
-    index[task, ZERO_SHOT, None]
-    for task in CLASSIFIERS
-    if (task, ZERO_SHOT, None) in index
-  ]
-  for task in CLASSIFIERS if starts else ():
-    index.setdefault((task, ZERO_SHOT, None), starts[0])
+  starts = [index.get((task, ZERO_SHOT, None)) for task in CLASSIFYING]
+  if start := next(filter(None, starts), None):
+    for task in CLASSIFYING:
+      index.setdefault((task, ZERO_SHOT, None), start)
   return index
 
 
 def _tuned(results: Mapping) -> list[Mapping]:
   """Returns the arms of `tune_encoder` on the test images."""
-  for entry in results.get("encoder_accuracy", []):
-    if entry["split"] == "test":
-      return entry["arms"]
-  return []
+  entries = results.get("encoder_accuracy", [])
+  return next((e["arms"] for e in entries if e["split"] == "test"), [])
 
 
 def _ladder(results: Mapping, index: Index) -> dict:
-  """Table 3: our own rungs, as the paper does not say which its are."""
-  found = {}
+  """Table 3: the shares of our arms, as the paper does not name its layers."""
+  ours = {}
   if start := index.get(("tune_encoder", ZERO_SHOT, None)):
-    found["0 %", ""] = Found(ZERO_SHOT, start)
+    ours["0 %", ""] = Ours(ZERO_SHOT, start)
   for arm in _tuned(results):
-    share = number(arm["share_tuned"])
+    share = arm["share_tuned"]
     by_seed = index.get(("tune_encoder", arm["arm"], None))
     frozen = arm["batch_norm"] in (None, "frozen") and arm["data"] != "real"
     if share is not None and by_seed and frozen:
       row = _HEAD if arm["up_to"] == "head" else f"{100 * share:.4g} %"
-      found.setdefault((row, ""), Found(arm["arm"], by_seed))
-  return found
+      ours.setdefault((row, ""), Ours(arm["arm"], by_seed))
+  return ours
 
 
 def _batch_norms(results: Mapping, index: Index) -> dict:
   """Table 6: pairs of arms that differ in BatchNorm alone."""
-  found, tuned = {}, _tuned(results)
-  for data, own_data in _DATA.items():
+  ours, tuned = {}, _tuned(results)
+  for data, our_data in _DATA.items():
     rungs: dict = {}
     for arm in tuned:
-      if arm["data"] == own_data:
+      if arm["data"] == our_data:
         rungs.setdefault(arm["up_to"], {}).setdefault(arm["batch_norm"], arm)
     # Of several rungs, one that has both; the first of the config counts.
     both = [arms for arms in rungs.values() if len(arms) > 1]
@@ -195,8 +189,8 @@ def _batch_norms(results: Mapping, index: Index) -> dict:
       for words, batch_norm in _BATCH_NORM.items():
         arm = arms.get(batch_norm, {}).get("arm")
         if by_seed := index.get(("tune_encoder", arm, None)):
-          found[f"{data}, {words}", ""] = Found(arm, by_seed)
-  return found
+          ours[f"{data}, {words}", ""] = Ours(arm, by_seed)
+  return ours
 
 
 # --- ------
@@ -210,7 +204,7 @@ def compare(
 
   Args:
     key: of the table, one of `paper.keys`.
-    results: as of `gather.gather`.
+    results: as of `results.gather`.
     space: the label space of the config.
     encoder: paper.RN50 or paper.VIT_B16 where it is one of them, else None.
 
@@ -273,7 +267,7 @@ def _space(results: Mapping, space: str | None, task: str) -> str:
   """Returns the name of our data; a config may name a file of classes."""
   if task == "detect":  # other data than those of config.space
     return str(results.get(task, {}).get("space") or "no data")
-  said = (results.get(task, {}).get("space") for task in CLASSIFIERS)
+  said = (results.get(task, {}).get("space") for task in CLASSIFYING)
   return str(next(filter(None, said), None) or space or "no data")
 
 
@@ -337,9 +331,7 @@ def _summary(values: Sequence[float]) -> dict[str, Any]:
   return accuracy.summarize(values)._asdict()
 
 
-def _difference(
-  own: Found | None, other: Found | None
-) -> dict[str, Any] | None:
+def _difference(own: Ours | None, other: Ours | None) -> dict[str, Any] | None:
   """Pairs two arms by seed; zero-shot has none, and pairs with all."""
   if own is None or other is None:
     return None

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from browser import CHROMIUM
+from made_up_run import SYN
 from page_probes import FOCUS
-from report.test_report_detections import SYN
 
 from synthjax.report import paper
 

@@ -6,7 +6,6 @@ import ml_collections
 import pytest
 from made_up_run import (
   MAKERS,
-  finish,
   make_config,
   make_images,
   make_pretrained,
@@ -247,8 +246,7 @@ def test_the_page_is_written_again_for_a_new_export(tmp_path):
 
 
 def test_what_the_tasks_left_stands_in_the_run(tmp_path):
-  finish(tmp_path / "prompts", {"prompts.jsonl": [{"a": 1}]})
-  html, _ = write(make_workdir(tmp_path, ["tune"]))
+  html, _ = write(make_workdir(tmp_path, ["prompts", "tune"]))
   rows = Page(html).table("Tasks")
   assert rows[0] == ["task", "state", "files", "rows", "size (MB)", "digest"]
   assert [row[0] for row in rows[1:]] == ["prompts", "tune"]

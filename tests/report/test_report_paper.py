@@ -5,9 +5,17 @@ import pathlib
 import tomllib
 
 import pytest
-from made_up_run import ARMS, make_config, make_transfer, make_tuned, write
-from report.test_report_few_shot import METHODS, TO, make_encoder, make_few_shot
-from report_page import Page
+from made_up_run import (
+  ARMS,
+  METHODS,
+  make_config,
+  make_encoder,
+  make_few_shot,
+  make_transfer,
+  make_tuned,
+  write,
+)
+from report_page import TO, Page
 
 from synthjax.report import paper, paper_comparison
 from synthjax.runtime.errors import UserError
@@ -100,11 +108,12 @@ def test_names_of_ours_are_about_rows_that_exist():
       assert references.keys() | set(references.values()) <= rows, key
 
 
-def test_the_file_is_among_those_of_the_package():
+def test_its_files_are_among_those_of_the_package():
   project = tomllib.loads((ROOT / "pyproject.toml").read_text())
   patterns = project["tool"]["setuptools"]["package-data"]["synthjax"]
   files = {path for of in patterns for path in (ROOT / "synthjax").glob(of)}
-  assert ROOT / "synthjax" / "report" / "paper_tables.json" in files
+  names = {path.name for path in files if path.parent.name == "report"}
+  assert names == {"page.css", "page.js", "paper_tables.json"}
 
 
 # --- beside ours ------------------------------------------------------------
@@ -275,7 +284,7 @@ def test_without_anything_run_all_is_not_run(tmp_path, key):
   [
     (("tabel2",), "did you mean 'table2'"),
     (("table2", "figure2"), "did you mean 'figure1'"),
-    (("_about",), "no table of the paper"),
+    (("_about",), r"paper\[0\]='_about': needed one of table1, "),
     ("table2", r"needed a tuple"),
     (3, r"needed a tuple"),
   ],

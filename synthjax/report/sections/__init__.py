@@ -1,0 +1,44 @@
+"""Sections of the page: a module each, which the page finds by itself.
+
+A module of this folder has
+
+- `PLACE`: sections stand on the page in the order of these numbers;
+- `render(results) -> Section`: what the page shows, from what `results.json`
+  holds and the pictures beside it.
+
+and, where it needs them,
+
+- `gather(run, results) -> dict`: what it adds to `results.json`, from the files
+  of tasks or from their results;
+- `headline(results) -> list[Tile]`: numbers that stand for a whole run. The top
+  of the page shows those of the first section that has any;
+- `tiles(results) -> list[Tile]`: further numbers for the top.
+"""
+
+import importlib
+import pkgutil
+import types
+from typing import NamedTuple
+
+
+class Section(NamedTuple):
+  """A part of the page; without content it is left out."""
+
+  id: str
+  title: str
+  content: str  # HTML
+
+
+class Tile(NamedTuple):
+  """A number at the top of the page, all plain text."""
+
+  number: str
+  unit: str
+  words: str
+
+
+def modules() -> list[types.ModuleType]:
+  """Imports the modules of this folder, in the order of the page."""
+  names = [module.name for module in pkgutil.iter_modules(__path__)]
+  found = [importlib.import_module(f"{__name__}.{name}") for name in names]
+  return sorted(found, key=lambda module: module.PLACE)

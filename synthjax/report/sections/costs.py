@@ -4,10 +4,20 @@ import datetime
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from synthjax.report import charts, html_tables
-from synthjax.report.checked_files import number
-from synthjax.report.sections.accuracy import Section
+from synthjax.report import charts
+from synthjax.report.html_tables import (
+  NONE,
+  Number,
+  count,
+  decimal,
+  percent,
+  ratio,
+  short,
+  table,
+)
+from synthjax.report.sections import Section, Tile
 
+PLACE = 150
 _HOUR = 3600  # seconds
 _AMOUNTS = {  # task -> what its files have in their names, and their rows are
   "generate": (".array_record-", "images"),
@@ -24,27 +34,26 @@ def measure(
   """Adds up what runs of tasks have taken.
 
   Args:
-    records: of `timings.read`; those of `report` are left out, as the page is
-      written before its own time is known.
-    states: of the tasks, as by `reading.task_states`.
-    curves: as of `curves.curves`.
+    records: of `timings.read`; tasks come in their order. Those of `report` are
+      left out, as the page is written before its own time is known.
+    states: of the tasks, as of `checked_files.Run`.
+    curves: as of `training.curves`.
     price: of an hour of one device, or None.
 
   Returns:
-    Dict of tasks, seconds, device_hours, unknown (runs whose length is not
-    known), price_per_device_hour and price (or None). Each of `tasks` is a dict
-    of task, runs, unknown, seconds (of the clock: runs at the same time count
-    once), device_hours, devices (words), amount, unit and rate: how much the
-    task did, and how much in a second, where known; and price.
+    Dict of tasks, seconds, device_hours, unknown (runs of unknown length),
+    price_per_device_hour and price (or None). Each of `tasks` is a dict of
+    task, runs, unknown, seconds (of the clock: runs at the same time count
+    once), device_hours, devices (words), amount, unit and rate (how much the
+    task did, and how much in a second, or None), and price.
   """
-  of: dict[str, list[Mapping]] = {}
+  by_task: dict[str, list[Mapping]] = {}
   for record in records:
     if record["task"] != "report":
-      of.setdefault(record["task"], []).append(record)
-  order = {task: i for i, task in enumerate(states)}
+      by_task.setdefault(record["task"], []).append(record)
   tasks = [
-    _task(task, of[task], states.get(task, {}), curves, price)
-    for task in sorted(of, key=lambda task: order.get(task, len(order)))
+    _task(task, of_task, states.get(task, {}), curves, price)
+    for task, of_task in by_task.items()
   ]
   total = lambda key: sum(row[key] for row in tasks)
   hours = total("device_hours")
@@ -84,14 +93,14 @@ def _task(
     "devices": ", ".join(dict.fromkeys(kinds)),
     "amount": amount,
     "unit": unit,
-    "rate": None if unknown else html_tables.ratio(amount, _covered(last)),
+    "rate": None if unknown else ratio(amount, _covered(last)),
     "price": None if price is None else hours * price,
   }
 
 
 def _span(record: Mapping) -> tuple[float, float, int, bool] | None:
   """Returns start and end (seconds), devices, and whether it was completed."""
-  seconds, devices = map(number, (record.get("seconds"), record.get("devices")))
+  seconds, devices = record.get("seconds"), record.get("devices")
   try:
     began = datetime.datetime.fromisoformat(record.get("began")).timestamp()
   except (TypeError, ValueError):
@@ -148,95 +157,81 @@ def _amount(
 # --- the page ---------------------------------------------------------------
 
 
-def cost(results: Mapping) -> Section:
+def tiles(results: Mapping) -> list[Tile]:
+  """Shows the time of the whole run."""
+  cost = results.get("cost") or {"tasks": []}
+  if not cost["tasks"]:
+    return []
+  hours = _hours(cost["device_hours"]).text
+  number, *units = duration(cost["seconds"]).split(" ")
+  words = f"{hours} device-hours, without this page"
+  return [Tile(number, " ".join(units), words)]
+
+
+def render(results: Mapping) -> Section:
   """Shows what each task took, its share, and how fast it was."""
-  found = results.get("cost") or {"tasks": []}
-  tasks = found["tasks"]
+  cost = results.get("cost") or {"tasks": []}
+  tasks = cost["tasks"]
   if not tasks:
     return Section("cost", "Cost", "")
-  columns = {
-    "task": True,
-    "runs": any(row["runs"] > 1 for row in tasks),
-    "time": True,
-    "share (%)": True,
-    "done": True,
-    "a second": True,
-    "devices": len({row["devices"] for row in tasks}) > 1,  # else in the words
-    "device-hours": True,
-    "price": found["price"] is not None,
+  share = lambda row: ratio(row["seconds"], cost["seconds"])
+  columns = {"task": lambda row: row["task"]}
+  if any(row["runs"] > 1 for row in tasks):
+    columns["runs"] = lambda row: count(row["runs"])
+  columns |= {
+    "time": lambda row: Number(row["seconds"], duration(row["seconds"])),
+    "share (%)": lambda row: percent(share(row)),
+    "done": lambda row: _with_unit(count(row["amount"]), row["unit"]),
+    "a second": lambda row: _with_unit(
+      decimal(row["rate"], 1 if (row["rate"] or 0) >= 1 else 3), row["unit"]
+    ),
   }
-  rows = [
-    [
-      cell
-      for cell, shown in zip(_row(row, found), columns.values(), strict=True)
-      if shown
-    ]
-    for row in tasks
-  ]
-  head = [name for name, shown in columns.items() if shown]
-  table = html_tables.table(head, rows, caption="What each task took")
+  if len({row["devices"] for row in tasks}) > 1:  # else they are in the words
+    columns["devices"] = lambda row: row["devices"] or NONE
+  columns["device-hours"] = lambda row: _hours(row["device_hours"])
+  if cost["price"] is not None:
+    columns["price"] = lambda row: Number(row["price"], f"{row['price']:,.2f}")
   chart = charts.bars(
-    [
-      (
-        row["task"],
-        100 * (html_tables.ratio(row["seconds"], found["seconds"]) or 0),
-      )
-      for row in tasks
-    ],
+    [(row["task"], 100 * (share(row) or 0)) for row in tasks],
     xlabel="share of the time (%)",
     label="Share of each task in the time of the run, in percent",
     signed=False,
   )
-  pair = f"{charts.figure(chart, 'Where the time went.')}{table}"
+  pair = charts.figure(chart, "Where the time went.")
+  pair += table(columns, tasks, caption="What each task took")
   return Section(
-    "cost", "Cost", f'{_words(found)}<div class="pair lean">{pair}</div>'
+    "cost", "Cost", f'{_words(cost)}<div class="pair lean">{pair}</div>'
   )
 
 
-def _words(found: Mapping) -> str:
-  devices = dict.fromkeys(row["devices"] for row in found["tasks"])
+def _words(cost: Mapping) -> str:
+  devices = filter(None, dict.fromkeys(row["devices"] for row in cost["tasks"]))
   words = (
-    f"The tasks took {duration(found['seconds'])} and "
-    f"{_hours(found['device_hours']).text} device-hours on "
-    f"{escape(', '.join(filter(None, devices)) or 'unknown devices')}: the "
-    "time times all devices that the processes held, at work or waiting. "
-    "Compiling, reading and measuring are part of it, so that what was done "
-    "in a second is the mean over a whole task."
+    f"The tasks took {duration(cost['seconds'])} and "
+    f"{_hours(cost['device_hours']).text} device-hours on "
+    f"{escape(', '.join(devices) or 'unknown devices')}: the time times all "
+    "devices that the processes held, at work or waiting. Compiling, reading "
+    "and measuring are part of it, so that what was done in a second is the "
+    "mean over a whole task."
   )
-  if found["price"] is not None:
-    each = html_tables.short(found["price_per_device_hour"]).text
-    price = f"{found['price']:,.2f}"
-    words += f" At {each} for a device-hour that is {price}."
-  if found["unknown"]:
+  if cost["price"] is not None:
+    hour = short(cost["price_per_device_hour"]).text
+    words += f" At {hour} for a device-hour that is {cost['price']:,.2f}."
+  if cost["unknown"]:
     words += (
-      f" Not counted, as their length is not known: {found['unknown']} of the "
+      f" Not counted, as their length is not known: {cost['unknown']} of the "
       "runs of tasks, which were killed or are still at work."
     )
   return f"<p>{words}</p>"
 
 
-def _row(row: Mapping, found: Mapping) -> list:
-  unit = f" {row['unit']}" if row["unit"] else ""
-  write = lambda x, text: html_tables.Number(
-    x, html_tables.NONE if x is None else text
-  )
-  amount = html_tables.count(row["amount"])
-  rate = html_tables.decimal(row["rate"], 1 if (row["rate"] or 0) >= 1 else 3)
-  return [
-    row["task"],
-    html_tables.count(row["runs"]),
-    html_tables.Number(row["seconds"], duration(row["seconds"])),
-    html_tables.percent(html_tables.ratio(row["seconds"], found["seconds"])),
-    write(row["amount"], f"{amount.text}{unit}"),
-    write(row["rate"], f"{rate.text}{unit}"),
-    row["devices"] or html_tables.NONE,
-    _hours(row["device_hours"]),
-    write(row["price"], f"{row['price'] or 0:,.2f}"),
-  ]
+def _with_unit(number: Number, unit: str) -> Number:
+  text = f"{number.text} {unit}" if unit else number.text
+  return number if number.value is None else Number(number.value, text)
 
 
-def _hours(x: float) -> html_tables.Number:
-  return html_tables.decimal(x, 3)
+def _hours(x: float) -> Number:
+  return decimal(x, 3)
 
 
 def duration(seconds: float) -> str:

@@ -1,113 +1,107 @@
-"""What tuning the encoder itself was worth, as a section of the page."""
+"""What tuning the encoder itself was worth."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from synthjax.report import charts, html_tables, interval_charts
-from synthjax.report.checked_files import number
+from synthjax.report import interval_charts
+from synthjax.report.charts import hundred
+from synthjax.report.checked_files import Run
+from synthjax.report.html_tables import (
+  NONE,
+  count,
+  interval,
+  percent,
+  points,
+  short,
+  table,
+)
 from synthjax.report.interval_charts import Curve, Point
-from synthjax.report.sections.accuracy import Section, hundred
-from synthjax.report.sections.few_shot import BARS
+from synthjax.report.sections import Section
+from synthjax.report.sections.accuracy import by_split
 
+PLACE = 30
 _FEWEST = 3  # shares that make a chart
+_FACTS = ("share_tuned", "batch_norm", "data", "up_to")
+_COLUMNS = {
+  "arm": lambda arm: arm["arm"],
+  "tuned (%)": lambda arm: short(hundred(arm["share_tuned"])),
+  "BatchNorm": lambda arm: arm["batch_norm"] or NONE,
+  "mean (%)": lambda arm: percent(arm["mean"], 2),
+  "95 % interval": interval,
+  "std": lambda arm: percent(arm["std"], 2),
+  "gain (points)": lambda arm: points(arm["gain"], 2),
+  "seeds": lambda arm: count(arm["n"]),
+}
 
 
-def tuned_encoder(results: Mapping) -> Section:
+def gather(run: Run, results: Mapping) -> dict[str, Any]:
+  """Adds `encoder_accuracy`: `by_split`, each arm with its _FACTS.
+
+  `share_tuned` is a share of the parameters.
+  """
+  del run
+  if "tune_encoder" not in results:
+    return {}
+  facts = {
+    row["arm"]: {key: row.get(key) for key in _FACTS}
+    for row in results["tune_encoder"]["rows"]
+  }
+  return {
+    "encoder_accuracy": [
+      entry | {"arms": [arm | facts[arm["arm"]] for arm in entry["arms"]]}
+      for entry in by_split(results["tune_encoder"])
+    ]
+  }
+
+
+def render(results: Mapping) -> Section:
   """Shows each arm with the share of the parameters that it tuned."""
   parts = []
   for entry in results.get("encoder_accuracy", []):
     if not entry["arms"]:
       continue
-    table = _table(entry)
+    start = percent(entry["zero_shot"], 2)
+    rows = table(
+      _COLUMNS,
+      entry["arms"],
+      caption=f"Accuracy on {entry['split']} by the share of the parameters "
+      "that is tuned. BatchNorm: frozen, or by the batch",
+      first=[["zero-shot", short(0), "", start, *[""] * 4]],
+    )
     chart = _chart(entry)
     parts.append(
-      f'<div class="pair lean">{chart}{table}</div>' if chart else table
+      f'<div class="pair lean">{chart}{rows}</div>' if chart else rows
     )
   return Section("encoder", "Tuning the encoder", "".join(parts))
-
-
-def _table(entry: Mapping) -> str:
-  start = entry["zero_shot"]
-  rows: list = [
-    [
-      "zero-shot",
-      html_tables.short(0),
-      "",
-      html_tables.percent(start, 2),
-      "",
-      "",
-      "",
-      "",
-    ]
-  ]
-  rows += [
-    [
-      arm["arm"],
-      html_tables.short(hundred(arm["share_tuned"])),
-      str(arm["batch_norm"] or html_tables.NONE),
-      html_tables.percent(arm["mean"], 2),
-      html_tables.span(arm["low"], arm["high"]) or html_tables.NONE,
-      html_tables.percent(arm["std"], 2),
-      html_tables.points(arm["gain"], 2),
-      html_tables.count(arm["n"]),
-    ]
-    for arm in entry["arms"]
-  ]
-  head = (
-    "arm",
-    "tuned (%)",
-    "BatchNorm",
-    "mean (%)",
-    "95 % interval",
-    "std",
-    "gain (points)",
-    "seeds",
-  )
-  split = entry["split"]
-  return html_tables.table(
-    head,
-    rows,
-    caption=f"Accuracy on {split} by the share of the parameters that is "
-    "tuned. BatchNorm: frozen, or by the batch",
-  )
 
 
 def _chart(entry: Mapping) -> str:
   """Draws accuracy over share, a curve for each kind of arm."""
   groups: dict = {}
   for arm in entry["arms"]:
-    share = number(arm["share_tuned"])
-    if share is None or arm["mean"] is None:
-      continue
-    point = Point(
-      100 * share, *map(hundred, (arm["mean"], arm["low"], arm["high"]))
-    )
-    kind = arm["data"], arm["batch_norm"]
-    groups.setdefault(kind, {}).setdefault(point.x, point)
-  drawn = [
-    Curve(_kind(*kind), [of[x] for x in sorted(of)], colour)
-    for colour, (kind, of) in enumerate(groups.items())
+    if None not in (arm["share_tuned"], arm["mean"]):
+      percents = map(hundred, (arm["mean"], arm["low"], arm["high"]))
+      point = Point(100 * arm["share_tuned"], *percents)
+      group = groups.setdefault((arm["data"], arm["batch_norm"]), {})
+      group.setdefault(point.x, point)
+  curves = [
+    Curve(_kind(*kind), [group[x] for x in sorted(group)], colour)
+    for colour, (kind, group) in enumerate(groups.items())
   ]
-  if len({p.x for curve in drawn for p in curve.points}) < _FEWEST:
+  if len({p.x for curve in curves for p in curve.points}) < _FEWEST:
     return ""
-  start = hundred(entry["zero_shot"])
-  chart = interval_charts.curves(
-    drawn,
+  return interval_charts.figure(
+    curves,
+    f"Mean over seeds. {interval_charts.BARS}",
+    zero_shot=hundred(entry["zero_shot"]),
     x_ticks=(0, 20, 40, 60, 80, 100),
     xlabel="share of the parameters that is tuned (%)",
     ylabel=f"accuracy on {entry['split']} (%)",
     label="Accuracy over the share of tuned parameters",
-    reference=start,
   )
-  key = interval_charts.legend(
-    drawn, reference="" if start is None else "zero-shot"
-  )
-  return charts.figure(chart, f"Mean over seeds. {BARS}", key)
 
 
 def _kind(data: str | None, batch_norm: str | None) -> str:
-  parts = []
-  if data:
-    parts.append(f"{data} images")
-  if batch_norm:
-    parts.append(f"BN {batch_norm}")
-  return ", ".join(parts) or "all arms"
+  images = f"{data} images" if data else ""
+  norm = f"BN {batch_norm}" if batch_norm else ""
+  return ", ".join(filter(None, (images, norm))) or "all arms"

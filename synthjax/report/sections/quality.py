@@ -1,9 +1,9 @@
-"""The figures of the dataset card, as a section of the page."""
+"""The figures of the dataset card, near duplicates and neighbours."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
-from synthjax.report import html_tables as tables
 from synthjax.report.card.tables import (
   ONE_ENCODER,
   SET_NAMES,
@@ -11,18 +11,39 @@ from synthjax.report.card.tables import (
   few_images,
   figures_by,
 )
-from synthjax.report.sections.accuracy import Section
+from synthjax.report.checked_files import Run, files_of, read_json
+from synthjax.report.html_tables import (
+  NONE,
+  count,
+  decimal,
+  details,
+  grid,
+  percent,
+  short,
+  table,
+)
+from synthjax.report.sections import Section
 
+PLACE = 110
 _TITLE = "Quality of the images"
 
 
-def quality(results: Mapping) -> Section:
-  """Shows quality, likenesses among the images and to real ones."""
+def gather(run: Run, results: Mapping) -> dict[str, Any]:
+  """Adds `card`, with its `pairs`."""
+  del results
+  if not files_of(run, "card"):
+    return {}
+  pairs = read_json(run, "card", "pairs.json")
+  return {"card": read_json(run, "card", "card.json") | {"pairs": pairs}}
+
+
+def render(results: Mapping) -> Section:
+  """Shows quality, near duplicates, and the nearest real images."""
   card = results.get("card")
   if not card:
     return Section("quality", _TITLE, "")
-  pairs, found = card.get("pairs", {}), card["quality"]
-  figures = _figures(found, found["neighbours"])
+  pairs, quality = card.get("pairs", {}), card["quality"]
+  figures = _figures(quality, quality["neighbours"])
   content = (
     _intro(card)
     + f'<div class="pair">{figures}{_classes(card)}</div>'
@@ -35,15 +56,14 @@ def quality(results: Mapping) -> Section:
 
 
 def _intro(card: Mapping) -> str:
-  compared, count = card["quality"]["compared"], card["num_images"]
-  part = ""
-  if compared < count:
+  compared, drawn = card["quality"]["compared"], card["num_images"]
+  part = further = ""
+  if compared < drawn:
     part = (
-      f" Of {tables.count(count).text} images, {tables.count(compared).text} "
-      "were compared, chosen by chance."
+      f" Of {count(drawn).text} images, {count(compared).text} were compared, "
+      "chosen at random."
     )
-  further = ""
-  if names := [called(each["model"]) for each in _encoders(card)]:
+  if names := [called(encoder["model"]) for encoder in _encoders(card)]:
     further = escape(f", and of {' and '.join(names)}")
   return (
     "<p>All drawn images are the output of a model, and none is a photograph "
@@ -62,57 +82,52 @@ def _encoders(card: Mapping) -> Sequence[Mapping]:
 def _by_encoders(card: Mapping) -> str:
   """Shows the figures of each further encoder."""
   return "".join(
-    f"<h3>By {escape(called(each['model']))}</h3>"
-    + _figures(each, card["quality"]["neighbours"])
-    + (f"<p>{escape(note)}</p>" if (note := few_images(each)) else "")
-    for each in _encoders(card)
+    f"<h3>By {escape(called(encoder['model']))}</h3>"
+    + _figures(encoder, card["quality"]["neighbours"])
+    + (f"<p>{escape(note)}</p>" if (note := few_images(encoder)) else "")
+    for encoder in _encoders(card)
   )
 
 
-def _figures(found: Mapping, neighbours: int) -> str:
-  sets, rows = found["sets"], []
-  for key, name, better, source in figures_by(found):
-    values = [of["figures"].get(key) for of in sets.values()]
-    if any(value is not None for value in values):
-      label = f"{name}, {'↓' if better == 'lower' else '↑'}"
-      rows.append([label, *(tables.short(x) for x in values), source])
+def _figures(quality: Mapping, neighbours: int) -> str:
+  sets, rows = quality["sets"], []
+  for figure in figures_by(quality):
+    arrow = "↓" if figure.better == "lower" else "↑"
+    cells = [short(value) for value in figure.values]
+    rows.append([f"{figure.name}, {arrow}", *cells, figure.source])
   heads = ["measure", *(SET_NAMES[name] for name in sets), "of"]
   caption = (
     "↓ less is better, ↑ more is better. Precision to coverage: balls to "
     f"neighbour {neighbours}"
   )
-  return tables.table(heads, rows, caption=caption)
+  return grid(heads, rows, caption=caption)
 
 
 def _classes(card: Mapping) -> str:
-  own = card["quality"]["sets"]["all"]["by_class"]
-  rows = [
-    [
-      name,
-      tables.count(own["images"][i]),
-      tables.decimal(own["clip_score"][i], 1),
-      tables.decimal(own["vendi"][i], 1),
-      tables.decimal(own["distance"][i], 2),
-    ]
-    for i, name in enumerate(card["classes"])
-  ]
-  heads = ("class", "images", "CLIP score", "Vendi score", "distance")
-  return tables.table(
-    heads,
-    rows,
+  by_class = card["quality"]["sets"]["all"]["by_class"]
+  columns = {"class": lambda i: card["classes"][i]}
+  columns |= {
+    "images": lambda i: count(by_class["images"][i]),
+    "CLIP score": lambda i: decimal(by_class["clip_score"][i], 1),
+    "Vendi score": lambda i: decimal(by_class["vendi"][i], 1),
+    "distance": lambda i: decimal(by_class["distance"][i], 2),
+  }
+  return table(
+    columns,
+    range(len(card["classes"])),
     caption="All images by class; distance: mean cosine distance of two",
   )
 
 
 def _twins(found: Mapping, pairs: Sequence[Mapping]) -> str:
   text = (
-    f"<h3>Near duplicates</h3><p>{tables.count(found['equal_files']).text} "
+    f"<h3>Near duplicates</h3><p>{count(found['equal_files']).text} "
     "files are equal to one before them. At a cosine of "
     f"{found['threshold']:g} or more there are "
-    f"{tables.count(found['near_pairs']).text} pairs; if one of each group of "
+    f"{count(found['near_pairs']).text} pairs; if one of each group of "
     "such images stayed, "
-    f"{tables.count(found['near_more_than_one']).text} of "
-    f"{tables.count(found['compared']).text} would go.</p>"
+    f"{count(found['near_more_than_one']).text} of "
+    f"{count(found['compared']).text} would go.</p>"
   )
   return text + _pairs(pairs, "generated")
 
@@ -121,31 +136,27 @@ def _leakage(found: Mapping, pairs: Sequence[Mapping]) -> str:
   cosine, among = found["cosine"], found.get("cosine_among_real")
   text = (
     "<h3>Near the images that are measured on</h3>"
-    f"<p>{tables.count(found['near']).text} of "
-    f"{tables.count(found['compared']).text} generated images reach a cosine "
+    f"<p>{count(found['near']).text} of "
+    f"{count(found['compared']).text} generated images reach a cosine "
     f"of {found['threshold']:g} with one of "
-    f"{tables.count(found['real_images']).text} real ones."
+    f"{count(found['real_images']).text} real ones."
   )
   if among:
-    share = tables.percent(found["nearer_than_real"]).text
+    share = percent(found["nearer_than_real"]).text
     text += (
       f" {share} % are nearer to their nearest real image than any other real "
       "image is. Likeness of features is no copy: look at the nearest pairs."
     )
   names = (("median", "median"), ("p99", "99 % below"), ("max", "largest"))
-  rows = [["generated to real", *(_cosine(cosine[key]) for key, _ in names)]]
+  rows = [["generated to real", *(decimal(cosine[key], 3) for key, _ in names)]]
   if among:
-    rows.append(["real to real", *(_cosine(among[key]) for key, _ in names)])
-  table = tables.table(
+    rows.append(["real to real", *(decimal(among[key], 3) for key, _ in names)])
+  table = grid(
     ["images", *(name for _, name in names)],
     rows,
     caption="Cosine with the nearest image",
   )
   return f"{text}</p>{table}{_pairs(pairs, 'real')}"
-
-
-def _cosine(x: float) -> tables.Number:
-  return tables.decimal(x, 3)
 
 
 def _pairs(pairs: Sequence[Mapping], other: str) -> str:
@@ -168,26 +179,25 @@ def _pairs(pairs: Sequence[Mapping], other: str) -> str:
 
 
 def _side(side: Mapping, kind: str) -> str:
-  told = side.get("prompt") or side["id"]
+  hover = side.get("prompt") or side["id"]
   words = f"{kind}: {side['class']}"
   return (
-    f'<span title="{escape(told)}"><img src="{escape(side["image"])}" '
+    f'<span title="{escape(hover)}"><img src="{escape(side["image"])}" '
     f'alt="{escape(words)}" width="72" height="72">'
     f"{escape(words)}</span>"
   )
 
 
 def _models(card: Mapping) -> str:
-  rows = [
-    [
-      model["field"],
-      model["name"] or "not named",
-      model["what"] or tables.NONE,
-      model["licence"] or "not known",
-      model["sha256"][:12],
-    ]
-    for model in card["models"]
-  ]
-  heads = ("field", "file", "what", "licence", "SHA-256")
-  table = tables.table(heads, rows, caption="What the images were made with")
-  return tables.details("Models and licences", table)
+  models = table(
+    {
+      "field": lambda model: model["field"],
+      "file": lambda model: model["name"] or "not named",
+      "what": lambda model: model["what"] or NONE,
+      "licence": lambda model: model["licence"] or "not known",
+      "SHA-256": lambda model: model["sha256"][:12],
+    },
+    card["models"],
+    caption="What the images were made with",
+  )
+  return details("Models and licences", models)

@@ -1,0 +1,39 @@
+"""The prompts that the generator was given."""
+
+from collections.abc import Mapping
+from html import escape
+
+from synthjax.report.html_tables import count, details, table
+from synthjax.report.results import class_names
+from synthjax.report.sections import Section
+
+PLACE = 120
+_MAX_OPEN = 20  # rows that are shown without being asked for
+
+
+def render(results: Mapping) -> Section:
+  """Counts the prompts, and shows examples of each class."""
+  prompts = results.get("prompts")
+  if not prompts:
+    return Section("prompts", "Prompts", "")
+  names = class_names(results)
+  counts = ", ".join(
+    f"{count(n).text} {name}" for name, n in prompts["by_strategy"].items()
+  )
+  examples = table(
+    {
+      "class": lambda row: names.get(row["label"], str(row["label"])),
+      "strategy": lambda row: row["strategy"],
+      "prompts": lambda row: count(row["count"]),
+      "examples": lambda row: " · ".join(row["texts"]),
+    },
+    prompts["examples"],
+    caption="Prompts",
+  )
+  is_short = len(prompts["examples"]) <= _MAX_OPEN
+  return Section(
+    "prompts",
+    "Prompts",
+    f"<p>{count(prompts['count']).text} prompts: {escape(counts)}.</p>"
+    + details("Examples of each class", examples, opened=is_short),
+  )
