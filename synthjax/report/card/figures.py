@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -11,9 +11,9 @@ from etils import epath
 from synthjax.data.generated import scores as stored
 from synthjax.data.generated import shards
 from synthjax.data.pipeline.rows import Source
-from synthjax.evals import diversity
-from synthjax.evals import duplicates as near_ones
-from synthjax.evals import image_quality as measures
+from synthjax.encoders import ImageEncoder
+from synthjax.evals import diversity, image_quality
+from synthjax.evals.duplicates import near_duplicates, nearest_cosines
 from synthjax.report.card import contact_sheet
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
@@ -114,22 +114,21 @@ def quality(
   prompts = [drawn.about[i]["prompt"] for i in drawn.chosen]
   different, place = np.unique(prompts, return_inverse=True)
   of_prompts = encode_texts(different.tolist())
-  parts = {"all": np.full(len(prompts), True)}
-  if drawn.kept is not None:
-    parts["kept"] = drawn.kept[drawn.chosen]
   sets = {}
-  for name, part in parts.items():
+  for name, part in _parts(drawn).items():
     rows = drawn.chosen[part]
     features = drawn.scores.features[rows].astype(np.float32)
     labels = drawn.scores.labels[rows]
-    figures = measures.measure(
+    figures = image_quality.measure(
       features, labels, class_texts, of_prompts[place[part]]
     )
     if real:
-      figures |= measures.compare(features, real.features, k=neighbours)
+      figures |= image_quality.compare(features, real.features, k=neighbours)
     sets[name] = figures
   if real:
-    sets["real"] = measures.measure(real.features, real.labels, class_texts)
+    sets["real"] = image_quality.measure(
+      real.features, real.labels, class_texts
+    )
   return {
     "neighbours": neighbours,
     "compared": len(drawn.chosen),
@@ -154,7 +153,7 @@ def duplicates(
     Counts, and the nearest pairs with their images.
   """
   digests = np.array([row["sha256"] for row in drawn.about])
-  near = near_ones.near_duplicates(
+  near = near_duplicates(
     drawn.scores.features[drawn.chosen], threshold=threshold, limit=limit
   )
   pairs = [
@@ -169,7 +168,7 @@ def duplicates(
     )
   ]
   return {
-    "equal_files": int((near_ones.repeated(digests) > 0).sum()),
+    "equal_files": len(digests) - len(np.unique(digests)),
     "threshold": threshold,
     "compared": len(drawn.chosen),
     "near_pairs": near.num_pairs,
@@ -202,7 +201,7 @@ def leakage(
     Figures, and the nearest pairs with their images.
   """
   features = drawn.scores.features[drawn.chosen]
-  cosines, nearest = near_ones.nearest_cosines(features, real.features)
+  cosines, nearest = nearest_cosines(features, real.features)
   figures = {
     "real_images": len(real.rows),
     "compared": len(drawn.chosen),
@@ -212,7 +211,7 @@ def leakage(
   }
   among = None
   if len(real.rows) > 1:
-    among, _ = near_ones.nearest_cosines(real.features)
+    among, _ = nearest_cosines(real.features)
     figures["cosine_among_real"] = _quantiles(among)
     figures["nearer_than_real"] = float((cosines > among[nearest]).mean())
   order = np.argsort(-cosines, kind="stable")
@@ -270,14 +269,7 @@ def headline(card: Mapping[str, Any]) -> str:
   return f"{', '.join(words)}; {near:,} near duplicates"
 
 
-# --- the figures of a dataset card by further encoders, which know no texts
-
-
-class ImageEncoder(Protocol):
-  """What is needed of an encoder of images."""
-
-  encode_images: Callable[[Sequence[np.ndarray]], np.ndarray]
-  identity: Mapping[str, Any]
+# --- the figures by further encoders, which know no texts ---------------------
 
 
 def measure(
@@ -318,26 +310,30 @@ def measure(
   features, files = features_of(drawn.source, drawn.chosen, "drawn")
   of_real = None
   if real:
-    of_real, more = features_of(real.source, real.rows, "real")
-    files |= more
-  parts = {"all": np.full(len(features), True)}
-  if drawn.kept is not None:
-    parts["kept"] = drawn.kept[drawn.chosen]
+    of_real, real_files = features_of(real.source, real.rows, "real")
+    files |= real_files
   sets = {
-    name: {"figures": _figures(features[part], of_real, neighbours)}
-    for name, part in parts.items()
+    name: _figures(features[part], of_real, neighbours)
+    for name, part in _parts(drawn).items()
   }
   if real:
-    sets["real"] = {"figures": _figures(of_real, None, neighbours)}
-  return sets, files
+    sets["real"] = _figures(of_real, None, neighbours)
+  return {name: {"figures": figures} for name, figures in sets.items()}, files
 
 
 def _figures(
   features: np.ndarray, real: np.ndarray | None, neighbours: int
 ) -> dict[str, float | int | None]:
-  found = {"images": len(features), "vendi": None}
-  if len(features):
-    found["vendi"] = diversity.vendi_score(features)
+  vendi = diversity.vendi_score(features) if len(features) else None
+  figures = {"images": len(features), "vendi": vendi}
   if real is not None:
-    found |= measures.compare(features, real, k=neighbours)
-  return found
+    figures |= image_quality.compare(features, real, k=neighbours)
+  return figures
+
+
+def _parts(drawn: Drawn) -> dict[str, np.ndarray]:
+  """Returns the sets to measure: rows of `drawn.chosen`, bool [m]."""
+  parts = {"all": np.full(len(drawn.chosen), True)}
+  if drawn.kept is not None:
+    parts["kept"] = drawn.kept[drawn.chosen]
+  return parts
