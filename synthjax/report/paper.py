@@ -57,7 +57,20 @@ class Table(NamedTuple):
   title: str
   metric: str
   note: str
+  task: str  # whose numbers of ours stand beside it; "" where none do by name
+  # Rows whose arm, method or first weights of ours are called otherwise. The
+  # columns of few-shot tables are shots; in others an arm that is meant for one
+  # of several columns is called "row, column".
+  arms: Mapping[str, str]
+  # The row that others are compared with; or, of each row, its own.
+  reference: str | Mapping[str, str] | None
   grids: tuple[Grid, ...]
+
+  def reference_of(self, row: str) -> str | None:
+    """Returns the row that a row is compared with."""
+    if isinstance(self.reference, Mapping):
+      return self.reference.get(row)
+    return None if self.reference == row else self.reference
 
 
 def keys() -> list[str]:
@@ -68,8 +81,15 @@ def keys() -> list[str]:
 def read(key: str) -> Table:
   """Reads one of `keys`."""
   table = _load()[key]
-  grids = tuple(map(_grid, table["grids"]))
-  return Table(table["title"], table["metric"], table.get("note", ""), grids)
+  return Table(
+    table["title"],
+    table["metric"],
+    table.get("note", ""),
+    table.get("task", ""),
+    table.get("arms", {}),
+    table.get("reference"),
+    tuple(map(_grid, table["grids"])),
+  )
 
 
 def _grid(grid: Mapping[str, Any]) -> Grid:

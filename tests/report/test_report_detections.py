@@ -24,7 +24,6 @@ from report_page import TO, Page
 
 from synthjax.report import paper
 from synthjax.report.checked_files import Run
-from synthjax.report.paper_comparison import NAMES
 from synthjax.report.sections import detection
 from synthjax.runtime.errors import UserError
 
@@ -279,7 +278,8 @@ def test_other_images_than_voc_are_marked(tmp_path):
 
 
 def test_the_names_of_table_11_are_all_of_its_rows():
-  (grid,) = paper.read("table11").grids
-  assert NAMES["table11"][1].keys() == {
+  table = paper.read("table11")
+  (grid,) = table.grids
+  assert table.arms.keys() == {
     f"{row}, {column}" for row, column in grid.values
   }

@@ -17,7 +17,7 @@ from made_up_run import (
 )
 from report_page import TO, Page
 
-from synthjax.report import paper, paper_comparison
+from synthjax.report import paper
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import report
 
@@ -92,20 +92,14 @@ def test_the_data_sets_are_our_label_spaces_and_the_papers():
   assert set(paper.DATA_SETS.values()) == in_table1
 
 
-def test_names_of_ours_are_about_rows_that_exist():
-  for key, (_, names) in paper_comparison.NAMES.items():
-    grids = paper.read(key).grids
-    rows = {row for grid in grids for row, _ in grid.values}
-    rows |= {
-      f"{row}, {column}" for grid in grids for row, column in grid.values
-    }
-    assert names.keys() <= rows, key
-  for key, references in paper_comparison.REFERENCES.items():
-    rows = {row for grid in paper.read(key).grids for row, _ in grid.values}
-    if isinstance(references, str):
-      assert references in rows, key
-    else:
-      assert references.keys() | set(references.values()) <= rows, key
+@pytest.mark.parametrize("key", paper.keys())
+def test_arms_and_references_are_about_rows_that_exist(key):
+  table = paper.read(key)
+  rows = {row for grid in table.grids for row, _ in grid.values}
+  cells = {f"{row}, {x}" for grid in table.grids for row, x in grid.values}
+  assert table.arms.keys() <= rows | cells
+  references = {row: table.reference_of(row) for row in rows}
+  assert {*references.values()} <= rows | {None}
 
 
 def test_its_files_are_among_those_of_the_package():

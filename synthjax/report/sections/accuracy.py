@@ -3,19 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from synthjax.report import charts
+from synthjax.report import charts, html
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run
-from synthjax.report.html_tables import (
-  count,
-  decimal,
-  grid,
-  interval,
-  percent,
-  points,
-  ratio,
-  table,
-)
 from synthjax.report.sections import Section, Tile
 
 PLACE = 10
@@ -26,14 +16,14 @@ _DOTS = (
 )
 _COLUMNS = {
   "arm": lambda arm: arm["arm"],
-  "mean (%)": lambda arm: percent(arm["mean"], 2),
-  "95 % interval": interval,
-  "gain (points)": lambda arm: points(arm["gain"], 2),
-  "± std. error": lambda arm: percent(arm["gain_stderr"], 2),
-  "std": lambda arm: percent(arm["std"], 2),
-  "seeds": lambda arm: count(arm["n"]),
-  "gain / error": lambda arm: decimal(
-    ratio(arm["gain"], arm["gain_stderr"]), 1
+  "mean (%)": lambda arm: html.percent(arm["mean"], 2),
+  "95 % interval": html.interval,
+  "gain (points)": lambda arm: html.points(arm["gain"], 2),
+  "± std. error": lambda arm: html.percent(arm["gain_stderr"], 2),
+  "std": lambda arm: html.percent(arm["std"], 2),
+  "seeds": lambda arm: html.count(arm["n"]),
+  "gain / error": lambda arm: html.decimal(
+    html.ratio(arm["gain"], arm["gain_stderr"]), 1
   ),
 }
 
@@ -118,16 +108,19 @@ def headline(results: Mapping) -> list[Tile]:
   if not (choice := choose_arm(results)):
     return []
   arm, split = choice["arm"], choice["split"]
-  error, seeds = percent(arm["gain_stderr"]).text, count(arm["n"]).text
+  error, seeds = (
+    html.percent(arm["gain_stderr"]).text,
+    html.count(arm["n"]).text,
+  )
   return [
-    Tile(percent(choice["zero_shot"]).text, "%", f"zero-shot on {split}"),
+    Tile(html.percent(choice["zero_shot"]).text, "%", f"zero-shot on {split}"),
     Tile(
-      percent(arm["mean"]).text,
+      html.percent(arm["mean"]).text,
       "%",
       f"{arm['arm']} on {split}, {choice['chosen']}",
     ),
     Tile(
-      points(arm["gain"]).text,
+      html.points(arm["gain"]).text,
       f"± {error}",
       f"points of gain ± standard error, {seeds} seeds",
     ),
@@ -138,7 +131,10 @@ def render(results: Mapping) -> Section:
   """Shows zero-shot and every arm, on every split."""
   parts = []
   for entry in sorted(results.get("accuracy", []), key=_order):
-    title, start = f"Accuracy on {entry['split']}", percent(entry["zero_shot"])
+    title, start = (
+      f"Accuracy on {entry['split']}",
+      html.percent(entry["zero_shot"]),
+    )
     chart = charts.dots(
       [charts.dot(arm["arm"], arm) for arm in entry["arms"]],
       xlabel=f"accuracy on {entry['split']} (%)",
@@ -148,11 +144,11 @@ def render(results: Mapping) -> Section:
     dashed = (
       "" if start.value is None else f"; dashed: zero-shot, {start.text} %"
     )
-    rows = table(
+    rows = html.table(
       _COLUMNS,
       entry["arms"],
       caption=title,
-      first=[["zero-shot", percent(start.value, 2), *[""] * 6]],
+      first=[["zero-shot", html.percent(start.value, 2), *[""] * 6]],
     )
     parts.append(
       '<div class="pair lean">'
@@ -171,7 +167,7 @@ def _best_epochs(results: Mapping) -> str:
     if row.get("best_epoch_on_test") is not None:
       arms.setdefault(row["arm"], []).append(row["best_epoch_on_test"])
   rows = [
-    [arm, count(len(shares)), percent(sum(shares) / len(shares), 2)]
+    [arm, html.count(len(shares)), html.percent(sum(shares) / len(shares), 2)]
     for arm, shares in arms.items()
   ]
   caption = (
@@ -179,4 +175,4 @@ def _best_epochs(results: Mapping) -> str:
     "the paper prints it"
   )
   head = ("arm", "seeds", "mean (%)")
-  return grid(head, rows, caption=caption) if rows else ""
+  return html.grid(head, rows, caption=caption) if rows else ""

@@ -2,15 +2,7 @@
 
 from collections.abc import Mapping
 
-from synthjax.report import charts
-from synthjax.report.html_tables import (
-  count,
-  decimal,
-  percent,
-  points,
-  ratio,
-  table,
-)
+from synthjax.report import charts, html
 from synthjax.report.results import class_names
 from synthjax.report.sections import Section, confusion
 
@@ -37,27 +29,29 @@ def render(results: Mapping) -> Section:
   }
   columns = {"class": lambda label: names.get(label, str(label))}
   if accuracies:
-    share_of = lambda label, i: percent(accuracies.get(label, (None, None))[i])
+    share_of = lambda label, i: html.percent(
+      accuracies.get(label, (None, None))[i]
+    )
     columns |= {
       "zero-shot (%)": lambda label: share_of(label, 0),
       f"{after['arm']} (%)": lambda label: share_of(label, 1),
-      "gain (points)": lambda label: points(gains.get(label)),
+      "gain (points)": lambda label: html.points(gains.get(label)),
     }
   if filtered:
     of = lambda label, key: filtered.get(label, {}).get(key)
     columns |= {
-      "images": lambda label: count(of(label, "images")),
-      "kept": lambda label: count(of(label, "kept")),
-      "kept (%)": lambda label: percent(
-        ratio(of(label, "kept"), of(label, "images")), 0
+      "images": lambda label: html.count(of(label, "images")),
+      "kept": lambda label: html.count(of(label, "kept")),
+      "kept (%)": lambda label: html.percent(
+        html.ratio(of(label, "kept"), of(label, "images")), 0
       ),
-      "mean p_own": lambda label: decimal(of(label, "mean_p_own"), 2),
+      "mean p_own": lambda label: html.decimal(of(label, "mean_p_own"), 2),
     }
   if len(columns) == 1:
     return Section("classes", "Classes", "")
   chart = _gains(gains, names, after) if gains else ""
   labels = dict.fromkeys([*names, *accuracies, *filtered])
-  rows = table(columns, labels, caption="Each class")
+  rows = html.table(columns, labels, caption="Each class")
   return Section(
     "classes", "Classes", f'<div class="pair lean">{chart}{rows}</div>'
   )

@@ -7,9 +7,8 @@ import numpy as np
 
 from synthjax.evals import accuracy as classify
 from synthjax.evals.arms import ZERO_SHOT
-from synthjax.report import charts
+from synthjax.report import charts, html
 from synthjax.report.checked_files import Run
-from synthjax.report.html_tables import count, details, grid, percent
 from synthjax.report.results import CLASSIFYING, class_names
 from synthjax.report.sections import Section
 from synthjax.report.sections.accuracy import choose_arm
@@ -79,7 +78,7 @@ def render(results: Mapping) -> Section:
     if matrix in shown:
       content += _show(matrix, names)
     else:
-      others += details(_title(matrix), _show(matrix, names))
+      others += html.details(_title(matrix), _show(matrix, names))
   content = f'<div class="pair">{content}</div>' if content else ""
   return Section("confusion", "Confusions", content + others)
 
@@ -101,10 +100,10 @@ def _show(matrix: Mapping, names: Mapping) -> str:
     if n and i != j
   ]
   mistakes.sort(reverse=True)
-  worst = grid(
+  worst = html.grid(
     ("true class", "predicted", "times", "of the class (%)"),
     [
-      [true, predicted, count(n), percent(share)]
+      [true, predicted, html.count(n), html.percent(share)]
       for n, share, true, predicted in mistakes[:10]
     ],
     caption=f"Most frequent mistakes, {title}",
@@ -112,12 +111,12 @@ def _show(matrix: Mapping, names: Mapping) -> str:
   whole = ""
   if len(counts) <= _MAX_CELLS:
     rows = [
-      [name, *map(count, row)]
+      [name, *map(html.count, row)]
       for name, row in zip(classes, counts, strict=True)
     ]
     caption = f"Counts, {title}, of all its seeds; columns are predictions"
-    cells = grid(["true class", *classes], rows, caption=caption)
-    whole = details("All counts", cells)
+    cells = html.grid(["true class", *classes], rows, caption=caption)
+    whole = html.details("All counts", cells)
   return f"<div>{chart}{worst}{whole}</div>"
 
 

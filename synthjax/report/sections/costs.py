@@ -2,19 +2,8 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
-from html import escape
 
-from synthjax.report import charts
-from synthjax.report.html_tables import (
-  NONE,
-  Number,
-  count,
-  decimal,
-  percent,
-  ratio,
-  short,
-  table,
-)
+from synthjax.report import charts, html
 from synthjax.report.sections import Section, Tile
 
 PLACE = 150
@@ -93,7 +82,7 @@ def _task(
     "devices": ", ".join(dict.fromkeys(kinds)),
     "amount": amount,
     "unit": unit,
-    "rate": None if unknown else ratio(amount, _covered(last)),
+    "rate": None if unknown else html.ratio(amount, _covered(last)),
     "price": None if price is None else hours * price,
   }
 
@@ -174,23 +163,26 @@ def render(results: Mapping) -> Section:
   tasks = cost["tasks"]
   if not tasks:
     return Section("cost", "Cost", "")
-  share = lambda row: ratio(row["seconds"], cost["seconds"])
+  share = lambda row: html.ratio(row["seconds"], cost["seconds"])
   columns = {"task": lambda row: row["task"]}
   if any(row["runs"] > 1 for row in tasks):
-    columns["runs"] = lambda row: count(row["runs"])
+    columns["runs"] = lambda row: html.count(row["runs"])
   columns |= {
-    "time": lambda row: Number(row["seconds"], duration(row["seconds"])),
-    "share (%)": lambda row: percent(share(row)),
-    "done": lambda row: _with_unit(count(row["amount"]), row["unit"]),
+    "time": lambda row: html.Number(row["seconds"], duration(row["seconds"])),
+    "share (%)": lambda row: html.percent(share(row)),
+    "done": lambda row: _with_unit(html.count(row["amount"]), row["unit"]),
     "a second": lambda row: _with_unit(
-      decimal(row["rate"], 1 if (row["rate"] or 0) >= 1 else 3), row["unit"]
+      html.decimal(row["rate"], 1 if (row["rate"] or 0) >= 1 else 3),
+      row["unit"],
     ),
   }
   if len({row["devices"] for row in tasks}) > 1:  # else they are in the words
-    columns["devices"] = lambda row: row["devices"] or NONE
+    columns["devices"] = lambda row: row["devices"] or html.NONE
   columns["device-hours"] = lambda row: _hours(row["device_hours"])
   if cost["price"] is not None:
-    columns["price"] = lambda row: Number(row["price"], f"{row['price']:,.2f}")
+    columns["price"] = lambda row: html.Number(
+      row["price"], f"{row['price']:,.2f}"
+    )
   chart = charts.bars(
     [(row["task"], 100 * (share(row) or 0)) for row in tasks],
     xlabel="share of the time (%)",
@@ -198,7 +190,7 @@ def render(results: Mapping) -> Section:
     signed=False,
   )
   pair = charts.figure(chart, "Where the time went.")
-  pair += table(columns, tasks, caption="What each task took")
+  pair += html.table(columns, tasks, caption="What each task took")
   return Section(
     "cost", "Cost", f'{_words(cost)}<div class="pair lean">{pair}</div>'
   )
@@ -209,13 +201,13 @@ def _words(cost: Mapping) -> str:
   words = (
     f"The tasks took {duration(cost['seconds'])} and "
     f"{_hours(cost['device_hours']).text} device-hours on "
-    f"{escape(', '.join(devices) or 'unknown devices')}: the time times all "
-    "devices that the processes held, at work or waiting. Compiling, reading "
-    "and measuring are part of it, so that what was done in a second is the "
-    "mean over a whole task."
+    f"{html.escape(', '.join(devices) or 'unknown devices')}: the time times "
+    "all devices that the processes held, at work or waiting. Compiling, "
+    "reading and measuring are part of it, so that what was done in a second "
+    "is the mean over a whole task."
   )
   if cost["price"] is not None:
-    hour = short(cost["price_per_device_hour"]).text
+    hour = html.short(cost["price_per_device_hour"]).text
     words += f" At {hour} for a device-hour that is {cost['price']:,.2f}."
   if cost["unknown"]:
     words += (
@@ -225,13 +217,13 @@ def _words(cost: Mapping) -> str:
   return f"<p>{words}</p>"
 
 
-def _with_unit(number: Number, unit: str) -> Number:
+def _with_unit(number: html.Number, unit: str) -> html.Number:
   text = f"{number.text} {unit}" if unit else number.text
-  return number if number.value is None else Number(number.value, text)
+  return number if number.value is None else html.Number(number.value, text)
 
 
-def _hours(x: float) -> Number:
-  return decimal(x, 3)
+def _hours(x: float) -> html.Number:
+  return html.decimal(x, 3)
 
 
 def duration(seconds: float) -> str:

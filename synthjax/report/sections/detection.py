@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import NamedTuple
 
 import numpy as np
@@ -11,20 +10,9 @@ import numpy as np
 from synthjax.data.pipeline.codecs import shrink
 from synthjax.detection import average_precision
 from synthjax.detection.results import METRICS
-from synthjax.report import charts
+from synthjax.report import charts, html
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run, files_of, read_image, read_json
-from synthjax.report.html_tables import (
-  Cell,
-  count,
-  decimal,
-  details,
-  interval,
-  interval_or_seed,
-  percent,
-  points,
-  table,
-)
 from synthjax.report.sections import Section, Tile
 
 PLACE = 80
@@ -54,12 +42,14 @@ def headline(results: Mapping) -> list[Tile]:
   if not rows:
     return []
   last = rows[-1]
-  tiles = [Tile(percent(last["mean"]).text, "%", f"AP50 of {last['init']}")]
+  tiles = [
+    Tile(html.percent(last["mean"]).text, "%", f"AP50 of {last['init']}")
+  ]
   for gain in found["differences"]:
     if (gain["init"], gain["metric"]) == (last["init"], "AP50"):
-      error = f"± {percent(gain['stderr']).text} points"
+      error = f"± {html.percent(gain['stderr']).text} points"
       words = f"AP50 against {gain['reference']} ± standard error"
-      return [*tiles, Tile(points(gain["mean"]).text, error, words)]
+      return [*tiles, Tile(html.points(gain["mean"]).text, error, words)]
   return tiles
 
 
@@ -101,14 +91,15 @@ def _chart(by_init: Mapping, reference: str | None) -> str:
 
 def _table(by_init: Mapping) -> str:
   def cell(metric):
-    return lambda item: Cell(
-      percent(item[1][metric]["mean"], 2), [interval_or_seed(item[1][metric])]
+    return lambda item: html.Cell(
+      html.percent(item[1][metric]["mean"], 2),
+      [html.interval_or_seed(item[1][metric])],
     )
 
-  return table(
+  return html.table(
     {
       "first weights": lambda item: item[0],
-      "seeds": lambda item: count(item[1]["AP50"]["n"]),
+      "seeds": lambda item: html.count(item[1]["AP50"]["n"]),
     }
     | {metric: cell(metric) for metric in METRICS},
     by_init.items(),
@@ -120,14 +111,14 @@ def _table(by_init: Mapping) -> str:
 def _differences(differences: Sequence[Mapping]) -> str:
   if not differences:
     return ""
-  return table(
+  return html.table(
     {
       "difference": lambda row: f"{row['init']} − {row['reference']}",
       "metric": lambda row: row["metric"],
-      "pairs": lambda row: count(row["n"]),
-      "mean (points)": lambda row: points(row["mean"], 2),
-      "± std. error": lambda row: percent(row["stderr"], 2),
-      "95 % interval": lambda row: interval(row, points),
+      "pairs": lambda row: html.count(row["n"]),
+      "mean (points)": lambda row: html.points(row["mean"], 2),
+      "± std. error": lambda row: html.percent(row["stderr"], 2),
+      "95 % interval": lambda row: html.interval(row, html.points),
     },
     differences,
     caption="Difference in average precision, paired by seed",
@@ -158,8 +149,8 @@ def _classes(
     def write(name):
       x, below = ap50[init][name], []
       if init != reference and None not in (x, start[name]):
-        below = [points(x - start[name]).text]
-      return Cell(percent(x), below)
+        below = [html.points(x - start[name]).text]
+      return html.Cell(html.percent(x), below)
 
     return write
 
@@ -173,9 +164,9 @@ def _classes(
   ]
   note = ""
   if empty:
-    names = escape(", ".join(empty))
+    names = html.escape(", ".join(empty))
     note = f"<p>Without objects, and left out of the means: {names}.</p>"
-  rows = table(
+  rows = html.table(
     {"class": lambda name: name} | {init: cell(init) for init in inits},
     found["classes"],
     caption=caption,
@@ -332,12 +323,12 @@ def _drawings(examples: Sequence[Example], inits: Sequence[str]) -> str:
     for example in group
     for box in _shown(example)
   ]
-  rows = table(
+  rows = html.table(
     {
       "image": lambda row: str(row[0]),
       "first weights": lambda row: row[1],
       "class": lambda row: row[2].label,
-      "score": lambda row: decimal(row[2].score, 3),
+      "score": lambda row: html.decimal(row[2].score, 3),
       "verdict": lambda row: row[2].verdict,
       "box (px)": lambda row: ", ".join(f"{x:.0f}" for x in row[2].box),
     },
@@ -346,7 +337,7 @@ def _drawings(examples: Sequence[Example], inits: Sequence[str]) -> str:
   )
   return (
     f"<h3>Detections in test images</h3><p>{_DRAWN}</p>{''.join(parts)}"
-    + details("Drawn detections as a table", rows)
+    + html.details("Drawn detections as a table", rows)
   )
 
 
@@ -361,7 +352,7 @@ def _figure(example: Example, image: str) -> str:
   caption += f"; {hidden} more below {LEAST_SCORE}" if hidden else ""
   return (
     f'<figure><button type="button" class="zoom">{_draw(example, image)}'
-    f"</button><figcaption>{escape(caption)}</figcaption></figure>"
+    f"</button><figcaption>{html.escape(caption)}</figcaption></figure>"
   )
 
 
@@ -382,7 +373,7 @@ def _draw(example: Example, image: str) -> str:
     parts.append(f'<path class="halo" d="{path}"/>')
     parts.append(
       f'<path class="{kind} line" d="{path}">'
-      f"<title>{escape(_words(box))}</title></path>"
+      f"<title>{html.escape(_words(box))}</title></path>"
     )
   parts += [_truth_name(box, scale, width, height) for box in example.truth]
   parts += _tags(shown, scale, width, height)
@@ -393,7 +384,7 @@ def _draw(example: Example, image: str) -> str:
   return (
     f'<svg class="{kind}" viewBox="0 0 {width:.1f} {height:.1f}" '
     'preserveAspectRatio="xMinYMin" role="img" '
-    f'aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    f'aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
   )
 
 
@@ -425,7 +416,7 @@ def _truth_name(box: Box, scale: float, width: float, height: float) -> str:
   text = box.label + (", difficult" if box.verdict else "")
   return (
     f'<text class="named" x="{x:.1f}" y="{y:.1f}" text-anchor="end">'
-    f"{escape(charts.cut(text, 22))}</text>"
+    f"{html.escape(charts.cut(text, 22))}</text>"
   )
 
 
@@ -452,6 +443,6 @@ def _tags(
       f'width="{size:.1f}" height="{_LINE}"/>'
       f'<text class="on" x="{x + 3:.1f}" y="{y + 11:.1f}" '
       f'textLength="{size - 6:.1f}" lengthAdjust="spacingAndGlyphs">'
-      f"{escape(text)}</text>"
+      f"{html.escape(text)}</text>"
     )
   return parts

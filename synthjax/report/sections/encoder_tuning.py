@@ -3,18 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from synthjax.report import interval_charts
+from synthjax.report import html, interval_charts
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run
-from synthjax.report.html_tables import (
-  NONE,
-  count,
-  interval,
-  percent,
-  points,
-  short,
-  table,
-)
 from synthjax.report.interval_charts import Curve, Point
 from synthjax.report.sections import Section
 from synthjax.report.sections.accuracy import by_split
@@ -24,13 +15,13 @@ _FEWEST = 3  # shares that make a chart
 _FACTS = ("share_tuned", "batch_norm", "data", "up_to")
 _COLUMNS = {
   "arm": lambda arm: arm["arm"],
-  "tuned (%)": lambda arm: short(hundred(arm["share_tuned"])),
-  "BatchNorm": lambda arm: arm["batch_norm"] or NONE,
-  "mean (%)": lambda arm: percent(arm["mean"], 2),
-  "95 % interval": interval,
-  "std": lambda arm: percent(arm["std"], 2),
-  "gain (points)": lambda arm: points(arm["gain"], 2),
-  "seeds": lambda arm: count(arm["n"]),
+  "tuned (%)": lambda arm: html.short(hundred(arm["share_tuned"])),
+  "BatchNorm": lambda arm: arm["batch_norm"] or html.NONE,
+  "mean (%)": lambda arm: html.percent(arm["mean"], 2),
+  "95 % interval": html.interval,
+  "std": lambda arm: html.percent(arm["std"], 2),
+  "gain (points)": lambda arm: html.points(arm["gain"], 2),
+  "seeds": lambda arm: html.count(arm["n"]),
 }
 
 
@@ -60,13 +51,13 @@ def render(results: Mapping) -> Section:
   for entry in results.get("encoder_accuracy", []):
     if not entry["arms"]:
       continue
-    start = percent(entry["zero_shot"], 2)
-    rows = table(
+    start = html.percent(entry["zero_shot"], 2)
+    rows = html.table(
       _COLUMNS,
       entry["arms"],
       caption=f"Accuracy on {entry['split']} by the share of the parameters "
       "that is tuned. BatchNorm: frozen, or by the batch",
-      first=[["zero-shot", short(0), "", start, *[""] * 4]],
+      first=[["zero-shot", html.short(0), "", start, *[""] * 4]],
     )
     chart = _chart(entry)
     parts.append(

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from synthjax.report import html
 from synthjax.report.checked_files import Run
-from synthjax.report.html_tables import count, short, table
 from synthjax.report.sections import Section
 from synthjax.runtime import artifacts
 
@@ -23,9 +23,9 @@ _COLUMNS = {
   "format": lambda entry: FORMATS.get(entry["format"], entry["format"]),
   "which": lambda entry: _WHICH[entry["selection"]],
   "split": lambda entry: entry["split"],
-  "images": lambda entry: count(entry["images"]),
-  "files": lambda entry: count(entry["files"]),
-  "size (MB)": lambda entry: short(entry["bytes"] / 1e6),
+  "images": lambda entry: html.count(entry["images"]),
+  "files": lambda entry: html.count(entry["files"]),
+  "size (MB)": lambda entry: html.short(entry["bytes"] / 1e6),
 }
 
 
@@ -69,7 +69,9 @@ def render(results: Mapping) -> Section:
   """Shows which formats there are, where they lie and how large they are."""
   if not results["exports"]:
     return Section("export", "Exports", "")
-  rows = table(_COLUMNS, results["exports"], caption="Folders of the workdir")
+  rows = html.table(
+    _COLUMNS, results["exports"], caption="Folders of the workdir"
+  )
   return Section(
     "export",
     "Exports",

@@ -3,16 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthjax.report import interval_charts
+from synthjax.report import html, interval_charts
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run
-from synthjax.report.html_tables import (
-  Cell,
-  Number,
-  grid,
-  interval_or_seed,
-  percent,
-)
 from synthjax.report.interval_charts import Curve, Point
 from synthjax.report.sections import Section, Tile
 from synthjax.report.sections.accuracy import by_split
@@ -67,11 +60,11 @@ def headline(results: Mapping) -> list[Tile]:
           f"{method['method']}, {point['shots']:g} shots, the first method of "
           "the config"
         )
-        start = percent(entry["zero_shot"]).text
-        unit = f"% ({interval_or_seed(point)})"
+        start = html.percent(entry["zero_shot"]).text
+        unit = f"% ({html.interval_or_seed(point)})"
         return [
           Tile(start, "%", f"zero-shot on {entry['split']}"),
-          Tile(percent(point["mean"]).text, unit, words),
+          Tile(html.percent(point["mean"]).text, unit, words),
         ]
   return []
 
@@ -143,21 +136,24 @@ def _table(entry: Mapping) -> str:
     x: max([*means[x], *([] if zero_shot is None else [zero_shot])], default=0)
     for x in shots
   }
-  start = percent(zero_shot, 2)
+  start = html.percent(zero_shot, 2)
   rows = [
-    ["zero-shot", *(Cell(start, best=zero_shot == best[x]) for x in shots)]
+    ["zero-shot", *(html.Cell(start, best=zero_shot == best[x]) for x in shots)]
   ]
   for method, points in methods.items():
     cells = []
     for x in shots:
       if point := points.get(x):
         is_best = point["mean"] == best[x] != zero_shot
-        mean, below = percent(point["mean"], 2), [interval_or_seed(point)]
-        cells.append(Cell(mean, below, best=is_best))
+        mean, below = (
+          html.percent(point["mean"], 2),
+          [html.interval_or_seed(point)],
+        )
+        cells.append(html.Cell(mean, below, best=is_best))
       else:
-        cells.append(Cell(Number(None, "not run")))
+        cells.append(html.Cell(html.Number(None, "not run")))
     rows.append([method, *cells])
-  return grid(
+  return html.grid(
     ["method", *(f"{x:g} shot{'s' * (x != 1)}" for x in shots)],
     rows,
     caption=f"Accuracy on {entry['split']} by shots (%): mean over seeds, with "

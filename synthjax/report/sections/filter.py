@@ -1,18 +1,9 @@
 """Which images the filter kept, and why it dropped others."""
 
 from collections.abc import Mapping
-from html import escape
 
 from synthjax.data.generated.clip_filter import FILLED
-from synthjax.report import charts
-from synthjax.report.html_tables import (
-  count,
-  details,
-  grid,
-  percent,
-  ratio,
-  table,
-)
+from synthjax.report import charts, html
 from synthjax.report.results import NUM_BINS, class_names
 from synthjax.report.sections import Section, Tile
 from synthjax.report.sections.images import Album, thumbs
@@ -32,11 +23,11 @@ def tiles(results: Mapping) -> list[Tile]:
   kept, images = selection["kept"], selection["images"]
   words = "kept by the filter"
   if filled := selection["reasons"].get(FILLED):
-    share = percent(ratio(filled, kept), 0).text
+    share = html.percent(html.ratio(filled, kept), 0).text
     words = f"kept, {share} % of them to fill up classes of too few"
   return [
-    Tile(count(images).text, "", "images scored"),
-    Tile(percent(ratio(kept, images), 0).text, "%", words),
+    Tile(html.count(images).text, "", "images scored"),
+    Tile(html.percent(html.ratio(kept, images), 0).text, "%", words),
   ]
 
 
@@ -58,28 +49,36 @@ def render(results: Mapping) -> Section:
   figure = charts.figure(chart, caption, charts.legend(["kept", "dropped"]))
   total = selection["images"]
   reasons = [
-    [reason or "no reason given", count(n), percent(ratio(n, total))]
+    [
+      reason or "no reason given",
+      html.count(n),
+      html.percent(html.ratio(n, total)),
+    ]
     for reason, n in sorted(selection["reasons"].items(), key=lambda x: -x[1])
   ]
-  strategies = table(
+  strategies = html.table(
     {
       "strategy": lambda item: item[0] or "all",
-      "images": lambda item: count(item[1]["images"]),
-      "kept": lambda item: count(item[1]["kept"]),
-      "kept (%)": lambda item: percent(
-        ratio(item[1]["kept"], item[1]["images"])
+      "images": lambda item: html.count(item[1]["images"]),
+      "kept": lambda item: html.count(item[1]["kept"]),
+      "kept (%)": lambda item: html.percent(
+        html.ratio(item[1]["kept"], item[1]["images"])
       ),
     },
     selection["by_strategy"].items(),
     caption="Kept by strategy",
   )
   bins = [
-    [f"{i / NUM_BINS:.2f} to {(i + 1) / NUM_BINS:.2f}", count(a), count(b)]
+    [
+      f"{i / NUM_BINS:.2f} to {(i + 1) / NUM_BINS:.2f}",
+      html.count(a),
+      html.count(b),
+    ]
     for i, (a, b) in enumerate(zip(kept, dropped, strict=True))
   ]
   content = (
     f'<div class="pair">{figure}<div>'
-    + grid(
+    + html.grid(
       ("reason", "images", "of all (%)"),
       reasons,
       caption="What the filter said",
@@ -88,9 +87,9 @@ def render(results: Mapping) -> Section:
       f'<p class="note">{_FILLED}</p>' if FILLED in selection["reasons"] else ""
     )
     + strategies
-    + details(
+    + html.details(
       "Histogram as a table",
-      grid(("p_own", "kept", "dropped"), bins, caption="Images by p_own"),
+      html.grid(("p_own", "kept", "dropped"), bins, caption="Images by p_own"),
     )
     + "</div></div>"
   )
@@ -113,8 +112,8 @@ def _kept_and_dropped(album: Album, selection: Mapping, names: Mapping) -> str:
       for word, pictures in (("kept", album.kept), ("dropped", album.dropped))
     )
     parts.append(
-      f'<section class="class"><h4>{escape(name)} '
-      f'<span class="note">{escape(why)}</span></h4>'
+      f'<section class="class"><h4>{html.escape(name)} '
+      f'<span class="note">{html.escape(why)}</span></h4>'
       f'<div class="versus">{sides}</div></section>'
     )
   if not parts:

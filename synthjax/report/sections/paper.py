@@ -1,21 +1,9 @@
 """Our numbers beside the paper's."""
 
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 
+from synthjax.report import html
 from synthjax.report.charts import hundred
-from synthjax.report.html_tables import (
-  NONE,
-  Cell,
-  Number,
-  count,
-  grid,
-  interval,
-  interval_or_seed,
-  percent,
-  points,
-  table,
-)
 from synthjax.report.interval_charts import Curve, Point
 from synthjax.report.paper import ZERO_SHOT
 from synthjax.report.sections import Section, few_shot
@@ -28,7 +16,7 @@ _HOW = (
   "table, in points; ours is paired by seed, with its 95 % interval in "
   "brackets."
 )
-_NOT_RUN = Number(None, "not run")
+_NOT_RUN = html.Number(None, "not run")
 
 
 def render(results: Mapping) -> Section:
@@ -41,9 +29,9 @@ def render(results: Mapping) -> Section:
 
 def _show(compared: Mapping) -> str:
   """Shows a table as `paper_comparison.compare` returns it."""
-  title = escape(f"{_title(compared['key'])}: {compared['title']}")
+  title = html.escape(f"{_title(compared['key'])}: {compared['title']}")
   if compared["remark"]:
-    title += f' <span class="remark">{escape(compared["remark"])}</span>'
+    title += f' <span class="remark">{html.escape(compared["remark"])}</span>'
   several = len({cell["column"] for cell in compared["cells"]}) > 1
   rows = _wide(compared) if several else _narrow(compared)
   charts = _charts(compared) if compared["key"] == "figure1" else ""
@@ -57,7 +45,7 @@ def _show(compared: Mapping) -> str:
   if compared["note"]:
     note = compared["note"].rstrip(".")
     words.append(f"{note[:1].upper()}{note[1:]}.")
-  note = f"<p>{escape(' '.join(words))}</p>" if words else ""
+  note = f"<p>{html.escape(' '.join(words))}</p>" if words else ""
   return f"<h3>{title}</h3>{note}{charts}{rows}"
 
 
@@ -78,12 +66,12 @@ def _narrow(compared: Mapping) -> str:
   columns = {"row": lambda cell: cell["row"]} | of_paper
   columns |= {
     f"ours, {compared['ours']}": _ours,
-    "our arm": lambda cell: cell["arm"] or NONE,
-    "seeds": lambda cell: count(
+    "our arm": lambda cell: cell["arm"] or html.NONE,
+    "seeds": lambda cell: html.count(
       cell["ours"]["n"] if cell["ours"] and cell["arm"] != ZERO_SHOT else None
     ),
   }
-  return table(columns, compared["cells"], caption=_caption(compared))
+  return html.table(columns, compared["cells"], caption=_caption(compared))
 
 
 def _wide(compared: Mapping) -> str:
@@ -103,33 +91,37 @@ def _wide(compared: Mapping) -> str:
     rows.append([row, whose, *map(_ours, of_row)])
   if all(column.isdigit() for column in columns):
     columns = [f"{x} shot{'s' * (x != '1')}" for x in columns]
-  return grid(["row", "whose", *columns], rows, caption=_caption(compared))
+  return html.grid(["row", "whose", *columns], rows, caption=_caption(compared))
 
 
 def _caption(compared: Mapping) -> str:
   return f"{_title(compared['key'])}, {compared['metric']}"
 
 
-def _paper(cell: Mapping, name: str) -> Cell:
-  share = percent(cell["paper"][name], 2)
+def _paper(cell: Mapping, name: str) -> html.Cell:
+  share = html.percent(cell["paper"][name], 2)
   if name in cell["approximate"]:
-    share = Number(share.value, f"≈ {share.text}")
+    share = html.Number(share.value, f"≈ {share.text}")
   difference = cell["paper_difference"][name]
-  return Cell(share, [] if difference is None else [points(difference, 2).text])
+  return html.Cell(
+    share, [] if difference is None else [html.points(difference, 2).text]
+  )
 
 
-def _ours(cell: Mapping) -> Cell:
+def _ours(cell: Mapping) -> html.Cell:
   if cell["ours"] is None:
     in_paper = any(share is not None for share in cell["paper"].values())
-    return Cell(_NOT_RUN if in_paper else percent(None))
-  below = [] if cell["arm"] == ZERO_SHOT else [interval_or_seed(cell["ours"])]
+    return html.Cell(_NOT_RUN if in_paper else html.percent(None))
+  below = (
+    [] if cell["arm"] == ZERO_SHOT else [html.interval_or_seed(cell["ours"])]
+  )
   if (difference := cell["difference"]) is not None:
     words, span = (
-      points(difference["mean"], 2).text,
-      interval(difference, points),
+      html.points(difference["mean"], 2).text,
+      html.interval(difference, html.points),
     )
-    below.append(words if span == NONE else f"{words} ({span})")
-  return Cell(percent(cell["ours"]["mean"], 2), below)
+    below.append(words if span == html.NONE else f"{words} ({span})")
+  return html.Cell(html.percent(cell["ours"]["mean"], 2), below)
 
 
 # --- Figure 1 ---------------------------------------------------------------

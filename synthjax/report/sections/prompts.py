@@ -1,9 +1,8 @@
 """The prompts that the generator was given."""
 
 from collections.abc import Mapping
-from html import escape
 
-from synthjax.report.html_tables import count, details, table
+from synthjax.report import html
 from synthjax.report.results import class_names
 from synthjax.report.sections import Section
 
@@ -18,13 +17,13 @@ def render(results: Mapping) -> Section:
     return Section("prompts", "Prompts", "")
   names = class_names(results)
   counts = ", ".join(
-    f"{count(n).text} {name}" for name, n in prompts["by_strategy"].items()
+    f"{html.count(n).text} {name}" for name, n in prompts["by_strategy"].items()
   )
-  examples = table(
+  examples = html.table(
     {
       "class": lambda row: names.get(row["label"], str(row["label"])),
       "strategy": lambda row: row["strategy"],
-      "prompts": lambda row: count(row["count"]),
+      "prompts": lambda row: html.count(row["count"]),
       "examples": lambda row: " · ".join(row["texts"]),
     },
     prompts["examples"],
@@ -34,6 +33,7 @@ def render(results: Mapping) -> Section:
   return Section(
     "prompts",
     "Prompts",
-    f"<p>{count(prompts['count']).text} prompts: {escape(counts)}.</p>"
-    + details("Examples of each class", examples, opened=is_short),
+    f"<p>{html.count(prompts['count']).text} prompts: "
+    f"{html.escape(counts)}.</p>"
+    + html.details("Examples of each class", examples, opened=is_short),
   )

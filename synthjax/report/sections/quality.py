@@ -1,9 +1,9 @@
 """The figures of the dataset card, near duplicates and neighbours."""
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
+from synthjax.report import html
 from synthjax.report.card.tables import (
   ONE_ENCODER,
   SET_NAMES,
@@ -12,16 +12,6 @@ from synthjax.report.card.tables import (
   figures_by,
 )
 from synthjax.report.checked_files import Run, files_of, read_json
-from synthjax.report.html_tables import (
-  NONE,
-  count,
-  decimal,
-  details,
-  grid,
-  percent,
-  short,
-  table,
-)
 from synthjax.report.sections import Section
 
 PLACE = 110
@@ -60,11 +50,11 @@ def _intro(card: Mapping) -> str:
   part = further = ""
   if compared < drawn:
     part = (
-      f" Of {count(drawn).text} images, {count(compared).text} were compared, "
-      "chosen at random."
+      f" Of {html.count(drawn).text} images, {html.count(compared).text} were "
+      "compared, chosen at random."
     )
   if names := [called(encoder["model"]) for encoder in _encoders(card)]:
-    further = escape(f", and of {' and '.join(names)}")
+    further = html.escape(f", and of {' and '.join(names)}")
   return (
     "<p>All drawn images are the output of a model, and none is a photograph "
     "or the work of a person; <code>card/README.md</code> and "
@@ -82,9 +72,9 @@ def _encoders(card: Mapping) -> Sequence[Mapping]:
 def _by_encoders(card: Mapping) -> str:
   """Shows the figures of each further encoder."""
   return "".join(
-    f"<h3>By {escape(called(encoder['model']))}</h3>"
+    f"<h3>By {html.escape(called(encoder['model']))}</h3>"
     + _figures(encoder, card["quality"]["neighbours"])
-    + (f"<p>{escape(note)}</p>" if (note := few_images(encoder)) else "")
+    + (f"<p>{html.escape(note)}</p>" if (note := few_images(encoder)) else "")
     for encoder in _encoders(card)
   )
 
@@ -93,26 +83,26 @@ def _figures(quality: Mapping, neighbours: int) -> str:
   sets, rows = quality["sets"], []
   for figure in figures_by(quality):
     arrow = "↓" if figure.better == "lower" else "↑"
-    cells = [short(value) for value in figure.values]
+    cells = [html.short(value) for value in figure.values]
     rows.append([f"{figure.name}, {arrow}", *cells, figure.source])
   heads = ["measure", *(SET_NAMES[name] for name in sets), "of"]
   caption = (
     "↓ less is better, ↑ more is better. Precision to coverage: balls to "
     f"neighbour {neighbours}"
   )
-  return grid(heads, rows, caption=caption)
+  return html.grid(heads, rows, caption=caption)
 
 
 def _classes(card: Mapping) -> str:
   by_class = card["quality"]["sets"]["all"]["by_class"]
   columns = {"class": lambda i: card["classes"][i]}
   columns |= {
-    "images": lambda i: count(by_class["images"][i]),
-    "CLIP score": lambda i: decimal(by_class["clip_score"][i], 1),
-    "Vendi score": lambda i: decimal(by_class["vendi"][i], 1),
-    "distance": lambda i: decimal(by_class["distance"][i], 2),
+    "images": lambda i: html.count(by_class["images"][i]),
+    "CLIP score": lambda i: html.decimal(by_class["clip_score"][i], 1),
+    "Vendi score": lambda i: html.decimal(by_class["vendi"][i], 1),
+    "distance": lambda i: html.decimal(by_class["distance"][i], 2),
   }
-  return table(
+  return html.table(
     columns,
     range(len(card["classes"])),
     caption="All images by class; distance: mean cosine distance of two",
@@ -121,13 +111,13 @@ def _classes(card: Mapping) -> str:
 
 def _twins(found: Mapping, pairs: Sequence[Mapping]) -> str:
   text = (
-    f"<h3>Near duplicates</h3><p>{count(found['equal_files']).text} "
+    f"<h3>Near duplicates</h3><p>{html.count(found['equal_files']).text} "
     "files are equal to one before them. At a cosine of "
     f"{found['threshold']:g} or more there are "
-    f"{count(found['near_pairs']).text} pairs; if one of each group of "
+    f"{html.count(found['near_pairs']).text} pairs; if one of each group of "
     "such images stayed, "
-    f"{count(found['near_more_than_one']).text} of "
-    f"{count(found['compared']).text} would go.</p>"
+    f"{html.count(found['near_more_than_one']).text} of "
+    f"{html.count(found['compared']).text} would go.</p>"
   )
   return text + _pairs(pairs, "generated")
 
@@ -136,22 +126,26 @@ def _leakage(found: Mapping, pairs: Sequence[Mapping]) -> str:
   cosine, among = found["cosine"], found.get("cosine_among_real")
   text = (
     "<h3>Near the images that are measured on</h3>"
-    f"<p>{count(found['near']).text} of "
-    f"{count(found['compared']).text} generated images reach a cosine "
+    f"<p>{html.count(found['near']).text} of "
+    f"{html.count(found['compared']).text} generated images reach a cosine "
     f"of {found['threshold']:g} with one of "
-    f"{count(found['real_images']).text} real ones."
+    f"{html.count(found['real_images']).text} real ones."
   )
   if among:
-    share = percent(found["nearer_than_real"]).text
+    share = html.percent(found["nearer_than_real"]).text
     text += (
       f" {share} % are nearer to their nearest real image than any other real "
       "image is. Likeness of features is no copy: look at the nearest pairs."
     )
   names = (("median", "median"), ("p99", "99 % below"), ("max", "largest"))
-  rows = [["generated to real", *(decimal(cosine[key], 3) for key, _ in names)]]
+  rows = [
+    ["generated to real", *(html.decimal(cosine[key], 3) for key, _ in names)]
+  ]
   if among:
-    rows.append(["real to real", *(decimal(among[key], 3) for key, _ in names)])
-  table = grid(
+    rows.append(
+      ["real to real", *(html.decimal(among[key], 3) for key, _ in names)]
+    )
+  table = html.grid(
     ["images", *(name for _, name in names)],
     rows,
     caption="Cosine with the nearest image",
@@ -173,7 +167,7 @@ def _pairs(pairs: Sequence[Mapping], other: str) -> str:
     sides = _side(pair["a"], "generated") + _side(pair["b"], other)
     figures.append(
       f'<figure class="twins"><div>{sides}</div>'
-      f"<figcaption>{escape(', '.join(notes))}</figcaption></figure>"
+      f"<figcaption>{html.escape(', '.join(notes))}</figcaption></figure>"
     )
   return f'<div class="twin-list">{"".join(figures)}</div>'
 
@@ -182,22 +176,23 @@ def _side(side: Mapping, kind: str) -> str:
   hover = side.get("prompt") or side["id"]
   words = f"{kind}: {side['class']}"
   return (
-    f'<span title="{escape(hover)}"><img src="{escape(side["image"])}" '
-    f'alt="{escape(words)}" width="72" height="72">'
-    f"{escape(words)}</span>"
+    f'<span title="{html.escape(hover)}"><img '
+    f'src="{html.escape(side["image"])}" alt="{html.escape(words)}" '
+    'width="72" height="72">'
+    f"{html.escape(words)}</span>"
   )
 
 
 def _models(card: Mapping) -> str:
-  models = table(
+  models = html.table(
     {
       "field": lambda model: model["field"],
       "file": lambda model: model["name"] or "not named",
-      "what": lambda model: model["what"] or NONE,
+      "what": lambda model: model["what"] or html.NONE,
       "licence": lambda model: model["licence"] or "not known",
       "SHA-256": lambda model: model["sha256"][:12],
     },
     card["models"],
     caption="What the images were made with",
   )
-  return details("Models and licences", models)
+  return html.details("Models and licences", models)

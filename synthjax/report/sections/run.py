@@ -2,10 +2,9 @@
 
 import json
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
-from synthjax.report.html_tables import NONE, count, details, grid, short, table
+from synthjax.report import html
 from synthjax.report.sections import Section
 
 PLACE = 160
@@ -20,13 +19,13 @@ def render(results: Mapping) -> Section:
   begun = [item for item in states.items() if item[1]["state"] != "missing"]
   content = ""
   if begun:
-    content = table(
+    content = html.table(
       {
         "task": lambda item: item[0],
         "state": lambda item: item[1]["state"],
-        "files": lambda item: count(len(item[1].get("files", {}))),
-        "rows": lambda item: count(sum_of(item[1], "rows")),
-        "size (MB)": lambda item: short(sum_of(item[1], "bytes") / 1e6),
+        "files": lambda item: html.count(len(item[1].get("files", {}))),
+        "rows": lambda item: html.count(sum_of(item[1], "rows")),
+        "size (MB)": lambda item: html.short(sum_of(item[1], "bytes") / 1e6),
         "digest": lambda item: item[1].get("digest", "")[:12],
       },
       begun,
@@ -35,13 +34,13 @@ def render(results: Mapping) -> Section:
   complete = {t: s for t, s in states.items() if s["state"] == "complete"}
   versions = {task: state["versions"] for task, state in complete.items()}
   content += _versions(versions | {"report": results["versions"]})
-  content += details("Config", _json(results["config"]))
+  content += html.details("Config", _json(results["config"]))
   if complete:
     specs = {
       task: {"spec": state["spec"], "summary": state["summary"]}
       for task, state in complete.items()
     }
-    content += details("Specifications of the tasks", _json(specs))
+    content += html.details("Specifications of the tasks", _json(specs))
   return Section("run", "Run", content)
 
 
@@ -49,11 +48,11 @@ def _versions(versions: Mapping[str, Mapping[str, str]]) -> str:
   """Shows task -> library -> the version that the task ran with."""
   libraries = [*dict.fromkeys(x for of in versions.values() for x in of)]
   rows = [
-    [task, *(str(used.get(library, NONE)) for library in libraries)]
+    [task, *(str(used.get(library, html.NONE)) for library in libraries)]
     for task, used in versions.items()
   ]
-  return details(
-    "Versions", grid(["task", *libraries], rows, caption="Versions")
+  return html.details(
+    "Versions", html.grid(["task", *libraries], rows, caption="Versions")
   )
 
 
@@ -61,5 +60,5 @@ def _json(value: Any) -> str:
   text = json.dumps(value, indent=2, ensure_ascii=False)
   return (
     '<pre class="scroll" tabindex="0" role="region" aria-label="JSON">'
-    f"{escape(text)}</pre>"
+    f"{html.escape(text)}</pre>"
   )

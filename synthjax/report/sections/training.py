@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from synthjax.report import charts
+from synthjax.report import charts, html
 from synthjax.report.checked_files import Run, files_of, read_arrays, read_rows
-from synthjax.report.html_tables import count, details, short, table
 from synthjax.report.sections import Section
 
 PLACE = 130
@@ -19,11 +18,11 @@ _SEED = re.compile(r"(, seed |-s)\d+$")  # at the end of a label
 _COLUMNS = {
   "training": lambda curve: f"{curve['task']}: {curve['label']}",
   "metric": lambda curve: curve["metric"],
-  "seeds": lambda curve: count(curve["seeds"]),
-  "steps": lambda curve: count(curve["steps"][-1]),
-  "first": lambda curve: short(curve["first"]),
-  "last": lambda curve: short(curve["last"]),
-  "least": lambda curve: short(curve["least"]),
+  "seeds": lambda curve: html.count(curve["seeds"]),
+  "steps": lambda curve: html.count(curve["steps"][-1]),
+  "first": lambda curve: html.short(curve["first"]),
+  "last": lambda curve: html.short(curve["last"]),
+  "least": lambda curve: html.short(curve["least"]),
 }
 
 
@@ -101,13 +100,15 @@ def render(results: Mapping) -> Section:
   content = f'<div class="charts">{"".join(losses)}</div>' if losses else ""
   if others:
     charts_ = f'<div class="charts">{"".join(others)}</div>'
-    content += details("Other metrics", charts_, opened=not losses)
-  rows = table(
+    content += html.details("Other metrics", charts_, opened=not losses)
+  rows = html.table(
     _COLUMNS,
     results["curves"],
     caption="Where each curve starts and ends (means over seeds)",
   )
-  return Section("curves", "Training", content + details("As a table", rows))
+  return Section(
+    "curves", "Training", content + html.details("As a table", rows)
+  )
 
 
 def _chart(task: str, metric: str, curves: Sequence[Mapping]) -> str:

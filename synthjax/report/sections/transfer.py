@@ -2,15 +2,7 @@
 
 from collections.abc import Mapping
 
-from synthjax.report import charts
-from synthjax.report.html_tables import (
-  count,
-  grid,
-  interval,
-  percent,
-  points,
-  table,
-)
+from synthjax.report import charts, html
 from synthjax.report.sections import Section
 
 PLACE = 70
@@ -30,9 +22,9 @@ def _pretrained(state: Mapping) -> str:
   accuracies = state.get("summary", {}).get("validation")
   if not accuracies:
     return ""
-  return grid(
+  return html.grid(
     ("backbone", "accuracy (%)"),
-    [[label, percent(share, 2)] for label, share in accuracies.items()],
+    [[label, html.percent(share, 2)] for label, share in accuracies.items()],
     caption="Trained on generated images alone, on real validation images",
   )
 
@@ -62,14 +54,14 @@ def _finetuned(results: Mapping) -> str:
     "First weights, and real images per class. Dots: mean over seeds, bars ± "
     "one standard deviation, small dots: the seeds."
   )
-  means = table(
+  means = html.table(
     {
       "first weights": lambda row: row["init"],
       "real images": _shots,
-      "seeds": lambda row: count(row["n"]),
-      "mean (%)": lambda row: percent(row["mean"], 2),
-      "std": lambda row: percent(row["std"], 2),
-      "95 % interval": interval,
+      "seeds": lambda row: html.count(row["n"]),
+      "mean (%)": lambda row: html.percent(row["mean"], 2),
+      "std": lambda row: html.percent(row["std"], 2),
+      "95 % interval": html.interval,
     },
     summary,
     caption="Accuracy after finetuning",
@@ -77,14 +69,14 @@ def _finetuned(results: Mapping) -> str:
   content = f'<div class="pair">{charts.figure(chart, caption)}{means}</div>'
   if not results["differences"]:
     return content
-  return content + table(
+  return content + html.table(
     {
       "difference": lambda row: f"{row['init']} − {row['reference']}",
       "real images": _shots,
-      "pairs": lambda row: count(row["n"]),
-      "mean (points)": lambda row: points(row["mean"]),
-      "± std. error": lambda row: percent(row["stderr"], 2),
-      "95 % interval": lambda row: interval(row, points),
+      "pairs": lambda row: html.count(row["n"]),
+      "mean (points)": lambda row: html.points(row["mean"]),
+      "± std. error": lambda row: html.percent(row["stderr"], 2),
+      "95 % interval": lambda row: html.interval(row, html.points),
     },
     results["differences"],
     caption="Difference, paired by seed",

@@ -1,4 +1,4 @@
-"""Numbers as people read them, and HTML tables of them."""
+"""Numbers as people read them, tables of them and folds, as HTML."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
