@@ -61,10 +61,7 @@ def dots(
   for i, row in enumerate(rows):
     y = 8 + 26 * i + 13
     parts.append(row_name(row.name, y))
-    parts += [
-      f'<circle class="faint" cx="{x(v):.1f}" cy="{y}" r="2.5"/>'
-      for v in row.values
-    ]
+    parts += [circle("faint", x(value), y, 2.5) for value in row.values]
     if row.mean is None:
       continue
     if row.error:
@@ -74,10 +71,8 @@ def dots(
         f'M{ends[0]:.1f} {y - 4}v8M{ends[1]:.1f} {y - 4}v8"/>'
       )
     spread = "" if row.error is None else f" ± {row.error:.2f}"
-    parts.append(
-      f'<circle class="c0 fill" cx="{x(row.mean):.1f}" cy="{y}" r="5">'
-      f"<title>{escape(row.name)}: {row.mean:.2f}{spread}</title></circle>"
-    )
+    title = f"{row.name}: {row.mean:.2f}{spread}"
+    parts.append(circle("c0 fill", x(row.mean), y, 5, title))
   return svg(parts, WIDTH, height, label)
 
 
@@ -106,9 +101,8 @@ def bars(
     colour = "c1" if value < 0 else "c0"
     anchor, at = ("end", left - 4) if value < 0 else ("start", right + 4)
     text = f"{value:{'+' if signed else ''}.1f}".replace("-", "−")
+    parts.append(rect(f"{colour} fill", left, y - 6, max(right - left, 1), 12))
     parts.append(
-      f'<rect class="{colour} fill" x="{left:.1f}" y="{y - 6}" '
-      f'width="{max(right - left, 1):.1f}" height="12"/>'
       f'<text x="{at:.1f}" y="{y + 4}" text-anchor="{anchor}">{text}</text>'
     )
   parts.append(vline(x(0), 8, height - 38, "zero"))
@@ -138,13 +132,10 @@ def histogram(
   for colour, series in enumerate(stacks):
     for i, n in enumerate(series):
       if n:
-        top = y(below[i] + n)
-        parts.append(
-          f'<rect class="c{colour} fill" x="{x(i * step) + 0.5:.1f}" '
-          f'y="{top:.1f}" width="{x(step) - x(0) - 1:.1f}" '
-          f'height="{y(below[i]) - top:.1f}"><title>{n} images, '
-          f"{i * step:.2f} to {(i + 1) * step:.2f}</title></rect>"
-        )
+        top, wide = y(below[i] + n), x(step) - x(0) - 1
+        title = f"{n} images, {i * step:.2f} to {(i + 1) * step:.2f}"
+        place = x(i * step) + 0.5, top, wide, y(below[i]) - top
+        parts.append(rect(f"c{colour} fill", *place, title))
     below += np.asarray(series)
   if reference is not None:
     parts.append(vline(x(reference), 12, height - 44))
@@ -184,10 +175,7 @@ def lines(
       f"<title>{escape(name)}</title></path>"
     )
     if len(places) == 1:  # a path of one point is not seen
-      parts.append(
-        f'<circle class="c{i % COLOURS} fill" cx="{places[0][0]:.1f}" '
-        f'cy="{places[0][1]:.1f}" r="3"/>'
-      )
+      parts.append(circle(f"c{i % COLOURS} fill", *places[0], 3))
   return svg(parts, WIDTH, height, label)
 
 
@@ -203,26 +191,17 @@ def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
   cell = (width - left - 8) / k
   bottom = 8 + cell * k
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-  parts = [
-    f'<rect class="frame" x="{left}" y="8" width="{cell * k:.1f}" '
-    f'height="{cell * k:.1f}"/>'
-  ]
+  parts = [rect("frame", left, 8, cell * k, cell * k)]
   for i, j in np.argwhere(counts):
     title = (
       f"{names[i]} taken for {names[j]}: {counts[i, j]} of {counts[i].sum()}"
     )
     a, b = left + j * cell, 8 + i * cell
-    parts.append(
-      f'<rect class="heat" x="{a:.1f}" y="{b:.1f}" width="{cell:.1f}" '
-      f'height="{cell:.1f}" fill-opacity="{max(shares[i, j], 0.06):.2f}">'
-      f"<title>{escape(title)}</title></rect>"
-    )
+    opacity = f' fill-opacity="{max(shares[i, j], 0.06):.2f}"'
+    parts.append(rect("heat", a, b, cell, cell, title, opacity))
     if k <= 12:
       x, y = a + cell / 2, b + cell / 2 + 4
-      parts.append(
-        f'<text class="named" x="{x:.1f}" y="{y:.1f}" '
-        f'text-anchor="middle">{100 * shares[i, j]:.0f}</text>'
-      )
+      parts.append(write(x, y, f"{100 * shares[i, j]:.0f}", "named"))
   for i, name in enumerate(names if named else ()):
     at = (i + 0.5) * cell
     parts.append(row_name(name, 8 + at, left - 6, letters))
@@ -232,10 +211,7 @@ def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
     )
   middle = (left + width - 8) / 2
   parts.append(write(middle, bottom + deep + 12, "predicted class", "axis"))
-  parts.append(
-    f'<text class="axis" transform="translate(11 {bottom / 2:.0f}) '
-    'rotate(-90)" text-anchor="middle">true class</text>'
-  )
+  parts.append(_upright("true class", bottom / 2))
   return svg(parts, width, bottom + deep + 20, label)
 
 
@@ -321,11 +297,35 @@ def y_axis(ticks, y, left, right, label) -> str:
     words = f"{tick:g}".replace("-", "−")
     parts.append(write(left - 5, at + 4, words, anchor="end"))
   middle = (y(ticks[0]) + y(ticks[-1])) / 2
-  parts.append(
-    f'<text class="axis" transform="translate(11 {middle:.0f}) rotate(-90)" '
+  return "".join([*parts, _upright(label, middle)])
+
+
+def _upright(label: str, y: float) -> str:
+  """Writes the label of an axis at the left edge, from below to above."""
+  return (
+    f'<text class="axis" transform="translate(11 {y:.0f}) rotate(-90)" '
     f'text-anchor="middle">{escape(label)}</text>'
   )
-  return "".join(parts)
+
+
+def circle(
+  kind: str, x: float, y: float, radius: float, title: str = ""
+) -> str:
+  """Draws a circle of a class of the page's style."""
+  title = f"<title>{escape(title)}</title>" if title else ""
+  return (
+    f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">'
+    f"{title}</circle>"
+  )
+
+
+def rect(kind, x, y, width, height, title="", more="") -> str:
+  """Draws a rectangle of a class of the page's style; `more` is SVG."""
+  title = f"<title>{escape(title)}</title>" if title else ""
+  return (
+    f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+    f'height="{height:.1f}"{more}>{title}</rect>'
+  )
 
 
 def vline(x: float, top: float, bottom: float, kind: str = "reference") -> str:

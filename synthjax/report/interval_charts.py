@@ -110,10 +110,9 @@ def _curve(curve: Curve, x, y, limits: tuple[float, float]) -> str:
     words = f"{curve.name}, {p.x:g}: {p.mean:.2f}"
     if p.low is not None:
       words += f" (95 %: {p.low:.1f} to {p.high:.1f})"
+    radius = 2 if curve.printed else 3
     parts.append(
-      f'<circle class="{colour} fill" cx="{x(p.x):.1f}" '
-      f'cy="{y(p.mean):.1f}" r="{2 if curve.printed else 3}">'
-      f"<title>{escape(words)}</title></circle>"
+      charts.circle(f"{colour} fill", x(p.x), y(p.mean), radius, words)
     )
   return "".join(parts)
 

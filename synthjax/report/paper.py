@@ -10,34 +10,6 @@ _FILE = pathlib.Path(__file__).parent / "paper_tables.json"
 ZERO_SHOT = "zero-shot"  # a row
 RN50, VIT_B16 = "CLIP-RN50", "CLIP-ViT-B/16"
 
-# The paper's data sets, by our label spaces.
-DATA_SETS = {
-  "cifar10": "CIFAR-10",
-  "cifar100": "CIFAR-100",
-  "caltech101": "Caltech101",
-  "caltech101_101": "Caltech101",
-  "caltech101_102": "Caltech101",
-  "caltech256": "Caltech256",
-  "imagenet": "ImageNet",
-  "imagenet_r": "ImageNet-R",
-  "imagenet_sketch": "ImageNet-Sketch",
-  "sun397": "SUN397",
-  "aircraft": "Aircraft",
-  "birdsnap": "Birdsnap",
-  "cars": "Cars",
-  "cub": "CUB",
-  "flowers": "Flower",
-  "food": "Food",
-  "pets": "Pets",
-  "dtd": "DTD",
-  "eurosat": "EuroSAT",
-  "eurosat_clip": "EuroSAT",
-  "eurosat_released": "EuroSAT",
-}
-
-# Those for detection, by the name of the data of `detect`.
-DETECTION_SETS = {"voc": "PASCAL VOC"}
-
 Values = dict[tuple[str, str], float]  # (row, column) -> share
 
 
@@ -71,6 +43,11 @@ class Table(NamedTuple):
     if isinstance(self.reference, Mapping):
       return self.reference.get(row)
     return None if self.reference == row else self.reference
+
+
+def data_sets() -> dict[str, str]:
+  """Returns label space, or data of `detect` -> the paper's data set."""
+  return _load()["_data_sets"]
 
 
 def keys() -> list[str]:

@@ -161,8 +161,8 @@ def compare(
   """
   table, ours = paper.read(key), find(key, results)
   space = _space(results, space, table.task)
-  data = paper.DETECTION_SETS if table.task == "detect" else paper.DATA_SETS
-  grids, remark = _choose(table.grids, data.get(space), encoder)
+  data = paper.data_sets().get(space)
+  grids, remark = _choose(table.grids, data, encoder)
   names = _names(grids)
   cells = []
   for row, column in _places(grids, ours, key):

@@ -13,8 +13,9 @@ from synthjax import main
 from synthjax.data.formats import export_rows
 from synthjax.data.generated import scores as stored
 from synthjax.data.generated import shards
-from synthjax.report.card import contact_sheet, croissant
+from synthjax.report.card import croissant
 from synthjax.report.card import figures as card_figures
+from synthjax.report.card import files as card_files
 from synthjax.report.card import readme as dataset_card
 from synthjax.report.sections import quality
 from synthjax.runtime.errors import UserError
@@ -145,7 +146,9 @@ def test_the_croissant_is_valid(card, tmp_path):
 
 def test_the_picture_is_marked_as_generated(drawn):
   labels = [row["label"] for row in drawn.about]
-  sheet = Image.open(io.BytesIO(contact_sheet.draw(drawn.source, labels, 2)))
+  sheet = Image.open(
+    io.BytesIO(card_files.draw_samples(drawn.source, labels, 2))
+  )
   assert export_rows.SOURCE_TYPE in sheet.text["XML:com.adobe.xmp"]
 
 

@@ -1,5 +1,6 @@
 """The figures of a dataset card: quality, near duplicates, leakage."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +11,11 @@ from etils import epath
 
 from synthjax.data.generated import scores as stored
 from synthjax.data.generated import shards
+from synthjax.data.pipeline.codecs import shrink
 from synthjax.data.pipeline.rows import Source
 from synthjax.encoders import ImageEncoder
 from synthjax.evals import diversity, image_quality
 from synthjax.evals.duplicates import near_duplicates, nearest_cosines
-from synthjax.report.card import contact_sheet
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
 
@@ -228,7 +229,7 @@ def leakage(
       "b": {
         "id": f"real image {row}",
         "class": class_names[int(real.labels[nearest[i]])],
-        "image": contact_sheet.data_uri(image),
+        "image": _data_uri(image),
       },
     }
     if among is not None:
@@ -244,10 +245,16 @@ def _quantiles(x: np.ndarray) -> dict[str, float]:
 
 def _shown(drawn: Drawn, index: int) -> dict[str, Any]:
   about = drawn.about[index]
-  image = contact_sheet.data_uri(drawn.source[int(index)]["image"])
+  image = _data_uri(drawn.source[int(index)]["image"])
   return {key: about[key] for key in ("id", "class", "prompt")} | {
     "image": image
   }
+
+
+def _data_uri(image: np.ndarray) -> str:
+  """Encodes an image, uint8 [h, w, 3], for a page that opens from disk."""
+  mime, data = shrink(image)
+  return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def _other_scores(folder: epath.PathLike) -> UserError:
