@@ -44,17 +44,16 @@ def build(results: Mapping) -> str:
   Returns:
     HTML.
   """
-  shown = [module.render(results) for module in sections.modules()]
-  shown = [section for section in shown if section.content]
-  nav = "".join(
-    f'<a href="#{section.id}">{escape(section.title)}</a>' for section in shown
-  )
-  body = "\n".join(
-    f'<section id="{section.id}" aria-labelledby="{section.id}-title">'
-    f'<h2 id="{section.id}-title">{escape(section.title)}</h2>'
-    f"{section.content}</section>"
-    for section in shown
-  )
+  nav, body = [], []
+  for module in sections.modules():
+    if content := module.render(results):
+      name = module.__name__.rpartition(".")[2].replace("_", "-")
+      nav.append(f'<a href="#{name}">{escape(module.TITLE)}</a>')
+      body.append(
+        f'<section id="{name}" aria-labelledby="{name}-title">'
+        f'<h2 id="{name}-title">{escape(module.TITLE)}</h2>{content}</section>'
+      )
+  links, sections_html = "".join(nav), "\n".join(body)
   title, script = escape(str(results["title"])), _read("page.js")
   return f"""<!DOCTYPE html>
 <html lang="en">
@@ -71,9 +70,9 @@ def build(results: Mapping) -> str:
 <h1>{title}</h1>
 {_summary(results)}
 </header>
-<nav aria-label="Sections">{nav}</nav>
+<nav aria-label="Sections">{links}</nav>
 <main id="main">
-{body}
+{sections_html}
 </main>
 {_VIEWER if results.get("album") else ""}
 {_ZOOM if results.get("examples") else ""}

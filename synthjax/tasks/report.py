@@ -16,7 +16,7 @@ from synthjax.config.schema import NotNegative, Whole, one_of
 from synthjax.report import page, paper, paper_comparison
 from synthjax.report import results as result_numbers
 from synthjax.report.checked_files import json_data, open_run
-from synthjax.report.sections import costs, detection, exports, images
+from synthjax.report.sections import cost, detection, export, images
 from synthjax.runtime import artifacts, timings
 
 # Encoders of the paper, by the start of their weights.
@@ -63,7 +63,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   folder = epath.Path(workdir) / "report"
   spec = {"title": title, "samples_per_class": fields.samples_per_class}
   task_run, records = open_run(workdir, config.tasks), timings.read(workdir)
-  exported = exports.gather(task_run, {})["exports"]
+  exported = export.gather(task_run, {})["exports"]
   config_data = json_data(config.to_dict())
   inputs = {
     "inputs": {t: s.get("digest") for t, s in task_run.states.items()},
@@ -89,7 +89,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     "tasks": task_run.states,
     **numbers,
   }
-  results["cost"] = costs.measure(
+  results["cost"] = cost.measure(
     records, task_run.states, numbers["curves"], fields.price_per_device_hour
   )
   results["paper"] = [

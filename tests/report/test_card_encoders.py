@@ -106,7 +106,7 @@ def test_fetched_weights_are_used_and_their_figures_shown(
   readme = (tmp_path / "card" / "README.md").read_text()
   assert "By the features of released:dinov2_vits14" in readme
   assert readme.count("Fréchet distance (lower is better)") == 2
-  page = quality.render({"card": made}).content
+  page = quality.render({"card": made})
   assert "By released:dinov2_vits14" in page
   assert "do not compare" not in page + readme
   assert "FID" not in page + readme  # which is Inception's alone
@@ -137,7 +137,7 @@ def test_fid_is_that_of_inceptions_features(
   found = further["sets"]["all"]["figures"]
   np.testing.assert_allclose(found["frechet"], want, rtol=0.02)  # of float16
   readme = (tmp_path / "card" / "README.md").read_text()
-  page = quality.render({"card": made}).content
+  page = quality.render({"card": made})
   for text in (readme, page):
     assert text.count("Fréchet inception distance (FID)") == 1
     assert text.count("kernel inception distance (KID)") == 1

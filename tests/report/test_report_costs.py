@@ -15,7 +15,7 @@ from made_up_run import (
 )
 from report_page import Page
 
-from synthjax.report.sections import costs
+from synthjax.report.sections import cost
 from synthjax.runtime import artifacts, timings
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import report
@@ -40,7 +40,7 @@ def keep(workdir, *records):
 
 
 def measured(*records, price=None, states=None, curves=()):
-  return costs.measure(records, states or {}, curves, price)
+  return cost.measure(records, states or {}, curves, price)
 
 
 def test_runs_of_a_task_are_added_up():
@@ -196,10 +196,10 @@ def test_a_bad_price_is_refused(tmp_path, price):
 
 
 def test_times_are_written_as_one_says_them():
-  assert costs.duration(0.44) == "0.4 s"
-  assert costs.duration(59.6) == "1 min 0 s"
-  assert costs.duration(185) == "3 min 5 s"
-  assert costs.duration(7 * 3600 + 130) == "7 h 2 min"
+  assert cost.duration(0.44) == "0.4 s"
+  assert cost.duration(59.6) == "1 min 0 s"
+  assert cost.duration(185) == "3 min 5 s"
+  assert cost.duration(7 * 3600 + 130) == "7 h 2 min"
 
 
 # --- exports ----------------------------------------------------------------

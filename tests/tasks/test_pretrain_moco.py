@@ -20,7 +20,7 @@ from synthjax.data.real import real_images
 from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.models.vit import model as vit
 from synthjax.report.checked_files import Run
-from synthjax.report.sections import training
+from synthjax.report.sections import curves
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import pretrain, transfer
@@ -167,7 +167,7 @@ def test_features_are_monitored_while_they_are_trained(
   name = "backbone-s0_metrics.jsonl"
   assert manifest["files"][name]["rows"] == len(rows) == 8 + 3
   files = {name: manifest["files"][name]}
-  drawn = training.curves(
+  drawn = curves.curves(
     Run(tmp_path, {"pretrain": {"files": files}}), "pretrain"
   )
   steps = {curve["metric"]: curve["steps"] for curve in drawn}

@@ -2,11 +2,11 @@
 
 A module of this folder has
 
-- `PLACE`: sections stand on the page in the order of these numbers;
-- `render(results) -> Section`: what the page shows, from what `results.json`
-  holds and the pictures beside it.
+- `PLACE` and `TITLE`: sections stand on the page in the order of their places;
+- `render(results) -> str`: HTML from the numbers of `results.json` and the
+  pictures beside them. A section without content is left out.
 
-and, where it needs them,
+and, if it needs them,
 
 - `gather(run, results) -> dict`: what it adds to `results.json`, from the files
   of tasks or from their results;
@@ -19,14 +19,6 @@ import importlib
 import pkgutil
 import types
 from typing import NamedTuple
-
-
-class Section(NamedTuple):
-  """A part of the page; without content it is left out."""
-
-  id: str
-  title: str
-  content: str  # HTML
 
 
 class Tile(NamedTuple):

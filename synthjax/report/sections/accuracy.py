@@ -6,9 +6,9 @@ from typing import Any
 from synthjax.report import charts, html
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run
-from synthjax.report.sections import Section, Tile
+from synthjax.report.sections import Tile
 
-PLACE = 10
+PLACE, TITLE = 10, "Accuracy"
 _DOTS = (
   "Large dots are means over seeds, with bars of ± one standard deviation; "
   "small dots are the seeds. The intervals are those of the mean (t "
@@ -127,7 +127,7 @@ def headline(results: Mapping) -> list[Tile]:
   ]
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows zero-shot and every arm, on every split."""
   parts = []
   for entry in sorted(results.get("accuracy", []), key=_order):
@@ -157,7 +157,7 @@ def render(results: Mapping) -> Section:
   if parts:
     parts.insert(0, f"<p>{_DOTS}</p>")
   parts.append(_best_epochs(results))
-  return Section("accuracy", "Accuracy", "".join(parts))
+  return "".join(parts)
 
 
 def _best_epochs(results: Mapping) -> str:

@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from synthjax.report import charts, html
 from synthjax.report.results import class_names
-from synthjax.report.sections import Section, confusion
+from synthjax.report.sections import confusion
 
-PLACE = 50
+PLACE, TITLE = 50, "Classes"
 _MAX_BARS = 60  # classes in a chart; of more, the ends
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows the accuracy of each class before and after, and its images."""
   names = class_names(results)
   before, after = confusion.pair(results)
@@ -48,13 +48,11 @@ def render(results: Mapping) -> Section:
       "mean p_own": lambda label: html.decimal(of(label, "mean_p_own"), 2),
     }
   if len(columns) == 1:
-    return Section("classes", "Classes", "")
+    return ""
   chart = _gains(gains, names, after) if gains else ""
   labels = dict.fromkeys([*names, *accuracies, *filtered])
   rows = html.table(columns, labels, caption="Each class")
-  return Section(
-    "classes", "Classes", f'<div class="pair lean">{chart}{rows}</div>'
-  )
+  return f'<div class="pair lean">{chart}{rows}</div>'
 
 
 def _gains(gains: Mapping, names: Mapping, after: Mapping) -> str:

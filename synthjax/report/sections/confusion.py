@@ -10,10 +10,9 @@ from synthjax.evals.arms import ZERO_SHOT
 from synthjax.report import charts, html
 from synthjax.report.checked_files import Run
 from synthjax.report.results import CLASSIFYING, class_names
-from synthjax.report.sections import Section
 from synthjax.report.sections.accuracy import choose_arm
 
-PLACE = 60
+PLACE, TITLE = 60, "Confusions"
 _MAX_DRAWN = 200  # classes whose matrix is drawn
 _MAX_CELLS = 50  # classes whose matrix is written out as numbers
 
@@ -70,7 +69,7 @@ def pair(results: Mapping) -> tuple[Any, Any]:
   return before, after
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows the matrices of `pair`, and others behind a line."""
   names, shown = class_names(results), pair(results)
   content, others = "", ""
@@ -80,7 +79,7 @@ def render(results: Mapping) -> Section:
     else:
       others += html.details(_title(matrix), _show(matrix, names))
   content = f'<div class="pair">{content}</div>' if content else ""
-  return Section("confusion", "Confusions", content + others)
+  return content + others
 
 
 def _show(matrix: Mapping, names: Mapping) -> str:

@@ -13,9 +13,9 @@ from synthjax.detection.results import METRICS
 from synthjax.report import charts, html
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run, files_of, read_image, read_json
-from synthjax.report.sections import Section, Tile
+from synthjax.report.sections import Tile
 
-PLACE = 80
+PLACE, TITLE = 80, "Detection"
 LEAST_SCORE = 0.3  # of a detection that is drawn
 _HOW = (
   "Average precision in %, the mean over seeds. For AP50 a box is right if its "
@@ -53,11 +53,11 @@ def headline(results: Mapping) -> list[Tile]:
   return tiles
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows average precisions in all and by class, and some detections."""
   found = results.get("detect", {})
   if not found.get("summary"):
-    return Section("detection", "Detection", "")
+    return ""
   by_init: dict = {}
   for row in found["summary"]:
     by_init.setdefault(row["init"], {})[row["metric"]] = row
@@ -70,7 +70,7 @@ def render(results: Mapping) -> Section:
     + _classes(found, [*by_init], reference)
     + _drawings(results.get("examples", ()), [*by_init])
   )
-  return Section("detection", "Detection", content)
+  return content
 
 
 def _chart(by_init: Mapping, reference: str | None) -> str:

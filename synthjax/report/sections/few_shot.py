@@ -7,10 +7,10 @@ from synthjax.report import html, interval_charts
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run
 from synthjax.report.interval_charts import Curve, Point
-from synthjax.report.sections import Section, Tile
+from synthjax.report.sections import Tile
 from synthjax.report.sections.accuracy import by_split
 
-PLACE = 20
+PLACE, TITLE = 20, "Few-shot"
 
 
 def gather(run: Run, results: Mapping) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def headline(results: Mapping) -> list[Tile]:
   return []
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows methods over shots, on every split."""
   parts = []
   for entry in results.get("few_shot_accuracy", []):
@@ -96,7 +96,7 @@ def render(results: Mapping) -> Section:
       f"{interval_charts.BARS}",
     )
     parts.append(f'<div class="pair lean">{chart}{_table(entry)}</div>')
-  return Section("few-shot", "Few-shot", "".join(parts))
+  return "".join(parts)
 
 
 def figure(

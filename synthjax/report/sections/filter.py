@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from synthjax.data.generated.clip_filter import FILLED
 from synthjax.report import charts, html
 from synthjax.report.results import NUM_BINS, class_names
-from synthjax.report.sections import Section, Tile
+from synthjax.report.sections import Tile
 from synthjax.report.sections.images import Album, thumbs
 
-PLACE = 100
+PLACE, TITLE = 100, "Filter"
 _FILLED = (
   "Filled: kept although they do not pass, as the best of a class in which too "
   "few do."
@@ -31,11 +31,11 @@ def tiles(results: Mapping) -> list[Tile]:
   ]
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows what the filter kept, what it dropped and why."""
   selection = results.get("selection")
   if not selection:
-    return Section("filter", "Filter", "")
+    return ""
   kept, dropped = (selection["histogram"][key] for key in ("kept", "dropped"))
   chart = charts.histogram(
     [kept, dropped],
@@ -95,7 +95,7 @@ def render(results: Mapping) -> Section:
   )
   if album := results.get("album"):
     content += _kept_and_dropped(album, selection, class_names(results))
-  return Section("filter", "Filter", content)
+  return content
 
 
 def _kept_and_dropped(album: Album, selection: Mapping, names: Mapping) -> str:

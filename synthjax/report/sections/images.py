@@ -15,9 +15,8 @@ from synthjax.data.pipeline.rows import Source
 from synthjax.report import html
 from synthjax.report.checked_files import Run, files_of, read_arrays, read_rows
 from synthjax.report.results import class_names
-from synthjax.report.sections import Section
 
-PLACE = 90
+PLACE, TITLE = 90, "Drawn images"
 _MAX_CANDIDATES = 8_000  # rows to choose from; of more, a random part
 _MAX_BYTES = 3_500_000  # of a page, for all images
 _FACTS_BYTES = 700  # of a page, for what is known about an image
@@ -161,11 +160,11 @@ def _read(
   return {name: dict(of) for name, of in pictures.items()}, left_out
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows a random sample of each class."""
   album = results.get("album")
   if not album or not album.samples:
-    return Section("images", "Drawn images", "")
+    return ""
   names = class_names(results)
   content = (
     f"<p>{html.count(album.count).text} images were drawn; these are a "
@@ -197,7 +196,7 @@ def render(results: Mapping) -> Section:
     title = f"<h3>{html.escape(name)}{note}</h3>"
     cards.append(f'<section class="class">{title}{rows}</section>')
   content += f'<div class="classes">{"".join(cards)}</div>'
-  return Section("images", "Drawn images", content)
+  return content
 
 
 def thumbs(pictures: Sequence[Picture], name: str) -> str:

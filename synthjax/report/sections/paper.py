@@ -6,9 +6,9 @@ from synthjax.report import html
 from synthjax.report.charts import hundred
 from synthjax.report.interval_charts import Curve, Point
 from synthjax.report.paper import ZERO_SHOT
-from synthjax.report.sections import Section, few_shot
+from synthjax.report.sections import few_shot
 
-PLACE = 40
+PLACE, TITLE = 40, "Ours beside the paper's"
 
 _HOW = (
   "Numbers in %. Below ours: the 95 % interval of the mean over seeds (t "
@@ -19,12 +19,12 @@ _HOW = (
 _NOT_RUN = html.Number(None, "not run")
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows each table that the config names, the paper's numbers and ours."""
   content = "".join(map(_show, results.get("paper", [])))
   if content:
     content = f"<p>{_HOW}</p>{content}"
-  return Section("paper", "Ours beside the paper's", content)
+  return content
 
 
 def _show(compared: Mapping) -> str:

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 
 from synthjax.report import html
 from synthjax.report.results import class_names
-from synthjax.report.sections import Section
 
-PLACE = 120
+PLACE, TITLE = 120, "Prompts"
 _MAX_OPEN = 20  # rows that are shown without being asked for
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Counts the prompts, and shows examples of each class."""
   prompts = results.get("prompts")
   if not prompts:
-    return Section("prompts", "Prompts", "")
+    return ""
   names = class_names(results)
   counts = ", ".join(
     f"{html.count(n).text} {name}" for name, n in prompts["by_strategy"].items()
@@ -29,11 +28,8 @@ def render(results: Mapping) -> Section:
     prompts["examples"],
     caption="Prompts",
   )
-  is_short = len(prompts["examples"]) <= _MAX_OPEN
-  return Section(
-    "prompts",
-    "Prompts",
-    f"<p>{html.count(prompts['count']).text} prompts: "
-    f"{html.escape(counts)}.</p>"
-    + html.details("Examples of each class", examples, opened=is_short),
+  total, is_short = prompts["count"], len(prompts["examples"]) <= _MAX_OPEN
+  return (
+    f"<p>{html.count(total).text} prompts: {html.escape(counts)}.</p>"
+    + html.details("Examples of each class", examples, opened=is_short)
   )

@@ -12,10 +12,8 @@ from synthjax.report.card.tables import (
   figures_by,
 )
 from synthjax.report.checked_files import Run, files_of, read_json
-from synthjax.report.sections import Section
 
-PLACE = 110
-_TITLE = "Quality of the images"
+PLACE, TITLE = 110, "Quality of the images"
 
 
 def gather(run: Run, results: Mapping) -> dict[str, Any]:
@@ -27,11 +25,11 @@ def gather(run: Run, results: Mapping) -> dict[str, Any]:
   return {"card": read_json(run, "card", "card.json") | {"pairs": pairs}}
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows quality, near duplicates, and the nearest real images."""
   card = results.get("card")
   if not card:
-    return Section("quality", _TITLE, "")
+    return ""
   pairs, quality = card.get("pairs", {}), card["quality"]
   figures = _figures(quality, quality["neighbours"])
   content = (
@@ -42,7 +40,7 @@ def render(results: Mapping) -> Section:
   )
   if card.get("leakage"):
     content += _leakage(card["leakage"], pairs.get("leakage", []))
-  return Section("quality", _TITLE, content + _models(card))
+  return content + _models(card)
 
 
 def _intro(card: Mapping) -> str:

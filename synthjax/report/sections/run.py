@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from synthjax.report import html
-from synthjax.report.sections import Section
 
-PLACE = 160
+PLACE, TITLE = 160, "Run"
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows the tasks, what they left, versions and the config."""
   states = results["tasks"]
   sum_of = lambda state, key: sum(
@@ -41,7 +40,7 @@ def render(results: Mapping) -> Section:
       for task, state in complete.items()
     }
     content += html.details("Specifications of the tasks", _json(specs))
-  return Section("run", "Run", content)
+  return content
 
 
 def _versions(versions: Mapping[str, Mapping[str, str]]) -> str:

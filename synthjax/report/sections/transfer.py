@@ -3,18 +3,17 @@
 from collections.abc import Mapping
 
 from synthjax.report import charts, html
-from synthjax.report.sections import Section
 
-PLACE = 70
+PLACE, TITLE = 70, "Pre-training and transfer"
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows the accuracies after pre-training and after finetuning."""
   content = _pretrained(results["tasks"].get("pretrain", {}))
   finetuned = results.get("transfer", {})
   if finetuned.get("summary"):
     content += _finetuned(finetuned)
-  return Section("transfer", "Pre-training and transfer", content)
+  return content
 
 
 def _pretrained(state: Mapping) -> str:

@@ -8,9 +8,8 @@ import numpy as np
 
 from synthjax.report import charts, html
 from synthjax.report.checked_files import Run, files_of, read_arrays, read_rows
-from synthjax.report.sections import Section
 
-PLACE = 130
+PLACE, TITLE = 130, "Training"
 _MAX_LINES = 12  # in one chart
 _MAX_POINTS = 200  # of a curve; the eye sees no more
 _METRICS = "_metrics.jsonl"  # ends the name of a file
@@ -86,13 +85,13 @@ def _mean_curve(curves: list[np.ndarray]) -> dict:
   }
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows the losses of each training, and other metrics behind a line."""
   groups: dict = {}
   for curve in results["curves"]:
     groups.setdefault((curve["task"], curve["metric"]), []).append(curve)
   if not groups:
-    return Section("curves", "Training", "")
+    return ""
   losses, others = [], []
   for (task, metric), group in groups.items():
     chart = _chart(task, metric, group)
@@ -106,9 +105,7 @@ def render(results: Mapping) -> Section:
     results["curves"],
     caption="Where each curve starts and ends (means over seeds)",
   )
-  return Section(
-    "curves", "Training", content + html.details("As a table", rows)
-  )
+  return content + html.details("As a table", rows)
 
 
 def _chart(task: str, metric: str, curves: Sequence[Mapping]) -> str:

@@ -5,10 +5,9 @@ from typing import Any
 
 from synthjax.report import html
 from synthjax.report.checked_files import Run
-from synthjax.report.sections import Section
 from synthjax.runtime import artifacts
 
-PLACE = 140
+PLACE, TITLE = 140, "Exports"
 # What a folder of each format holds.
 FORMATS = {
   "webdataset": "WebDataset: tar files",
@@ -65,17 +64,15 @@ def gather(run: Run, results: Mapping) -> dict[str, Any]:
   return {"exports": exports}
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows which formats there are, where they lie and how large they are."""
   if not results["exports"]:
-    return Section("export", "Exports", "")
+    return ""
   rows = html.table(
     _COLUMNS, results["exports"], caption="Folders of the workdir"
   )
-  return Section(
-    "export",
-    "Exports",
+  return (
     "<p>The images for other programs, each format in a folder of its own; its "
     f"<code>{artifacts.MANIFEST}</code> has the SHA-256 of every file.</p>"
-    f"{rows}",
+    f"{rows}"
   )

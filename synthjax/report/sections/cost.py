@@ -4,9 +4,9 @@ import datetime
 from collections.abc import Mapping, Sequence
 
 from synthjax.report import charts, html
-from synthjax.report.sections import Section, Tile
+from synthjax.report.sections import Tile
 
-PLACE = 150
+PLACE, TITLE = 150, "Cost"
 _HOUR = 3600  # seconds
 _AMOUNTS = {  # task -> what its files have in their names, and their rows are
   "generate": (".array_record-", "images"),
@@ -26,7 +26,7 @@ def measure(
     records: of `timings.read`; tasks come in their order. Those of `report` are
       left out, as the page is written before its own time is known.
     states: of the tasks, as of `checked_files.Run`.
-    curves: as of `training.curves`.
+    curves: as of `curves.curves`.
     price: of an hour of one device, or None.
 
   Returns:
@@ -157,12 +157,12 @@ def tiles(results: Mapping) -> list[Tile]:
   return [Tile(number, " ".join(units), words)]
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows what each task took, its share, and how fast it was."""
   cost = results.get("cost") or {"tasks": []}
   tasks = cost["tasks"]
   if not tasks:
-    return Section("cost", "Cost", "")
+    return ""
   share = lambda row: html.ratio(row["seconds"], cost["seconds"])
   columns = {"task": lambda row: row["task"]}
   if any(row["runs"] > 1 for row in tasks):
@@ -191,9 +191,7 @@ def render(results: Mapping) -> Section:
   )
   pair = charts.figure(chart, "Where the time went.")
   pair += html.table(columns, tasks, caption="What each task took")
-  return Section(
-    "cost", "Cost", f'{_words(cost)}<div class="pair lean">{pair}</div>'
-  )
+  return f'{_words(cost)}<div class="pair lean">{pair}</div>'
 
 
 def _words(cost: Mapping) -> str:

@@ -7,10 +7,9 @@ from synthjax.report import html, interval_charts
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run
 from synthjax.report.interval_charts import Curve, Point
-from synthjax.report.sections import Section
 from synthjax.report.sections.accuracy import by_split
 
-PLACE = 30
+PLACE, TITLE = 30, "Tuning the encoder"
 _FEWEST = 3  # shares that make a chart
 _FACTS = ("share_tuned", "batch_norm", "data", "up_to")
 _COLUMNS = {
@@ -45,7 +44,7 @@ def gather(run: Run, results: Mapping) -> dict[str, Any]:
   }
 
 
-def render(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows each arm with the share of the parameters that it tuned."""
   parts = []
   for entry in results.get("encoder_accuracy", []):
@@ -63,7 +62,7 @@ def render(results: Mapping) -> Section:
     parts.append(
       f'<div class="pair lean">{chart}{rows}</div>' if chart else rows
     )
-  return Section("encoder", "Tuning the encoder", "".join(parts))
+  return "".join(parts)
 
 
 def _chart(entry: Mapping) -> str:
