@@ -15,6 +15,9 @@ class Number(NamedTuple):
   value: float | None
   text: str
 
+  def __str__(self) -> str:
+    return self.text
+
 
 class Cell(NamedTuple):
   """A number with short lines below it, and a mark for the best."""
@@ -25,7 +28,7 @@ class Cell(NamedTuple):
 
 
 def _number(x: Any, write: Callable[[float], str]) -> Number:
-  """Writes a finite number; anything else is not there."""
+  """Writes a finite number, and NONE for anything else."""
   is_number = isinstance(x, int | float) and not isinstance(x, bool)
   if not is_number or not math.isfinite(x):
     return Number(None, NONE)

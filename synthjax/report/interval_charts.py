@@ -107,12 +107,12 @@ def _curve(curve: Curve, x, y, limits: tuple[float, float]) -> str:
         f'<path class="{colour} bar" '
         f'd="M{x(p.x):.1f} {y(low):.1f}V{y(high):.1f}"/>'
       )
-    words = f"{curve.name}, {p.x:g}: {p.mean:.2f}"
+    title = f"{curve.name}, {p.x:g}: {p.mean:.2f}"
     if p.low is not None:
-      words += f" (95 %: {p.low:.1f} to {p.high:.1f})"
+      title += f" (95 %: {p.low:.1f} to {p.high:.1f})"
     radius = 2 if curve.printed else 3
     parts.append(
-      charts.circle(f"{colour} fill", x(p.x), y(p.mean), radius, words)
+      charts.circle(f"{colour} fill", x(p.x), y(p.mean), radius, title)
     )
   return "".join(parts)
 

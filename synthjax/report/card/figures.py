@@ -84,7 +84,7 @@ def open_drawn(
 
 
 def some(n: int, most: int, seed: int) -> np.ndarray:
-  """Returns at most so many of n rows, by chance, in order."""
+  """Returns at most `most` of n rows, chosen at random, in order."""
   if n <= most:
     return np.arange(n)
   rng = np.random.default_rng(seed)
@@ -221,10 +221,10 @@ def leakage(
   for i in order[np.sort(first)[:limit]]:
     row = int(real.rows[nearest[i]])
     image = np.asarray(real.source[row]["image"])
-    own = drawn.source[int(drawn.chosen[i])]["image"]
+    generated = drawn.source[int(drawn.chosen[i])]["image"]
     pair = {
       "cosine": float(cosines[i]),
-      "same_pixels": bool(np.array_equal(image, own)),
+      "same_pixels": bool(np.array_equal(image, generated)),
       "a": _shown(drawn, drawn.chosen[i]),
       "b": {
         "id": f"real image {row}",
@@ -265,15 +265,15 @@ def _other_scores(folder: epath.PathLike) -> UserError:
 
 
 def headline(card: Mapping[str, Any]) -> str:
-  """Returns the figures that tell most of a card, in a line."""
+  """Returns the main figures of a card, in a line."""
   figures = card["quality"]["sets"]["all"]["figures"]
-  words = [
+  shown = [
     f"{name} {figures[name]:.3g}"
     for name in ("frechet", "precision", "recall", "clip_score")
     if figures.get(name) is not None
   ]
   near = card["duplicates"]["near_more_than_one"]
-  return f"{', '.join(words)}; {near:,} near duplicates"
+  return f"{', '.join(shown)}; {near:,} near duplicates"
 
 
 # --- the figures by further encoders, which know no texts ---------------------

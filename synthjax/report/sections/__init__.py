@@ -32,5 +32,5 @@ class Tile(NamedTuple):
 def modules() -> list[types.ModuleType]:
   """Imports the modules of this folder, in the order of the page."""
   names = [module.name for module in pkgutil.iter_modules(__path__)]
-  found = [importlib.import_module(f"{__name__}.{name}") for name in names]
-  return sorted(found, key=lambda module: module.PLACE)
+  sections = [importlib.import_module(f"{__name__}.{name}") for name in names]
+  return sorted(sections, key=lambda section: section.PLACE)

@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from synthjax.report import charts, html
 from synthjax.report.sections import Tile
@@ -64,11 +65,8 @@ def _task(
   price: float | None,
 ) -> dict:
   spans = [span for span in map(_span, records) if span]
-  hours = sum(
-    (end - start) * devices / _HOUR for start, end, devices, _ in spans
-  )
+  hours = sum((s.end - s.start) * s.devices / _HOUR for s in spans)
   amount, unit = _amount(task, state, curves)
-  last = _last(spans)
   kinds = [
     f"{r['devices']} x {r['device']}" for r in records if r.get("devices")
   ]
@@ -82,13 +80,22 @@ def _task(
     "devices": ", ".join(dict.fromkeys(kinds)),
     "amount": amount,
     "unit": unit,
-    "rate": None if unknown else html.ratio(amount, _covered(last)),
+    "rate": None if unknown else html.ratio(amount, _covered(_last(spans))),
     "price": None if price is None else hours * price,
   }
 
 
-def _span(record: Mapping) -> tuple[float, float, int, bool] | None:
-  """Returns start and end (seconds), devices, and whether it was completed."""
+class _Span(NamedTuple):
+  """When a run of a task was at work."""
+
+  start: float  # seconds
+  end: float
+  devices: int
+  complete: bool
+
+
+def _span(record: Mapping) -> _Span | None:
+  """Reads a record; None for a run of unknown length."""
   seconds, devices = record.get("seconds"), record.get("devices")
   try:
     began = datetime.datetime.fromisoformat(record.get("began")).timestamp()
@@ -96,29 +103,28 @@ def _span(record: Mapping) -> tuple[float, float, int, bool] | None:
     return None
   if seconds is None or devices is None:
     return None
-  return began, began + seconds, devices, record.get("ended") == "complete"
+  complete = record.get("ended") == "complete"
+  return _Span(began, began + seconds, devices, complete)
 
 
-def _covered(spans: Sequence[tuple]) -> float:
+def _covered(spans: Sequence[_Span]) -> float:
   """Returns for how many seconds at least one of the runs was at work."""
   seconds, until = 0.0, float("-inf")
-  for start, end, *_ in sorted(spans):
-    seconds += max(0.0, end - max(start, until))
-    until = max(until, end)
+  for span in sorted(spans):
+    seconds += max(0.0, span.end - max(span.start, until))
+    until = max(until, span.end)
   return seconds
 
 
-def _last(spans: Sequence[tuple]) -> list[tuple]:
-  """Returns the runs that made what is there.
+def _last(spans: Sequence[_Span]) -> list[_Span]:
+  """Returns the runs that made the artifact.
 
   A task whose folder was deleted has been completed more than once.
   """
-  ends = [span for span in spans if span[3]]
-  if not ends:
-    return list(spans)
-  start = max(ends, key=lambda span: span[1])[0]
-  before = max((span[1] for span in ends if span[1] <= start), default=None)
-  return [span for span in spans if before is None or span[0] >= before]
+  ends = sorted((s for s in spans if s.complete), key=lambda s: s.end)
+  before = [s.end for s in ends if s.end <= ends[-1].start]
+  since = before[-1] if before else float("-inf")
+  return [span for span in spans if span.start >= since]
 
 
 def _amount(
@@ -153,8 +159,8 @@ def tiles(results: Mapping) -> list[Tile]:
     return []
   hours = _hours(cost["device_hours"]).text
   number, *units = duration(cost["seconds"]).split(" ")
-  words = f"{hours} device-hours, without this page"
-  return [Tile(number, " ".join(units), words)]
+  without = f"{hours} device-hours, without this page"
+  return [Tile(number, " ".join(units), without)]
 
 
 def render(results: Mapping) -> str:
@@ -176,7 +182,7 @@ def render(results: Mapping) -> str:
       row["unit"],
     ),
   }
-  if len({row["devices"] for row in tasks}) > 1:  # else they are in the words
+  if len({row["devices"] for row in tasks}) > 1:  # else the text names them
     columns["devices"] = lambda row: row["devices"] or html.NONE
   columns["device-hours"] = lambda row: _hours(row["device_hours"])
   if cost["price"] is not None:
@@ -191,14 +197,14 @@ def render(results: Mapping) -> str:
   )
   pair = charts.figure(chart, "Where the time went.")
   pair += html.table(columns, tasks, caption="What each task took")
-  return f'{_words(cost)}<div class="pair lean">{pair}</div>'
+  return f'{_summary(cost)}<div class="pair lean">{pair}</div>'
 
 
-def _words(cost: Mapping) -> str:
+def _summary(cost: Mapping) -> str:
   devices = filter(None, dict.fromkeys(row["devices"] for row in cost["tasks"]))
-  words = (
+  text = (
     f"The tasks took {duration(cost['seconds'])} and "
-    f"{_hours(cost['device_hours']).text} device-hours on "
+    f"{_hours(cost['device_hours'])} device-hours on "
     f"{html.escape(', '.join(devices) or 'unknown devices')}: the time times "
     "all devices that the processes held, at work or waiting. Compiling, "
     "reading and measuring are part of it, so that what was done in a second "
@@ -206,13 +212,13 @@ def _words(cost: Mapping) -> str:
   )
   if cost["price"] is not None:
     hour = html.short(cost["price_per_device_hour"]).text
-    words += f" At {hour} for a device-hour that is {cost['price']:,.2f}."
+    text += f" At {hour} for a device-hour that is {cost['price']:,.2f}."
   if cost["unknown"]:
-    words += (
+    text += (
       f" Not counted, as their length is not known: {cost['unknown']} of the "
       "runs of tasks, which were killed or are still at work."
     )
-  return f"<p>{words}</p>"
+  return f"<p>{text}</p>"
 
 
 def _with_unit(number: html.Number, unit: str) -> html.Number:

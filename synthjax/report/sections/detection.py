@@ -37,37 +37,37 @@ def headline(results: Mapping) -> list[Tile]:
   The config fixed them before the test images were opened. Their difference is
   the first of the task's, which is that to the reference.
   """
-  found = results.get("detect", {"summary": []})
-  rows = [row for row in found["summary"] if row["metric"] == "AP50"]
+  detect = results.get("detect", {"summary": []})
+  rows = [row for row in detect["summary"] if row["metric"] == "AP50"]
   if not rows:
     return []
   last = rows[-1]
   tiles = [
     Tile(html.percent(last["mean"]).text, "%", f"AP50 of {last['init']}")
   ]
-  for gain in found["differences"]:
+  for gain in detect["differences"]:
     if (gain["init"], gain["metric"]) == (last["init"], "AP50"):
-      error = f"± {html.percent(gain['stderr']).text} points"
-      words = f"AP50 against {gain['reference']} ± standard error"
-      return [*tiles, Tile(html.points(gain["mean"]).text, error, words)]
+      error = f"± {html.percent(gain['stderr'])} points"
+      against = f"AP50 against {gain['reference']} ± standard error"
+      return [*tiles, Tile(html.points(gain["mean"]).text, error, against)]
   return tiles
 
 
 def render(results: Mapping) -> str:
   """Shows average precisions in all and by class, and some detections."""
-  found = results.get("detect", {})
-  if not found.get("summary"):
+  detect = results.get("detect", {})
+  if not detect.get("summary"):
     return ""
   by_init: dict = {}
-  for row in found["summary"]:
+  for row in detect["summary"]:
     by_init.setdefault(row["init"], {})[row["metric"]] = row
-  references = [row["reference"] for row in found["differences"]]
+  references = [row["reference"] for row in detect["differences"]]
   reference = references[0] if references else None
   means = _chart(by_init, reference) + _table(by_init)
   content = (
     f'<p>{_HOW}</p><div class="pair lean">{means}</div>'
-    + _differences(found["differences"])
-    + _classes(found, [*by_init], reference)
+    + _differences(detect["differences"])
+    + _classes(detect, [*by_init], reference)
     + _drawings(results.get("examples", ()), [*by_init])
   )
   return content
@@ -125,25 +125,25 @@ def _differences(differences: Sequence[Mapping]) -> str:
   )
 
 
-def per_class(found: Mapping, init: str) -> dict[str, float | None]:
+def per_class(detect: Mapping, init: str) -> dict[str, float | None]:
   """Returns class -> AP50 of some first weights, the mean over their seeds.
 
   None stands for a class without objects.
   """
-  rows = [row["per_class"] for row in found["rows"] if row["init"] == init]
+  rows = [row["per_class"] for row in detect["rows"] if row["init"] == init]
   mean = lambda values: sum(values) / len(values) if values else None
   return {
     name: mean([row[name] for row in rows if row.get(name) is not None])
-    for name in found["classes"]
+    for name in detect["classes"]
   }
 
 
 def _classes(
-  found: Mapping, inits: Sequence[str], reference: str | None
+  detect: Mapping, inits: Sequence[str], reference: str | None
 ) -> str:
   """Shows AP50 of each class, and below it the difference to the reference."""
-  ap50 = {init: per_class(found, init) for init in inits}
-  start = ap50.get(reference, dict.fromkeys(found["classes"]))
+  ap50 = {init: per_class(detect, init) for init in inits}
+  start = ap50.get(reference, dict.fromkeys(detect["classes"]))
 
   def cell(init):
     def write(name):
@@ -159,7 +159,7 @@ def _classes(
     caption += f"; below it the difference to “{reference}” in points"
   empty = [
     name
-    for name in found["classes"]
+    for name in detect["classes"]
     if all(of_init[name] is None for of_init in ap50.values())
   ]
   note = ""
@@ -168,7 +168,7 @@ def _classes(
     note = f"<p>Without objects, and left out of the means: {names}.</p>"
   rows = html.table(
     {"class": lambda name: name} | {init: cell(init) for init in inits},
-    found["classes"],
+    detect["classes"],
     caption=caption,
   )
   last = inits[-1]

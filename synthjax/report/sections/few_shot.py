@@ -56,7 +56,7 @@ def headline(results: Mapping) -> list[Tile]:
     for method in entry["methods"][:1]:
       if method["points"]:
         point = method["points"][-1]
-        words = (
+        chosen = (
           f"{method['method']}, {point['shots']:g} shots, the first method of "
           "the config"
         )
@@ -64,7 +64,7 @@ def headline(results: Mapping) -> list[Tile]:
         unit = f"% ({html.interval_or_seed(point)})"
         return [
           Tile(start, "%", f"zero-shot on {entry['split']}"),
-          Tile(html.percent(point["mean"]).text, unit, words),
+          Tile(html.percent(point["mean"]).text, unit, chosen),
         ]
   return []
 

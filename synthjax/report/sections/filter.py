@@ -1,4 +1,4 @@
-"""Which images the filter kept, and why it dropped others."""
+"""Which images the filter kept, and why it dropped the others."""
 
 from collections.abc import Mapping
 
@@ -21,18 +21,18 @@ def tiles(results: Mapping) -> list[Tile]:
   if not selection:
     return []
   kept, images = selection["kept"], selection["images"]
-  words = "kept by the filter"
+  meaning = "kept by the filter"
   if filled := selection["reasons"].get(FILLED):
     share = html.percent(html.ratio(filled, kept), 0).text
-    words = f"kept, {share} % of them to fill up classes of too few"
+    meaning = f"kept, {share} % of them to fill up classes of too few"
   return [
     Tile(html.count(images).text, "", "images scored"),
-    Tile(html.percent(html.ratio(kept, images), 0).text, "%", words),
+    Tile(html.percent(html.ratio(kept, images), 0).text, "%", meaning),
   ]
 
 
 def render(results: Mapping) -> str:
-  """Shows what the filter kept, what it dropped and why."""
+  """Shows the share that the filter kept, its reasons, and images of both."""
   selection = results.get("selection")
   if not selection:
     return ""

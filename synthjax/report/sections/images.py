@@ -17,15 +17,15 @@ from synthjax.report.checked_files import Run, files_of, read_arrays, read_rows
 from synthjax.report.results import class_names
 
 PLACE, TITLE = 90, "Drawn images"
-_MAX_CANDIDATES = 8_000  # rows to choose from; of more, a random part
+_MAX_CANDIDATES = 8_000  # rows to choose from; a random part if there are more
 _MAX_BYTES = 3_500_000  # of a page, for all images
-_FACTS_BYTES = 700  # of a page, for what is known about an image
+_FACTS_BYTES = 700  # of a page, for the facts about an image
 # Strategy, label, prompt, seed and number.
 _ID = re.compile(r"(.+)-\d+-\d+-s-?\d+-\d+")
 
 
 class Picture(NamedTuple):
-  """An image of the page and what is known about it."""
+  """An image of the page, with its prompt, score and verdict."""
 
   id: str
   label: int
@@ -167,7 +167,7 @@ def render(results: Mapping) -> str:
     return ""
   names = class_names(results)
   content = (
-    f"<p>{html.count(album.count).text} images were drawn; these are a "
+    f"<p>{html.count(album.count)} images were drawn; these are a "
     "random part of each class, whatever the filter said of them. Below an "
     "image is the probability of its own class (p_own). Press an image to "
     "enlarge it; the arrow keys go on from there.</p>"

@@ -36,16 +36,16 @@ def _show(compared: Mapping) -> str:
   rows = _wide(compared) if several else _narrow(compared)
   charts = _charts(compared) if compared["key"] == "figure1" else ""
   references = {cell["reference"] for cell in compared["cells"]} - {None}
-  words = []
+  notes = []
   if references:
     to = f"to “{min(references)}”"
     if len(references) > 1:
       to = "to the row above, on the same images"
-    words.append(f"Differences are those {to}.")
+    notes.append(f"Differences are those {to}.")
   if compared["note"]:
     note = compared["note"].rstrip(".")
-    words.append(f"{note[:1].upper()}{note[1:]}.")
-  note = f"<p>{html.escape(' '.join(words))}</p>" if words else ""
+    notes.append(f"{note[:1].upper()}{note[1:]}.")
+  note = f"<p>{html.escape(' '.join(notes))}</p>" if notes else ""
   return f"<h3>{title}</h3>{note}{charts}{rows}"
 
 
@@ -116,11 +116,9 @@ def _ours(cell: Mapping) -> html.Cell:
     [] if cell["arm"] == ZERO_SHOT else [html.interval_or_seed(cell["ours"])]
   )
   if (difference := cell["difference"]) is not None:
-    words, span = (
-      html.points(difference["mean"], 2).text,
-      html.interval(difference, html.points),
-    )
-    below.append(words if span == html.NONE else f"{words} ({span})")
+    gain = html.points(difference["mean"], 2).text
+    span = html.interval(difference, html.points)
+    below.append(gain if span == html.NONE else f"{gain} ({span})")
   return html.Cell(html.percent(cell["ours"]["mean"], 2), below)
 
 

@@ -16,7 +16,7 @@ def render(results: Mapping) -> str:
     return ""
   names = class_names(results)
   counts = ", ".join(
-    f"{html.count(n).text} {name}" for name, n in prompts["by_strategy"].items()
+    f"{html.count(n)} {name}" for name, n in prompts["by_strategy"].items()
   )
   examples = html.table(
     {
@@ -30,6 +30,6 @@ def render(results: Mapping) -> str:
   )
   total, is_short = prompts["count"], len(prompts["examples"]) <= _MAX_OPEN
   return (
-    f"<p>{html.count(total).text} prompts: {html.escape(counts)}.</p>"
+    f"<p>{html.count(total)} prompts: {html.escape(counts)}.</p>"
     + html.details("Examples of each class", examples, opened=is_short)
   )

@@ -48,7 +48,7 @@ def _intro(card: Mapping) -> str:
   part = further = ""
   if compared < drawn:
     part = (
-      f" Of {html.count(drawn).text} images, {html.count(compared).text} were "
+      f" Of {html.count(drawn)} images, {html.count(compared)} were "
       "compared, chosen at random."
     )
   if names := [called(encoder["model"]) for encoder in _encoders(card)]:
@@ -107,46 +107,43 @@ def _classes(card: Mapping) -> str:
   )
 
 
-def _twins(found: Mapping, pairs: Sequence[Mapping]) -> str:
+def _twins(counts: Mapping, pairs: Sequence[Mapping]) -> str:
   text = (
-    f"<h3>Near duplicates</h3><p>{html.count(found['equal_files']).text} "
+    f"<h3>Near duplicates</h3><p>{html.count(counts['equal_files'])} "
     "files are equal to one before them. At a cosine of "
-    f"{found['threshold']:g} or more there are "
-    f"{html.count(found['near_pairs']).text} pairs; if one of each group of "
+    f"{counts['threshold']:g} or more there are "
+    f"{html.count(counts['near_pairs'])} pairs; if one of each group of "
     "such images stayed, "
-    f"{html.count(found['near_more_than_one']).text} of "
-    f"{html.count(found['compared']).text} would go.</p>"
+    f"{html.count(counts['near_more_than_one'])} of "
+    f"{html.count(counts['compared'])} would go.</p>"
   )
   return text + _pairs(pairs, "generated")
 
 
-def _leakage(found: Mapping, pairs: Sequence[Mapping]) -> str:
-  cosine, among = found["cosine"], found.get("cosine_among_real")
+def _leakage(figures: Mapping, pairs: Sequence[Mapping]) -> str:
+  cosine, among = figures["cosine"], figures.get("cosine_among_real")
   text = (
     "<h3>Near the images that are measured on</h3>"
-    f"<p>{html.count(found['near']).text} of "
-    f"{html.count(found['compared']).text} generated images reach a cosine "
-    f"of {found['threshold']:g} with one of "
-    f"{html.count(found['real_images']).text} real ones."
+    f"<p>{html.count(figures['near'])} of "
+    f"{html.count(figures['compared'])} generated images reach a cosine "
+    f"of {figures['threshold']:g} with one of "
+    f"{html.count(figures['real_images'])} real ones."
   )
   if among:
-    share = html.percent(found["nearer_than_real"]).text
+    share = html.percent(figures["nearer_than_real"]).text
     text += (
       f" {share} % are nearer to their nearest real image than any other real "
       "image is. Likeness of features is no copy: look at the nearest pairs."
     )
-  names = (("median", "median"), ("p99", "99 % below"), ("max", "largest"))
+  keys = {"median": "median", "p99": "99 % below", "max": "largest"}
+  sets = {"generated to real": cosine}
+  sets |= {"real to real": among} if among else {}
   rows = [
-    ["generated to real", *(html.decimal(cosine[key], 3) for key, _ in names)]
+    [name, *(html.decimal(values[key], 3) for key in keys)]
+    for name, values in sets.items()
   ]
-  if among:
-    rows.append(
-      ["real to real", *(html.decimal(among[key], 3) for key, _ in names)]
-    )
   table = html.grid(
-    ["images", *(name for _, name in names)],
-    rows,
-    caption="Cosine with the nearest image",
+    ["images", *keys.values()], rows, caption="Cosine with the nearest image"
   )
   return f"{text}</p>{table}{_pairs(pairs, 'real')}"
 
@@ -172,12 +169,12 @@ def _pairs(pairs: Sequence[Mapping], other: str) -> str:
 
 def _side(side: Mapping, kind: str) -> str:
   hover = side.get("prompt") or side["id"]
-  words = f"{kind}: {side['class']}"
+  caption = html.escape(f"{kind}: {side['class']}")
   return (
     f'<span title="{html.escape(hover)}"><img '
-    f'src="{html.escape(side["image"])}" alt="{html.escape(words)}" '
+    f'src="{html.escape(side["image"])}" alt="{caption}" '
     'width="72" height="72">'
-    f"{html.escape(words)}</span>"
+    f"{caption}</span>"
   )
 
 
