@@ -4,32 +4,14 @@ import base64
 import functools
 import hashlib
 import pathlib
+import string
 from collections.abc import Mapping
 from html import escape
 
 from synthjax.report import sections
 from synthjax.report.sections import Tile
 
-_FOLDER = pathlib.Path(__file__).parent  # of the style sheet and the script
-_BUTTONS = """<div class="buttons">
-<button type="button" class="previous">Previous</button>
-<button type="button" class="next">Next</button>
-<button type="button" class="close">Close</button></div>"""
-_ZOOM = f"""<dialog id="zoom" aria-labelledby="zoom-title">
-<h2 id="zoom-title"></h2>
-<div class="drawing"></div>
-{_BUTTONS}
-</dialog>"""
-_FACTS = "".join(
-  f'<dt>{fact}</dt><dd data-of="{fact}"></dd>'
-  for fact in ("prompt", "seed", "p_own", "filter", "strategy", "id")
-)
-_VIEWER = f"""<dialog id="viewer" aria-labelledby="viewer-title">
-<h2 id="viewer-title">Image</h2>
-<img class="large" alt="" width="320" height="320">
-<dl>{_FACTS}</dl>
-{_BUTTONS}
-</dialog>"""
+_FOLDER = pathlib.Path(__file__).parent  # of HTML, style sheet and script
 _STATES = {"unfinished": "not finished", "missing": "not run"}
 
 
@@ -44,52 +26,36 @@ def build(results: Mapping) -> str:
   Returns:
     HTML.
   """
-  nav, body = [], []
+  links, content = [], []
   for module in sections.modules():
-    if content := module.render(results):
+    if section := module.render(results):
       name = module.__name__.rpartition(".")[2].replace("_", "-")
-      nav.append(f'<a href="#{name}">{escape(module.TITLE)}</a>')
-      body.append(
+      links.append(f'<a href="#{name}">{escape(module.TITLE)}</a>')
+      content.append(
         f'<section id="{name}" aria-labelledby="{name}-title">'
-        f'<h2 id="{name}-title">{escape(module.TITLE)}</h2>{content}</section>'
+        f'<h2 id="{name}-title">{escape(module.TITLE)}</h2>{section}</section>'
       )
-  links, sections_html = "".join(nav), "\n".join(body)
-  title, script = escape(str(results["title"])), _read("page.js")
-  return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{_read("page.css")}</style>
-</head>
-<body>
-<a class="skip" href="#main">Skip to the results</a>
-<header>
-<h1>{title}</h1>
-{_summary(results)}
-</header>
-<nav aria-label="Sections">{links}</nav>
-<main id="main">
-{sections_html}
-</main>
-{_VIEWER if results.get("album") else ""}
-{_ZOOM if results.get("examples") else ""}
-<script>{script}</script>
-</body>
-</html>
-"""
+  dialogs = {"viewer.html": "album", "zoom.html": "examples"}
+  script = _read("page.js")
+  return string.Template(_read("page.html")).substitute(
+    title=escape(str(results["title"])),
+    policy=_policy(f"\n{script}"),
+    style=_read("page.css"),
+    summary=_summary(results),
+    links="".join(links),
+    sections="\n".join(content),
+    dialogs="".join(_read(f) for f, key in dialogs.items() if results.get(key)),
+    script=script,
+  )
 
 
 @functools.cache
 def _read(name: str) -> str:
-  """Returns a file of this folder, as the body of a tag."""
-  return "\n" + (_FOLDER / name).read_text("utf-8")
+  return (_FOLDER / name).read_text("utf-8")
 
 
 def _policy(script: str) -> str:
-  """Forbids the page everything but its own style, script and images."""
+  """Forbids everything but the page's own style, images and this script."""
   digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   return (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "

@@ -11,6 +11,7 @@ from made_up_run import (
   NAMES,
   PER_CLASS,
   STRATEGIES,
+  finish,
   image_rows,
   make_config,
   make_workdir,
@@ -20,6 +21,7 @@ from made_up_run import (
 from PIL import Image
 from report_page import Page
 
+from synthjax.report import sections
 from synthjax.report.sections import filter
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
@@ -190,6 +192,24 @@ def test_names_are_never_taken_for_html(written):
   text = "".join(page.text)
   for name in NAMES:
     assert name in text
+
+
+# --- tasks and sections -----------------------------------------------------
+
+
+def test_modules_of_sections_have_a_place_of_their_own():
+  modules = sections.modules()
+  places = [module.PLACE for module in modules]
+  assert places == sorted({*places})
+  assert all(module.TITLE and callable(module.render) for module in modules)
+
+
+def test_a_task_of_ones_own_is_listed_with_its_results(tmp_path):
+  finish(tmp_path / "count_leaves", {"results.json": {"leaves": 3}})
+  html, results = write(tmp_path)
+  (row,) = Page(html).table("Tasks")[1:]
+  assert row[:2] == ["count_leaves", "complete"]
+  assert results["count_leaves"] == {"leaves": 3}
 
 
 # --- writing it again -------------------------------------------------------

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from synthjax.report import charts, html
+from synthjax.report import charts, markup
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run
 from synthjax.report.sections import Tile
@@ -16,14 +16,14 @@ _DOTS = (
 )
 _COLUMNS = {
   "arm": lambda arm: arm["arm"],
-  "mean (%)": lambda arm: html.percent(arm["mean"], 2),
-  "95 % interval": html.interval,
-  "gain (points)": lambda arm: html.points(arm["gain"], 2),
-  "± std. error": lambda arm: html.percent(arm["gain_stderr"], 2),
-  "std": lambda arm: html.percent(arm["std"], 2),
-  "seeds": lambda arm: html.count(arm["n"]),
-  "gain / error": lambda arm: html.decimal(
-    html.ratio(arm["gain"], arm["gain_stderr"]), 1
+  "mean (%)": lambda arm: markup.percent(arm["mean"], 2),
+  "95 % interval": markup.interval,
+  "gain (points)": lambda arm: markup.points(arm["gain"], 2),
+  "± std. error": lambda arm: markup.percent(arm["gain_stderr"], 2),
+  "std": lambda arm: markup.percent(arm["std"], 2),
+  "seeds": lambda arm: markup.count(arm["n"]),
+  "gain / error": lambda arm: markup.decimal(
+    markup.ratio(arm["gain"], arm["gain_stderr"]), 1
   ),
 }
 
@@ -109,18 +109,20 @@ def headline(results: Mapping) -> list[Tile]:
     return []
   arm, split = choice["arm"], choice["split"]
   error, seeds = (
-    html.percent(arm["gain_stderr"]).text,
-    html.count(arm["n"]).text,
+    markup.percent(arm["gain_stderr"]).text,
+    markup.count(arm["n"]).text,
   )
   return [
-    Tile(html.percent(choice["zero_shot"]).text, "%", f"zero-shot on {split}"),
     Tile(
-      html.percent(arm["mean"]).text,
+      markup.percent(choice["zero_shot"]).text, "%", f"zero-shot on {split}"
+    ),
+    Tile(
+      markup.percent(arm["mean"]).text,
       "%",
       f"{arm['arm']} on {split}, {choice['chosen']}",
     ),
     Tile(
-      html.points(arm["gain"]).text,
+      markup.points(arm["gain"]).text,
       f"± {error}",
       f"points of gain ± standard error, {seeds} seeds",
     ),
@@ -133,7 +135,7 @@ def render(results: Mapping) -> str:
   for entry in sorted(results.get("accuracy", []), key=_order):
     title, start = (
       f"Accuracy on {entry['split']}",
-      html.percent(entry["zero_shot"]),
+      markup.percent(entry["zero_shot"]),
     )
     chart = charts.dots(
       [charts.dot(arm["arm"], arm) for arm in entry["arms"]],
@@ -144,11 +146,11 @@ def render(results: Mapping) -> str:
     dashed = (
       "" if start.value is None else f"; dashed: zero-shot, {start.text} %"
     )
-    rows = html.table(
+    rows = markup.table(
       _COLUMNS,
       entry["arms"],
       caption=title,
-      first=[["zero-shot", html.percent(start.value, 2), *[""] * 6]],
+      first=[["zero-shot", markup.percent(start.value, 2), *[""] * 6]],
     )
     parts.append(
       '<div class="pair lean">'
@@ -167,7 +169,11 @@ def _best_epochs(results: Mapping) -> str:
     if row.get("best_epoch_on_test") is not None:
       arms.setdefault(row["arm"], []).append(row["best_epoch_on_test"])
   rows = [
-    [arm, html.count(len(shares)), html.percent(sum(shares) / len(shares), 2)]
+    [
+      arm,
+      markup.count(len(shares)),
+      markup.percent(sum(shares) / len(shares), 2),
+    ]
     for arm, shares in arms.items()
   ]
   caption = (
@@ -175,4 +181,4 @@ def _best_epochs(results: Mapping) -> str:
     "the paper prints it"
   )
   head = ("arm", "seeds", "mean (%)")
-  return html.grid(head, rows, caption=caption) if rows else ""
+  return markup.grid(head, rows, caption=caption) if rows else ""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from synthjax.report import charts, html
+from synthjax.report import charts, markup
 from synthjax.report.results import class_names
 from synthjax.report.sections import confusion
 
@@ -29,29 +29,29 @@ def render(results: Mapping) -> str:
   }
   columns = {"class": lambda label: names.get(label, str(label))}
   if accuracies:
-    share_of = lambda label, i: html.percent(
+    share_of = lambda label, i: markup.percent(
       accuracies.get(label, (None, None))[i]
     )
     columns |= {
       "zero-shot (%)": lambda label: share_of(label, 0),
       f"{after['arm']} (%)": lambda label: share_of(label, 1),
-      "gain (points)": lambda label: html.points(gains.get(label)),
+      "gain (points)": lambda label: markup.points(gains.get(label)),
     }
   if filtered:
     of = lambda label, key: filtered.get(label, {}).get(key)
     columns |= {
-      "images": lambda label: html.count(of(label, "images")),
-      "kept": lambda label: html.count(of(label, "kept")),
-      "kept (%)": lambda label: html.percent(
-        html.ratio(of(label, "kept"), of(label, "images")), 0
+      "images": lambda label: markup.count(of(label, "images")),
+      "kept": lambda label: markup.count(of(label, "kept")),
+      "kept (%)": lambda label: markup.percent(
+        markup.ratio(of(label, "kept"), of(label, "images")), 0
       ),
-      "mean p_own": lambda label: html.decimal(of(label, "mean_p_own"), 2),
+      "mean p_own": lambda label: markup.decimal(of(label, "mean_p_own"), 2),
     }
   if len(columns) == 1:
     return ""
   chart = _gains(gains, names, after) if gains else ""
   labels = dict.fromkeys([*names, *accuracies, *filtered])
-  rows = html.table(columns, labels, caption="Each class")
+  rows = markup.table(columns, labels, caption="Each class")
   return f'<div class="pair lean">{chart}{rows}</div>'
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from synthjax.evals import accuracy as classify
 from synthjax.evals.arms import ZERO_SHOT
-from synthjax.report import charts, html
+from synthjax.report import charts, markup
 from synthjax.report.checked_files import Run
 from synthjax.report.results import CLASSIFYING, class_names
 from synthjax.report.sections.accuracy import choose_arm
@@ -77,7 +77,7 @@ def render(results: Mapping) -> str:
     if matrix in shown:
       content += _show(matrix, names)
     else:
-      others += html.details(_title(matrix), _show(matrix, names))
+      others += markup.details(_title(matrix), _show(matrix, names))
   content = f'<div class="pair">{content}</div>' if content else ""
   return content + others
 
@@ -99,10 +99,10 @@ def _show(matrix: Mapping, names: Mapping) -> str:
     if n and i != j
   ]
   mistakes.sort(reverse=True)
-  worst = html.grid(
+  worst = markup.grid(
     ("true class", "predicted", "times", "of the class (%)"),
     [
-      [true, predicted, html.count(n), html.percent(share)]
+      [true, predicted, markup.count(n), markup.percent(share)]
       for n, share, true, predicted in mistakes[:10]
     ],
     caption=f"Most frequent mistakes, {title}",
@@ -110,12 +110,12 @@ def _show(matrix: Mapping, names: Mapping) -> str:
   whole = ""
   if len(counts) <= _MAX_CELLS:
     rows = [
-      [name, *map(html.count, row)]
+      [name, *map(markup.count, row)]
       for name, row in zip(classes, counts, strict=True)
     ]
     caption = f"Counts, {title}, of all its seeds; columns are predictions"
-    cells = html.grid(["true class", *classes], rows, caption=caption)
-    whole = html.details("All counts", cells)
+    cells = markup.grid(["true class", *classes], rows, caption=caption)
+    whole = markup.details("All counts", cells)
   return f"<div>{chart}{worst}{whole}</div>"
 
 

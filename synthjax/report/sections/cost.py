@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from synthjax.report import charts, html
+from synthjax.report import charts, markup
 from synthjax.report.sections import Tile
 
 PLACE, TITLE = 150, "Cost"
@@ -80,7 +80,7 @@ def _task(
     "devices": ", ".join(dict.fromkeys(kinds)),
     "amount": amount,
     "unit": unit,
-    "rate": None if unknown else html.ratio(amount, _covered(_last(spans))),
+    "rate": None if unknown else markup.ratio(amount, _covered(_last(spans))),
     "price": None if price is None else hours * price,
   }
 
@@ -169,24 +169,24 @@ def render(results: Mapping) -> str:
   tasks = cost["tasks"]
   if not tasks:
     return ""
-  share = lambda row: html.ratio(row["seconds"], cost["seconds"])
+  share = lambda row: markup.ratio(row["seconds"], cost["seconds"])
   columns = {"task": lambda row: row["task"]}
   if any(row["runs"] > 1 for row in tasks):
-    columns["runs"] = lambda row: html.count(row["runs"])
+    columns["runs"] = lambda row: markup.count(row["runs"])
   columns |= {
-    "time": lambda row: html.Number(row["seconds"], duration(row["seconds"])),
-    "share (%)": lambda row: html.percent(share(row)),
-    "done": lambda row: _with_unit(html.count(row["amount"]), row["unit"]),
+    "time": lambda row: markup.Number(row["seconds"], duration(row["seconds"])),
+    "share (%)": lambda row: markup.percent(share(row)),
+    "done": lambda row: _with_unit(markup.count(row["amount"]), row["unit"]),
     "a second": lambda row: _with_unit(
-      html.decimal(row["rate"], 1 if (row["rate"] or 0) >= 1 else 3),
+      markup.decimal(row["rate"], 1 if (row["rate"] or 0) >= 1 else 3),
       row["unit"],
     ),
   }
   if len({row["devices"] for row in tasks}) > 1:  # else the text names them
-    columns["devices"] = lambda row: row["devices"] or html.NONE
+    columns["devices"] = lambda row: row["devices"] or markup.NONE
   columns["device-hours"] = lambda row: _hours(row["device_hours"])
   if cost["price"] is not None:
-    columns["price"] = lambda row: html.Number(
+    columns["price"] = lambda row: markup.Number(
       row["price"], f"{row['price']:,.2f}"
     )
   chart = charts.bars(
@@ -196,7 +196,7 @@ def render(results: Mapping) -> str:
     signed=False,
   )
   pair = charts.figure(chart, "Where the time went.")
-  pair += html.table(columns, tasks, caption="What each task took")
+  pair += markup.table(columns, tasks, caption="What each task took")
   return f'{_summary(cost)}<div class="pair lean">{pair}</div>'
 
 
@@ -205,13 +205,13 @@ def _summary(cost: Mapping) -> str:
   text = (
     f"The tasks took {duration(cost['seconds'])} and "
     f"{_hours(cost['device_hours'])} device-hours on "
-    f"{html.escape(', '.join(devices) or 'unknown devices')}: the time times "
+    f"{markup.escape(', '.join(devices) or 'unknown devices')}: the time times "
     "all devices that the processes held, at work or waiting. Compiling, "
     "reading and measuring are part of it, so that what was done in a second "
     "is the mean over a whole task."
   )
   if cost["price"] is not None:
-    hour = html.short(cost["price_per_device_hour"]).text
+    hour = markup.short(cost["price_per_device_hour"]).text
     text += f" At {hour} for a device-hour that is {cost['price']:,.2f}."
   if cost["unknown"]:
     text += (
@@ -221,13 +221,13 @@ def _summary(cost: Mapping) -> str:
   return f"<p>{text}</p>"
 
 
-def _with_unit(number: html.Number, unit: str) -> html.Number:
+def _with_unit(number: markup.Number, unit: str) -> markup.Number:
   text = f"{number.text} {unit}" if unit else number.text
-  return number if number.value is None else html.Number(number.value, text)
+  return number if number.value is None else markup.Number(number.value, text)
 
 
-def _hours(x: float) -> html.Number:
-  return html.decimal(x, 3)
+def _hours(x: float) -> markup.Number:
+  return markup.decimal(x, 3)
 
 
 def duration(seconds: float) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from synthjax.report import charts, html
+from synthjax.report import charts, markup
 from synthjax.report.checked_files import Run, files_of, read_arrays, read_rows
 
 PLACE, TITLE = 130, "Training"
@@ -17,11 +17,11 @@ _SEED = re.compile(r"(, seed |-s)\d+$")  # at the end of a label
 _COLUMNS = {
   "training": lambda curve: f"{curve['task']}: {curve['label']}",
   "metric": lambda curve: curve["metric"],
-  "seeds": lambda curve: html.count(curve["seeds"]),
-  "steps": lambda curve: html.count(curve["steps"][-1]),
-  "first": lambda curve: html.short(curve["first"]),
-  "last": lambda curve: html.short(curve["last"]),
-  "least": lambda curve: html.short(curve["least"]),
+  "seeds": lambda curve: markup.count(curve["seeds"]),
+  "steps": lambda curve: markup.count(curve["steps"][-1]),
+  "first": lambda curve: markup.short(curve["first"]),
+  "last": lambda curve: markup.short(curve["last"]),
+  "least": lambda curve: markup.short(curve["least"]),
 }
 
 
@@ -99,13 +99,13 @@ def render(results: Mapping) -> str:
   content = f'<div class="charts">{"".join(losses)}</div>' if losses else ""
   if others:
     charts_ = f'<div class="charts">{"".join(others)}</div>'
-    content += html.details("Other metrics", charts_, opened=not losses)
-  rows = html.table(
+    content += markup.details("Other metrics", charts_, opened=not losses)
+  rows = markup.table(
     _COLUMNS,
     results["curves"],
     caption="Where each curve starts and ends (means over seeds)",
   )
-  return content + html.details("As a table", rows)
+  return content + markup.details("As a table", rows)
 
 
 def _chart(task: str, metric: str, curves: Sequence[Mapping]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from synthjax.data.pipeline.codecs import shrink
 from synthjax.detection import average_precision
 from synthjax.detection.results import METRICS
-from synthjax.report import charts, html
+from synthjax.report import charts, markup
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run, files_of, read_image, read_json
 from synthjax.report.sections import Tile
@@ -43,13 +43,13 @@ def headline(results: Mapping) -> list[Tile]:
     return []
   last = rows[-1]
   tiles = [
-    Tile(html.percent(last["mean"]).text, "%", f"AP50 of {last['init']}")
+    Tile(markup.percent(last["mean"]).text, "%", f"AP50 of {last['init']}")
   ]
   for gain in detect["differences"]:
     if (gain["init"], gain["metric"]) == (last["init"], "AP50"):
-      error = f"± {html.percent(gain['stderr'])} points"
+      error = f"± {markup.percent(gain['stderr'])} points"
       against = f"AP50 against {gain['reference']} ± standard error"
-      return [*tiles, Tile(html.points(gain["mean"]).text, error, against)]
+      return [*tiles, Tile(markup.points(gain["mean"]).text, error, against)]
   return tiles
 
 
@@ -91,15 +91,15 @@ def _chart(by_init: Mapping, reference: str | None) -> str:
 
 def _table(by_init: Mapping) -> str:
   def cell(metric):
-    return lambda item: html.Cell(
-      html.percent(item[1][metric]["mean"], 2),
-      [html.interval_or_seed(item[1][metric])],
+    return lambda item: markup.Cell(
+      markup.percent(item[1][metric]["mean"], 2),
+      [markup.interval_or_seed(item[1][metric])],
     )
 
-  return html.table(
+  return markup.table(
     {
       "first weights": lambda item: item[0],
-      "seeds": lambda item: html.count(item[1]["AP50"]["n"]),
+      "seeds": lambda item: markup.count(item[1]["AP50"]["n"]),
     }
     | {metric: cell(metric) for metric in METRICS},
     by_init.items(),
@@ -111,14 +111,14 @@ def _table(by_init: Mapping) -> str:
 def _differences(differences: Sequence[Mapping]) -> str:
   if not differences:
     return ""
-  return html.table(
+  return markup.table(
     {
       "difference": lambda row: f"{row['init']} − {row['reference']}",
       "metric": lambda row: row["metric"],
-      "pairs": lambda row: html.count(row["n"]),
-      "mean (points)": lambda row: html.points(row["mean"], 2),
-      "± std. error": lambda row: html.percent(row["stderr"], 2),
-      "95 % interval": lambda row: html.interval(row, html.points),
+      "pairs": lambda row: markup.count(row["n"]),
+      "mean (points)": lambda row: markup.points(row["mean"], 2),
+      "± std. error": lambda row: markup.percent(row["stderr"], 2),
+      "95 % interval": lambda row: markup.interval(row, markup.points),
     },
     differences,
     caption="Difference in average precision, paired by seed",
@@ -149,8 +149,8 @@ def _classes(
     def write(name):
       x, below = ap50[init][name], []
       if init != reference and None not in (x, start[name]):
-        below = [html.points(x - start[name]).text]
-      return html.Cell(html.percent(x), below)
+        below = [markup.points(x - start[name]).text]
+      return markup.Cell(markup.percent(x), below)
 
     return write
 
@@ -164,9 +164,9 @@ def _classes(
   ]
   note = ""
   if empty:
-    names = html.escape(", ".join(empty))
+    names = markup.escape(", ".join(empty))
     note = f"<p>Without objects, and left out of the means: {names}.</p>"
-  rows = html.table(
+  rows = markup.table(
     {"class": lambda name: name} | {init: cell(init) for init in inits},
     detect["classes"],
     caption=caption,
@@ -323,12 +323,12 @@ def _drawings(examples: Sequence[Example], inits: Sequence[str]) -> str:
     for example in group
     for box in _shown(example)
   ]
-  rows = html.table(
+  rows = markup.table(
     {
       "image": lambda row: str(row[0]),
       "first weights": lambda row: row[1],
       "class": lambda row: row[2].label,
-      "score": lambda row: html.decimal(row[2].score, 3),
+      "score": lambda row: markup.decimal(row[2].score, 3),
       "verdict": lambda row: row[2].verdict,
       "box (px)": lambda row: ", ".join(f"{x:.0f}" for x in row[2].box),
     },
@@ -337,7 +337,7 @@ def _drawings(examples: Sequence[Example], inits: Sequence[str]) -> str:
   )
   return (
     f"<h3>Detections in test images</h3><p>{_DRAWN}</p>{''.join(parts)}"
-    + html.details("Drawn detections as a table", rows)
+    + markup.details("Drawn detections as a table", rows)
   )
 
 
@@ -352,7 +352,7 @@ def _figure(example: Example, image: str) -> str:
   caption += f"; {hidden} more below {LEAST_SCORE}" if hidden else ""
   return (
     f'<figure><button type="button" class="zoom">{_draw(example, image)}'
-    f"</button><figcaption>{html.escape(caption)}</figcaption></figure>"
+    f"</button><figcaption>{markup.escape(caption)}</figcaption></figure>"
   )
 
 
@@ -373,7 +373,7 @@ def _draw(example: Example, image: str) -> str:
     parts.append(f'<path class="halo" d="{path}"/>')
     parts.append(
       f'<path class="{kind} line" d="{path}">'
-      f"<title>{html.escape(_words(box))}</title></path>"
+      f"<title>{markup.escape(_words(box))}</title></path>"
     )
   parts += [_truth_name(box, scale, width, height) for box in example.truth]
   parts += _tags(shown, scale, width, height)
@@ -384,7 +384,7 @@ def _draw(example: Example, image: str) -> str:
   return (
     f'<svg class="{kind}" viewBox="0 0 {width:.1f} {height:.1f}" '
     'preserveAspectRatio="xMinYMin" role="img" '
-    f'aria-label="{html.escape(label)}">{"".join(parts)}</svg>'
+    f'aria-label="{markup.escape(label)}">{"".join(parts)}</svg>'
   )
 
 
@@ -416,7 +416,7 @@ def _truth_name(box: Box, scale: float, width: float, height: float) -> str:
   text = box.label + (", difficult" if box.verdict else "")
   return (
     f'<text class="named" x="{x:.1f}" y="{y:.1f}" text-anchor="end">'
-    f"{html.escape(charts.cut(text, 22))}</text>"
+    f"{markup.escape(charts.cut(text, 22))}</text>"
   )
 
 
@@ -443,6 +443,6 @@ def _tags(
       f'width="{size:.1f}" height="{_LINE}"/>'
       f'<text class="on" x="{x + 3:.1f}" y="{y + 11:.1f}" '
       f'textLength="{size - 6:.1f}" lengthAdjust="spacingAndGlyphs">'
-      f"{html.escape(text)}</text>"
+      f"{markup.escape(text)}</text>"
     )
   return parts

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from synthjax.report import html, interval_charts
+from synthjax.report import interval_charts, markup
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run
 from synthjax.report.interval_charts import Curve, Point
@@ -14,13 +14,13 @@ _FEWEST = 3  # shares that make a chart
 _FACTS = ("share_tuned", "batch_norm", "data", "up_to")
 _COLUMNS = {
   "arm": lambda arm: arm["arm"],
-  "tuned (%)": lambda arm: html.short(hundred(arm["share_tuned"])),
-  "BatchNorm": lambda arm: arm["batch_norm"] or html.NONE,
-  "mean (%)": lambda arm: html.percent(arm["mean"], 2),
-  "95 % interval": html.interval,
-  "std": lambda arm: html.percent(arm["std"], 2),
-  "gain (points)": lambda arm: html.points(arm["gain"], 2),
-  "seeds": lambda arm: html.count(arm["n"]),
+  "tuned (%)": lambda arm: markup.short(hundred(arm["share_tuned"])),
+  "BatchNorm": lambda arm: arm["batch_norm"] or markup.NONE,
+  "mean (%)": lambda arm: markup.percent(arm["mean"], 2),
+  "95 % interval": markup.interval,
+  "std": lambda arm: markup.percent(arm["std"], 2),
+  "gain (points)": lambda arm: markup.points(arm["gain"], 2),
+  "seeds": lambda arm: markup.count(arm["n"]),
 }
 
 
@@ -50,13 +50,13 @@ def render(results: Mapping) -> str:
   for entry in results.get("encoder_accuracy", []):
     if not entry["arms"]:
       continue
-    start = html.percent(entry["zero_shot"], 2)
-    rows = html.table(
+    start = markup.percent(entry["zero_shot"], 2)
+    rows = markup.table(
       _COLUMNS,
       entry["arms"],
       caption=f"Accuracy on {entry['split']} by the share of the parameters "
       "that is tuned. BatchNorm: frozen, or by the batch",
-      first=[["zero-shot", html.short(0), "", start, *[""] * 4]],
+      first=[["zero-shot", markup.short(0), "", start, *[""] * 4]],
     )
     chart = _chart(entry)
     parts.append(

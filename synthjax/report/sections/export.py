@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from synthjax.report import html
+from synthjax.report import markup
 from synthjax.report.checked_files import Run
 from synthjax.runtime import artifacts
 
@@ -22,9 +22,9 @@ _COLUMNS = {
   "format": lambda entry: FORMATS.get(entry["format"], entry["format"]),
   "which": lambda entry: _WHICH[entry["selection"]],
   "split": lambda entry: entry["split"],
-  "images": lambda entry: html.count(entry["images"]),
-  "files": lambda entry: html.count(entry["files"]),
-  "size (MB)": lambda entry: html.short(entry["bytes"] / 1e6),
+  "images": lambda entry: markup.count(entry["images"]),
+  "files": lambda entry: markup.count(entry["files"]),
+  "size (MB)": lambda entry: markup.short(entry["bytes"] / 1e6),
 }
 
 
@@ -68,7 +68,7 @@ def render(results: Mapping) -> str:
   """Shows which formats there are, where they lie and how large they are."""
   if not results["exports"]:
     return ""
-  rows = html.table(
+  rows = markup.table(
     _COLUMNS, results["exports"], caption="Folders of the workdir"
   )
   return (

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthjax.report import html, interval_charts
+from synthjax.report import interval_charts, markup
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run
 from synthjax.report.interval_charts import Curve, Point
@@ -60,11 +60,11 @@ def headline(results: Mapping) -> list[Tile]:
           f"{method['method']}, {point['shots']:g} shots, the first method of "
           "the config"
         )
-        start = html.percent(entry["zero_shot"]).text
-        unit = f"% ({html.interval_or_seed(point)})"
+        start = markup.percent(entry["zero_shot"]).text
+        unit = f"% ({markup.interval_or_seed(point)})"
         return [
           Tile(start, "%", f"zero-shot on {entry['split']}"),
-          Tile(html.percent(point["mean"]).text, unit, chosen),
+          Tile(markup.percent(point["mean"]).text, unit, chosen),
         ]
   return []
 
@@ -136,9 +136,12 @@ def _table(entry: Mapping) -> str:
     x: max([*means[x], *([] if zero_shot is None else [zero_shot])], default=0)
     for x in shots
   }
-  start = html.percent(zero_shot, 2)
+  start = markup.percent(zero_shot, 2)
   rows = [
-    ["zero-shot", *(html.Cell(start, best=zero_shot == best[x]) for x in shots)]
+    [
+      "zero-shot",
+      *(markup.Cell(start, best=zero_shot == best[x]) for x in shots),
+    ]
   ]
   for method, points in methods.items():
     cells = []
@@ -146,14 +149,14 @@ def _table(entry: Mapping) -> str:
       if point := points.get(x):
         is_best = point["mean"] == best[x] != zero_shot
         mean, below = (
-          html.percent(point["mean"], 2),
-          [html.interval_or_seed(point)],
+          markup.percent(point["mean"], 2),
+          [markup.interval_or_seed(point)],
         )
-        cells.append(html.Cell(mean, below, best=is_best))
+        cells.append(markup.Cell(mean, below, best=is_best))
       else:
-        cells.append(html.Cell(html.Number(None, "not run")))
+        cells.append(markup.Cell(markup.Number(None, "not run")))
     rows.append([method, *cells])
-  return html.grid(
+  return markup.grid(
     ["method", *(f"{x:g} shot{'s' * (x != 1)}" for x in shots)],
     rows,
     caption=f"Accuracy on {entry['split']} by shots (%): mean over seeds, with "

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from synthjax.data.generated.clip_filter import FILLED
-from synthjax.report import charts, html
+from synthjax.report import charts, markup
 from synthjax.report.results import NUM_BINS, class_names
 from synthjax.report.sections import Tile
 from synthjax.report.sections.images import Album, thumbs
@@ -23,11 +23,11 @@ def tiles(results: Mapping) -> list[Tile]:
   kept, images = selection["kept"], selection["images"]
   meaning = "kept by the filter"
   if filled := selection["reasons"].get(FILLED):
-    share = html.percent(html.ratio(filled, kept), 0).text
+    share = markup.percent(markup.ratio(filled, kept), 0).text
     meaning = f"kept, {share} % of them to fill up classes of too few"
   return [
-    Tile(html.count(images).text, "", "images scored"),
-    Tile(html.percent(html.ratio(kept, images), 0).text, "%", meaning),
+    Tile(markup.count(images).text, "", "images scored"),
+    Tile(markup.percent(markup.ratio(kept, images), 0).text, "%", meaning),
   ]
 
 
@@ -51,18 +51,18 @@ def render(results: Mapping) -> str:
   reasons = [
     [
       reason or "no reason given",
-      html.count(n),
-      html.percent(html.ratio(n, total)),
+      markup.count(n),
+      markup.percent(markup.ratio(n, total)),
     ]
     for reason, n in sorted(selection["reasons"].items(), key=lambda x: -x[1])
   ]
-  strategies = html.table(
+  strategies = markup.table(
     {
       "strategy": lambda item: item[0] or "all",
-      "images": lambda item: html.count(item[1]["images"]),
-      "kept": lambda item: html.count(item[1]["kept"]),
-      "kept (%)": lambda item: html.percent(
-        html.ratio(item[1]["kept"], item[1]["images"])
+      "images": lambda item: markup.count(item[1]["images"]),
+      "kept": lambda item: markup.count(item[1]["kept"]),
+      "kept (%)": lambda item: markup.percent(
+        markup.ratio(item[1]["kept"], item[1]["images"])
       ),
     },
     selection["by_strategy"].items(),
@@ -71,14 +71,14 @@ def render(results: Mapping) -> str:
   bins = [
     [
       f"{i / NUM_BINS:.2f} to {(i + 1) / NUM_BINS:.2f}",
-      html.count(a),
-      html.count(b),
+      markup.count(a),
+      markup.count(b),
     ]
     for i, (a, b) in enumerate(zip(kept, dropped, strict=True))
   ]
   content = (
     f'<div class="pair">{figure}<div>'
-    + html.grid(
+    + markup.grid(
       ("reason", "images", "of all (%)"),
       reasons,
       caption="What the filter said",
@@ -87,9 +87,11 @@ def render(results: Mapping) -> str:
       f'<p class="note">{_FILLED}</p>' if FILLED in selection["reasons"] else ""
     )
     + strategies
-    + html.details(
+    + markup.details(
       "Histogram as a table",
-      html.grid(("p_own", "kept", "dropped"), bins, caption="Images by p_own"),
+      markup.grid(
+        ("p_own", "kept", "dropped"), bins, caption="Images by p_own"
+      ),
     )
     + "</div></div>"
   )
@@ -112,8 +114,8 @@ def _kept_and_dropped(album: Album, selection: Mapping, names: Mapping) -> str:
       for word, pictures in (("kept", album.kept), ("dropped", album.dropped))
     )
     parts.append(
-      f'<section class="class"><h4>{html.escape(name)} '
-      f'<span class="note">{html.escape(why)}</span></h4>'
+      f'<section class="class"><h4>{markup.escape(name)} '
+      f'<span class="note">{markup.escape(why)}</span></h4>'
       f'<div class="versus">{sides}</div></section>'
     )
   if not parts:

@@ -12,7 +12,7 @@ import numpy as np
 from synthjax.data.generated import shards
 from synthjax.data.pipeline.codecs import shrink
 from synthjax.data.pipeline.rows import Source
-from synthjax.report import html
+from synthjax.report import markup
 from synthjax.report.checked_files import Run, files_of, read_arrays, read_rows
 from synthjax.report.results import class_names
 
@@ -167,7 +167,7 @@ def render(results: Mapping) -> str:
     return ""
   names = class_names(results)
   content = (
-    f"<p>{html.count(album.count)} images were drawn; these are a "
+    f"<p>{markup.count(album.count)} images were drawn; these are a "
     "random part of each class, whatever the filter said of them. Below an "
     "image is the probability of its own class (p_own). Press an image to "
     "enlarge it; the arrow keys go on from there.</p>"
@@ -189,11 +189,11 @@ def render(results: Mapping) -> str:
       kept, images = counts[label]["kept"], counts[label]["images"]
       note = f' <span class="note">{kept} of {images} kept</span>'
     rows = "".join(
-      (f'<p class="strategy">{html.escape(strategy)}</p>' if several else "")
+      (f'<p class="strategy">{markup.escape(strategy)}</p>' if several else "")
       + thumbs([p for p in pictures if p.strategy == strategy], name)
       for strategy in dict.fromkeys(p.strategy for p in pictures)
     )
-    title = f"<h3>{html.escape(name)}{note}</h3>"
+    title = f"<h3>{markup.escape(name)}{note}</h3>"
     cards.append(f'<section class="class">{title}{rows}</section>')
   content += f'<div class="classes">{"".join(cards)}</div>'
   return content
@@ -212,7 +212,7 @@ def thumbs(pictures: Sequence[Picture], name: str) -> str:
 
 def _thumb(picture: Picture, name: str) -> str:
   write = lambda digits: (
-    html.NONE if picture.p_own is None else f"{picture.p_own:.{digits}f}"
+    markup.NONE if picture.p_own is None else f"{picture.p_own:.{digits}f}"
   )
   verdict, kind, mark = "not filtered", "", ""
   if picture.kept is not None:
@@ -227,15 +227,17 @@ def _thumb(picture: Picture, name: str) -> str:
     "seed": picture.seed,
     "p_own": write(4),
     "filter": verdict,
-    "strategy": picture.strategy or html.NONE,
+    "strategy": picture.strategy or markup.NONE,
     "id": picture.id,
   }
-  data = "".join(f' data-{k}="{html.escape(str(v))}"' for k, v in facts.items())
+  data = "".join(
+    f' data-{k}="{markup.escape(str(v))}"' for k, v in facts.items()
+  )
   hover = f"{picture.prompt}\nseed {picture.seed}, p_own {write(2)}, {verdict}"
   code = base64.b64encode(picture.data).decode()
   return (
-    f'<button type="button" class="thumb{kind}" title="{html.escape(hover)}"'
+    f'<button type="button" class="thumb{kind}" title="{markup.escape(hover)}"'
     f"{data}>"
-    f'<img src="data:{picture.mime};base64,{code}" alt="{html.escape(name)}" '
+    f'<img src="data:{picture.mime};base64,{code}" alt="{markup.escape(name)}" '
     f'width="64" height="64"><span>{mark}{write(2)}</span></button>'
   )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from synthjax.report import html
+from synthjax.report import markup
 from synthjax.report.charts import hundred
 from synthjax.report.interval_charts import Curve, Point
 from synthjax.report.paper import ZERO_SHOT
@@ -16,7 +16,7 @@ _HOW = (
   "table, in points; ours is paired by seed, with its 95 % interval in "
   "brackets."
 )
-_NOT_RUN = html.Number(None, "not run")
+_NOT_RUN = markup.Number(None, "not run")
 
 
 def render(results: Mapping) -> str:
@@ -29,9 +29,9 @@ def render(results: Mapping) -> str:
 
 def _show(compared: Mapping) -> str:
   """Shows a table as `paper_comparison.compare` returns it."""
-  title = html.escape(f"{_title(compared['key'])}: {compared['title']}")
+  title = markup.escape(f"{_title(compared['key'])}: {compared['title']}")
   if compared["remark"]:
-    title += f' <span class="remark">{html.escape(compared["remark"])}</span>'
+    title += f' <span class="remark">{markup.escape(compared["remark"])}</span>'
   several = len({cell["column"] for cell in compared["cells"]}) > 1
   rows = _wide(compared) if several else _narrow(compared)
   charts = _charts(compared) if compared["key"] == "figure1" else ""
@@ -45,7 +45,7 @@ def _show(compared: Mapping) -> str:
   if compared["note"]:
     note = compared["note"].rstrip(".")
     notes.append(f"{note[:1].upper()}{note[1:]}.")
-  note = f"<p>{html.escape(' '.join(notes))}</p>" if notes else ""
+  note = f"<p>{markup.escape(' '.join(notes))}</p>" if notes else ""
   return f"<h3>{title}</h3>{note}{charts}{rows}"
 
 
@@ -66,12 +66,12 @@ def _narrow(compared: Mapping) -> str:
   columns = {"row": lambda cell: cell["row"]} | of_paper
   columns |= {
     f"ours, {compared['ours']}": _ours,
-    "our arm": lambda cell: cell["arm"] or html.NONE,
-    "seeds": lambda cell: html.count(
+    "our arm": lambda cell: cell["arm"] or markup.NONE,
+    "seeds": lambda cell: markup.count(
       cell["ours"]["n"] if cell["ours"] and cell["arm"] != ZERO_SHOT else None
     ),
   }
-  return html.table(columns, compared["cells"], caption=_caption(compared))
+  return markup.table(columns, compared["cells"], caption=_caption(compared))
 
 
 def _wide(compared: Mapping) -> str:
@@ -91,35 +91,37 @@ def _wide(compared: Mapping) -> str:
     rows.append([row, whose, *map(_ours, of_row)])
   if all(column.isdigit() for column in columns):
     columns = [f"{x} shot{'s' * (x != '1')}" for x in columns]
-  return html.grid(["row", "whose", *columns], rows, caption=_caption(compared))
+  return markup.grid(
+    ["row", "whose", *columns], rows, caption=_caption(compared)
+  )
 
 
 def _caption(compared: Mapping) -> str:
   return f"{_title(compared['key'])}, {compared['metric']}"
 
 
-def _paper(cell: Mapping, name: str) -> html.Cell:
-  share = html.percent(cell["paper"][name], 2)
+def _paper(cell: Mapping, name: str) -> markup.Cell:
+  share = markup.percent(cell["paper"][name], 2)
   if name in cell["approximate"]:
-    share = html.Number(share.value, f"≈ {share.text}")
+    share = markup.Number(share.value, f"≈ {share.text}")
   difference = cell["paper_difference"][name]
-  return html.Cell(
-    share, [] if difference is None else [html.points(difference, 2).text]
+  return markup.Cell(
+    share, [] if difference is None else [markup.points(difference, 2).text]
   )
 
 
-def _ours(cell: Mapping) -> html.Cell:
+def _ours(cell: Mapping) -> markup.Cell:
   if cell["ours"] is None:
     in_paper = any(share is not None for share in cell["paper"].values())
-    return html.Cell(_NOT_RUN if in_paper else html.percent(None))
+    return markup.Cell(_NOT_RUN if in_paper else markup.percent(None))
   below = (
-    [] if cell["arm"] == ZERO_SHOT else [html.interval_or_seed(cell["ours"])]
+    [] if cell["arm"] == ZERO_SHOT else [markup.interval_or_seed(cell["ours"])]
   )
   if (difference := cell["difference"]) is not None:
-    gain = html.points(difference["mean"], 2).text
-    span = html.interval(difference, html.points)
-    below.append(gain if span == html.NONE else f"{gain} ({span})")
-  return html.Cell(html.percent(cell["ours"]["mean"], 2), below)
+    gain = markup.points(difference["mean"], 2).text
+    span = markup.interval(difference, markup.points)
+    below.append(gain if span == markup.NONE else f"{gain} ({span})")
+  return markup.Cell(markup.percent(cell["ours"]["mean"], 2), below)
 
 
 # --- Figure 1 ---------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from synthjax.report import html
+from synthjax.report import markup
 from synthjax.report.results import class_names
 
 PLACE, TITLE = 120, "Prompts"
@@ -16,13 +16,13 @@ def render(results: Mapping) -> str:
     return ""
   names = class_names(results)
   counts = ", ".join(
-    f"{html.count(n)} {name}" for name, n in prompts["by_strategy"].items()
+    f"{markup.count(n)} {name}" for name, n in prompts["by_strategy"].items()
   )
-  examples = html.table(
+  examples = markup.table(
     {
       "class": lambda row: names.get(row["label"], str(row["label"])),
       "strategy": lambda row: row["strategy"],
-      "prompts": lambda row: html.count(row["count"]),
+      "prompts": lambda row: markup.count(row["count"]),
       "examples": lambda row: " · ".join(row["texts"]),
     },
     prompts["examples"],
@@ -30,6 +30,6 @@ def render(results: Mapping) -> str:
   )
   total, is_short = prompts["count"], len(prompts["examples"]) <= _MAX_OPEN
   return (
-    f"<p>{html.count(total)} prompts: {html.escape(counts)}.</p>"
-    + html.details("Examples of each class", examples, opened=is_short)
+    f"<p>{markup.count(total)} prompts: {markup.escape(counts)}.</p>"
+    + markup.details("Examples of each class", examples, opened=is_short)
   )

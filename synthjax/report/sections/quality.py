@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthjax.report import html
+from synthjax.report import markup
 from synthjax.report.card.tables import (
   ONE_ENCODER,
   SET_NAMES,
@@ -48,11 +48,11 @@ def _intro(card: Mapping) -> str:
   part = further = ""
   if compared < drawn:
     part = (
-      f" Of {html.count(drawn)} images, {html.count(compared)} were "
+      f" Of {markup.count(drawn)} images, {markup.count(compared)} were "
       "compared, chosen at random."
     )
   if names := [called(encoder["model"]) for encoder in _encoders(card)]:
-    further = html.escape(f", and of {' and '.join(names)}")
+    further = markup.escape(f", and of {' and '.join(names)}")
   return (
     "<p>All drawn images are the output of a model, and none is a photograph "
     "or the work of a person; <code>card/README.md</code> and "
@@ -70,9 +70,9 @@ def _encoders(card: Mapping) -> Sequence[Mapping]:
 def _by_encoders(card: Mapping) -> str:
   """Shows the figures of each further encoder."""
   return "".join(
-    f"<h3>By {html.escape(called(encoder['model']))}</h3>"
+    f"<h3>By {markup.escape(called(encoder['model']))}</h3>"
     + _figures(encoder, card["quality"]["neighbours"])
-    + (f"<p>{html.escape(note)}</p>" if (note := few_images(encoder)) else "")
+    + (f"<p>{markup.escape(note)}</p>" if (note := few_images(encoder)) else "")
     for encoder in _encoders(card)
   )
 
@@ -81,26 +81,26 @@ def _figures(quality: Mapping, neighbours: int) -> str:
   sets, rows = quality["sets"], []
   for figure in figures_by(quality):
     arrow = "↓" if figure.better == "lower" else "↑"
-    cells = [html.short(value) for value in figure.values]
+    cells = [markup.short(value) for value in figure.values]
     rows.append([f"{figure.name}, {arrow}", *cells, figure.source])
   heads = ["measure", *(SET_NAMES[name] for name in sets), "of"]
   caption = (
     "↓ less is better, ↑ more is better. Precision to coverage: balls to "
     f"neighbour {neighbours}"
   )
-  return html.grid(heads, rows, caption=caption)
+  return markup.grid(heads, rows, caption=caption)
 
 
 def _classes(card: Mapping) -> str:
   by_class = card["quality"]["sets"]["all"]["by_class"]
   columns = {"class": lambda i: card["classes"][i]}
   columns |= {
-    "images": lambda i: html.count(by_class["images"][i]),
-    "CLIP score": lambda i: html.decimal(by_class["clip_score"][i], 1),
-    "Vendi score": lambda i: html.decimal(by_class["vendi"][i], 1),
-    "distance": lambda i: html.decimal(by_class["distance"][i], 2),
+    "images": lambda i: markup.count(by_class["images"][i]),
+    "CLIP score": lambda i: markup.decimal(by_class["clip_score"][i], 1),
+    "Vendi score": lambda i: markup.decimal(by_class["vendi"][i], 1),
+    "distance": lambda i: markup.decimal(by_class["distance"][i], 2),
   }
-  return html.table(
+  return markup.table(
     columns,
     range(len(card["classes"])),
     caption="All images by class; distance: mean cosine distance of two",
@@ -109,13 +109,13 @@ def _classes(card: Mapping) -> str:
 
 def _twins(counts: Mapping, pairs: Sequence[Mapping]) -> str:
   text = (
-    f"<h3>Near duplicates</h3><p>{html.count(counts['equal_files'])} "
+    f"<h3>Near duplicates</h3><p>{markup.count(counts['equal_files'])} "
     "files are equal to one before them. At a cosine of "
     f"{counts['threshold']:g} or more there are "
-    f"{html.count(counts['near_pairs'])} pairs; if one of each group of "
+    f"{markup.count(counts['near_pairs'])} pairs; if one of each group of "
     "such images stayed, "
-    f"{html.count(counts['near_more_than_one'])} of "
-    f"{html.count(counts['compared'])} would go.</p>"
+    f"{markup.count(counts['near_more_than_one'])} of "
+    f"{markup.count(counts['compared'])} would go.</p>"
   )
   return text + _pairs(pairs, "generated")
 
@@ -124,13 +124,13 @@ def _leakage(figures: Mapping, pairs: Sequence[Mapping]) -> str:
   cosine, among = figures["cosine"], figures.get("cosine_among_real")
   text = (
     "<h3>Near the images that are measured on</h3>"
-    f"<p>{html.count(figures['near'])} of "
-    f"{html.count(figures['compared'])} generated images reach a cosine "
+    f"<p>{markup.count(figures['near'])} of "
+    f"{markup.count(figures['compared'])} generated images reach a cosine "
     f"of {figures['threshold']:g} with one of "
-    f"{html.count(figures['real_images'])} real ones."
+    f"{markup.count(figures['real_images'])} real ones."
   )
   if among:
-    share = html.percent(figures["nearer_than_real"]).text
+    share = markup.percent(figures["nearer_than_real"]).text
     text += (
       f" {share} % are nearer to their nearest real image than any other real "
       "image is. Likeness of features is no copy: look at the nearest pairs."
@@ -139,10 +139,10 @@ def _leakage(figures: Mapping, pairs: Sequence[Mapping]) -> str:
   sets = {"generated to real": cosine}
   sets |= {"real to real": among} if among else {}
   rows = [
-    [name, *(html.decimal(values[key], 3) for key in keys)]
+    [name, *(markup.decimal(values[key], 3) for key in keys)]
     for name, values in sets.items()
   ]
-  table = html.grid(
+  table = markup.grid(
     ["images", *keys.values()], rows, caption="Cosine with the nearest image"
   )
   return f"{text}</p>{table}{_pairs(pairs, 'real')}"
@@ -162,32 +162,32 @@ def _pairs(pairs: Sequence[Mapping], other: str) -> str:
     sides = _side(pair["a"], "generated") + _side(pair["b"], other)
     figures.append(
       f'<figure class="twins"><div>{sides}</div>'
-      f"<figcaption>{html.escape(', '.join(notes))}</figcaption></figure>"
+      f"<figcaption>{markup.escape(', '.join(notes))}</figcaption></figure>"
     )
   return f'<div class="twin-list">{"".join(figures)}</div>'
 
 
 def _side(side: Mapping, kind: str) -> str:
   hover = side.get("prompt") or side["id"]
-  caption = html.escape(f"{kind}: {side['class']}")
+  caption = markup.escape(f"{kind}: {side['class']}")
   return (
-    f'<span title="{html.escape(hover)}"><img '
-    f'src="{html.escape(side["image"])}" alt="{caption}" '
+    f'<span title="{markup.escape(hover)}"><img '
+    f'src="{markup.escape(side["image"])}" alt="{caption}" '
     'width="72" height="72">'
     f"{caption}</span>"
   )
 
 
 def _models(card: Mapping) -> str:
-  models = html.table(
+  models = markup.table(
     {
       "field": lambda model: model["field"],
       "file": lambda model: model["name"] or "not named",
-      "what": lambda model: model["what"] or html.NONE,
+      "what": lambda model: model["what"] or markup.NONE,
       "licence": lambda model: model["licence"] or "not known",
       "SHA-256": lambda model: model["sha256"][:12],
     },
     card["models"],
     caption="What the images were made with",
   )
-  return html.details("Models and licences", models)
+  return markup.details("Models and licences", models)

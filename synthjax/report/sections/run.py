@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from synthjax.report import html
+from synthjax.report import markup
 
 PLACE, TITLE = 160, "Run"
 
@@ -18,13 +18,13 @@ def render(results: Mapping) -> str:
   begun = [item for item in states.items() if item[1]["state"] != "missing"]
   content = ""
   if begun:
-    content = html.table(
+    content = markup.table(
       {
         "task": lambda item: item[0],
         "state": lambda item: item[1]["state"],
-        "files": lambda item: html.count(len(item[1].get("files", {}))),
-        "rows": lambda item: html.count(sum_of(item[1], "rows")),
-        "size (MB)": lambda item: html.short(sum_of(item[1], "bytes") / 1e6),
+        "files": lambda item: markup.count(len(item[1].get("files", {}))),
+        "rows": lambda item: markup.count(sum_of(item[1], "rows")),
+        "size (MB)": lambda item: markup.short(sum_of(item[1], "bytes") / 1e6),
         "digest": lambda item: item[1].get("digest", "")[:12],
       },
       begun,
@@ -33,13 +33,13 @@ def render(results: Mapping) -> str:
   complete = {t: s for t, s in states.items() if s["state"] == "complete"}
   versions = {task: state["versions"] for task, state in complete.items()}
   content += _versions(versions | {"report": results["versions"]})
-  content += html.details("Config", _json(results["config"]))
+  content += markup.details("Config", _json(results["config"]))
   if complete:
     specs = {
       task: {"spec": state["spec"], "summary": state["summary"]}
       for task, state in complete.items()
     }
-    content += html.details("Specifications of the tasks", _json(specs))
+    content += markup.details("Specifications of the tasks", _json(specs))
   return content
 
 
@@ -47,11 +47,11 @@ def _versions(versions: Mapping[str, Mapping[str, str]]) -> str:
   """Shows task -> library -> the version that the task ran with."""
   libraries = [*dict.fromkeys(x for of in versions.values() for x in of)]
   rows = [
-    [task, *(str(used.get(library, html.NONE)) for library in libraries)]
+    [task, *(str(used.get(library, markup.NONE)) for library in libraries)]
     for task, used in versions.items()
   ]
-  return html.details(
-    "Versions", html.grid(["task", *libraries], rows, caption="Versions")
+  return markup.details(
+    "Versions", markup.grid(["task", *libraries], rows, caption="Versions")
   )
 
 
@@ -59,5 +59,5 @@ def _json(value: Any) -> str:
   text = json.dumps(value, indent=2, ensure_ascii=False)
   return (
     '<pre class="scroll" tabindex="0" role="region" aria-label="JSON">'
-    f"{html.escape(text)}</pre>"
+    f"{markup.escape(text)}</pre>"
   )

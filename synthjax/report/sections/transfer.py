@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from synthjax.report import charts, html
+from synthjax.report import charts, markup
 
 PLACE, TITLE = 70, "Pre-training and transfer"
 
@@ -21,9 +21,9 @@ def _pretrained(state: Mapping) -> str:
   accuracies = state.get("summary", {}).get("validation")
   if not accuracies:
     return ""
-  return html.grid(
+  return markup.grid(
     ("backbone", "accuracy (%)"),
-    [[label, html.percent(share, 2)] for label, share in accuracies.items()],
+    [[label, markup.percent(share, 2)] for label, share in accuracies.items()],
     caption="Trained on generated images alone, on real validation images",
   )
 
@@ -53,14 +53,14 @@ def _finetuned(results: Mapping) -> str:
     "First weights, and real images per class. Dots: mean over seeds, bars ± "
     "one standard deviation, small dots: the seeds."
   )
-  means = html.table(
+  means = markup.table(
     {
       "first weights": lambda row: row["init"],
       "real images": _shots,
-      "seeds": lambda row: html.count(row["n"]),
-      "mean (%)": lambda row: html.percent(row["mean"], 2),
-      "std": lambda row: html.percent(row["std"], 2),
-      "95 % interval": html.interval,
+      "seeds": lambda row: markup.count(row["n"]),
+      "mean (%)": lambda row: markup.percent(row["mean"], 2),
+      "std": lambda row: markup.percent(row["std"], 2),
+      "95 % interval": markup.interval,
     },
     summary,
     caption="Accuracy after finetuning",
@@ -68,14 +68,14 @@ def _finetuned(results: Mapping) -> str:
   content = f'<div class="pair">{charts.figure(chart, caption)}{means}</div>'
   if not results["differences"]:
     return content
-  return content + html.table(
+  return content + markup.table(
     {
       "difference": lambda row: f"{row['init']} − {row['reference']}",
       "real images": _shots,
-      "pairs": lambda row: html.count(row["n"]),
-      "mean (points)": lambda row: html.points(row["mean"]),
-      "± std. error": lambda row: html.percent(row["stderr"], 2),
-      "95 % interval": lambda row: html.interval(row, html.points),
+      "pairs": lambda row: markup.count(row["n"]),
+      "mean (points)": lambda row: markup.points(row["mean"]),
+      "± std. error": lambda row: markup.percent(row["stderr"], 2),
+      "95 % interval": lambda row: markup.interval(row, markup.points),
     },
     results["differences"],
     caption="Difference, paired by seed",
