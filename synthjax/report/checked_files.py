@@ -74,14 +74,14 @@ def read_json(run: Run, task: str, name: str) -> dict:
   Raises:
     UserError: naming the file, if it is not what the task wrote.
   """
-  return _parse(run.workdir / task, name, _read(run, task, name))
+  return _parse(run, task, name, _read(run, task, name))
 
 
 def read_rows(run: Run, task: str, name: str) -> Iterator[dict]:
   """Yields the rows of a file of JSON lines; else as `read_json`."""
   for number, line in enumerate(_read(run, task, name).splitlines(), start=1):
     if line.strip():
-      yield _parse(run.workdir / task, f"{name}, line {number}", line)
+      yield _parse(run, task, f"{name}, line {number}", line)
 
 
 def read_arrays(run: Run, task: str, name: str) -> dict[str, np.ndarray]:
@@ -91,7 +91,7 @@ def read_arrays(run: Run, task: str, name: str) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
       return {key: arrays[key] for key in arrays.files}
   except (ValueError, OSError, zipfile.BadZipFile) as error:
-    raise _damaged(run.workdir / task, name, error) from error
+    raise _damaged(run, task, name, error) from error
 
 
 def read_image(run: Run, task: str, name: str) -> np.ndarray:
@@ -101,8 +101,7 @@ def read_image(run: Run, task: str, name: str) -> np.ndarray:
     with Image.open(io.BytesIO(content)) as image:
       return np.asarray(image.convert("RGB"))
   except (OSError, ValueError, Image.DecompressionBombError) as error:
-    reason = "it is no whole image"
-    raise _damaged(run.workdir / task, name, reason) from error
+    raise _damaged(run, task, name, "it is no whole image") from error
 
 
 def json_data(value: Any) -> Any:
@@ -118,33 +117,31 @@ def _loads(content: str | bytes) -> Any:
 def _read(run: Run, task: str, name: str) -> bytes:
   path = run.workdir / task / name
   if not path.exists():
-    raise _damaged(run.workdir / task, name, "it is missing")
+    raise _damaged(run, task, name, "it is missing")
   content = path.read_bytes()
   sha256 = files_of(run, task).get(name, {}).get("sha256")
   if sha256 and hashlib.sha256(content).hexdigest() != sha256:
     # An edited file may be good JSON, and would be shown as measured.
-    raise _damaged(
-      run.workdir / task,
-      name,
-      "it is not what the task wrote: its SHA-256 differs",
-    )
+    reason = "it is not what the task wrote: its SHA-256 differs"
+    raise _damaged(run, task, name, reason)
   return content
 
 
-def _parse(folder: epath.Path, where: str, content: bytes) -> dict:
+def _parse(run: Run, task: str, where: str, content: bytes) -> dict:
   try:
     value = _loads(content)
   except ValueError as error:  # of JSON or of UTF-8
-    raise _damaged(folder, where, error) from error
+    raise _damaged(run, task, where, error) from error
   if not isinstance(value, dict):
-    kind = type(value).__name__
-    raise _damaged(folder, where, f"found a {kind}, needed an object")
+    reason = f"found a {type(value).__name__}, needed an object"
+    raise _damaged(run, task, where, reason)
   return value
 
 
-def _damaged(folder: epath.Path, where: str, why: Any) -> UserError:
+def _damaged(run: Run, task: str, where: str, reason: Any) -> UserError:
+  folder = run.workdir / task
   return UserError(
-    f"{folder / where} cannot be used for the report: {why}. Put the file back "
-    f"from a copy; or delete the folder {folder} yourself, and run the task "
-    f"{folder.name!r} again."
+    f"{folder / where} cannot be used for the report: {reason}. Put the file "
+    f"back from a copy; or delete the folder {folder} yourself, and run the "
+    f"task {task!r} again."
   )
