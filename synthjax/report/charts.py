@@ -150,8 +150,8 @@ def lines(
   label: str,
 ) -> str:
   """Draws curves: (name, xs, ys); the legend is `legend` of the names."""
-  xs = [x for _, of, _ in curves for x in of]
-  ys = [y for _, _, of in curves for y in of]
+  xs = [x for _, curve_xs, _ in curves for x in curve_xs]
+  ys = [y for _, _, curve_ys in curves for y in curve_ys]
   if not ys:
     return ""
   height, left = 220, 52

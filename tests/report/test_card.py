@@ -96,7 +96,7 @@ def test_all_and_kept_images_are_measured(card):
   assert sets["kept"]["by_class"]["images"] == [2, 3]
 
 
-def test_a_copy_of_a_real_image_is_told(drawn):
+def test_a_copy_of_a_real_image_is_found(drawn):
   image = drawn.source[2]["image"]
   other = np.zeros_like(image)
   features = np.stack([drawn.scores.features[2], -drawn.scores.features[2]])

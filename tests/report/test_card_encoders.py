@@ -35,11 +35,11 @@ def config(tmp_path, cache):
   tiny_world.write_images(tmp_path)
   folder = tmp_path / "generate"
   for name in (artifacts.MANIFEST, artifacts.SPEC):
-    told = json.loads((folder / name).read_text())
-    of = told.get("spec", told)
-    of["generator"] = {"guidance_scale": 3.0}
-    of["generate"] = {"seeds": [0], "images_per_class": 4}
-    (folder / name).write_text(json.dumps(told))
+    content = json.loads((folder / name).read_text())
+    spec = content.get("spec", content)
+    spec["generator"] = {"guidance_scale": 3.0}
+    spec["generate"] = {"seeds": [0], "images_per_class": 4}
+    (folder / name).write_text(json.dumps(content))
   rng = np.random.default_rng(9)
   for name in CLASSES:
     (tmp_path / "real" / name).mkdir(parents=True)
@@ -146,8 +146,8 @@ def test_fid_is_that_of_inceptions_features(
   assert readme.count("kernel distance (lower is better)") == 1
 
 
-def test_few_images_are_told_where_there_is_an_fid():
-  def told(encoder, *counts):
+def test_an_fid_of_few_images_has_a_warning():
+  def warning(encoder, *counts):
     sets = {
       name: {"figures": {"images": n}}
       for name, n in zip(("all", "kept", "real"), counts, strict=False)
@@ -155,13 +155,13 @@ def test_few_images_are_told_where_there_is_an_fid():
     further = {"identity": {"encoder": encoder}, "sets": sets}
     return card_tables.few_images(further)
 
-  assert "50,000" in told("inception", 50_000, 40_000, 50_000)
-  assert "60,000 generated and 10,000" in told(
+  assert "50,000" in warning("inception", 50_000, 40_000, 50_000)
+  assert "60,000 generated and 10,000" in warning(
     "inception", 60_000, 50_000, 10_000
   )
-  assert told("inception", 60_000, 50_000, 50_000) == ""
-  assert told("inception", 60, 50) == ""  # nothing to compare with
-  assert told("dinov2", 60, 50, 50) == ""
+  assert warning("inception", 60_000, 50_000, 50_000) == ""
+  assert warning("inception", 60, 50) == ""  # nothing to compare with
+  assert warning("dinov2", 60, 50, 50) == ""
 
 
 def test_features_are_stored_and_not_computed_again(

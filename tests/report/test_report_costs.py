@@ -1,4 +1,4 @@
-"""The page tells what a run cost, and what it has exported."""
+"""The page shows what a run cost, and what it has exported."""
 
 import json
 
@@ -67,7 +67,7 @@ def test_runs_at_the_same_time_count_once_on_the_clock():
   assert row["device_hours"] == pytest.approx(8 * 240 / 3600)
 
 
-def test_a_killed_run_is_told_and_not_counted():
+def test_a_killed_run_is_counted_apart():
   killed = record("generate", 0, None, None)
   states = {"generate": {"state": "complete", "files": {}}}
   found = measured(killed, record("generate", 5, 60), states=states)
@@ -215,7 +215,7 @@ def make_export(workdir, name, files, *, images=24, **spec):
   )
 
 
-def test_exports_are_told_with_their_sizes(tmp_path):
+def test_exports_are_listed_with_their_sizes(tmp_path):
   shards = {f"train-{i}.tar": 1_500_000 for i in range(2)}
   make_export(tmp_path, "webdataset", shards, split="train", selection="abc")
   make_export(

@@ -38,14 +38,14 @@ def render(results: Mapping) -> str:
       "gain (points)": lambda label: markup.points(gains.get(label)),
     }
   if filtered:
-    of = lambda label, key: filtered.get(label, {}).get(key)
+    fact = lambda label, key: filtered.get(label, {}).get(key)
     columns |= {
-      "images": lambda label: markup.count(of(label, "images")),
-      "kept": lambda label: markup.count(of(label, "kept")),
+      "images": lambda label: markup.count(fact(label, "images")),
+      "kept": lambda label: markup.count(fact(label, "kept")),
       "kept (%)": lambda label: markup.percent(
-        markup.ratio(of(label, "kept"), of(label, "images")), 0
+        markup.ratio(fact(label, "kept"), fact(label, "images")), 0
       ),
-      "mean p_own": lambda label: markup.decimal(of(label, "mean_p_own"), 2),
+      "mean p_own": lambda label: markup.decimal(fact(label, "mean_p_own"), 2),
     }
   if len(columns) == 1:
     return ""

@@ -157,7 +157,7 @@ def _read(
     pictures["samples"][label] = [
       p for name in strategies for p in of_class if p.strategy == name
     ]
-  return {name: dict(of) for name, of in pictures.items()}, left_out
+  return {name: dict(group) for name, group in pictures.items()}, left_out
 
 
 def render(results: Mapping) -> str:

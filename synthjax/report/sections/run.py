@@ -45,7 +45,9 @@ def render(results: Mapping) -> str:
 
 def _versions(versions: Mapping[str, Mapping[str, str]]) -> str:
   """Shows task -> library -> the version that the task ran with."""
-  libraries = [*dict.fromkeys(x for of in versions.values() for x in of)]
+  libraries = [
+    *dict.fromkeys(name for used in versions.values() for name in used)
+  ]
   rows = [
     [task, *(str(used.get(library, markup.NONE)) for library in libraries)]
     for task, used in versions.items()
