@@ -5,8 +5,12 @@ import json
 
 import ml_collections
 import numpy as np
+from PIL import Image
 
 from synthjax.data.generated import shards
+from synthjax.detection import average_precision
+from synthjax.detection import results as detectors
+from synthjax.evals import arms, finetuned
 from synthjax.runtime import artifacts
 from synthjax.tasks import report
 
@@ -108,7 +112,8 @@ def make_selection(folder):
 
 
 def accuracy_of(arm, seed):
-  return {"test": 0.5 + 0.1 * ARMS.index(arm) + 0.01 * seed, "validation": 0.6}
+  i = ARMS.index(arm)
+  return {"test": 0.5 + 0.1 * i + 0.01 * seed, "validation": 0.6 + 0.1 * i}
 
 
 def make_tuned(folder, **changes):
@@ -122,26 +127,13 @@ def make_tuned(folder, **changes):
     for arm in ARMS
     for seed in SEEDS
   ]
-  summary = [
-    {
-      "arm": arm,
-      "split": split,
-      "mean": 0.51 + 0.1 * i if split == "test" else 0.6 + 0.1 * i,
-      "std": 0.01,
-      "stderr": 0.01 / 3**0.5,
-      "n": 3,
-      "gain": 0.0876 + 0.1 * i,
-      "gain_stderr": 0.0058,
-    }
-    for i, arm in enumerate(ARMS)
-    for split in ("test", "validation")
-  ]
+  zero_shot = {"validation": 0.45, "test": 0.4224}
   results = {
     "space": "tiny",
     "classes": NAMES,
-    "zero_shot": {"validation": 0.45, "test": 0.4224},
+    "zero_shot": zero_shot,
     "rows": rows,
-    "summary": summary,
+    "summary": arms.summarize(rows, zero_shot),
     "confusion": {
       "test": {
         "zero_shot": [[5, 3, 2], [4, 6, 0], [1, 8, 1]],
@@ -167,13 +159,166 @@ def make_pretrained(folder):
 
 
 def make_transfer(folder):
-  rows = [
-    {"init": init, "shots": 16, "seed": seed, "accuracy": base + 0.01 * seed}
+  tested = {
+    finetuned.Run(init, 16, 0.1, seed): base + 0.01 * seed
     for init, base in (("random", 0.3), ("pretrained", 0.4567))
     for seed in SEEDS
-  ]
-  finish(folder, {"results.json": {"rows": rows, "summary": []}})
+  }
+  finish(folder, {"results.json": finetuned.summarize(tested, {})})
 
+
+# --- few-shot methods and tuned encoders -------------------------------------
+
+SPECIES = ["land animal", "bird", "fish"]
+METHODS = ("CT w. Syn (RG)", "CT w. init")
+SHOTS = (1, 4, 16)
+CONFUSION = [[5, 3, 2], [4, 6, 0], [1, 8, 1]]
+
+
+def accuracy_over_shots(method, shots, seed):
+  """Returns shares whose means of three seeds are even, with std 0.01."""
+  base = {"CT w. Syn (RG)": 0.50, "CT w. init": 0.40, "RF": 0.45}.get(
+    method, 0.3
+  )
+  gain = 0.1 if method == "CT w. Syn (RG)" else 0.16
+  return base + gain * np.log2(shots) / 2 + 0.01 * (seed - 1)
+
+
+def few_shot_results(methods=METHODS, shots=SHOTS, **changes):
+  rows = [
+    {
+      "arm": arms.label(method, count),
+      "method": method,
+      "shots": count,
+      "seed": seed,
+      "num_images": 24,
+      "accuracy": {"test": accuracy_over_shots(method, count, seed)},
+    }
+    for count in shots
+    for method in methods
+    for seed in SEEDS
+  ]
+  zero_shot = {"test": 0.42}
+  last = rows[-1]["arm"]
+  return {
+    "space": "tiny",
+    "classes": SPECIES,
+    "shots": list(shots),
+    "methods": list(methods),
+    "num_real": {"test": 30},
+    "zero_shot": zero_shot,
+    "rows": rows,
+    "summary": arms.summarize(rows, zero_shot),
+    "confusion": {"test": {"zero_shot": CONFUSION, last: CONFUSION}},
+  } | changes
+
+
+def make_few_shot(folder, *args, **changes):
+  finish(folder, {"results.json": few_shot_results(*args, **changes)})
+
+
+TUNED = (
+  # name, data, up_to, batch_norm, share, mean accuracy
+  ("classifier", "synthetic", "head", "frozen", 0.00027, 0.55),
+  ("to attnpool", "synthetic", "attnpool", "frozen", 0.386, 0.54),
+  ("all", "synthetic", "stem", "frozen", 1.0, 0.52),
+  ("classifier, BN", "synthetic", "head", "batch", 0.00027, 0.45),
+  ("real", "real", "head", "frozen", 0.00027, 0.60),
+  ("real, BN", "real", "head", "batch", 0.00027, 0.52),
+)
+
+
+def make_encoder(folder, tuned=TUNED, space="tiny"):
+  rows = [
+    {
+      "arm": name,
+      "data": data,
+      "up_to": up_to,
+      "batch_norm": batch_norm,
+      "share_tuned": share,
+      "seed": seed,
+      "accuracy": {"test": mean + 0.01 * (seed - 1)},
+    }
+    for name, data, up_to, batch_norm, share, mean in tuned
+    for seed in SEEDS
+  ]
+  zero_shot = {"test": 0.42}
+  results = {
+    "space": space,
+    "classes": SPECIES,
+    "zero_shot": zero_shot,
+    "rows": rows,
+    "summary": arms.summarize(rows, zero_shot),
+  }
+  finish(folder, {"results.json": results})
+
+
+# --- detectors ----------------------------------------------------------------
+
+SYN, MOCO = "IN-1K Syn, 1.2M", "MoCo IN-1K Syn, 1.2M"
+STARTS = {"random": 0.50, SYN: 0.60, MOCO: 0.65}  # AP50 of the first seed
+OBJECTS = ["cat", "dog", "<b>sofa</b>"]  # the last has no objects
+SIZE = (75, 100)  # height and width
+CAT, DOG = [10, 10, 40, 50], [50, 20, 90, 60]
+TRUTH = [
+  {"box": CAT, "label": "cat", "difficult": False},
+  {"box": DOG, "label": "dog", "difficult": True},
+]
+FOUND = [
+  {"box": CAT, "label": "cat", "score": 0.7},
+  {"box": [11, 10, 41, 50], "label": "cat", "score": 0.95},
+  {"box": DOG, "label": "dog", "score": 0.6},
+  {"box": DOG, "label": "cat", "score": 0.2},
+]
+
+
+def detect_results(seeds=SEEDS, **changes):
+  """Returns the results of `detect`."""
+  tested = {
+    detectors.Run(init, seed): average_precision.Measured(
+      AP=start / 2,
+      AP50=start + 0.01 * seed,
+      AP75=start / 2 + 0.02 * seed,
+      per_class=np.array([[start], [start + 0.03 * seed], [np.nan]]),
+      num_objects=np.array([4, 3, 0]),
+    )
+    for init, start in STARTS.items()
+    for seed in seeds
+  }
+  found = detectors.summarize(tested, OBJECTS)
+  return {"space": "voc", "classes": OBJECTS} | found | changes
+
+
+def scene(seed=0, size=SIZE):
+  rng = np.random.default_rng(seed)
+  return rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def png(image):
+  file = io.BytesIO()
+  Image.fromarray(image).save(file, "PNG")
+  return file.getvalue()
+
+
+def make_detect(
+  folder, examples=2, found=FOUND, size=SIZE, encode=png, **changes
+):
+  """Writes what `detect` leaves; all first weights see the same images."""
+  files = {"results.json": json.dumps(detect_results(**changes)).encode()}
+  for init in STARTS:
+    for index in range(examples):
+      content = {"size": size, "detections": found, "truth": TRUTH}
+      stem = f"examples/{init}-{index}"
+      files[f"{stem}.json"] = json.dumps(content).encode()
+      files[f"{stem}.png"] = encode(scene(index, size))
+  artifacts.begin(folder, {"task": "detect"})
+  (folder / "examples").mkdir()
+  for name, content in files.items():
+    (folder / name).write_bytes(content)
+  artifacts.finish(folder, {"task": "detect"}, dict.fromkeys(files, 1))
+
+
+# --- whole runs ---------------------------------------------------------------
 
 MAKERS = {
   "prompts": make_prompts,

@@ -2,6 +2,7 @@
 
 from html.parser import HTMLParser
 
+TO = "\u00a0to\u00a0"  # between the ends of an interval
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 

@@ -4,9 +4,16 @@ import importlib.util
 
 import pytest
 from browser import open_browser
-from made_up_run import MAKERS, make_config, make_workdir, write
-from report.test_report_detections import make_detect
-from report.test_report_few_shot import METHODS, make_encoder, make_few_shot
+from made_up_run import (
+  MAKERS,
+  METHODS,
+  make_config,
+  make_detect,
+  make_encoder,
+  make_few_shot,
+  make_workdir,
+  write,
+)
 
 from synthjax import main
 from synthjax.report import paper

@@ -1,7 +1,12 @@
 """How different the images of a set are, and how well they show their texts."""
 
+import functools
+
 import numpy as np
 
+from synthjax.evals import neighbours
+
+_unit = functools.partial(neighbours.unit, dtype=np.float64)
 _ROWS = 8192  # made float64 at a time
 
 
@@ -55,13 +60,11 @@ def within_classes(
   Returns:
     "vendi" and "distance", of k entries; None for a class of less than 2 rows.
   """
-  found: dict[str, list[float | None]] = {"vendi": [], "distance": []}
-  for label in range(num_classes):
-    own = x[labels == label]
-    enough = len(own) > 1
-    found["vendi"].append(vendi_score(own) if enough else None)
-    found["distance"].append(mean_cosine_distance(own) if enough else None)
-  return found
+  classes = [x[labels == label] for label in range(num_classes)]
+  each = lambda measure: [
+    measure(rows) if len(rows) > 1 else None for rows in classes
+  ]
+  return {"vendi": each(vendi_score), "distance": each(mean_cosine_distance)}
 
 
 def clip_score(images: np.ndarray, texts: np.ndarray) -> float:
@@ -79,10 +82,3 @@ def clip_score(images: np.ndarray, texts: np.ndarray) -> float:
     cosines = (_unit(images[rows]) * _unit(texts[rows])).sum(-1)
     total += np.maximum(cosines, 0).sum()
   return float(100 * total / len(images))
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-  """Scales rows to length 1 in float64; zeros stay."""
-  x = np.asarray(x, np.float64)
-  lengths = np.linalg.norm(x, axis=-1, keepdims=True)
-  return x / np.where(lengths > 0, lengths, 1)

@@ -9,6 +9,7 @@ from scipy import sparse
 from scipy.sparse import csgraph
 
 from synthjax.evals import neighbours
+from synthjax.evals.neighbours import unit
 
 _SIDE = 2048  # rows and columns of a block
 
@@ -42,16 +43,15 @@ def near_duplicates(
   for i, a in enumerate(blocks):
     for j, b in enumerate(blocks[i:], start=i):
       near, size = _compare(a, b, threshold, i == j)
-      if not size:  # of most blocks, nothing is fetched
+      if not size:  # most blocks are never fetched
         continue
       near = np.asarray(near)
-      found = np.argwhere(near > 0)
-      own = near[tuple(found.T)]
-      found += [i * side, j * side]
-      groups = _join(groups, found)
-      count += len(found)
-      pairs = np.concatenate([pairs, found])
-      cosines = np.concatenate([cosines, own])
+      places = np.argwhere(near > 0)
+      cosines = np.concatenate([cosines, near[tuple(places.T)]])
+      places += [i * side, j * side]
+      groups = _join(groups, places)
+      count += len(places)
+      pairs = np.concatenate([pairs, places])
       order = np.argsort(-cosines, kind="stable")[:limit]
       pairs, cosines = pairs[order], cosines[order]
   return Duplicates(count, pairs, cosines, groups)
@@ -94,25 +94,3 @@ def nearest_cosines(
   others = None if y is None else unit(y)
   distances, rows = neighbours.nearest(unit(x), others)
   return 1 - distances[:, 0] / 2, rows[:, 0]
-
-
-def repeated(digests: np.ndarray) -> np.ndarray:
-  """Returns how many rows before it each row is equal to, int [n].
-
-  Args:
-    digests: [n], such as hashes of whole images.
-  """
-  order = np.argsort(digests, kind="stable")
-  _, starts, sizes = np.unique(
-    digests[order], return_index=True, return_counts=True
-  )
-  before = np.empty(len(digests), int)
-  before[order] = np.arange(len(digests)) - np.repeat(starts, sizes)
-  return before
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-  """Scales rows to length 1, in float32; zeros stay."""
-  x = np.asarray(x, np.float32)
-  lengths = np.linalg.norm(x, axis=-1, keepdims=True)
-  return x / np.where(lengths > 0, lengths, 1)

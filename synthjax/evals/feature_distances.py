@@ -67,15 +67,15 @@ def distance_of_moments(
     singular = np.linalg.svd(_root(cov_x).T @ _root(cov_y), compute_uv=False)
   apart = np.square(mean_x - mean_y).sum()
   total = np.trace(cov_x) + np.trace(cov_y) - 2 * singular.sum()
-  # Rounding leaves a little below 0 where both are the same.
+  # Rounding may leave a little below 0 if both are the same.
   return float(max(apart + total, 0.0))
 
 
 def _root(cov: np.ndarray) -> np.ndarray:
   """Returns R [d, rank] with R R^T = cov."""
   values, vectors = np.linalg.eigh(cov)
-  there = values > values[-1] * len(cov) * np.finfo(np.float64).eps
-  return vectors[:, there] * np.sqrt(values[there])
+  positive = values > values[-1] * len(cov) * np.finfo(np.float64).eps
+  return vectors[:, positive] * np.sqrt(values[positive])
 
 
 # --- the kernel distance of two sets of features (KID, Binkowski et al -------
@@ -98,8 +98,8 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
   """
   side = min(_SIDE, max(len(x), len(y)))
   of_x, of_y = _blocks(x, side), _blocks(y, side)
-  within_x = _within(of_x) - _own(x)
-  within_y = _within(of_y) - _own(y)
+  within_x = _within(of_x) - _diagonal(x)
+  within_y = _within(of_y) - _diagonal(y)
   across = _total([_sum(a, b) for a in of_x for b in of_y])
   n, m = len(x), len(y)
   return (
@@ -126,16 +126,16 @@ def kernel_distance_of_subsets(
       subsets are its own.
   """
   size = min(subset_size, len(x), len(y))
-  rng, sums, own = np.random.RandomState(seed), [], []
+  rng, sums, diagonals = np.random.RandomState(seed), [], []
   for _ in range(num_subsets):
     a = np.asarray(x[rng.choice(len(x), size, replace=False)], np.float32)
     b = np.asarray(y[rng.choice(len(y), size, replace=False)], np.float32)
     sums.append(_sums_of_subset(a, b))
-    own.append(_own(a) + _own(b))
+    diagonals.append(_diagonal(a) + _diagonal(b))
   sums = np.asarray(sums, np.float64).sum(-1)  # [num_subsets, 3]
-  within = sums[:, 0] + sums[:, 1] - np.asarray(own)
-  found = within / (size * (size - 1)) - 2 * sums[:, 2] / size**2
-  return float(found.mean()), float(found.std())
+  within = sums[:, 0] + sums[:, 1] - np.asarray(diagonals)
+  distances = within / (size * (size - 1)) - 2 * sums[:, 2] / size**2
+  return float(distances.mean()), float(distances.std())
 
 
 @jax.jit
@@ -157,7 +157,7 @@ def _within(blocks: list[jax.Array]) -> float:
   return same + 2 * _total(others)
 
 
-def _own(x: np.ndarray) -> float:
+def _diagonal(x: np.ndarray) -> float:
   """Sums k - 1 over the pairs of a row with itself."""
   square = functools.partial(np.einsum, "nd,nd->n", dtype=np.float64)
   product = square(x, x) / x.shape[1]
@@ -165,7 +165,7 @@ def _own(x: np.ndarray) -> float:
 
 
 def _total(sums: list[jax.Array]) -> float:
-  return float(sum(np.asarray(each, np.float64).sum() for each in sums))
+  return float(sum(np.asarray(rows, np.float64).sum() for rows in sums))
 
 
 def _blocks(x: np.ndarray, side: int) -> list[jax.Array]:

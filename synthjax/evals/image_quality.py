@@ -29,26 +29,24 @@ def measure(
     of the class), `prompt_clip_score`, and `by_class`, a dict of lists.
   """
   within = diversity.within_classes(features, labels, len(class_texts))
-  mean = lambda values: _mean([x for x in values if x is not None])
   counts = np.bincount(labels, minlength=len(class_texts)).tolist()
+  score = lambda images, texts: (
+    diversity.clip_score(images, texts) if len(images) else None
+  )
   scores = [
-    diversity.clip_score(own, np.broadcast_to(text, own.shape))
-    if len(own := features[labels == label])
-    else None
+    score(rows, np.broadcast_to(text, rows.shape))
     for label, text in enumerate(class_texts)
+    for rows in [features[labels == label]]
   ]
-  prompted = None
-  if prompt_texts is not None and len(features):
-    prompted = diversity.clip_score(features, prompt_texts)
   return {
     "images": len(features),
     "vendi": diversity.vendi_score(features) if len(features) else None,
-    "class_vendi": mean(within["vendi"]),
-    "class_distance": mean(within["distance"]),
-    "clip_score": diversity.clip_score(features, class_texts[labels])
-    if len(features)
-    else None,
-    "prompt_clip_score": prompted,
+    "class_vendi": _mean(within["vendi"]),
+    "class_distance": _mean(within["distance"]),
+    "clip_score": score(features, class_texts[labels]),
+    "prompt_clip_score": None
+    if prompt_texts is None
+    else score(features, prompt_texts),
     "by_class": within | {"images": counts, "clip_score": scores},
   }
 
@@ -64,25 +62,23 @@ def compare(
     k: of the balls of precision, recall, density and coverage.
 
   Returns:
-    `frechet`, `kernel` and the fields of `manifold.Manifold`; None where there
-    are too few images.
+    `frechet`, `kernel` and the fields of `Manifold`; None for too few images.
   """
-  few = min(len(generated), len(real))
-  balls = dict.fromkeys(Manifold._fields)
-  if few > k:
-    balls = compare_manifolds(real, generated, k=k)._asdict()
-  return {
-    "frechet": feature_distances.frechet_distance(real, generated)
-    if few > 1
-    else None,
-    "kernel": feature_distances.kernel_distance(real, generated)
-    if few > 1
-    else None,
-    **balls,
-  }
+  fewest = min(len(generated), len(real))
+  figures = dict.fromkeys(("frechet", "kernel", *Manifold._fields))
+  if fewest > 1:
+    for name, distance in (
+      ("frechet", feature_distances.frechet_distance),
+      ("kernel", feature_distances.kernel_distance),
+    ):
+      figures[name] = distance(real, generated)
+  if fewest > k:
+    figures |= compare_manifolds(real, generated, k=k)._asdict()
+  return figures
 
 
-def _mean(values: list[float]) -> float | None:
+def _mean(values: list[float | None]) -> float | None:
+  values = [x for x in values if x is not None]
   return float(np.mean(values)) if values else None
 
 

@@ -28,25 +28,25 @@ def nearest(
   others = x if y is None else y
   if not 1 <= k <= len(others) - (y is None):
     raise ValueError(f"k={k}, but there are {len(others)} rows to choose from.")
-  # Small numbers lose less: what both sets have in common is taken off.
+  # Centred numbers are smaller, and lose less to rounding.
   centre = others.mean(0, dtype=np.float64).astype(np.float32)
   columns = fill_up(centred(others, centre), _GROUP)
   side = rows_of_block(len(x), len(columns))
   columns, size = jnp.asarray(columns), len(others)
-  found = []
+  blocks = []
   for first in range(0, len(x), side):
     block = fill_up(centred(x[first : first + side], centre), side)
-    own = first if y is None else -side  # nobody's
-    found.append(_nearest(block, columns, size, own, k=k))
-  distances, rows = (np.concatenate(each) for each in zip(*found, strict=True))
+    itself = first if y is None else -side  # nobody's
+    blocks.append(_nearest(block, columns, size, itself, k=k))
+  distances, rows = map(np.concatenate, zip(*blocks, strict=True))
   return distances[: len(x)], rows[: len(x)]
 
 
 @functools.partial(jax.jit, static_argnames="k")
 def _nearest(
-  x: jax.Array, y: jax.Array, size: jax.Array, own: jax.Array, *, k: int
+  x: jax.Array, y: jax.Array, size: jax.Array, itself: jax.Array, *, k: int
 ) -> tuple[jax.Array, jax.Array]:
-  """Finds the nearest of a block; `own` is the row of y that is x's first.
+  """Finds the nearest of a block; `itself` is the row of y that is x's first.
 
   The k nearest lie in the k groups whose nearest members are nearest. So the
   minimum of each group is all that is read of most distances, where a partial
@@ -54,7 +54,7 @@ def _nearest(
   """
   column = jnp.arange(len(y))
   skipped = column >= size
-  skipped |= column == (own + jnp.arange(len(x)))[:, None]
+  skipped |= column == (itself + jnp.arange(len(x)))[:, None]
   distances = jnp.where(skipped, jnp.inf, squared_distances(x, y))
   groups = distances.reshape(len(x), -1, _GROUP)
   num_groups = min(k, groups.shape[1])
@@ -65,6 +65,13 @@ def _nearest(
   return -best, group * _GROUP + place % _GROUP
 
 
+def unit(x: np.ndarray, dtype: type = np.float32) -> np.ndarray:
+  """Scales the rows of [..., d] to length 1; zeros stay."""
+  x = np.asarray(x, dtype)
+  lengths = np.linalg.norm(x, axis=-1, keepdims=True)
+  return x / np.where(lengths > 0, lengths, 1)
+
+
 def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
   """Returns |x|^2 - 2 x.y + |y|^2, [n, m], at least 0."""
   product = jnp.matmul(x, y.T, precision="highest")
@@ -73,7 +80,7 @@ def squared_distances(x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def centred(x: np.ndarray, centre: np.ndarray) -> np.ndarray:
-  """Takes [d] off the rows of [n, d], in float32."""
+  """Subtracts [d] from the rows of [n, d], in float32."""
   return np.asarray(x, np.float32) - centre
 
 
@@ -101,7 +108,7 @@ def vote(
   temperature: float = 0.07,
   chunk: int = 1024,
 ) -> np.ndarray:
-  """Lets the nearest neighbours of each query vote (Wu et al. 2018, §3.4).
+  """Classifies by the votes of nearest neighbours (Wu et al. 2018, §3.4).
 
   A neighbour counts exp(cosine / temperature) for its class.
 
@@ -121,7 +128,7 @@ def vote(
   Raises:
     ValueError: for shapes that do not fit, or labels of no class.
   """
-  features, queries = _unit(features), _unit(queries)
+  features, queries = unit(features), unit(queries)
   labels = np.asarray(labels)
   if (
     features.ndim != 2
@@ -154,9 +161,3 @@ def vote(
     rows = np.arange(start, start + len(cosines))[:, None]
     np.add.at(votes, (rows, labels[nearest]), weights)
   return votes
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-  x = np.asarray(x, np.float32)
-  norm = np.linalg.norm(x, axis=-1, keepdims=True)
-  return x / np.maximum(norm, 1e-12)

@@ -1,7 +1,7 @@
 """Charts as inline SVG, which follow the page's colours and width."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -19,8 +19,23 @@ class Dot(NamedTuple):
   values: Sequence[float] = ()
 
 
+def dot(name: str, summary: Mapping) -> Dot:
+  """Returns the dot of a summary of shares, with the `values` of its seeds."""
+  percents = [100 * share for share in summary["values"]]
+  return Dot(name, hundred(summary["mean"]), hundred(summary["std"]), percents)
+
+
+def hundred(share: float | None) -> float | None:
+  """Returns a share as percent, for an axis."""
+  return None if share is None else 100 * share
+
+
 def dots(
-  rows: Sequence[Dot], *, xlabel: str, label: str, reference: float | None
+  rows: Sequence[Dot],
+  *,
+  xlabel: str,
+  label: str,
+  reference: float | None = None,
 ) -> str:
   """Draws a mean with an error bar for each row.
 
@@ -46,10 +61,7 @@ def dots(
   for i, row in enumerate(rows):
     y = 8 + 26 * i + 13
     parts.append(row_name(row.name, y))
-    parts += [
-      f'<circle class="faint" cx="{x(v):.1f}" cy="{y}" r="2.5"/>'
-      for v in row.values
-    ]
+    parts += [circle("faint", x(value), y, 2.5) for value in row.values]
     if row.mean is None:
       continue
     if row.error:
@@ -59,10 +71,8 @@ def dots(
         f'M{ends[0]:.1f} {y - 4}v8M{ends[1]:.1f} {y - 4}v8"/>'
       )
     spread = "" if row.error is None else f" ± {row.error:.2f}"
-    parts.append(
-      f'<circle class="c0 fill" cx="{x(row.mean):.1f}" cy="{y}" r="5">'
-      f"<title>{escape(row.name)}: {row.mean:.2f}{spread}</title></circle>"
-    )
+    title = f"{row.name}: {row.mean:.2f}{spread}"
+    parts.append(circle("c0 fill", x(row.mean), y, 5, title))
   return svg(parts, WIDTH, height, label)
 
 
@@ -91,9 +101,8 @@ def bars(
     colour = "c1" if value < 0 else "c0"
     anchor, at = ("end", left - 4) if value < 0 else ("start", right + 4)
     text = f"{value:{'+' if signed else ''}.1f}".replace("-", "−")
+    parts.append(rect(f"{colour} fill", left, y - 6, max(right - left, 1), 12))
     parts.append(
-      f'<rect class="{colour} fill" x="{left:.1f}" y="{y - 6}" '
-      f'width="{max(right - left, 1):.1f}" height="12"/>'
       f'<text x="{at:.1f}" y="{y + 4}" text-anchor="{anchor}">{text}</text>'
     )
   parts.append(vline(x(0), 8, height - 38, "zero"))
@@ -123,13 +132,10 @@ def histogram(
   for colour, series in enumerate(stacks):
     for i, n in enumerate(series):
       if n:
-        top = y(below[i] + n)
-        parts.append(
-          f'<rect class="c{colour} fill" x="{x(i * step) + 0.5:.1f}" '
-          f'y="{top:.1f}" width="{x(step) - x(0) - 1:.1f}" '
-          f'height="{y(below[i]) - top:.1f}"><title>{n} images, '
-          f"{i * step:.2f} to {(i + 1) * step:.2f}</title></rect>"
-        )
+        top, wide = y(below[i] + n), x(step) - x(0) - 1
+        title = f"{n} images, {i * step:.2f} to {(i + 1) * step:.2f}"
+        place = x(i * step) + 0.5, top, wide, y(below[i]) - top
+        parts.append(rect(f"c{colour} fill", *place, title))
     below += np.asarray(series)
   if reference is not None:
     parts.append(vline(x(reference), 12, height - 44))
@@ -144,8 +150,8 @@ def lines(
   label: str,
 ) -> str:
   """Draws curves: (name, xs, ys); the legend is `legend` of the names."""
-  xs = [x for _, of, _ in curves for x in of]
-  ys = [y for _, _, of in curves for y in of]
+  xs = [x for _, curve_xs, _ in curves for x in curve_xs]
+  ys = [y for _, _, curve_ys in curves for y in curve_ys]
   if not ys:
     return ""
   height, left = 220, 52
@@ -161,18 +167,15 @@ def lines(
     y_axis(ticks, y, left, WIDTH - RIGHT, ylabel),
     x_axis(x_ticks, x, None, height - 44, xlabel),
   ]
-  for i, (name, of_x, of_y) in enumerate(curves):
-    pairs = zip(of_x, of_y, strict=True)
-    path = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in pairs)
+  for i, (name, curve_xs, curve_ys) in enumerate(curves):
+    places = [(x(a), y(b)) for a, b in zip(curve_xs, curve_ys, strict=True)]
+    path = "L".join(f"{a:.1f} {b:.1f}" for a, b in places)
     parts.append(
       f'<path class="c{i % COLOURS} line{dash(i)}" d="M{path}">'
       f"<title>{escape(name)}</title></path>"
     )
-    if len(of_x) == 1:  # a path of one point is not seen
-      parts.append(
-        f'<circle class="c{i % COLOURS} fill" cx="{x(of_x[0]):.1f}" '
-        f'cy="{y(of_y[0]):.1f}" r="3"/>'
-      )
+    if len(places) == 1:  # a path of one point is not seen
+      parts.append(circle(f"c{i % COLOURS} fill", *places[0], 3))
   return svg(parts, WIDTH, height, label)
 
 
@@ -188,26 +191,17 @@ def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
   cell = (width - left - 8) / k
   bottom = 8 + cell * k
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-  parts = [
-    f'<rect class="frame" x="{left}" y="8" width="{cell * k:.1f}" '
-    f'height="{cell * k:.1f}"/>'
-  ]
+  parts = [rect("frame", left, 8, cell * k, cell * k)]
   for i, j in np.argwhere(counts):
     title = (
       f"{names[i]} taken for {names[j]}: {counts[i, j]} of {counts[i].sum()}"
     )
     a, b = left + j * cell, 8 + i * cell
-    parts.append(
-      f'<rect class="heat" x="{a:.1f}" y="{b:.1f}" width="{cell:.1f}" '
-      f'height="{cell:.1f}" fill-opacity="{max(shares[i, j], 0.06):.2f}">'
-      f"<title>{escape(title)}</title></rect>"
-    )
+    opacity = f' fill-opacity="{max(shares[i, j], 0.06):.2f}"'
+    parts.append(rect("heat", a, b, cell, cell, title, opacity))
     if k <= 12:
       x, y = a + cell / 2, b + cell / 2 + 4
-      parts.append(
-        f'<text class="named" x="{x:.1f}" y="{y:.1f}" '
-        f'text-anchor="middle">{100 * shares[i, j]:.0f}</text>'
-      )
+      parts.append(write(x, y, f"{100 * shares[i, j]:.0f}", "named"))
   for i, name in enumerate(names if named else ()):
     at = (i + 0.5) * cell
     parts.append(row_name(name, 8 + at, left - 6, letters))
@@ -217,10 +211,7 @@ def heatmap(counts: Any, names: Sequence[str], *, label: str) -> str:
     )
   middle = (left + width - 8) / 2
   parts.append(write(middle, bottom + deep + 12, "predicted class", "axis"))
-  parts.append(
-    f'<text class="axis" transform="translate(11 {bottom / 2:.0f}) '
-    'rotate(-90)" text-anchor="middle">true class</text>'
-  )
+  parts.append(_upright("true class", bottom / 2))
   return svg(parts, width, bottom + deep + 20, label)
 
 
@@ -306,11 +297,35 @@ def y_axis(ticks, y, left, right, label) -> str:
     words = f"{tick:g}".replace("-", "−")
     parts.append(write(left - 5, at + 4, words, anchor="end"))
   middle = (y(ticks[0]) + y(ticks[-1])) / 2
-  parts.append(
-    f'<text class="axis" transform="translate(11 {middle:.0f}) rotate(-90)" '
+  return "".join([*parts, _upright(label, middle)])
+
+
+def _upright(label: str, y: float) -> str:
+  """Writes the label of an axis at the left edge, from below to above."""
+  return (
+    f'<text class="axis" transform="translate(11 {y:.0f}) rotate(-90)" '
     f'text-anchor="middle">{escape(label)}</text>'
   )
-  return "".join(parts)
+
+
+def circle(
+  kind: str, x: float, y: float, radius: float, title: str = ""
+) -> str:
+  """Draws a circle of a class of the page's style."""
+  title = f"<title>{escape(title)}</title>" if title else ""
+  return (
+    f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}">'
+    f"{title}</circle>"
+  )
+
+
+def rect(kind, x, y, width, height, title="", more="") -> str:
+  """Draws a rectangle of a class of the page's style; `more` is SVG."""
+  title = f"<title>{escape(title)}</title>" if title else ""
+  return (
+    f'<rect class="{kind}" x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" '
+    f'height="{height:.1f}"{more}>{title}</rect>'
+  )
 
 
 def vline(x: float, top: float, bottom: float, kind: str = "reference") -> str:
@@ -335,7 +350,7 @@ def write(x, y, text, kind="tick", anchor="middle") -> str:
 
 
 def cut(name: str, length: int) -> str:
-  """Shortens a name in its middle, as its end may be what tells it apart."""
+  """Shortens a name in its middle, as names may differ in their ends."""
   if len(name) <= length:
     return name
   head = length // 2
@@ -343,7 +358,7 @@ def cut(name: str, length: int) -> str:
 
 
 def dash(i: int) -> str:
-  """Lets the colours come again with dashes."""
+  """Returns the class of the dashes of a curve beyond the first colours."""
   return f" dash{min(i // COLOURS, 2)}" if i >= COLOURS else ""
 
 

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from html import escape
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from synthjax.report import charts
 from synthjax.report.charts import RIGHT, WIDTH
 
 _LEFT, _HEIGHT = 52, 280  # px
+BARS = "Bars: 95 % intervals of the mean over seeds (t distribution)."
 
 
 class Point(NamedTuple):
@@ -35,7 +36,7 @@ def log2(x: float) -> float:
 
 
 def curves(
-  of: Sequence[Curve],
+  drawn: Sequence[Curve],
   *,
   x_ticks: Sequence[float],
   xlabel: str,
@@ -48,7 +49,7 @@ def curves(
   """Draws curves, whose points have vertical bars for their intervals.
 
   Args:
-    of: the curves; those without points are left out.
+    drawn: the curves; those without points are left out.
     x_ticks: numbers below the axis, which reaches from the first to the last.
     xlabel: of the axis below.
     ylabel: of the axis at the left.
@@ -57,10 +58,10 @@ def curves(
     place: maps a number to its place on the axis, such as `log2`.
     apart: px over which curves stand side by side at one place.
   """
-  of = [curve for curve in of if curve.points]
-  if not of:
+  drawn = [curve for curve in drawn if curve.points]
+  if not drawn:
     return ""
-  every = [p for curve in of for p in curve.points]
+  every = [p for curve in drawn for p in curve.points]
   ends = [y for p in every for y in (p.low, p.mean, p.high) if y is not None]
   ends += [] if reference is None else [reference]
   # The interval of two seeds may reach far; no accuracy lies beyond these.
@@ -85,8 +86,8 @@ def curves(
       f'H{WIDTH - RIGHT}"><title>zero-shot: {reference:.2f}</title></path>'
     )
   limits = (y_ticks[0], y_ticks[-1])
-  for i, curve in enumerate(of):
-    aside = apart * (i / (len(of) - 1) - 0.5) if len(of) > 1 else 0.0
+  for i, curve in enumerate(drawn):
+    aside = apart * (i / (len(drawn) - 1) - 0.5) if len(drawn) > 1 else 0.0
     parts.append(_curve(curve, lambda x, a=aside: at(x) + a, y, limits))
   return charts.svg(parts, WIDTH, _HEIGHT, label)
 
@@ -106,27 +107,40 @@ def _curve(curve: Curve, x, y, limits: tuple[float, float]) -> str:
         f'<path class="{colour} bar" '
         f'd="M{x(p.x):.1f} {y(low):.1f}V{y(high):.1f}"/>'
       )
-    words = f"{curve.name}, {p.x:g}: {p.mean:.2f}"
+    title = f"{curve.name}, {p.x:g}: {p.mean:.2f}"
     if p.low is not None:
-      words += f" (95 %: {p.low:.1f} to {p.high:.1f})"
+      title += f" (95 %: {p.low:.1f} to {p.high:.1f})"
+    radius = 2 if curve.printed else 3
     parts.append(
-      f'<circle class="{colour} fill" cx="{x(p.x):.1f}" '
-      f'cy="{y(p.mean):.1f}" r="{2 if curve.printed else 3}">'
-      f"<title>{escape(words)}</title></circle>"
+      charts.circle(f"{colour} fill", x(p.x), y(p.mean), radius, title)
     )
   return "".join(parts)
 
 
-def legend(of: Sequence[Curve], *, reference: str = "") -> str:
-  """Returns the names of the curves that are drawn, and of the reference."""
+def figure(
+  drawn: Sequence[Curve],
+  caption: str,
+  *,
+  zero_shot: float | None,
+  **options: Any,
+) -> str:
+  """Returns `curves` over zero-shot with a caption and a legend.
+
+  Args:
+    drawn: the curves; those without points are left out.
+    caption: plain text.
+    zero_shot: in percent, a dashed line.
+    **options: of `curves`.
+  """
   entries = [
     (
       curve.name,
       f"c{curve.colour % charts.COLOURS} line "
       + ("printed" if curve.printed else f"thick{charts.dash(curve.colour)}"),
     )
-    for curve in of
+    for curve in drawn
     if curve.points
   ]
-  entries += [(reference, "reference")] if reference else []
-  return charts.keys(entries)
+  entries += [] if zero_shot is None else [("zero-shot", "reference")]
+  chart = curves(drawn, reference=zero_shot, **options)
+  return charts.figure(chart, caption, charts.keys(entries))

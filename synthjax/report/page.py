@@ -1,228 +1,103 @@
 """One HTML page that needs nothing else: no network, no other file."""
 
 import base64
+import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+import pathlib
+import string
+from collections.abc import Mapping
 from html import escape
 
-from synthjax.data.generated.clip_filter import FILLED
-from synthjax.report import html_tables, look, script
-from synthjax.report.sections import (
-  accuracy,
-  costs,
-  detection,
-  encoder_tuning,
-  few_shot,
-  gallery,
-  image_quality,
-  paper,
-  transfer,
-)
-from synthjax.report.sections import run as run_sections
-from synthjax.report.sections.detection_drawings import Example
-from synthjax.report.sections.gallery_images import Album
+from synthjax.report import sections
+from synthjax.report.sections import Tile
 
-_ZOOM = """<dialog id="zoom" aria-labelledby="zoom-title">
-<h2 id="zoom-title"></h2>
-<div class="drawing"></div>
-<div class="buttons"><button type="button" class="previous">Previous</button>
-<button type="button" class="next">Next</button>
-<button type="button" class="close">Close</button></div>
-</dialog>"""
-_MISSING_WORDS = {"unfinished": "not finished", "missing": "not run"}
+_FOLDER = pathlib.Path(__file__).parent  # of HTML, style sheet and script
+_STATES = {"unfinished": "not finished", "missing": "not run"}
 
 
-def build(
-  results: Mapping, album: Album | None, examples: Sequence[Example] = ()
-) -> str:
+def build(results: Mapping) -> str:
   """Builds the page.
 
   Args:
-    results: all numbers, as in `results.json`: title, config, versions,
-      devices, tasks, and what `gather.gather` returns.
-    album: the images, if any were drawn.
-    examples: detections to draw, if there are any.
+    results: all that `results.json` holds: title, config, versions, devices,
+      tasks, cost, paper, and what `results.gather` returns. Besides, `album`
+      and `examples`: the pictures to show, if there are any.
 
   Returns:
     HTML.
   """
-  parts = [
-    accuracy.accuracy(results),
-    few_shot.few_shot(results),
-    encoder_tuning.tuned_encoder(results),
-    paper.beside(results),
-    accuracy.classes(results),
-    accuracy.confusion(results),
-    transfer.transfer(results),
-    detection.detect(results, examples),
-    gallery.images(results, album),
-    gallery.selection(results, album),
-    image_quality.quality(results),
-    gallery.prompts(results),
-    run_sections.curves(results),
-    run_sections.export(results),
-    costs.cost(results),
-    run_sections.run(results),
-  ]
-  parts = [part for part in parts if part.content]
-  nav = "".join(
-    f'<a href="#{part.id}">{escape(part.title)}</a>' for part in parts
+  links, content = [], []
+  for module in sections.modules():
+    if section := module.render(results):
+      name = module.__name__.rpartition(".")[2].replace("_", "-")
+      links.append(f'<a href="#{name}">{escape(module.TITLE)}</a>')
+      content.append(
+        f'<section id="{name}" aria-labelledby="{name}-title">'
+        f'<h2 id="{name}-title">{escape(module.TITLE)}</h2>{section}</section>'
+      )
+  dialogs = {"viewer.html": "album", "zoom.html": "examples"}
+  script = _read("page.js")
+  return string.Template(_read("page.html")).substitute(
+    title=escape(str(results["title"])),
+    policy=_policy(f"\n{script}"),
+    style=_read("page.css"),
+    summary=_summary(results),
+    links="".join(links),
+    sections="\n".join(content),
+    dialogs="".join(_read(f) for f, key in dialogs.items() if results.get(key)),
+    script=script,
   )
-  body = "\n".join(
-    f'<section id="{part.id}" aria-labelledby="{part.id}-title">'
-    f'<h2 id="{part.id}-title">{escape(part.title)}</h2>'
-    f"{part.content}</section>"
-    for part in parts
-  )
-  title = escape(str(results["title"]))
-  return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_policy()}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{look.STYLE}</style>
-</head>
-<body>
-<a class="skip" href="#main">Skip to the results</a>
-<header>
-<h1>{title}</h1>
-{_summary(results)}
-</header>
-<nav aria-label="Sections">{nav}</nav>
-<main id="main">
-{body}
-</main>
-{_viewer() if album else ""}
-{_ZOOM if examples else ""}
-<script>{script.SCRIPT}</script>
-</body>
-</html>
-"""
 
 
-def _policy() -> str:
-  """Forbids the page everything but its own style, script and images."""
-  digest = hashlib.sha256(script.SCRIPT.encode()).digest()
-  code = base64.b64encode(digest).decode()
+@functools.cache
+def _read(name: str) -> str:
+  return (_FOLDER / name).read_text("utf-8")
+
+
+def _policy(script: str) -> str:
+  """Forbids everything but the page's own style, images and this script."""
+  digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
   return (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-    f"script-src 'sha256-{code}'; base-uri 'none'; form-action 'none'"
+    f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
   )
 
 
 def _summary(results: Mapping) -> str:
-  """Says in a few numbers what came out, and what is not there."""
-  tiles = _tiles(results)
-  lines = [f'<ul class="tiles">{"".join(tiles)}</ul>'] if tiles else []
+  """Shows a few numbers of the run, and names the tasks that are absent."""
+  tiles = "".join(map(_write, _tiles(results)))
+  lines = [f'<ul class="tiles">{tiles}</ul>'] if tiles else []
   lines += [f'<p class="note">{escape(line)}</p>' for line in _notes(results)]
   return "\n".join(lines)
 
 
-def _tiles(results: Mapping) -> list[str]:
-  tiles = []
-  if head := accuracy.headline(results):
-    arm, split = head["arm"], head["split"]
-    chosen = f"{arm['arm']} on {split}, {head['chosen']}"
-    tiles += [
-      _tile(
-        html_tables.percent(head["zero_shot"]).text,
-        "%",
-        f"zero-shot on {split}",
-      ),
-      _tile(html_tables.percent(arm["mean"]).text, "%", chosen),
-    ]
-    error = html_tables.percent(arm["gain_stderr"]).text
-    seeds = html_tables.count(arm["n"]).text
-    words = f"points of gain ± standard error, {seeds} seeds"
-    tiles.append(
-      _tile(html_tables.points(arm["gain"]).text, f"± {error}", words)
-    )
-  elif few := few_shot.headline(results):
-    words = f"{few['method']}, {few['shots']:g} shots, {few['chosen']}"
-    span = few_shot.interval_words(few)
-    tiles += [
-      _tile(
-        html_tables.percent(few["zero_shot"]).text,
-        "%",
-        f"zero-shot on {few['split']}",
-      ),
-      _tile(html_tables.percent(few["mean"]).text, f"% ({span})", words),
-    ]
-  elif found := detection.headline(results):
-    words = f"AP50 of {found['init']}"
-    tiles.append(_tile(html_tables.percent(found["mean"]).text, "%", words))
-    if (gain := found["difference"]) is not None:
-      tiles.append(
-        _tile(
-          html_tables.points(gain["mean"]).text,
-          f"± {html_tables.percent(gain['stderr']).text} points",
-          f"AP50 against {gain['reference']} ± standard error",
-        )
-      )
-  if found := results.get("selection"):
-    share = html_tables.percent(
-      html_tables.ratio(found["kept"], found["images"]), 0
-    )
-    tiles.append(
-      _tile(html_tables.count(found["images"]).text, "", "images scored")
-    )
-    words = "kept by the filter"
-    if filled := found["reasons"].get(FILLED):
-      of = html_tables.percent(html_tables.ratio(filled, found["kept"]), 0).text
-      words = f"kept, {of} % of them to fill up classes of too few"
-    tiles.append(_tile(share.text, "%", words))
-  if (found := results.get("cost")) and found["tasks"]:
-    hours = html_tables.decimal(found["device_hours"], 3).text
-    time = costs.duration(found["seconds"]).split(" ")
-    words = f"{hours} device-hours, without this page"
-    tiles.append(_tile(time[0], " ".join(time[1:]), words))
+def _tiles(results: Mapping) -> list[Tile]:
+  """Returns the first headline of the sections, and all further tiles."""
+  modules = sections.modules()
+  headlines = [m.headline(results) for m in modules if hasattr(m, "headline")]
+  tiles = [*next(filter(None, headlines), [])]
+  for module in modules:
+    tiles += module.tiles(results) if hasattr(module, "tiles") else []
   return tiles
 
 
-def _tile(number: str, unit: str, words: str) -> str:
-  unit = f" <small>{escape(unit)}</small>" if unit else ""
+def _write(tile: Tile) -> str:
+  unit = f" <small>{escape(tile.unit)}</small>" if tile.unit else ""
   return (
-    f"<li><strong>{escape(number)}{unit}</strong>"
-    f"<span>{escape(words)}</span></li>"
+    f"<li><strong>{escape(tile.number)}{unit}</strong>"
+    f"<span>{escape(tile.words)}</span></li>"
   )
 
 
 def _notes(results: Mapping) -> list[str]:
-  versions, devices = results["versions"], results["devices"]
-  made = ", ".join(f"{name} {version}" for name, version in versions.items())
-  lines = [f"Written with {made}, on {devices}."]
-  tasks, asked = results["tasks"], results["config"].get("tasks")
+  versions = results["versions"].items()
+  made = ", ".join(f"{name} {version}" for name, version in versions)
+  lines = [f"Written with {made}, on {results['devices']}."]
   absent = [
-    f"{task} ({_MISSING_WORDS[state['state']]})"
-    for task, state in tasks.items()
-    if state["state"] == "unfinished"
-    or state["state"] == "missing"
-    and task in (asked or tasks)
+    f"{task} ({_STATES[state['state']]})"
+    for task, state in results["tasks"].items()
+    if state["state"] in _STATES
   ]
   if absent:
     lines.append(f"Left out, as not complete: {', '.join(absent)}.")
   return lines
-
-
-def _viewer() -> str:
-  facts = {
-    "prompt": "prompt",
-    "seed": "seed",
-    "p_own": "p_own",
-    "filter": "filter",
-    "strategy": "strategy",
-    "id": "id",
-  }
-  entries = "".join(
-    f'<dt>{word}</dt><dd data-of="{key}"></dd>' for key, word in facts.items()
-  )
-  return f"""<dialog id="viewer" aria-labelledby="viewer-title">
-<h2 id="viewer-title">Image</h2>
-<img class="large" alt="" width="320" height="320">
-<dl>{entries}</dl>
-<div class="buttons"><button type="button" class="previous">Previous</button>
-<button type="button" class="next">Next</button>
-<button type="button" class="close">Close</button></div>
-</dialog>"""

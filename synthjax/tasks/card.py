@@ -4,15 +4,17 @@ What made them, how good they are, which are nearly the same, and which are
 near an image that something will be measured on.
 """
 
+import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax.adapt import feature_sets
-from synthjax.config import validate
+from synthjax.config import schema
+from synthjax.config.schema import Block, Count, Inside, Rule, Several, Whole
 from synthjax.data.generated import clip_filter
 from synthjax.data.generated import scores as stored
 from synthjax.data.real import real_images
@@ -25,229 +27,256 @@ from synthjax.encoders import (
   load_image_encoder,
 )
 from synthjax.labels import spaces
-from synthjax.prompts import strategies as texts
-from synthjax.report.card import figures as card_figures
+from synthjax.prompts import strategies
+from synthjax.report.card import figures
 from synthjax.report.card import files as card_files
-from synthjax.runtime import artifacts
-from synthjax.runtime.errors import (
-  BLOCK,
-  COUNT,
-  INSIDE,
-  SEVERAL,
-  TEXT,
-  WHOLE,
-  Kind,
-)
+from synthjax.runtime import artifacts, cache
 from synthjax.runtime.progress import say
 from synthjax.weights import licences
 
-DEFAULTS = {
-  "real": None,  # images to compare with: those that results are measured on
-  "name": "synthjax_images",
-  "description": None,  # a sentence or two, before what is known anyway
-  "license": None,  # SPDX's name of the one that the images are given under
-  "creator": None,  # a name
-  "url": None,  # of the published set
-  "threshold": 0.95,  # the least cosine of near duplicates
-  "neighbours": 5,  # k of precision, recall, density and coverage
-  "pairs": 8,  # that are shown of near duplicates and of neighbours
-  "max_images": 50_000,  # compared with one another; of more, by chance
-  "encoders": card_figures.FETCHED,  # further ones to compare by
-}
-KNOWN = {
-  "real": BLOCK,
-  "name": TEXT,
-  "description": TEXT,
-  "license": TEXT,
-  "creator": TEXT,
-  "url": TEXT,
-  "threshold": INSIDE,
-  "neighbours": COUNT,
-  "pairs": WHOLE,
-  "max_images": SEVERAL,
-  "encoders": Kind(lambda x: True, ""),  # see encoders.chosen
-}
 INPUTS = ("generate", "score")
+FETCHED, NONE = "fetched", "none"
+# Released weights; of each family, the first that is fetched is used. Published
+# figures by DINOv2 are those of ViT-L/14 (Stein et al. 2023), those called FID
+# are by Inception.
+FAMILIES = {
+  "Inception": ("inception_fid",),
+  "DINOv2": ("dinov2_vitl14", "dinov2_vitb14", "dinov2_vits14"),
+}
+_NAMES = Rule(
+  lambda names: (
+    isinstance(names, str)
+    or isinstance(names, list | tuple)
+    and all(isinstance(name, str) for name in names)
+  ),
+  f"'{FETCHED}' (those of {' and '.join(FAMILIES)} that are fetched), "
+  f"'{NONE}', or weights such as 'released:dinov2_vits14', with commas between "
+  "them",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Card:
+  """Fields of config.card, which may be left out."""
+
+  real: Block | None = None  # images to compare with: those of the evaluation
+  name: str = "synthjax_images"
+  description: str | None = None  # a sentence or two, to begin with
+  license: str | None = None  # of the images, by its SPDX name
+  creator: str | None = None  # a name
+  url: str | None = None  # of the published set
+  threshold: Inside = 0.95  # the least cosine of near duplicates
+  neighbours: Count = 5  # k of precision, recall, density and coverage
+  pairs: Whole = 8  # shown of near duplicates and of neighbours
+  max_images: Several = 50_000  # compared with one another, chosen at random
+  encoders: Annotated[Any, _NAMES] = FETCHED  # to compare by, besides the run's
+
+
+FIELDS = Card
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and that images and scores are there or will be."""
-  block = read_block(config)
+  fields = schema.read(Card, config.get("card"), "config.card")
   check_encoder(**config.encoder.to_dict())
-  for weights in _further(block).weights:
+  for weights in _further_encoders(fields).weights:
     check_image_encoder(weights, field="card.encoders")
-  space = spaces.load_space(config.space)
-  if block["real"]:
-    real_images.check_real(block["real"], space)
+  if fields.real:
+    real_images.check_real(fields.real, spaces.load_space(config.space))
   artifacts.check_complete(workdir, INPUTS, planned=config.tasks)
-
-
-def read_block(config: ConfigDict) -> dict[str, Any]:
-  """Returns every field of `config.card`, which may be left out."""
-  block = config.get("card") or ConfigDict()
-  validate(block, KNOWN, name="card")
-  return DEFAULTS | block.to_dict()
 
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `card.json`, `README.md`, `croissant.json` and what they name."""
-  block, workdir = read_block(config), epath.Path(workdir)
+  fields = schema.read(Card, config.get("card"), "config.card")
+  workdir = epath.Path(workdir)
   folder, space = workdir / "card", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
   stored.check_inputs(
     workdir / "score", encoder=encoder.identity, classes=space.class_names
   )
-  inputs = _inputs(workdir)
-  further = _further(block)
+  inputs, further = _inputs(workdir), _further_encoders(fields)
   others = {
     weights: load_image_encoder(weights, field="card.encoders")
     for weights in further.weights
   }
+  card_spec = dataclasses.asdict(fields)
+  del card_spec["encoders"]
   spec = {
-    "card": {k: v for k, v in block.items() if k != "encoders"},
+    "card": card_spec,
     "seed": config.seed,
     "encoder": encoder.identity,
     "classes": space.class_names,
     "inputs": {name: artifacts.digest(workdir / name) for name in inputs},
   }
-  if block["real"]:
-    spec["real"] = real_images.identify(block["real"])
-  spec |= _spec_of_others(folder, block, others)
+  if fields.real:
+    spec["real"] = real_images.identify(fields.real)
+  spec |= _spec_of_others(folder, fields, others)
   if artifacts.begin(folder, spec):
     return
-  if further.absent:
+  if further.missing:
     say(
-      f"card: no figures by {' and '.join(further.absent)}, whose weights are "
+      f"card: no figures by {' and '.join(further.missing)}, whose weights are "
       "not here; `python -m synthjax.weights fetch "
-      f"{' '.join(further.absent.values())}` gets them"
+      f"{' '.join(further.missing.values())}` gets them"
     )
-  drawn = _open_drawn(workdir, block, space, inputs, config.seed)
-  found, files = _open_real(block, space, encoder, folder, config.seed)
-  texts_of_classes = stored.read_texts(workdir / "score").text_features[:, 0]
-  card = _made(config, workdir, block, drawn, inputs)
-  card["quality"] = card_figures.quality(
+  drawn = _open_drawn(workdir, fields, space, inputs, config.seed)
+  real, rows = _open_real(fields, space, encoder, folder, config.seed)
+  card = _description(config, workdir, fields, drawn, inputs)
+  card["quality"] = figures.quality(
     drawn,
-    found,
+    real,
     encode_texts=encoder.encode_texts,
-    class_texts=texts_of_classes,
-    neighbours=block["neighbours"],
+    class_texts=stored.read_texts(workdir / "score").text_features[:, 0],
+    neighbours=fields.neighbours,
   )
   for weights, other in others.items():
-    sets, more = card_figures.measure(
-      drawn, found, other, neighbours=block["neighbours"], folder=folder
+    sets, more_rows = figures.measure(
+      drawn, real, other, neighbours=fields.neighbours, folder=folder
     )
     model = licences.describe(weights, other.identity["weights"])
     card["quality"].setdefault("encoders", []).append(
       {"identity": other.identity, "model": model, "sets": sets}
     )
-    files |= more
-  limits = {"threshold": block["threshold"], "limit": block["pairs"]}
-  card["duplicates"], twins = card_figures.duplicates(drawn, **limits)
+    rows |= more_rows
+  limits = {"threshold": fields.threshold, "limit": fields.pairs}
+  card["duplicates"], twins = figures.duplicates(drawn, **limits)
   pairs = {"duplicates": twins}
-  if found:
-    card["leakage"], pairs["leakage"] = card_figures.leakage(
-      drawn, found, space.class_names, **limits
+  if real:
+    card["leakage"], pairs["leakage"] = figures.leakage(
+      drawn, real, space.class_names, **limits
     )
-  files |= card_files.write(folder, card, pairs, drawn, workdir / "generate")
+  rows |= card_files.write(folder, card, pairs, drawn, workdir / "generate")
   artifacts.finish(
-    folder, spec, files, quality=card["quality"]["sets"]["all"]["figures"]
+    folder, spec, rows, quality=card["quality"]["sets"]["all"]["figures"]
   )
-  say(f"card: {card_figures.headline(card)}")
+  say(f"card: {figures.headline(card)}")
 
 
-def _further(block: Mapping[str, Any]) -> card_figures.Chosen:
-  """Chooses further encoders; by default none where nothing is to compare."""
-  asked = block["encoders"]
-  if asked == card_figures.FETCHED and not block["real"]:
-    asked = card_figures.NONE
-  return card_figures.choose(asked)
+# --- further encoders --------------------------------------------------------
+
+
+class FurtherEncoders(NamedTuple):
+  """Which encoders to load besides the run's, and which cannot be."""
+
+  weights: tuple[str, ...]
+  missing: dict[str, str]  # a family -> the released weights to fetch
+
+
+def choose_encoders(names: str | Sequence[str]) -> FurtherEncoders:
+  """Finds the weights of further encoders.
+
+  Args:
+    names: of `Card.encoders`. "fetched" stands for those of FAMILIES that are
+      there, "none" for none.
+  """
+  if names == FETCHED:
+    first = {
+      family: next(filter(_is_fetched, members), None)
+      for family, members in FAMILIES.items()
+    }
+    return FurtherEncoders(
+      tuple(f"{cache.RELEASED}{name}" for name in first.values() if name),
+      {family: FAMILIES[family][0] for family in first if not first[family]},
+    )
+  names = names.split(",") if isinstance(names, str) else names
+  names = tuple(name.strip() for name in names)
+  return FurtherEncoders(() if names == (NONE,) else names, {})
+
+
+def _is_fetched(name: str) -> bool:
+  return (cache.weights_folder(name) / "encoder.safetensors").is_file()
+
+
+def _further_encoders(fields: Card) -> FurtherEncoders:
+  """Chooses further encoders; the default is none without real images."""
+  without = fields.encoders == FETCHED and not fields.real
+  return choose_encoders(NONE if without else fields.encoders)
 
 
 def _spec_of_others(
-  folder: epath.Path,
-  block: Mapping[str, Any],
-  others: Mapping[str, ImageEncoder],
+  folder: epath.Path, fields: Card, others: Mapping[str, ImageEncoder]
 ) -> dict[str, Any]:
   """Returns the further encoders' part of the specification.
 
   Weights that were fetched, or lost, since the card was made do not undo it,
   unless they were asked for by name.
   """
-  asked = [other.identity for other in others.values()]
-  if block["encoders"] == card_figures.FETCHED:
-    if (folder / artifacts.MANIFEST).exists():
-      before = artifacts.load(folder)["spec"].get("encoders", [])
-      if before != artifacts.plain(asked):
-        say(
-          f"card: {folder} was made with the weights that were here then; "
-          "delete it yourself to compare by those that are here now"
-        )
-      asked = before
-  return {"encoders": asked} if asked else {}
+  identities = [other.identity for other in others.values()]
+  if fields.encoders == FETCHED and (folder / artifacts.MANIFEST).exists():
+    before = artifacts.load(folder)["spec"].get("encoders", [])
+    if before != artifacts.plain(identities):
+      say(
+        f"card: {folder} was made with the weights that were here then; "
+        "delete it yourself to compare by those that are here now"
+      )
+    identities = before
+  return {"encoders": identities} if identities else {}
+
+
+# --- the images --------------------------------------------------------------
 
 
 def _inputs(workdir: epath.Path) -> list[str]:
-  """Names the tasks that are read: `select` and `prompts` if they belong."""
-  asked = artifacts.load(workdir / "generate")["spec"].get("prompts")
-  belongs = {"select": lambda: True}  # reading it checks the rest
-  belongs["prompts"] = lambda: artifacts.digest(workdir / "prompts") == asked
-  there = [
-    name
-    for name, is_one in belongs.items()
-    if (workdir / name / artifacts.MANIFEST).exists() and is_one()
-  ]
-  return [*INPUTS, *there]
+  """Names the tasks to read: `select` and `prompts` if they belong."""
+  inputs = [*INPUTS]
+  if (workdir / "select" / artifacts.MANIFEST).exists():
+    inputs.append("select")  # reading it checks the rest
+  drawn_by = artifacts.load(workdir / "generate")["spec"].get("prompts")
+  if (workdir / "prompts" / artifacts.MANIFEST).exists():
+    if artifacts.digest(workdir / "prompts") == drawn_by:
+      inputs.append("prompts")
+  return inputs
 
 
 def _open_drawn(
   workdir: epath.Path,
-  block: Mapping[str, Any],
+  fields: Card,
   space: spaces.LabelSpace,
   inputs: Sequence[str],
   seed: int,
-) -> card_figures.Drawn:
+) -> figures.Drawn:
   scores, kept = stored.read(workdir / "score"), None
   if "select" in inputs:
     kept = clip_filter.read_kept(workdir / "select", workdir / "score", scores)
-  return card_figures.open_drawn(
+  return figures.open_drawn(
     workdir / "generate",
     scores,
     kept,
     space.class_names,
-    card_figures.some(len(scores.ids), block["max_images"], seed),
+    figures.some(len(scores.ids), fields.max_images, seed),
   )
 
 
 def _open_real(
-  block: Mapping[str, Any],
+  fields: Card,
   space: spaces.LabelSpace,
   encoder: Encoder,
   folder: epath.Path,
   seed: int,
-) -> tuple[card_figures.Real | None, dict[str, int]]:
-  """Encodes the real images, of too many a random part."""
-  if not block["real"]:
+) -> tuple[figures.Real | None, dict[str, int]]:
+  """Encodes the real images, or a random part if they are too many."""
+  if not fields.real:
     return None, {}
   (features, labels), files = feature_sets.encode_real(
-    block["real"], space, encoder, folder
+    fields.real, space, encoder, folder
   )
-  rows = card_figures.some(len(labels), block["max_images"], seed)
-  source = real_images.open_real(block["real"], space)
-  found = card_figures.Real(source, features[rows], labels[rows], rows)
-  return found, files
+  rows = figures.some(len(labels), fields.max_images, seed)
+  source = real_images.open_real(fields.real, space)
+  return figures.Real(source, features[rows], labels[rows], rows), files
 
 
-# --- what made them ---------------------------------------------------------
+# --- what made them ----------------------------------------------------------
 
 
-def _made(
+def _description(
   config: ConfigDict,
   workdir: epath.Path,
-  block: Mapping[str, Any],
-  drawn: card_figures.Drawn,
+  fields: Card,
+  drawn: figures.Drawn,
   inputs: Sequence[str],
 ) -> dict[str, Any]:
-  """Tells the models, prompts, seeds and settings, from the manifests."""
+  """Describes models, prompts, seeds and settings, from the manifests."""
   made = artifacts.load(workdir / "generate")
   identity, asked = made["spec"]["generator"], made["spec"]["generate"]
   # When the images were complete, so that the same set has the same card.
@@ -258,9 +287,12 @@ def _made(
   )
   scored = artifacts.load(workdir / "score")["spec"]
   models += licences.identified(scored["encoder"], config.encoder, "encoder")
-  card = {key: block[key] for key in ("name", "description", "license")}
-  card |= {key: block[key] for key in ("creator", "url")}
-  card |= {
+  card = {
+    "name": fields.name,
+    "description": fields.description,
+    "license": fields.license,
+    "creator": fields.creator,
+    "url": fields.url,
     "date": when.date().isoformat(),
     "num_images": len(drawn.about),
     "image_size": list(drawn.source[0]["image"].shape[:2]),
@@ -276,15 +308,17 @@ def _made(
   }
   if "prompts" in inputs:
     written = artifacts.load(workdir / "prompts")
-    made_by = written["spec"]["prompts"]
+    prompt_spec = written["spec"]["prompts"]
     card["prompts"] = {
-      "count": written["files"][texts.FILE]["rows"],
-      "settings": made_by,
+      "count": written["files"][strategies.FILE]["rows"],
+      "settings": prompt_spec,
       "digest": made["spec"]["prompts"],
     }
     writer = (config.get("prompts") or {}).get("writer") or {}
-    if hasattr(made_by.get("writer"), "items"):
-      models += licences.identified(made_by["writer"], writer, "prompts.writer")
+    if hasattr(prompt_spec.get("writer"), "items"):
+      models += licences.identified(
+        prompt_spec["writer"], writer, "prompts.writer"
+      )
   if "select" in inputs:
     chosen = artifacts.load(workdir / "select")
     card["filter"] = {

@@ -1,111 +1,120 @@
 """Writes one page about all that a workdir holds."""
 
+import dataclasses
 import json
 import platform
 from importlib import metadata
+from typing import Annotated
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax import __version__
-from synthjax.config import validate
-from synthjax.report import checked_files, page, paper, paper_comparison
-from synthjax.report import results as gather
-from synthjax.report.sections import costs, detection_drawings, gallery_images
-from synthjax.report.sections import run as run_sections
+from synthjax.config import schema
+from synthjax.config.schema import NotNegative, Whole, one_of
+from synthjax.report import page, paper, paper_comparison
+from synthjax.report import results as result_numbers
+from synthjax.report.checked_files import json_data, open_run
+from synthjax.report.sections import cost, detection, export, images
 from synthjax.runtime import artifacts, timings
-from synthjax.runtime.errors import NOT_NEGATIVE, TEXT, WHOLE, Kind
 
-KNOWN = {
-  "title": TEXT,
-  "samples_per_class": WHOLE,  # images that are shown, 8 by default
-  "price_per_device_hour": NOT_NEGATIVE,  # in any money
-  # Tables of the paper to compare with, of report/paper_tables.json.
-  "paper": Kind(lambda x: True, ""),  # see paper.check
-}
 # Encoders of the paper, by the start of their weights.
 ENCODERS = {
   "released:clip_rn50/": paper.RN50,
   "released:clip_vit_b16/": paper.VIT_B16,
 }
 _LIBRARIES = ("jax", "flax", "numpy")
+PaperTable = Annotated[str, one_of(paper.keys())]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+  """Fields of config.report, which may be left out."""
+
+  title: str | None = None  # of the page
+  samples_per_class: Whole = 8  # images that are shown
+  price_per_device_hour: NotNegative | None = None  # in any money
+  # Tables of report/paper_tables.json to compare with.
+  paper: tuple[PaperTable, ...] = ()
+
+
+FIELDS = Report
 
 
 def check(config: ConfigDict, workdir: str) -> None:
-  """Checks the block's fields; the block itself may be left out."""
+  """Checks the fields."""
   del workdir
-  block = config.get("report", {})
-  validate(block, KNOWN, name="report")
-  paper.check(block.get("paper", ()))
+  schema.read(Report, config.get("report"), "config.report")
 
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `report.html` and `results.json`.
 
-  A report is about the artifacts that are there: when a task has been added or
-  made anew since, the page is written again in its place. So what it read
-  stands in the summary of the manifest, not in the specification. All that it
-  says can be had again from the artifacts.
+  A report is about the artifacts that are there: if a task was added or made
+  anew since, the page is written again in its place. So its inputs stand in the
+  summary of the manifest, not in the specification. All that the page shows can
+  be had again from the artifacts.
   """
   if jax.process_index():
     return  # one page is enough
-  block = config.get("report", {})
-  title = block.get("title") or "What the drawn images taught"
-  samples = block.get("samples_per_class", 8)
+  fields = schema.read(Report, config.get("report"), "config.report")
+  title = fields.title or "What the drawn images taught"
   folder = epath.Path(workdir) / "report"
-  spec = {"title": title, "samples_per_class": samples}
-  states = checked_files.task_states(workdir)
-  exported, records = run_sections.read(workdir), timings.read(workdir)
-  config_read = checked_files.plain(config.to_dict())
-  read = {
-    "inputs": {task: state.get("digest") for task, state in states.items()},
-    "exports": {entry["folder"]: entry["digest"] for entry in exported},
+  spec = {"title": title, "samples_per_class": fields.samples_per_class}
+  task_run, records = open_run(workdir, config.tasks), timings.read(workdir)
+  exported = export.gather(task_run, {})["exports"]
+  config_data = json_data(config.to_dict())
+  inputs = {
+    "inputs": {t: s.get("digest") for t, s in task_run.states.items()},
+    "exports": {e["folder"]: e["digest"] for e in exported},
     "runs": sum(record["task"] != "report" for record in records),
-    "config": config_read,
+    "config": config_data,
   }
   if artifacts.begin(folder, spec):
-    if artifacts.load(folder).get("summary") == read:
+    if artifacts.load(folder).get("summary") == inputs:
       return
     (folder / artifacts.MANIFEST).unlink()  # no longer complete
 
+  numbers = result_numbers.gather(task_run)
   results = {
     "title": title,
-    "config": config_read,
+    "config": config_data,
     "versions": {
       "synthjax": __version__,
       "python": platform.python_version(),
       **{name: metadata.version(name) for name in _LIBRARIES},
     },
     "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-    "tasks": checked_files.plain(states),
-    **gather.gather(workdir, states),
+    "tasks": task_run.states,
+    **numbers,
   }
-  results["exports"] = exported
-  results["cost"] = costs.measure(
-    records, states, results["curves"], block.get("price_per_device_hour")
+  results["cost"] = cost.measure(
+    records, task_run.states, numbers["curves"], fields.price_per_device_hour
   )
   results["paper"] = [
     paper_comparison.compare(
       key, results, space=config.get("space"), encoder=_encoder(config)
     )
-    for key in block.get("paper", ())
+    for key in fields.paper
   ]
-  album = gallery_images.choose(workdir, states, samples)
-  examples = detection_drawings.choose(workdir, states)
+  pictures = {
+    "album": images.choose_album(task_run, fields.samples_per_class),
+    "examples": detection.choose_examples(task_run),
+  }
   texts = {
     "results.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
-    "report.html": page.build(results, album, examples),
+    "report.html": page.build(results | pictures),
   }
   for name, text in texts.items():
     with artifacts.replace(folder, name) as path:
       # A prompt may hold half of a character, which UTF-8 has no bytes for.
       path.write_bytes(text.encode("utf-8", "replace"))
-  artifacts.finish(folder, spec, dict.fromkeys(texts, 1), **read)
+  artifacts.finish(folder, spec, dict.fromkeys(texts, 1), **inputs)
 
 
 def _encoder(config: ConfigDict) -> str | None:
   """Returns which encoder of the paper a config tunes, if it is one of them."""
   weights = str(config.get("encoder", {}).get("weights", ""))
-  starts = (of for of in ENCODERS if weights.startswith(of))
+  starts = (start for start in ENCODERS if weights.startswith(start))
   return ENCODERS.get(next(starts, ""))

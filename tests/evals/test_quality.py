@@ -265,10 +265,3 @@ def test_the_nearest_in_another_set_is_told_by_its_cosine():
   np.testing.assert_array_equal(rows, whole.argmax(1))
   np.testing.assert_allclose(cosines, whole.max(1), atol=1e-6)
   assert rows[4] == 11 and cosines[4] == pytest.approx(1)
-
-
-def test_equal_images_are_counted():
-  digests = np.array([b"a", b"b", b"a", b"c", b"a", b"b"])
-  np.testing.assert_array_equal(
-    duplicates.repeated(digests), [0, 0, 1, 0, 2, 1]
-  )

@@ -13,9 +13,8 @@ from PIL import Image
 from synthjax.data.generated import shards
 from synthjax.encoders import load_image_encoder
 from synthjax.evals import feature_distances
-from synthjax.report.card import figures as card_figures
 from synthjax.report.card import tables as card_tables
-from synthjax.report.sections import image_quality
+from synthjax.report.sections import quality
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import card, score
@@ -36,11 +35,11 @@ def config(tmp_path, cache):
   tiny_world.write_images(tmp_path)
   folder = tmp_path / "generate"
   for name in (artifacts.MANIFEST, artifacts.SPEC):
-    told = json.loads((folder / name).read_text())
-    of = told.get("spec", told)
-    of["generator"] = {"guidance_scale": 3.0}
-    of["generate"] = {"seeds": [0], "images_per_class": 4}
-    (folder / name).write_text(json.dumps(told))
+    content = json.loads((folder / name).read_text())
+    spec = content.get("spec", content)
+    spec["generator"] = {"guidance_scale": 3.0}
+    spec["generate"] = {"seeds": [0], "images_per_class": 4}
+    (folder / name).write_text(json.dumps(content))
   rng = np.random.default_rng(9)
   for name in CLASSES:
     (tmp_path / "real" / name).mkdir(parents=True)
@@ -107,7 +106,7 @@ def test_fetched_weights_are_used_and_their_figures_shown(
   readme = (tmp_path / "card" / "README.md").read_text()
   assert "By the features of released:dinov2_vits14" in readme
   assert readme.count("Fréchet distance (lower is better)") == 2
-  page = image_quality.quality({"card": made}).content
+  page = quality.render({"card": made})
   assert "By released:dinov2_vits14" in page
   assert "do not compare" not in page + readme
   assert "FID" not in page + readme  # which is Inception's alone
@@ -138,7 +137,7 @@ def test_fid_is_that_of_inceptions_features(
   found = further["sets"]["all"]["figures"]
   np.testing.assert_allclose(found["frechet"], want, rtol=0.02)  # of float16
   readme = (tmp_path / "card" / "README.md").read_text()
-  page = image_quality.quality({"card": made}).content
+  page = quality.render({"card": made})
   for text in (readme, page):
     assert text.count("Fréchet inception distance (FID)") == 1
     assert text.count("kernel inception distance (KID)") == 1
@@ -147,8 +146,8 @@ def test_fid_is_that_of_inceptions_features(
   assert readme.count("kernel distance (lower is better)") == 1
 
 
-def test_few_images_are_told_where_there_is_an_fid():
-  def told(encoder, *counts):
+def test_an_fid_of_few_images_has_a_warning():
+  def warning(encoder, *counts):
     sets = {
       name: {"figures": {"images": n}}
       for name, n in zip(("all", "kept", "real"), counts, strict=False)
@@ -156,13 +155,13 @@ def test_few_images_are_told_where_there_is_an_fid():
     further = {"identity": {"encoder": encoder}, "sets": sets}
     return card_tables.few_images(further)
 
-  assert "50,000" in told("inception", 50_000, 40_000, 50_000)
-  assert "60,000 generated and 10,000" in told(
+  assert "50,000" in warning("inception", 50_000, 40_000, 50_000)
+  assert "60,000 generated and 10,000" in warning(
     "inception", 60_000, 50_000, 10_000
   )
-  assert told("inception", 60_000, 50_000, 50_000) == ""
-  assert told("inception", 60, 50) == ""  # nothing to compare with
-  assert told("dinov2", 60, 50, 50) == ""
+  assert warning("inception", 60_000, 50_000, 50_000) == ""
+  assert warning("inception", 60, 50) == ""  # nothing to compare with
+  assert warning("dinov2", 60, 50, 50) == ""
 
 
 def test_features_are_stored_and_not_computed_again(
@@ -217,9 +216,9 @@ def test_weights_that_are_asked_for_must_be_there(config, tmp_path, cache):
 def test_the_largest_that_is_there_is_taken(cache):
   fetch(cache)
   fetch(cache, "dinov2_vitb14")
-  found = card_figures.choose("fetched")
+  found = card.choose_encoders("fetched")
   assert found.weights[0] == "released:dinov2_vitb14"
-  assert "DINOv2" not in found.absent
-  assert found.absent == {"Inception": "inception_fid"}
-  assert card_figures.choose("a.x, b.x").weights == ("a.x", "b.x")
-  assert card_figures.choose("none").weights == ()
+  assert "DINOv2" not in found.missing
+  assert found.missing == {"Inception": "inception_fid"}
+  assert card.choose_encoders("a.x, b.x").weights == ("a.x", "b.x")
+  assert card.choose_encoders("none").weights == ()

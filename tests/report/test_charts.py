@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from synthjax.report import charts, html_tables
+from synthjax.report import charts, markup
 
 
 @pytest.mark.parametrize(
@@ -44,14 +44,14 @@ def test_charts_of_nothing_are_left_out():
 
 
 def test_numbers_read_well():
-  assert html_tables.percent(0.12345) == (0.12345, "12.3")
-  assert html_tables.points(-0.05).text == "−5.0"
-  assert html_tables.points(-0.0).text == "+0.0"
-  assert html_tables.count(12345.0).text == "12\u202f345"
+  assert markup.percent(0.12345) == (0.12345, "12.3")
+  assert markup.points(-0.05).text == "−5.0"
+  assert markup.points(-0.0).text == "+0.0"
+  assert markup.count(12345.0).text == "12\u202f345"
   for write_number in (
-    html_tables.percent,
-    html_tables.points,
-    html_tables.count,
+    markup.percent,
+    markup.points,
+    markup.count,
   ):
     for nothing in (None, float("nan"), float("inf"), "3"):
       assert write_number(nothing) == (None, "–")

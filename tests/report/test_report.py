@@ -11,6 +11,7 @@ from made_up_run import (
   NAMES,
   PER_CLASS,
   STRATEGIES,
+  finish,
   image_rows,
   make_config,
   make_workdir,
@@ -20,8 +21,8 @@ from made_up_run import (
 from PIL import Image
 from report_page import Page
 
-from synthjax.report import page as pages
-from synthjax.report import summaries
+from synthjax.report import sections
+from synthjax.report.sections import filter
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import report
@@ -75,7 +76,7 @@ def test_numbers_are_those_of_the_tasks(written):
   # 51 ± t(2) * 0.577, where t(2) is 4.303.
   interval = "48.5\u00a0to\u00a053.5"
   assert rows[2][:4] == ["B CE", "51.00", interval, "+8.76"]
-  assert rows[2][4:] == ["0.58", "1.00", "3", "15.1"]
+  assert rows[2][4:] == ["0.58", "1.00", "3", "15.2"]
   assert rows[3][:2] + rows[3][3:6] == [
     *("LE+CF SCE", "61.00"),
     *("+18.76", "0.58", "1.00"),
@@ -120,49 +121,23 @@ def test_each_class_has_its_gain_and_its_share_of_the_filter(written):
 )
 def test_images_that_fill_up_classes_do_not_count_as_passed(reasons, words):
   found = {"images": 100, "kept": 30, "reasons": reasons}
-  tiles = Page("".join(pages._tiles({"selection": found}))).text
-  assert words in " ".join(" ".join(tiles).split())
+  shown = [
+    f"{t.number} {t.unit} {t.words}" for t in filter.tiles({"selection": found})
+  ]
+  assert shown[1] == words
 
 
 def test_transfer_is_paired_by_seed(written):
   html, results = written
   page = Page(html)
   rows = page.table("Accuracy after finetuning")
-  assert rows[2][:4] == ["pretrained", "16 per class", "test", "3"]
-  assert rows[2][4:] == ["46.67", "1.00", "44.2\u00a0to\u00a049.2"]
+  assert rows[2][:3] == ["pretrained", "16 per class", "3"]
+  assert rows[2][3:] == ["46.67", "1.00", "44.2\u00a0to\u00a049.2"]
   (row,) = page.table("Difference, paired by seed")[1:]
-  assert row[:5] == [
-    "pretrained − random",
-    "16 per class",
-    "test",
-    "3",
-    "+15.7",
-  ]
-  (paired,) = results["transferred"]["paired"]
+  assert row[:4] == ["pretrained − random", "16 per class", "3", "+15.7"]
+  (paired,) = results["transfer"]["differences"]
   assert paired["mean"] == pytest.approx(0.1567)
   assert paired["stderr"] == pytest.approx(0, abs=1e-9)
-
-
-def test_pairs_that_a_run_asked_for_are_told_besides_those_to_random():
-  accuracy = {"random": (0.1, 0.2), "few": (0.2, 0.4), "many": (0.5, 0.5)}
-  found = summaries.transfer(
-    {
-      "rows": [
-        {"init": init, "shots": 4, "seed": seed, "accuracy": x}
-        for init, values in accuracy.items()
-        for seed, x in enumerate(values)
-      ],
-      "differences": [
-        {"init": "few", "reference": "random"},
-        {"init": "many", "reference": "few"},
-      ],
-    }
-  )["paired"]
-  assert {(r["init"], r["reference"]): r["mean"] for r in found} == {
-    ("few", "random"): pytest.approx(0.15),
-    ("many", "random"): pytest.approx(0.35),
-    ("many", "few"): pytest.approx(0.2),
-  }
 
 
 def test_curves_are_means_over_seeds(written):
@@ -217,6 +192,24 @@ def test_names_are_never_taken_for_html(written):
   text = "".join(page.text)
   for name in NAMES:
     assert name in text
+
+
+# --- tasks and sections -----------------------------------------------------
+
+
+def test_modules_of_sections_have_a_place_of_their_own():
+  modules = sections.modules()
+  places = [module.PLACE for module in modules]
+  assert places == sorted({*places})
+  assert all(module.TITLE and callable(module.render) for module in modules)
+
+
+def test_a_task_of_ones_own_is_listed_with_its_results(tmp_path):
+  finish(tmp_path / "count_leaves", {"results.json": {"leaves": 3}})
+  html, results = write(tmp_path)
+  (row,) = Page(html).table("Tasks")[1:]
+  assert row[:2] == ["count_leaves", "complete"]
+  assert results["count_leaves"] == {"leaves": 3}
 
 
 # --- writing it again -------------------------------------------------------

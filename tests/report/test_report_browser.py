@@ -188,7 +188,7 @@ def test_a_phone_enlarges_images_within_its_window(page):
 # --- the driver -------------------------------------------------------------
 
 
-def test_a_browser_that_dies_is_told(tmp_path):
+def test_a_browser_that_dies_is_reported(tmp_path):
   (tmp_path / "page.html").write_text("<h1>A page</h1>")
   with open_browser() as tab:
     tab.open(tmp_path / "page.html")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from browser import CHROMIUM
+from made_up_run import SYN
 from page_probes import FOCUS
-from report.test_report_detections import SYN
 
 from synthjax.report import paper
 
@@ -104,7 +104,7 @@ def test_every_table_can_be_sorted(page):
 
 
 def entries(tab):
-  """Returns what the viewer tells of the image that it shows."""
+  """Returns the facts that the viewer shows about its image."""
   return tab.run("""Object.fromEntries([["class",
     viewer.querySelector("h2").innerText], ["src",
     viewer.querySelector(".large").src], ...[...viewer.querySelectorAll("dd")]
@@ -117,17 +117,17 @@ def thumb(tab, index):
     document.querySelectorAll(".thumb")[{index}])""")
 
 
-def same(told, known):
+def same(shown, facts):
   words = lambda text: " ".join(text.split())
-  return all(words(told[key]) == words(known[key]) for key in known)
+  return all(words(shown[key]) == words(facts[key]) for key in facts)
 
 
-def test_a_click_enlarges_and_tells_prompt_seed_and_score(page):
+def test_a_click_enlarges_and_shows_prompt_seed_and_score(page):
   page.click(".thumb", 1)
   assert page.run("viewer.open")
-  told = entries(page)
-  assert same(told, thumb(page, 1))
-  assert all(told[key] for key in ("prompt", "seed", "p_own", "filter", "id"))
+  shown = entries(page)
+  assert same(shown, thumb(page, 1))
+  assert all(shown[key] for key in ("prompt", "seed", "p_own", "filter", "id"))
   assert page.run("""((i) => i.complete && i.naturalWidth > 0 &&
     i.alt.length > 0 && i.getBoundingClientRect().width >= 200)(
     viewer.querySelector(".large"))""")

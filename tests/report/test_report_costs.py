@@ -1,4 +1,4 @@
-"""The page tells what a run cost, and what it has exported."""
+"""The page shows what a run cost, and what it has exported."""
 
 import json
 
@@ -6,7 +6,6 @@ import ml_collections
 import pytest
 from made_up_run import (
   MAKERS,
-  finish,
   make_config,
   make_images,
   make_pretrained,
@@ -16,7 +15,7 @@ from made_up_run import (
 )
 from report_page import Page
 
-from synthjax.report.sections import costs
+from synthjax.report.sections import cost
 from synthjax.runtime import artifacts, timings
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import report
@@ -41,7 +40,7 @@ def keep(workdir, *records):
 
 
 def measured(*records, price=None, states=None, curves=()):
-  return costs.measure(records, states or {}, curves, price)
+  return cost.measure(records, states or {}, curves, price)
 
 
 def test_runs_of_a_task_are_added_up():
@@ -68,7 +67,7 @@ def test_runs_at_the_same_time_count_once_on_the_clock():
   assert row["device_hours"] == pytest.approx(8 * 240 / 3600)
 
 
-def test_a_killed_run_is_told_and_not_counted():
+def test_a_killed_run_is_counted_apart():
   killed = record("generate", 0, None, None)
   states = {"generate": {"state": "complete", "files": {}}}
   found = measured(killed, record("generate", 5, 60), states=states)
@@ -197,10 +196,10 @@ def test_a_bad_price_is_refused(tmp_path, price):
 
 
 def test_times_are_written_as_one_says_them():
-  assert costs.duration(0.44) == "0.4 s"
-  assert costs.duration(59.6) == "1 min 0 s"
-  assert costs.duration(185) == "3 min 5 s"
-  assert costs.duration(7 * 3600 + 130) == "7 h 2 min"
+  assert cost.duration(0.44) == "0.4 s"
+  assert cost.duration(59.6) == "1 min 0 s"
+  assert cost.duration(185) == "3 min 5 s"
+  assert cost.duration(7 * 3600 + 130) == "7 h 2 min"
 
 
 # --- exports ----------------------------------------------------------------
@@ -216,7 +215,7 @@ def make_export(workdir, name, files, *, images=24, **spec):
   )
 
 
-def test_exports_are_told_with_their_sizes(tmp_path):
+def test_exports_are_listed_with_their_sizes(tmp_path):
   shards = {f"train-{i}.tar": 1_500_000 for i in range(2)}
   make_export(tmp_path, "webdataset", shards, split="train", selection="abc")
   make_export(
@@ -247,8 +246,7 @@ def test_the_page_is_written_again_for_a_new_export(tmp_path):
 
 
 def test_what_the_tasks_left_stands_in_the_run(tmp_path):
-  finish(tmp_path / "prompts", {"prompts.jsonl": [{"a": 1}]})
-  html, _ = write(make_workdir(tmp_path, ["tune"]))
+  html, _ = write(make_workdir(tmp_path, ["prompts", "tune"]))
   rows = Page(html).table("Tasks")
   assert rows[0] == ["task", "state", "files", "rows", "size (MB)", "digest"]
   assert [row[0] for row in rows[1:]] == ["prompts", "tune"]

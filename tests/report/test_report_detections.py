@@ -7,97 +7,25 @@ import re
 
 import numpy as np
 import pytest
-from made_up_run import make_config, write
+from made_up_run import (
+  CAT,
+  MOCO,
+  SIZE,
+  STARTS,
+  SYN,
+  detect_results,
+  make_config,
+  make_detect,
+  png,
+  write,
+)
 from PIL import Image
-from report.test_report_few_shot import TO
-from report_page import Page
+from report_page import TO, Page
 
-from synthjax.evals import accuracy
 from synthjax.report import paper
-from synthjax.report.paper_comparison import NAMES
-from synthjax.report.sections import detection_drawings
-from synthjax.runtime import artifacts
+from synthjax.report.checked_files import Run
+from synthjax.report.sections import detection
 from synthjax.runtime.errors import UserError
-
-SYN, MOCO = "IN-1K Syn, 1.2M", "MoCo IN-1K Syn, 1.2M"
-STARTS = {"random": 0.50, SYN: 0.60, MOCO: 0.65}  # AP50 of the first seed
-CLASSES = ["cat", "dog", "<b>sofa</b>"]  # the last has no objects
-SEEDS = (0, 1, 2)
-SIZE = (75, 100)  # height and width
-CAT, DOG = [10, 10, 40, 50], [50, 20, 90, 60]
-TRUTH = [
-  {"box": CAT, "label": "cat", "difficult": False},
-  {"box": DOG, "label": "dog", "difficult": True},
-]
-FOUND = [
-  {"box": CAT, "label": "cat", "score": 0.7},
-  {"box": [11, 10, 41, 50], "label": "cat", "score": 0.95},
-  {"box": DOG, "label": "dog", "score": 0.6},
-  {"box": DOG, "label": "cat", "score": 0.2},
-]
-
-
-def rows():
-  return [
-    {
-      "init": init,
-      "seed": seed,
-      "AP50": start + 0.01 * seed,
-      "AP": start / 2,
-      "AP75": start / 2 + 0.02 * seed,
-      "per_class": {"cat": start, "dog": start + 0.03 * seed, CLASSES[2]: None},
-    }
-    for init, start in STARTS.items()
-    for seed in SEEDS
-  ]
-
-
-def results(**changes):
-  of = lambda init: [r["AP50"] for r in rows() if r["init"] == init]
-  return {
-    "space": "voc",
-    "classes": CLASSES,
-    "rows": rows(),
-    "summary": [
-      {"init": i, "metric": "AP50", "values": of(i)}
-      | accuracy.summarize(of(i))._asdict()
-      for i in STARTS
-    ],
-    "differences": [
-      {"init": i, "reference": "random", "metric": "AP50"}
-      | accuracy.paired_difference(of(i), of("random"))._asdict()
-      for i in (SYN, MOCO)
-    ],
-  } | changes
-
-
-def scene(seed=0, size=SIZE):
-  rng = np.random.default_rng(seed)
-  return rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-
-
-def png(image):
-  file = io.BytesIO()
-  Image.fromarray(image).save(file, "PNG")
-  return file.getvalue()
-
-
-def make_detect(
-  folder, examples=2, found=FOUND, size=SIZE, encode=png, **changes
-):
-  """Writes what `detect` leaves; all first weights see the same images."""
-  files = {"results.json": json.dumps(results(**changes)).encode()}
-  for init in STARTS:
-    for index in range(examples):
-      content = {"size": size, "detections": found, "truth": TRUTH}
-      stem = f"examples/{init}-{index}"
-      files[f"{stem}.json"] = json.dumps(content).encode()
-      files[f"{stem}.png"] = encode(scene(index, size))
-  artifacts.begin(folder, {"task": "detect"})
-  (folder / "examples").mkdir()
-  for name, content in files.items():
-    (folder / name).write_bytes(content)
-  artifacts.finish(folder, {"task": "detect"}, dict.fromkeys(files, 1))
 
 
 def one(tmp_path, **options):
@@ -126,14 +54,15 @@ def test_precisions_are_means_with_intervals(written):
     f"30.00 30.0{TO}30.0",
     f"32.00 27.0{TO}37.0",
   ]
-  assert found["detect"]["rows"] == rows()
+  assert found["detect"]["rows"] == detect_results()["rows"]
   assert 'aria-label="AP50 for each of the first weights' in written[0]
 
 
 def test_differences_are_those_that_the_task_paired(written):
   table = written[1].table("Difference in average precision")
   assert table[1][:5] == [f"{SYN} − random", "AP50", "3", "+10.00", "0.00"]
-  assert table[2][3] == "+15.00"
+  ap50 = [row for row in table if row[1] == "AP50"]
+  assert [row[3] for row in ap50] == ["+10.00", "+15.00"]
 
 
 def test_each_class_has_its_precision_and_its_difference(written):
@@ -145,10 +74,10 @@ def test_each_class_has_its_precision_and_its_difference(written):
   assert table[3] == ["<b>sofa</b>", "–", "–", "–"]
   text = "".join(page.text)
   assert "Without objects, and left out of the means: <b>sofa</b>." in text
-  by_class = {
-    row["class"]: row["ap50"] for row in found["detected"]["per_class"]
-  }
-  assert by_class["dog"][SYN] == pytest.approx(0.63)
+  by_class = detection.per_class(found["detect"], SYN)
+  assert by_class == pytest.approx(
+    {"cat": 0.60, "dog": 0.63, "<b>sofa</b>": None}
+  )
 
 
 def test_detectors_alone_have_their_numbers_on_top(written):
@@ -160,19 +89,22 @@ def test_detectors_alone_have_their_numbers_on_top(written):
 
 
 def test_one_seed_and_missing_numbers_do_not_break_the_page(tmp_path):
-  nan = float("nan")
-  few = [
-    {"init": "random", "seed": 0, "AP50": 0.5, "per_class": {"cat": nan}},
-    {"init": "other", "seed": 0, "AP50": nan, "AP": 0.2},
-    {"init": "odd"},
-  ]
-  _, page, found = one(tmp_path, rows=few, differences=[{"init": "other"}])
+  found = detect_results(seeds=(0,))
+  for entry in (found["rows"][0], found["summary"][0]):
+    entry |= dict.fromkeys(("AP50", "mean"), float("nan"))
+  found["rows"][1]["per_class"]["cat"] = float("nan")
+  _, page, _ = one(tmp_path, **found)
   table = page.table("Average precision (%)")
-  assert table[1:] == [
-    ["random", "1", "50.00 1 seed", "–", "–"],
-    ["other", "1", "–", "20.00 1 seed", "–"],
+  assert table[1:3] == [
+    ["random", "1", "– 1 seed", "25.00 1 seed", "25.00 1 seed"],
+    [SYN, "1", "60.00 1 seed", "30.00 1 seed", "30.00 1 seed"],
   ]
-  assert found["detected"]["differences"] == []
+  assert page.table("AP50 of each class")[1] == [
+    "cat",
+    "50.0",
+    "–",
+    "65.0 +15.0",
+  ]
 
 
 def test_without_detectors_there_is_no_section(tmp_path):
@@ -269,16 +201,15 @@ def test_the_images_that_most_have_are_chosen(tmp_path):
   manifest = json.loads((folder / "manifest.json").read_text())
   manifest["files"].pop("examples/random-0.json")
   states = {"detect": {"state": "complete", "files": manifest["files"]}}
-  chosen = detection_drawings.choose(tmp_path, states)
+  chosen = detection.choose_examples(Run(tmp_path, states))
   assert sorted({example.index for example in chosen}) == [1, 2, 3, 4]
   states = {"detect": {"state": "missing"}}
-  assert detection_drawings.choose(tmp_path, states) == []
+  assert detection.choose_examples(Run(tmp_path, states)) == []
 
 
-def test_boxes_that_are_not_whole_are_left_out(tmp_path):
-  found = [{"box": [1, 2, 3], "label": "cat"}, "cat", {"box": CAT}]
-  html, page, _ = one(tmp_path, examples=1, found=found)
-  assert "0 of 1 objects found, 0 wrong; 1 more below" in "".join(page.text)
+def test_a_detector_may_find_nothing(tmp_path):
+  html, page, _ = one(tmp_path, examples=1, found=[])
+  assert "0 of 1 objects found, 0 wrong" in "".join(page.text)
   assert "found nothing" in drawings(html)[0]
 
 
@@ -347,7 +278,8 @@ def test_other_images_than_voc_are_marked(tmp_path):
 
 
 def test_the_names_of_table_11_are_all_of_its_rows():
-  (grid,) = paper.read("table11").grids
-  assert NAMES["table11"][1].keys() == {
+  table = paper.read("table11")
+  (grid,) = table.grids
+  assert table.arms.keys() == {
     f"{row}, {column}" for row, column in grid.values
   }

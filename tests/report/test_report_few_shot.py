@@ -4,96 +4,20 @@ import re
 
 import numpy as np
 import pytest
-from made_up_run import finish, make_config, write
-from report_page import Page
+from made_up_run import (
+  SPECIES,
+  TUNED,
+  few_shot_results,
+  make_config,
+  make_encoder,
+  make_few_shot,
+  write,
+)
+from report_page import TO, Page
 
 from synthjax.evals import arms
 from synthjax.report import interval_charts
 from synthjax.report.interval_charts import Curve, Point
-
-NAMES = ["land animal", "bird", "fish"]
-METHODS = ("CT w. Syn (RG)", "CT w. init")
-SHOTS, SEEDS = (1, 4, 16), (0, 1, 2)
-CONFUSION = [[5, 3, 2], [4, 6, 0], [1, 8, 1]]
-TO = "\u00a0to\u00a0"
-
-
-def accuracy_of(method, shots, seed):
-  """Returns shares whose means of three seeds are even, with std 0.01."""
-  base = {"CT w. Syn (RG)": 0.50, "CT w. init": 0.40, "RF": 0.45}.get(
-    method, 0.3
-  )
-  gain = 0.1 if method == "CT w. Syn (RG)" else 0.16
-  return base + gain * np.log2(shots) / 2 + 0.01 * (seed - 1)
-
-
-def few_shot_results(methods=METHODS, shots=SHOTS, **changes):
-  rows = [
-    {
-      "arm": arms.label(method, count),
-      "method": method,
-      "shots": count,
-      "seed": seed,
-      "num_images": 24,
-      "accuracy": {"test": accuracy_of(method, count, seed)},
-    }
-    for count in shots
-    for method in methods
-    for seed in SEEDS
-  ]
-  zero_shot = {"test": 0.42}
-  last = rows[-1]["arm"]
-  return {
-    "space": "tiny",
-    "classes": NAMES,
-    "shots": list(shots),
-    "methods": list(methods),
-    "num_real": {"test": 30},
-    "zero_shot": zero_shot,
-    "rows": rows,
-    "summary": arms.summarize(rows, zero_shot),
-    "confusion": {"test": {"zero_shot": CONFUSION, last: CONFUSION}},
-  } | changes
-
-
-def make_few_shot(folder, *args, **changes):
-  finish(folder, {"results.json": few_shot_results(*args, **changes)})
-
-
-TUNED = (
-  # name, data, up_to, batch_norm, share, mean accuracy
-  ("classifier", "synthetic", "head", "frozen", 0.00027, 0.55),
-  ("to attnpool", "synthetic", "attnpool", "frozen", 0.386, 0.54),
-  ("all", "synthetic", "stem", "frozen", 1.0, 0.52),
-  ("classifier, BN", "synthetic", "head", "batch", 0.00027, 0.45),
-  ("real", "real", "head", "frozen", 0.00027, 0.60),
-  ("real, BN", "real", "head", "batch", 0.00027, 0.52),
-)
-
-
-def make_encoder(folder, tuned=TUNED, space="tiny"):
-  rows = [
-    {
-      "arm": name,
-      "data": data,
-      "up_to": up_to,
-      "batch_norm": batch_norm,
-      "share_tuned": share,
-      "seed": seed,
-      "accuracy": {"test": mean + 0.01 * (seed - 1)},
-    }
-    for name, data, up_to, batch_norm, share, mean in tuned
-    for seed in SEEDS
-  ]
-  zero_shot = {"test": 0.42}
-  results = {
-    "space": space,
-    "classes": NAMES,
-    "zero_shot": zero_shot,
-    "rows": rows,
-    "summary": arms.summarize(rows, zero_shot),
-  }
-  finish(folder, {"results.json": results})
 
 
 def test_methods_are_set_over_shots_with_intervals(tmp_path):
@@ -152,7 +76,7 @@ def test_a_run_of_few_shot_alone_has_tiles_and_confusions(tmp_path):
     "zero_shot",
     "CT w. init (16 shots)",
   ]
-  assert [entry["name"] for entry in results["classes"]] == NAMES
+  assert [entry["name"] for entry in results["classes"]] == SPECIES
 
 
 def test_one_seed_has_no_interval_and_what_was_not_run_says_so(tmp_path):
@@ -176,9 +100,9 @@ def test_one_seed_has_no_interval_and_what_was_not_run_says_so(tmp_path):
 @pytest.mark.parametrize(
   "changes",
   [
-    {"rows": []},
-    {"rows": [{"arm": "a"}, {"method": 3, "shots": "x"}, 7], "summary": []},
+    {"rows": [], "summary": []},
     {"zero_shot": {"test": float("nan")}},
+    {"zero_shot": {}, "rows": [], "summary": [], "confusion": {}},
     {"space": None, "classes": None, "confusion": None},
   ],
 )

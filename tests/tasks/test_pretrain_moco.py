@@ -18,7 +18,8 @@ from synthjax.data.generated import shards
 from synthjax.data.real import real_images
 from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.models.vit import model as vit
-from synthjax.report import results as gather
+from synthjax.report.checked_files import Run
+from synthjax.report.sections import curves
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import pretrain, transfer
@@ -159,7 +160,10 @@ def test_features_are_monitored_while_they_are_trained(
   manifest = artifacts.load(folder)
   name = "backbone-s0_metrics.jsonl"
   assert manifest["files"][name]["rows"] == len(rows) == 8 + 3
-  drawn = gather.curves("pretrain", folder, {name: manifest["files"][name]})
+  files = {name: manifest["files"][name]}
+  drawn = curves.curves(
+    Run(tmp_path, {"pretrain": {"files": files}}), "pretrain"
+  )
   steps = {curve["metric"]: curve["steps"] for curve in drawn}
   assert steps["knn"] == steps["linear_probe"] == [3, 6, 8]
   assert steps["loss"] == list(range(1, 9))

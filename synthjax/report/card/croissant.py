@@ -87,41 +87,30 @@ def build(card: Mapping[str, Any]) -> dict[str, Any]:
 
 def _distribution(card: Mapping[str, Any]) -> list[dict[str, Any]]:
   """Lists every file of the set with its hash."""
-  listed = []
-  for name, about in sorted(card["files"].items()):
-    ending = "." + name.rsplit(".", 1)[-1]
-    listed.append(
-      {
-        "@type": "cr:FileObject",
-        "@id": name,
-        "name": name,
-        "contentUrl": name,
-        "contentSize": f"{about['bytes']} B",
-        "encodingFormat": _FORMATS.get(ending, "application/octet-stream"),
-        "sha256": about["sha256"],
-      }
-    )
-  return listed
+  format_of = lambda name: _FORMATS.get(
+    "." + name.rsplit(".", 1)[-1], "application/octet-stream"
+  )
+  return [
+    {
+      "@type": "cr:FileObject",
+      "@id": name,
+      "name": name,
+      "contentUrl": name,
+      "contentSize": f"{about['bytes']} B",
+      "encodingFormat": format_of(name),
+      "sha256": about["sha256"],
+    }
+    for name, about in sorted(card["files"].items())
+  ]
 
 
 def _classes(card: Mapping[str, Any]) -> dict[str, Any]:
-  types = (("label", "sc:Integer"), ("name", "sc:Text"))
-  return {
-    "@type": "cr:RecordSet",
-    "@id": "classes",
-    "name": "classes",
+  types = {"label": "sc:Integer", "name": "sc:Text"}
+  return _record_set(
+    "classes", [_field("classes", *item) for item in types.items()], key="label"
+  ) | {
     "description": "The classes of the labels.",
     "dataType": "sc:Enumeration",
-    "key": {"@id": "classes/label"},
-    "field": [
-      {
-        "@type": "cr:Field",
-        "@id": f"classes/{name}",
-        "name": name,
-        "dataType": kind,
-      }
-      for name, kind in types
-    ],
     "data": [
       {"classes/label": label, "classes/name": name}
       for label, name in enumerate(card["classes"])
@@ -134,31 +123,39 @@ def _images(card: Mapping[str, Any]) -> dict[str, Any]:
   for name, kind, what in _FIELDS:
     if name == "kept" and "filter" not in card:
       continue
-    field = {
-      "@type": "cr:Field",
-      "@id": f"images/{name}",
-      "name": name,
-      "description": what,
-      "dataType": kind,
-      "source": {
-        "fileObject": {"@id": "images.jsonl"},
-        "extract": {"column": name},
-      },
+    source = {
+      "fileObject": {"@id": "images.jsonl"},
+      "extract": {"column": name},
     }
+    field = _field("images", name, kind)
+    fields.append(field | {"description": what, "source": source})
     if name == "label":
-      field["references"] = {"field": {"@id": "classes/label"}}
-    fields.append(field)
-  return {
-    "@type": "cr:RecordSet",
-    "@id": "images",
-    "name": "images",
+      fields[-1]["references"] = {"field": {"@id": "classes/label"}}
+  return _record_set("images", fields, key="id") | {
     "description": (
       "What is known of each image, in the order of the shards, which hold the "
       "images themselves: ArrayRecord files that tfds.builder_from_directory "
       "opens."
-    ),
-    "key": {"@id": "images/id"},
+    )
+  }
+
+
+def _record_set(name: str, fields: list[dict], *, key: str) -> dict[str, Any]:
+  return {
+    "@type": "cr:RecordSet",
+    "@id": name,
+    "name": name,
+    "key": {"@id": f"{name}/{key}"},
     "field": fields,
+  }
+
+
+def _field(record_set: str, name: str, kind: str) -> dict[str, Any]:
+  return {
+    "@type": "cr:Field",
+    "@id": f"{record_set}/{name}",
+    "name": name,
+    "dataType": kind,
   }
 
 

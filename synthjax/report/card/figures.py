@@ -1,21 +1,21 @@
 """The figures of a dataset card: quality, near duplicates, leakage."""
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
 from synthjax.data.generated import scores as stored
 from synthjax.data.generated import shards
+from synthjax.data.pipeline.codecs import shrink
 from synthjax.data.pipeline.rows import Source
-from synthjax.evals import diversity
-from synthjax.evals import duplicates as near_ones
-from synthjax.evals import image_quality as measures
-from synthjax.report.card import contact_sheet
-from synthjax.runtime import cache
+from synthjax.encoders import ImageEncoder
+from synthjax.evals import diversity, image_quality
+from synthjax.evals.duplicates import near_duplicates, nearest_cosines
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
 
@@ -84,7 +84,7 @@ def open_drawn(
 
 
 def some(n: int, most: int, seed: int) -> np.ndarray:
-  """Returns at most so many of n rows, by chance, in order."""
+  """Returns at most `most` of n rows, chosen at random, in order."""
   if n <= most:
     return np.arange(n)
   rng = np.random.default_rng(seed)
@@ -115,22 +115,21 @@ def quality(
   prompts = [drawn.about[i]["prompt"] for i in drawn.chosen]
   different, place = np.unique(prompts, return_inverse=True)
   of_prompts = encode_texts(different.tolist())
-  parts = {"all": np.full(len(prompts), True)}
-  if drawn.kept is not None:
-    parts["kept"] = drawn.kept[drawn.chosen]
   sets = {}
-  for name, part in parts.items():
+  for name, part in _parts(drawn).items():
     rows = drawn.chosen[part]
     features = drawn.scores.features[rows].astype(np.float32)
     labels = drawn.scores.labels[rows]
-    figures = measures.measure(
+    figures = image_quality.measure(
       features, labels, class_texts, of_prompts[place[part]]
     )
     if real:
-      figures |= measures.compare(features, real.features, k=neighbours)
+      figures |= image_quality.compare(features, real.features, k=neighbours)
     sets[name] = figures
   if real:
-    sets["real"] = measures.measure(real.features, real.labels, class_texts)
+    sets["real"] = image_quality.measure(
+      real.features, real.labels, class_texts
+    )
   return {
     "neighbours": neighbours,
     "compared": len(drawn.chosen),
@@ -155,7 +154,7 @@ def duplicates(
     Counts, and the nearest pairs with their images.
   """
   digests = np.array([row["sha256"] for row in drawn.about])
-  near = near_ones.near_duplicates(
+  near = near_duplicates(
     drawn.scores.features[drawn.chosen], threshold=threshold, limit=limit
   )
   pairs = [
@@ -170,7 +169,7 @@ def duplicates(
     )
   ]
   return {
-    "equal_files": int((near_ones.repeated(digests) > 0).sum()),
+    "equal_files": len(digests) - len(np.unique(digests)),
     "threshold": threshold,
     "compared": len(drawn.chosen),
     "near_pairs": near.num_pairs,
@@ -203,7 +202,7 @@ def leakage(
     Figures, and the nearest pairs with their images.
   """
   features = drawn.scores.features[drawn.chosen]
-  cosines, nearest = near_ones.nearest_cosines(features, real.features)
+  cosines, nearest = nearest_cosines(features, real.features)
   figures = {
     "real_images": len(real.rows),
     "compared": len(drawn.chosen),
@@ -213,7 +212,7 @@ def leakage(
   }
   among = None
   if len(real.rows) > 1:
-    among, _ = near_ones.nearest_cosines(real.features)
+    among, _ = nearest_cosines(real.features)
     figures["cosine_among_real"] = _quantiles(among)
     figures["nearer_than_real"] = float((cosines > among[nearest]).mean())
   order = np.argsort(-cosines, kind="stable")
@@ -222,15 +221,15 @@ def leakage(
   for i in order[np.sort(first)[:limit]]:
     row = int(real.rows[nearest[i]])
     image = np.asarray(real.source[row]["image"])
-    own = drawn.source[int(drawn.chosen[i])]["image"]
+    generated = drawn.source[int(drawn.chosen[i])]["image"]
     pair = {
       "cosine": float(cosines[i]),
-      "same_pixels": bool(np.array_equal(image, own)),
+      "same_pixels": bool(np.array_equal(image, generated)),
       "a": _shown(drawn, drawn.chosen[i]),
       "b": {
         "id": f"real image {row}",
         "class": class_names[int(real.labels[nearest[i]])],
-        "image": contact_sheet.data_uri(image),
+        "image": _data_uri(image),
       },
     }
     if among is not None:
@@ -246,10 +245,16 @@ def _quantiles(x: np.ndarray) -> dict[str, float]:
 
 def _shown(drawn: Drawn, index: int) -> dict[str, Any]:
   about = drawn.about[index]
-  image = contact_sheet.data_uri(drawn.source[int(index)]["image"])
+  image = _data_uri(drawn.source[int(index)]["image"])
   return {key: about[key] for key in ("id", "class", "prompt")} | {
     "image": image
   }
+
+
+def _data_uri(image: np.ndarray) -> str:
+  """Encodes an image, uint8 [h, w, 3], for a page that opens from disk."""
+  mime, data = shrink(image)
+  return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def _other_scores(folder: epath.PathLike) -> UserError:
@@ -260,25 +265,18 @@ def _other_scores(folder: epath.PathLike) -> UserError:
 
 
 def headline(card: Mapping[str, Any]) -> str:
-  """Returns the figures that tell most of a card, in a line."""
+  """Returns the main figures of a card, in a line."""
   figures = card["quality"]["sets"]["all"]["figures"]
-  words = [
+  shown = [
     f"{name} {figures[name]:.3g}"
     for name in ("frechet", "precision", "recall", "clip_score")
     if figures.get(name) is not None
   ]
   near = card["duplicates"]["near_more_than_one"]
-  return f"{', '.join(words)}; {near:,} near duplicates"
+  return f"{', '.join(shown)}; {near:,} near duplicates"
 
 
-# --- the figures of a dataset card by further encoders, which know no texts
-
-
-class ImageEncoder(Protocol):
-  """What is needed of an encoder of images."""
-
-  encode_images: Callable[[Sequence[np.ndarray]], np.ndarray]
-  identity: Mapping[str, Any]
+# --- the figures by further encoders, which know no texts ---------------------
 
 
 def measure(
@@ -319,80 +317,30 @@ def measure(
   features, files = features_of(drawn.source, drawn.chosen, "drawn")
   of_real = None
   if real:
-    of_real, more = features_of(real.source, real.rows, "real")
-    files |= more
-  parts = {"all": np.full(len(features), True)}
-  if drawn.kept is not None:
-    parts["kept"] = drawn.kept[drawn.chosen]
+    of_real, real_files = features_of(real.source, real.rows, "real")
+    files |= real_files
   sets = {
-    name: {"figures": _figures(features[part], of_real, neighbours)}
-    for name, part in parts.items()
+    name: _figures(features[part], of_real, neighbours)
+    for name, part in _parts(drawn).items()
   }
   if real:
-    sets["real"] = {"figures": _figures(of_real, None, neighbours)}
-  return sets, files
+    sets["real"] = _figures(of_real, None, neighbours)
+  return {name: {"figures": figures} for name, figures in sets.items()}, files
 
 
 def _figures(
   features: np.ndarray, real: np.ndarray | None, neighbours: int
 ) -> dict[str, float | int | None]:
-  found = {"images": len(features), "vendi": None}
-  if len(features):
-    found["vendi"] = diversity.vendi_score(features)
+  vendi = diversity.vendi_score(features) if len(features) else None
+  figures = {"images": len(features), "vendi": vendi}
   if real is not None:
-    found |= measures.compare(features, real, k=neighbours)
-  return found
+    figures |= image_quality.compare(features, real, k=neighbours)
+  return figures
 
 
-# --- which further encoders images are measured by ---------------------------
-
-FETCHED, NONE = "fetched", "none"
-# Released weights, the first of which that is there is taken. Published figures
-# by DINOv2 are those of ViT-L/14 (Stein et al. 2023), those called FID are by
-# Inception.
-FAMILIES = {
-  "Inception": ("inception_fid",),
-  "DINOv2": ("dinov2_vitl14", "dinov2_vitb14", "dinov2_vits14"),
-}
-
-
-class Chosen(NamedTuple):
-  """What to load, and what was looked for in vain."""
-
-  weights: tuple[str, ...]
-  absent: dict[str, str]  # a family -> the released weights to fetch
-
-
-def choose(asked: str | Sequence[str]) -> Chosen:
-  """Finds the weights of further encoders.
-
-  Args:
-    asked: "fetched" takes those of FAMILIES that are there, "none" takes none;
-      else paths and "released:NAME", with commas between them or as a list.
-
-  Raises:
-    UserError: if it is none of these.
-  """
-  if asked == FETCHED:
-    found = {
-      family: next((n for n in names if _is_there(n)), None)
-      for family, names in FAMILIES.items()
-    }
-    return Chosen(
-      tuple(f"{cache.RELEASED}{name}" for name in found.values() if name),
-      {f: FAMILIES[f][0] for f, name in found.items() if not name},
-    )
-  names = asked.split(",") if isinstance(asked, str) else asked
-  plain = isinstance(names, list | tuple)
-  if not plain or not all(isinstance(name, str) for name in names):
-    raise UserError(
-      f"config.card.encoders={asked!r} must be '{FETCHED}' (those of "
-      f"{' and '.join(FAMILIES)} that are here), '{NONE}', or weights such as "
-      "'released:dinov2_vits14' with commas between them."
-    )
-  names = tuple(name.strip() for name in names)
-  return Chosen(() if names == (NONE,) else names, {})
-
-
-def _is_there(name: str) -> bool:
-  return (cache.weights_folder(name) / "encoder.safetensors").is_file()
+def _parts(drawn: Drawn) -> dict[str, np.ndarray]:
+  """Returns the sets to measure: rows of `drawn.chosen`, bool [m]."""
+  parts = {"all": np.full(len(drawn.chosen), True)}
+  if drawn.kept is not None:
+    parts["kept"] = drawn.kept[drawn.chosen]
+  return parts

@@ -83,49 +83,51 @@ def build(card: Mapping[str, Any]) -> str:
 
 
 def description(card: Mapping[str, Any]) -> str:
-  """Says in a few sentences what the set is."""
+  """Describes the set in a few sentences."""
   height, width = card["image_size"]
-  own = f"{card['description'].strip()} " if card["description"] else ""
+  start = f"{card['description'].strip()} " if card["description"] else ""
   return (
-    f"{own}{card['num_images']:,} generated images of {len(card['classes'])} "
+    f"{start}{card['num_images']:,} generated images of {len(card['classes'])} "
     f"classes, {width} x {height} pixels, drawn by synthjax with a "
     "text-to-image model. None is a photograph or the work of a person."
   )
 
 
 def collection(card: Mapping[str, Any]) -> str:
-  """Says how the images came to be."""
+  """Describes how the images were drawn."""
   seeds = ", ".join(map(str, card["seeds"]))
-  words = (
+  text = (
     "A text-to-image diffusion model drew each image from a prompt about its "
     f"class: {card['images_per_class']} images a class and prompt strategy "
     f"with each of the seeds {seeds}."
   )
   if written := card.get("prompts"):
     strategies = ", ".join(written["settings"]["strategies"])
-    words += f" {written['count']:,} prompts were written ({strategies})."
+    text += f" {written['count']:,} prompts were written ({strategies})."
   guidance = card["generator"].get("guidance_scale")
   if guidance is not None:
-    words += f" Classifier-free guidance has the scale {guidance:g}."
-  return words
+    text += f" Classifier-free guidance has the scale {guidance:g}."
+  return text
 
 
 def annotation(card: Mapping[str, Any]) -> str:
-  """Says where the labels are from, and what filtered them."""
-  words = (
+  """Describes where the labels come from, and the filter."""
+  text = (
     "The label of an image is the class that its prompt is about; nobody has "
     "looked at the images one by one."
   )
   if chosen := card.get("filter"):
-    kept = sum(each["kept"] for each in chosen["kept"].values())
-    of = sum(each["images"] for each in chosen["kept"].values())
-    words += (
-      f" A CLIP filter kept {kept:,} of {of:,}: at most "
+    kept, images = (
+      sum(counts[key] for counts in chosen["kept"].values())
+      for key in ("kept", "images")
+    )
+    text += (
+      f" A CLIP filter kept {kept:,} of {images:,}: at most "
       f"{chosen['settings']['max_per_class']} of a class, strategy and seed, "
       "first those whose class is likelier than chance (`kept` in "
       "`images.jsonl`; the others are part of the set, too)."
     )
-  return words
+  return text
 
 
 def _front_matter(card: Mapping[str, Any]) -> str:
@@ -194,12 +196,12 @@ def _models(card: Mapping[str, Any]) -> str:
 
 
 def _settings(card: Mapping[str, Any]) -> str:
-  """Shows what the generator, the prompts and the filter were told."""
-  told = {"generator": card["generator"], "generate": card["asked"]}
-  told |= {
+  """Shows the settings of the generator, the prompts and the filter."""
+  settings = {"generator": card["generator"], "generate": card["asked"]}
+  settings |= {
     key: card[key]["settings"] for key in ("prompts", "filter") if key in card
   }
-  text = json.dumps(told, indent=1, ensure_ascii=False)
+  text = json.dumps(settings, indent=1, ensure_ascii=False)
   return f"```json\n{text}\n```\n"
 
 
@@ -216,12 +218,12 @@ def _classes(card: Mapping[str, Any]) -> str:
 
 
 def _neighbours(card: Mapping[str, Any]) -> str:
-  found = card["duplicates"]
+  counts = card["duplicates"]
   text = (
-    f"{found['equal_files']:,} images are byte for byte equal to one before "
-    f"them. Of {found['compared']:,} compared, {found['near_pairs']:,} pairs "
-    f"have a cosine of {found['threshold']:g} or more; "
-    f"{found['near_more_than_one']:,} images would go if one of each group of "
+    f"{counts['equal_files']:,} images are byte for byte equal to one before "
+    f"them. Of {counts['compared']:,} compared, {counts['near_pairs']:,} pairs "
+    f"have a cosine of {counts['threshold']:g} or more; "
+    f"{counts['near_more_than_one']:,} images would go if one of each group of "
     "such pairs stayed.\n"
   )
   if leak := card.get("leakage"):

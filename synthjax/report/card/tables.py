@@ -1,25 +1,39 @@
 """Figures and tables of a dataset card, in Markdown."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from synthjax.report.checked_files import number
 
-# The figures of a set: key, name, which way is better, and what it is.
+class Figure(NamedTuple):
+  """A figure of image sets."""
+
+  key: str  # in `card.json`
+  name: str
+  better: str  # "lower" or "higher"
+  source: str
+  values: tuple = ()  # of each set, None where it was not measured
+
+
 FIGURES = (
-  ("frechet", "Fréchet distance", "lower", "Heusel et al. 2017"),
-  ("kernel", "kernel distance", "lower", "Bińkowski et al. 2018"),
-  ("precision", "precision", "higher", "Kynkäänniemi et al. 2019"),
-  ("recall", "recall", "higher", "Kynkäänniemi et al. 2019"),
-  ("density", "density", "higher", "Naeem et al. 2020"),
-  ("coverage", "coverage", "higher", "Naeem et al. 2020"),
-  ("vendi", "Vendi score", "higher", "Friedman & Dieng 2023"),
-  ("class_vendi", "Vendi score in a class", "higher", "mean over classes"),
-  ("class_distance", "cosine distance in a class", "higher", "mean of pairs"),
-  ("clip_score", "CLIP score, class", "higher", "100 x mean cosine"),
-  ("prompt_clip_score", "CLIP score, prompt", "higher", "100 x mean cosine"),
+  Figure("frechet", "Fréchet distance", "lower", "Heusel et al. 2017"),
+  Figure("kernel", "kernel distance", "lower", "Bińkowski et al. 2018"),
+  Figure("precision", "precision", "higher", "Kynkäänniemi et al. 2019"),
+  Figure("recall", "recall", "higher", "Kynkäänniemi et al. 2019"),
+  Figure("density", "density", "higher", "Naeem et al. 2020"),
+  Figure("coverage", "coverage", "higher", "Naeem et al. 2020"),
+  Figure("vendi", "Vendi score", "higher", "Friedman & Dieng 2023"),
+  Figure(
+    "class_vendi", "Vendi score in a class", "higher", "mean over classes"
+  ),
+  Figure(
+    "class_distance", "cosine distance in a class", "higher", "mean of pairs"
+  ),
+  Figure("clip_score", "CLIP score, class", "higher", "100 x mean cosine"),
+  Figure(
+    "prompt_clip_score", "CLIP score, prompt", "higher", "100 x mean cosine"
+  ),
 )
-# What two of them are called by Inception's features, and by no others.
+# Names of two of them by the features of Inception alone.
 _INCEPTION = {
   "frechet": "Fréchet inception distance (FID)",
   "kernel": "kernel inception distance (KID)",
@@ -39,21 +53,35 @@ def called(model: Mapping[str, Any]) -> str:
   return f"{name}, {model['what']}" if model["what"] else name
 
 
-def figures_by(found: Mapping[str, Any]) -> list[tuple]:
-  """Returns FIGURES, by the names that they have by an encoder's features.
+def figures_by(quality: Mapping[str, Any]) -> list[Figure]:
+  """Returns the FIGURES that were measured, with their values.
 
   Args:
-    found: the `quality` of a card, or one of its `encoders`.
+    quality: the `quality` of a card, or one of its `encoders`, whose features
+      decide about names.
   """
-  own = _INCEPTION if _is_inception(found) else {}
-  return [(key, own.get(key, name), *rest) for key, name, *rest in FIGURES]
+  names = _INCEPTION if _is_inception(quality) else {}
+  figures = [
+    figure._replace(
+      name=names.get(figure.key, figure.name),
+      values=tuple(
+        one_set["figures"].get(figure.key)
+        for one_set in quality["sets"].values()
+      ),
+    )
+    for figure in FIGURES
+  ]
+  return [f for f in figures if any(x is not None for x in f.values)]
 
 
-def few_images(found: Mapping[str, Any]) -> str:
-  """Returns what limits an FID, "" where there is none or nothing does."""
-  counts = {k: of["figures"]["images"] for k, of in found["sets"].items()}
+def few_images(quality: Mapping[str, Any]) -> str:
+  """Warns of an FID of few images; returns "" if there is nothing to say."""
+  counts = {
+    name: one_set["figures"]["images"]
+    for name, one_set in quality["sets"].items()
+  }
   drawn, real = counts["all"], counts.get("real")
-  if not _is_inception(found) or not real:
+  if not _is_inception(quality) or not real:
     return ""
   if min(counts.values()) >= _PUBLISHED:
     return ""
@@ -65,25 +93,20 @@ def few_images(found: Mapping[str, Any]) -> str:
   )
 
 
-def _is_inception(found: Mapping[str, Any]) -> bool:
-  return found.get("identity", {}).get("encoder") == "inception"
-
-
-def digits(value: Any) -> str:
-  """Writes a figure in four digits."""
-  return "–" if number(value) is None else f"{value:.4g}"
+def _is_inception(quality: Mapping[str, Any]) -> bool:
+  return quality.get("identity", {}).get("encoder") == "inception"
 
 
 def quality(card: Mapping[str, Any]) -> str:
   """Shows the figures of all sets, by each encoder."""
-  found = card["quality"]
-  own = _figures(found)
+  measured = card["quality"]
   text = (
     f"By the features of {_encoder(card)}. Balls reach to neighbour "
-    f"{found['neighbours']}; {found['compared']:,} of "
-    f"{card['num_images']:,} images were compared. {ONE_ENCODER}\n\n{own}"
+    f"{measured['neighbours']}; {measured['compared']:,} of "
+    f"{card['num_images']:,} images were compared. {ONE_ENCODER}\n\n"
+    f"{_figures(measured)}"
   )
-  for further in found.get("encoders", []):
+  for further in measured.get("encoders", []):
     model = further["model"]
     text += (
       f"\nBy the features of {called(model)} (licence "
@@ -95,22 +118,22 @@ def quality(card: Mapping[str, Any]) -> str:
   return text
 
 
-def _figures(found: Mapping[str, Any]) -> str:
-  sets = found["sets"]
+def _figures(quality: Mapping[str, Any]) -> str:
   rows = [
-    [f"{name} ({better} is better)"]
-    + [digits(of["figures"].get(key)) for of in sets.values()]
-    + [source]
-    for key, name, better, source in figures_by(found)
-    if any(of["figures"].get(key) is not None for of in sets.values())
+    [
+      f"{figure.name} ({figure.better} is better)",
+      *("–" if x is None else f"{x:.4g}" for x in figure.values),
+      figure.source,
+    ]
+    for figure in figures_by(quality)
   ]
-  return table(["", *(SET_NAMES[name] for name in sets), ""], rows)
+  return table(["", *(SET_NAMES[name] for name in quality["sets"]), ""], rows)
 
 
 def _encoder(card: Mapping[str, Any]) -> str:
   """Names the encoder of the features."""
-  found = [m for m in card["models"] if m["field"] == "encoder.weights"]
-  return f"the encoder {called(found[0])}" if found else "one encoder"
+  models = [m for m in card["models"] if m["field"] == "encoder.weights"]
+  return f"the encoder {called(models[0])}" if models else "one encoder"
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

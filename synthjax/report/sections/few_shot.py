@@ -1,145 +1,165 @@
-"""What few real images taught, as a section of the page."""
+"""What few real images taught."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from synthjax.report import charts, html_tables, interval_charts
+from synthjax.report import interval_charts, markup
+from synthjax.report.charts import hundred
+from synthjax.report.checked_files import Run
 from synthjax.report.interval_charts import Curve, Point
-from synthjax.report.sections.accuracy import Section, hundred
+from synthjax.report.sections import Tile
+from synthjax.report.sections.accuracy import by_split
 
-BARS = "Bars: 95 % intervals of the mean over seeds (t distribution)."
+PLACE, TITLE = 20, "Few-shot"
 
 
-def headline(results: Mapping) -> dict | None:
-  """Chooses the number that stands for a run of few-shot methods alone.
+def gather(run: Run, results: Mapping) -> dict[str, Any]:
+  """Adds `few_shot_accuracy`: the accuracies of methods over shots.
 
-  It is that of the first method of the config with the most shots: fixed before
-  the test images were opened. Returns its point, as of `measured.shots`, with
-  method, split, zero_shot and chosen (why); or None.
+  They are dicts of split, zero_shot, shots (sorted counts) and methods: dicts
+  of method and points, which are the arms of `by_split` with their shots.
+  """
+  del run
+  if "few_shot" not in results:
+    return {}
+  arms = {row["arm"]: row for row in results["few_shot"]["rows"]}
+  methods = dict.fromkeys(row["method"] for row in arms.values())
+  entries = []
+  for entry in by_split(results["few_shot"]):
+    curves: dict[str, list] = {method: [] for method in methods}
+    for arm in entry["arms"]:
+      about = arms[arm["arm"]]
+      point = {"method": about["method"], "shots": about["shots"]} | arm
+      curves[about["method"]].append(point)
+    for curve in curves.values():
+      curve.sort(key=lambda point: point["shots"])
+    entries.append(
+      {
+        "split": entry["split"],
+        "zero_shot": entry["zero_shot"],
+        "shots": sorted(
+          {p["shots"] for curve in curves.values() for p in curve}
+        ),
+        "methods": [{"method": m, "points": p} for m, p in curves.items()],
+      }
+    )
+  return {"few_shot_accuracy": entries}
+
+
+def headline(results: Mapping) -> list[Tile]:
+  """Shows the first method of the config, with the most shots.
+
+  Both were fixed before the test images were opened.
   """
   entries = results.get("few_shot_accuracy", [])
   for entry in sorted(entries, key=lambda entry: entry["split"] != "test"):
-    for of in entry["methods"][:1]:
-      if of["points"]:
-        about = {"split": entry["split"], "zero_shot": entry["zero_shot"]}
-        chosen = {"chosen": "the first method of the config"}
-        return of["points"][-1] | about | chosen
-  return None
+    for method in entry["methods"][:1]:
+      if method["points"]:
+        point = method["points"][-1]
+        chosen = (
+          f"{method['method']}, {point['shots']:g} shots, the first method of "
+          "the config"
+        )
+        start = markup.percent(entry["zero_shot"]).text
+        unit = f"% ({markup.interval_or_seed(point)})"
+        return [
+          Tile(start, "%", f"zero-shot on {entry['split']}"),
+          Tile(markup.percent(point["mean"]).text, unit, chosen),
+        ]
+  return []
 
 
-def few_shot(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows methods over shots, on every split."""
   parts = []
   for entry in results.get("few_shot_accuracy", []):
     if not entry["shots"]:
       continue
-    drawn = curves_of(entry["methods"])
-    start, split = hundred(entry["zero_shot"]), entry["split"]
-    chart = charts.figure(
-      chart_of(drawn, entry["shots"], f"accuracy on {split} (%)", start),
-      f"Mean over seeds; methods stand side by side at each number. {BARS}",
-      interval_charts.legend(
-        drawn, reference="" if start is None else "zero-shot"
-      ),
+    curves = [
+      Curve(
+        method["method"],
+        [
+          Point(p["shots"], *map(hundred, (p["mean"], p["low"], p["high"])))
+          for p in method["points"]
+          if p["mean"] is not None
+        ],
+        colour,
+      )
+      for colour, method in enumerate(entry["methods"])
+    ]
+    chart = figure(
+      curves,
+      entry["shots"],
+      ylabel=f"accuracy on {entry['split']} (%)",
+      zero_shot=hundred(entry["zero_shot"]),
+      caption="Mean over seeds; methods stand side by side at each number. "
+      f"{interval_charts.BARS}",
     )
     parts.append(f'<div class="pair lean">{chart}{_table(entry)}</div>')
-  return Section("few-shot", "Few-shot", "".join(parts))
+  return "".join(parts)
 
 
-def curves_of(methods: Sequence[Mapping]) -> list[Curve]:
-  """Returns a curve for each method of `measured.shots`."""
-  return [
-    Curve(
-      of["method"],
-      [
-        Point(p["shots"], *map(hundred, (p["mean"], p["low"], p["high"])))
-        for p in of["points"]
-        if p["mean"] is not None
-      ],
-      colour,
-    )
-    for colour, of in enumerate(methods)
-  ]
-
-
-def chart_of(
-  drawn: Sequence[Curve],
+def figure(
+  curves: Sequence[Curve],
   shots: Sequence[float],
+  *,
   ylabel: str,
   zero_shot: float | None,
+  caption: str,
 ) -> str:
   """Draws accuracies in percent over shots, at equal steps of their log2."""
-  names = ", ".join(curve.name for curve in drawn)
-  return interval_charts.curves(
-    drawn,
+  names = ", ".join(curve.name for curve in curves)
+  return interval_charts.figure(
+    curves,
+    caption,
+    zero_shot=zero_shot,
     x_ticks=shots,
     xlabel="real images of each class (log scale)",
     ylabel=ylabel,
     label=f"Accuracy over shots: {names}",
-    reference=zero_shot,
     place=interval_charts.log2,
-    apart=0 if drawn[0].printed else min(24, 4 * len(drawn)),
+    apart=0 if curves[0].printed else min(24, 4 * len(curves)),
   )
 
 
 def _table(entry: Mapping) -> str:
-  shots = entry["shots"]
-  columns = {
-    of["method"]: {point["shots"]: point for point in of["points"]}
-    for of in entry["methods"]
+  shots, zero_shot = entry["shots"], entry["zero_shot"]
+  methods = {
+    method["method"]: {point["shots"]: point for point in method["points"]}
+    for method in entry["methods"]
   }
-  best = {
-    x: max(
-      (of[x]["mean"] for of in columns.values() if x in of and of[x]["mean"]),
-      default=None,
-    )
+  means = {
+    x: [m[x]["mean"] for m in methods.values() if x in m and m[x]["mean"]]
     for x in shots
   }
-  start = entry["zero_shot"]
-  best_is_start = {
-    x: start is not None and (top is None or start >= top)
-    for x, top in best.items()
+  best = {
+    x: max([*means[x], *([] if zero_shot is None else [zero_shot])], default=0)
+    for x in shots
   }
+  start = markup.percent(zero_shot, 2)
   rows = [
     [
       "zero-shot",
-      *(
-        html_tables.Cell(html_tables.percent(start, 2), best=best_is_start[x])
-        for x in shots
-      ),
+      *(markup.Cell(start, best=zero_shot == best[x]) for x in shots),
     ]
   ]
-  for method, points in columns.items():
-    cells = [
-      _cell(
-        points.get(x),
-        best=not best_is_start[x]
-        and x in points
-        and points[x]["mean"] == best[x],
-      )
-      for x in shots
-    ]
+  for method, points in methods.items():
+    cells = []
+    for x in shots:
+      if point := points.get(x):
+        is_best = point["mean"] == best[x] != zero_shot
+        mean, below = (
+          markup.percent(point["mean"], 2),
+          [markup.interval_or_seed(point)],
+        )
+        cells.append(markup.Cell(mean, below, best=is_best))
+      else:
+        cells.append(markup.Cell(markup.Number(None, "not run")))
     rows.append([method, *cells])
-  head = ["method", *(f"{x:g} shot{'s' * (x != 1)}" for x in shots)]
-  return html_tables.table(
-    head,
+  return markup.grid(
+    ["method", *(f"{x:g} shot{'s' * (x != 1)}" for x in shots)],
     rows,
     caption=f"Accuracy on {entry['split']} by shots (%): mean over seeds, with "
     "its 95 % interval (t distribution); bold: the highest mean of a column, "
     "even where intervals overlap",
   )
-
-
-def _cell(point: Mapping | None, *, best: bool) -> html_tables.Cell:
-  if point is None:
-    return html_tables.Cell(html_tables.Number(None, "not run"))
-  return html_tables.Cell(
-    html_tables.percent(point["mean"], 2),
-    below=[interval_words(point)],
-    best=best,
-  )
-
-
-def interval_words(summary: Mapping) -> str:
-  """Writes the 95 % interval, or why there is none."""
-  words = html_tables.span(summary["low"], summary["high"])
-  return words or ("1 seed" if summary["n"] == 1 else html_tables.NONE)

@@ -1,15 +1,14 @@
-"""Our numbers beside the paper's, as a section of the page."""
+"""Our numbers beside the paper's."""
 
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Callable, Mapping, Sequence
 
-from synthjax.report import charts as plots
-from synthjax.report import html_tables, interval_charts
+from synthjax.report import markup
+from synthjax.report.charts import hundred
 from synthjax.report.interval_charts import Curve, Point
 from synthjax.report.paper import ZERO_SHOT
 from synthjax.report.sections import few_shot
-from synthjax.report.sections.accuracy import Section, hundred
-from synthjax.report.sections.few_shot import interval_words
+
+PLACE, TITLE = 40, "Ours beside the paper's"
 
 _HOW = (
   "Numbers in %. Below ours: the 95 % interval of the mean over seeds (t "
@@ -17,36 +16,37 @@ _HOW = (
   "table, in points; ours is paired by seed, with its 95 % interval in "
   "brackets."
 )
-_NOT_RUN = html_tables.Number(None, "not run")
+_NOT_RUN = markup.Number(None, "not run")
 
 
-def beside(results: Mapping) -> Section:
+def render(results: Mapping) -> str:
   """Shows each table that the config names, the paper's numbers and ours."""
-  content = "".join(_one(found) for found in results.get("paper", []))
+  content = "".join(map(_show, results.get("paper", [])))
   if content:
     content = f"<p>{_HOW}</p>{content}"
-  return Section("paper", "Ours beside the paper's", content)
+  return content
 
 
-def _one(found: Mapping) -> str:
-  title = escape(f"{_title(found['key'])}: {found['title']}")
-  if found["remark"]:
-    title += f' <span class="remark">{escape(found["remark"])}</span>'
-  several = len({cell["column"] for cell in found["cells"]}) > 1
-  table = _wide(found) if several else _narrow(found)
-  charts = _charts(found) if found["key"] == "figure1" else ""
-  references = {c["reference"] for c in found["cells"]} - {None}
-  words = []
+def _show(compared: Mapping) -> str:
+  """Shows a table as `paper_comparison.compare` returns it."""
+  title = markup.escape(f"{_title(compared['key'])}: {compared['title']}")
+  if compared["remark"]:
+    title += f' <span class="remark">{markup.escape(compared["remark"])}</span>'
+  several = len({cell["column"] for cell in compared["cells"]}) > 1
+  rows = _wide(compared) if several else _narrow(compared)
+  charts = _charts(compared) if compared["key"] == "figure1" else ""
+  references = {cell["reference"] for cell in compared["cells"]} - {None}
+  notes = []
   if references:
     to = f"to “{min(references)}”"
     if len(references) > 1:
       to = "to the row above, on the same images"
-    words.append(f"Differences are those {to}.")
-  if found["note"]:
-    note = found["note"].rstrip(".")
-    words.append(f"{note[:1].upper()}{note[1:]}.")
-  note = f"<p>{escape(' '.join(words))}</p>" if words else ""
-  return f"<h3>{title}</h3>{note}{charts}{table}"
+    notes.append(f"Differences are those {to}.")
+  if compared["note"]:
+    note = compared["note"].rstrip(".")
+    notes.append(f"{note[:1].upper()}{note[1:]}.")
+  note = f"<p>{markup.escape(' '.join(notes))}</p>" if notes else ""
+  return f"<h3>{title}</h3>{note}{charts}{rows}"
 
 
 def _title(key: str) -> str:
@@ -57,138 +57,129 @@ def _title(key: str) -> str:
   return f"{head.replace('_', '-').capitalize()} {key[len(head) :]}".strip()
 
 
-def _narrow(found: Mapping) -> str:
+def _narrow(compared: Mapping) -> str:
   """Lays out a table of one column: the paper's data sets side by side."""
-  rows = [
-    [
-      cell["row"],
-      *(_paper(cell, name) for name in found["paper"]),
-      _ours(cell),
-      cell["arm"] or html_tables.NONE,
-      _seeds(cell),
-    ]
-    for cell in found["cells"]
-  ]
-  head = [
-    "row",
-    *(f"paper, {name}" for name in found["paper"]),
-    f"ours, {found['ours']}",
-    "our arm",
-    "seeds",
-  ]
-  return html_tables.table(head, rows, caption=_caption(found))
+  of_paper = {
+    f"paper, {name}": lambda cell, name=name: _paper(cell, name)
+    for name in compared["paper"]
+  }
+  columns = {"row": lambda cell: cell["row"]} | of_paper
+  columns |= {
+    f"ours, {compared['ours']}": _ours,
+    "our arm": lambda cell: cell["arm"] or markup.NONE,
+    "seeds": lambda cell: markup.count(
+      cell["ours"]["n"] if cell["ours"] and cell["arm"] != ZERO_SHOT else None
+    ),
+  }
+  return markup.table(columns, compared["cells"], caption=_caption(compared))
 
 
-def _wide(found: Mapping) -> str:
+def _wide(compared: Mapping) -> str:
   """Lays out a table of several columns: the paper's rows above ours."""
-  cells = {(cell["row"], cell["column"]): cell for cell in found["cells"]}
+  cells = {(cell["row"], cell["column"]): cell for cell in compared["cells"]}
   columns = list(dict.fromkeys(column for _, column in cells))
   rows = []
   for row in dict.fromkeys(row for row, _ in cells):
     of_row = [cells[row, column] for column in columns]
-    for name in found["paper"]:
-      of_paper = [_paper(cell, name) for cell in of_row]
-      rows.append([row, f"paper, {name}", *of_paper])
+    for name in compared["paper"]:
+      printed = [_paper(cell, name) for cell in of_row]
+      rows.append([row, f"paper, {name}", *printed])
     arms = dict.fromkeys(cell["arm"] for cell in of_row if cell["arm"])
-    called = [arm for arm in arms if arm != row]
-    who = f"ours, {found['ours']}"
-    who += f" ({'; '.join(called)})" if called else ""
-    rows.append([row, who, *map(_ours, of_row)])
-  shots = all(column.isdigit() for column in columns)
-  names = [f"{x} shot{'s' * (x != '1')}" for x in columns] if shots else columns
-  return html_tables.table(
-    ["row", "whose", *names], rows, caption=_caption(found)
+    others = [arm for arm in arms if arm != row]
+    whose = f"ours, {compared['ours']}"
+    whose += f" ({'; '.join(others)})" if others else ""
+    rows.append([row, whose, *map(_ours, of_row)])
+  if all(column.isdigit() for column in columns):
+    columns = [f"{x} shot{'s' * (x != '1')}" for x in columns]
+  return markup.grid(
+    ["row", "whose", *columns], rows, caption=_caption(compared)
   )
 
 
-def _caption(found: Mapping) -> str:
-  return f"{_title(found['key'])}, {found['metric']}"
+def _caption(compared: Mapping) -> str:
+  return f"{_title(compared['key'])}, {compared['metric']}"
 
 
-def _seeds(cell: Mapping) -> html_tables.Number:
-  seen = cell["ours"] and cell["arm"] != ZERO_SHOT
-  return html_tables.count(cell["ours"]["n"] if seen else None)
-
-
-def _paper(cell: Mapping, name: str) -> html_tables.Cell:
-  number = html_tables.percent(cell["paper"][name], 2)
+def _paper(cell: Mapping, name: str) -> markup.Cell:
+  share = markup.percent(cell["paper"][name], 2)
   if name in cell["approximate"]:
-    number = html_tables.Number(number.value, f"≈ {number.text}")
+    share = markup.Number(share.value, f"≈ {share.text}")
   difference = cell["paper_difference"][name]
-  below = [] if difference is None else [html_tables.points(difference, 2).text]
-  return html_tables.Cell(number, below)
+  return markup.Cell(
+    share, [] if difference is None else [markup.points(difference, 2).text]
+  )
 
 
-def _ours(cell: Mapping) -> html_tables.Cell:
+def _ours(cell: Mapping) -> markup.Cell:
   if cell["ours"] is None:
-    known = any(share is not None for share in cell["paper"].values())
-    return html_tables.Cell(_NOT_RUN if known else html_tables.percent(None))
-  below = [] if cell["arm"] == ZERO_SHOT else [interval_words(cell["ours"])]
+    in_paper = any(share is not None for share in cell["paper"].values())
+    return markup.Cell(_NOT_RUN if in_paper else markup.percent(None))
+  below = (
+    [] if cell["arm"] == ZERO_SHOT else [markup.interval_or_seed(cell["ours"])]
+  )
   if (difference := cell["difference"]) is not None:
-    words = html_tables.points(difference["mean"], 2).text
-    span = html_tables.span(
-      difference["low"], difference["high"], html_tables.points
-    )
-    below.append(f"{words} ({span})" if span else words)
-  return html_tables.Cell(html_tables.percent(cell["ours"]["mean"], 2), below)
+    gain = markup.points(difference["mean"], 2).text
+    span = markup.interval(difference, markup.points)
+    below.append(gain if span == markup.NONE else f"{gain} ({span})")
+  return markup.Cell(markup.percent(cell["ours"]["mean"], 2), below)
 
 
 # --- Figure 1 ---------------------------------------------------------------
 
 
-def _charts(found: Mapping) -> str:
+def _charts(compared: Mapping) -> str:
   """Draws our curves, and beside them those that the paper draws."""
-  cells = found["cells"]
-  names = [c for c in dict.fromkeys(c["row"] for c in cells) if c != ZERO_SHOT]
-  colours = {name: colour for colour, name in enumerate(names)}
-  own = [
-    Curve(
-      name,
-      [
-        Point(
-          int(cell["column"]),
-          *(hundred(cell["ours"][field]) for field in ("mean", "low", "high")),
-        )
-        for cell in cells
-        if cell["row"] == name and cell["ours"]
-      ],
-      colours[name],
-    )
-    for name in names
-  ]
-  start = _start(cells, lambda cell: (cell["ours"] or {}).get("mean"))
-  charts = [_chart(own, f"Ours, {found['ours']}", start)]
-  for data in found["paper"]:
-    printed = [
-      Curve(
-        name,
-        [
-          Point(int(cell["column"]), hundred(cell["paper"][data]))
-          for cell in cells
-          if cell["row"] == name and cell["paper"][data] is not None
-        ],
-        colours[name],
-        printed=True,
-      )
-      for name in names
-    ]
-    start = _start(cells, lambda cell, data=data: cell["paper"][data])
-    charts.append(_chart(printed, f"The paper's, {data}", start))
-  return f'<div class="charts">{"".join(charts)}</div>'
-
-
-def _start(cells: Sequence[Mapping], value) -> float | None:
-  every = [value(cell) for cell in cells if cell["row"] == ZERO_SHOT]
-  return hundred(next((x for x in every if x is not None), None))
-
-
-def _chart(curves: Sequence[Curve], whose: str, start: float | None) -> str:
-  drawn = [curve for curve in curves if curve.points]
-  if not drawn:
-    return ""
-  shots = sorted({p.x for curve in drawn for p in curve.points})
-  chart = few_shot.chart_of(drawn, shots, "accuracy (%)", start)
-  key = interval_charts.legend(
-    drawn, reference="" if start is None else "zero-shot"
+  cells = compared["cells"]
+  ours = _chart(
+    cells,
+    lambda cell: cell["ours"],
+    f"Ours, {compared['ours']}",
+    printed=False,
   )
-  return plots.figure(chart, whose, key)
+  printed = [
+    _chart(
+      cells,
+      lambda cell, data=data: {"mean": cell["paper"][data]},
+      f"The paper's, {data}",
+      printed=True,
+    )
+    for data in compared["paper"]
+  ]
+  return f'<div class="charts">{ours}{"".join(printed)}</div>'
+
+
+def _chart(
+  cells: Sequence[Mapping],
+  summary_of: Callable[[Mapping], Mapping | None],
+  whose: str,
+  *,
+  printed: bool,
+) -> str:
+  """Draws a curve for each row, and zero-shot as a line across."""
+  points_of: dict[str, list[Point]] = {}
+  start = None
+  for cell in cells:
+    summary = summary_of(cell) or {}
+    mean, low, high = (
+      hundred(summary.get(key)) for key in ("mean", "low", "high")
+    )
+    if cell["row"] == ZERO_SHOT:
+      start = mean if start is None else start
+      continue
+    curve = points_of.setdefault(cell["row"], [])
+    if mean is not None:
+      curve.append(Point(int(cell["column"]), mean, low, high))
+  curves = [
+    Curve(name, curve, colour, printed)
+    for colour, (name, curve) in enumerate(points_of.items())
+    if curve
+  ]
+  if not curves:
+    return ""
+  return few_shot.figure(
+    curves,
+    sorted({p.x for curve in curves for p in curve.points}),
+    ylabel="accuracy (%)",
+    zero_shot=start,
+    caption=whose,
+  )

@@ -1,115 +1,86 @@
-"""What pre-training was worth, as a section of the page."""
+"""What pre-training was worth on real images."""
 
 from collections.abc import Mapping
 
-from synthjax.report import charts, html_tables
-from synthjax.report.checked_files import number
-from synthjax.report.sections.accuracy import Section, hundred
+from synthjax.report import charts, markup
+
+PLACE, TITLE = 70, "Pre-training and transfer"
 
 
-def transfer(results: Mapping) -> Section:
-  """Shows what pre-training was worth on real images."""
-  content = _pretrained(results)
-  found = results.get("transferred")
-  if found and found["summary"]:
-    content += _finetuned(found)
-  return Section("transfer", "Pre-training and transfer", content)
+def render(results: Mapping) -> str:
+  """Shows the accuracies after pre-training and after finetuning."""
+  content = _pretrained(results["tasks"].get("pretrain", {}))
+  finetuned = results.get("transfer", {})
+  if finetuned.get("summary"):
+    content += _finetuned(finetuned)
+  return content
 
 
-def _pretrained(results: Mapping) -> str:
+def _pretrained(state: Mapping) -> str:
   """Shows the accuracies that `pretrain` left in its manifest."""
-  summary = results["tasks"]["pretrain"].get("summary", {})
-  accuracies = summary.get("validation") or {}
-  if not isinstance(accuracies, Mapping) or not accuracies:
+  accuracies = state.get("summary", {}).get("validation")
+  if not accuracies:
     return ""
-  return html_tables.table(
+  return markup.grid(
     ("backbone", "accuracy (%)"),
-    [[label, html_tables.percent(x, 2)] for label, x in accuracies.items()],
+    [[label, markup.percent(share, 2)] for label, share in accuracies.items()],
     caption="Trained on generated images alone, on real validation images",
   )
 
 
-def _finetuned(found: Mapping) -> str:
-  splits, shots = (
-    {row[key] for row in found["summary"]} for key in ("split", "shots")
-  )
-  name = lambda row: ", ".join(
-    [row["init"]]
-    + ([_shots(row).split()[0]] if len(shots) > 1 else [])
-    + ([row["split"]] if len(splits) > 1 else [])
-  )
-  rows = [
-    [
-      row["init"],
-      _shots(row),
-      row["split"],
-      html_tables.count(row["n"]),
-      html_tables.percent(row["mean"], 2),
-      html_tables.percent(row["std"], 2),
-      html_tables.span(row["low"], row["high"]) or html_tables.NONE,
+def _finetuned(results: Mapping) -> str:
+  """Shows means over seeds, and the differences paired by seed."""
+  summary = results["summary"]
+  several = len({row["shots"] for row in summary}) > 1
+
+  def dot(row):
+    name = f"{row['init']}, {_shots(row).split()[0]}"
+    values = [
+      run["accuracy"]
+      for run in results["rows"]
+      if (run["init"], run["shots"]) == (row["init"], row["shots"])
     ]
-    for row in found["summary"]
-  ]
+    return charts.dot(
+      name if several else row["init"], row | {"values": values}
+    )
+
   chart = charts.dots(
-    [
-      charts.Dot(
-        name(row),
-        hundred(row["mean"]),
-        hundred(row["std"]),
-        [100 * x for x in row["values"]],
-      )
-      for row in found["summary"]
-    ],
+    [dot(row) for row in summary],
     xlabel="accuracy after finetuning (%)",
     label="Accuracy after finetuning, in percent",
-    reference=None,
   )
-  head = (
-    "first weights",
-    "real images",
-    "split",
-    "seeds",
-    "mean (%)",
-    "std",
-    "95 % interval",
-  )
-  figure = charts.figure(
-    chart,
+  caption = (
     "First weights, and real images per class. Dots: mean over seeds, bars ± "
-    "one standard deviation, small dots: the seeds.",
+    "one standard deviation, small dots: the seeds."
   )
-  table = html_tables.table(head, rows, caption="Accuracy after finetuning")
-  content = f'<div class="pair">{figure}{table}</div>'
-  if found["paired"]:
-    rows = [
-      [
-        f"{row['init']} − {row['reference']}",
-        _shots(row),
-        row["split"],
-        html_tables.count(row["n"]),
-        html_tables.points(row["mean"]),
-        html_tables.percent(row["stderr"], 2),
-        html_tables.span(row["low"], row["high"], html_tables.points)
-        or html_tables.NONE,
-      ]
-      for row in found["paired"]
-    ]
-    content += html_tables.table(
-      (
-        "difference",
-        "real images",
-        "split",
-        "pairs",
-        "mean (points)",
-        "± std. error",
-        "95 % interval",
-      ),
-      rows,
-      caption="Difference, paired by seed",
-    )
-  return content
+  means = markup.table(
+    {
+      "first weights": lambda row: row["init"],
+      "real images": _shots,
+      "seeds": lambda row: markup.count(row["n"]),
+      "mean (%)": lambda row: markup.percent(row["mean"], 2),
+      "std": lambda row: markup.percent(row["std"], 2),
+      "95 % interval": markup.interval,
+    },
+    summary,
+    caption="Accuracy after finetuning",
+  )
+  content = f'<div class="pair">{charts.figure(chart, caption)}{means}</div>'
+  if not results["differences"]:
+    return content
+  return content + markup.table(
+    {
+      "difference": lambda row: f"{row['init']} − {row['reference']}",
+      "real images": _shots,
+      "pairs": lambda row: markup.count(row["n"]),
+      "mean (points)": lambda row: markup.points(row["mean"]),
+      "± std. error": lambda row: markup.percent(row["stderr"], 2),
+      "95 % interval": lambda row: markup.interval(row, markup.points),
+    },
+    results["differences"],
+    caption="Difference, paired by seed",
+  )
 
 
 def _shots(row: Mapping) -> str:
-  shots = number(row.get("shots"))
-  return "all" if shots is None else f"{shots:g} per class"
+  return "all" if row["shots"] is None else f"{row['shots']:g} per class"

@@ -1,6 +1,3 @@
-"""The script of the page: what sorts its tables and enlarges its images."""
-
-SCRIPT = """
 "use strict";
 for (const button of document.querySelectorAll("thead button")) {
   button.addEventListener("click", () => {
@@ -75,4 +72,3 @@ gallery(zoom, [...document.querySelectorAll(".zoom")], (drawing) => {
   zoom.querySelector("h2").textContent =
     drawing.closest("figure").querySelector("figcaption").textContent;
 });
-"""

@@ -1,11 +1,9 @@
-"""Numbers as people read them, and HTML tables of them."""
+"""Numbers as people read them, tables of them and folds, as HTML."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
-
-from synthjax.report.checked_files import number
 
 _LONG = 40  # rows, above which a table scrolls for itself
 NONE = "–"  # stands for a number that is not there
@@ -17,6 +15,9 @@ class Number(NamedTuple):
   value: float | None
   text: str
 
+  def __str__(self) -> str:
+    return self.text
+
 
 class Cell(NamedTuple):
   """A number with short lines below it, and a mark for the best."""
@@ -26,54 +27,78 @@ class Cell(NamedTuple):
   best: bool = False
 
 
+def _number(x: Any, write: Callable[[float], str]) -> Number:
+  """Writes a finite number, and NONE for anything else."""
+  is_number = isinstance(x, int | float) and not isinstance(x, bool)
+  if not is_number or not math.isfinite(x):
+    return Number(None, NONE)
+  return Number(x, write(x))
+
+
 def percent(x: Any, digits: int = 1) -> Number:
   """Writes a share in 0..1 as percent, without the sign."""
-  x = number(x)
-  return Number(x, NONE if x is None else f"{100 * x:.{digits}f}")
+  return _number(x, lambda x: f"{100 * x:.{digits}f}")
 
 
 def points(x: Any, digits: int = 1) -> Number:
   """Writes a difference of shares as percentage points, with its sign."""
-  x = number(x)
-  # Minus zero, and a minus as wide as the plus.
-  text = NONE if x is None else f"{100 * x + 0.0:+.{digits}f}".replace("-", "−")
-  return Number(x, text)
+  # Not minus zero; and a minus as wide as the plus.
+  return _number(x, lambda x: f"{100 * x + 0.0:+.{digits}f}".replace("-", "−"))
 
 
 def count(x: Any) -> Number:
   """Writes a whole number with thousands apart."""
-  x = number(x)
-  return Number(x, NONE if x is None else f"{x:,.0f}".replace(",", "\u202f"))
+  return _number(x, lambda x: f"{x:,.0f}".replace(",", "\u202f"))
 
 
 def decimal(x: Any, digits: int) -> Number:
   """Writes a number with so many digits behind the point."""
-  x = number(x)
-  text = NONE if x is None else f"{x:.{digits}f}".replace("-", "−")
-  return Number(x, text)
+  return _number(x, lambda x: f"{x:.{digits}f}".replace("-", "−"))
 
 
 def short(x: Any) -> Number:
   """Writes any number in four digits."""
-  x = number(x)
-  return Number(x, NONE if x is None else f"{x:.4g}".replace("-", "−"))
+  return _number(x, lambda x: f"{x:.4g}".replace("-", "−"))
 
 
-def span(low: Any, high: Any, write=percent, digits: int = 1) -> str:
-  """Writes an interval of shares; nothing where there is none."""
-  if number(low) is None or number(high) is None:
-    return ""
-  # Its parts stay on one line.
-  return f"{write(low, digits).text}\u00a0to\u00a0{write(high, digits).text}"
+def interval(summary: Mapping, write: Callable = percent) -> str:
+  """Writes from `low` to `high` of a summary, or that there is no interval."""
+  low, high = write(summary.get("low")), write(summary.get("high"))
+  if low.value is None or high.value is None:
+    return NONE
+  return f"{low.text}\u00a0to\u00a0{high.text}"  # on one line
 
 
-def ratio(x: Any, y: Any) -> float | None:
+def interval_or_seed(summary: Mapping) -> str:
+  """Writes the interval of a summary, or why there is none."""
+  return "1 seed" if summary["n"] == 1 else interval(summary)
+
+
+def ratio(x: float | None, y: float | None) -> float | None:
   """Divides; None for what is not there and for zero below."""
-  x, y = number(x), number(y)
   return None if x is None or not y or not math.isfinite(x / y) else x / y
 
 
 def table(
+  columns: Mapping[str, Callable[[Any], Number | Cell | str]],
+  rows: Iterable[Any],
+  *,
+  caption: str,
+  first: Sequence[Sequence[Number | Cell | str]] = (),
+) -> str:
+  """Returns a table, see `grid`.
+
+  Args:
+    columns: header -> function of a row that returns its cell.
+    rows: what the functions take.
+    caption: plain text.
+    first: cells of rows that stand above.
+  """
+  cells = [[cell(row) for cell in columns.values()] for row in rows]
+  return grid([*columns], [*first, *cells], caption=caption)
+
+
+def grid(
   headers: Sequence[str],
   rows: Sequence[Sequence[Number | Cell | str]],
   *,

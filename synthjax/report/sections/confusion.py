@@ -1,0 +1,124 @@
+"""Which classes are taken for which."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from synthjax.evals import accuracy as classify
+from synthjax.evals.arms import ZERO_SHOT
+from synthjax.report import charts, markup
+from synthjax.report.checked_files import Run
+from synthjax.report.results import CLASSIFYING, class_names
+from synthjax.report.sections.accuracy import choose_arm
+
+PLACE, TITLE = 60, "Confusions"
+_MAX_DRAWN = 200  # classes whose matrix is drawn
+_MAX_CELLS = 50  # classes whose matrix is written out as numbers
+
+
+def gather(run: Run, results: Mapping) -> dict[str, Any]:
+  """Moves `confusion` out of the first task that classified.
+
+  They are dicts of split, arm, labels [k], counts [k, k] and per_class
+  accuracies [k]. As matrices are large, the other tasks lose theirs.
+  """
+  del run
+  tasks = [task for task in CLASSIFYING if task in results]
+  if not tasks:
+    return {}
+  names = class_names(results)
+  matrices = [
+    _matrix(split, arm, counts, sorted(names))
+    for split, arms in (results[tasks[0]].get("confusion") or {}).items()
+    for arm, counts in arms.items()
+  ]
+  rest = {
+    task: {k: v for k, v in results[task].items() if k != "confusion"}
+    for task in tasks
+  }
+  return {"confusion": matrices} | rest
+
+
+def _matrix(split: str, arm: str, counts: list, labels: list[int]) -> dict:
+  counts = np.nan_to_num(np.array(counts, float)).astype(int)
+  k = len(counts)
+  return {
+    "split": split,
+    "arm": arm,
+    "labels": labels if len(labels) == k else [*range(k)],
+    "counts": counts,
+    "per_class": classify.per_class_accuracy(counts),
+  }
+
+
+def pair(results: Mapping) -> tuple[Any, Any]:
+  """Returns the matrices of zero-shot and of the arm that stands for the run.
+
+  Either is None where there is none, or none of as many classes.
+  """
+  matrices, choice = results.get("confusion", []), choose_arm(results)
+  if choice:
+    matrices = [m for m in matrices if m["split"] == choice["split"]]
+  before = next((m for m in matrices if m["arm"] == ZERO_SHOT), None)
+  tuned = [m for m in matrices if m["arm"] != ZERO_SHOT]
+  chosen = [m for m in tuned if choice and m["arm"] == choice["arm"]["arm"]]
+  after = (chosen or tuned or [None])[-1]
+  if before and after and len(before["counts"]) != len(after["counts"]):
+    return before, None
+  return before, after
+
+
+def render(results: Mapping) -> str:
+  """Shows the matrices of `pair`, and others behind a line."""
+  names, shown = class_names(results), pair(results)
+  content, others = "", ""
+  for matrix in results.get("confusion", []):
+    if matrix in shown:
+      content += _show(matrix, names)
+    else:
+      others += markup.details(_title(matrix), _show(matrix, names))
+  content = f'<div class="pair">{content}</div>' if content else ""
+  return content + others
+
+
+def _show(matrix: Mapping, names: Mapping) -> str:
+  """Draws a matrix, lists its most frequent mistakes, and all of its counts."""
+  counts, title = matrix["counts"], _title(matrix)
+  classes = [names.get(label, str(label)) for label in matrix["labels"]]
+  chart = ""
+  if len(counts) <= _MAX_DRAWN:
+    chart = charts.figure(
+      charts.heatmap(counts, classes, label=f"Confusion matrix, {title}"),
+      f"{title}: shares of each true class; full colour is 100 %.",
+    )
+  mistakes = [
+    (n, n / sum(row), classes[i], classes[j])
+    for i, row in enumerate(counts)
+    for j, n in enumerate(row)
+    if n and i != j
+  ]
+  mistakes.sort(reverse=True)
+  worst = markup.grid(
+    ("true class", "predicted", "times", "of the class (%)"),
+    [
+      [true, predicted, markup.count(n), markup.percent(share)]
+      for n, share, true, predicted in mistakes[:10]
+    ],
+    caption=f"Most frequent mistakes, {title}",
+  )
+  whole = ""
+  if len(counts) <= _MAX_CELLS:
+    rows = [
+      [name, *map(markup.count, row)]
+      for name, row in zip(classes, counts, strict=True)
+    ]
+    caption = f"Counts, {title}, of all its seeds; columns are predictions"
+    cells = markup.grid(["true class", *classes], rows, caption=caption)
+    whole = markup.details("All counts", cells)
+  return f"<div>{chart}{worst}{whole}</div>"
+
+
+def _title(matrix: Mapping) -> str:
+  arm = "zero-shot" if matrix["arm"] == ZERO_SHOT else matrix["arm"]
+  return f"{arm} on {matrix['split']}"
