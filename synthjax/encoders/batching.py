@@ -55,10 +55,10 @@ def in_batches(
       filled = np.pad(batch, [(0, lack)] + [(0, 0)] * (batch.ndim - 1))
       # Where there are several processes, `jit` takes no arrays of the host.
       filled = jax.device_put(filled, split)
-      # The device is given this batch before the last one is waited for.
-      found, waiting = waiting, (compiled(variables, filled), len(batch))
-      if found:
-        features.append(np.asarray(found[0])[: found[1]])
+      # The device gets this batch before the host waits for the last one.
+      done, waiting = waiting, (compiled(variables, filled), len(batch))
+      if done:
+        features.append(np.asarray(done[0])[: done[1]])
     if waiting:
       features.append(np.asarray(waiting[0])[: waiting[1]])
     return np.concatenate(features)

@@ -14,7 +14,7 @@ import tiny_world
 
 from synthjax.data.generated import plan, shards
 from synthjax.data.pipeline import few_shot
-from synthjax.generators import draw_shards, glide, load_generator
+from synthjax.generators import draw_shards, load_generator
 from synthjax.labels import spaces
 from synthjax.prompts import strategies as texts
 from synthjax.prompts.strategies import Prompt
@@ -110,7 +110,7 @@ def test_an_image_is_the_same_in_every_batch(weights):
   drawn = []
   for batch_size in (3, 8):
     options = {k: v for k, v in weights.items() if k != "name"}
-    generator = glide.load(**options | {"batch_size": batch_size})
+    generator = load_generator("glide", **options | {"batch_size": batch_size})
     images = generator.draw(
       [r.prompt for r in rows], draw_shards.image_keys(rows)
     )
@@ -268,7 +268,7 @@ def test_an_upsampler_may_start_from_the_small_image(weights):
       "respacing": respacing,
       "start": "low_res",
     }
-    generator = glide.load(**options | {"upsampler": upsampler})
+    generator = load_generator("glide", **options | {"upsampler": upsampler})
     images = generator.draw(["cat"] * 4, draw_shards.image_keys(rows)).astype(
       int
     )
@@ -282,7 +282,10 @@ def test_real_guidance_stays_near_its_reference(weights):
   options = {k: v for k, v in weights.items() if k != "name"}
   rows = [plan.Row("a", 0, "cat", "cat", 0, i) for i in range(4)]
   reference = np.full((4, 8, 8, 3), 200, np.uint8)
-  generator, keys = glide.load(**options), draw_shards.image_keys(rows)
+  generator, keys = (
+    load_generator("glide", **options),
+    draw_shards.image_keys(rows),
+  )
   assert generator.reference_size == 8 and generator.num_steps == 3
   images = {
     steps: generator.draw(["cat"] * 4, keys, reference, steps)
