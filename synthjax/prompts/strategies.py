@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from synthjax.data.generated.plan import prompt_id
 from synthjax.prompts import grammar as enhance
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError, unknown_names
@@ -26,7 +27,7 @@ FILE = "prompts.jsonl"
 class Prompt(NamedTuple):
   """A text for one class."""
 
-  id: str  # "<strategy>-<label>-<index within the class>"
+  id: str  # of `plan.prompt_id`
   label: int
   class_name: str
   text: str
@@ -105,17 +106,17 @@ def make(
     raise UserError(f"Templates need one {{}} for the class; found {wrong}.")
   rows = []
   for strategy in strategies:
-    for each in space.classes:
+    for c in space.classes:
       texts = STRATEGIES[strategy](
         space,
-        each,
+        c,
         per_class=per_class,
         grammar=grammar,
         written=written,
-        rng=class_rng(seed, each.name),
+        rng=class_rng(seed, c.name),
       )
       rows += [
-        Prompt(f"{strategy}-{each.id}-{i}", each.id, each.name, text, strategy)
+        Prompt(prompt_id(strategy, c.id, i), c.id, c.name, text, strategy)
         for i, text in enumerate(texts)
       ]
   return rows
