@@ -20,6 +20,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from synthjax.config.schema import Count
 from synthjax.data.formats import export_rows, numbered_files
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
@@ -136,11 +137,13 @@ _BAD_IMAGE = (OSError, SyntaxError, ValueError)
 def open_parquet(
   path: epath.PathLike,
   classes: Mapping[str, int] | None = None,
-  image_size: int | None = None,
+  image_size: Count | None = None,
   split: str | None = None,
   image_key: str = "image",
   label_key: str = "label",
   id_key: str = "id",
+  *,
+  space: Any = None,
 ) -> Labelled:
   """Opens Parquet files as `write` or Hugging Face's `datasets` leave them.
 
@@ -151,13 +154,15 @@ def open_parquet(
     path: of a Parquet file, or of a folder that holds them, itself or in
       `data`; local or gs://.
     classes: name -> label, for labels that have names, or are names; numbers
-      without must be labels of these. None takes the numbers.
+      without must be labels of these. Those of the space by default; the
+      numbers stay if there is none either.
     image_size: crops and resizes the images to squares of this side.
     split: of the files, where there are several.
     image_key: the column of images: encoded bytes, or a struct that has them.
     label_key: the column of labels.
     id_key: the column of ids, if there is one; else a row is called by its file
       and position.
+    space: the label space.
 
   Returns:
     A source of rows of image uint8 [h, w, 3], label int and id str.
@@ -168,6 +173,8 @@ def open_parquet(
       there. A damaged image shows when its row is read.
   """
   check_installed()
+  if classes is None and space is not None:
+    classes = file_names.lookup(space)
   files = [
     os.fspath(each)
     for each in numbered_files.find(path, ".parquet", split=split)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from etils import epath
 from PIL import Image
 
+from synthjax.config.schema import Count
 from synthjax.data.formats import export_rows, numbered_files
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
@@ -101,8 +102,10 @@ def _write_samples(
 def open_webdataset(
   path: epath.PathLike,
   classes: Mapping[str, int] | None = None,
-  image_size: int | None = None,
+  image_size: Count | None = None,
   split: str | None = None,
+  *,
+  space: Any = None,
 ) -> Labelled:
   """Opens tar files of samples, as `write` or WebDataset's own writer leave.
 
@@ -112,9 +115,11 @@ def open_webdataset(
     path: of a tar file, or of a folder of them, local or gs://.
     classes: name -> label. A sample is of the class that `class_name` of its
       `.json` names, or its `.cls` if that is no number; else the number in
-      `.cls`, or `label` of its `.json`, is the label. None takes the numbers.
+      `.cls`, or `label` of its `.json`, is the label. Those of the space by
+      default; the numbers stay if there is none either.
     image_size: crops and resizes the images to squares of this side.
     split: of the files, where there are several.
+    space: the label space.
 
   Returns:
     A source of rows of image uint8 [h, w, 3], label int and id str: `id` of its
@@ -125,6 +130,8 @@ def open_webdataset(
       without an image or a label, and classes that are unknown or not there. A
       damaged image shows when its row is read.
   """
+  if classes is None and space is not None:
+    classes = file_names.lookup(space)
   files = numbered_files.find(path, ".tar", split=split)
   samples, problems = [], []
   for number, file in enumerate(files):

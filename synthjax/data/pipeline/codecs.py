@@ -76,8 +76,8 @@ def crop(image: Image.Image, box: Box, image_size: int) -> np.ndarray:
   A JPEG that was not read yet is decoded at a half, a quarter or an eighth of
   its size where the rectangle still has as many pixels as the result: most
   frequencies that the resize would take away are then never transformed. That
-  is 0.2 to 0.7 of 255 from a full decode on average, and 5 at most (made-up
-  photographs, tests/data/pipeline/test_codecs.py). All else gives the very same pixels.
+  is 0.2 to 0.7 of 255 from a full decode on average, and 5 at most (on the made-up
+  photographs of its tests). All else gives the very same pixels.
 
   Args:
     image: as `open_image` returns it.

@@ -3,15 +3,18 @@
 import collections
 import dataclasses
 import functools
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from etils import epath
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from synthjax.data.pipeline.rows import Example, Source
 from synthjax.runtime.errors import UserError
 
+# What Pillow raises about a file that is no image, or is damaged.
+BAD_IMAGE = (OSError, SyntaxError, ValueError)
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -46,13 +49,9 @@ def open_files(
     the path below `path`. A file that is no image raises a UserError when its
     row is read.
   """
-  path, files, labels = (
-    epath.Path(path).expanduser(),
-    tuple(files),
-    list(labels),
-  )
-  read = functools.partial(_read_file, path, files, labels, image_size)
-  return Labelled(len(files), read, functools.partial(_item, labels))
+  path, labels = epath.Path(path).expanduser(), list(labels)
+  read = functools.partial(_read_file, path, tuple(files), labels, image_size)
+  return Labelled(len(files), read, functools.partial(operator.getitem, labels))
 
 
 def absent(path: epath.PathLike, files: Sequence[str]) -> set[str]:
@@ -61,17 +60,35 @@ def absent(path: epath.PathLike, files: Sequence[str]) -> set[str]:
   for file in files:
     folder, _, name = file.rpartition("/")
     names_of[folder].add(name)
-  gone = set()
+  missing = set()
   for folder, names in names_of.items():
     parent = path / folder
-    there = {e.name for e in parent.iterdir()} if parent.is_dir() else set()
-    gone |= {f"{folder}/{n}" if folder else n for n in names - there}
-  return gone
+    if parent.is_dir():
+      names = names - {entry.name for entry in parent.iterdir()}
+    missing |= {f"{folder}/{name}" if folder else name for name in names}
+  return missing
+
+
+def check_present(
+  path: epath.PathLike, files: Sequence[str], advice: str
+) -> None:
+  """Raises a UserError that counts the files that are not there."""
+  if missing := absent(path, files):
+    some = ", ".join(sorted(missing)[:5])
+    raise UserError(
+      f"{len(missing)} of {len(files)} images are not in {path}, such as "
+      f"{some}: {advice}."
+    )
 
 
 def is_image(path: epath.Path) -> bool:
-  """Tells by its name whether a file is an image."""
+  """Returns whether a file is named as an image."""
   return path.suffix.lower() in ENDINGS
+
+
+def list_images(folder: epath.Path) -> list[str]:
+  """Returns the sorted names of the images in a folder."""
+  return sorted(file.name for file in folder.iterdir() if is_image(file))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -112,14 +129,11 @@ def read_pixels(file: epath.Path, image_size: int | None = None) -> np.ndarray:
   try:
     with file.open("rb") as opened, Image.open(opened) as image:
       return to_pixels(image, image_size)
-  except (UnidentifiedImageError, OSError, SyntaxError) as error:
+  except BAD_IMAGE as error:
     raise UserError(
-      f"{file} cannot be read as an image ({error}): mend it or move it away."
+      f"{file} cannot be read as an image ({error}): copy it again, or move it "
+      "away."
     ) from error
-
-
-def _item(values: Sequence[int], index: int) -> int:
-  return values[index]
 
 
 def _read_file(
