@@ -35,14 +35,14 @@ def write(
   split: str,
   keys: Sequence[str],
 ) -> dict[str, int]:
-  """Writes image files, those that are not there; and their list at last.
+  """Writes the image files that are not there yet, and their list at last.
 
   Args:
     folder: local or gs://.
-    rows: of `stored.rows`.
+    rows: of `export_rows.rows`.
     names: of the classes, by label.
     split: the folder that holds those of the classes.
-    keys: what the classes' folders are called, as far as they can be.
+    keys: names of the classes' folders, as far as any system can have them.
 
   Returns:
     The rows of each file, for the manifest.
@@ -50,26 +50,24 @@ def write(
   Raises:
     UserError: about a label without a name, or two images of one id.
   """
-  folder, written = epath.Path(folder) / split, {}
+  folder, written = epath.Path(folder), {}
   folders = file_names.folder_names(keys, RESERVED)
-  with replace(folder, METADATA) as path, path.open("w") as metadata:
+  list_file = f"{split}/{METADATA}"
+  with replace(folder, list_file) as path, path.open("w") as metadata:
     for i in range(len(rows)):
       row = rows[i]
       name = export_rows.class_of(row, names)
       ending = export_rows.ending_of(row["encoded"])
       key = file_names.key_of(row["id"])
       file = f"{folders[row['label']]}/{key}.{ending}"
-      if file in written:
-        raise UserError(f"Two images have the id {row['id']!r}.")
-      written[file] = 1
-      if not (folder / file).exists():
-        with replace(folder, file) as image:
-          image.write_bytes(row["encoded"])
+      content = functools.partial(row.__getitem__, "encoded")
+      export_rows.write_image(
+        folder, f"{split}/{file}", row["id"], content, written
+      )
       about = {n: row[n] for n in ("label", "prompt", "seed", "id")}
       about |= {"file_name": file, "class_name": name}
       metadata.write(json.dumps(about, sort_keys=True) + "\n")
-  written[METADATA] = len(rows)
-  return {f"{split}/{file}": count for file, count in written.items()}
+  return written | {list_file: len(rows)}
 
 
 def open_folder(

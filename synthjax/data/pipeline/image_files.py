@@ -1,10 +1,13 @@
 """Image files as rows, whatever lists them."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
+import io
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -13,8 +16,6 @@ from PIL import Image
 from synthjax.data.pipeline.rows import Example, Source
 from synthjax.runtime.errors import UserError
 
-# What Pillow raises about a file that is no image, or is damaged.
-BAD_IMAGE = (OSError, SyntaxError, ValueError)
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 
@@ -126,13 +127,39 @@ def read_pixels(file: epath.Path, image_size: int | None = None) -> np.ndarray:
   Raises:
     UserError: if it is no image, or is damaged.
   """
+  with (
+    reading(file),
+    file.open("rb") as opened,
+    Image.open(opened) as image,
+  ):
+    return to_pixels(image, image_size)
+
+
+def decode(
+  content: bytes, image_size: int | None = None, *, name: str
+) -> np.ndarray:
+  """Reads a file's content as `read_pixels` reads a file; `name` is for errors.
+
+  Unlike `codecs.decode_image`, it takes any mode and format.
+  """
+  with reading(name), Image.open(io.BytesIO(content)) as image:
+    return to_pixels(image, image_size)
+
+
+@contextlib.contextmanager
+def reading(name: Any, *errors: type[Exception]) -> Iterator[None]:
+  """Turns what Pillow raises about a bad image, and `errors`, into a UserError.
+
+  Args:
+    name: of the image, and where it is.
+    *errors: further ones.
+  """
   try:
-    with file.open("rb") as opened, Image.open(opened) as image:
-      return to_pixels(image, image_size)
-  except BAD_IMAGE as error:
+    yield
+  except (OSError, SyntaxError, ValueError, *errors) as error:
     raise UserError(
-      f"{file} cannot be read as an image ({error}): copy it again, or move it "
-      "away."
+      f"{name} cannot be read as an image ({error}): copy the file again, or "
+      "move it away."
     ) from error
 
 
