@@ -88,6 +88,8 @@ GRAMMARS = {
   },
 }
 
+DEFAULT = "photo"  # the grammar of a config that names none
+
 Grammar = Mapping[str, Iterable]
 _SLOT = re.compile(r"(\b[Aa]n? )?\{(\w*)\}")
 

@@ -1,4 +1,4 @@
-"""Prompts: what the generator is asked to draw for each class.
+"""Prompts: the texts from which the generator draws each class.
 
 A row is a Prompt; a file of them has one JSON object on each line.
 """
@@ -19,7 +19,7 @@ from etils import epath
 from synthjax.data.generated.plan import prompt_id
 from synthjax.prompts import grammar as enhance
 from synthjax.runtime import artifacts
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError
 
 FILE = "prompts.jsonl"
 
@@ -55,7 +55,7 @@ def enhanced(
 ):
   """Writes the related words into a grammar; without any, the class itself.
 
-  What a language model has written about the class is taken instead.
+  The texts of a language model about the class, if given, take their place.
   """
   del space
   if written is not None:
@@ -88,7 +88,7 @@ def make(
   Args:
     space: of labels; its prompts have one {} each for the class.
     strategies: keys of STRATEGIES.
-    per_class: texts that "enhanced" is asked for; it may find fewer.
+    per_class: texts of "enhanced"; it may find fewer.
     grammar: of "enhanced".
     written: the texts of "enhanced" by label, instead of a grammar.
     seed: of its choices.
@@ -97,11 +97,8 @@ def make(
     The rows by strategy, class and index.
 
   Raises:
-    UserError: about an unknown strategy, or a class that gets no prompt.
+    UserError: about templates without one {}.
   """
-  check_strategies(strategies)
-  if per_class < 1:
-    raise UserError(f"prompts.per_class={per_class} must be at least 1.")
   if wrong := [text for text in space.prompts if text.count("{}") != 1]:
     raise UserError(f"Templates need one {{}} for the class; found {wrong}.")
   rows = []
@@ -122,17 +119,6 @@ def make(
   return rows
 
 
-def check_strategies(strategies: Sequence[str]) -> None:
-  """Raises UserError about unknown strategies, or none at all."""
-  if unknown := [name for name in strategies if name not in STRATEGIES]:
-    raise unknown_names("prompt strategy", unknown, STRATEGIES)
-  if not strategies or len(set(strategies)) < len(strategies):
-    raise UserError(
-      f"prompts.strategies={tuple(strategies)} must name at least one "
-      f"strategy, each once. Allowed: {', '.join(STRATEGIES)}."
-    )
-
-
 def write(folder: epath.PathLike, rows: Sequence[Prompt]) -> None:
   """Writes prompts.jsonl."""
   lines = [json.dumps(row._asdict(), ensure_ascii=False) for row in rows]
@@ -147,7 +133,7 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True)
 class Prompts(Sequence[Prompt]):
-  """The prompts of a file, each read when it is asked for."""
+  """The prompts of a file, each read on access."""
 
   data: bytes | mmap.mmap  # of the file
   ends: np.ndarray  # int64 [n + 1]: where each line ends, after 0
@@ -178,7 +164,7 @@ def open_prompts(path: epath.PathLike) -> Prompts:
     end = data.find(b"\n", ends[-1]) + 1 or len(data)
     try:
       row = _read_row(data[ends[-1] : end])
-      # Of a million ids the hashes alone are kept.
+      # Hashes alone, as there may be a million ids.
       if (key := hash(row["id"])) in seen:
         raise ValueError(f"the id {row['id']!r} is that of an earlier line")
       seen.add(key)
@@ -205,14 +191,14 @@ def group(
     The indices of the prompts, ascending, by strategy and label.
   """
   of_strategy, labels = np.array(strategies, object), np.asarray(labels, int)
-  found: dict[str, dict[int, np.ndarray]] = {}
+  groups: dict[str, dict[int, np.ndarray]] = {}
   for strategy in dict.fromkeys(strategies):
-    own = np.flatnonzero(of_strategy == strategy)
-    own = own[np.argsort(labels[own], kind="stable")]
-    classes, first = np.unique(labels[own], return_index=True)
-    parts = np.split(own, first[1:])
-    found[strategy] = dict(zip(classes.tolist(), parts, strict=True))
-  return found
+    rows = np.flatnonzero(of_strategy == strategy)
+    rows = rows[np.argsort(labels[rows], kind="stable")]
+    classes, first = np.unique(labels[rows], return_index=True)
+    by_class = np.split(rows, first[1:])
+    groups[strategy] = dict(zip(classes.tolist(), by_class, strict=True))
+  return groups
 
 
 def _map(path: epath.Path) -> bytes | mmap.mmap:

@@ -3,9 +3,8 @@
 import json
 import logging
 
-import ml_collections
 import pytest
-import tiny_world
+from prompt_config import prompt_config
 
 from synthjax.embedded import world
 from synthjax.labels import spaces
@@ -108,35 +107,11 @@ def test_no_prompt_of_the_embedded_world_names_a_held_out_concept():
     assert not written & (by_split["validation"] | by_split["test"])
 
 
-@pytest.mark.parametrize(
-  ("changes", "words"),
-  [
-    ({"strategies": ("basics",)}, "did you mean 'basic'"),
-    ({"strategies": ()}, "at least one"),
-    ({"strategies": ("basic", "basic")}, "each once"),
-    ({"per_class": 0}, "at least 1"),
-  ],
-)
-def test_bad_options_are_refused(changes, words):
-  with pytest.raises(UserError, match=words):
-    make(**changes)
-
-
 # --- the task ---------------------------------------------------------------
 
 
-def config_of(tmp_path, **prompts):
-  config = ml_collections.ConfigDict()
-  config.tasks, config.seed = ("prompts",), 0
-  config.space = tiny_world.write_space(tmp_path)
-  config.prompts = {"strategies": ("basic", "enhanced"), "per_class": 5}
-  config.prompts.grammar = "drawing"
-  config.prompts.update(strategies)
-  return config
-
-
 def test_the_task_writes_rows_that_read_back(tmp_path):
-  config = config_of(tmp_path)
+  config = prompt_config(tmp_path)
   task.check(config, str(tmp_path))
   task.run(config, str(tmp_path))
   rows = strategies.read(tmp_path / "prompts" / "prompts.jsonl")
@@ -154,7 +129,7 @@ def test_the_task_writes_rows_that_read_back(tmp_path):
 
 
 def test_fewer_texts_than_asked_are_told(tmp_path, caplog):
-  config = config_of(tmp_path, per_class=100)
+  config = prompt_config(tmp_path, per_class=100)
   with caplog.at_level(logging.WARNING):
     task.run(config, str(tmp_path))
   assert "'drink' 40" in caplog.text and "related words" in caplog.text
@@ -163,9 +138,9 @@ def test_fewer_texts_than_asked_are_told(tmp_path, caplog):
 
 
 def test_other_prompts_in_the_same_folder_are_refused(tmp_path):
-  task.run(config_of(tmp_path), str(tmp_path))
+  task.run(prompt_config(tmp_path), str(tmp_path))
   with pytest.raises(artifacts.SpecMismatch, match="per_class"):
-    task.run(config_of(tmp_path, per_class=6), str(tmp_path))
+    task.run(prompt_config(tmp_path, per_class=6), str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -174,11 +149,14 @@ def test_other_prompts_in_the_same_folder_are_refused(tmp_path):
     ({"per_clas": 5}, "did you mean 'per_class'"),
     ({"strategies": ("enhance",)}, "did you mean 'enhanced'"),
     ({"grammar": "drawings"}, "did you mean 'drawing'"),
+    ({"strategies": ()}, "one strategy or more"),
+    ({"strategies": ("basic", "basic")}, "each once"),
+    ({"per_class": 0}, "1 or more"),
   ],
 )
 def test_check_finds_misspelt_fields_and_names(tmp_path, changes, words):
   with pytest.raises(UserError, match=words):
-    task.check(config_of(tmp_path, **changes), str(tmp_path))
+    task.check(prompt_config(tmp_path, **changes), str(tmp_path))
 
 
 # --- bad files --------------------------------------------------------------
@@ -186,7 +164,7 @@ def test_check_finds_misspelt_fields_and_names(tmp_path, changes, words):
 
 @pytest.mark.faults
 def test_an_edited_file_is_refused(tmp_path):
-  task.run(config_of(tmp_path), str(tmp_path))
+  task.run(prompt_config(tmp_path), str(tmp_path))
   path = tmp_path / "prompts" / "prompts.jsonl"
   path.write_text(path.read_text().replace("drawing", "pairing", 1))
   with pytest.raises(UserError, match="content has changed"):

@@ -5,7 +5,7 @@ import logging
 import pytest
 import tiny_t5
 import tiny_world
-from prompts.test_strategies import config_of
+from prompt_config import prompt_config
 
 from synthjax.prompts import strategies
 from synthjax.runtime import artifacts
@@ -28,7 +28,7 @@ def t5(tmp_path_factory):
 
 def t5_config(folder, writer, **changes):
   folder.mkdir(exist_ok=True)
-  config = config_of(folder, writer=writer, **changes)
+  config = prompt_config(folder, writer=writer, **changes)
   del config.prompts.grammar
   return config
 
@@ -144,8 +144,8 @@ def test_too_few_sentences_are_told(tmp_path, t5, caplog):
 
 
 def test_naming_the_grammar_changes_nothing(tmp_path):
-  task.run(config_of(tmp_path), str(tmp_path))
-  task.run(config_of(tmp_path, writer="grammar"), str(tmp_path))  # skipped
+  task.run(prompt_config(tmp_path), str(tmp_path))
+  task.run(prompt_config(tmp_path, writer="grammar"), str(tmp_path))  # skipped
 
 
 def test_a_writer_that_no_strategy_needs_is_not_loaded(tmp_path):
@@ -164,7 +164,7 @@ def test_a_writer_that_no_strategy_needs_is_not_loaded(tmp_path):
     ({"blocklist": "gone.txt"}, "Cannot read config.prompts.writer.blocklist"),
     (
       {"top_p": 0.0, "max_length": 1, "sentence_template": "a photo"},
-      "max_length=1, top_p=0.0, sentence_template='a photo'",
+      "(?s)max_length=1: .*top_p=0.0: .*sentence_template='a photo': needed",
     ),
     ({"min_words": 5, "max_words": 4}, "max_words=4"),
   ],
@@ -178,11 +178,11 @@ def test_check_finds_what_is_wrong_with_a_writer(tmp_path, t5, changes, words):
   ("changes", "words"),
   [
     ({"writer": "grammer"}, "did you mean 'grammar'"),
-    ({"writer": "t5"}, "needs a block"),
+    ({"writer": "t5", "grammar": None}, "writer.weights must name"),
     ({"writer": {"name": "t5"}}, "has a grammar and the writer 't5'"),
-    ({"writer": {}}, "no prompts.writer 'None'"),
+    ({"writer": {}}, "prompts.writer lacks name: needed one of t5"),
   ],
 )
 def test_check_finds_a_wrong_writer(tmp_path, changes, words):
   with pytest.raises(UserError, match=words):
-    task.check(config_of(tmp_path, **changes), str(tmp_path))
+    task.check(prompt_config(tmp_path, **changes), str(tmp_path))

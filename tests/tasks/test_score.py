@@ -167,7 +167,7 @@ def test_images_of_another_label_space_are_refused(config, tmp_path):
 
 def test_check_wants_images_weights_and_right_fields(config, tmp_path):
   config.score.chunk = 3
-  with pytest.raises(UserError, match="no config.score field 'chunk'"):
+  with pytest.raises(UserError, match="config.score has no field 'chunk'"):
     score.check(config, str(tmp_path))
   del config.score.chunk
   config.encoder.weights = "none.safetensors"
