@@ -3,6 +3,8 @@
 import ml_collections
 import tiny_world
 
+from synthjax.prompts import strategies
+
 
 def prompt_config(folder, **prompts):
   """Returns a config whose block `prompts` has other fields.
@@ -18,3 +20,8 @@ def prompt_config(folder, **prompts):
   config.prompts.grammar = "drawing"
   config.prompts.update(prompts)
   return config
+
+
+def read_prompts(path):
+  """Reads prompts.jsonl into dicts."""
+  return [prompt._asdict() for prompt in strategies.open_prompts(path)]

@@ -1,7 +1,6 @@
 """Encoders of images and texts behind one interface."""
 
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,11 +18,10 @@ from synthjax.weights import files
 # costs anything what keeps `load` from working.
 ENCODERS = {"clip": "synthjax.encoders.clip"}
 FIELDS = schema.Choice("name", ENCODERS)
-# By the kind of their weights. They measure images and read no texts: each
-# module has `load(path, batch_size) -> ImageEncoder`.
+# By the kind of their weights: (path, batch_size) -> ImageEncoder.
 IMAGE_ENCODERS = {
-  "dinov2": "synthjax.encoders.dinov2",
-  "inception": "synthjax.encoders.inception",
+  "dinov2": "synthjax.encoders.image_encoders:dinov2",
+  "inception": "synthjax.encoders.image_encoders:inception",
 }
 
 
@@ -61,7 +59,7 @@ def load_image_encoder(
   """Loads an encoder of images by its weights, which say what it is.
 
   Args:
-    weights: a file, as `convert.files.locate` takes it.
+    weights: a file, as `files.locate` takes it.
     field: of the config, for messages.
     batch_size: images encoded at once.
 
@@ -69,13 +67,13 @@ def load_image_encoder(
     UserError: as `check_image_encoder`.
   """
   path, kind = _image_weights(weights, field)
-  module = importlib.import_module(IMAGE_ENCODERS[kind])
   batching.check_size(batch_size, field=field)
-  return module.load(path, batch_size=batch_size)
+  load = schema.resolve(kind, IMAGE_ENCODERS)
+  return load(path, batch_size=batch_size)
 
 
 def check_image_encoder(weights: str, *, field: str) -> None:
-  """Says what keeps it from being loaded.
+  """Checks the weights of an encoder of images.
 
   Raises:
     UserError: about weights that are not there, or of another kind.

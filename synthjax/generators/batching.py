@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from synthjax.encoders.batching import one_ahead
 from synthjax.generators import Generator
 from synthjax.runtime import mesh as meshes
 
@@ -98,19 +99,16 @@ def make_stream(
     """Yields uint8 [n, h, w, 3]; each number of start_steps is compiled."""
     if (references is None) != (start_steps is None):
       raise ValueError("Real guidance needs both references and start_steps.")
-    waiting = None
-    for first in range(0, len(prompts), batch_size):
-      batch = slice(first, first + batch_size)
-      coming = prompts[batch.stop : batch.stop + AHEAD * batch_size]
-      reference = None if references is None else references[batch]
-      out = run(prompts[batch], rngs[batch], reference, start_steps, coming)
-      out.copy_to_host_async()
-      # The device gets this batch before the host waits for the last one.
-      drawn, waiting = waiting, (out, len(prompts[batch]))
-      if drawn:
-        yield np.asarray(drawn[0])[: drawn[1]]
-    if waiting:
-      yield np.asarray(waiting[0])[: waiting[1]]
+
+    def outputs():
+      for first in range(0, len(prompts), batch_size):
+        batch = slice(first, first + batch_size)
+        coming = prompts[batch.stop : batch.stop + AHEAD * batch_size]
+        reference = None if references is None else references[batch]
+        out = run(prompts[batch], rngs[batch], reference, start_steps, coming)
+        yield out, len(prompts[batch])
+
+    yield from one_ahead(outputs())
 
   def draw(*args: Any, **more: Any) -> np.ndarray:
     return np.concatenate(list(stream(*args, **more)))

@@ -126,11 +126,6 @@ def write(folder: epath.PathLike, rows: Sequence[Prompt]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def read(path: epath.PathLike) -> list[dict[str, Any]]:
-  """Reads prompts.jsonl as `open_prompts` does, into dicts of the fields."""
-  return [prompt._asdict() for prompt in open_prompts(path)]
-
-
 @dataclasses.dataclass(frozen=True)
 class Prompts(Sequence[Prompt]):
   """The prompts of a file, each read on access."""

@@ -4,7 +4,7 @@ import json
 import logging
 
 import pytest
-from prompt_config import prompt_config
+from prompt_config import prompt_config, read_prompts
 
 from synthjax.embedded import world
 from synthjax.labels import spaces
@@ -114,7 +114,7 @@ def test_the_task_writes_rows_that_read_back(tmp_path):
   config = prompt_config(tmp_path)
   task.check(config, str(tmp_path))
   task.run(config, str(tmp_path))
-  rows = strategies.read(tmp_path / "prompts" / "prompts.jsonl")
+  rows = read_prompts(tmp_path / "prompts" / "prompts.jsonl")
   assert len(rows) == 3 * (1 + 5)
   assert rows[0] == {
     "id": "basic-0-0",
@@ -168,7 +168,7 @@ def test_an_edited_file_is_refused(tmp_path):
   path = tmp_path / "prompts" / "prompts.jsonl"
   path.write_text(path.read_text().replace("drawing", "pairing", 1))
   with pytest.raises(UserError, match="content has changed"):
-    strategies.read(path)
+    read_prompts(path)
 
 
 @pytest.mark.faults
@@ -185,7 +185,7 @@ def test_every_line_that_is_no_prompt_is_listed(tmp_path):
   (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n")
   artifacts.finish(tmp_path, {}, {"prompts.jsonl": len(lines)})
   with pytest.raises(UserError) as error:
-    strategies.read(tmp_path / "prompts.jsonl")
+    read_prompts(tmp_path / "prompts.jsonl")
   message = str(error.value)
   for words in ("line 2:", "line 3: label", "line 4: needed", "line 5: the id"):
     assert words in message
@@ -199,4 +199,4 @@ def test_texts_keep_their_letters(tmp_path):
   artifacts.begin(tmp_path, {})
   strategies.write(tmp_path, [row])
   artifacts.finish(tmp_path, {}, {"prompts.jsonl": 1})
-  assert strategies.read(tmp_path / "prompts.jsonl") == [row._asdict()]
+  assert read_prompts(tmp_path / "prompts.jsonl") == [row._asdict()]

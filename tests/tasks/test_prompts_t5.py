@@ -5,9 +5,8 @@ import logging
 import pytest
 import tiny_t5
 import tiny_world
-from prompt_config import prompt_config
+from prompt_config import prompt_config, read_prompts
 
-from synthjax.prompts import strategies
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import prompts as task
@@ -36,7 +35,7 @@ def t5_config(folder, writer, **changes):
 def written_by(config, folder):
   task.check(config, str(folder))
   task.run(config, str(folder))
-  return strategies.read(folder / "prompts" / "prompts.jsonl")
+  return read_prompts(folder / "prompts" / "prompts.jsonl")
 
 
 def test_a_language_model_writes_the_enhanced_texts(tmp_path, t5):
