@@ -67,7 +67,7 @@ MODEL = MODEL_NEEDS | {
   "image_tower": one_of(clip.IMAGE_TOWERS),
   "remat": FLAG,
 }
-BLOCKS = {"optimizer": optimizer.FIELDS, "model": MODEL}
+BLOCKS = {"optimizer": optimizer.OPTIMIZER.fields(), "model": MODEL}
 
 
 def check(config: ConfigDict, workdir: str) -> None:

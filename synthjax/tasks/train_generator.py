@@ -70,7 +70,7 @@ MODEL = {
   "dropout": BELOW_ONE,
 }
 BLOCKS = dict.fromkeys(STAGES, STAGE)
-BLOCKS |= {f"{stage}.optimizer": optimizer.FIELDS for stage in STAGES}
+BLOCKS |= {f"{s}.optimizer": optimizer.OPTIMIZER.fields() for s in STAGES}
 BLOCKS |= {f"{stage}.model": MODEL for stage in STAGES}
 
 
