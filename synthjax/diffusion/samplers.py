@@ -229,7 +229,7 @@ def _signal_and_noise(alpha_bar):
 
 
 def _lengths(schedule):
-  """Returns the length of each step in lambda; that to no noise is infinite."""
+  """Returns the length of each step in lambda; infinite if it removes all."""
   half_logit = lambda p: 0.5 * (np.log(p) - np.log1p(-p))
   with np.errstate(divide="ignore"):
     return half_logit(schedule.alpha_bar_prev) - half_logit(schedule.alpha_bar)

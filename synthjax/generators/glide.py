@@ -222,10 +222,10 @@ def _reader(
   devices: batching.Devices,
   batch_size: int,
 ) -> Callable[..., dict[str, Any]]:
-  """Returns what reads a batch of prompts; each is encoded once.
+  """Returns (prompts, coming) -> texts by stage; each prompt is encoded once.
 
-  It returns texts by stage: those of the base hold the n prompts, then n empty
-  ones. "clip" are the tokens [n, l] of the noised CLIP, or None.
+  The texts of the base are those of the n prompts, then n empty ones. "clip"
+  are the tokens [n, l] of the noised CLIP, or None.
   """
   copied, split = devices
   stages = dict(zip(STAGES, (cascade.base, cascade.upsampler), strict=True))

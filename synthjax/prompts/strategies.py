@@ -17,7 +17,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.data.generated.plan import prompt_id
-from synthjax.prompts import grammar as enhance
+from synthjax.prompts import grammar as grammars
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 
@@ -34,19 +34,19 @@ class Prompt(NamedTuple):
   strategy: str  # a key of STRATEGIES
 
 
-def basic(space: Any, each: Any, **_):
+def basic(space: Any, c: Any, **_):
   """Writes the class into the first template: "a photo of a [CLASS]"."""
-  return [space.sentence(space.prompts[0], each)]
+  return [space.sentence(space.prompts[0], c)]
 
 
-def template(space: Any, each: Any, **_):
+def template(space: Any, c: Any, **_):
   """Writes the class into every template."""
-  return list(dict.fromkeys(space.sentence(t, each) for t in space.prompts))
+  return list(dict.fromkeys(space.sentence(t, c) for t in space.prompts))
 
 
 def enhanced(
   space: Any,
-  each: Any,
+  c: Any,
   *,
   per_class: int,
   grammar: Any,
@@ -59,9 +59,9 @@ def enhanced(
   """
   del space
   if written is not None:
-    return list(written[each.id])
-  words = each.related or [each.described]
-  return enhance.enhance(words, per_class, grammar=grammar, rng=rng)
+    return list(written[c.id])
+  words = c.related or [c.described]
+  return grammars.enhance(words, per_class, grammar=grammar, rng=rng)
 
 
 STRATEGIES: Mapping[str, Callable[..., list[str]]] = {
@@ -76,7 +76,7 @@ def make(
   *,
   strategies: Sequence[str],
   per_class: int,
-  grammar: str | enhance.Grammar,
+  grammar: str | grammars.Grammar,
   written: Mapping[int, Sequence[str]] | None = None,
   seed: int,
 ) -> list[Prompt]:
@@ -215,6 +215,6 @@ def _read_row(line: bytes) -> dict[str, Any]:
 
 
 def class_rng(seed: int, name: str) -> np.random.Generator:
-  """Returns a class's own random numbers, whatever other classes there are."""
+  """Returns the random numbers of a class; other classes change nothing."""
   digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
   return np.random.default_rng(int.from_bytes(digest[:8], "big"))

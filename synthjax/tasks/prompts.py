@@ -91,13 +91,10 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   written, summary = None, {}
-  advice = "give the classes more related words, or prompts.grammar more "
-  advice += "templates"
+  advice = "give the classes more related words, or the grammar more templates"
   if fields.model:
     written, summary["writer"] = _write(fields, space, config.seed)
-    advice = (
-      "raise prompts.writer.num_samples, temperature or top_k, or filter "
-    )
+    advice = "raise num_samples, temperature or top_k of the writer, or filter "
     advice += "less"
   rows = strategies.make(
     space,
