@@ -183,5 +183,5 @@ def test_an_interval_outside_of_the_schedule_is_refused(interval):
 
 
 @pytest.mark.parametrize("interval", [None, (0, 999), [5, 5]])
-def test_an_interval_of_timesteps_is_let_through(interval):
+def test_an_interval_of_timesteps_is_accepted(interval):
   guidance.check_interval(interval, 1000)

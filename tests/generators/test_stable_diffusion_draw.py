@@ -164,7 +164,7 @@ def test_the_identity_tells_weights_and_sampling_apart(block):
     ({"guidance_interval": (5, 2000)}, "guidance_interval"),
   ],
 )
-def test_fields_that_cannot_be_are_told(block, changes, message):
+def test_bad_fields_are_refused(block, changes, message):
   with pytest.raises(UserError, match=message):
     load_generator("stable_diffusion", **block | changes)
 
@@ -241,7 +241,7 @@ def test_what_configurations_ask_for_in_vain_is_listed_at_once():
     assert part in str(error.value)
 
 
-def test_networks_that_do_not_go_together_are_told():
+def test_networks_that_do_not_fit_are_refused():
   _, configs = tiny_sd.released()
   configs["unet"] |= {"in_channels": 9, "cross_attention_dim": 40}
   configs["unet"] |= {"up_block_types": ["UpBlock2D"] * 2}
@@ -251,7 +251,7 @@ def test_networks_that_do_not_go_together_are_told():
     assert part in str(error.value)
 
 
-def test_a_folder_that_is_none_is_told_with_what_it_lacks(tmp_path):
+def test_an_incomplete_folder_is_refused_with_its_missing_files(tmp_path):
   (tmp_path / "unet").mkdir()
   (tmp_path / "unet" / "config.json").write_text("{}")
   with pytest.raises(UserError, match="unet/diffusion_pytorch_model") as error:
@@ -260,7 +260,7 @@ def test_a_folder_that_is_none_is_told_with_what_it_lacks(tmp_path):
   assert "unet/config.json" not in str(error.value)
 
 
-def test_a_file_of_something_else_is_told(tmp_path, block):
+def test_a_file_of_another_model_is_refused(tmp_path, block):
   files.save_params(tmp_path / "x.safetensors", {"a": 1.0}, {"kind": "clip"})
   with pytest.raises(UserError, match="holds 'clip'"):
     load_generator(
@@ -268,7 +268,7 @@ def test_a_file_of_something_else_is_told(tmp_path, block):
     )
 
 
-def test_a_vocabulary_of_something_else_is_told(tmp_path):
+def test_another_vocabulary_is_refused(tmp_path):
   merges, vocab = tiny_sd.made_up_words()
   (tmp_path / "merges.txt").write_text(merges)
   other = vocab | {"a": 7}

@@ -62,7 +62,7 @@ def test_enhanced_uses_related_words_or_the_class_itself():
   assert set(texts_of(rows, "enhanced", 1)) == {"vehicle", "two of vehicle"}
 
 
-def test_ids_tell_strategy_label_and_index():
+def test_ids_hold_strategy_label_and_index():
   ids = [row.id for row in make()]
   assert len(set(ids)) == len(ids)
   assert ids == [
@@ -128,7 +128,7 @@ def test_the_task_writes_rows_that_read_back(tmp_path):
   assert (tmp_path / "prompts" / "manifest.json").read_bytes() == before
 
 
-def test_fewer_texts_than_asked_are_told(tmp_path, caplog):
+def test_a_warning_lists_classes_with_too_few_texts(tmp_path, caplog):
   config = prompt_config(tmp_path, per_class=100)
   with caplog.at_level(logging.WARNING):
     task.run(config, str(tmp_path))
@@ -157,6 +157,52 @@ def test_other_prompts_in_the_same_folder_are_refused(tmp_path):
 def test_check_finds_misspelt_fields_and_names(tmp_path, changes, words):
   with pytest.raises(UserError, match=words):
     task.check(prompt_config(tmp_path, **changes), str(tmp_path))
+
+
+WRITER = """
+import dataclasses
+from synthjax.config.schema import Count
+from synthjax.prompts.sentences import Writing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fields(Writing):
+  words: Count = 2
+
+
+def check(fields):
+  pass
+
+
+def identify(fields):
+  return {"writer": "counter"}
+
+
+def load(fields, *, seed):
+  return lambda texts, numbers: [
+    " ".join(["word"] * fields.words + [str(seed), str(n)]) for n in numbers
+  ]
+"""
+
+
+def test_a_language_model_of_another_package_is_one_file(tmp_path, monkeypatch):
+  (tmp_path / "my_writers").mkdir()
+  (tmp_path / "my_writers" / "counter.py").write_text(WRITER)
+  monkeypatch.syspath_prepend(tmp_path)
+  writer = {"name": "my_writers.counter", "words": 3, "num_samples": 9}
+  config = prompt_config(tmp_path, writer=writer)
+  del config.prompts.grammar
+  task.check(config, str(tmp_path))
+  task.run(config, str(tmp_path))
+  rows = read_prompts(tmp_path / "prompts" / "prompts.jsonl")
+  texts = [row["text"] for row in rows if row["strategy"] == "enhanced"]
+  assert len(texts) == 3 * 5
+  assert all(text.startswith("a drawing of word word word 0") for text in texts)
+  spec = artifacts.load(tmp_path / "prompts")["spec"]["prompts"]["writer"]
+  assert spec["writer"] == "counter" and spec["words"] == 3
+  config.prompts.writer.words = 0
+  with pytest.raises(UserError, match="writer.words=0: needed"):
+    task.check(config, str(tmp_path))
 
 
 # --- bad files --------------------------------------------------------------

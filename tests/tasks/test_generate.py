@@ -53,7 +53,7 @@ def open_prompts(folder, rows):
   return texts.open_prompts(folder / texts.FILE)
 
 
-def test_images_are_dealt_out_evenly_with_ids_of_their_own(tmp_path):
+def test_images_are_spread_evenly_over_prompts_and_have_different_ids(tmp_path):
   """Five images over two prompts are three and two; the order is stated."""
   prompts = open_prompts(
     tmp_path,
@@ -77,8 +77,18 @@ def test_images_are_dealt_out_evenly_with_ids_of_their_own(tmp_path):
   assert {row.seed for row in rows[10:]} == {8}
 
 
+def test_an_id_reads_back():
+  for text in ("basic-0-1-s3-4", "rg16-12-0-s0-77", "my-own-1-2-s3-4"):
+    image_id = plan.ImageId.parse(text)
+    assert str(image_id) == text
+  assert image_id == ("my-own", 1, 2, 3, 4)
+  for text in ("photo.png", "basic-0-1", "basic-0-1-s3-", "-0-1-s3-4"):
+    with pytest.raises(ValueError, match="no id of a drawn image"):
+      plan.ImageId.parse(text)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8])
-def test_rows_are_found_by_their_place(count):
+def test_a_row_is_read_by_its_index(count):
   """Of 7 images, each of `count` prompts has 7 // count, or one more."""
   block = plan.Block(count, lambda which, number: (which, number))
   rows = list(plan.rows_of([block, block], images_per_class=7))
@@ -299,7 +309,7 @@ def test_real_guidance_stays_near_its_reference(weights):
     generator.draw(["cat"] * 4, keys, reference)
 
 
-def test_guided_images_are_dealt_out_to_the_shots():
+def test_guided_images_are_spread_evenly_over_the_shots():
   space = spaces.parse_space(tiny_world.SPACE, where="here")
   labels = [0, 1, 2] * 5
   blocks = plan.plan_guided(space, labels, {1: 3, 2: 2}, seeds=(4, 5))
@@ -388,7 +398,7 @@ def test_the_task_draws_with_stable_diffusion(tmp_path):
     generate.check(config, str(tmp_path))
 
 
-def test_a_preview_tells_of_weak_classes_and_changes_nothing(
+def test_a_preview_reports_weak_classes_and_changes_no_image(
   tmp_path, weights, capsys
 ):
   """A CLIP of random weights calls all images the same: some class is weak."""

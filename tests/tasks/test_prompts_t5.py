@@ -72,7 +72,7 @@ def test_the_same_sentences_whatever_the_other_classes_or_the_batch(
   assert written_by(config, tmp_path / "third") != alone
 
 
-def test_a_language_model_is_told_what_is_meant(tmp_path, t5):
+def test_a_language_model_reads_the_meaning_of_a_name(tmp_path, t5):
   """Also where two classes share a name, as with ImageNet's two cranes."""
 
   def sentences_of(folder, first, second):
@@ -131,7 +131,7 @@ def test_templates_articles_and_filters_reach_the_sentences(tmp_path, t5):
   assert not sentences & {t.removeprefix("a sketch of ") for t in texts}
 
 
-def test_too_few_sentences_are_told(tmp_path, t5, caplog):
+def test_a_warning_lists_classes_with_too_few_sentences(tmp_path, t5, caplog):
   config = t5_config(tmp_path, t5 | {"temperature": 0.0, "num_samples": 2})
   with caplog.at_level(logging.WARNING):
     rows = written_by(config, tmp_path)
