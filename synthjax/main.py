@@ -8,7 +8,6 @@ the same command starts a run, resumes it, and extends it.
 """
 
 import contextlib
-import importlib
 import os
 import pathlib
 import re
