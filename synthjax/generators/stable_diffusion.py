@@ -91,11 +91,11 @@ def load(
   devices = batching.own_devices(batch_size)
   networks, params, hashes = load_networks(_locate(weights), tokenizer, dtype)
   image_size = image_size or networks.image_size
-  check_size(networks, image_size)
+  _check_size(networks, image_size)
   guidance.check_interval(guidance_interval, len(networks.betas))
   walk = Walk(
     image_size,
-    kept_steps(networks, respacing, sampler),
+    _kept_steps(networks, respacing, sampler),
     sampler,
     guidance_scale,
     guidance_interval,
@@ -137,7 +137,7 @@ def load(
 
 
 class Networks(NamedTuple):
-  """What draws, but for the weights."""
+  """The networks and their schedule, without the weights."""
 
   unet: UNet
   vae: Autoencoder
@@ -161,6 +161,9 @@ class Networks(NamedTuple):
     """Returns int32 [n, l]: start, text, end, and the pad."""
     tokens = self.tokenizer.clip_tokens(texts, self.text.context_length)
     return bpe.pad_clip(tokens, self.tokenizer, self.pad_token)
+
+
+_WALKING = ("prediction", "spacing", "offset", "ends_clean")
 
 
 def load_networks(
@@ -194,10 +197,7 @@ def load_networks(
     image_size=about["image_size"],
     latent_scale=about["latent_scale"],
     betas=betas(noise["first"], noise["last"], noise["num_steps"]),
-    prediction=noise["prediction"],
-    spacing=noise["spacing"],
-    offset=noise["offset"],
-    ends_clean=noise["ends_clean"],
+    **{name: noise[name] for name in _WALKING},
   )
   if bpe_tokens.clip_vocab_size != networks.text.vocab_size:
     raise UserError(
@@ -205,26 +205,14 @@ def load_networks(
       f"encoder of {path} was trained with {networks.text.vocab_size:,}: give "
       "the one that came with the weights (config.generator.tokenizer)."
     )
-  return (
-    networks,
-    params,
-    {"weights": _identify(path), "tokenizer": tokenizer_hash},
-  )
+  hashes = {"weights": _identify(path), "tokenizer": tokenizer_hash}
+  return networks, params, hashes
 
 
-def kept_steps(
+def _kept_steps(
   networks: Networks, respacing: int | str, sampler: partial
 ) -> schedule.Schedule:
-  """Returns the steps that a walk of the sampler keeps.
-
-  Args:
-    networks: whose schedule it is.
-    respacing: see `latents.kept_timesteps`.
-    sampler: see `samplers.SAMPLER`.
-
-  Raises:
-    UserError: about steps that there cannot be.
-  """
+  """Returns the steps that a walk of the sampler keeps."""
   kept = latents.kept_timesteps(
     respacing,
     networks.betas,
@@ -238,7 +226,7 @@ def kept_steps(
   return steps
 
 
-def check_size(networks: Networks, image_size: int) -> None:
+def _check_size(networks: Networks, image_size: int) -> None:
   """Raises UserError about a size that the networks cannot draw."""
   multiple = networks.factor * 2 ** (len(networks.unet.widths) - 1)
   if image_size < 1 or image_size % multiple:
@@ -270,9 +258,7 @@ def _read_tokenizer(
   if tokenizer is None and weights.is_dir():
     merges = weights / convert.MERGES
     return bpe.read(weights / convert.VOCABULARY, merges), files.sha256(merges)
-  path = weights.parent / TOKENIZER
-  if tokenizer is not None:
-    path = bpe.locate(tokenizer)
+  path = bpe.locate(tokenizer) if tokenizer else weights.parent / TOKENIZER
   return bpe.load(path), files.sha256(path)
 
 

@@ -209,7 +209,7 @@ def test_images_are_not_made_larger_than_they_are_drawn(tmp_path, weights):
   [
     (dict(images_per_clas=3), "images_per_class"),
     (dict(shard_size=0), "1 or more"),
-    (dict(preview=-3, seeds=(1, 1)), r"(?s)seeds=\(1, 1\): .*preview=-3: "),
+    (dict(preview=-3, seeds=(1, 1)), r"(?s)preview=-3: .*seeds=\(1, 1\): "),
     (dict(image_format="gif"), "'gif'"),
     (dict(quality=90), "quality=90 is of jpeg and webp"),
     (
