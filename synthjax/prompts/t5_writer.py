@@ -72,25 +72,11 @@ def load(fields: Fields, *, seed: int) -> Sample:
   Raises:
     UserError: about missing or unfit weights, or a batch that does not split.
   """
+  model, params, pieces = _load_model(fields)
   batch_size = fields.batch_size
-  params, about = files.load_params(_weights(fields))
-  if about.get("kind") != "t5":
-    raise UserError(
-      f"{fields.weights} holds weights of {about.get('kind')!r}: "
-      f"config.{FIELD} needs those of a T5."
-    )
-  pieces = sentence_pieces.load(_tokenizer(fields))
-  model = T5(**about["model"] | {"dtype": jnp.dtype(fields.dtype)})
-  if pieces.size > model.vocab_size:
-    raise UserError(
-      f"{fields.weights} knows {model.vocab_size} tokens, but "
-      f"{fields.tokenizer} has {pieces.size}: give the spiece.model that the "
-      "weights were trained with."
-    )
   mesh = meshes.make_mesh()
   meshes.check_batch(mesh, batch_size, field=f"{FIELD}.batch_size")
   copied, split = meshes.copied(mesh), meshes.split(mesh)
-  params = params["params"] if "params" in params else params
   variables = jax.device_put({"params": params}, copied)
   encode = jax.jit(
     partial(model.apply, method="encode"),
@@ -143,6 +129,25 @@ def load(fields: Fields, *, seed: int) -> Sample:
     return sentences
 
   return sample
+
+
+def _load_model(fields: Fields) -> tuple[T5, Any, sentence_pieces.Pieces]:
+  """Returns the network, its parameters on the host, and the pieces."""
+  params, about = files.load_params(_weights(fields))
+  if about.get("kind") != "t5":
+    raise UserError(
+      f"{fields.weights} holds weights of {about.get('kind')!r}: "
+      f"config.{FIELD} needs those of a T5."
+    )
+  pieces = sentence_pieces.load(_tokenizer(fields))
+  model = T5(**about["model"] | {"dtype": jnp.dtype(fields.dtype)})
+  if pieces.size > model.vocab_size:
+    raise UserError(
+      f"{fields.weights} knows {model.vocab_size} tokens, but "
+      f"{fields.tokenizer} has {pieces.size}: give the spiece.model that the "
+      "weights were trained with."
+    )
+  return model, params.get("params", params), pieces
 
 
 def sentence_keys(
