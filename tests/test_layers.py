@@ -15,7 +15,14 @@ PACKAGE = ROOT / "synthjax"
 ROWS = (
   {"runtime"},
   {"config"},
-  {"diffusion", "tokenizers", "evals", "embedded", "models.pixels"},
+  {
+    "diffusion",
+    "tokenizers",
+    "evals",
+    "embedded",
+    "models.pixels",
+    "models.unit",
+  },
   {"data.pipeline"},
   {"labels", "weights", "data.generated"},
   {"models", "training", "data.formats"},

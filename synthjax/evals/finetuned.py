@@ -1,12 +1,12 @@
-"""What finetuning runs say about where they started from."""
+"""The accuracies of finetuning runs, by their starts."""
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from synthjax.evals import accuracy as classify
+from synthjax.evals import accuracy
+from synthjax.runtime.artifacts import file_stem
 
 
 class Run(NamedTuple):
@@ -18,10 +18,9 @@ class Run(NamedTuple):
   seed: int
 
   def label(self) -> str:
-    """Returns what its files are called."""
+    """Returns the label of the run, which its files start with."""
     shots = "all" if self.shots is None else self.shots
-    init = re.sub(r"[^A-Za-z0-9.]+", "-", self.init)
-    return f"{init}-{shots}shots-lr{self.lr:g}-s{self.seed}"
+    return f"{file_stem(self.init)}-{shots}shots-lr{self.lr:g}-s{self.seed}"
 
 
 def choose(
@@ -53,25 +52,18 @@ def summarize(
   Args:
     tested: test accuracies of the chosen runs.
     validation: validation accuracies of all runs, or none.
-    compare: pairs of initialisations, whose difference is told besides those
-      to "random".
+    compare: pairs of initialisations to compare, besides all with "random".
   """
 
-  def row(run, accuracy):
-    found = run._asdict() | {"accuracy": accuracy}
-    if run in validation:
-      found["validation"] = validation[run]
-    return found
-
   groups = {}
-  for run, accuracy in tested.items():
-    groups.setdefault((run.init, run.shots), {})[run.seed] = accuracy
+  for run, top1 in tested.items():
+    groups.setdefault((run.init, run.shots), {})[run.seed] = top1
   rates = {(run.init, run.shots): run.lr for run in tested}
   inits = dict.fromkeys(init for init, _ in groups)
   pairs = [(init, "random") for init in inits if init != "random"]
   differences = [
     {"init": init, "reference": reference, "shots": shots}
-    | classify.paired_difference(
+    | accuracy.paired_difference(
       list(groups[init, shots].values()),
       list(groups[reference, shots].values()),
     )._asdict()
@@ -80,16 +72,20 @@ def summarize(
     if (init, shots) in groups and (reference, shots) in groups
   ]
   return {
-    "rows": [row(run, accuracy) for run, accuracy in tested.items()],
+    "rows": [
+      run._asdict()
+      | {"accuracy": top1}
+      | ({"validation": validation[run]} if run in validation else {})
+      for run, top1 in tested.items()
+    ],
     "summary": [
       {"init": init, "shots": shots, "lr": rates[init, shots]}
-      | classify.summarize(list(by_seed.values()))._asdict()
+      | accuracy.summarize(list(by_seed.values()))._asdict()
       for (init, shots), by_seed in groups.items()
     ],
     "differences": differences,
     "search": [
-      run._asdict() | {"validation": accuracy}
-      for run, accuracy in validation.items()
+      run._asdict() | {"validation": top1} for run, top1 in validation.items()
     ],
   }
 

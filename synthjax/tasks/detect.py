@@ -204,13 +204,14 @@ def _train(
   state = runs.train(
     objective,
     batches,
+    runs.Loop(
+      log_every=block["log_every"], checkpoint_every=block["checkpoint_every"]
+    ),
     folder=folder,
     label=one.label(),
     num_steps=fields["num_steps"],
     batch_size=fields["batch_size"],
     seed=one.seed,
-    log_every=block["log_every"],
-    checkpoint_every=block["checkpoint_every"],
   )
   return detection.precise_bn(
     parts.model, state.variables, batches, iterations, options=parts.options

@@ -218,16 +218,14 @@ def _train(
     state = runs.train(
       objective,
       batches,
+      fields,
       folder=folder,
       label=pretraining.label_of(seed, name),
       num_steps=_num_steps(fields, source),
       batch_size=fields.batch_size,
       seed=seed,
-      log_every=fields.log_every,
-      checkpoint_every=fields.checkpoint_every,
       monitor=watch,
       monitor_every=fields.monitor.every if fields.monitor else 0,
-      fsdp=fields.fsdp,
     )
     yield seed, meshes.fetch(_weights(objective, state))
 

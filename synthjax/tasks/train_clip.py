@@ -94,14 +94,12 @@ def run(config: ConfigDict, workdir: str) -> None:
       seed=config.seed,
       num_workers=fields.num_workers,
     ),
+    fields,
     folder=folder,
     label="clip",
     num_steps=fields.num_steps,
     batch_size=fields.batch_size,
     seed=config.seed,
-    log_every=fields.log_every,
-    checkpoint_every=fields.checkpoint_every,
-    fsdp=fields.fsdp,
   )
   variables = {"params": state.ema}
   if state.batch_stats:

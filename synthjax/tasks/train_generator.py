@@ -157,14 +157,12 @@ def _train(name: str, stage: Stage, seed: int, folder: epath.Path) -> Any:
       seed=seed,
       num_workers=stage.num_workers,
     ),
+    stage,
     folder=folder,
     label=name,
     num_steps=stage.num_steps,
     batch_size=stage.batch_size,
     seed=seed,
-    log_every=stage.log_every,
-    checkpoint_every=stage.checkpoint_every,
-    fsdp=stage.fsdp,
   )
   return meshes.fetch(state.ema)
 

@@ -156,14 +156,12 @@ def _finetune(
         seed=run.seed,
         num_workers=fields.num_workers,
       ),
+      fields,
       folder=folder,
       label=run.label(),
       num_steps=num_steps,
       batch_size=fields.batch_size,
       seed=run.seed,
-      log_every=fields.log_every,
-      checkpoint_every=fields.checkpoint_every,
-      fsdp=fields.fsdp,
     )
     description = {
       "kind": "classifier",

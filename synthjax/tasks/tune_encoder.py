@@ -215,13 +215,15 @@ def _tuner(
         batch_size=min(block["batch_size"], len(source)),
         seed=seed,
       ),
+      runs.Loop(
+        log_every=block.get("log_every", 20),
+        checkpoint_every=block.get("checkpoint_every", 1000),
+      ),
       folder=workdir / "tune_encoder",
       label=_label(arm, seed),
       num_steps=num_steps,
       batch_size=block["batch_size"],
       seed=seed,
-      log_every=block.get("log_every", 20),
-      checkpoint_every=block.get("checkpoint_every", 1000),
     )
     variables = {"params": state.params["encoder"]}
     if state.batch_stats:

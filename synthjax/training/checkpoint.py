@@ -17,8 +17,8 @@ from etils import epath
 from synthjax.runtime import processes
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
-from synthjax.training import metrics as told
 from synthjax.training.loop import Hook
+from synthjax.training.metrics import finite
 
 
 def open_manager(folder: epath.PathLike, *, keep: int = 2) -> Any:
@@ -61,7 +61,7 @@ def restore(manager: Any, outline: Any) -> Any | None:
     except Exception as error:  # Orbax raises a dozen kinds for damage
       problem = f"step {step}: {type(error).__name__}: {error}"[:300]
       logging.warning("Checkpoint of step %d cannot be read: %s", step, error)
-    if _all_can(restored is not None):
+    if _all_have(restored is not None):
       logging.info("Resumed from step %d.", step)
       return restored["state"]
     problems.append(problem or f"step {step}: another process cannot read it")
@@ -113,9 +113,9 @@ def save_hook(
     stopped = stop(step)
     if step % every and step != last and not stopped:
       return
-    # Weights that this step has spoilt show in the loss of the next one only.
-    found = metrics | {"the state": _sum_of_zeros(state)}
-    told.finite(label, step, found, kept=lambda: newest(manager))
+    # The loss of this step does not show that its update was not finite.
+    numbers = metrics | {"the state": _sum_of_zeros(state)}
+    finite(label, step, numbers, kept=lambda: newest(manager))
     manager.save(
       step, args=ocp.args.Composite(state=ocp.args.StandardSave(state))
     )
@@ -125,8 +125,8 @@ def save_hook(
     if stopped:
       if processes.is_first():
         say(
-          f"{label}: told to stop, and saved at step {step}/{last}; the same "
-          "command goes on from there."
+          f"{label}: stopped by a signal, and saved at step {step}/{last}; "
+          "the same command goes on from there."
         )
       raise SystemExit(processes.PREEMPTED)
 
@@ -142,10 +142,10 @@ def _sum_of_zeros(state: Any) -> jax.Array:
   return sum((jnp.sum(x * 0, dtype=jnp.float32) for x in floats), 0.0)
 
 
-def _all_can(able: bool) -> bool:
-  """Tells whether every process is able."""
+def _all_have(mine: bool) -> bool:
+  """Returns whether every process has it."""
   if jax.process_count() == 1:
-    return able
+    return mine
   from jax.experimental import multihost_utils
 
-  return bool(np.all(multihost_utils.process_allgather(np.array(able))))
+  return bool(np.all(multihost_utils.process_allgather(np.array(mine))))

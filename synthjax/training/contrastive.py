@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from synthjax.training import loop
 from synthjax.training.loop import Objective
 
 MAX_LOGIT_SCALE = math.log(100)  # Section 2.5: it trained unstably above
@@ -26,18 +27,18 @@ class ContrastiveState:
 
 
 def diagonal(batch: dict) -> jax.Array:
-  """Lets each image match its own text alone: bool [n, n], as in CLIP."""
+  """Matches each image with its own text alone: bool [n, n], as in CLIP."""
   return jnp.eye(len(batch["tokens"]), dtype=bool)
 
 
 def same_text(batch: dict) -> jax.Array:
-  """Lets each image match every equal text of the batch: bool [n, n]."""
+  """Matches each image with every equal text of the batch: bool [n, n]."""
   tokens = batch["tokens"]
   return (tokens[:, None] == tokens[None]).all(-1)
 
 
 def same_concept(batch: dict) -> jax.Array:
-  """Lets each image match the texts of all rows of its `concept` [n]."""
+  """Matches each image with the texts of all rows of its `concept` [n]."""
   return batch["concept"][:, None] == batch["concept"][None]
 
 
@@ -88,8 +89,8 @@ def contrastive(
       images, tokens)` -> logits [n, n], and a parameter `logit_scale`. One with
       BatchNorm is applied with `train=True`.
     tx: the optimizer.
-    ema_decay: of the running average of the parameters; None keeps none. The
-      first steps average over less: min(ema_decay, (1 + step) / (10 + step)).
+    ema_decay: of the running average of the parameters, see `loop.follow`;
+      None keeps none.
     positives: a key of POSITIVES. CLIP takes the other texts of a batch as
       negatives ("diagonal"), which is right while texts seldom repeat. Where
       several rows share a caption or a concept that would push equal texts
@@ -101,8 +102,7 @@ def contrastive(
   """
   if positives not in POSITIVES:
     raise ValueError(
-      f"positives={positives!r} is not known; choose one of "
-      f"{sorted(POSITIVES)}."
+      f"positives={positives!r} is unknown; choose one of {sorted(POSITIVES)}."
     )
 
   def normalised(images):
@@ -153,11 +153,7 @@ def contrastive(
     scale = jnp.minimum(params["logit_scale"], MAX_LOGIT_SCALE)
     params = params | {"logit_scale": scale}
 
-    ema = state.ema
-    if ema is not None:
-      decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-      ema = optax.incremental_update(params, ema, 1 - decay)
-
+    ema = loop.follow(state.ema, params, state.step, decay=ema_decay)
     hit = lambda axis: jnp.take_along_axis(
       positive, jnp.expand_dims(logits.argmax(axis), axis), axis
     )

@@ -11,6 +11,7 @@ import optax
 
 from synthjax.diffusion import schedule
 from synthjax.models.pixels import to_unit
+from synthjax.training import loop
 from synthjax.training.loop import Objective
 
 # (params, x_t, t, tokens, mask, low_res or None, dropout rng) -> [n, h, w, 6]
@@ -57,7 +58,7 @@ def denoising(
       above, noisy ones count more, up to what the loss of Salimans & Ho (2022,
       Section 4) makes of them. There colours and shapes are decided, which
       short trainings otherwise learn last.
-    ema_decay: of the average, reached as 1 - 1 / step grows.
+    ema_decay: of the running average, see `loop.follow`.
 
   Returns:
     An objective whose batches hold uint8 `image` [n, h, w, 3], int32 `tokens`
@@ -106,12 +107,10 @@ def denoising(
     )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    # A short run's average must not remember the random start.
-    decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
     state = DenoisingState(
       step=state.step + 1,
       params=params,
-      ema=optax.incremental_update(params, state.ema, 1 - decay),
+      ema=loop.follow(state.ema, params, state.step, decay=ema_decay),
       opt_state=opt_state,
     )
     metrics = {

@@ -41,21 +41,6 @@ def blend(image: jax.Array, other: jax.Array, factor: jax.Array) -> jax.Array:
   return jnp.clip(other + factor * (image - other), 0, 1)
 
 
-def brightness(image: jax.Array, factor: jax.Array) -> jax.Array:
-  """Darkens towards black (factor 0) or brightens (above 1)."""
-  return blend(image, jnp.zeros_like(image), factor)
-
-
-def contrast(image: jax.Array, factor: jax.Array) -> jax.Array:
-  """Takes all pixels towards the mean lightness of the image, or from it."""
-  return blend(image, luma(image).mean(), factor)
-
-
-def saturation(image: jax.Array, factor: jax.Array) -> jax.Array:
-  """Takes each pixel towards its own lightness, or from it."""
-  return blend(image, luma(image), factor)
-
-
 def hue(image: jax.Array, shift: jax.Array) -> jax.Array:
   """Turns the hue by a share of the circle, in [-0.5, 0.5].
 
@@ -93,8 +78,9 @@ def color_jitter(
 ) -> jax.Array:
   """Changes brightness, contrast, saturation and hue in a random order.
 
-  torchvision's ColorJitter. The first three have factors in [1 - x, 1 + x], not
-  below 0; the hue turns by up to a share `hue` of the circle either way.
+  torchvision's ColorJitter. The first three are blends with black, with the
+  mean lightness and with the lightness of each pixel, with factors in [1 - x,
+  1 + x], not below 0; the hue turns by up to a share `hue` of the circle.
   """
   order_rng, factor_rng = jax.random.split(rng)
   order = jax.random.permutation(order_rng, 4)
@@ -185,8 +171,8 @@ def sometimes(prob: float, change: Change) -> Change:
 
   def apply(image, rng):
     prob_rng, rng = jax.random.split(rng)
-    wanted = jax.random.bernoulli(prob_rng, prob)
-    return jnp.where(wanted, change(image, rng), image)
+    changes = jax.random.bernoulli(prob_rng, prob)
+    return jnp.where(changes, change(image, rng), image)
 
   return apply
 

@@ -17,8 +17,6 @@ from synthjax.training.loop import Objective
 from synthjax.training.optimizer import SEARCHED_OPTIMIZER
 from synthjax.training.supervised import Labelled
 
-HEADS = ("fc",)  # of a ResNet
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetuning(Labelled):
@@ -124,7 +122,7 @@ def start_from(
   objective: Objective,
   variables: Mapping,
   *,
-  heads: Collection[str] = HEADS,
+  heads: Collection[str],
 ) -> Objective:
   """Returns the objective with another start: a backbone and a fresh head.
 
@@ -157,7 +155,7 @@ def start_from(
 
 
 def replace_backbone(
-  fresh: Mapping, variables: Mapping, *, heads: Collection[str] = HEADS
+  fresh: Mapping, variables: Mapping, *, heads: Collection[str]
 ) -> dict[str, Any]:
   """Returns `variables` with the head of `fresh`.
 
@@ -176,12 +174,12 @@ def replace_backbone(
   for path in sorted(want.keys() | have.keys()):
     if is_head(path):
       continue
-    found, needed = (
+    given, needed = (
       np.shape(tree[path]) if path in tree else None for tree in (have, want)
     )
-    if found != needed:
+    if given != needed:
       problems.append(
-        f"{'/'.join(path)}: the weights have {found}, the model needs {needed}"
+        f"{'/'.join(path)}: the weights have {given}, the model needs {needed}"
       )
   if problems:
     listed = "\n  ".join(problems[:20])

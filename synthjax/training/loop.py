@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from synthjax.runtime import mesh as meshes
 
@@ -22,6 +24,20 @@ class Objective(NamedTuple):
   # state -> variables to save.
   weights: Callable[[Any], Any] = lambda state: state.params
   has_classifier: bool = True  # False: the head of `weights` is of no more use
+
+
+def follow(
+  average: Any | None, values: Any, step: jax.Array, *, decay: float | None
+) -> Any | None:
+  """Moves a running average one step towards the values; None stays None.
+
+  The decay is min(decay, (1 + step) / (10 + step)), so that the average of a
+  short training does not remember the random start.
+  """
+  if average is None:
+    return None
+  decay = jnp.minimum(decay, (1 + step) / (10 + step))
+  return optax.incremental_update(values, average, 1 - decay)
 
 
 # (steps done, state, metrics): metrics are on the device until they are read.

@@ -1,4 +1,4 @@
-"""What a training run tells while it works."""
+"""Metrics of a training run: files, lines of progress, and TensorBoard."""
 
 import json
 import math
@@ -16,8 +16,8 @@ from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import duration, paced, say
 from synthjax.training.loop import Hook
 
-# What a run measures now and then, beside what its steps tell.
-Monitor = Callable[[Any], Mapping[str, float]]  # of the state
+# state -> numbers that a run measures now and then, besides those of its steps.
+Monitor = Callable[[Any], Mapping[str, float]]
 
 
 def progress_hook(
@@ -41,7 +41,7 @@ def progress_hook(
   Args:
     file: JSON lines, one for each `every` steps and one for each of the
       monitor's. What an interrupted run wrote after `first_step` is dropped, so
-      that steps ascend and none is told twice.
+      that steps ascend and none has two rows.
     label: what is being trained, for people.
     every: steps.
     num_steps: of the whole training.
@@ -76,7 +76,7 @@ def progress_hook(
         f.write(json.dumps(row) + "\n")
     return row
 
-  def tell(step, row):
+  def show_progress(step, row):
     seconds = max(time.monotonic() - began, 1e-9)
     rate = max(step - first_step - 1, 0) / seconds
     speed = {}
@@ -84,13 +84,13 @@ def progress_hook(
       speed = {"images_per_second": rate * batch_size}
 
     def line():
-      words = [f"{label}: {step:,}/{num_steps:,} steps", _told(row | monitored)]
-      words += [f"{each:,.1f} images/s" for each in speed.values()]
+      parts = [f"{label}: {step:,}/{num_steps:,} steps", _line(row | monitored)]
+      parts += [f"{per_second:,.1f} images/s" for per_second in speed.values()]
       if step == num_steps:
-        words.append(f"in {duration(seconds)}")
+        parts.append(f"in {duration(seconds)}")
       elif rate:
-        words.append(f"{duration((num_steps - step) / rate)} left")
-      return "  ".join(filter(None, [*words, watch()]))
+        parts.append(f"{duration((num_steps - step) / rate)} left")
+      return "  ".join(filter(None, [*parts, watch()]))
 
     if first:
       show(line, last=step == num_steps)
@@ -113,7 +113,7 @@ def progress_hook(
       if events:
         events.write(step, monitored)
     if row:
-      tell(step, row)
+      show_progress(step, row)
     if events and step == num_steps:
       events.close()
 
@@ -148,7 +148,7 @@ def finite(
   return row
 
 
-def _told(row: Mapping[str, float]) -> str:
+def _line(row: Mapping[str, float]) -> str:
   return "  ".join(f"{k} {x:.4g}" for k, x in row.items() if k != "step")
 
 
@@ -177,7 +177,7 @@ def read_rows(file: epath.PathLike) -> list[dict[str, float]]:
   return rows
 
 
-# --- what TensorBoard reads --------------------------------------------------
+# --- TensorBoard --------------------------------------------------
 # `clu.metric_writers` would write them, but imports TensorFlow, as do
 # `clu.periodic_actions` and `clu.checkpoint`; tensorboardX does without. Of it,
 # the files and not the `SummaryWriter`: that one's thread dies of a full disk,
@@ -197,8 +197,8 @@ class Events(NamedTuple):
 def open_events(folder: epath.PathLike, *, first_step: int = 0) -> Events:
   """Opens a new event file in a folder, which is made if needed.
 
-  A file that cannot be written is told of once, and is no reason to stop: the
-  same numbers are in the metrics.
+  Reports a file that cannot be written once, and goes on: the same numbers are
+  in the metrics.
 
   Args:
     folder: of the run; those of interrupted attempts stay in it.
@@ -220,7 +220,7 @@ def open_events(folder: epath.PathLike, *, first_step: int = 0) -> Events:
       return action()
     except OSError as error:
       writer = None
-      say(f"TensorBoard's events are not written to {folder}: {error}")
+      say(f"Cannot write TensorBoard's events to {folder}: {error}")
 
   def add(step: int, **content: Any) -> None:
     nonlocal flushed

@@ -129,7 +129,7 @@ def erase(
   corner = jax.random.randint(
     place_rng, (2,), 0, jnp.maximum(jnp.array([h, w]) - size, 0) + 1
   )
-  wanted = jax.random.bernoulli(prob_rng, prob) & fits.any()
-  box = jnp.concatenate([corner, corner + jnp.where(wanted, size, 0)])
+  erases = jax.random.bernoulli(prob_rng, prob) & fits.any()
+  box = jnp.concatenate([corner, corner + jnp.where(erases, size, 0)])
   noise = jax.random.normal(noise_rng, image.shape, image.dtype)
   return paste(image[None], noise[None], box)[0]

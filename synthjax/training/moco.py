@@ -51,7 +51,6 @@ def moco(
   temperature: Positive = 0.2,
   num_groups: Count = 8,
   augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
-  preprocess: Callable[[jax.Array], jax.Array] = normalize,
 ) -> Objective:
   """Returns the objective of MoCo v2.
 
@@ -71,7 +70,6 @@ def moco(
       running statistics move by the mean over the groups; the authors keep
       those of their first device, the same in the mean and noisier.
     augment: (images, rng) -> images, on the device.
-    preprocess: images -> float32, after augmentation.
 
   Raises:
     UserError: when compiled, about sizes that do not fit the batch.
@@ -81,7 +79,7 @@ def moco(
     pair = ("query", "key") if "query" in batch else ("image", "image")
     for name, view_rng in zip(pair, jax.random.split(rng), strict=True):
       images = jnp.asarray(batch[name])
-      yield preprocess(images if augment is None else augment(images, view_rng))
+      yield normalize(images if augment is None else augment(images, view_rng))
 
   def encode(variables, images):
     """Maps [n, h, w, 3] to unit vectors [n, dim], and moves the statistics."""
@@ -163,9 +161,9 @@ def moco(
 class Moco(WithoutLabels):
   """Pre-training with objective="moco": a ResNet with an MLP head."""
 
-  moco: Annotated[
-    Any, Arguments(moco, ("encoder", "tx", "augment", "preprocess"))
-  ] = partial(moco)
+  moco: Annotated[Any, Arguments(moco, ("encoder", "tx", "augment"))] = partial(
+    moco
+  )
 
   def make_objective(
     self,

@@ -34,15 +34,15 @@ from synthjax.runtime.errors import UserError, unknown_names
 
 
 def everything(params: Any) -> Any:
-  """Lets the weight decay act on all parameters."""
+  """Decays all parameters."""
   return jax.tree.map(lambda _: True, params)
 
 
 def matrices(params: Any) -> Any:
-  """Lets the weight decay act on kernels and embeddings alone.
+  """Decays kernels and embeddings alone.
 
-  Left out are, as in timm and DeiT, all biases, the scales of norms, and the
-  class token and positions of a ViT.
+  As in timm and DeiT, it spares all biases, the scales of norms, and the class
+  token and positions of a ViT.
   """
 
   def decays(path, x):
@@ -53,7 +53,7 @@ def matrices(params: Any) -> Any:
 
 
 def all_but_norms(params: Any) -> Any:
-  """Spares the scales and biases of norms, as detectron2 does, alone."""
+  """Decays all but the scales and biases of norms, as detectron2 does."""
 
   def spare(tree):
     if not isinstance(tree, Mapping):
@@ -266,7 +266,7 @@ def make_rate(
   if drops:
     if late := [epoch for epoch in drops if not 0 < epoch < epochs]:
       raise UserError(
-        f"The learning rate shall drop after epoch {late}, but there are "
+        f"The learning rate is to drop after epoch {late}, but there are "
         f"{epochs} epochs: choose drops between them."
       )
     scales = {round(epoch / epochs * num_steps): drop_factor for epoch in drops}
@@ -389,7 +389,5 @@ OPTIMIZER = _Block(make_optimizer)
 SEARCHED_OPTIMIZER = _Block(
   make_optimizer,
   lr=NotNegative
-  | Annotated[
-    tuple[NotNegative, ...], Rule(len, "one rate or more, as (0.1, 0.2)")
-  ],
+  | Annotated[tuple[NotNegative, ...], Rule(len, "several, as (0.1, 0.2)")],
 )

@@ -131,16 +131,17 @@ def blocks_of(block: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   """
   common = {k: v for k, v in block.items() if k != "arms"}
   arms = block.get("arms") or [{"name": ALONE}]
-  if not all(isinstance(arm, Mapping) for arm in arms):
+  is_tuple = isinstance(arms, list | tuple)
+  if not is_tuple or not all(isinstance(arm, Mapping) for arm in arms):
     raise UserError(f"config.pretrain.arms={arms!r}: needed blocks of fields")
   arms = [dict(arm) for arm in arms]
   names, problems = [arm.pop("name", None) for arm in arms], []
-  stems = {file_stem(name) for name in names if isinstance(name, str)} - {""}
+  stems = [file_stem(name) if isinstance(name, str) else "" for name in names]
   if "random" in names:
     problems.append("'random' is the name that `transfer` has for no weights")
-  if not all(isinstance(name, str) and file_stem(name) for name in names):
+  if not all(stems):
     problems.append(f"every arm needs a name of its own; found {names}")
-  elif len(stems) < len(names):
+  elif len({*stems}) < len(names):
     problems.append(f"two arms would share files; their names are {names}")
   for name, arm in zip(names, arms, strict=True):
     if shared := sorted(arm.keys() & {*COMMON}):
@@ -184,7 +185,7 @@ def _of_other_objectives(block: Mapping[str, Any]) -> dict[str, str]:
     field.name for field in dataclasses.fields(schema.resolve(name, OBJECTIVES))
   }
   chosen = block.get("objective") or BLOCK.default
-  if chosen not in OBJECTIVES:
+  if not isinstance(chosen, str) or chosen not in OBJECTIVES:
     return {}
   return {
     field: other

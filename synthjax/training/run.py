@@ -36,17 +36,15 @@ class Loop:
 def train(
   objective: Objective,
   dataset: Any,
+  fields: Loop,
   *,
   folder: epath.PathLike,
   label: str,
   num_steps: int,
   batch_size: int,
   seed: int,
-  log_every: int,
-  checkpoint_every: int,
   monitor: metrics.Monitor | None = None,
   monitor_every: int = 0,
-  fsdp: int = 1,
 ) -> Any:
   """Trains to the end, from the newest checkpoint if there is one.
 
@@ -57,6 +55,7 @@ def train(
   Args:
     objective: what is trained.
     dataset: of `data.pipeline`: this process's share of each global batch.
+    fields: of the block of the training.
     folder: of the task, gets `<label>_checkpoints/` and
       `<label>_metrics.jsonl`. Beside it, in the workdir, lies `tensorboard/`,
       with a folder for each task and label: its files tell the time, and are
@@ -65,12 +64,9 @@ def train(
     num_steps: of the whole training.
     batch_size: over all processes, for the rate that is shown.
     seed: of the first weights and of the steps.
-    log_every: steps between rows of metrics.
-    checkpoint_every: steps between checkpoints.
     monitor: state -> numbers, which get rows of their own among the metrics;
       see `metrics.progress_hook`. Training is the same with it and without.
     monitor_every: steps between its calls; it is called at the end as well.
-    fsdp: devices that share one copy of the state between them.
 
   Returns:
     The last state, on the devices; `mesh.fetch` brings its arrays here.
@@ -81,7 +77,7 @@ def train(
     SystemExit: of code `processes.PREEMPTED`, when SIGTERM has ended the run
       between two steps; it is saved then.
   """
-  folder = epath.Path(folder)
+  folder, fsdp = epath.Path(folder), fields.fsdp
   init_rng, rng = jax.random.split(jax.random.key(seed))
   example = dataset.example()
   meshes.check_batch(
@@ -107,7 +103,7 @@ def train(
         metrics.progress_hook(
           metrics_file(folder, label),
           label=label,
-          every=log_every,
+          every=fields.log_every,
           num_steps=num_steps,
           first_step=first_step,
           batch_size=batch_size,
@@ -120,7 +116,7 @@ def train(
         checkpoint.save_hook(
           manager,
           label=label,
-          every=checkpoint_every,
+          every=fields.checkpoint_every,
           last=num_steps,
           stop=stop,
         ),

@@ -162,7 +162,7 @@ def test_the_recipe_is_that_of_detectron2():
     for k, v in fields["optimizer"].items()
     if k not in ("name", "decay", "weight_decay")
   }
-  rate = recipes.make_epoch_rate(
+  rate = optimizer.make_rate(
     num_steps=24_000, epochs=fields["epochs"], **options
   )
   steps = [0, 50, 100, 17_999, 18_001, 21_999, 22_001]

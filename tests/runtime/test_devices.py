@@ -24,7 +24,7 @@ objectives = {
   "ViT": supervised(
     make_classifier("vit_tiny", num_classes=4, width=16, depth=2, drop_path=0.5,
                     dropout=0.1),
-    optax.adamw(1e-3), num_micro_batches=2),
+    optax.adamw(1e-3)),
   "MoCo": moco(
     make_classifier(num_classes=8, head="mlp", **small),
     optax.sgd(0.05, momentum=0.9), dim=8, queue_size=48, num_groups=4,

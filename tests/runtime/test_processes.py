@@ -46,8 +46,9 @@ objective = supervised(
 def train(name, num_steps):
   state = run.train(
     objective, pipeline.train_batches(source, [shake], batch_size=8, seed=3),
+    run.Loop(log_every=1, checkpoint_every=3, fsdp=fsdp),
     folder=folder / name, label="vit", num_steps=num_steps, batch_size=8,
-    seed=0, log_every=1, checkpoint_every=3, fsdp=fsdp)
+    seed=0)
   processes.wait_for_all(name)
   rows = metrics.read_rows(run.metrics_file(folder / name, "vit"))
   weights = meshes.fetch(state)
@@ -149,8 +150,9 @@ def pause(state):
 state = run.train(
   Objective(init, step),
   pipeline.train_batches([{"x": np.float32(1)}], [], batch_size=2, seed=0),
+  run.Loop(log_every=10**6, checkpoint_every=10**6),
   folder=sys.argv[1], label="count", num_steps=num_steps, batch_size=2, seed=0,
-  log_every=10**6, checkpoint_every=10**6, monitor=pause, monitor_every=1)
+  monitor=pause, monitor_every=1)
 print(int(state.step), float(np.asarray(state.params)[0]))
 """
 
@@ -201,7 +203,7 @@ def get_config(arg=None):
 @pytest.mark.slow
 def test_pretraining_is_the_same_in_two_processes(tmp_path, capsys):
   """The command line's, on 1 device, on 8, and in two processes of 4 each."""
-  from tasks.test_pretrain import draw
+  from pretrain_runs import draw
 
   (tmp_path / "shades.json").write_text('{"classes": ["dark", "light"]}')
   (tmp_path / "config.py").write_text(CONFIG)

@@ -212,7 +212,7 @@ def test_weights_are_those_of_the_start_where_nothing_is_trained(
   config, starts = make_config(compare=(), seeds=(0, 1)), []
   config.detect.inits = ConfigDict(dict(pretrained=dict()))
 
-  def train(objective, batches, **_):
+  def train(objective, batches, fields, **_):
     shapes = jax.tree.map(np.asarray, next(iter(batches)))
     state = jax.jit(objective.init)(jax.random.key(0), shapes)
     starts.append(jax.device_get(state.variables))

@@ -259,7 +259,9 @@ def test_a_backbone_is_taken_whole_and_its_head_is_not():
   scratch = supervised.supervised(model, tx, ema_decay=0.9)
   batch = {"image": images, "label": np.zeros(1, int)}
   fresh = scratch.init(jax.random.key(0), batch)
-  state = finetune.start_from(scratch, backbone).init(jax.random.key(0), batch)
+  state = finetune.start_from(scratch, backbone, heads=HEADS).init(
+    jax.random.key(0), batch
+  )
 
   for variables in (state.variables, state.ema):
     params = variables["params"]
@@ -282,7 +284,7 @@ def test_each_seed_starts_from_a_backbone_of_its_own(
 ):
   backbones, starts = pretrain(tmp_path), []
 
-  def train(objective, dataset, **_):
+  def train(objective, dataset, fields, **_):
     state = objective.init(jax.random.key(0), next(iter(dataset)))
     starts.append(state.variables["params"]["conv1"]["kernel"])
     return state
@@ -310,7 +312,7 @@ def test_a_backbone_of_another_model_is_refused(tmp_path):
     for width in (4, 6)
   )
   with pytest.raises(UserError, match=r"conv1/kernel.*\(3, 3, 3, 6\).*needs"):
-    finetune.replace_backbone(narrow, wide)
+    finetune.replace_backbone(narrow, wide, heads=HEADS)
 
 
 def test_a_vit_starts_at_another_image_size_with_resized_positions():
@@ -358,7 +360,10 @@ def edit(config, **fields):
       "did you mean 'pretrained'",
     ),
     (dict(inits=ConfigDict(dict(random=dict(lr=1)))), "transfer.inits.random"),
-    (dict(model=ConfigDict(dict(name="resnet5"))), "no model 'resnet5'"),
+    (
+      dict(model=ConfigDict(dict(name="resnet5"))),
+      "name='resnet5': needed one of",
+    ),
     (dict(shots=(64,)), "class 0 has 12, class 1 has 12.*at most 12 shots"),
     (dict(augment="drawings"), "did you mean 'drawing'"),
     (dict(train=ConfigDict(dict(split="test"))), "the same images"),

@@ -7,26 +7,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from noisy_pictures import picture, to_levels
 from PIL import Image, ImageEnhance, ImageFilter
-from training.test_device_augment import picture, to_levels
 
 from synthjax.training import device_augment
 
 rng = jax.random.key(0)
 
-ENHANCERS = {
-  "brightness": ImageEnhance.Brightness,
-  "contrast": ImageEnhance.Contrast,
-  "saturation": ImageEnhance.Color,
-}
+# In the order of the factors of `jitter`, before the hue.
+ENHANCERS = (
+  ImageEnhance.Brightness,
+  ImageEnhance.Contrast,
+  ImageEnhance.Color,
+)
+
+
+def change(image, which, factor, order=(0, 1, 2, 3)):
+  """Makes one of the changes of `jitter` alone."""
+  factors = [1.0, 1.0, 1.0, 0.0]
+  factors[which] = factor
+  return device_augment.jitter(image, jnp.array(order), factors)
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.4])
-@pytest.mark.parametrize("name", ENHANCERS)
-def test_enhancements_are_those_of_pillow_to_a_level(name, factor):
+@pytest.mark.parametrize("which", range(3))
+def test_enhancements_are_those_of_pillow_to_a_level(which, factor):
   image = picture()
-  want = ENHANCERS[name](Image.fromarray(image)).enhance(factor)
-  got = getattr(device_augment, name)(jnp.asarray(image / 255), factor)
+  want = ENHANCERS[which](Image.fromarray(image)).enhance(factor)
+  got = change(jnp.asarray(image / 255), which, factor)
   assert np.abs(to_levels(got) - np.asarray(want)).max() <= 1
 
 
@@ -55,17 +63,11 @@ def test_hue_turns_as_in_hsv(shift):
 def test_jitter_makes_its_changes_in_the_given_order(order):
   factors = (1.3, 0.7, 1.4, -0.08)
   image = jnp.asarray(picture() / 255)
-  changes = [
-    device_augment.brightness,
-    device_augment.contrast,
-    device_augment.saturation,
-    device_augment.hue,
-  ]
   want = image
   for which in order:
-    want = changes[which](want, factors[which])
+    want = change(want, which, factors[which])
   got = device_augment.jitter(image, jnp.array(order), factors)
-  np.testing.assert_allclose(got, want, atol=1e-6)
+  np.testing.assert_allclose(got, want, atol=1e-5)
 
 
 def test_jitter_draws_its_factors_from_their_ranges():

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
+from noisy_pictures import picture
 
 from synthjax.data.pipeline.loader import repeated_index
 from synthjax.models.pixels import MEAN, STD
@@ -14,19 +14,6 @@ from synthjax.runtime.errors import UserError
 from synthjax.training import device_augment
 
 rng = jax.random.key(0)
-
-
-def picture(h=24, w=20, seed=0):
-  """Draws a smooth uint8 image with all kinds of colours, and some noise."""
-  draws = np.random.default_rng(seed)
-  small = Image.fromarray(draws.integers(0, 256, (5, 4, 3), np.uint8))
-  smooth = np.asarray(small.resize((w, h), Image.Resampling.BICUBIC), int)
-  noisy = smooth + draws.integers(-9, 10, (h, w, 3))
-  return noisy.clip(0, 255).astype(np.uint8)
-
-
-def to_levels(image):
-  return np.rint(255 * np.asarray(image, np.float64))
 
 
 # --- recipes ----------------------------------------------------------------

@@ -1,7 +1,5 @@
 """Mixup, CutMix and erasing against closed forms."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,6 @@ import optax
 import pytest
 from flax import linen as nn
 
-from synthjax.runtime.errors import UserError
 from synthjax.training import mixup
 from synthjax.training.supervised import supervised
 
@@ -137,68 +134,3 @@ def test_the_loss_of_a_mixed_batch_is_that_of_mixed_smoothed_targets():
   target = share[:, None] * target + (1 - share[:, None]) * target[::-1]
   want = -(target * jax.nn.log_softmax(logits)).sum(-1).mean()
   np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
-
-
-def test_soft_targets_of_the_batch_are_taken_as_they_are():
-  batch = a_batch()
-  objective = supervised(Linear(), optax.sgd(0.1))
-  state = objective.init(rng, batch)
-  hard, _ = objective.step(state, batch, rng)
-  target = jax.nn.one_hot(batch["label"], 3)
-  soft, _ = objective.step(
-    state, {"image": batch["image"], "target": target}, rng
-  )
-  jax.tree.map(np.testing.assert_array_equal, hard.variables, soft.variables)
-
-  target = np.random.default_rng(1).dirichlet(np.ones(3), 8)
-  _, metrics = objective.step(
-    state, {"image": batch["image"], "target": jnp.asarray(target)}, rng
-  )
-  logits = Linear().apply(state.variables, batch["image"], train=False)
-  want = -(target * jax.nn.log_softmax(logits)).sum(-1).mean()
-  np.testing.assert_allclose(metrics["loss"], want, rtol=1e-5)
-  np.testing.assert_allclose(
-    metrics["top1"], (logits.argmax(-1) == target.argmax(-1)).mean()
-  )
-
-
-@pytest.mark.parametrize("parts", [2, 4, 8])
-@pytest.mark.parametrize("mixed", [False, True])
-def test_micro_batches_step_as_the_whole_batch(parts, mixed):
-  mix = (lambda images, rng: (images, jnp.full(8, 0.3))) if mixed else None
-  make = partial(
-    supervised, Linear(), optax.sgd(0.1), mix=mix,
-    label_smoothing=0.1, ema_decay=0.9,
-  )  # fmt: skip
-  batch = a_batch()
-  state = make().init(rng, batch)
-  whole, whole_metrics = make().step(state, batch, rng)
-  split, metrics = make(num_micro_batches=parts).step(state, batch, rng)
-  close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
-  jax.tree.map(close, split, whole)
-  jax.tree.map(close, metrics, whole_metrics)
-
-
-def test_micro_batches_move_the_statistics_one_after_another():
-  class Normed(nn.Module):
-    @nn.compact
-    def __call__(self, images, *, train):
-      x = images.reshape(len(images), -1)
-      x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
-      return nn.Dense(3)(x)
-
-  objective = supervised(Normed(), optax.sgd(0.1), num_micro_batches=2)
-  batch = a_batch()
-  state, _ = objective.step(objective.init(rng, batch), batch, rng)
-  x = batch["image"].reshape(8, -1)
-  want = 0.9 * 0.1 * x[::2].mean(0) + 0.1 * x[1::2].mean(0)
-  got = state.variables["batch_stats"]["BatchNorm_0"]["mean"]
-  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
-
-
-def test_a_batch_that_does_not_split_is_refused():
-  objective = supervised(Linear(), optax.sgd(0.1), num_micro_batches=3)
-  batch = a_batch()
-  state = objective.init(rng, batch)
-  with pytest.raises(UserError, match=r"num_micro_batches=3.*\[1, 2, 4, 8\]"):
-    objective.step(state, batch, rng)

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from synthjax.config import schema
 from synthjax.models.classifiers import make_classifier
 from synthjax.runtime.errors import UserError
 from synthjax.training import optimizer, recipes
-from synthjax.training.optimizer import constant, cosine, options_of, trapezoid
+from synthjax.training.optimizer import constant, cosine, trapezoid
 
 STEPS_PER_EPOCH = 7  # so that no epoch is a round number of anything
 
@@ -19,11 +20,11 @@ STEPS_PER_EPOCH = 7  # so that no epoch is a round number of anything
 def curve(name):
   """Returns the learning rate of every step of a recipe, [epochs, steps]."""
   fields, epochs = recipes.RECIPES[name], recipes.RECIPES[name]["epochs"]
-  known = options_of(recipes.make_epoch_rate) | {"warmup_lr", "min_lr"}
-  rate = recipes.make_epoch_rate(
+  others = {"name", "weight_decay", "decay", "nesterov"}
+  rate = optimizer.make_rate(
     num_steps=STEPS_PER_EPOCH * epochs,
     epochs=epochs,
-    **{k: v for k, v in fields["optimizer"].items() if k in known},
+    **{k: v for k, v in fields["optimizer"].items() if k not in others},
   )
   steps = jnp.arange(STEPS_PER_EPOCH * epochs)
   return np.asarray(jax.vmap(rate)(steps)).reshape(epochs, STEPS_PER_EPOCH)
@@ -132,7 +133,7 @@ def test_the_rate_of_transfer_falls_fivefold_three_times():
 
 
 def test_epochs_of_no_whole_number_of_steps_change_at_the_nearest():
-  rate = recipes.make_epoch_rate(
+  rate = optimizer.make_rate(
     lr=1.0, num_steps=10, epochs=4, rate="cosine", per_epoch=True
   )
   want = half_cosine(np.array([0, 0, 1, 1, 1, 2, 2, 2, 3, 3]) / 4)
@@ -142,9 +143,8 @@ def test_epochs_of_no_whole_number_of_steps_change_at_the_nearest():
 
 def test_every_recipe_builds_its_optimizer():
   for name, fields in recipes.RECIPES.items():
-    tx = recipes.make_optimizer(
-      num_steps=1000, epochs=fields["epochs"], **fields["optimizer"]
-    )
+    make = schema.read(optimizer.OPTIMIZER, fields["optimizer"], name)
+    tx = make(num_steps=1000, epochs=fields["epochs"])
     assert tx.init({"w": jnp.zeros((2, 2))}), name
 
 
@@ -233,9 +233,39 @@ def test_clipping_comes_before_the_decay():
     (dict(weight_decay=-1.0), "0 or more"),
     (dict(drops=(2,), per_epoch=True), "takes no per_epoch"),
     (dict(warmup=3, warmup_epochs=2), "one of them"),
+    (dict(drops=(3, 10)), r"after epoch \[10\], but there are 9"),
+    (dict(lr=(0.1, 0.2)), "lr=.*needed a number"),
+    (dict(lr=None), "lacks lr"),
+    (dict(fall_share=2), "fall_share=2: needed a number from 0 to 1"),
   ],
 )
 def test_wrong_fields_say_what_is_allowed(fields, words):
   fields = dict(name="sgd", lr=0.1) | fields
   with pytest.raises(UserError, match=words):
-    recipes.make_optimizer(num_steps=100, epochs=9, **fields)
+    optimizer.check_optimizer(fields, epochs=9)
+
+
+@pytest.mark.parametrize(
+  "field", [dict(drops=(2,)), dict(warmup_epochs=1), dict(per_epoch=True)]
+)
+def test_a_training_in_steps_has_no_fields_of_epochs(field):
+  fields = dict(name="sgd", lr=0.1) | field
+  with pytest.raises(UserError, match="counts in steps"):
+    optimizer.check_optimizer(fields, num_steps=100)
+
+
+def test_several_rates_are_read_where_they_are_searched():
+  for lr in (0.1, (0.1, 0.2), [0.1, 0.2]):
+    block = {"name": "sgd", "lr": lr}
+    make = schema.read(optimizer.SEARCHED_OPTIMIZER, block, "optimizer")
+    assert make.keywords["lr"] == (lr if lr == 0.1 else (0.1, 0.2))
+  for lr in ((), (0.1, -1), "x"):
+    block = {"name": "sgd", "lr": lr}
+    assert schema.problems(optimizer.SEARCHED_OPTIMIZER, block, "optimizer")
+
+
+def test_a_block_may_hold_the_options_of_every_optimizer_and_schedule():
+  fields = schema.fields_of(optimizer.OPTIMIZER, {})
+  assert len(fields) == len({*fields})
+  assert {"name", "lr", "rate", "drops", "nesterov", "min_lr"} <= {*fields}
+  assert not {"num_steps", "epochs", "mask"} & {*fields}

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from noisy_pictures import picture
 from PIL import Image, ImageEnhance, ImageOps
-from training.test_device_augment import picture
 
 from synthjax.training import device_augment, rand_augment
 

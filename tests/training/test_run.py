@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+from shaken_rows import shake
 
 from synthjax.data.pipeline import loader as pipeline
 from synthjax.runtime.errors import UserError
@@ -43,10 +44,6 @@ def objective():
   return Objective(init, step)
 
 
-def shake(example, rng):
-  return example | {"x": example["x"] + rng.normal(size=2).astype(np.float32)}
-
-
 def dataset():
   rows = np.random.default_rng(0).normal(size=(23, 3)).astype(np.float32)
   source = [{"x": row[:2], "y": row[2]} for row in rows]
@@ -57,13 +54,12 @@ def train(folder, num_steps, every=3, log_every=1, given=None, **monitor):
   return runs.train(
     given or objective(),
     dataset(),
+    runs.Loop(log_every=log_every, checkpoint_every=every),
     folder=folder,
     label="line",
     num_steps=num_steps,
     batch_size=4,
     seed=0,
-    log_every=log_every,
-    checkpoint_every=every,
     **monitor,
   )
 

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from training.test_run import shake
+from shaken_rows import shake
 
 from synthjax.data.pipeline import loader as pipeline
 

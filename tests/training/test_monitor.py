@@ -1,10 +1,13 @@
-"""Tests of what is measured of features while they are trained."""
+"""Tests of the probes that measure features while they are trained."""
 
 import numpy as np
 import pytest
 
 from synthjax.adapt import linear_probe
-from synthjax.evals import monitor, neighbours
+from synthjax.config import schema
+from synthjax.evals import neighbours
+from synthjax.training import monitor
+from synthjax.training.monitor import Knn, LinearProbe, Monitor
 
 
 def blobs(n, *, noise, num_classes=3, dim=6, seed=0):
@@ -16,7 +19,8 @@ def blobs(n, *, noise, num_classes=3, dim=6, seed=0):
 
 
 def probe(num_classes=3, **options):
-  return monitor.linear_probe(num_classes, fit=linear_probe.classify, **options)
+  probe = LinearProbe(**options)
+  return probe.classify(num_classes, fit=linear_probe.classify)
 
 
 def test_each_probe_is_measured_on_the_held_out_images():
@@ -25,7 +29,7 @@ def test_each_probe_is_measured_on_the_held_out_images():
     lambda state, images: (state * images[0], images[1]),
     pool,
     held_out,
-    {"knn": monitor.knn(3, k=5), "linear_probe": probe()},
+    {"knn": Knn(k=5).classify(3), "linear_probe": probe()},
   )
   assert watch(1.0) == {"knn": 1.0, "linear_probe": 1.0}
   # Of features that are all the same, the pool's largest class is found.
@@ -37,7 +41,7 @@ def test_the_vote_is_that_of_the_nearest():
   want = neighbours.vote(
     *pool, held_out[0], num_classes=3, k=7, temperature=0.2
   )
-  found = monitor.knn(3, k=7, temperature=0.2)(*pool, held_out[0])
+  found = Knn(k=7, temperature=0.2).classify(3)(*pool, held_out[0])
   np.testing.assert_array_equal(found, want)
 
 
@@ -76,3 +80,16 @@ def test_the_penalty_is_that_of_the_argument():
 )
 def test_rows_are_taken_evenly(rows, most, want):
   np.testing.assert_array_equal(monitor.spread(range(rows), most), want)
+
+
+@pytest.mark.parametrize(
+  ("fields", "names"),
+  [
+    (dict(knn=True), ["knn"]),
+    (dict(knn=dict(k=3), linear_probe=False), ["knn"]),
+    (dict(knn=True, linear_probe=dict(max_steps=3)), ["knn", "linear_probe"]),
+  ],
+)
+def test_a_block_chooses_its_probes(fields, names):
+  block = schema.read(Monitor, {"every": 3} | fields, "monitor")
+  assert [*block.probes(3, fit=linear_probe.classify)] == names
