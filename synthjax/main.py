@@ -8,7 +8,6 @@ the same command starts a run, resumes it, and extends it.
 """
 
 import contextlib
-import importlib
 import os
 import pathlib
 import re
@@ -39,7 +38,7 @@ TASKS = {
   if path.stem != "__init__"
 }
 
-# Blocks of what tasks load, and who tells the fields of each.
+# Blocks that several tasks read, and the modules that have their FIELDS.
 LOADED = {
   "generator": "synthjax.generators",
   "encoder": "synthjax.encoders",
@@ -205,18 +204,16 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def fields_of(config: ConfigDict, block: str) -> Collection[str]:
   """Returns the fields that a block such as "detect.options" may hold.
 
-  The dataclass FIELDS of a task lists them. For a block of LOADED, the
-  generator or encoder that it names does.
+  FIELDS lists them, of the task or of the module in LOADED.
   """
   outer, _, inner = block.partition(".")
-  if outer in LOADED and not inner:
-    return importlib.import_module(LOADED[outer]).fields_of(config[outer].name)
   # The block of a task of another package has the last part of its path.
   of_others = {n.split(".")[-1]: n for n in config.get("tasks") or ()}
-  name = outer if outer in TASKS else of_others.get(outer)
+  modules = LOADED | TASKS
+  name = outer if outer in modules else of_others.get(outer)
   if name is None:
     return ()
-  module = schema.resolve(name, TASKS)
+  module = schema.resolve(name, modules)
   if hasattr(module, "FIELDS"):
     return schema.fields_of(module.FIELDS, config.get(outer), inner)
   return getattr(module, "BLOCKS", {}).get(inner, ()) if inner else module.KNOWN

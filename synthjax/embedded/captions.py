@@ -5,19 +5,36 @@ import functools
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from synthjax.config import schema
 from synthjax.embedded import world
-from synthjax.runtime.errors import (
-  SHARE,
-  TEXTS,
-  check_fields,
-  check_values,
-  one_of,
-  unknown_names,
-)
+from synthjax.runtime.errors import UserError, unknown_names
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Captioned:
+  """A block `data` of captioned drawings."""
+
+  split: Annotated[str, schema.one_of(world.SPLITS)]
+  name_share: schema.Share  # of the drawings whose caption is their name
+  # Unicode subcategories that are taken, such as "animal-bird"; by default all.
+  subcategories: schema.Texts = ()
+  # Unicode categories that are left out, such as "Symbols".
+  leave_out: schema.Texts = ()
+
+  def problems(self) -> Iterable[str]:
+    try:
+      self.open()
+    except UserError as error:
+      yield str(error)
+
+  def open(self) -> world.Source:
+    return open_captioned(
+      self.split, subcategories=self.subcategories, leave_out=self.leave_out
+    )
 
 
 def open_captioned(
@@ -26,23 +43,16 @@ def open_captioned(
   subcategories: Sequence[str] = (),
   leave_out: Sequence[str] = (),
 ) -> world.Source:
-  """Opens a split, or a part of it.
-
-  Args:
-    split: a key of `embedded.SPLITS`.
-    subcategories: of Unicode, such as "animal-bird"; empty takes all.
-    leave_out: categories of Unicode, such as "Symbols".
+  """Opens a split, or a part of it; the arguments are fields of `Captioned`.
 
   Raises:
     UserError: about a subcategory or category that no concept has.
   """
   concepts = world.concepts()
-  known = {concept.category for concept in concepts}
-  if unknown := [name for name in leave_out if name not in known]:
-    raise unknown_names("category", unknown, known)
-  known = {concept.subcategory for concept in concepts}
-  if unknown := [name for name in subcategories if name not in known]:
-    raise unknown_names("subcategory", unknown, known)
+  for kind, names in (("category", leave_out), ("subcategory", subcategories)):
+    known = {getattr(concept, kind) for concept in concepts}
+    if unknown := [name for name in names if name not in known]:
+      raise unknown_names(kind, unknown, known)
   source = world.open_split(split)
   kept = [
     i
@@ -58,29 +68,12 @@ def open_captioned(
 
 
 def check_captioned(fields: Mapping[str, Any], *, name: str) -> None:
-  """Checks a block `data`: of `open_captioned`, and `name_share`.
-
-  Args:
-    fields: of the block.
-    name: of the task, for the message.
-
-  Raises:
-    UserError: about names and values, or a part that no concept is of.
-  """
-  known = {
-    "split": one_of(world.SPLITS),
-    "name_share": SHARE,
-    "subcategories": TEXTS,
-    "leave_out": TEXTS,
-  }
-  needed = ("split", "name_share")
-  check_fields(f"config.{name}.data", fields, known, needed)
-  check_values(f"config.{name}.data", fields, known)
-  open_captioned(**{k: v for k, v in fields.items() if k != "name_share"})
+  """Raises a UserError about a block `data` of the task `name`."""
+  schema.read(Captioned, fields, f"config.{name}.data")
 
 
 def name_more(example: dict, rng: np.random.Generator, *, share: float) -> dict:
-  """Forgets an example's keywords, so that its caption is its name.
+  """Drops the keywords of a share of the examples: their caption is the name.
 
   Args:
     example: with `phrases`, the name first.
@@ -103,8 +96,8 @@ def digest() -> str:
 def unknown_words(texts: Iterable[str]) -> list[str]:
   """Lists the words of texts that no caption of training holds.
 
-  The tokenizer reads any word, as pieces of others or as bytes; but networks
-  that never met it make nothing of it.
+  The tokenizer reads any word, as pieces of others or as bytes; but it means
+  nothing to networks that were not trained with it.
 
   Returns:
     Words in lower case, in the order that they occur, each once.

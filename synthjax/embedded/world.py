@@ -6,11 +6,12 @@ import io
 import json
 import pathlib
 import zipfile
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from synthjax.config.schema import one_of
 from synthjax.runtime.errors import UserError, unknown_names
 
 FOLDER = pathlib.Path(__file__).parent
@@ -109,7 +110,9 @@ class Source:
     }
 
 
-def open_split(split: str, *, space: Any = None) -> Source:
+def open_split(
+  split: Annotated[str, one_of(SPLITS)], *, space: Any = None
+) -> Source:
   """Opens a split of the embedded set.
 
   Args:

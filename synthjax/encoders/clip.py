@@ -2,37 +2,26 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from synthjax.config.schema import Count, Dtype
 from synthjax.encoders import Encoder, batching
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
 
-RESIZES = ("host", "device")
 
-
-def check(
-  *,
-  weights: str,
-  tokenizer: str,
-  batch_size: int,
-  dtype: str = "float32",
-  resize: str | None = None,
-) -> None:
-  """Says what keeps `load` from working; its arguments are those of `load`."""
-  del dtype
-  if resize not in (None, *RESIZES):
-    raise unknown_names("encoder.resize", [resize], RESIZES)
-  _weights(weights)
-  if batch_size < 1:
-    raise UserError(f"encoder.batch_size={batch_size} must be at least 1.")
+def check(*, weights: str | None, tokenizer: str | None, **others: Any) -> None:
+  """Checks that the files are there; its arguments are those of `load`."""
+  del others
+  _locate(weights)
   if not tokenizer or not bpe.locate(tokenizer).exists():
     raise UserError(
       f"config.encoder.tokenizer names {tokenizer}, which is not there; it is "
@@ -43,19 +32,18 @@ def check(
 
 def load(
   *,
-  weights: str,
-  tokenizer: str,
-  batch_size: int,
-  dtype: str = "float32",
-  resize: str | None = None,
+  weights: str | None,
+  tokenizer: str | None,
+  batch_size: Count,
+  dtype: Dtype = "float32",
+  resize: Literal["host", "device"] | None = None,
 ) -> Encoder:
   """Loads the weights; what is compiled is compiled when first used.
 
   Args:
     weights: a file of `train_clip`; "embedded:NAME" is one of the package.
     tokenizer: a tokenizer.json, likewise.
-    batch_size: images, or texts, encoded at once. Fewer are filled up, so that
-      one shape is compiled.
+    batch_size: images, or texts, encoded at once.
     dtype: of the activations.
     resize: "device" resizes batches of images of one size there, all others
       on the "host", to the same pixels. By default the host is chosen where
@@ -64,41 +52,25 @@ def load(
   Raises:
     UserError: about missing or unfit weights, or a batch that does not split.
   """
-  paths = _weights(weights), bpe.locate(tokenizer)
-  params, about = files.load_params(paths[0])
-  if about.get("kind") != "clip":
-    raise UserError(
-      f"{weights} holds weights of {about.get('kind')!r}: config.encoder needs "
-      "those of a CLIP."
-    )
-  words = bpe.load(paths[1])
-  model = clip.CLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
-  if model.vocab_size != words.clip_vocab_size:
-    raise UserError(
-      f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
-      f"{words.clip_vocab_size}: give the tokenizer that it was trained with."
-    )
   batching.check_size(batch_size, field="encoder.batch_size")
-  # Beside "params", a ResNet has "batch_stats".
-  variables = params if "params" in params else {"params": params}
-  params = variables["params"]
-  # Files may hold a scalar as an array of one number.
-  params["logit_scale"] = np.reshape(params["logit_scale"], ())
+  model, variables, vocabulary = _load_model(weights, tokenizer, dtype)
+  logit_scale = float(np.exp(variables["params"]["logit_scale"]))
   variables = batching.replicate(variables)
-  size = model.image_size
   run = partial(
     batching.in_batches,
     variables=variables,
     batch_size=batch_size,
     width=model.embed_dim,
   )
-  apply = lambda variables, x, method: model.apply(variables, x, method=method)
+  size = model.image_size
   of_pixels = run(
-    lambda variables, x: apply(
-      variables, clip.preprocess(fit_images(x, size)), "encode_image"
+    lambda variables, x: model.apply(
+      variables, clip.preprocess(fit_images(x, size)), method="encode_image"
     )
   )
-  of_tokens = run(lambda variables, x: apply(variables, x, "encode_text"))
+  of_tokens = run(
+    lambda variables, x: model.apply(variables, x, method="encode_text")
+  )
   if resize is None:
     resize = "host" if jax.default_backend() == "cpu" else "device"
   fit = partial(fit_image, size=size)
@@ -109,46 +81,77 @@ def load(
     return of_pixels(map(stack, batching.chunks(images, batch_size)))
 
   def encode_texts(texts: Sequence[str]) -> np.ndarray:
-    tokens = words.clip_tokens(texts, model.context_length)
+    tokens = vocabulary.clip_tokens(texts, model.context_length)
     return of_tokens(batching.chunks(tokens, batch_size))
 
-  def embed_prompts(names: Sequence[str], num_context: int):
-    names = [words.clip_ids(f"{name}.") for name in names]
-    tokens, end = prompt_tokens(
-      names,
-      start=words.clip_vocab_size - 2,
-      end=words.clip_vocab_size - 1,
-      length=model.context_length,
-      num_context=num_context,
-    )
-    embeddings = model.apply(variables, tokens, method="embed")
-    encode = jax.tree_util.Partial(partial(_encode_embedded, model), variables)
-    return encode, embeddings, end
-
-  identity = {
-    "encoder": "clip",
-    "weights": files.sha256(paths[0]),
-    "tokenizer": files.sha256(paths[1]),
-    "pixels": f"bicubic, shorter side and middle of {size}",
-    "dtype": dtype,
-  }
-  logit_scale = float(np.exp(params["logit_scale"]))
   return Encoder(
     encode_images,
     encode_texts,
     logit_scale,
-    identity,
-    embed_prompts,
-    fit if resize == "host" else np.asarray,
+    identity={
+      "encoder": "clip",
+      "weights": files.sha256(_locate(weights)),
+      "tokenizer": files.sha256(bpe.locate(tokenizer)),
+      "pixels": f"bicubic, shorter side and middle of {size}",
+      "dtype": dtype,
+    },
+    embed_prompts=partial(_embed_prompts, model, variables, vocabulary),
+    fit=fit if resize == "host" else np.asarray,
   )
+
+
+def _load_model(
+  weights: str, tokenizer: str, dtype: str
+) -> tuple[clip.CLIP, dict[str, Any], bpe.Tokenizer]:
+  """Returns the network, its variables on the host, and the tokenizer."""
+  params, about = files.load_params(_locate(weights))
+  if about.get("kind") != "clip":
+    raise UserError(
+      f"{weights} holds weights of {about.get('kind')!r}: config.encoder needs "
+      "those of a CLIP."
+    )
+  vocabulary = bpe.load(bpe.locate(tokenizer))
+  model = clip.CLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
+  if model.vocab_size != vocabulary.clip_vocab_size:
+    raise UserError(
+      f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
+      f"{vocabulary.clip_vocab_size}: give the tokenizer that it was trained "
+      "with."
+    )
+  # Beside "params", a ResNet has "batch_stats".
+  variables = params if "params" in params else {"params": params}
+  params = variables["params"]
+  # Files may hold a scalar as an array of one number.
+  params["logit_scale"] = np.reshape(params["logit_scale"], ())
+  return model, variables, vocabulary
+
+
+def _embed_prompts(
+  model: clip.CLIP,
+  variables: Any,
+  vocabulary: bpe.Tokenizer,
+  names: Sequence[str],
+  num_context: int,
+) -> tuple[jax.tree_util.Partial, jax.Array, np.ndarray]:
+  """Embeds the tokens of class names; see `Encoder.embed_prompts`."""
+  tokens, end = prompt_tokens(
+    [vocabulary.clip_ids(f"{name}.") for name in names],
+    start=vocabulary.clip_vocab_size - 2,
+    end=vocabulary.clip_vocab_size - 1,
+    length=model.context_length,
+    num_context=num_context,
+  )
+  embeddings = model.apply(variables, tokens, method="embed")
+  encode = jax.tree_util.Partial(partial(_encode_embedded, model), variables)
+  return encode, embeddings, end
 
 
 def _encode_embedded(model, variables, x, end):
   return model.apply(variables, x, end, method="encode_embedded_text")
 
 
-def _weights(name: str | None) -> epath.Path:
-  return files.locate(name, field="encoder.weights", family="clip")
+def _locate(weights: str | None) -> epath.Path:
+  return files.locate(weights, field="encoder.weights", family="clip")
 
 
 NUM_CONTEXT = 16

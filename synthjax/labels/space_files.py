@@ -176,6 +176,11 @@ class LabelSpace(NamedTuple):
     return tuple(each.name for each in self.classes)
 
   @property
+  def keys(self) -> tuple[str, ...]:
+    """What files call each class: its key, or its name where it has none."""
+    return tuple(c.key or c.name for c in self.classes)
+
+  @property
   def described_names(self) -> tuple[str, ...]:
     return tuple(each.described for each in self.classes)
 

@@ -4,14 +4,16 @@ Each format is a folder of the workdir's `export`, with a manifest of its own:
 more formats may be added later, and each folder can be given away by itself.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.config import validate
+from synthjax.config import schema
+from synthjax.config.schema import Count, Flag, Rule, Whole
 from synthjax.data.formats import (
   coco,
   export_rows,
@@ -25,126 +27,159 @@ from synthjax.data.pipeline.rows import Source
 from synthjax.detection import sources, voc
 from synthjax.labels import file_names, spaces
 from synthjax.runtime import artifacts
-from synthjax.runtime.errors import (
-  COUNT,
-  FLAG,
-  TEXT,
-  WHOLE,
-  Kind,
-  UserError,
-  unknown_names,
-)
+from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.progress import counter, say
 
 IMAGES = ("webdataset", "png_folder", "parquet")  # of `generate`
 SCENES = ("coco", "voc")  # of the scenes that config.detect composes
-ENCODING = codecs.VALUES
-KNOWN = {
-  # Of IMAGES and SCENES; all that the config has images for.
-  "formats": Kind(
-    lambda x: isinstance(x, str | tuple | list), "names of formats"
-  ),
-  # Only the images that `select` kept; if config.select is there.
-  "selection": FLAG,
-  "split": TEXT,  # what the images are called; "train"
-  "shard_size": COUNT,  # images of a file of webdataset and parquet; 1,000
-  "shuffle": WHOLE,  # a seed for the order in these files; as drawn
-  **ENCODING,  # makes the images anew, see data.encoded; as stored
-}
 YEAR = "2007"  # of VOC's folder
 VOC_SPLITS = {"validation": "val"}  # as VOC calls it
 _SPLITS = ("train", "validation", "test")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(codecs.Encoding):
+  """config.export; images keep their bytes without a field of `Encoding`."""
+
+  # Of IMAGES and SCENES, as a tuple or "webdataset,parquet". By default all
+  # that the config has images for.
+  formats: str | tuple[str, ...] | None = None
+  # Whether only images that `select` kept are exported. By default they are if
+  # the config has a block `select`.
+  selection: Flag | None = None
+  # Name of the images' split.
+  split: Annotated[
+    str, Rule(file_names.is_word, "letters, digits and _ alone")
+  ] = "train"
+  shard_size: Count = 1000  # images of a file of webdataset and parquet
+  # Seed of the order in these files; by default they are ordered by class.
+  shuffle: Whole | None = None
+
+  def names(self, config: ConfigDict) -> tuple[str, ...]:
+    """Returns the formats; raises a UserError about unknown ones, or none."""
+    if self.formats is None:
+      return _available(config)
+    texts = (self.formats,) if isinstance(self.formats, str) else self.formats
+    names = [name.strip() for text in texts for name in text.split(",")]
+    names = tuple(dict.fromkeys(filter(None, names)))
+    if unknown := [n for n in names if n not in (*IMAGES, *SCENES)]:
+      raise unknown_names("format", unknown, (*IMAGES, *SCENES))
+    if not names:
+      available = _available(config)
+      raise UserError(
+        f"config.export.formats is empty: give some of {', '.join(available)}, "
+        f"for instance by --config.export.formats={available[0]}"
+      )
+    return names
+
+  def selects(self, config: ConfigDict) -> bool:
+    """Returns whether only the selected images are exported."""
+    if self.selection is None:
+      return config.get("select") is not None
+    return self.selection
+
+
+FIELDS = Export
+
+
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and that there are images of each format, or will be."""
-  block, workdir = _read(config), epath.Path(workdir)
-  codecs.check_encoding(**_encoding(block))
-  problems = []
-  if not file_names.is_word(block["split"]):
-    problems.append(f"split={block['split']!r} must be letters, digits and _")
-  if not block["formats"]:
-    known = _available(config)
-    problems.append(
-      f"formats is empty: give some of {', '.join(known)}, for instance by "
-      f"--config.export.formats={known[0]}"
+  fields, names = _read(config)
+  with_scenes = bool({*SCENES} & {*names})
+  if with_scenes and not _scenes(config):
+    raise UserError(
+      f"config.export.formats: {' and '.join(SCENES)} need boxes, of a block "
+      'config.detect with kind="scenes"; drawn images have labels alone.'
     )
-  if set(SCENES) & set(block["formats"]) and not _scenes(config):
-    problems.append(
-      f"{' and '.join(SCENES)} need boxes: a block config.detect with "
-      'kind="scenes"; drawn images have labels alone'
-    )
-  if problems:
-    raise UserError(f"config.export: {'; '.join(problems)}.")
-  if "parquet" in block["formats"]:
+  if "parquet" in names:
     parquet.check_installed()
-  _space(config, of_scenes=bool(set(SCENES) & set(block["formats"])))
-  if set(IMAGES) & set(block["formats"]):
-    for task in ("generate", "select")[: 1 + block["selection"]]:
-      if task not in config.tasks:
-        artifacts.load(workdir / task)
+  _space(config, of_scenes=with_scenes)
+  if {*IMAGES} & {*names}:
+    tasks = ("generate", "select")[: 1 + fields.selects(config)]
+    artifacts.check_complete(workdir, tasks, planned=config.tasks)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves a folder for each format."""
-  block, workdir = _read(config), epath.Path(workdir)
-  for name in block["formats"]:
-    folder = workdir / "export" / name
+  fields, names = _read(config)
+  for name in names:
     if name in SCENES:
-      _export_scenes(name, config, folder)
+      _export_scenes(name, config, epath.Path(workdir))
     else:
-      _export_images(name, block, _space(config), workdir, folder)
+      _export_images(name, fields, config, epath.Path(workdir))
+
+
+def _read(config: ConfigDict) -> tuple[Export, tuple[str, ...]]:
+  """Returns the block, which may be left out, and the names of the formats."""
+  fields = schema.read(Export, config.get("export"), "config.export")
+  return fields, fields.names(config)
+
+
+def _available(config: ConfigDict) -> tuple[str, ...]:
+  """Returns the formats that the config has images for."""
+  scenes = SCENES if _scenes(config) else ()
+  return (IMAGES if "generate" in config or not scenes else ()) + scenes
+
+
+def _scenes(config: ConfigDict) -> dict[str, dict[str, Any]]:
+  """Returns the splits of config.detect that are composed."""
+  block = config.get("detect") or {}
+  return {
+    split: dict(block[split])
+    for split in _SPLITS
+    if block.get(split) and block[split].get("kind") == "scenes"
+  }
+
+
+def _space(config: ConfigDict, *, of_scenes: bool = False) -> spaces.LabelSpace:
+  name = (config.get("detect") or {}).get("space") if of_scenes else None
+  return spaces.load_space(name or config.space)
 
 
 # --- labelled images --------------------------------------------------------
 
 
 def _export_images(
-  name: str,
-  block: dict[str, Any],
-  space: spaces.LabelSpace,
-  workdir: epath.Path,
-  folder: epath.Path,
+  name: str, fields: Export, config: ConfigDict, workdir: epath.Path
 ) -> None:
+  space, selects = _space(config), fields.selects(config)
+  folder, images = workdir / "export" / name, workdir / "generate"
   names = file_names.unique_names(space)
-  keys = [each.key or each.name for each in space.classes]
   spec = {
     "format": name,
-    "split": block["split"],
+    "split": fields.split,
     "classes": names,
-    "images": artifacts.digest(workdir / "generate"),
-    "selection": _selected(workdir) if block["selection"] else None,
-    "encoding": _encoding(block),
+    "images": artifacts.digest(images),
+    "selection": _digest_selection(workdir) if selects else None,
+    "encoding": fields.options(),
     "mark": export_rows.SOURCE_TYPE,
   }
   if name == "png_folder":
-    write = partial(png_folder.write, keys=keys)
-    spec["keys"] = keys
+    write = partial(png_folder.write, keys=space.keys)
+    spec["keys"] = space.keys
   else:
     module = webdataset if name == "webdataset" else parquet
-    write = partial(module.write, shard_size=block["shard_size"])
-    spec |= {n: block[n] for n in ("shard_size", "shuffle")}
+    write = partial(module.write, shard_size=fields.shard_size)
+    spec |= {"shard_size": fields.shard_size, "shuffle": fields.shuffle}
   if artifacts.begin(folder, spec):
     return
-  _check_names(workdir / "generate", names)
+  _check_names(images, names)
   source = drawn_images.open_generated(
-    workdir / "generate",
-    selection=workdir / "select" / clip_filter.FILE
-    if block["selection"]
-    else None,
+    images,
+    selection=workdir / "select" / clip_filter.FILE if selects else None,
     decode=False,
   )
   rows = export_rows.rows(
-    source, encoding=_encoding(block), shuffle=spec.get("shuffle")
+    source, encoding=fields.options(), shuffle=spec.get("shuffle")
   )
-  shown = _counted(f"export: {name}", rows)
-  written = write(folder, shown, names, split=block["split"])
+  counted = _counted(f"export: {name}", rows)
+  written = write(folder, counted, names, split=fields.split)
   artifacts.finish(folder, spec, written, images=len(rows))
   say(f"export: {name}: {len(rows):,} images in {len(written):,} files")
 
 
 def _counted(label: str, rows: Source) -> Source:
-  """Returns the same rows, which tell of each that is read."""
+  """Returns the same rows; reading them is shown as progress."""
   count_on = counter(label, len(rows))
 
   def read(index):
@@ -154,7 +189,7 @@ def _counted(label: str, rows: Source) -> Source:
   return Source(len(rows), read)
 
 
-def _selected(workdir: epath.Path) -> str:
+def _digest_selection(workdir: epath.Path) -> str:
   """Returns the digest of a selection, which must be of these images."""
   scores.check_inputs(workdir / "score")
   artifacts.verify(workdir / "select")
@@ -185,22 +220,23 @@ def _check_names(folder: epath.Path, names: Sequence[str]) -> None:
 # --- scenes with boxes ------------------------------------------------------
 
 
-def _export_scenes(name: str, config: ConfigDict, folder: epath.Path) -> None:
+def _export_scenes(name: str, config: ConfigDict, workdir: epath.Path) -> None:
   scenes, space = _scenes(config), _space(config, of_scenes=True)
-  names = [each.key or each.name for each in space.classes]
+  folder = workdir / "export" / name
   spec = {
     "format": name,
-    "classes": names,
+    "classes": space.keys,
     "images": {
-      split: sources.identify(fields) for split, fields in scenes.items()
+      split: sources.identify(block) for split, block in scenes.items()
     },
   }
   if artifacts.begin(folder, spec):
     return
+  write = coco.write if name == "coco" else _write_voc
   written, counts = {}, {}
-  for split, fields in scenes.items():
-    source = sources.open_detection(fields, space)
-    written |= DETECTION[name](folder, source, names, split=split)
+  for split, block in scenes.items():
+    source = sources.open_detection(block, space)
+    written |= write(folder, source, space.keys, split=split)
     counts[split] = len(source)
   artifacts.finish(folder, spec, written, images=counts)
   say(f"export: {name}: {sum(counts.values()):,} scenes")
@@ -213,64 +249,8 @@ def _write_voc(
   split = VOC_SPLITS.get(split, split)
   count = voc.write_voc(folder, source, names, year=YEAR, split=split)
   top = f"VOCdevkit/VOC{YEAR}"
-  listed = f"{top}/ImageSets/Main/{split}.txt"
-  ids = (folder / listed).read_text().split()
+  list_file = f"{top}/ImageSets/Main/{split}.txt"
+  ids = (folder / list_file).read_text().split()
   files = [f"{top}/JPEGImages/{i}.jpg" for i in ids]
   files += [f"{top}/Annotations/{i}.xml" for i in ids]
-  return dict.fromkeys(files, 1) | {listed: count}
-
-
-DETECTION: dict[str, Callable[..., dict[str, int]]] = {
-  "coco": coco.write,
-  "voc": _write_voc,
-}
-
-
-# --- reading the config -----------------------------------------------------
-
-
-def _read(config: ConfigDict) -> dict[str, Any]:
-  """Returns the block, which may be left out, with its defaults."""
-  block = config.get("export") or {}
-  validate(block, KNOWN, name="export")
-  read = {
-    "formats": _available(config),
-    "selection": config.get("select") is not None,
-    "split": "train",
-    "shard_size": 1000,
-    "shuffle": None,
-  } | {name: value for name, value in block.items() if value is not None}
-  if isinstance(read["formats"], str):
-    read["formats"] = (read["formats"],)
-  # A command line may have "webdataset,parquet" for the tuple.
-  listed = [n.strip() for each in read["formats"] for n in str(each).split(",")]
-  read["formats"] = tuple(dict.fromkeys(filter(None, listed)))
-  if unknown := [n for n in read["formats"] if n not in (*IMAGES, *SCENES)]:
-    raise unknown_names("format", unknown, (*IMAGES, *SCENES))
-  return read
-
-
-def _available(config: ConfigDict) -> tuple[str, ...]:
-  """Returns the formats that the config has images for."""
-  scenes = SCENES if _scenes(config) else ()
-  return (IMAGES if "generate" in config or not scenes else ()) + scenes
-
-
-def _encoding(block: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the arguments of `encoded.encode` that a config gives."""
-  return {n: block[n] for n in ENCODING if block.get(n) is not None}
-
-
-def _scenes(config: ConfigDict) -> dict[str, dict[str, Any]]:
-  """Returns the splits of config.detect that are composed."""
-  block = config.get("detect") or {}
-  return {
-    split: dict(block[split])
-    for split in _SPLITS
-    if block.get(split) and block[split].get("kind") == "scenes"
-  }
-
-
-def _space(config: ConfigDict, *, of_scenes: bool = False) -> Any:
-  own = (config.get("detect") or {}).get("space") if of_scenes else None
-  return spaces.load_space(own or config.space)
+  return dict.fromkeys(files, 1) | {list_file: count}

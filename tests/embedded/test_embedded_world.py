@@ -11,7 +11,7 @@ import grain
 import numpy as np
 import pytest
 
-from synthjax.data.real import sources
+from synthjax.data.real import real_images
 from synthjax.embedded import label_spaces, world
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
@@ -157,7 +157,7 @@ def test_a_class_has_enough_to_learn_from():
 
 def test_sources_open_it_by_name():
   space = spaces.load_space("emoji10")
-  source = sources.open_source("embedded", split="test", space=space)
+  source = real_images.open_real({"split": "test"}, space)
   assert len(source) == len(world.open_split("test", space=space))
   assert max(source.labels) == 9
 

@@ -2,8 +2,8 @@
 
 `annotations/instances_<split>.json` beside `<split>/<image>.png`. Boxes are
 (x, y, width, height) in pixels from 0; categories count from 1, in the order
-of the labels. What COCO has no place for stands in fields of our own: `name` of
-an image, its id, and `difficult` of an object. `coco_read` opens it.
+of the labels. Two fields are ours, as COCO has no place for them: `name` of an
+image, which is its id, and `difficult` of an object.
 """
 
 import functools
@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from absl import logging
 from etils import epath
-from PIL import Image
 
+from synthjax.data.formats import export_rows
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.codecs import encode_png
 from synthjax.data.pipeline.rows import Detection, Example
@@ -32,11 +32,11 @@ def write(
   *,
   split: str,
 ) -> dict[str, int]:
-  """Writes images as PNG, those that are not there; and the JSON file at last.
+  """Writes the images, as PNG, that are not there yet; the JSON file at last.
 
   Args:
     folder: local or gs://.
-    rows: of image, boxes, labels, difficult, id and size; see `data.voc`.
+    rows: of image, boxes, labels, difficult, id and size; see `detection.voc`.
     names: of the classes, by label.
     split: of the data set.
 
@@ -51,19 +51,17 @@ def write(
   for i in range(len(rows)):
     row = rows[i]
     file = f"{file_names.key_of(row['id'])}.png"
-    if f"{split}/{file}" in written:
-      raise UserError(f"Two images have the id {row['id']!r}.")
-    if not (folder / split / file).exists():
-      with replace(folder / split, file) as path:
-        path.write_bytes(encode_png(row["image"]))
-    written[f"{split}/{file}"] = 1
+    content = functools.partial(encode_png, row["image"])
+    export_rows.write_image(
+      folder, f"{split}/{file}", row["id"], content, written
+    )
     height, width = (int(side) for side in row["size"])
     about = {"id": i + 1, "file_name": file, "name": row["id"]}
     images.append(about | {"height": height, "width": width})
-    for each in _objects(row, names):
+    for fields in _objects(row, names):
       # pycocotools takes an annotation of the id 0 for none.
-      own = {"id": len(annotations) + 1, "image_id": i + 1}
-      annotations.append(own | each)
+      ids = {"id": len(annotations) + 1, "image_id": i + 1}
+      annotations.append(ids | fields)
   content = {
     "info": {"description": "Scenes composed by synthjax.", "version": "1"},
     "licenses": [],
@@ -104,10 +102,9 @@ def _objects(row: Example, names: Sequence[str]) -> list[dict[str, Any]]:
   return objects
 
 
-# --- opens COCO (Lin et al ---------------------------------------------------
+# --- opening ----------------------------------------------------------------
 
 _SLACK = 1  # pixels that a box may pass the border by, which clips it
-_BAD_IMAGE = (OSError, SyntaxError, ValueError)
 # What each entry of a list must have.
 _NEEDED = {
   "images": ("id", "file_name", "height", "width"),
@@ -135,24 +132,26 @@ def open_coco(
     drop_empty: leaves out images without an object, as training does.
 
   Returns:
-    A source of the rows of `data.voc`. The id is `name` of an image, or the
-    name of its file without the ending.
+    A source of the rows of `detection.voc`. The id is `name` of an image, or
+    the name of its file without the ending.
 
   Raises:
     UserError: listing the images that are missing, the categories of no class,
-      and what is wrong in any entry. A damaged image shows when it is read.
+      and the problems of any entry. A damaged image is reported when its row
+      is read.
   """
   path, problems = epath.Path(path).expanduser(), []
   file, folder = path / "annotations" / f"instances_{split}.json", path / split
   content = _load(file, problems)
   notes = _images(content["images"], problems)
-  gone = image_files.absent(folder, [note["file"] for note in notes.values()])
-  problems += [f"{folder / each}: is not there" for each in sorted(gone)]
+  files = [note["file"] for note in notes.values()]
+  missing = sorted(image_files.absent(folder, files))
+  problems += [f"{folder / name}: is not there" for name in missing]
   objects = _read_objects(content, notes, classes, problems)
   class_names.raise_problems(
     problems,
     f"{file} cannot be opened as COCO",
-    "Mend these entries, or copy the files anew; objects of another label "
+    "Correct these entries, or copy the files again; objects of another label "
     "space need its classes.",
   )
   kept = [i for i in notes if objects[i] or not drop_empty]
@@ -169,9 +168,6 @@ def open_coco(
   )
 
 
-# --- annotations ------------------------------------------------------------
-
-
 def _load(file: epath.Path, problems: list[str]) -> dict[str, list[dict]]:
   """Returns the lists of a file, without the entries that lack something."""
   if not file.exists():
@@ -179,26 +175,26 @@ def _load(file: epath.Path, problems: list[str]) -> dict[str, list[dict]]:
   try:
     content = json.loads(file.read_bytes())
   except ValueError as error:
-    raise UserError(f"{file} is damaged ({error}): copy it anew.") from error
-  found = {
+    raise UserError(f"{file} is damaged ({error}): copy it again.") from error
+  lists = {
     name: content.get(name) if isinstance(content, dict) else None
     for name in _NEEDED
   }
-  if lacking := [n for n, each in found.items() if not isinstance(each, list)]:
+  if lacking := [n for n, rows in lists.items() if not isinstance(rows, list)]:
     raise UserError(
       f"{file} lacks the lists {', '.join(lacking)}: it is no file of COCO's "
       "instances."
     )
-  for name, entries in found.items():
-    whole = []
-    for number, each in enumerate(entries):
-      held = each.keys() if isinstance(each, dict) else ()
-      if missing := [field for field in _NEEDED[name] if field not in held]:
+  for name, entries in lists.items():
+    complete = []
+    for number, entry in enumerate(entries):
+      fields = entry.keys() if isinstance(entry, dict) else ()
+      if missing := [field for field in _NEEDED[name] if field not in fields]:
         problems.append(f"{name}[{number}]: lacks {', '.join(missing)}")
       else:
-        whole.append(each)
-    found[name] = whole
-  return found
+        complete.append(entry)
+    lists[name] = complete
+  return lists
 
 
 def _images(
@@ -206,20 +202,20 @@ def _images(
 ) -> dict[Any, dict[str, Any]]:
   """Returns file, id and size of each image, by COCO's number."""
   notes, names = {}, set()
-  for each in entries:
-    file, sides = str(each["file_name"]), (each["height"], each["width"])
-    name = str(each.get("name") or file.rsplit(".", 1)[0])
+  for entry in entries:
+    file, sides = str(entry["file_name"]), (entry["height"], entry["width"])
+    name = str(entry.get("name") or file.rsplit(".", 1)[0])
     wrong = []
     if not file_names.is_inside(file):
       wrong.append(f"has the file_name {file!r}, which leads elsewhere")
     if not all(isinstance(side, int) and side > 0 for side in sides):
       wrong.append(f"has {sides[1]} x {sides[0]} pixels")
-    if each["id"] in notes or name in names:
+    if entry["id"] in notes or name in names:
       wrong.append("is there twice")
-    problems += [f"image {each['id']} ({name}): {line}" for line in wrong]
+    problems += [f"image {entry['id']} ({name}): {line}" for line in wrong]
     if not wrong:
       names.add(name)
-      notes[each["id"]] = {"file": file, "id": name, "size": sides}
+      notes[entry["id"]] = {"file": file, "id": name, "size": sides}
   return notes
 
 
@@ -230,28 +226,27 @@ def _read_objects(
   problems: list[str],
 ) -> dict[Any, list[tuple]]:
   """Returns (box, label, difficult) of the objects of each image."""
-  names = {each["id"]: str(each["name"]) for each in content["categories"]}
+  names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
   labels_of = class_names.resolve(names.values(), classes)
   unknown: dict[str, None] = {}
   objects: dict[Any, list[tuple]] = {number: [] for number in notes}
-  for each in content["annotations"]:
-    name = names.get(each["category_id"])
-    if each["image_id"] not in notes:
-      wrong = f"is of the image {each['image_id']}, which is not listed"
+  for entry in content["annotations"]:
+    name, image = names.get(entry["category_id"]), entry["image_id"]
+    if image not in notes:
+      wrong = f"is of the image {image}, which is not listed"
     elif name is None:
-      wrong = f"is of the category {each['category_id']}, which is not listed"
+      wrong = f"is of the category {entry['category_id']}, which is not listed"
     else:
-      size = notes[each["image_id"]]["size"]
-      box, wrong = _box(each["bbox"], *size)
+      box, wrong = _box(entry["bbox"], *notes[image]["size"])
     if wrong:
-      problems.append(f"annotation {each.get('id')}: {wrong}")
+      problems.append(f"annotation {entry.get('id')}: {wrong}")
     elif labels_of[name] is None:
       unknown[name] = None
     elif box[2] <= box[0] or box[3] <= box[1]:
-      logging.warning("COCO: annotation %s has no area.", each.get("id"))
+      logging.warning("COCO: annotation %s has no area.", entry.get("id"))
     else:
-      difficult = bool(each.get("iscrowd") or each.get("difficult"))
-      objects[each["image_id"]].append((box, labels_of[name], difficult))
+      difficult = bool(entry.get("iscrowd") or entry.get("difficult"))
+      objects[image].append((box, labels_of[name], difficult))
   problems += [f"category {name!r}: no class is called so" for name in unknown]
   return objects
 
@@ -279,9 +274,6 @@ def _columns(objects: Sequence[tuple]) -> Example:
   }
 
 
-# --- images -----------------------------------------------------------------
-
-
 def _item(rows: Sequence[Example], index: int) -> Example:
   return dict(rows[index])
 
@@ -290,13 +282,7 @@ def _read(
   rows: Sequence[Example], files: Sequence[epath.Path], index: int
 ) -> Example:
   row, file = rows[index], files[index]
-  try:
-    with file.open("rb") as opened, Image.open(opened) as image:
-      pixels = image_files.to_pixels(image, None)
-  except _BAD_IMAGE as error:
-    raise UserError(
-      f"{file} cannot be read as an image ({error}): copy it anew."
-    ) from error
+  pixels = image_files.read_pixels(file)
   if pixels.shape[:2] != row["size"]:
     raise UserError(
       f"{file} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but its "

@@ -1,18 +1,20 @@
-"""The images to export: the bytes that image shards store, and a mark."""
+"""What every format of export shares: rows, files of images, and a mark."""
 
 import functools
 import io
 import struct
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
 from synthjax.data.generated.clip_filter import chance_of
 from synthjax.data.pipeline import codecs
 from synthjax.data.pipeline.rows import Example, Source, subset
+from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
 
 _ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
@@ -27,18 +29,45 @@ def rows(
   """Returns the rows to export: encoded, label, prompt, seed and id.
 
   Args:
-    source: of `generated.open_generated`, with decode=False.
-    encoding: the arguments of `encoded.encode` for images that are to be made
-      anew; none of them keeps what is stored.
+    source: of `drawn_images.open_generated`, with decode=False.
+    encoding: the arguments of `codecs.encode`, which encode the images anew;
+      without any, the stored bytes stay.
     shuffle: a seed for the order, for readers that go through files from one
       end to the other; None keeps the order, which is that of the classes.
   """
   if shuffle is not None:
     ids = [source[i]["id"] for i in range(len(source))]
-    chance = np.array([chance_of(shuffle, each) for each in ids], np.int64)
+    chance = np.array([chance_of(shuffle, id_) for id_ in ids], np.int64)
     source = subset(source, np.argsort(chance, kind="stable"))
   read = functools.partial(_read, source, dict(encoding))
   return Source(len(source), read)
+
+
+def write_image(
+  folder: epath.Path,
+  file: str,
+  image_id: str,
+  content: Callable[[], bytes],
+  written: dict[str, int],
+) -> None:
+  """Writes an image as a file of its own, if it is not there yet.
+
+  Args:
+    folder: of the export.
+    file: path below it.
+    image_id: for the error.
+    content: returns the bytes; called only if they are to be written.
+    written: the rows of each file; gets this one.
+
+  Raises:
+    UserError: if another image has the same id.
+  """
+  if file in written:
+    raise UserError(f"Two images have the id {image_id!r}.")
+  written[file] = 1
+  if not (folder / file).exists():
+    with replace(folder, file) as path:
+      path.write_bytes(content())
 
 
 def ending_of(content: bytes) -> str:
@@ -85,7 +114,7 @@ def _read(
 # It is IPTC's "digital source type" of such images, in XMP, which search
 # engines and tools for photographs read. Exports have it, as their files go to
 # others one by one; it is 355 bytes of a PNG file. Image shards do not: nobody
-# opens an image of theirs but through the data set, which tells what it is, and
+# opens an image of theirs but through the data set, which says what it is, and
 # an image of the embedded world has 1.5 kB altogether. Pixels stay as they are
 # encoded.
 
@@ -101,11 +130,11 @@ XMP = (
   f'Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"/></rdf:RDF></x:xmpmeta>'
 ).encode()
 _PNG_START = 33  # the signature and the header chunk
-_XMP_OF_WEBP = 4  # the flag that tells of it
+_XMP_OF_WEBP = 4  # the flag of a file that has XMP
 
 
 def mark(content: bytes) -> bytes:
-  """Returns a PNG, JPEG or WebP file with the mark; of others, all as it is.
+  """Returns a PNG, JPEG or WebP file with the mark; others stay as they are.
 
   The same file gives the same bytes, and a marked one stays as it is.
   """

@@ -1,17 +1,49 @@
 """A data set in numbered files, each of which is made whole or not at all.
 
-They are called as Hugging Face calls them, "train-00000-of-00012.tar", so that
-one which is missing is noticed, and a split is known by its name.
+They are named as Hugging Face names them, "train-00000-of-00012.tar": a missing
+file is noticed, and the name says the split.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from etils import epath
 
+from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
 
 _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})")
+
+
+def write(
+  folder: epath.PathLike,
+  count: int,
+  shard_size: int,
+  write_file: Callable[[str, range], None],
+  *,
+  split: str,
+  ending: str,
+) -> dict[str, int]:
+  """Writes the files that are not there yet.
+
+  Args:
+    folder: local or gs://.
+    count: see `plan`, as for the others.
+    shard_size: rows of a file.
+    write_file: writes some rows to a path; the file gets its name afterwards.
+    split: of the data set; a folder may stand before it.
+    ending: of the files.
+
+  Returns:
+    The rows of each file, for the manifest.
+  """
+  folder, written = epath.Path(folder), {}
+  for name, numbers in plan(count, shard_size, split=split, ending=ending):
+    if not (folder / name).exists():
+      with replace(folder, name) as path:
+        write_file(path, numbers)
+    written[name] = len(numbers)
+  return written
 
 
 def plan(
@@ -51,34 +83,33 @@ def find(
     return [path]
   if not path.is_dir():
     raise UserError(f"There is no folder {path} of {ending} files.")
-  found = _files(path, ending) or _files(path / "data", ending)
-  splits: dict[str, dict[int, set[int]]] = {}
-  named = {each: _NAME.fullmatch(each.stem) for each in found}
-  for match in filter(None, named.values()):
+  files = _files(path, ending) or _files(path / "data", ending)
+  splits: dict[str, dict[int, set[int]]] = {}  # numbers of the files, by total
+  for match in filter(None, (_NAME.fullmatch(file.stem) for file in files)):
     totals = splits.setdefault(match[1], {})
     totals.setdefault(int(match[3]), set()).add(int(match[2]))
   if split is not None:
-    found = [f for f in found if f.stem.startswith(f"{split}-")]
-    splits = {name: at for name, at in splits.items() if name == split}
-  if not found:
-    of = f" of the split {split!r}" if split else ""
-    raise UserError(f"{path} holds no {ending} file{of}.")
+    files = [f for f in files if f.stem.startswith(f"{split}-")]
+    splits = {name: totals for name, totals in splits.items() if name == split}
+  if not files:
+    of_split = f" of the split {split!r}" if split else ""
+    raise UserError(f"{path} holds no {ending} file{of_split}.")
   if len(splits) > 1:
     raise UserError(
       f"{path} holds the splits {', '.join(sorted(splits))}: say which by "
       f"`split`, such as split={min(splits)!r}."
     )
   _check_whole(path, splits, ending)
-  return found
+  return files
 
 
 def _files(folder: epath.Path, ending: str) -> list[epath.Path]:
   if not folder.is_dir():
     return []
   return sorted(
-    each
-    for each in folder.iterdir()
-    if each.name.endswith(ending) and not each.name.startswith(".")
+    file
+    for file in folder.iterdir()
+    if file.name.endswith(ending) and not file.name.startswith(".")
   )
 
 
@@ -96,5 +127,5 @@ def _check_whole(
       raise UserError(
         f"{path} lacks {len(missing)} of {total} files, such as "
         f"{name}-{missing[0]:05d}-of-{total:05d}{ending}: copy them as well, "
-        "or export again; that goes on where it stopped."
+        "or export again, which goes on where it stopped."
       )

@@ -3,8 +3,7 @@
 `datasets.load_dataset("parquet", data_dir=...)` finds Image() and ClassLabel
 features, as the schema's metadata describes them. Columns: image (a struct of
 bytes and path), label, id, prompt, seed. The same rows give the same bytes, by
-one version of pyarrow; `pip install "synthjax[parquet]"` has it. `parquet_read`
-opens them.
+one version of pyarrow, which `pip install "synthjax[parquet]"` installs.
 """
 
 import functools
@@ -12,6 +11,7 @@ import importlib.util
 import io
 import itertools
 import json
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,12 +20,12 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from synthjax.config.schema import Count
 from synthjax.data.formats import export_rows, numbered_files
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example
 from synthjax.labels import class_names, file_names
-from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
 
 # A reader that wants one row reads all of its group.
@@ -53,7 +53,7 @@ def write(
 
   Args:
     folder: local or gs://.
-    rows: of `stored.rows`.
+    rows: of `export_rows.rows`.
     names: of the classes, by label; no two alike.
     split: of the data set.
     shard_size: images of a file.
@@ -68,32 +68,31 @@ def write(
   import pyarrow as pa
   import pyarrow.parquet as pq
 
-  folder, written, schema = epath.Path(folder), {}, _schema(names)
-  plan = numbered_files.plan(
-    len(rows), shard_size, split=split, ending=".parquet"
-  )
-  for file, numbers in plan:
-    file = f"data/{file}"
-    written[file] = len(numbers)
-    if (folder / file).exists():
-      continue
-    with (
-      replace(folder, file) as path,
+  schema = _schema(names)
+
+  def write_file(path, numbers):
+    with pq.ParquetWriter(
+      path,
+      schema,
       # Images are compressed already, and no two are alike.
-      pq.ParquetWriter(
-        path,
-        schema,
-        compression="NONE",
-        use_dictionary=["label", "prompt", "seed"],
-        write_statistics=["label", "id", "seed"],
-      ) as writer,
-    ):
+      compression="NONE",
+      use_dictionary=["label", "prompt", "seed"],
+      write_statistics=["label", "id", "seed"],
+    ) as writer:
       for start in range(numbers.start, numbers.stop, GROUP):
         group = range(start, min(start + GROUP, numbers.stop))
         records = [_record(rows[i], names) for i in group]
         table = pa.Table.from_pylist(records, schema=schema)
         writer.write_table(table, row_group_size=GROUP)
-  return written
+
+  return numbered_files.write(
+    folder,
+    len(rows),
+    shard_size,
+    write_file,
+    split=f"data/{split}",
+    ending=".parquet",
+  )
 
 
 def _schema(names: Sequence[str]) -> Any:
@@ -130,17 +129,17 @@ def _record(row: Example, names: Sequence[str]) -> dict[str, Any]:
 
 # --- opens Parquet files of images, as Hugging Face's `datasets` has them ----
 
-_BAD_IMAGE = (OSError, SyntaxError, ValueError)
-
 
 def open_parquet(
   path: epath.PathLike,
   classes: Mapping[str, int] | None = None,
-  image_size: int | None = None,
+  image_size: Count | None = None,
   split: str | None = None,
   image_key: str = "image",
   label_key: str = "label",
   id_key: str = "id",
+  *,
+  space: Any = None,
 ) -> Labelled:
   """Opens Parquet files as `write` or Hugging Face's `datasets` leave them.
 
@@ -151,13 +150,15 @@ def open_parquet(
     path: of a Parquet file, or of a folder that holds them, itself or in
       `data`; local or gs://.
     classes: name -> label, for labels that have names, or are names; numbers
-      without must be labels of these. None takes the numbers.
+      without must be labels of these. Those of the space by default; the
+      numbers stay if there is none either.
     image_size: crops and resizes the images to squares of this side.
     split: of the files, where there are several.
     image_key: the column of images: encoded bytes, or a struct that has them.
     label_key: the column of labels.
     id_key: the column of ids, if there is one; else a row is called by its file
       and position.
+    space: the label space.
 
   Returns:
     A source of rows of image uint8 [h, w, 3], label int and id str.
@@ -168,35 +169,36 @@ def open_parquet(
       there. A damaged image shows when its row is read.
   """
   check_installed()
+  if classes is None and space is not None:
+    classes = file_names.lookup(space)
   files = [
-    os.fspath(each)
-    for each in numbered_files.find(path, ".parquet", split=split)
+    os.fspath(file)
+    for file in numbered_files.find(path, ".parquet", split=split)
   ]
   keys, problems = (image_key, label_key, id_key), []
-  read = [_index(file, keys, problems) for file in files]
+  indices = [_index(file, keys, problems) for file in files]
   class_names.raise_problems(
     problems,
     f"{path} cannot be opened as Parquet",
-    "Copy damaged files anew, or export again; other columns are chosen by "
+    "Copy damaged files again, or export again; other columns are chosen by "
     "image_key, label_key and id_key.",
   )
   numbers, names, ids, groups = (
     list(itertools.chain.from_iterable(column))
-    for column in zip(*read, strict=True)
+    for column in zip(*indices, strict=True)
   )
-  found = class_names.of_rows(numbers, names, classes, where=str(path))
+  labels = class_names.of_rows(numbers, names, classes, where=str(path))
   # Of each row group: its file, its number there; and the row it ends before.
-  counts = [len(each[3]) for each in read]
   places = [
     (file, _stamp(file), number)
-    for file, count in zip(files, counts, strict=True)
-    for number in range(count)
+    for file, (*_, sizes) in zip(files, indices, strict=True)
+    for number in range(len(sizes))
   ]
-  ends = np.cumsum(groups)
-  row = functools.partial(
-    _read, places, ends, image_key, image_size, found, ids
+  read = functools.partial(
+    _read, places, np.cumsum(groups), image_key, image_size, labels, ids
   )
-  return Labelled(len(found), row, functools.partial(_item, found))
+  label = functools.partial(operator.getitem, labels)
+  return Labelled(len(labels), read, label)
 
 
 def _index(
@@ -215,11 +217,11 @@ def _index(
           f"lacks {' and '.join(sorted(lacking))}; its columns are "
           f"{', '.join(schema.names)}"
         )
-      wanted = [n for n in (label_key, id_key) if n in schema.names]
-      table = opened.read(wanted).to_pydict()
-      about = opened.metadata
+      columns = [n for n in (label_key, id_key) if n in schema.names]
+      table = opened.read(columns).to_pydict()
+      metadata = opened.metadata
       groups = [
-        about.row_group(i).num_rows for i in range(about.num_row_groups)
+        metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)
       ]
     classes = _class_names(schema, label_key)
     pairs = [_pair(value, classes) for value in table[label_key]]
@@ -230,17 +232,17 @@ def _index(
   return (
     [number for number, _ in pairs],
     [name for _, name in pairs],
-    [str(each) for each in ids],
+    [str(image_id) for image_id in ids],
     groups,
   )
 
 
 def _class_names(schema: Any, label_key: str) -> list[str] | None:
   """Returns the names of a ClassLabel, which the schema's metadata holds."""
-  told = (schema.metadata or {}).get(b"huggingface")
-  if not told:
+  description = (schema.metadata or {}).get(b"huggingface")
+  if not description:
     return None
-  features = json.loads(told).get("info", {}).get("features", {})
+  features = json.loads(description).get("info", {}).get("features", {})
   return features.get(label_key, {}).get("names")
 
 
@@ -267,14 +269,14 @@ def _open(path: str, metadata: Any = None) -> Any:
 
 
 def _stamp(path: str) -> tuple[int, float]:
-  """Returns what tells a file from another one that takes its place."""
-  found = epath.Path(path).stat()
-  return found.length, found.mtime
+  """Returns the size and the time of a file, which a new one changes."""
+  stat = epath.Path(path).stat()
+  return stat.length, stat.mtime
 
 
 @functools.lru_cache(maxsize=256)
 def _metadata(path: str, stamp: tuple[int, float]) -> Any:
-  del stamp  # but a part of the cache's key
+  del stamp  # a part of the cache's key
   with _open(path) as opened:
     return opened.metadata
 
@@ -283,14 +285,10 @@ def _metadata(path: str, stamp: tuple[int, float]) -> Any:
 def _group(
   path: str, stamp: tuple[int, float], number: int, image_key: str
 ) -> Any:
-  """Reads the images of a row group; those who read in order do so once."""
+  """Reads the images of a row group: once, if rows are read in order."""
   # Each call has a file of its own, as Grain reads with several threads.
   with _open(path, _metadata(path, stamp)) as opened:
     return opened.read_row_group(number, [image_key])[image_key]
-
-
-def _item(values: Sequence[int], index: int) -> int:
-  return values[index]
 
 
 def _read(
@@ -298,7 +296,7 @@ def _read(
   ends: np.ndarray,
   image_key: str,
   image_size: int | None,
-  found: Sequence[int],
+  labels: Sequence[int],
   ids: Sequence[str],
   index: int,
 ) -> Example:
@@ -306,17 +304,12 @@ def _read(
 
   group = int(np.searchsorted(ends, index, side="right"))
   start = int(ends[group - 1]) if group else 0
-  file = places[group][0]
-  try:
+  name = f"The image {ids[index]!r} in {places[group][0]}"
+  with image_files.reading(name, pa.ArrowException, TypeError):
     value = _group(*places[group], image_key)[index - start].as_py()
     content = value.get("bytes") if isinstance(value, dict) else value
     if content is None:
       raise ValueError("it names a file, and holds no bytes")
     with Image.open(io.BytesIO(content)) as image:
       pixels = image_files.to_pixels(image, image_size)
-  except (pa.ArrowException, TypeError, *_BAD_IMAGE) as error:
-    raise UserError(
-      f"The image {ids[index]!r} in {file} cannot be read ({error}): copy the "
-      "file anew, or export it again."
-    ) from error
-  return {"image": pixels, "label": found[index], "id": ids[index]}
+  return {"image": pixels, "label": labels[index], "id": ids[index]}

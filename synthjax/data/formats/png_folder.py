@@ -2,16 +2,21 @@
 
 `<split>/<class>/<image>.png`, or `.jpg` or `.webp` where the images are stored
 so; and `<split>/metadata.jsonl`, a row of file_name, label, class_name, prompt,
-seed and id for each image. Opened by the source "folder".
+seed and id for each image. `open_folder` also reads folders without the list.
 """
 
+import dataclasses
+import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
 
+from synthjax.config.schema import Count
 from synthjax.data.formats import export_rows
+from synthjax.data.pipeline import image_files
+from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example
 from synthjax.labels import file_names
 from synthjax.runtime.artifacts import replace
@@ -30,14 +35,14 @@ def write(
   split: str,
   keys: Sequence[str],
 ) -> dict[str, int]:
-  """Writes image files, those that are not there; and their list at last.
+  """Writes the image files that are not there yet, and their list at last.
 
   Args:
     folder: local or gs://.
-    rows: of `stored.rows`.
+    rows: of `export_rows.rows`.
     names: of the classes, by label.
     split: the folder that holds those of the classes.
-    keys: what the classes' folders are called, as far as they can be.
+    keys: names of the classes' folders, as far as any system can have them.
 
   Returns:
     The rows of each file, for the manifest.
@@ -45,45 +50,108 @@ def write(
   Raises:
     UserError: about a label without a name, or two images of one id.
   """
-  folder, written = epath.Path(folder) / split, {}
+  folder, written = epath.Path(folder), {}
   folders = file_names.folder_names(keys, RESERVED)
-  with replace(folder, METADATA) as path, path.open("w") as metadata:
+  list_file = f"{split}/{METADATA}"
+  with replace(folder, list_file) as path, path.open("w") as metadata:
     for i in range(len(rows)):
       row = rows[i]
       name = export_rows.class_of(row, names)
       ending = export_rows.ending_of(row["encoded"])
       key = file_names.key_of(row["id"])
       file = f"{folders[row['label']]}/{key}.{ending}"
-      if file in written:
-        raise UserError(f"Two images have the id {row['id']!r}.")
-      written[file] = 1
-      if not (folder / file).exists():
-        with replace(folder, file) as image:
-          image.write_bytes(row["encoded"])
+      content = functools.partial(row.__getitem__, "encoded")
+      export_rows.write_image(
+        folder, f"{split}/{file}", row["id"], content, written
+      )
       about = {n: row[n] for n in ("label", "prompt", "seed", "id")}
       about |= {"file_name": file, "class_name": name}
       metadata.write(json.dumps(about, sort_keys=True) + "\n")
-  written[METADATA] = len(rows)
-  return {f"{split}/{file}": count for file, count in written.items()}
+  return written | {list_file: len(rows)}
+
+
+def open_folder(
+  path: epath.PathLike,
+  classes: Mapping[str, int] | None = None,
+  image_size: Count | None = None,
+  *,
+  space: Any = None,
+) -> Labelled:
+  """Opens a folder that holds one folder of image files for each class.
+
+  Args:
+    path: local or gs://.
+    classes: name of each class folder -> label; by default the keys of the
+      label space, or names where there is no key. Labels never follow from the
+      order of folders, which changes with each class that is added.
+    image_size: crops and resizes the images to squares of this side.
+    space: the label space.
+
+  Returns:
+    A source of rows of image uint8 [h, w, 3], label int and id str, which is
+    the path below `path`, or what metadata.jsonl says. Rows are sorted by
+    folder and file name.
+
+  Raises:
+    UserError: listing every folder that is missing, empty, or in no class. A
+      file that is no image is reported when its row is read.
+  """
+  if classes is None:
+    classes = class_folders(path, space)
+  path = epath.Path(path).expanduser()
+  if not path.is_dir():
+    raise UserError(f"There is no folder {path} of class folders.")
+  folders = {entry.name: entry for entry in path.iterdir() if entry.is_dir()}
+  problems = [
+    f"{name}: there is no such folder" for name in classes - folders.keys()
+  ]
+  problems += [
+    f"{name}: no class is called so" for name in folders.keys() - classes
+  ]
+  files, labels = [], []
+  for name in sorted(folders.keys() & classes.keys()):
+    images = image_files.list_images(folders[name])
+    files += [f"{name}/{image}" for image in images]
+    labels += [classes[name]] * len(images)
+    if not images:
+      endings = ", ".join(sorted(image_files.ENDINGS))
+      problems.append(f"{name}: holds no image ({endings})")
+  if problems:
+    listed = "\n  ".join(sorted(problems))
+    raise UserError(
+      f"{path} does not fit its {len(classes)} classes:\n  {listed}"
+    )
+  source = image_files.open_files(path, files, labels, image_size)
+  if not (stored := _stored_ids(path)):
+    return source
+  ids = [stored.get(file, file) for file in files]
+  read = functools.partial(_read_named, source.read, ids)
+  return dataclasses.replace(source, read=read)
+
+
+def _read_named(
+  read: Callable[[int], Example], ids: Sequence[str], index: int
+) -> Example:
+  return read(index) | {"id": ids[index]}
 
 
 def class_folders(path: epath.PathLike, space: Any) -> dict[str, int]:
   """Returns the name of each class's folder -> label.
 
-  It is the class's key, or its name where there is none; or what `write` has
-  made of that for any system to have it.
+  It is the class's key, or its name where there is none; or the folder name
+  that `write` has made of it, which any system can have.
   """
-  keys = [each.key or each.name for each in space.classes]
   path = epath.Path(path).expanduser()
-  there = {each.name for each in path.iterdir()} if path.is_dir() else set()
-  safe = file_names.folder_names(keys, RESERVED)
+  present = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+  keys = space.keys
+  written = file_names.folder_names(keys, RESERVED)
   return {
-    (name if name in there and key not in there else key): label
-    for label, (key, name) in enumerate(zip(keys, safe, strict=True))
+    (name if name in present and key not in present else key): label
+    for label, (key, name) in enumerate(zip(keys, written, strict=True))
   }
 
 
-def stored_ids(path: epath.PathLike) -> Mapping[str, str]:
+def _stored_ids(path: epath.PathLike) -> Mapping[str, str]:
   """Returns the id of each file that the list of a folder gives one.
 
   Raises:

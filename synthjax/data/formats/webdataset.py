@@ -8,28 +8,27 @@ The same rows give the same bytes.
 import functools
 import io
 import json
+import operator
 import tarfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
-from PIL import Image
 
+from synthjax.config.schema import Count
 from synthjax.data.formats import export_rows, numbered_files
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example
 from synthjax.labels import class_names, file_names
-from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
 
 _IMAGES = {ending.removeprefix(".") for ending in image_files.ENDINGS}
 _BLOCK = tarfile.BLOCKSIZE
-_BAD_IMAGE = (OSError, SyntaxError, ValueError)
 
 
 class _Sample(NamedTuple):
-  """Where the image of a sample lies, and what is said of it."""
+  """Where the image of a sample lies, its id and its class."""
 
   file: int  # a position among the tar files
   offset: int
@@ -51,7 +50,7 @@ def write(
 
   Args:
     folder: local or gs://.
-    rows: of `stored.rows`.
+    rows: of `export_rows.rows`.
     names: of the classes, by label.
     split: of the data set.
     shard_size: images of a file.
@@ -62,17 +61,14 @@ def write(
   Raises:
     UserError: about a label without a name, or two images of one id.
   """
-  folder, written = epath.Path(folder), {}
-  plan = numbered_files.plan(len(rows), shard_size, split=split, ending=".tar")
-  for file, numbers in plan:
-    if not (folder / file).exists():
-      with (
-        replace(folder, file) as path,
-        tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar,
-      ):
-        _write_samples(tar, (rows[i] for i in numbers), names)
-    written[file] = len(numbers)
-  return written
+
+  def write_file(path, numbers):
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+      _write_samples(tar, (rows[i] for i in numbers), names)
+
+  return numbered_files.write(
+    folder, len(rows), shard_size, write_file, split=split, ending=".tar"
+  )
 
 
 def _write_samples(
@@ -101,8 +97,10 @@ def _write_samples(
 def open_webdataset(
   path: epath.PathLike,
   classes: Mapping[str, int] | None = None,
-  image_size: int | None = None,
+  image_size: Count | None = None,
   split: str | None = None,
+  *,
+  space: Any = None,
 ) -> Labelled:
   """Opens tar files of samples, as `write` or WebDataset's own writer leave.
 
@@ -112,9 +110,11 @@ def open_webdataset(
     path: of a tar file, or of a folder of them, local or gs://.
     classes: name -> label. A sample is of the class that `class_name` of its
       `.json` names, or its `.cls` if that is no number; else the number in
-      `.cls`, or `label` of its `.json`, is the label. None takes the numbers.
+      `.cls`, or `label` of its `.json`, is the label. Those of the space by
+      default; the numbers stay if there is none either.
     image_size: crops and resizes the images to squares of this side.
     split: of the files, where there are several.
+    space: the label space.
 
   Returns:
     A source of rows of image uint8 [h, w, 3], label int and id str: `id` of its
@@ -125,6 +125,8 @@ def open_webdataset(
       without an image or a label, and classes that are unknown or not there. A
       damaged image shows when its row is read.
   """
+  if classes is None and space is not None:
+    classes = file_names.lookup(space)
   files = numbered_files.find(path, ".tar", split=split)
   samples, problems = [], []
   for number, file in enumerate(files):
@@ -132,21 +134,22 @@ def open_webdataset(
   class_names.raise_problems(
     problems,
     f"{path} cannot be opened as WebDataset",
-    "Copy damaged files anew, or export again; a sample is an image (.png, "
+    "Copy damaged files again, or export again; a sample is an image (.png, "
     ".jpg, ...) and a .cls or .json of its name.",
   )
-  found = class_names.of_rows(
+  labels = class_names.of_rows(
     [sample.number for sample in samples],
     [sample.name for sample in samples],
     classes,
     where=str(path),
   )
-  read = functools.partial(_read, files, samples, found, image_size)
-  return Labelled(len(samples), read, functools.partial(_item, found))
+  read = functools.partial(_read, files, samples, labels, image_size)
+  label = functools.partial(operator.getitem, labels)
+  return Labelled(len(samples), read, label)
 
 
 def _index(path: epath.Path, number: int, problems: list[str]) -> list[_Sample]:
-  """Lists the samples of a tar file; what is wrong is added to problems."""
+  """Lists the samples of a tar file, and adds to the problems."""
   images: dict[str, tuple[int, int]] = {}
   texts: dict[str, dict[str, bytes]] = {}
   with path.open("rb") as file:
@@ -165,10 +168,10 @@ def _index(path: epath.Path, number: int, problems: list[str]) -> list[_Sample]:
       # A header that is damaged or not there ends the walk without an error,
       # as does the block of zeros behind the last member.
       file.seek(end)
-      whole = file.read(_BLOCK) == bytes(_BLOCK)
+      is_whole = file.read(_BLOCK) == bytes(_BLOCK)
     except (tarfile.TarError, OSError, EOFError):
-      whole = False
-  if not whole:
+      is_whole = False
+  if not is_whole:
     problems.append(
       f"{path.name}: damaged or cut short behind {len(images)} samples"
     )
@@ -181,11 +184,11 @@ def _index(path: epath.Path, number: int, problems: list[str]) -> list[_Sample]:
   samples = []
   for key, place in images.items():
     try:
-      said = _said(key, texts.get(key, {}))
+      about = _id_and_class(key, texts.get(key, {}))
     except ValueError as error:
       problems.append(f"{path.name}: {key} {error}")
     else:
-      samples.append(_Sample(number, *place, *said))
+      samples.append(_Sample(number, *place, *about))
   return samples
 
 
@@ -196,7 +199,7 @@ def _split(name: str) -> tuple[str, str]:
   return f"{folder}{slash}{key}", ending.lower()
 
 
-def _said(
+def _id_and_class(
   key: str, texts: Mapping[str, bytes]
 ) -> tuple[str, int | None, str | None]:
   """Returns the id, the number and the name of the class."""
@@ -219,14 +222,10 @@ def _said(
   return str(about.get("id", key)), number, name and str(name)
 
 
-def _item(values: Sequence[int], index: int) -> int:
-  return values[index]
-
-
 def _read(
   files: Sequence[epath.Path],
   samples: Sequence[_Sample],
-  found: Sequence[int],
+  labels: Sequence[int],
   image_size: int | None,
   index: int,
 ) -> Example:
@@ -234,12 +233,6 @@ def _read(
   with files[sample.file].open("rb") as file:
     file.seek(sample.offset)
     content = file.read(sample.size)
-  try:
-    with Image.open(io.BytesIO(content)) as image:
-      pixels = image_files.to_pixels(image, image_size)
-  except _BAD_IMAGE as error:
-    raise UserError(
-      f"The image {sample.id!r} in {files[sample.file]} cannot be read "
-      f"({error}): copy the file anew, or export it again."
-    ) from error
-  return {"image": pixels, "label": found[index], "id": sample.id}
+  name = f"The image {sample.id!r} in {files[sample.file]}"
+  pixels = image_files.decode(content, image_size, name=name)
+  return {"image": pixels, "label": labels[index], "id": sample.id}

@@ -1,30 +1,53 @@
 """Images as files hold them: encoded, opened late, and read in part.
 
 A row has its image as uint8 pixels [h, w, 3], `image`, or as the bytes of a
-JPEG, PNG or WebP file, `encoded`. What needs a part of the image opens it,
-which reads the size alone, decides by that, and then decodes.
+JPEG, PNG or WebP file, `encoded`. Code that needs a part of the image opens it,
+which reads the size alone, chooses the part by it, and then decodes.
 """
 
+import dataclasses
 import io
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from synthjax.runtime.errors import (
-  COUNT,
-  Kind,
-  UserError,
-  one_of,
-  unknown_names,
-)
+from synthjax.config import schema
+from synthjax.config.schema import Count, Rule
+from synthjax.runtime.errors import COUNT, Kind, one_of
 
 FORMATS = ("png", "jpeg", "webp")
 _STARTS = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
-# Of the formats that lose something.
-DEFAULT_QUALITY = {"jpeg": 95, "webp": 90}
+DEFAULT_QUALITY = {"jpeg": 95, "webp": 90}  # of formats that lose something
+Box = tuple[int, int, int, int]  # left, upper, right, lower; in px
 
-# Of the arguments of `encode` that a config gives.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encoding:
+  """Fields of a block that encodes images: the arguments of `encode`."""
+
+  image_format: Literal["png", "jpeg", "webp"] | None = None  # png
+  # Of JPEG and WebP; DEFAULT_QUALITY.
+  quality: (
+    Annotated[int, Rule(lambda x: 1 <= x <= 100, "a whole number, 1 to 100")]
+    | None
+  ) = None
+  # Side of the square that images are resized to; by default they are not.
+  image_size: Count | None = None
+
+  def problems(self) -> Iterable[str]:
+    if self.quality is not None and self.image_format in (None, "png"):
+      yield f"quality={self.quality} is of jpeg and webp; png loses nothing"
+
+  def options(self) -> dict[str, Any]:
+    """Returns the arguments of `encode` that were given."""
+    names = (field.name for field in dataclasses.fields(Encoding))
+    options = {name: getattr(self, name) for name in names}
+    return {k: value for k, value in options.items() if value is not None}
+
+
+# Kinds of these fields, for tables.
 VALUES = {
   "image_format": one_of(FORMATS),
   "quality": Kind(
@@ -33,15 +56,13 @@ VALUES = {
   "image_size": COUNT,
 }
 
-Box = tuple[int, int, int, int]  # left, upper, right, lower; in px
-
 
 def format_of(content: bytes) -> str | None:
-  """Tells by its first bytes which of FORMATS a file has; None for others."""
+  """Returns which of FORMATS a file has, by its first bytes; or None."""
   if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
     return "webp"
-  found = (name for name, start in _STARTS.items() if content.startswith(start))
-  return next(found, None)
+  names = (name for name, start in _STARTS.items() if content.startswith(start))
+  return next(names, None)
 
 
 def open_image(example: dict[str, Any]) -> Image.Image:
@@ -76,8 +97,8 @@ def crop(image: Image.Image, box: Box, image_size: int) -> np.ndarray:
   A JPEG that was not read yet is decoded at a half, a quarter or an eighth of
   its size where the rectangle still has as many pixels as the result: most
   frequencies that the resize would take away are then never transformed. That
-  is 0.2 to 0.7 of 255 from a full decode on average, and 5 at most (made-up
-  photographs, in test_codecs.py). All else gives the very same pixels.
+  is 0.2 to 0.7 of 255 from a full decode on average, and 5 at most (on made-up
+  photographs, in its tests). All else gives the very same pixels.
 
   Args:
     image: as `open_image` returns it.
@@ -135,28 +156,9 @@ def encode(
   return file.getvalue()
 
 
-def check_encoding(
-  *,
-  image_format: str = "png",
-  quality: int | None = None,
-  image_size: int | None = None,
-) -> None:
-  """Checks arguments of `encode`.
-
-  Raises:
-    UserError: saying all that is wrong with them.
-  """
-  if image_format not in FORMATS:
-    raise unknown_names("image_format", [image_format], FORMATS)
-  problems = []
-  if quality is not None and image_format == "png":
-    problems.append(f"quality={quality} is of jpeg and webp; png loses nothing")
-  elif quality is not None and not 1 <= quality <= 100:
-    problems.append(f"quality={quality} is not one of 1 to 100")
-  if image_size is not None and image_size < 1:
-    problems.append(f"image_size={image_size} is less than 1")
-  if problems:
-    raise UserError(f"Images cannot be encoded so: {'; '.join(problems)}.")
+def check_encoding(**fields: Any) -> None:
+  """Raises a UserError about arguments of `encode`; see `Encoding`."""
+  schema.read(Encoding, fields, "encoding")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

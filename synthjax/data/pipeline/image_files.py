@@ -1,13 +1,17 @@
 """Image files as rows, whatever lists them."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import io
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from synthjax.data.pipeline.rows import Example, Source
 from synthjax.runtime.errors import UserError
@@ -46,13 +50,9 @@ def open_files(
     the path below `path`. A file that is no image raises a UserError when its
     row is read.
   """
-  path, files, labels = (
-    epath.Path(path).expanduser(),
-    tuple(files),
-    list(labels),
-  )
-  read = functools.partial(_read_file, path, files, labels, image_size)
-  return Labelled(len(files), read, functools.partial(_item, labels))
+  path, labels = epath.Path(path).expanduser(), list(labels)
+  read = functools.partial(_read_file, path, tuple(files), labels, image_size)
+  return Labelled(len(files), read, functools.partial(operator.getitem, labels))
 
 
 def absent(path: epath.PathLike, files: Sequence[str]) -> set[str]:
@@ -61,17 +61,35 @@ def absent(path: epath.PathLike, files: Sequence[str]) -> set[str]:
   for file in files:
     folder, _, name = file.rpartition("/")
     names_of[folder].add(name)
-  gone = set()
+  missing = set()
   for folder, names in names_of.items():
     parent = path / folder
-    there = {e.name for e in parent.iterdir()} if parent.is_dir() else set()
-    gone |= {f"{folder}/{n}" if folder else n for n in names - there}
-  return gone
+    if parent.is_dir():
+      names = names - {entry.name for entry in parent.iterdir()}
+    missing |= {f"{folder}/{name}" if folder else name for name in names}
+  return missing
+
+
+def check_present(
+  path: epath.PathLike, files: Sequence[str], advice: str
+) -> None:
+  """Raises a UserError that counts the files that are not there."""
+  if missing := absent(path, files):
+    some = ", ".join(sorted(missing)[:5])
+    raise UserError(
+      f"{len(missing)} of {len(files)} images are not in {path}, such as "
+      f"{some}: {advice}."
+    )
 
 
 def is_image(path: epath.Path) -> bool:
-  """Tells by its name whether a file is an image."""
+  """Returns whether a file is named as an image."""
   return path.suffix.lower() in ENDINGS
+
+
+def list_images(folder: epath.Path) -> list[str]:
+  """Returns the sorted names of the images in a folder."""
+  return sorted(file.name for file in folder.iterdir() if is_image(file))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -109,17 +127,40 @@ def read_pixels(file: epath.Path, image_size: int | None = None) -> np.ndarray:
   Raises:
     UserError: if it is no image, or is damaged.
   """
+  with (
+    reading(file),
+    file.open("rb") as opened,
+    Image.open(opened) as image,
+  ):
+    return to_pixels(image, image_size)
+
+
+def decode(
+  content: bytes, image_size: int | None = None, *, name: str
+) -> np.ndarray:
+  """Reads a file's content as `read_pixels` reads a file; `name` is for errors.
+
+  Unlike `codecs.decode_image`, it takes any mode and format.
+  """
+  with reading(name), Image.open(io.BytesIO(content)) as image:
+    return to_pixels(image, image_size)
+
+
+@contextlib.contextmanager
+def reading(name: Any, *errors: type[Exception]) -> Iterator[None]:
+  """Turns what Pillow raises about a bad image, and `errors`, into a UserError.
+
+  Args:
+    name: of the image, and where it is.
+    *errors: further ones.
+  """
   try:
-    with file.open("rb") as opened, Image.open(opened) as image:
-      return to_pixels(image, image_size)
-  except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    yield
+  except (OSError, SyntaxError, ValueError, *errors) as error:
     raise UserError(
-      f"{file} cannot be read as an image ({error}): mend it or move it away."
+      f"{name} cannot be read as an image ({error}): copy the file again, or "
+      "move it away."
     ) from error
-
-
-def _item(values: Sequence[int], index: int) -> int:
-  return values[index]
 
 
 def _read_file(

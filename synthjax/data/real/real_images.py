@@ -1,57 +1,83 @@
-"""Real labelled images, with the labels of a label space."""
+"""Real labelled images, with the labels of a label space.
 
+A block of a config describes them: {"kind": "folder", "path": ...}. `SOURCES`
+has the kinds, and the arguments of a kind's function are the other fields.
+"""
+
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from absl import logging
 from etils import epath
 
-from synthjax.data.formats import png_folder
+from synthjax.config import schema
+from synthjax.config.schema import Block, Choice, Count
+from synthjax.data.formats import parquet, png_folder, webdataset
+from synthjax.data.generated.shards import open_shards
 from synthjax.data.pipeline import few_shot
 from synthjax.data.pipeline.rows import Example, labels_of
-from synthjax.data.real import sources
+from synthjax.data.real import archives, coop_files
 from synthjax.data.real.paper_datasets import BENCHMARKS, Splits
+from synthjax.data.real.tfds import open_tfds
 from synthjax.embedded import captions, world
-from synthjax.labels import class_names, file_names, spaces
-from synthjax.runtime.errors import (
-  BLOCK,
-  UserError,
-  check_values,
-  unknown_names,
-)
-
-# Sources whose files name the classes in their own way.
-_NAMED = ("aircraft", "birdsnap", "caltech256", "coop")
-# Those that say which class a row is of.
-_EXPORTED = ("parquet", "webdataset")
+from synthjax.labels import spaces
+from synthjax.runtime.errors import UserError, unknown_names
 
 
-def open_real(block: Mapping[str, Any], space: Any) -> Sequence[Example]:
-  """Opens what a config's block of plain data describes.
+def open_real(
+  block: Mapping[str, Any], space: Any, name: str = "images"
+) -> Sequence[Example]:
+  """Opens the images that a block of a config describes.
+
+  A data set with an archive of its own needs one module, with a function
+  `load(..., space)` that returns rows of image, label and id; its other
+  arguments are the fields of the block. Name the module by its dotted path,
+  kind="my_package.my_birds", or add the function to SOURCES.
 
   Args:
-    block: `kind`, a key of `sources.SOURCES`, "embedded" where it is left out;
-      and the fields of that source. A "folder" has the classes' keys or names
-      for its folders unless it lists `classes`; "parquet" and "webdataset" name
-      the class of each row likewise. "tfds" keeps TFDS's labels unless it lists
-      `classes` or has by_name=True. Or kind="benchmark", and the fields of
-      `benchmark_splits.resolve`.
+    block: `kind`, a key of SOURCES or a dotted path, "embedded" by default; and
+      the fields of that source.
     space: the label space.
+    name: of the block, for messages, such as "config.tune.test".
+
+  Raises:
+    UserError: about the fields, or what the source finds wrong.
   """
-  return _open(block, space)
+  return _open(_read(block, name), space)
 
 
-def check_real(block: Mapping[str, Any], space: Any) -> None:
+def check_real(
+  block: Mapping[str, Any], space: Any, name: str = "images"
+) -> None:
   """Raises what opening would, before hours are spent; decodes no image.
 
-  TFDS is left out, as it would download the data set.
+  A data set of TFDS is not opened, as that would download it.
   """
-  if block.get("kind") == "benchmark":
-    fields, _ = _resolve(block, space)
-    if fields["kind"] == "tfds":
-      return
-  if block.get("kind", "embedded") != "tfds":
-    _open(block, space)
+  source = _read(block, name)
+  if not _is_tfds(source, space):
+    _open(source, space)
+
+
+def check_pool(
+  block: Mapping[str, Any],
+  space: Any,
+  shots: Iterable[int | None],
+  name: str = "images",
+) -> None:
+  """Checks that each class has as many real images as shots are asked for.
+
+  No image is decoded, and a data set of TFDS is not opened.
+
+  Raises:
+    UserError: as `open_real` and `few_shot.draw`.
+  """
+  source = _read(block, name)
+  if _is_tfds(source, space):
+    return
+  labels = labels_of(open_real(block, space, name))
+  for count in shots:
+    few_shot.draw(labels, num_classes=len(space.classes), shots=count, seed=0)
 
 
 def splits_of(block: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -60,83 +86,51 @@ def splits_of(block: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
   Raises:
     UserError: about parts that are no blocks.
   """
-  parts = dict(block.get("test_parts") or {})
-  check_values("test_parts", parts, dict.fromkeys(parts, BLOCK))
-  own = ("pool", "validation", "test")
-  return {k: block[k] for k in own if block.get(k)} | parts
-
-
-def check_pool(
-  block: Mapping[str, Any], space: Any, shots: Iterable[int | None]
-) -> None:
-  """Checks that real images have so many of each class; decodes none.
-
-  TFDS is left out, as it would download the data set.
-
-  Raises:
-    UserError: as `open_real` and `few_shot.draw`.
-  """
-  fields = dict(block)
-  if fields.get("kind") == "benchmark":
-    fields, _ = _resolve(block, space)
-  if fields.get("kind") == "tfds":
-    return
-  labels = labels_of(open_real(block, space))
-  for each in shots:
-    few_shot.draw(labels, num_classes=len(space.classes), shots=each, seed=0)
-
-
-def _resolve(
-  block: Mapping[str, Any], space: Any
-) -> tuple[dict[str, Any], Splits]:
-  fields = {name: value for name, value in block.items() if name != "kind"}
-  known = ("name", "split", "splits", "data_dir", "image_size")
-  if unknown := [name for name in fields if name not in known]:
-    raise unknown_names("field of the source 'benchmark',", unknown, known)
-  if missing := [name for name in known[:2] if name not in fields]:
-    raise UserError(f"A benchmark needs {' and '.join(missing)}.")
-  return resolve(space=space, **fields)
-
-
-def _open(block: Mapping[str, Any], space: Any) -> Sequence[Example]:
-  fields = dict(block)
-  kind = fields.pop("kind", "embedded")
-  if kind == "benchmark":
-    resolved, splits = _resolve(block, space)
-    source = _open(resolved, space)
-    check_size(len(source), fields["name"], fields["split"], splits)
-    return source
-  if kind == "embedded":
-    if "split" not in fields or len(fields) > 1:
-      raise UserError(
-        f"Embedded images are asked for by {dict(block)}; allowed is split=, "
-        f"one of {', '.join(world.SPLITS)}."
-      )
-    return world.open_split(fields["split"], space=space)
-  if kind == "folder" and "path" in fields:
-    folders = png_folder.class_folders(fields["path"], space)
-    fields.setdefault("classes", folders)
-  if kind in _EXPORTED:
-    fields.setdefault("classes", file_names.lookup(space))
-  if kind in _NAMED or (kind == "tfds" and fields.pop("by_name", False)):
-    fields.setdefault("classes", class_names.lookup(space))
-  return sources.open_source(kind, **fields)
+  parts = block.get("test_parts") or {}
+  parts = schema.read(Mapping[str, Block], parts, "test_parts")
+  splits = ("pool", "validation", "test")
+  return {name: block[name] for name in splits if block.get(name)} | parts
 
 
 def identify(block: Mapping[str, Any]) -> dict[str, Any]:
   """Returns plain data that tells one set of real images from another.
 
-  Only the embedded set is hashed; of others the description must do, as to
-  read them all at every start would take too long.
+  Only the embedded set is hashed. Other sets go by their block, as reading all
+  of them at every start would take too long.
   """
   if block.get("kind", "embedded") != "embedded":
     return dict(block)
   return dict(block) | {"images": captions.digest()}
 
 
-# --- finds a split of a data set of the paper, and compares its size ---------
+# --- a split of a data set of the paper --------------------------------------
 
 _PATHS = ("path", "split_file")  # fields that are below the user's folder
+
+
+def benchmark(
+  name: str,
+  split: Literal["train", "validation", "test"],
+  splits: str | None = None,
+  data_dir: epath.PathLike | None = None,
+  image_size: Count | None = None,
+  *,
+  space: Any,
+) -> Sequence[Example]:
+  """Opens a split of a data set of the paper, and checks its size.
+
+  Args:
+    name: see `resolve`, as for the others.
+    split: of the data set.
+    splits: a key of BENCHMARKS[name].
+    data_dir: of the files.
+    image_size: px.
+    space: the label space.
+  """
+  block, chosen = resolve(name, split, space, splits, data_dir, image_size)
+  source = open_real(block, space)
+  _check_size(len(source), name, split, chosen)
+  return source
 
 
 def resolve(
@@ -159,7 +153,7 @@ def resolve(
     image_size: crops and resizes the images to squares of this side.
 
   Returns:
-    A block for `real.open_real`, and the splits.
+    A block for `open_real`, and the splits.
 
   Raises:
     UserError: about a name, a split that is not there, a label space with
@@ -170,52 +164,87 @@ def resolve(
   splits = splits or next(iter(BENCHMARKS[name]))
   if splits not in BENCHMARKS[name]:
     raise unknown_names(f"splits of {name},", [splits], BENCHMARKS[name])
-  found = BENCHMARKS[name][splits]
-  parts = {s: getattr(found, s) for s in ("train", "validation", "test")}
-  if not parts.get(split):
-    there = [each for each, part in parts.items() if part]
-    raise unknown_names(f"split of {name} ({splits}),", [split], there)
-  classes = len(spaces.load_space(found.space).classes)
-  if len(space.classes) != classes:
+  chosen = BENCHMARKS[name][splits]
+  part = getattr(chosen, split, None)
+  if not part:
+    known = [s for s in ("train", "validation", "test") if getattr(chosen, s)]
+    raise unknown_names(f"split of {name} ({splits}),", [split], known)
+  num_classes = len(spaces.load_space(chosen.space).classes)
+  if len(space.classes) != num_classes:
     raise UserError(
-      f"{name} ({splits}) has {classes} classes, but the label space "
-      f"{space.name!r} has {len(space.classes)}: choose {found.space!r}."
+      f"{name} ({splits}) has {num_classes} classes, but the label space "
+      f"{space.name!r} has {len(space.classes)}: choose {chosen.space!r}."
     )
-  block = dict(parts[split].block)
+  block = dict(part.block)
   if image_size is not None:
     block["image_size"] = image_size
   if block["kind"] == "tfds":
-    return block | ({"data_dir": data_dir} if data_dir else {}), found
+    return block | ({"data_dir": data_dir} if data_dir else {}), chosen
   if data_dir is None:
     below = ", ".join(block[key] for key in _PATHS if key in block)
     raise UserError(
       f"{name} ({splits}) is read from the files of its authors: give the "
       f"data_dir that holds {below}. Other splits: "
-      f"{', '.join(each for each in BENCHMARKS[name] if each != splits)}."
+      f"{', '.join(other for other in BENCHMARKS[name] if other != splits)}."
     )
   root = epath.Path(data_dir).expanduser()
   paths = {key: str(root / block[key]) for key in _PATHS if key in block}
-  return block | paths, found
+  return block | paths, chosen
 
 
-def check_size(found: int, name: str, split: str, splits: Splits) -> None:
+def _check_size(rows: int, name: str, split: str, splits: Splits) -> None:
   """Compares the rows of a split with those it should have.
 
-  Raises:
-    UserError: if they differ; of Birdsnap, whose images are fetched one by one
-      from addresses that die, a warning.
+  Birdsnap's images are fetched one by one from addresses that die: it may lack
+  some, with a warning.
   """
   size = getattr(splits, split).size
-  if size in (None, found):
+  if size in (None, rows):
     return
-  told = (
-    f"The split {split!r} of {name} has {found} rows, where {size} are expected"
+  problem = (
+    f"The split {split!r} of {name} has {rows} rows, where {size} are expected"
   )
-  if splits.may_lack and found < size:
-    logging.warning("%s. %s.", told, splits.note)
+  if splits.may_lack and rows < size:
+    logging.warning("%s. %s.", problem, splits.note)
     return
   note = f" {splits.note}." if splits.note else ""
   raise UserError(
-    f"{told}.{note} The copy may be incomplete, changed, or of another "
+    f"{problem}.{note} The copy may be incomplete, changed, or of another "
     "version; to use it as it is, open it by its own kind (tfds, folder, ...)."
   )
+
+
+# --- kinds of sources ---------------------------------------------------------
+
+# kind -> function; its arguments are the fields of a block. An argument `space`
+# gets the label space.
+SOURCES = {
+  "aircraft": archives.aircraft,
+  "benchmark": benchmark,
+  "birdsnap": archives.birdsnap,
+  "caltech256": archives.caltech256,
+  "coop": coop_files.coop,
+  "embedded": world.open_split,
+  "folder": png_folder.open_folder,
+  "parquet": parquet.open_parquet,
+  "shards": open_shards,
+  "tfds": open_tfds,
+  "webdataset": webdataset.open_webdataset,
+}
+REAL = Choice("kind", SOURCES, default="embedded", filled=("space",))
+
+
+def _read(block: Mapping[str, Any], name: str) -> Any:
+  return schema.read(REAL, block, name)
+
+
+def _open(source: Any, space: Any) -> Sequence[Example]:
+  takes_space = "space" in inspect.signature(source).parameters
+  return source(space=space) if takes_space else source()
+
+
+def _is_tfds(source: Any, space: Any) -> bool:
+  if source.func is benchmark:
+    block, _ = resolve(space=space, **source.keywords)
+    return block["kind"] == "tfds"
+  return source.func is open_tfds

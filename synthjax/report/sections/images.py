@@ -3,13 +3,13 @@
 import base64
 import collections
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from synthjax.data.generated import shards
+from synthjax.data.generated.plan import ImageId
 from synthjax.data.pipeline.codecs import shrink
 from synthjax.data.pipeline.rows import Source
 from synthjax.report import markup
@@ -20,8 +20,6 @@ PLACE, TITLE = 90, "Drawn images"
 _MAX_CANDIDATES = 8_000  # rows to choose from; a random part if there are more
 _MAX_BYTES = 3_500_000  # of a page, for all images
 _FACTS_BYTES = 700  # of a page, for the facts about an image
-# Strategy, label, prompt, seed and number.
-_ID = re.compile(r"(.+)-\d+-\d+-s-?\d+-\d+")
 
 
 class Picture(NamedTuple):
@@ -87,9 +85,11 @@ def choose_album(run: Run, samples_per_class: int) -> Album | None:
 
 
 def _without_image(row: dict) -> dict:
-  match = _ID.fullmatch(row["id"])
   facts = {key: row[key] for key in ("id", "label", "prompt", "seed")}
-  return facts | {"strategy": match[1] if match else ""}
+  try:
+    return facts | {"strategy": ImageId.parse(row["id"]).strategy}
+  except ValueError:  # the page also shows images of damaged shards
+    return facts | {"strategy": ""}
 
 
 def _verdicts(run: Run, ids: set[str]) -> dict[str, dict]:

@@ -1,9 +1,9 @@
-"""Pickles of tensors, read without running them.
+"""Pickles, read without running them: of tensors, and of other records.
 
 A pickle is a program for a stack machine, and two of its instructions import
 and call whatever they name. The machine here has neither: a name stays a name,
-and a call picks one of the few functions of `torch_records`, which build inert
-records.
+and a call picks one of the few functions of a `Format`, which build inert
+records. `TORCH` is the format of weights.
 
 It is not a `pickle.Unpickler` with a narrowed `find_class`. That one, too, can
 be led astray by a file: BUILD sets attributes of the very functions that are
@@ -13,7 +13,7 @@ nested tuples overflows the C stack.
 
 import pickletools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 from synthjax.runtime.errors import UserError
@@ -26,9 +26,35 @@ MAX_DEPTH = 100  # containers in containers
 MAX_ARGUMENTS = 16
 
 
+class Format(NamedTuple):
+  """What the pickles of one kind of file may name and call."""
+
+  is_name: Callable[[str], bool]  # whether it may be named
+  is_class: Callable[[str], bool]  # whether its objects become a `Module`
+  allowed: str  # for messages: "Only <allowed> allowed"
+  usual: str  # "its pickle <does so>, <usual>"
+  advice: str  # about a file that names something else
+  calls: Mapping[str, Callable] = {}  # that REDUCE may call
+  storage: Callable[[Any], records.Storage] | None = None  # by persistent id
+
+
+TORCH = Format(
+  is_name=records.is_allowed,
+  is_class=lambda name: name.startswith(records.TORCHSCRIPT),
+  allowed="what rebuilds plain tensors is",
+  usual="which torch.save never does for weights",
+  advice="If you trust its source, load it in PyTorch and save the bare "
+  "weights, torch.save(model.state_dict(), ...), as dense tensors and without "
+  "other objects.",
+  calls=records.CALLS,
+  storage=records.storage,
+)
+
+
 class Machine(NamedTuple):
   """The state of one run."""
 
+  format: Format
   stack: list
   marks: list[int]  # lengths of the stack
   memo: dict[int, Any]
@@ -36,8 +62,14 @@ class Machine(NamedTuple):
   refused: dict[str, None]  # names, in the order they were met
 
 
-def load(file: BinaryIO) -> tuple[Any, dict[str, records.Storage]]:
+def load(
+  file: BinaryIO, kind: Format = TORCH
+) -> tuple[Any, dict[str, records.Storage]]:
   """Reads one pickle, and leaves the file behind it.
+
+  Args:
+    file: at the start of the pickle.
+    kind: what it may name and call.
 
   Returns:
     Plain values, dicts, lists and tuples of Tensor, Module and Global; and the
@@ -45,9 +77,9 @@ def load(file: BinaryIO) -> tuple[Any, dict[str, records.Storage]]:
 
   Raises:
     UserError: about every name that is not allowed, or how the pickle is not
-      one that torch.save or torch.jit.save writes.
+      one of its kind.
   """
-  machine, value, problem = Machine([], [], {}, {}, {}), None, None
+  machine, value, problem = Machine(kind, [], [], {}, {}, {}), None, None
   try:
     value = _run(machine, file)
     _check_depth(value)
@@ -66,11 +98,9 @@ def load(file: BinaryIO) -> tuple[Any, dict[str, records.Storage]]:
   if machine.refused:
     names = ", ".join(short(name) for name in list(machine.refused)[:20])
     raise UserError(
-      f"its pickle asks for {names}. Only what rebuilds plain tensors is "
-      "allowed, as a pickle can run any program that it names; nothing of the "
-      "file was executed. If you trust its source, load it in PyTorch and save "
-      "the bare weights, torch.save(model.state_dict(), ...), as dense tensors "
-      "and without other objects."
+      f"its pickle asks for {names}. Only {kind.allowed} allowed, as a pickle "
+      "can run any program that it names; nothing of the file was executed. "
+      f"{kind.advice}"
     )
   if problem:
     raise UserError(problem)
@@ -82,13 +112,13 @@ def _run(machine: Machine, file: BinaryIO) -> Any:
     if count > MAX_OPERATIONS:
       raise UserError(
         f"its pickle has more than {MAX_OPERATIONS:,} operations, which no "
-        "checkpoint needs."
+        "such file needs."
       )
     if opcode.name == "STOP":
       (value,) = machine.stack
       return value
     if opcode.name not in OPERATIONS:
-      raise _never(f"uses the operation {opcode.name}")
+      raise _never(machine, f"uses the operation {opcode.name}")
     OPERATIONS[opcode.name](machine, arg)
 
 
@@ -177,7 +207,7 @@ def _put(machine, index):
 
 
 def _global(machine, name: str) -> None:
-  if not records.is_allowed(name):
+  if not machine.format.is_name(name):
     machine.refused[name] = None
   machine.stack.append(Global(name))
 
@@ -195,32 +225,33 @@ def _call(machine, arg):
   name = function.name if type(function) is Global else ""
   if _is_refused(machine, function):
     result = function
-  elif name.startswith(records.TORCHSCRIPT):
+  elif machine.format.is_class(name):
     result = Module(name, [])  # a member of an enumeration
-  elif name not in records.CALLS or type(args) is not tuple:
-    raise _never(f"calls {short(function)}")
+  elif name not in machine.format.calls or type(args) is not tuple:
+    raise _never(machine, f"calls {short(function)}")
   else:
     try:
       if len(args) > MAX_ARGUMENTS:
         raise TypeError(f"it gives {len(args)} arguments")
-      result = records.CALLS[name](*args)
+      result = machine.format.calls[name](*args)
     except UserError:
       raise
     except (TypeError, ValueError) as error:
-      raise _never(f"calls {name} so ({str(error)[:200]})") from None
+      what = f"calls {name} so ({str(error)[:200]})"
+      raise _never(machine, what) from None
   machine.stack.append(result)
 
 
 def _new(machine, arg):
-  """NEWOBJ: makes an object of a TorchScript class."""
+  """NEWOBJ: makes an object of a class that the format allows."""
   kind, args = _take(machine, 2)
   name = kind.name if type(kind) is Global else ""
   if _is_refused(machine, kind):
     machine.stack.append(kind)
-  elif name.startswith(records.TORCHSCRIPT) and args == ():
+  elif machine.format.is_class(name) and args == ():
     machine.stack.append(Module(name, []))
   else:
-    raise _never(f"makes an object of {short(kind)}")
+    raise _never(machine, f"makes an object of {short(kind)}")
 
 
 def _build(machine, arg):
@@ -233,21 +264,23 @@ def _build(machine, arg):
   elif type(target) is Tensor and type(state) is tuple and len(state) == 3:
     pass  # requires_grad, volatile and hooks, of a Parameter before 0.4
   elif not _is_refused(machine, target):
-    raise _never(f"sets attributes of {short(target)}")
+    raise _never(machine, f"sets attributes of {short(target)}")
   machine.stack.append(target)
 
 
-def _never(what: str) -> UserError:
+def _never(machine, what: str) -> UserError:
   return UserError(
-    f"its pickle {what}, which torch.save never does for weights; nothing of "
-    "the file was executed."
+    f"its pickle {what}, {machine.format.usual}; nothing of the file was "
+    "executed."
   )
 
 
 def _storage(machine, arg):
-  found = records.storage(machine.stack.pop())
-  machine.storages.setdefault(found.key, found)
-  machine.stack.append(found)
+  if machine.format.storage is None:
+    raise _never(machine, "uses the operation BINPERSID")
+  storage = machine.format.storage(machine.stack.pop())
+  machine.storages.setdefault(storage.key, storage)
+  machine.stack.append(storage)
 
 
 _PUSHED = (

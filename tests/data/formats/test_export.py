@@ -15,7 +15,7 @@ from odd_rows import NAMES, ROWS, SPACE, block_of, contents, make_rows, write
 
 from synthjax.data.formats import export_rows
 from synthjax.data.pipeline import codecs
-from synthjax.data.real import real_images, sources
+from synthjax.data.real import real_images
 from synthjax.labels import file_names, spaces
 from synthjax.runtime.errors import UserError
 
@@ -211,7 +211,7 @@ def test_a_damaged_image_is_named_when_it_is_read(format_name, tmp_path):
   two = {file_names.folder_names(NAMES)[i]: i for i in range(2)}
   fields = {"path": str(tmp_path / below)}
   fields["classes"] = two if format_name == "folder" else {"../x": 0, "a/b": 1}
-  source = sources.open_source(format_name, **fields)
+  source = real_images.open_real({"kind": format_name, **fields}, space=None)
   by_label = {label: i for i, label in enumerate(source.labels.tolist())}
   assert source[by_label[0]]["id"] == ROWS[0]["id"]
   with pytest.raises(UserError, match="cannot be read"):

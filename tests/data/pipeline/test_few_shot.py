@@ -148,7 +148,7 @@ def test_a_subset_can_be_sent_to_worker_processes():
 
 def test_embedded_images_need_a_split():
   space = spaces.load_space("emoji10")
-  with pytest.raises(UserError, match="allowed is split="):
+  with pytest.raises(UserError, match="no field 'style'(.|\n)*lacks split"):
     real_images.open_real({"style": "noto"}, space)
 
 

@@ -77,7 +77,7 @@ def test_aircraft_that_are_missing_are_counted(aircraft):
   block = dict(kind="aircraft", path=str(aircraft), split="test")
   with pytest.raises(UserError, match=r"1 of 3 images .*0000008\.jpg"):
     real_images.check_real(block, VARIANTS)
-  with pytest.raises(UserError, match="'val'; did you mean"):
+  with pytest.raises(UserError, match="split='val': needed.*did you mean"):
     real_images.open_real(block | {"split": "val"}, VARIANTS)
   with pytest.raises(UserError, match="does not hold images_variant_test.txt"):
     real_images.open_real(block | {"path": str(aircraft / "images")}, VARIANTS)

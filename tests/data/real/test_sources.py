@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from synthjax.data.formats import png_folder
 from synthjax.data.generated import shards
 from synthjax.data.pipeline import image_files
-from synthjax.data.real import real_images, sources
+from synthjax.data.real import real_images
+from synthjax.data.real.tfds import open_tfds
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 
@@ -32,7 +34,7 @@ def class_folders(tmp_path):
 
 
 def test_a_folder_gives_rows_sorted_by_name(class_folders):
-  source = sources.open_source("folder", path=class_folders, classes=CLASSES)
+  source = png_folder.open_folder(class_folders, CLASSES)
   assert [row["id"] for row in source] == [
     "cat/0.png",
     "cat/1.png",
@@ -51,7 +53,7 @@ def test_empty_missing_and_unknown_folders_are_all_listed(class_folders):
   (class_folders / "other").mkdir()
   classes = CLASSES | {"empty": 1, "gone": 2}
   with pytest.raises(UserError) as error:
-    sources.folder(class_folders, classes)
+    png_folder.open_folder(class_folders, classes)
   message = str(error.value)
   assert "empty: holds no image" in message
   assert "gone: there is no such folder" in message
@@ -61,7 +63,7 @@ def test_empty_missing_and_unknown_folders_are_all_listed(class_folders):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
   with pytest.raises(UserError, match="no folder .*missing"):
-    sources.folder(tmp_path / "missing", CLASSES)
+    png_folder.open_folder(tmp_path / "missing", CLASSES)
 
 
 @pytest.mark.faults
@@ -72,7 +74,7 @@ def test_a_file_that_is_no_image_is_named_when_it_is_read(
   path = class_folders / "dog" / "1.png"
   # None: an image that was cut short
   path.write_bytes(path.read_bytes()[:50] if content is None else content)
-  source = sources.folder(class_folders, CLASSES)
+  source = png_folder.open_folder(class_folders, CLASSES)
   assert source[2]["label"] == 3
   with pytest.raises(UserError, match="dog/1.png cannot be read"):
     source[3]
@@ -109,7 +111,7 @@ def test_a_square_is_the_middle_of_the_image(tmp_path):
   wide[:, 6:24] = RED  # the filter reads a little beside the square
   save(tmp_path / "cat" / "wide.png", Image.fromarray(wide))
   save(tmp_path / "dog" / "tall.png", Image.fromarray(wide.swapaxes(0, 1)))
-  source = sources.folder(tmp_path, CLASSES, image_size=5)
+  source = png_folder.open_folder(tmp_path, CLASSES, image_size=5)
   for row in source:
     np.testing.assert_array_equal(row["image"], np.full((5, 5, 3), RED))
 
@@ -133,7 +135,9 @@ def write_shards(folder):
 
 def test_shards_are_a_source(tmp_path):
   write_shards(tmp_path)
-  source = sources.open_source("shards", folder=tmp_path, kept_ids=["x2"])
+  source = real_images.open_real(
+    {"kind": "shards", "folder": tmp_path, "kept_ids": ["x2"]}, space=None
+  )
   assert len(source) == 1 and source[0]["id"] == "x2"
 
 
@@ -141,30 +145,48 @@ def test_a_prepared_tfds_data_set_is_a_source(tmp_path):
   """Where TFDS looks for it: DATA_DIR/NAME/VERSION."""
   pytest.importorskip("tensorflow_datasets")
   write_shards(tmp_path / "synthjax" / "1.0.0")
-  source = sources.open_source(
-    "tfds", name="synthjax", split="train[1:]", data_dir=tmp_path, image_size=2
-  )
+  source = open_tfds("synthjax", "train[1:]", data_dir=tmp_path, image_size=2)
   assert len(source) == 2
   assert source[0]["image"].shape == (2, 2, 3)
   assert source[0]["image"][0, 0, 0] == 1
   assert source[0]["label"] == 1
   assert source[0]["id"] == "synthjax-train[1:]-0"
   with pytest.raises(UserError, match="'lable'; did you mean 'label'"):
-    sources.tfds("synthjax", "train", data_dir=tmp_path, label_key="lable")
+    open_tfds("synthjax", "train", data_dir=tmp_path, label_key="lable")
 
 
 def test_the_embedded_drawings_are_a_source():
-  row = sources.open_source("embedded", split="validation")[0]
+  row = real_images.open_real({"split": "validation"}, space=None)[0]
   assert row["image"].shape == (32, 32, 3) and row["image"].dtype == np.uint8
 
 
 def test_unknown_sources_and_fields_name_the_nearest():
-  with pytest.raises(UserError, match="'foldr'; did you mean 'folder'"):
-    sources.open_source("foldr", path="x")
-  with pytest.raises(UserError, match="'pth'; did you mean 'path'"):
-    sources.open_source("folder", pth="x", classes={})
-  with pytest.raises(UserError, match="needs path and classes"):
-    sources.open_source("folder")
+  for block, words in (
+    ({"kind": "foldr", "path": "x"}, "x.kind='foldr': .* mean 'folder'"),
+    ({"kind": "folder", "pth": "x"}, "no field 'pth'; did you mean 'path'"),
+    ({"kind": "folder"}, "x lacks path: needed text"),
+    ({"kind": "folder", "path": "x", "image_size": 0}, "image_size=0: needed"),
+    ({"kind": "tfds", "name": "cifar10"}, "x lacks split"),
+    ({"kind": "tfds", "name": "x", "split": 3}, "split=3: needed text"),
+    ({"split": "tset"}, "split='tset': needed one of train.* mean 'test'"),
+  ):
+    with pytest.raises(UserError, match=words):
+      real_images.check_real(block, None, "x")
+
+
+def test_a_data_set_of_one_s_own_is_one_module(tmp_path, monkeypatch):
+  (tmp_path / "my_birds.py").write_text(
+    "def load(count: int, *, space):\n"
+    "  return [{'image': None, 'label': len(space), 'id': 'a'}] * count\n"
+  )
+  (tmp_path / "my_noise.py").write_text("def rows(): return [1, 2]")
+  monkeypatch.syspath_prepend(tmp_path)
+  block = {"kind": "my_birds:load", "count": 2}
+  source = real_images.open_real(block, space="abc")
+  assert [row["label"] for row in source] == [3, 3]
+  assert real_images.open_real({"kind": "my_noise.rows"}, "abc") == [1, 2]
+  with pytest.raises(UserError, match="count='2': needed a whole number"):
+    real_images.check_real(block | {"count": "2"}, "abc")
 
 
 # --- labels -----------------------------------------------------------------
@@ -172,7 +194,7 @@ def test_unknown_sources_and_fields_name_the_nearest():
 
 def test_labels_are_known_without_decoding(class_folders):
   (class_folders / "dog" / "1.png").write_text("not an image")
-  source = sources.folder(class_folders, CLASSES)
+  source = png_folder.open_folder(class_folders, CLASSES)
   assert source.labels.tolist() == [7, 7, 3, 3]
 
 
@@ -199,16 +221,16 @@ def prepared(tmp_path):
 def test_labels_of_tfds_are_matched_by_name(prepared):
   pytest.importorskip("tensorflow_datasets")
   classes = {"car side": 0, "airplanes": 1, "Background Google": 2}
-  source = sources.tfds(**prepared, classes=classes)
+  source = open_tfds(**prepared, classes=classes)
   assert source.labels.tolist() == [1, 2, 0] * 2
   assert [row["label"] for row in source] == [1, 2, 0] * 2
-  assert sources.tfds(**prepared).labels.tolist() == [0, 1, 2] * 2
+  assert open_tfds(**prepared).labels.tolist() == [0, 1, 2] * 2
 
 
 def test_a_label_of_tfds_can_be_left_out(prepared):
   """As the background of Caltech101."""
   pytest.importorskip("tensorflow_datasets")
-  source = sources.tfds(
+  source = open_tfds(
     **prepared,
     classes={"car side": 1, "airplanes": 0},
     left_out=("background_google",),
@@ -222,10 +244,10 @@ def test_a_label_of_tfds_can_be_left_out(prepared):
 def test_labels_of_tfds_that_do_not_fit_are_named(prepared):
   pytest.importorskip("tensorflow_datasets")
   with pytest.raises(UserError, match="'boat': this class is not there"):
-    sources.tfds(**prepared, classes={"airplanes": 0, "boat": 1})
+    open_tfds(**prepared, classes={"airplanes": 0, "boat": 1})
   with pytest.raises(UserError, match="did you mean 'background_google'"):
-    sources.tfds(**prepared, left_out=("background",))
-  source = sources.tfds(**prepared, classes={"airplanes": 0})
+    open_tfds(**prepared, left_out=("background",))
+  source = open_tfds(**prepared, classes={"airplanes": 0})
   assert source[0]["label"] == 0
   with pytest.raises(UserError, match="label 1 of TFDS, which is none"):
     source[1]
