@@ -231,7 +231,7 @@ def test_related_words_are_filled_in_and_told(tmp_path, caplog):
   # Nobody has told which crane; and what there is stays.
   assert crane == quuxbird == () and gull == ("sea gull",)
   assert "kookaburra" in caplog.text and "quuxbird: none" in caplog.text
-  assert "crane: none, before it is told what is meant" in caplog.text
+  assert "crane: none, before its meaning is given by `sense`" in caplog.text
   assert "sea gull" not in caplog.text
 
 
