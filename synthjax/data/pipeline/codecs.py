@@ -66,7 +66,7 @@ def format_of(content: bytes) -> str | None:
 
 
 def open_image(example: dict[str, Any]) -> Image.Image:
-  """Opens the image of a row, whose pixels may still be encoded."""
+  """Opens the image of a row, encoded or not."""
   if "encoded" in example:
     return Image.open(io.BytesIO(example["encoded"]))
   return Image.fromarray(example["image"])
@@ -80,7 +80,7 @@ def pixels(example: dict[str, Any]) -> np.ndarray:
 
 
 def with_pixels(example: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
-  """Returns the row with these pixels, and without what was encoded."""
+  """Returns the row with these pixels in place of its encoded image."""
   kept = {name: value for name, value in example.items() if name != "encoded"}
   return kept | {"image": image}
 
@@ -95,8 +95,8 @@ def crop(image: Image.Image, box: Box, image_size: int) -> np.ndarray:
   """Cuts out a rectangle and resizes it bilinearly, with antialiasing.
 
   A JPEG that was not read yet is decoded at a half, a quarter or an eighth of
-  its size where the rectangle still has as many pixels as the result: most
-  frequencies that the resize would take away are then never transformed. That
+  its size if the rectangle still has as many pixels as the result: most
+  frequencies that the resize would remove are then never transformed. That
   is 0.2 to 0.7 of 255 from a full decode on average, and 5 at most (on made-up
   photographs, in its tests). All else gives the very same pixels.
 

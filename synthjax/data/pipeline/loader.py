@@ -20,9 +20,9 @@ Transform = Callable[[Example, np.random.Generator], Example]
 class Batches:
   """A process's share of global batches, read from any of them on.
 
-  Which rows a batch has, and what is drawn for them, follows from its number
-  alone: not from the number of processes, of workers, or from what was read
-  before. So a step is all that a checkpoint needs to know.
+  The rows of a batch, and the random draws for them, follow from its number
+  alone: not from the number of processes or workers, or from earlier batches.
+  So a checkpoint needs the step alone.
   """
 
   ds: grain.MapDataset  # of batches
@@ -57,8 +57,8 @@ def train_batches(
 ) -> Batches:
   """Makes endless shuffled batches: this process's share of each global one.
 
-  One process reads the same global batches as several: each of these holds a
-  run of the rows, the first ones the first process.
+  Global batches are the same for any number of processes. Each process has a
+  run of the rows; the first process has the first ones.
 
   Args:
     source: anything with a length and random access.
@@ -66,9 +66,9 @@ def train_batches(
     batch_size: over all processes.
     seed: of order and augmentation; the same on every process.
     num_workers: reading processes; 0 reads in this one.
-    repeats: of each image within a batch, each transformed in its own way
-      (repeated augmentation, as DeiT's; see `data.repeated`). An epoch has as
-      many steps as without repeats, and sees fewer of the images.
+    repeats: of each image within a batch, each transformed differently
+      (repeated augmentation, as DeiT's; see `repeated`). An epoch has as many
+      steps as without repeats, and sees fewer of the images.
 
   Raises:
     UserError: when the batch does not split over the processes, or the
@@ -89,19 +89,18 @@ def train_batches(
     ds = ds.shuffle().repeat()  # a new order in each epoch
   else:
     rows = repeated(source, seed=seed, repeats=repeats, batch_size=batch_size)
-    # Grain draws by position, so that each copy of an image is changed in its
-    # own way.
+    # Grain draws by position, so that copies of an image differ.
     ds = grain.MapDataset.source(rows).seed(seed)
   for transform in transforms:
     ds = ds.random_map(transform)
-  # Shares in the order of the global batches, of which this process has one
-  # each. What others read is never opened.
+  # The shares of all global batches in order; this process takes its own, and
+  # never opens the others.
   ds = ds.batch(share, drop_remainder=True)
   ds = ds[jax.process_index() :: jax.process_count()]
   return Batches(ds, num_workers)
 
 
-# --- the order of repeated augmentation (Hoffer et al ------------------------
+# --- the order of repeated augmentation (Hoffer et al. 2020) ------------------
 
 
 def repeated_index(
@@ -116,10 +115,10 @@ def repeated_index(
 ) -> np.ndarray:
   """Returns which examples a process reads in an epoch, in order.
 
-  Of a random order, each example comes `repeats` times in a row, and the
-  processes take turns: the copies of an example meet in the same step, on as
-  many processes as there are, each with an augmentation of its own. An epoch
-  is as long as one without repeats, so it sees a third of the examples.
+  Each example of a random order comes `repeats` times in a row, and the
+  processes take turns: the copies of an example meet in the same step, on
+  different processes, and are augmented differently. An epoch is as long as one
+  without repeats, so three repeats see a third of the examples.
 
   Args:
     num_examples: of the data set.
@@ -129,7 +128,7 @@ def repeated_index(
     rank: of this process.
     num_ranks: how many processes share the epoch.
     multiple: the epoch's length over all processes is the largest multiple of
-      it that the data set has; what is left of each share is cut.
+      it that the data set has; the rest of each share is cut.
 
   Returns:
     [num_examples // multiple * multiple // num_ranks] int64.
@@ -149,10 +148,10 @@ def repeated_index(
       f"{num_ranks} processes: choose a multiple of at most {num_examples}."
     )
   order = np.random.default_rng((seed, epoch)).permutation(num_examples)
-  repeated = np.repeat(order, repeats)
+  copies = np.repeat(order, repeats)
   # All shares are as long; the last ones go on with the start of the order.
-  repeated = np.resize(repeated, -(-len(repeated) // num_ranks) * num_ranks)
-  return repeated[rank::num_ranks][:length]
+  copies = np.resize(copies, -(-len(copies) // num_ranks) * num_ranks)
+  return copies[rank::num_ranks][:length]
 
 
 def repeated(
@@ -160,8 +159,8 @@ def repeated(
 ) -> Source:
   """Returns the rows of all processes, epoch after epoch, without an end.
 
-  Dealt out in turn, each process gets its `repeated_index`. An epoch has whole
-  batches: as many as an epoch without repeats.
+  A process that takes its turns of them reads its `repeated_index`. An epoch
+  has as many whole batches as one without repeats.
 
   Args:
     source: of the examples.

@@ -28,7 +28,7 @@ class Source:
 
 
 def labels_of(source: Sequence[Example]) -> np.ndarray:
-  """Returns the labels of a source, int [n], without decoding if it can."""
+  """Returns the labels of a source, int [n], without decoding if possible."""
   if hasattr(source, "labels"):
     return np.asarray(source.labels)
   return np.array([source[i]["label"] for i in range(len(source))])
