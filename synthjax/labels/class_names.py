@@ -50,43 +50,43 @@ def match(
     where: names the data set in errors.
 
   Raises:
-    UserError: listing each name that is of no class, and each class that has
-      no name.
+    UserError: as `check`.
   """
   labels_of = table(classes)
   labels = {name: labels_of.get(canonical(name)) for name in names}
   unknown = [name for name, label in labels.items() if label is None]
-  missing = missing_classes(classes, labels.values())
-  if unknown or missing:
-    raise mismatch(where, classes, unknown, missing)
+  check(classes, unknown, labels.values(), where=where)
   return labels
 
 
-def missing_classes(
-  classes: Mapping[str, int], labels: Iterable[int | None]
-) -> list[str]:
-  """Returns a name of each class that has none of these labels."""
-  names = {label: name for name, label in reversed(classes.items())}
-  return [names[label] for label in sorted(names.keys() - set(labels))]
-
-
-def mismatch(
-  where: str,
+def check(
   classes: Mapping[str, int],
   unknown: Iterable[str],
-  missing: Iterable[str],
-) -> UserError:
-  """Returns the error about names of no class and classes of no name."""
+  labels: Iterable[int | None],
+  *,
+  where: str,
+) -> None:
+  """Raises a UserError about names of no class, and classes of no name.
+
+  Args:
+    classes: name -> label.
+    unknown: the names of no class in a data set.
+    labels: that its names have.
+    where: names the data set.
+  """
+  names = {label: name for name, label in reversed(classes.items())}
+  missing = [names[label] for label in sorted(names.keys() - set(labels))]
   lines = []
   for name in unknown:
     near = difflib.get_close_matches(name, classes, n=1)
     hint = f"; the nearest is {near[0]!r}" if near else ""
     lines.append(f"{name!r}: no class is called so{hint}")
   lines += [f"{name!r}: this class is not there" for name in missing]
-  return UserError(
-    f"{where} does not fit its {len(set(classes.values()))} classes:\n  "
-    f"{listed(lines)}\nChoose the label space of this data set, or give the "
-    "classes that it calls otherwise a `key`."
+  raise_problems(
+    lines,
+    f"{where} does not fit its {len(names)} classes",
+    "Choose the label space of this data set, or give the classes that it "
+    "calls otherwise a `key`.",
   )
 
 
@@ -143,9 +143,7 @@ def of_rows(
     for number, name, label in zip(numbers, names, labels, strict=True)
     if label is None
   }
-  missing = missing_classes(classes, labels)
-  if unknown or missing:
-    raise mismatch(where, classes, sorted(unknown), missing)
+  check(classes, sorted(unknown), labels, where=where)
   return labels
 
 

@@ -121,7 +121,6 @@ def draw_coop(
   num_classes: int,
   shots: int,
   seed: int,
-  repeat: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
   """Draws the rows that CoOp's code would (Zhou et al. 2022).
 
@@ -134,8 +133,6 @@ def draw_coop(
     num_classes: k.
     shots: of each class; of validation min(shots, 4).
     seed: of the draw.
-    repeat: draws with replacement from a class that has too few rows, as
-      Tip-Adapter does; CoOp takes all that there are.
 
   Returns:
     Rows of the two pools, int64, by class in the order of its first row.
@@ -149,10 +146,8 @@ def draw_coop(
       rows_of.setdefault(int(label), []).append(row)
     drawn = []
     for rows in rows_of.values():
-      if len(rows) >= shots:
-        drawn += rng.sample(rows, shots)
-      else:
-        drawn += rng.choices(rows, k=shots) if repeat else rows
+      # CoOp takes all rows of a class that has too few.
+      drawn += rng.sample(rows, shots) if len(rows) >= shots else rows
     return np.array(drawn, np.int64)
 
   if shots < 1:

@@ -103,64 +103,14 @@ def train_batches(
 # --- the order of repeated augmentation (Hoffer et al. 2020) ------------------
 
 
-def repeated_index(
-  num_examples: int,
-  *,
-  epoch: int,
-  seed: int = 0,
-  repeats: int = 3,
-  rank: int = 0,
-  num_ranks: int = 1,
-  multiple: int = 256,
-) -> np.ndarray:
-  """Returns which examples a process reads in an epoch, in order.
-
-  Each example of a random order comes `repeats` times in a row, and the
-  processes take turns: the copies of an example meet in the same step, on
-  different processes, and are augmented differently. An epoch is as long as one
-  without repeats, so three repeats see a third of the examples.
-
-  Args:
-    num_examples: of the data set.
-    epoch: of the order.
-    seed: of all orders; the same on every process.
-    repeats: of each example.
-    rank: of this process.
-    num_ranks: how many processes share the epoch.
-    multiple: the epoch's length over all processes is the largest multiple of
-      it that the data set has; the rest of each share is cut.
-
-  Returns:
-    [num_examples // multiple * multiple // num_ranks] int64.
-
-  Raises:
-    UserError: when nothing would be left, or the numbers make no sense.
-  """
-  if not 0 <= rank < num_ranks or repeats < 1 or multiple < 1:
-    raise UserError(
-      f"found rank={rank} of num_ranks={num_ranks}, repeats={repeats} and "
-      f"multiple={multiple}; ranks count from 0, the others from 1."
-    )
-  length = num_examples // multiple * multiple // num_ranks
-  if not length:
-    raise UserError(
-      f"{num_examples} examples give no epoch of a multiple of {multiple} over "
-      f"{num_ranks} processes: choose a multiple of at most {num_examples}."
-    )
-  order = np.random.default_rng((seed, epoch)).permutation(num_examples)
-  copies = np.repeat(order, repeats)
-  # All shares are as long; the last ones go on with the start of the order.
-  copies = np.resize(copies, -(-len(copies) // num_ranks) * num_ranks)
-  return copies[rank::num_ranks][:length]
-
-
 def repeated(
   source: Sequence[Example], *, seed: int, repeats: int, batch_size: int
 ) -> Source:
   """Returns the rows of all processes, epoch after epoch, without an end.
 
-  A process that takes its turns of them reads its `repeated_index`. An epoch
-  has as many whole batches as one without repeats.
+  Each example of a random order comes `repeats` times in a row: its copies meet
+  in a batch, and are augmented differently. An epoch has as many whole batches
+  as one without repeats, so three repeats see a third of the examples.
 
   Args:
     source: of the examples.
@@ -180,28 +130,23 @@ def repeated(
       "repeats has whole batches: choose a batch_size of at most "
       f"{len(source)}, or repeats=1."
     )
-  read = functools.partial(_read, source, length, seed, repeats, batch_size)
+  read = functools.partial(_read, source, length, seed, repeats)
   # Grain needs a length; this one is a whole number of epochs.
   return Source(sys.maxsize // length * length, read)
 
 
 def _read(
-  source: Sequence[Example],
-  length: int,
-  seed: int,
-  repeats: int,
-  batch_size: int,
-  position: int,
+  source: Sequence[Example], length: int, seed: int, repeats: int, position: int
 ) -> Example:
   epoch, place = divmod(position, length)
-  index = _index(len(source), epoch, seed, repeats, batch_size)
-  return source[int(index[place])]
+  order = repeated_order(len(source), epoch=epoch, seed=seed, repeats=repeats)
+  return source[int(order[place])]
 
 
 @functools.lru_cache(maxsize=2)  # reading ahead crosses into the next epoch
-def _index(
-  num_examples: int, epoch: int, seed: int, repeats: int, batch_size: int
+def repeated_order(
+  num_examples: int, *, epoch: int, seed: int, repeats: int
 ) -> np.ndarray:
-  return repeated_index(
-    num_examples, epoch=epoch, seed=seed, repeats=repeats, multiple=batch_size
-  )
+  """Returns the examples of an epoch, each repeated: [n * repeats] int64."""
+  order = np.random.default_rng((seed, epoch)).permutation(num_examples)
+  return np.repeat(order, repeats)

@@ -94,15 +94,10 @@ def test_the_draw_of_training_does_not_depend_on_validation():
   np.testing.assert_array_equal(alone, both)
 
 
-def test_coop_takes_all_of_a_class_with_too_few_or_repeats():
+def test_coop_takes_all_of_a_class_with_too_few():
   labels = [0] * 5 + [1] * 2
   few, _ = few_shot.draw_coop(labels, num_classes=2, shots=4, seed=1)
   assert Counter(np.array(labels)[few]) == {0: 4, 1: 2}
-  many, _ = few_shot.draw_coop(
-    labels, num_classes=2, shots=4, seed=1, repeat=True
-  )
-  assert Counter(np.array(labels)[many]) == {0: 4, 1: 4}
-  assert few[:4].tolist() == many[:4].tolist()
 
 
 def test_the_nested_sampler_is_the_draw_itself():

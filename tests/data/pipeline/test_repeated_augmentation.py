@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from synthjax.data.pipeline import loader as pipeline
-from synthjax.data.pipeline.loader import repeated, repeated_index
+from synthjax.data.pipeline.loader import repeated, repeated_order
 from synthjax.runtime.errors import UserError
 
 SOURCE = [{"x": i} for i in range(30)]
@@ -38,11 +38,25 @@ def order_of(found):
 def test_epochs_follow_each_other_in_the_order_of_the_index():
   """Of 30 images, an epoch has the 3 whole batches that it has without."""
   found = take(iter(batches()), 9)
-  want = [
-    repeated_index(30, epoch=e, seed=5, repeats=3, multiple=8) for e in range(3)
-  ]
+  want = [repeated_order(30, epoch=e, seed=5, repeats=3)[:24] for e in range(3)]
   np.testing.assert_array_equal(order_of(found), np.concatenate(want))
-  assert len(want[0]) == 24 and (want[0] != want[1]).any()
+  assert (want[0] != want[1]).any()
+
+
+def test_each_example_of_an_epoch_comes_so_often_in_a_row():
+  order = repeated_order(1000, epoch=2, seed=1, repeats=3)[:768]
+  np.testing.assert_array_equal(order[::3], order[1::3])
+  np.testing.assert_array_equal(order[::3], order[2::3])
+  assert len(set(order.tolist())) == 256  # a third of the length
+
+
+def test_the_order_changes_with_the_epoch_alone():
+  one, again, two = (
+    repeated_order(10, epoch=epoch, seed=0, repeats=1) for epoch in (0, 0, 1)
+  )
+  assert len(one) == 10 and set(one.tolist()) == set(range(10))
+  np.testing.assert_array_equal(one, again)
+  assert (one != two).any()
 
 
 def test_each_copy_is_augmented_in_its_own_way():
@@ -95,7 +109,7 @@ def test_without_repeats_the_pipeline_is_what_it_was():
 def test_the_rows_have_no_end_and_whole_epochs():
   rows = repeated(SOURCE, seed=0, repeats=3, batch_size=8)
   assert len(rows) > sys.maxsize // 2 and len(rows) % 24 == 0
-  far = repeated_index(30, epoch=10**6, seed=0, repeats=3, multiple=8)
+  far = repeated_order(30, epoch=10**6, seed=0, repeats=3)
   assert rows[10**6 * 24 + 7]["x"] == far[7]
 
 
