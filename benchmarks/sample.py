@@ -135,7 +135,7 @@ def time_whole(
   import jax
 
   from synthjax.diffusion import schedule
-  from synthjax.generators import glide
+  from synthjax.generators import load_generator
 
   blocks = {
     name: dict(
@@ -145,7 +145,8 @@ def time_whole(
     )
     for name, (sampler, respacing) in preset.items()
   }
-  generator = glide.load(
+  generator = load_generator(
+    "glide",
     **blocks,
     tokenizer="embedded:tokenizer.json",
     batch_size=args.batch,

@@ -49,7 +49,7 @@ TASKS = {
   "report": "synthjax.tasks.report",
 }
 
-# Blocks of what tasks load, and who tells the fields of each.
+# Blocks that several tasks read, and the modules that have their FIELDS.
 LOADED = {
   "generator": "synthjax.generators",
   "encoder": "synthjax.encoders",
@@ -206,15 +206,13 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def fields_of(config: ConfigDict, block: str) -> Collection[str]:
   """Returns the fields that are read of a block, such as "detect.options".
 
-  They are KNOWN of the task, and BLOCKS of the blocks in its own; of a block of
-  LOADED, those of the generator or encoder that it names.
+  They are FIELDS of the task; or KNOWN, and BLOCKS of the blocks in its own.
   """
   outer, _, inner = block.partition(".")
-  if outer in LOADED and not inner:
-    return importlib.import_module(LOADED[outer]).fields_of(config[outer].name)
-  if outer not in TASKS:
+  modules = LOADED | TASKS
+  if outer not in modules:
     return ()
-  module = importlib.import_module(TASKS[outer])
+  module = importlib.import_module(modules[outer])
   if hasattr(module, "FIELDS"):
     return schema.fields_of(module.FIELDS, config.get(outer), inner)
   return getattr(module, "BLOCKS", {}).get(inner, ()) if inner else module.KNOWN

@@ -85,7 +85,7 @@ def detection(
     variables = {"params": optax.apply_updates(params, updates)} | stats
     return DetectionState(state.step + 1, variables, opt_state), metrics
 
-  return Objective(init, step)
+  return Objective(init, step, trained="variables")
 
 
 def start_from(
@@ -105,7 +105,7 @@ def start_from(
     # The optimizers of this package start from zeros, whatever the weights.
     return state.replace(variables=variables)
 
-  return Objective(init, objective.step)
+  return objective._replace(init=init)
 
 
 def preprocess(batch: Mapping[str, jax.Array]) -> jax.Array:

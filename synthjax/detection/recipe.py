@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from synthjax.config import schema
 from synthjax.detection.regions import Options
+from synthjax.runtime.artifacts import file_stem
 from synthjax.runtime.errors import (
   BLOCK,
   COUNT,
@@ -26,9 +28,10 @@ from synthjax.runtime.errors import (
   check_values,
   unknown_names,
 )
-from synthjax.training import pretraining_fields, recipes
+from synthjax.training import recipes
 from synthjax.training.backbones import ALONE, RANDOM
 from synthjax.training.loop import Objective
+from synthjax.training.optimizer import OPTIMIZER
 
 # What a recipe holds; `inits` may give each initialisation its own values.
 RECIPE = {
@@ -97,7 +100,7 @@ OPTIONAL = {
 }
 KNOWN = REQUIRED | OPTIONAL | RECIPE | IMAGE_VALUES | MODEL
 # Of fields of their own.
-BLOCKS = {"options": OPTIONS, "optimizer": recipes.OPTIMIZER}
+BLOCKS = {"options": OPTIONS, "optimizer": OPTIMIZER.fields()}
 
 
 def read(
@@ -131,7 +134,7 @@ def read(
       )
   if not inits or not given["seeds"]:
     problems.append("inits or seeds are empty: there is nothing to train")
-  if len({pretraining_fields.file_stem(init) for init in inits}) < len(inits):
+  if len({file_stem(init) for init in inits}) < len(inits):
     problems.append(f"two of inits would share files: {', '.join(inits)}")
   splits = splits_of(given)
   for i, one in enumerate(splits):
@@ -207,11 +210,8 @@ def recipe_of(
 
 def make_optimizer(fields: Mapping[str, Any]) -> Any:
   """Returns the optimizer of what `recipe_of` has returned."""
-  return recipes.make_optimizer(
-    num_steps=fields["num_steps"],
-    epochs=fields["epochs"],
-    **fields["optimizer"],
-  )
+  make = schema.read(OPTIMIZER, fields["optimizer"], "config.detect.optimizer")
+  return make(num_steps=fields["num_steps"], epochs=fields["epochs"])
 
 
 def images_of(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,38 +1,45 @@
-"""From what a network predicts to what a sampler asks for."""
+"""From what a network predicts to the denoiser that a sampler walks by."""
 
-import operator
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from synthjax.diffusion.denoiser import CondFn, Denoiser
 from synthjax.runtime.errors import UserError
 
-# (x_t [n, h, w, c], t [n]) -> [n, h, w, 2c]: noise, and its variance in -1..1.
+# (x_t [n, h, w, c], t [n]) -> what a network predicts of x_t, [n, h, w, c], and
+# behind it, if the network learned it, the variance in -1..1: [n, h, w, 2c].
 Predictor = Callable[[jax.Array, jax.Array], jax.Array]
+
+# What samplers see instead of networks:
+# (x_t [n, h, w, c], t [n]) -> x_0 of the same shape, and where the step's log
+# variance lies between its bounds, 0 (lower) to 1 (upper).
+Denoiser = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+# (x_t, t) -> the gradient of log p(y | x_t) at x_t, for guidance towards y.
+CondFn = Callable[[jax.Array, jax.Array], jax.Array]
+Noise = Callable[[jax.Array], jax.Array]  # step index [] -> [n, h, w, c]
 
 
 def classifier_free(predict: Predictor, scale: float) -> Predictor:
-  """Guides a predictor away from the empty prompt (Ho & Salimans 2021).
+  """Guides a predictor away from other prompts (Ho & Salimans 2021).
 
   Args:
     predict: takes 2n images, of which the first n have their prompts and the
-      last n have empty ones.
+      last n have empty or negative ones.
     scale: 0 ignores the prompt, 1 follows it, more exaggerates it.
 
   Returns:
-    A predictor of n images. As in GLIDE, the variance is that of the branch
-    with the prompt.
+    A predictor of n images. As in GLIDE, a variance is that of the branch with
+    the prompt.
   """
 
   def guided(x, t):
     out = predict(jnp.concatenate([x, x]), jnp.concatenate([t, t]))
-    eps, v = jnp.split(out, 2, axis=-1)
-    with_prompt, without = jnp.split(eps, 2)
-    eps = without + scale * (with_prompt - without)
-    return jnp.concatenate([eps, v[: len(x)]], axis=-1)
+    out, variance = jnp.split(out, [x.shape[-1]], axis=-1)
+    with_prompt, without = jnp.split(out, 2)
+    out = without + scale * (with_prompt - without)
+    return jnp.concatenate([out, variance[: len(x)]], axis=-1)
 
   return guided
 
@@ -63,16 +70,9 @@ def within(
 
 def check_interval(interval: tuple[int, int] | None, num_steps: int) -> None:
   """Raises UserError unless it is None or two of `num_steps` timesteps."""
-  if interval is None:
-    return
-  try:
-    low, high = (operator.index(step) for step in interval)
-    fits = 0 <= low <= high < num_steps
-  except (TypeError, ValueError):
-    fits = False
-  if not fits:
+  if interval is not None and not 0 <= interval[0] <= interval[1] < num_steps:
     raise UserError(
-      f"config.generator.guidance_interval={interval!r}: give the first and "
+      f"config.generator.guidance_interval={interval}: give the first and "
       f"the last timestep to guide, two of 0 to {num_steps - 1} in ascending "
       "order, or None to guide at every one."
     )

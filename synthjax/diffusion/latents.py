@@ -5,19 +5,13 @@ networks predict no variance; and the trained steps that a walk keeps are chosen
 in one of several ways, called the spacing.
 """
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from synthjax.diffusion import schedule
-from synthjax.diffusion.samplers import Denoiser
+from synthjax.diffusion.guidance import Denoiser, Predictor
 from synthjax.diffusion.schedule import Schedule
 from synthjax.runtime.errors import UserError
-
-# (x_t [n, h, w, c], t [n]) -> [n, h, w, c]: see PREDICTIONS.
-Predictor = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def scaled_linear(
@@ -109,26 +103,6 @@ def ending_at(steps: Schedule, alpha_bar: float) -> Schedule:
   return steps._replace(alpha_bar_prev=alpha_bar_prev)
 
 
-def classifier_free(predict: Predictor, scale: float) -> Predictor:
-  """Guides a predictor away from the negative prompt (Ho & Salimans 2021).
-
-  Args:
-    predict: takes 2n latents, of which the first n have their prompts and the
-      last n the negative ones.
-    scale: 0 ignores the prompt, 1 follows it, more exaggerates it.
-
-  Returns:
-    A predictor of n latents.
-  """
-
-  def guided(x, t):
-    out = predict(jnp.concatenate([x, x]), jnp.concatenate([t, t]))
-    with_prompt, without = jnp.split(out, 2)
-    return without + scale * (with_prompt - without)
-
-  return guided
-
-
 # What a network may predict, as (signal, noise) -> x_0's weights of x_t and of
 # the prediction, for x_t = signal * x_0 + noise * eps. The velocity (Salimans &
 # Ho 2022, Section 4) is signal * eps - noise * x_0.
@@ -141,15 +115,15 @@ PREDICTIONS = {
 def denoiser(
   predict: Predictor, betas: np.ndarray, prediction: str
 ) -> Denoiser:
-  """Turns a predictor into a denoiser for `diffusion.sample`.
+  """Turns a predictor into a denoiser for samplers.
 
   Args:
-    predict: see `Predictor`.
+    predict: what PREDICTIONS names, [n, h, w, c].
     betas: [T] of the training schedule.
     prediction: of PREDICTIONS.
 
   Returns:
-    A denoiser that does not clip x_0, and of the lower variance throughout.
+    A denoiser that does not clip x_0, and has the lower variance throughout.
   """
   alpha_bar = np.cumprod(1 - np.asarray(betas, np.float64))
   weights = PREDICTIONS[prediction](np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar))

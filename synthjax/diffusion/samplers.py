@@ -1,19 +1,36 @@
-"""Samplers: walks from noise to images that see nothing but a denoiser.
+"""Samplers: walks from noise to images that see a denoiser and no network.
 
 A denoiser maps (x_t [n, h, w, c], t [n]) to x_0 of the same shape and to where
 the step's log variance lies between its bounds, 0 (lower) to 1 (upper).
-Classifier-free guidance, clipping and what the network predicts all hide in it.
+Classifier-free guidance, clipping and the kind of prediction all hide in it.
 Guidance by a classifier is a `cond_fn` beside it: Dhariwal & Nichol (2021),
 Section 4. Every walk is one `lax.scan`, from the schedule's last step to its
-first. Those of few steps are in `solvers`.
+first.
+
+Multistep solvers of the probability-flow ODE draw good images in few steps.
+Both predict x_0, and are exact where the denoiser is constant. With
+x_t = alpha x_0 + sigma eps and lambda = log(alpha / sigma), a step of length h
+in lambda, from s to t, is
+
+  x_t = sigma_t / sigma_s x_s + alpha_t (1 - exp(-h)) D,
+
+and the solvers differ in the D that they put together from the x_0 predicted
+at this step and at those before it. Their tables are made in float64; a step
+whose target is free of noise gives D itself.
 """
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from synthjax.diffusion.denoiser import CondFn, Denoiser, Noise
+from synthjax.config import schema
+from synthjax.config.schema import Choice, Share
+from synthjax.diffusion.guidance import CondFn, Denoiser, Noise
 from synthjax.diffusion.schedule import Schedule
-from synthjax.diffusion.solvers import dpmpp_2m, unipc
 
 
 def image_noise(rngs: jax.Array, shape: tuple[int, ...]) -> Noise:
@@ -36,6 +53,11 @@ def image_noise(rngs: jax.Array, shape: tuple[int, ...]) -> Noise:
   return draw
 
 
+def start_noise(rngs: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """Draws where each image's walk starts: float32 [n, h, w, c]; rngs [n]."""
+  return jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs)
+
+
 def diffuse(
   x0: jax.Array, noise: jax.Array, schedule: Schedule, step: int
 ) -> jax.Array:
@@ -44,14 +66,24 @@ def diffuse(
   return alpha_bar**0.5 * x0 + (1 - alpha_bar) ** 0.5 * noise
 
 
-def _walk(step, x, schedule):
-  """Scans `step` over the schedule, noisiest first."""
-  tables = Schedule(
-    jnp.asarray(schedule.timestep, jnp.int32),
-    *(jnp.asarray(table, jnp.float32) for table in schedule[1:]),
+def walk(step: Callable, carry: Any, schedule: Schedule, *tables: Any) -> Any:
+  """Scans a step over the schedule, noisiest first.
+
+  Args:
+    step: (carry, (index, row of the schedule, row of each table)) -> the next
+      carry, and None.
+    carry: where the walk starts, such as x.
+    schedule: S kept steps.
+    *tables: further arrays [S], or tuples of them.
+
+  Returns:
+    The last carry.
+  """
+  rows = np.arange(len(schedule.timestep)), schedule, *tables
+  rows = jax.tree.map(  # integers and flags stay what they are
+    lambda x: jnp.asarray(x, jnp.float32 if x.dtype.kind == "f" else None), rows
   )
-  index = jnp.arange(len(schedule.timestep))
-  return jax.lax.scan(step, x, (index, tables), reverse=True)[0]
+  return jax.lax.scan(step, carry, rows, reverse=True)[0]
 
 
 def ancestral(
@@ -88,7 +120,7 @@ def ancestral(
     sigma = jnp.where(index > 0, jnp.exp(0.5 * log_variance), 0.0)
     return mean + sigma * noise(index), None
 
-  return _walk(step, x, schedule)
+  return walk(step, x, schedule)
 
 
 def ddim(
@@ -97,7 +129,7 @@ def ddim(
   x: jax.Array,
   noise: Noise,
   *,
-  eta: float = 0.0,
+  eta: Share = 0.0,
   cond_fn: CondFn | None = None,
 ) -> jax.Array:
   """Walks along the implicit process (Song et al. 2021, Eq. 12).
@@ -125,7 +157,173 @@ def ddim(
       x = x + sigma * noise(index)
     return x, None
 
-  return _walk(step, x, schedule)
+  return walk(step, x, schedule)
+
+
+# --- solvers of few steps ----------------------------------------------------
+
+
+class Prediction(NamedTuple):
+  """Each step down from a kept step: x is `keep` x + `take` D, arrays [S].
+
+  D is x_0 plus `extrapolate` times its change since the step before.
+  """
+
+  keep: np.ndarray
+  take: np.ndarray
+  extrapolate: np.ndarray  # 0 at both ends, which are of first order
+
+
+class Correction(NamedTuple):
+  """Each step into a kept step, once more, knowing x_0 there; arrays [S].
+
+  D is the x_0 of the step's start, plus `back` times its change since the step
+  before that, plus `ahead` times the change to its end.
+  """
+
+  keep: np.ndarray
+  take: np.ndarray
+  back: np.ndarray
+  ahead: np.ndarray
+
+
+def predictor(schedule: Schedule) -> Prediction:
+  """Tabulates DPM-Solver++(2M) of Lu et al. (2022), Algorithm 2, in float64."""
+  alpha, sigma = _signal_and_noise(schedule.alpha_bar)
+  next_alpha, next_sigma = _signal_and_noise(schedule.alpha_bar_prev)
+  h = _lengths(schedule)
+  extrapolate = np.zeros_like(h)
+  # 1 / (2r) of the paper; the last step is of first order, as is usual, and
+  # the first, as nothing comes before it.
+  extrapolate[1:-1] = h[1:-1] / (2 * h[2:])
+  return Prediction(next_sigma / sigma, -next_alpha * np.expm1(-h), extrapolate)
+
+
+def corrector(schedule: Schedule) -> Correction:
+  """Tabulates UniC-2 of Zhao et al. (2023), with B(h) = exp(h) - 1, in float64.
+
+  The weights solve the paper's order conditions for the prediction of x_0,
+  where h changes its sign. Nothing leads into the noisiest kept step: its row
+  is 0. The step after it knows one x_0 alone, and is UniC-1.
+  """
+  keep, take, _ = predictor(schedule)
+  h = _lengths(schedule)[1:]  # of the steps into all others
+  back, ahead = np.zeros_like(h), np.full_like(h, 0.5)
+  # phi_1 and phi_2 at -h, over B.
+  scale = np.expm1(-h)
+  phi_1 = scale / -h - 1
+  phi_2 = phi_1 / -h - 0.5
+  b_1, b_2 = (phi_1 / scale)[:-1], (2 * phi_2 / scale)[:-1]
+  r = -h[1:] / h[:-1]  # where the step before lies, in lambda
+  share = (b_1 - b_2) / (1 - r)
+  back[:-1], ahead[:-1] = -share / r, b_1 - share
+  # A row here is the step into its kept step; the predictor's table has that
+  # step one row later.
+  return Correction(
+    *(np.append(row, 0.0) for row in (keep[1:], take[1:], back, ahead))
+  )
+
+
+def _signal_and_noise(alpha_bar):
+  return np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
+
+
+def _lengths(schedule):
+  """Returns the length of each step in lambda; infinite if it removes all."""
+  half_logit = lambda p: 0.5 * (np.log(p) - np.log1p(-p))
+  with np.errstate(divide="ignore"):
+    return half_logit(schedule.alpha_bar_prev) - half_logit(schedule.alpha_bar)
+
+
+def dpmpp_2m(
+  denoise: Denoiser,
+  schedule: Schedule,
+  x: jax.Array,
+  noise: Noise | None = None,
+  *,
+  cond_fn: CondFn | None = None,
+) -> jax.Array:
+  """Walks by DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2).
+
+  Args:
+    denoise: see the module's docstring.
+    schedule: S kept steps.
+    x: float32 [n, h, w, c] at the schedule's last step: noise, or a real image
+      noised up to it (real guidance).
+    noise: not drawn, as the walk has none but its start.
+    cond_fn: is added to the score, as in `ddim`.
+
+  Returns:
+    float32 [n, h, w, c].
+  """
+  del noise
+  x0_of = _guided(denoise, cond_fn)
+
+  def step(carry, inputs):
+    x, last = carry
+    _, s, table = inputs
+    x0 = x0_of(x, s)
+    return (_predict(x, x0, last, table), x0), None
+
+  carry = x, jnp.zeros_like(x)
+  return walk(step, carry, schedule, predictor(schedule))[0]
+
+
+def unipc(
+  denoise: Denoiser,
+  schedule: Schedule,
+  x: jax.Array,
+  noise: Noise | None = None,
+  *,
+  cond_fn: CondFn | None = None,
+) -> jax.Array:
+  """Walks by UniPC of order 2 (Zhao et al. 2023): predicts, then corrects.
+
+  The prediction is that of `dpmpp_2m`. Correcting reads x_0 at the predicted
+  point, which the next step needs anyway, so that it costs no evaluation more.
+  Args and result are those of `dpmpp_2m`.
+  """
+  del noise
+  x0_of = _guided(denoise, cond_fn)
+  is_noisiest = np.arange(len(schedule.timestep)) == len(schedule.timestep) - 1
+
+  def step(carry, inputs):
+    x, start, last, before = carry  # predicted here; corrected, x_0 at s + 1
+    _, s, table, fix, first = inputs
+    x0 = x0_of(x, s)
+    d = last + fix.back * (last - before) + fix.ahead * (x0 - last)
+    x = jnp.where(first, x, fix.keep * start + fix.take * d)
+    return (_predict(x, x0, last, table), x, x0, last), None
+
+  zeros = jnp.zeros_like(x)
+  return walk(
+    step,
+    (x, zeros, zeros, zeros),
+    schedule,
+    predictor(schedule),
+    corrector(schedule),
+    is_noisiest,
+  )[0]
+
+
+def _guided(denoise, cond_fn):
+  """Returns (x, row of the schedule) -> x_0, shifted towards the guidance."""
+
+  def x0_of(x, s):
+    t = jnp.full(len(x), s.timestep)
+    x0, _ = denoise(x, t)
+    if cond_fn:
+      # The noise is the score times -sigma, and x = alpha x_0 + sigma noise.
+      ratio = (1 - s.alpha_bar) / jnp.sqrt(s.alpha_bar)
+      x0 = x0 + ratio * cond_fn(x, t)
+    return x0
+
+  return x0_of
+
+
+def _predict(x, x0, last, table):
+  d = x0 + table.extrapolate * (x0 - last)
+  return table.keep * x + table.take * d
 
 
 SAMPLERS = {
@@ -134,3 +332,22 @@ SAMPLERS = {
   "dpmpp_2m": dpmpp_2m,
   "unipc": unipc,
 }
+# A block of a config: a name of SAMPLERS or a dotted path, alone or beside the
+# options of the sampler. It becomes a `functools.partial`.
+SAMPLER = Choice(
+  "name", SAMPLERS, filled=("denoise", "schedule", "x", "noise", "cond_fn")
+)
+
+
+def identify(sampler: functools.partial) -> str | dict[str, Any]:
+  """Returns plain data that tells samplers of SAMPLER and their options apart.
+
+  A sampler without options is its name.
+  """
+  for name in SAMPLERS:
+    if schema.resolve(name, SAMPLERS) is sampler.func:
+      break
+  else:
+    name = f"{sampler.func.__module__}.{sampler.func.__qualname__}"
+  options = sampler.keywords
+  return {"name": name, **options} if options else name

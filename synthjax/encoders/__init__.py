@@ -1,30 +1,27 @@
 """Encoders of images and texts behind one interface."""
 
-import importlib
+import functools
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
+from synthjax.config import schema
 from synthjax.encoders import batching
-from synthjax.runtime.errors import (
-  DTYPE,
-  UserError,
-  check_arguments,
-  check_values,
-  unknown_names,
-)
+from synthjax.runtime.errors import UserError
 from synthjax.weights import files
 
-# Each module has `load(**fields) -> Encoder` and `check(**fields)`.
+# Each module has `load(**fields) -> Encoder`, whose annotated arguments are the
+# schema of config.encoder. It may have `check(**fields)`, which says before it
+# costs anything what keeps `load` from working.
 ENCODERS = {"clip": "synthjax.encoders.clip"}
-# By the kind of their weights. They know no texts, so that they measure images
-# and classify none: each module has `load(path, batch_size) -> ImageEncoder`.
+FIELDS = schema.Choice("name", ENCODERS)
+# By the kind of their weights: (path, batch_size) -> ImageEncoder.
 IMAGE_ENCODERS = {
-  "dinov2": "synthjax.encoders.dinov2",
-  "inception": "synthjax.encoders.inception",
+  "dinov2": "synthjax.encoders.image_encoders:dinov2",
+  "inception": "synthjax.encoders.image_encoders:inception",
 }
 
 
@@ -62,7 +59,7 @@ def load_image_encoder(
   """Loads an encoder of images by its weights, which say what it is.
 
   Args:
-    weights: a file, as `convert.files.locate` takes it.
+    weights: a file, as `files.locate` takes it.
     field: of the config, for messages.
     batch_size: images encoded at once.
 
@@ -70,13 +67,13 @@ def load_image_encoder(
     UserError: as `check_image_encoder`.
   """
   path, kind = _image_weights(weights, field)
-  module = importlib.import_module(IMAGE_ENCODERS[kind])
   batching.check_size(batch_size, field=field)
-  return module.load(path, batch_size=batch_size)
+  load = schema.resolve(kind, IMAGE_ENCODERS)
+  return load(path, batch_size=batch_size)
 
 
 def check_image_encoder(weights: str, *, field: str) -> None:
-  """Says what keeps it from being loaded.
+  """Checks the weights of an encoder of images.
 
   Raises:
     UserError: about weights that are not there, or of another kind.
@@ -96,43 +93,33 @@ def _image_weights(weights: str, field: str) -> tuple[epath.Path, str]:
   return path, kind
 
 
-def load_encoder(name: str, **fields: Any) -> Encoder:
-  """Loads the encoder of ENCODERS that is called `name`.
+def load_encoder(name: str | None = None, **fields: Any) -> Encoder:
+  """Loads an encoder.
 
   Args:
-    name: such as "clip".
+    name: a key of ENCODERS, such as "clip", or the dotted path of a module.
     **fields: the arguments of its `load`.
 
   Raises:
-    UserError: as `check_encoder`.
+    UserError: as `check_encoder`, or about weights that do not fit.
   """
-  check_encoder(name, **fields)
-  return _module(name).load(**fields)
+  return _checked(name, fields)()
 
 
 def check_encoder(name: str | None = None, **fields: Any) -> None:
-  """Says what keeps an encoder from being loaded, before it costs anything.
+  """Checks all that can keep an encoder from being loaded, at no cost.
 
   Raises:
-    UserError: about an unknown name, unknown or missing fields, or weights that
-      are not there.
+    UserError: about an unknown name, unknown or missing fields, bad values, or
+      weights that are not there.
   """
-  module = _module(name)
-  check_arguments("config.encoder", fields, module.load)
-  check_values("config.encoder", fields, {"dtype": DTYPE})
-  module.check(**fields)
+  _checked(name, fields)
 
 
-def fields_of(name: str) -> Collection[str]:
-  """Returns what config.encoder may hold of a encoder, besides `name`.
-
-  Raises:
-    UserError: about an unknown name.
-  """
-  return inspect.signature(_module(name).load).parameters
-
-
-def _module(name: str):
-  if name not in ENCODERS:
-    raise unknown_names("encoder", [name], ENCODERS)
-  return importlib.import_module(ENCODERS[name])
+def _checked(name: str | None, fields: dict[str, Any]) -> functools.partial:
+  """Returns `load` of an encoder with its arguments."""
+  load = schema.read(FIELDS, {"name": name} | fields, "config.encoder")
+  check = getattr(inspect.getmodule(load.func), "check", None)
+  if check:
+    check(**load.keywords)
+  return load

@@ -49,21 +49,36 @@ def in_batches(
   )
 
   def encode(batches: Iterable[np.ndarray]) -> np.ndarray:
-    features, waiting = [np.zeros((0, width), np.float32)], None
-    for batch in batches:
-      lack = batch_size - len(batch)
-      filled = np.pad(batch, [(0, lack)] + [(0, 0)] * (batch.ndim - 1))
-      # Where there are several processes, `jit` takes no arrays of the host.
-      filled = jax.device_put(filled, split)
-      # The device is given this batch before the last one is waited for.
-      found, waiting = waiting, (compiled(variables, filled), len(batch))
-      if found:
-        features.append(np.asarray(found[0])[: found[1]])
-    if waiting:
-      features.append(np.asarray(waiting[0])[: waiting[1]])
-    return np.concatenate(features)
+    def outputs():
+      for batch in batches:
+        lack = batch_size - len(batch)
+        filled = np.pad(batch, [(0, lack)] + [(0, 0)] * (batch.ndim - 1))
+        # Where there are several processes, `jit` takes no arrays of the host.
+        yield compiled(variables, jax.device_put(filled, split)), len(batch)
+
+    empty = np.zeros((0, width), np.float32)
+    return np.concatenate([empty, *one_ahead(outputs())])
 
   return encode
+
+
+def one_ahead(
+  outputs: Iterable[tuple[jax.Array, int]],
+) -> Iterator[np.ndarray]:
+  """Yields the first rows of arrays, while the device is at the next one.
+
+  Args:
+    outputs: arrays that a device computes, and how many rows are to be kept.
+  """
+  waiting = None
+  for output, count in outputs:
+    output.copy_to_host_async()
+    # The device has this batch before the host waits for the last one.
+    done, waiting = waiting, (output, count)
+    if done:
+      yield np.asarray(done[0])[: done[1]]
+  if waiting:
+    yield np.asarray(waiting[0])[: waiting[1]]
 
 
 def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -2,37 +2,26 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from synthjax.config.schema import Count, Dtype
 from synthjax.encoders import Encoder, batching
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
 
-RESIZES = ("host", "device")
 
-
-def check(
-  *,
-  weights: str,
-  tokenizer: str,
-  batch_size: int,
-  dtype: str = "float32",
-  resize: str | None = None,
-) -> None:
-  """Says what keeps `load` from working; its arguments are those of `load`."""
-  del dtype
-  if resize not in (None, *RESIZES):
-    raise unknown_names("encoder.resize", [resize], RESIZES)
-  _weights(weights)
-  if batch_size < 1:
-    raise UserError(f"encoder.batch_size={batch_size} must be at least 1.")
+def check(*, weights: str | None, tokenizer: str | None, **others: Any) -> None:
+  """Checks that the files are there; its arguments are those of `load`."""
+  del others
+  _locate(weights)
   if not tokenizer or not bpe.locate(tokenizer).exists():
     raise UserError(
       f"config.encoder.tokenizer names {tokenizer}, which is not there; it is "
@@ -43,19 +32,18 @@ def check(
 
 def load(
   *,
-  weights: str,
-  tokenizer: str,
-  batch_size: int,
-  dtype: str = "float32",
-  resize: str | None = None,
+  weights: str | None,
+  tokenizer: str | None,
+  batch_size: Count,
+  dtype: Dtype = "float32",
+  resize: Literal["host", "device"] | None = None,
 ) -> Encoder:
   """Loads the weights; what is compiled is compiled when first used.
 
   Args:
     weights: a file of `train_clip`; "embedded:NAME" is one of the package.
     tokenizer: a tokenizer.json, likewise.
-    batch_size: images, or texts, encoded at once. Fewer are filled up, so that
-      one shape is compiled.
+    batch_size: images, or texts, encoded at once.
     dtype: of the activations.
     resize: "device" resizes batches of images of one size there, all others
       on the "host", to the same pixels. By default the host is chosen where
@@ -64,19 +52,20 @@ def load(
   Raises:
     UserError: about missing or unfit weights, or a batch that does not split.
   """
-  paths = _weights(weights), bpe.locate(tokenizer)
+  paths = _locate(weights), bpe.locate(tokenizer)
   params, about = files.load_params(paths[0])
   if about.get("kind") != "clip":
     raise UserError(
       f"{weights} holds weights of {about.get('kind')!r}: config.encoder needs "
       "those of a CLIP."
     )
-  words = bpe.load(paths[1])
+  vocabulary = bpe.load(paths[1])
   model = clip.CLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
-  if model.vocab_size != words.clip_vocab_size:
+  if model.vocab_size != vocabulary.clip_vocab_size:
     raise UserError(
       f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
-      f"{words.clip_vocab_size}: give the tokenizer that it was trained with."
+      f"{vocabulary.clip_vocab_size}: give the tokenizer that it was trained "
+      "with."
     )
   batching.check_size(batch_size, field="encoder.batch_size")
   # Beside "params", a ResNet has "batch_stats".
@@ -109,15 +98,15 @@ def load(
     return of_pixels(map(stack, batching.chunks(images, batch_size)))
 
   def encode_texts(texts: Sequence[str]) -> np.ndarray:
-    tokens = words.clip_tokens(texts, model.context_length)
+    tokens = vocabulary.clip_tokens(texts, model.context_length)
     return of_tokens(batching.chunks(tokens, batch_size))
 
   def embed_prompts(names: Sequence[str], num_context: int):
-    names = [words.clip_ids(f"{name}.") for name in names]
+    names = [vocabulary.clip_ids(f"{name}.") for name in names]
     tokens, end = prompt_tokens(
       names,
-      start=words.clip_vocab_size - 2,
-      end=words.clip_vocab_size - 1,
+      start=vocabulary.clip_vocab_size - 2,
+      end=vocabulary.clip_vocab_size - 1,
       length=model.context_length,
       num_context=num_context,
     )
@@ -147,8 +136,8 @@ def _encode_embedded(model, variables, x, end):
   return model.apply(variables, x, end, method="encode_embedded_text")
 
 
-def _weights(name: str | None) -> epath.Path:
-  return files.locate(name, field="encoder.weights", family="clip")
+def _locate(weights: str | None) -> epath.Path:
+  return files.locate(weights, field="encoder.weights", family="clip")
 
 
 NUM_CONTEXT = 16

@@ -170,8 +170,8 @@ def _weights(length: int, new_length: int) -> np.ndarray:
     center, reach = (row + 0.5) * scale, _SUPPORT * stretch
     first = max(int(center - reach + 0.5), 0)
     last = min(int(center + reach + 0.5), length)
-    own = _cubic((np.arange(first, last) + 0.5 - center) / stretch)
-    weights[first:last] = own / own.sum()
+    kernel = _cubic((np.arange(first, last) + 0.5 - center) / stretch)
+    weights[first:last] = kernel / kernel.sum()
   return matrix
 
 

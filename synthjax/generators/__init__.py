@@ -1,37 +1,24 @@
 """Text-to-image generators behind one interface."""
 
-import importlib
+import functools
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from synthjax.runtime.errors import (
-  COUNT,
-  DTYPE,
-  NOT_NEGATIVE,
-  RANGE,
-  check_arguments,
-  check_values,
-  unknown_names,
-)
+from synthjax.config import schema
 
-# Each module has `load(**fields) -> Generator`; `check(**fields)`, which says
-# before it costs anything what keeps `load` from working; and
-# `num_steps(**fields)`, that of the Generator.
+# Each module has `load(**fields) -> Generator`, whose annotated arguments are
+# the schema of config.generator. It may have `check(**fields)`, which says
+# before it costs anything what keeps `load` from working, and
+# `num_steps(**fields)`, that of the Generator; without it there is no real
+# guidance.
 GENERATORS = {
   "glide": "synthjax.generators.glide",
   "stable_diffusion": "synthjax.generators.stable_diffusion",
 }
-
-# Of fields that several have.
-VALUES = {
-  "batch_size": COUNT,
-  "guidance_scale": NOT_NEGATIVE,
-  "guidance_interval": RANGE,
-  "dtype": DTYPE,
-}
+FIELDS = schema.Choice("name", GENERATORS)
 
 
 class Generator(NamedTuple):
@@ -55,48 +42,44 @@ class Generator(NamedTuple):
   identity: dict[str, Any]  # plain data that tells weights and sampling apart
 
 
-def load_generator(name: str, **fields: Any) -> Generator:
-  """Loads the generator of GENERATORS that is called `name`.
+def load_generator(name: str | None = None, **fields: Any) -> Generator:
+  """Loads a generator.
 
   Args:
-    name: such as "glide".
-    **fields: the arguments of its `load`.
+    name: a key of GENERATORS, such as "glide", or the dotted path of a module.
+    **fields: the arguments of its `load`; blocks are mappings.
 
   Raises:
-    UserError: as `check_generator`, or about what only reading can tell.
+    UserError: as `check_generator`, or about weights that do not fit.
   """
-  check_generator(name, **fields)
-  return _module(name).load(**fields)
+  return _checked(name, fields)()
 
 
 def check_generator(name: str | None = None, **fields: Any) -> None:
-  """Says what keeps a generator from being loaded, before it costs anything.
+  """Checks all that can keep a generator from being loaded, at no cost.
 
   Raises:
-    UserError: about an unknown name, unknown or missing fields, or weights that
-      are not there.
+    UserError: about an unknown name, unknown or missing fields, bad values, or
+      weights that are not there.
   """
-  module = _module(name)
-  check_arguments("config.generator", fields, module.load)
-  check_values("config.generator", fields, VALUES)
-  module.check(**fields)
+  _checked(name, fields)
 
 
-def fields_of(name: str) -> Collection[str]:
-  """Returns what config.generator may hold of a generator, besides `name`.
-
-  Raises:
-    UserError: about an unknown name.
-  """
-  return inspect.signature(_module(name).load).parameters
-
-
-def num_steps(name: str, **fields: Any) -> int:
+def num_steps(name: str | None = None, **fields: Any) -> int:
   """Returns the most steps that real guidance can walk, without loading."""
-  return _module(name).num_steps(**fields)
+  load = _read(name, fields)
+  count = getattr(inspect.getmodule(load.func), "num_steps", None)
+  return count(**load.keywords) if count else 0
 
 
-def _module(name: str | None) -> Any:
-  if name not in GENERATORS:
-    raise unknown_names("generator", [name], GENERATORS)
-  return importlib.import_module(GENERATORS[name])
+def _checked(name: str | None, fields: dict[str, Any]) -> functools.partial:
+  load = _read(name, fields)
+  check = getattr(inspect.getmodule(load.func), "check", None)
+  if check:
+    check(**load.keywords)
+  return load
+
+
+def _read(name: str | None, fields: dict[str, Any]) -> functools.partial:
+  """Returns `load` of a generator with its arguments."""
+  return schema.read(FIELDS, {"name": name} | fields, "config.generator")

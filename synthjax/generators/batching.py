@@ -1,14 +1,80 @@
 """Requests of any size, as batches of one size, with one batch in flight."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-AHEAD = 16  # batches of prompts that a batch is told will come
+from synthjax.encoders.batching import one_ahead
+from synthjax.generators import Generator
+from synthjax.runtime import mesh as meshes
+
+AHEAD = 16  # batches whose prompts are passed on before they are drawn
+
+
+class Devices(NamedTuple):
+  """How arrays lie on the devices of this process, which draws for itself."""
+
+  copied: jax.sharding.Sharding  # a whole copy on each
+  split: jax.sharding.Sharding  # the rows of a batch over all
+
+
+def own_devices(batch_size: int) -> Devices:
+  """Returns the devices of this process.
+
+  Raises:
+    UserError: about a batch that does not split over them.
+  """
+  mesh = meshes.make_mesh(local=True)
+  meshes.check_batch(mesh, batch_size, field="generator.batch_size")
+  return Devices(meshes.copied(mesh), meshes.split(mesh))
+
+
+def make_generator(
+  draw: Callable[..., jax.Array],
+  params: Any,
+  read: Callable[..., Any],
+  devices: Devices,
+  *,
+  batch_size: int,
+  **facts: Any,
+) -> Generator:
+  """Returns a Generator that compiles one batch size.
+
+  Args:
+    draw: (start_steps, params, texts, rngs, references) -> uint8
+      [batch_size, h, w, 3], traced once for each start_steps.
+    params: its weights, a copy on every device.
+    read: (prompts [batch_size], coming) -> texts, arrays split over the
+      devices. `coming` are the prompts of the next batches.
+    devices: see `own_devices`.
+    batch_size: images drawn at once; shorter requests are filled up.
+    **facts: the other fields of the Generator.
+  """
+  copied, split = devices
+
+  @functools.cache
+  def compiled(start_steps):
+    return jax.jit(
+      functools.partial(draw, start_steps),
+      in_shardings=(copied, split, split, split),
+      out_shardings=split,
+    )
+
+  def run(prompts, rngs, references, start_steps, coming):
+    lack = batch_size - len(prompts)
+    texts = read([*prompts, *[""] * lack], coming)
+    if references is not None:
+      # Where there are several processes, `jit` takes no arrays of the host.
+      references = jax.device_put(fill_up(references, lack), split)
+    return compiled(start_steps)(params, texts, fill_up(rngs, lack), references)
+
+  stream, draw_all = make_stream(run, batch_size)
+  return Generator(draw_all, stream, batch_size, **facts)
 
 
 def make_stream(
@@ -33,19 +99,16 @@ def make_stream(
     """Yields uint8 [n, h, w, 3]; each number of start_steps is compiled."""
     if (references is None) != (start_steps is None):
       raise ValueError("Real guidance needs both references and start_steps.")
-    waiting = None
-    for first in range(0, len(prompts), batch_size):
-      own = slice(first, first + batch_size)
-      coming = prompts[own.stop : own.stop + AHEAD * batch_size]
-      reference = None if references is None else references[own]
-      out = run(prompts[own], rngs[own], reference, start_steps, coming)
-      out.copy_to_host_async()
-      # The device is given this batch before the last one is waited for.
-      drawn, waiting = waiting, (out, len(prompts[own]))
-      if drawn:
-        yield np.asarray(drawn[0])[: drawn[1]]
-    if waiting:
-      yield np.asarray(waiting[0])[: waiting[1]]
+
+    def outputs():
+      for first in range(0, len(prompts), batch_size):
+        batch = slice(first, first + batch_size)
+        coming = prompts[batch.stop : batch.stop + AHEAD * batch_size]
+        reference = None if references is None else references[batch]
+        out = run(prompts[batch], rngs[batch], reference, start_steps, coming)
+        yield out, len(prompts[batch])
+
+    yield from one_ahead(outputs())
 
   def draw(*args: Any, **more: Any) -> np.ndarray:
     return np.concatenate(list(stream(*args, **more)))
@@ -62,8 +125,7 @@ def fill_up(rows: Any, lack: int) -> Any:
 
 # --- encodings of prompts ----------------------------------------------------
 
-# Of the released GLIDE, in bfloat16, so many take 140 MB.
-CAPACITY = 512
+CAPACITY = 512  # rows; 140 MB of the released GLIDE's in bfloat16
 
 
 def cached(
@@ -72,7 +134,7 @@ def cached(
   batch_size: int,
   capacity: int = CAPACITY,
 ) -> Callable[..., list[Any]]:
-  """Keeps what `encode` returns for the prompts that were last asked for.
+  """Keeps what `encode` returns for the prompts of the latest calls.
 
   Args:
     encode: takes exactly `batch_size` prompts and returns as many rows, each of
@@ -84,24 +146,24 @@ def cached(
     (prompts [n], coming) -> the rows of prompts, a list [n]. `coming` are the
     prompts of later calls, which fill up a batch where prompts do not.
   """
-  rows = {}  # those that were last asked for come last
+  rows = {}  # the latest come last
 
   def look_up(prompts: Sequence[str], coming: Sequence[str] = ()) -> list[Any]:
-    wanted = dict.fromkeys(prompts)
-    lacking = [p for p in wanted if p not in rows]
-    count = len(lacking)
+    distinct = dict.fromkeys(prompts)
+    missing = [p for p in distinct if p not in rows]
+    count = len(missing)
     if count:
       further = dict.fromkeys(coming)
-      lacking += [p for p in further if p not in wanted and p not in rows]
+      missing += [p for p in further if p not in distinct and p not in rows]
     for first in range(0, count, batch_size):
-      block = lacking[first : first + batch_size]
-      blank = [""] * (batch_size - len(block))
-      rows.update(zip(block, encode(block + blank), strict=False))
-    for prompt in wanted:
+      batch = missing[first : first + batch_size]
+      blank = [""] * (batch_size - len(batch))
+      rows.update(zip(batch, encode(batch + blank), strict=False))
+    for prompt in distinct:
       rows[prompt] = rows.pop(prompt)
-    found = [rows[prompt] for prompt in prompts]
+    encoded = [rows[prompt] for prompt in prompts]
     for prompt in list(itertools.islice(rows, max(len(rows) - capacity, 0))):
       del rows[prompt]
-    return found
+    return encoded
 
   return look_up

@@ -21,7 +21,7 @@ from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter, duration, say
 
 References = Callable[[Sequence[Row]], np.ndarray]
-_TOLD_FROM = 60  # seconds of work, from which on an estimate is worth a line
+_LONG = 60  # seconds of work, from which on an estimate is printed
 _NEARLY_FULL = 0.98  # of the free space
 
 
@@ -35,26 +35,25 @@ def fill(
   encode: Callable[[np.ndarray], bytes],
   references: References | None = None,
 ) -> dict[str, int]:
-  """Draws the shards that are not there yet, with what other processes do.
+  """Draws the missing shards, which processes share between them.
 
-  While the device draws, other threads encode what it has drawn and write it. A
-  process that is killed loses the shard in hand. Returns when every shard is
-  there.
+  While the device draws, other threads encode earlier images and write them. A
+  process that is killed loses one shard. Returns when every shard is complete.
 
   Args:
-    folder: of the shards, which is there.
+    folder: of the shards; it exists.
     rows: of all images.
     generator: that draws.
     name: of the data set.
     shard_size: images in a shard; the last may have fewer.
-    encode: an image; see `data.encoded.encode`.
+    encode: an image; see `codecs.encode`.
     references: reads the real images of rows that have one.
 
   Returns:
     The number of rows of each shard, by its name.
 
   Raises:
-    UserError: if a shard that is there is damaged, or the disk will not do.
+    UserError: about a damaged shard, or a disk without enough space.
   """
   folder = epath.Path(folder)
   total = math.ceil(len(rows) / shard_size)
@@ -64,12 +63,11 @@ def fill(
     )
     for i in range(total)
   }
-  there = {path.name for path in folder.iterdir()}
-  done = 0
-  for file in sizes.keys() & there:
+  existing = sizes.keys() & {path.name for path in folder.iterdir()}
+  for file in existing:
     shards.check_rows(folder / file, sizes[file])
-    done += sizes[file]
-  tell = _teller(folder, len(rows), done)
+  done = sum(sizes[file] for file in existing)
+  report = _progress(folder, len(rows), done)
 
   def write(part, examples):
     encoded = ({**x, "encoded": x["encoded"].result()} for x in examples)
@@ -84,10 +82,9 @@ def fill(
     writing = None
     for part in parts:
       first, examples = part * shard_size, []
-      piece = [
-        rows[i] for i in range(first, min(first + shard_size, len(rows)))
-      ]
-      for drawn, images in draw(generator, piece, references):
+      last = min(first + shard_size, len(rows))
+      shard = [rows[i] for i in range(first, last)]
+      for drawn, images in draw(generator, shard, references):
         examples += [
           {
             "encoded": encoders.submit(encode, image),
@@ -98,7 +95,7 @@ def fill(
           }
           for row, image in zip(drawn, images, strict=True)
         ]
-        tell(len(drawn), examples[-1]["encoded"])
+        report(len(drawn), examples[-1]["encoded"])
       if writing:  # one at a time, so that memory holds two shards at most
         writing.result()
       writing = writer.submit(write, part, examples)
@@ -122,8 +119,8 @@ def draw(
   Yields:
     Rows and their images, uint8 [n, h, w, 3], a batch at a time.
   """
-  for steps, alike in itertools.groupby(rows, lambda row: row.start_steps):
-    group, more = list(alike), {}
+  for steps, equal in itertools.groupby(rows, lambda row: row.start_steps):
+    group, more = list(equal), {}
     if steps is not None:
       more = dict(references=references(group), start_steps=steps)
     prompts, done = [row.prompt for row in group], 0
@@ -135,33 +132,32 @@ def draw(
 def image_keys(rows: Sequence[Row]) -> jax.Array:
   """Makes the key of each image from its seed, class, prompt and number.
 
-  So an image is the same whatever was drawn before it or beside it, on however
-  many devices.
+  So an image depends neither on other images nor on the number of devices.
   """
   data = np.empty((len(rows), 2), np.uint32)
   for i, row in enumerate(rows):
-    who = [row.seed, row.class_name, row.prompt, row.number]
+    origin = [row.seed, row.class_name, row.prompt, row.number]
     if row.reference is not None:
-      who += [row.reference, row.start_steps]
-    who = json.dumps(who)
-    data[i] = np.frombuffer(hashlib.sha256(who.encode()).digest()[:8], "<u4")
+      origin += [row.reference, row.start_steps]
+    digest = hashlib.sha256(json.dumps(origin).encode()).digest()
+    data[i] = np.frombuffer(digest[:8], "<u4")
   return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
-# --- what it costs ----------------------------------------------------------
+# --- progress and costs ------------------------------------------------------
 
 
-def _teller(folder: epath.Path, total: int, done: int) -> Callable:
-  """Returns (images drawn, one of them encoded) -> None, which tells of them.
+def _progress(folder: epath.Path, total: int, done: int) -> Callable:
+  """Returns (images drawn, one of them encoded) -> None, which reports them.
 
-  The first batch is compiled; the second gives the rate.
+  The first batch includes compilation; the second gives the rate.
   """
   count_on = counter(
     "generate", total, done=done, processes=jax.process_count()
   )
   first, estimated = None, False
 
-  def tell(count: int, encoded: futures.Future) -> None:
+  def report(count: int, encoded: futures.Future) -> None:
     nonlocal done, first, estimated
     done, first = done + count, first or encoded
     rate = count_on(count)
@@ -170,13 +166,13 @@ def _teller(folder: epath.Path, total: int, done: int) -> Callable:
       _estimate(folder, total - done, rate, size)
       estimated = True
 
-  return tell
+  return report
 
 
 def _estimate(
   folder: epath.Path, left: int, rate: float, image_bytes: float
 ) -> None:
-  """Says what the images that are left will take, before hours are spent.
+  """Prints the time and the space that the missing images will take.
 
   Raises:
     UserError: if the disk has no space for them.
@@ -201,5 +197,5 @@ def _estimate(
         "a smaller image_size."
       )
     line += f" of {free / 1e9:,.3g} GB free"
-  if seconds > _TOLD_FROM and jax.process_index() == 0:
+  if seconds > _LONG and jax.process_index() == 0:
     say(line)

@@ -1,29 +1,25 @@
 """GLIDE as a generator: base, upsampler and guidance, jitted whole."""
 
-import functools
+import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from operator import itemgetter
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
+from synthjax.config.schema import Count, Dtype, NotNegative, Range
 from synthjax.diffusion import guidance, samplers, schedule
 from synthjax.generators import Generator, batching
 from synthjax.generators import glide_clip_guidance as clips
-from synthjax.generators.batching import cached
-from synthjax.generators.glide_stages import (
-  Stage,
-  check_stage,
-  load_stage,
-  locate,
-)
+from synthjax.models.glide.model import Glide
 from synthjax.models.glide.text import Text
 from synthjax.models.pixels import to_uint8, to_unit
-from synthjax.runtime import mesh as meshes
+from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
 
@@ -32,133 +28,99 @@ TEMPERATURE = 0.997
 STAGES = ("base", "upsampler")
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Base:
+  """The stage that draws small images."""
+
+  weights: epath.PathLike | None  # see `files.locate`
+  sampler: Annotated[Any, samplers.SAMPLER]
+  respacing: int | str  # see `schedule.kept_timesteps`
+  start: Literal["noise"] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Upsampler(Base):
+  """The stage that enlarges them.
+
+  Its walk starts from noise, as GLIDE's does, or from the enlarged small image,
+  noised up to the first step. The latter suits few steps that leave the
+  noisiest out ("4<250").
+  """
+
+  start: Literal["noise", "low_res"] | None = None
+
+
 def check(
   *,
-  base: Mapping[str, Any],
-  upsampler: Mapping[str, Any],
+  base: Base,
+  upsampler: Upsampler,
   guidance_scale: float | None = None,
   guidance_interval: tuple[int, int] | None = None,
-  clip_guidance: Mapping[str, Any] | None = None,
+  clip_guidance: clips.ClipGuidance | None = None,
   **others: Any,
 ) -> None:
-  """Says what keeps `load` from working; its arguments are those of `load`."""
+  """Checks steps, guidance and weights; its arguments are those of `load`."""
   del others
-  check_stage("base", base)
-  check_stage("upsampler", upsampler)
+  for name, block in zip(STAGES, (base, upsampler), strict=True):
+    schedule.kept_timesteps(block.respacing)
+    _locate(name, block)
   clips.check(guidance_scale, guidance_interval, clip_guidance)
 
 
-def num_steps(*, base: Mapping[str, Any], **others: Any) -> int:
+def num_steps(*, base: Base, **others: Any) -> int:
   """Returns how many steps the base walks."""
   del others
-  return len(schedule.kept_timesteps(base["respacing"]))
+  return len(schedule.kept_timesteps(base.respacing))
 
 
 def load(
   *,
-  base: Mapping[str, Any],
-  upsampler: Mapping[str, Any],
+  base: Base,
+  upsampler: Upsampler,
   tokenizer: epath.PathLike,
-  batch_size: int,
-  guidance_scale: float | None = None,
-  guidance_interval: tuple[int, int] | None = None,
-  clip_guidance: Mapping[str, Any] | None = None,
-  dtype: str = "float32",
+  batch_size: Count,
+  guidance_scale: NotNegative | None = None,
+  guidance_interval: Range | None = None,
+  clip_guidance: clips.ClipGuidance | None = None,
+  dtype: Dtype = "float32",
 ) -> Generator:
   """Loads both networks and compiles nothing yet.
 
   Args:
-    base: `weights` (see `files.locate`), `sampler` (of SAMPLERS) and
-      `respacing`.
-    upsampler: likewise, and optionally `start` (of STARTS).
+    base: the stage that draws small images.
+    upsampler: the stage that enlarges them.
     tokenizer: the tokenizer's file; "embedded:NAME" is one of the package.
-    batch_size: images drawn at once; shorter requests are filled up, so that
-      one shape is compiled.
+    batch_size: images drawn at once.
     guidance_scale: of the base, without a classifier; the upsampler is not
       guided. 1 follows the prompt and no more.
     guidance_interval: the first and the last timestep, 0 to 999, at which
       guidance_scale guides. At others the prompt is followed and no more,
       which is half of the work. None guides at every one.
-    clip_guidance: in its stead, `image_weights` and `text_weights` (files of
-      the noised CLIP), `tokenizer` (CLIP's) and optionally `scale`.
+    clip_guidance: in place of guidance_scale.
     dtype: of the networks' activations.
 
   Raises:
-    UserError: about missing or unfit weights, an unknown sampler, two kinds
-      of guidance at once, or an interval that is none.
+    UserError: about unfit weights, or an interval that does not fit them.
   """
-  clips.check(guidance_scale, guidance_interval, clip_guidance)
+  devices = batching.own_devices(batch_size)
   tokenizer = bpe.locate(os.fspath(tokenizer))
-  words = bpe.load(tokenizer)
-  mesh = meshes.make_mesh(local=True)  # each process draws for itself
-  meshes.check_batch(mesh, batch_size, field="generator.batch_size")
-  copied, split = meshes.copied(mesh), meshes.split(mesh)
-  stages, params = [], {}
-  for name, block in (("base", base), ("upsampler", upsampler)):
+  params, stages = {}, {}
+  for name, block in zip(STAGES, (base, upsampler), strict=True):
     # One after the other, so that a stage's copy on the host is soon free.
-    stage, params[name] = load_stage(name, block, dtype, copied)
-    stages.append(stage)
+    stages[name], weights = _load_stage(name, block, dtype)
+    params[name] = jax.device_put(weights, devices.copied)
+  small, large = stages.values()
+  guidance.check_interval(guidance_interval, len(small.betas))
   clip = None
   if clip_guidance is not None:
-    clip, params["clip"] = clips.load(
-      **clip_guidance,
-      image_size=stages[0].image_size,
-      num_timesteps=len(stages[0].betas),
+    clip, weights = clips.load(
+      clip_guidance,
+      image_size=small.image_size,
+      num_timesteps=len(small.betas),
       dtype=dtype,
     )
-    params["clip"] = jax.device_put(params["clip"], copied)
-
-  base_stage, upsampler_stage = stages
-  guidance.check_interval(guidance_interval, len(base_stage.betas))
-  if guidance_interval is not None:
-    guidance_interval = tuple(int(step) for step in guidance_interval)
-
-  @functools.cache
-  def compiled(start_steps):
-    guided = clip, guidance_scale, guidance_interval
-    return jax.jit(
-      partial(_draw, base_stage, upsampler_stage, *guided, start_steps),
-      in_shardings=(copied, split, split, split, split),
-      out_shardings=split,
-    )
-
-  read = jax.jit(
-    partial(_encode, stages),
-    in_shardings=(copied, split, split),
-    out_shardings=copied,
-  )
-  gather = jax.jit(_gather, in_shardings=copied, out_shardings=split)
-  context = base_stage.model.text_context
-  # Where there are several processes, `jit` takes no arrays of the host.
-  place = partial(jax.device_put, device=split)
-
-  def read_prompts(prompts):
-    return read(params, *place(words.glide_tokens(prompts, context)))
-
-  encodings = cached(read_prompts, batch_size=batch_size)
-
-  def inputs(prompts, rngs, references=None, coming=()):
-    """Returns what a walk reads of at most a batch, filled up to one."""
-    lack = batch_size - len(prompts)
-    filled = list(prompts) + [""] * lack
-    *rows, empty = encodings([*filled, ""], coming)
-    if references is not None:
-      references = batching.fill_up(references, lack)
-    clip_tokens = clip and clip.tokens(filled)
-    clip_tokens, references = place((clip_tokens, references))
-    return (
-      gather(rows, empty),
-      clip_tokens,
-      batching.fill_up(rngs, lack),
-      references,
-    )
-
-  def run(prompts, rngs, references, start_steps, coming):
-    batch = inputs(prompts, rngs, references, coming)
-    return compiled(start_steps)(params, *batch)
-
-  stream, draw = batching.make_stream(run, batch_size)
-
+    params["clip"] = jax.device_put(weights, devices.copied)
+  cascade = Cascade(small, large, clip, guidance_scale, guidance_interval)
   identity = {
     "generator": "glide",
     "base": _identify("base", base),
@@ -172,79 +134,129 @@ def load(
     identity["clip_guidance"] = clip.identity
   if guidance_interval is not None:
     identity["guidance_interval"] = list(guidance_interval)
-  return Generator(
-    draw,
-    stream,
-    batch_size,
-    image_size=stages[1].image_size,
-    reference_size=stages[0].image_size,
-    num_steps=len(stages[0].steps.timestep),
+  return batching.make_generator(
+    partial(_draw, cascade),
+    params,
+    _reader(cascade, params, bpe.load(tokenizer), devices, batch_size),
+    devices,
+    batch_size=batch_size,
+    image_size=large.image_size,
+    reference_size=small.image_size,
+    num_steps=len(small.steps.timestep),
     identity=identity,
   )
 
 
-def _draw(
-  base: Stage,
-  upsampler: Stage,
-  clip: clips.ClipGuidance | None,
-  guidance_scale: float | None,
-  guidance_interval: tuple[int, int] | None,
-  start_steps: int | None,
-  params: Mapping[str, Any],
-  texts: Mapping[str, Text],
-  clip_tokens: jax.Array | None,
-  rngs: jax.Array,
-  references: jax.Array | None,
-) -> jax.Array:
-  """Draws uint8 images [n, h, w, 3].
+# --- stages -------------------------------------------------------------------
 
-  Texts are of `_gather`; clip_tokens [n, l] hold the prompt as the noised CLIP
-  reads it; rngs [n].
-  """
-  n = len(rngs)
-  rngs = jax.vmap(lambda rng: jax.random.split(rng, 4))(rngs)  # [n, 4]
 
-  shape = (base.image_size, base.image_size, 3)
-  noise = samplers.image_noise(rngs[:, 0], shape)
-  first = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs[:, 1])
-  steps = base.steps
-  if references is not None:
-    steps = schedule.start_at(steps, start_steps)
-    first = samplers.diffuse(to_unit(references), first, steps, start_steps - 1)
-  cond_fn = None
-  prompts = jax.tree.map(lambda x: x[:n], texts["base"])
-  predict = _predictor(base, params["base"], prompts)
-  if clip:
-    cond_fn = clip.cond_fn(params["clip"], clip_tokens)
-  else:
-    both = _predictor(base, params["base"], texts["base"])
-    guided = guidance.classifier_free(both, guidance_scale)
-    if guidance_interval is not None:
-      guided = guidance.within(guided, predict, guidance_interval)
-    predict = guided
-  denoise = guidance.from_noise(predict, base.betas)
-  small = base.walk(denoise, steps, first, noise, cond_fn=cond_fn)
+class Stage(NamedTuple):
+  """One network of the cascade, and how it is walked."""
 
-  shape = (upsampler.image_size, upsampler.image_size, 3)
-  noise = samplers.image_noise(rngs[:, 2], shape)
-  first = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs[:, 3])
-  first, small = TEMPERATURE * first, to_unit(to_uint8(small))
-  if upsampler.start == "low_res":
-    enlarged = jax.image.resize(small, first.shape, "linear")
-    first = samplers.diffuse(enlarged, first, upsampler.steps, -1)
-  predict = _predictor(
-    upsampler, params["upsampler"], texts["upsampler"], small
+  model: Glide
+  image_size: int  # px
+  betas: np.ndarray  # [T]
+  steps: schedule.Schedule
+  walk: Callable  # a sampler
+  start: str | None  # see `Upsampler`
+
+
+class Cascade(NamedTuple):
+  """Both stages, and what guides the base."""
+
+  base: Stage
+  upsampler: Stage
+  clip: clips.NoisedClip | None
+  scale: float | None  # of guidance without a classifier
+  interval: tuple[int, int] | None  # timesteps that it guides
+
+
+def _load_stage(name: str, block: Base, dtype: str) -> tuple[Stage, Any]:
+  """Returns a stage and its parameters, on the host."""
+  params, about = files.load_params(_locate(name, block))
+  is_upsampler = bool(about.get("low_res"))
+  if about.get("kind") != "glide" or is_upsampler != (name == "upsampler"):
+    raise UserError(
+      f"{block.weights} holds {about.get('kind')!r}, stage "
+      f"{about.get('stage')!r}: config.generator.{name} needs a GLIDE {name}."
+    )
+  sizes = about["model"] | {"dtype": jnp.dtype(dtype)}
+  for key in ("channel_mult", "attention_downsamples"):
+    sizes[key] = tuple(sizes[key])
+  betas = schedule.BETAS[about["betas"]]()
+  stage = Stage(
+    model=Glide(**sizes),
+    image_size=about["image_size"],
+    betas=betas,
+    steps=schedule.respace(betas, block.respacing),
+    walk=block.sampler,
+    start=block.start,
   )
-  denoise = guidance.from_noise(predict, upsampler.betas)
-  large = upsampler.walk(denoise, upsampler.steps, first, noise)
-  assert large.shape == (n, *shape)
-  return to_uint8(large)
+  return stage, params.get("params", params)
+
+
+def _locate(name: str, block: Base) -> epath.Path:
+  return files.locate(
+    block.weights and os.fspath(block.weights),
+    field=f"generator.{name}.weights",
+    family="glide",
+  )
+
+
+def _identify(name: str, block: Base) -> dict[str, Any]:
+  identity = {
+    "weights": files.sha256(_locate(name, block)),
+    "sampler": samplers.identify(block.sampler),
+    "respacing": block.respacing,
+  }
+  return identity | ({"start": block.start} if block.start else {})
+
+
+# --- prompts ------------------------------------------------------------------
+
+
+def _reader(
+  cascade: Cascade,
+  params: Mapping[str, Any],
+  tokenizer: bpe.Tokenizer,
+  devices: batching.Devices,
+  batch_size: int,
+) -> Callable[..., dict[str, Any]]:
+  """Returns (prompts, coming) -> texts by stage; each prompt is encoded once.
+
+  The texts of the base are those of the n prompts, then n empty ones. "clip"
+  are the tokens [n, l] of the noised CLIP, or None.
+  """
+  copied, split = devices
+  stages = dict(zip(STAGES, (cascade.base, cascade.upsampler), strict=True))
+  encode = jax.jit(
+    partial(_encode, stages),
+    in_shardings=(copied, split, split),
+    out_shardings=copied,
+  )
+  gather = jax.jit(_gather, in_shardings=copied, out_shardings=split)
+  context = cascade.base.model.text_context
+  # Where there are several processes, `jit` takes no arrays of the host.
+  place = partial(jax.device_put, device=split)
+  encodings = batching.cached(
+    lambda prompts: encode(
+      params, *place(tokenizer.glide_tokens(prompts, context))
+    ),
+    batch_size=batch_size,
+  )
+
+  def read(prompts, coming):
+    *rows, empty = encodings([*prompts, ""], coming)
+    clip_tokens = cascade.clip and place(cascade.clip.tokens(prompts))
+    return gather(rows, empty) | {"clip": clip_tokens}
+
+  return read
 
 
 def _encode(stages, params, tokens, mask):
   """Reads prompts [n, l] as every stage does: n rows, by the stage's name."""
   texts = {}
-  for name, stage in zip(STAGES, stages, strict=True):
+  for name, stage in stages.items():
     variables = {"params": params[name]}
     text = stage.model.apply(variables, tokens, mask, method="encode_text")
     # As the UNet casts it, and half as large.
@@ -263,7 +275,67 @@ def _gather(rows, empty):
   }
 
 
-def _predictor(stage, params, text, low_res=None):
+# --- drawing ------------------------------------------------------------------
+
+
+def _draw(
+  cascade: Cascade,
+  start_steps: int | None,
+  params: Mapping[str, Any],
+  texts: Mapping[str, Any],
+  rngs: jax.Array,
+  references: jax.Array | None,
+) -> jax.Array:
+  """Draws uint8 images [n, h, w, 3].
+
+  Texts are those of `_reader`; rngs [n]; references uint8 [n, r, r, 3] or None.
+  """
+  rngs = jax.vmap(lambda rng: jax.random.split(rng, 4))(rngs)  # [n, 4]
+  base, upsampler = cascade.base, cascade.upsampler
+
+  shape = (base.image_size, base.image_size, 3)
+  x, steps = samplers.start_noise(rngs[:, 1], shape), base.steps
+  if references is not None:
+    steps = schedule.start_at(steps, start_steps)
+    x = samplers.diffuse(to_unit(references), x, steps, start_steps - 1)
+  predict, cond_fn = _guided(cascade, params, texts, n=len(rngs))
+  denoise = guidance.from_noise(predict, base.betas)
+  noise = samplers.image_noise(rngs[:, 0], shape)
+  small = base.walk(denoise, steps, x, noise, cond_fn=cond_fn)
+  small = to_unit(to_uint8(small))
+
+  shape = (upsampler.image_size, upsampler.image_size, 3)
+  x = TEMPERATURE * samplers.start_noise(rngs[:, 3], shape)
+  if upsampler.start == "low_res":
+    enlarged = jax.image.resize(small, x.shape, "linear")
+    x = samplers.diffuse(enlarged, x, upsampler.steps, -1)
+  predict = _predictor(
+    upsampler, params["upsampler"], texts["upsampler"], small
+  )
+  denoise = guidance.from_noise(predict, upsampler.betas)
+  noise = samplers.image_noise(rngs[:, 2], shape)
+  large = upsampler.walk(denoise, upsampler.steps, x, noise)
+  assert large.shape == (len(rngs), *shape)
+  return to_uint8(large)
+
+
+def _guided(
+  cascade: Cascade, params: Mapping[str, Any], texts: Mapping[str, Any], n: int
+) -> tuple[guidance.Predictor, guidance.CondFn | None]:
+  """Returns the base's predictor, and the gradient of CLIP guidance if any."""
+  predictor = partial(_predictor, cascade.base, params["base"])
+  plain = predictor(jax.tree.map(lambda x: x[:n], texts["base"]))
+  if cascade.clip:
+    return plain, cascade.clip.cond_fn(params["clip"], texts["clip"])
+  guided = guidance.classifier_free(predictor(texts["base"]), cascade.scale)
+  if cascade.interval is not None:
+    guided = guidance.within(guided, plain, cascade.interval)
+  return guided, None
+
+
+def _predictor(
+  stage: Stage, params: Any, text: Text, low_res: jax.Array | None = None
+) -> guidance.Predictor:
   """Returns the network that knows its prompts as a function of (x_t, t)."""
 
   def predict(x, t):
@@ -271,7 +343,3 @@ def _predictor(stage, params, text, low_res=None):
     return stage.model.apply(variables, x, t, text, low_res, method="predict")
 
   return predict
-
-
-def _identify(name: str, block: Mapping[str, Any]) -> dict[str, Any]:
-  return dict(block) | {"weights": files.sha256(locate(name, block))}

@@ -1,5 +1,6 @@
 """CLIP guidance of GLIDE's base: the noised CLIP, as a gradient."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,34 +10,43 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from synthjax.config.schema import NotNegative
 from synthjax.diffusion import guidance
-from synthjax.diffusion.samplers import CondFn
+from synthjax.diffusion.guidance import CondFn
 from synthjax.models.glide.noised_clip import (
   LOGIT_SCALE,
   ImageEncoder,
   TextEncoder,
 )
-from synthjax.runtime.errors import UserError, check_fields
+from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
 
-SCALE = 3.0  # of the authors' notebook
 TOWERS = {"image": ImageEncoder, "text": TextEncoder}
-_NEEDED = ("image_weights", "text_weights", "tokenizer")
 
 
-class ClipGuidance(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipGuidance:
+  """Guidance by the noised CLIP."""
+
+  image_weights: epath.PathLike | None  # of the image tower; `files.locate`
+  text_weights: epath.PathLike | None  # of the text tower
+  tokenizer: epath.PathLike  # CLIP's, which is not GLIDE's
+  scale: NotNegative = 3.0  # of 100 times the cosine; the authors' notebook's
+
+
+class NoisedClip(NamedTuple):
   """Both towers, and how strongly they pull."""
 
   image: ImageEncoder
   text: TextEncoder
-  words: bpe.Tokenizer
+  tokenizer: bpe.Tokenizer
   scale: float
   identity: dict[str, Any]  # plain data that tells weights and scale apart
 
   def tokens(self, prompts: list[str]) -> np.ndarray:
     """Reads prompts as the text tower does: int32 [n, l]."""
-    return self.words.clip_tokens(prompts, self.text.context)
+    return self.tokenizer.clip_tokens(prompts, self.text.context)
 
   def cond_fn(self, params: Mapping[str, Any], tokens: jax.Array) -> CondFn:
     """Returns the gradient towards the prompts [n, l], in traced code."""
@@ -48,45 +58,44 @@ class ClipGuidance(NamedTuple):
 def check(
   guidance_scale: float | None,
   guidance_interval: tuple[int, int] | None,
-  chosen: Mapping | None,
+  clip_guidance: ClipGuidance | None,
 ) -> None:
   """Checks that one kind of guidance is chosen, and what CLIP's needs.
 
   Args:
     guidance_scale: of classifier-free guidance.
     guidance_interval: of the same.
-    chosen: the block of CLIP guidance; see `load`.
+    clip_guidance: its block.
 
   Raises:
-    UserError: about no guidance or two kinds, fields that are unknown or
-      missing, or no weights.
+    UserError: about no guidance or two kinds, or no weights.
   """
-  if chosen is None and guidance_scale is None:
+  if clip_guidance is None and guidance_scale is None:
     raise UserError(
       "config.generator has neither guidance_scale nor clip_guidance. Set "
       "guidance_scale=3.0, as GLIDE's authors do, or 1.0 for no guidance."
     )
-  if chosen is not None and guidance_scale not in (None, 1):
+  if clip_guidance is not None and guidance_scale not in (None, 1):
     raise UserError(
       f"config.generator has both guidance_scale={guidance_scale} and "
       "clip_guidance. CLIP guidance takes the place of the guidance without a "
       "classifier: remove guidance_scale (or set it to 1), or remove "
       "clip_guidance."
     )
-  if chosen is None:
+  if clip_guidance is None:
     return
   if guidance_interval is not None:
     raise UserError(
       "config.generator.guidance_interval is of guidance_scale, and "
       "clip_guidance takes its place: remove one of them."
     )
-  check_fields("config.generator.clip_guidance", chosen, ["scale"], _NEEDED)
   for tower in TOWERS:
-    locate(tower, chosen[f"{tower}_weights"])
+    _locate(tower, clip_guidance)
 
 
-def locate(tower: str, weights: epath.PathLike) -> epath.Path:
+def _locate(tower: str, block: ClipGuidance) -> epath.Path:
   """Finds the file of a tower's weights; see `files.locate`."""
+  weights = getattr(block, f"{tower}_weights")
   return files.locate(
     weights and os.fspath(weights),
     field=f"generator.clip_guidance.{tower}_weights",
@@ -95,22 +104,12 @@ def locate(tower: str, weights: epath.PathLike) -> epath.Path:
 
 
 def load(
-  *,
-  image_weights: epath.PathLike,
-  text_weights: epath.PathLike,
-  tokenizer: epath.PathLike,
-  scale: float = SCALE,
-  image_size: int,
-  num_timesteps: int,
-  dtype: str,
-) -> tuple[ClipGuidance, dict[str, Any]]:
+  block: ClipGuidance, *, image_size: int, num_timesteps: int, dtype: str
+) -> tuple[NoisedClip, dict[str, Any]]:
   """Loads the noised CLIP.
 
   Args:
-    image_weights: a file that holds the image tower; see `files.locate`.
-    text_weights: a file that holds the text tower.
-    tokenizer: CLIP's, which is not GLIDE's.
-    scale: of the gradient of 100 times the cosine.
+    block: which one.
     image_size: px of the images that are to be guided.
     num_timesteps: of their diffusion.
     dtype: of the activations.
@@ -121,10 +120,7 @@ def load(
   Raises:
     UserError: about weights of something else, or that do not fit the rest.
   """
-  paths = {
-    "image": locate("image", image_weights),
-    "text": locate("text", text_weights),
-  }
+  paths = {tower: _locate(tower, block) for tower in TOWERS}
   towers, params = {}, {}
   for tower, path in paths.items():
     variables, about = files.load_params(path)
@@ -137,8 +133,8 @@ def load(
     fields = about["model"] | {"dtype": jnp.dtype(dtype)}
     towers[tower] = TOWERS[tower](**fields)
     params[tower] = variables["params"]
-  tokenizer = bpe.locate(os.fspath(tokenizer))
-  words = bpe.load(tokenizer)
+  path = bpe.locate(os.fspath(block.tokenizer))
+  tokenizer = bpe.load(path)
   image, text = towers["image"], towers["text"]
   problems = []
   if image.image_size != image_size:
@@ -154,10 +150,10 @@ def load(
     problems.append(
       f"its towers give {image.embed_dim} and {text.embed_dim} numbers"
     )
-  if words.clip_vocab_size > text.vocab_size:
+  if tokenizer.clip_vocab_size > text.vocab_size:
     problems.append(
-      f"it knows {text.vocab_size} tokens, and {tokenizer} makes "
-      f"{words.clip_vocab_size}"
+      f"it knows {text.vocab_size} tokens, and {path} makes "
+      f"{tokenizer.clip_vocab_size}"
     )
   if problems:
     raise UserError(
@@ -168,7 +164,7 @@ def load(
   identity = {
     "image_weights": files.sha256(paths["image"]),
     "text_weights": files.sha256(paths["text"]),
-    "tokenizer": files.sha256(tokenizer),
-    "scale": scale,
+    "tokenizer": files.sha256(path),
+    "scale": block.scale,
   }
-  return ClipGuidance(image, text, words, scale, identity), params
+  return NoisedClip(image, text, tokenizer, block.scale, identity), params

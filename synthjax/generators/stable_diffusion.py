@@ -1,16 +1,16 @@
 """Stable Diffusion 1.x and 2.x as a generator, jitted whole."""
 
-import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from synthjax.config.schema import Count, Dtype, NotNegative, Range
 from synthjax.diffusion import guidance, latents, samplers, schedule
 from synthjax.generators import Generator, batching
 from synthjax.models.pixels import to_uint8, to_unit
@@ -19,14 +19,121 @@ from synthjax.models.stable_diffusion.text import TextEncoder
 from synthjax.models.stable_diffusion.unet import UNet
 from synthjax.models.stable_diffusion.vae import Autoencoder
 from synthjax.models.stable_diffusion.weights import KIND
-from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
 
-# --- the networks and the words of Stable Diffusion, from a folder or a file
-
 TOKENIZER = "tokenizer.json"  # beside a file of weights
+
+
+def check(
+  *, weights: epath.PathLike | None, respacing: int | str, **others: Any
+) -> None:
+  """Checks steps and weights; its arguments are those of `load`."""
+  del others
+  num_steps(respacing=respacing)
+  _locate(weights)
+
+
+def num_steps(*, respacing: int | str, **others: Any) -> int:
+  """Returns how many steps are walked."""
+  del others
+  return len(schedule.kept_timesteps(respacing))
+
+
+def _locate(weights: epath.PathLike | None) -> epath.Path:
+  return files.locate(
+    weights and os.fspath(weights), field="generator.weights", family=KIND
+  )
+
+
+def load(
+  *,
+  weights: epath.PathLike | None,
+  sampler: Annotated[Any, samplers.SAMPLER],
+  respacing: int | str,
+  batch_size: Count,
+  guidance_scale: NotNegative = 7.5,
+  guidance_interval: Range | None = None,
+  negative_prompt: str = "",
+  image_size: Count | None = None,
+  tokenizer: str | None = None,
+  dtype: Dtype = "float32",
+) -> Generator:
+  """Loads all networks and compiles nothing yet.
+
+  The weights come with what the UNet predicts (noise or velocity), its schedule
+  and how its steps are spaced.
+
+  Args:
+    weights: a folder in diffusers' layout, or a file that
+      `models.stable_diffusion.pack` has made of one.
+    sampler: see `samplers.SAMPLER`.
+    respacing: a number of steps, spaced as the weights' scheduler has it, or
+      anything else that `schedule.kept_timesteps` reads.
+    batch_size: images drawn at once.
+    guidance_scale: without a classifier; 1 follows the prompt and no more, for
+      half of the work.
+    guidance_interval: the first and the last timestep, 0 to 999, that are
+      guided. None guides all.
+    negative_prompt: what guidance leads away from; the empty prompt by default.
+    image_size: px; None is the size that the networks were trained on. Others
+      are possible, but drawn less well.
+    tokenizer: the tokenizer's file, or "embedded:NAME"; None is the one that
+      comes with the weights.
+    dtype: of the activations of UNet and text encoder. The autoencoder's, whose
+      range is large, are float32.
+
+  Raises:
+    UserError: about unfit weights, or steps, an interval or a size that there
+      cannot be.
+  """
+  devices = batching.own_devices(batch_size)
+  networks, params, hashes = load_networks(_locate(weights), tokenizer, dtype)
+  image_size = image_size or networks.image_size
+  check_size(networks, image_size)
+  guidance.check_interval(guidance_interval, len(networks.betas))
+  walk = Walk(
+    image_size,
+    kept_steps(networks, respacing, sampler),
+    sampler,
+    guidance_scale,
+    guidance_interval,
+  )
+  for name in params:  # one after the other: the host holds one as float32
+    wide = jax.tree.map(lambda w: np.asarray(w, np.float32), params[name])
+    params[name] = jax.device_put(wide, devices.copied)
+  negative = networks.tokens([negative_prompt])
+  params["negative"] = jax.device_put(negative, devices.copied)
+
+  def read(prompts, coming):
+    del coming  # prompts are encoded within the walk
+    return jax.device_put(networks.tokens(prompts), devices.split)
+
+  identity = hashes | {
+    "generator": KIND,
+    "sampler": samplers.identify(sampler),
+    "respacing": respacing,
+    "guidance_scale": guidance_scale,
+    "guidance_interval": guidance_interval and list(guidance_interval),
+    "negative_prompt": negative_prompt,
+    "image_size": image_size,
+    "dtype": dtype,
+  }
+  return batching.make_generator(
+    partial(_draw, networks, walk),
+    params,
+    read,
+    devices,
+    batch_size=batch_size,
+    image_size=image_size,
+    reference_size=image_size,
+    num_steps=len(walk.steps.timestep),
+    identity=identity,
+  )
+
+
+# --- the networks, from a folder or a file ------------------------------------
 
 
 class Networks(NamedTuple):
@@ -35,7 +142,7 @@ class Networks(NamedTuple):
   unet: UNet
   vae: Autoencoder
   text: TextEncoder
-  words: bpe.Tokenizer
+  tokenizer: bpe.Tokenizer
   pad_token: str  # fills prompts up
   image_size: int  # px that they were trained on
   latent_scale: float  # makes latents of about unit variance
@@ -52,8 +159,8 @@ class Networks(NamedTuple):
 
   def tokens(self, texts: Sequence[str]) -> np.ndarray:
     """Returns int32 [n, l]: start, text, end, and the pad."""
-    tokens = self.words.clip_tokens(texts, self.text.context_length)
-    return bpe.pad_clip(tokens, self.words, self.pad_token)
+    tokens = self.tokenizer.clip_tokens(texts, self.text.context_length)
+    return bpe.pad_clip(tokens, self.tokenizer, self.pad_token)
 
 
 def load_networks(
@@ -63,7 +170,7 @@ def load_networks(
 
   Args:
     weights: a folder in diffusers' layout, or a file that
-      `weights.stable_diffusion.pack` has made of one.
+      `models.stable_diffusion.pack` has made of one.
     tokenizer: its file, or "embedded:NAME"; None is the one of the folder, or
       TOKENIZER beside the file.
     dtype: of the activations of UNet and text encoder.
@@ -77,12 +184,12 @@ def load_networks(
   """
   path = epath.Path(weights)
   params, about = _read(path)
-  words, words_hash = _read_words(path, tokenizer)
+  bpe_tokens, tokenizer_hash = _read_tokenizer(path, tokenizer)
   noise = about["schedule"]
   betas = latents.BETAS[noise["betas"]]
   networks = Networks(
     *convert.make_models(about["model"], dtype),
-    words=words,
+    tokenizer=bpe_tokens,
     pad_token=about["pad_token"],
     image_size=about["image_size"],
     latent_scale=about["latent_scale"],
@@ -92,24 +199,28 @@ def load_networks(
     offset=noise["offset"],
     ends_clean=noise["ends_clean"],
   )
-  if words.clip_vocab_size != networks.text.vocab_size:
+  if bpe_tokens.clip_vocab_size != networks.text.vocab_size:
     raise UserError(
-      f"The tokenizer has {words.clip_vocab_size:,} tokens, but the text "
+      f"The tokenizer has {bpe_tokens.clip_vocab_size:,} tokens, but the text "
       f"encoder of {path} was trained with {networks.text.vocab_size:,}: give "
       "the one that came with the weights (config.generator.tokenizer)."
     )
-  return networks, params, {"weights": _identify(path), "tokenizer": words_hash}
+  return (
+    networks,
+    params,
+    {"weights": _identify(path), "tokenizer": tokenizer_hash},
+  )
 
 
 def kept_steps(
-  networks: Networks, respacing: str | int, sampler: str
+  networks: Networks, respacing: int | str, sampler: partial
 ) -> schedule.Schedule:
   """Returns the steps that a walk of the sampler keeps.
 
   Args:
     networks: whose schedule it is.
     respacing: see `latents.kept_timesteps`.
-    sampler: of SAMPLERS; see `latents.ending_at`.
+    sampler: see `samplers.SAMPLER`.
 
   Raises:
     UserError: about steps that there cannot be.
@@ -122,7 +233,7 @@ def kept_steps(
   )
   steps = schedule.keep(networks.betas, kept)
   # As in diffusers, where the other samplers always end without noise.
-  if sampler == "ddim" and not networks.ends_clean:
+  if sampler.func is samplers.ddim and not networks.ends_clean:
     steps = latents.ending_at(steps, 1 - networks.betas[0])
   return steps
 
@@ -152,14 +263,13 @@ def _read(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   return variables["params"], about
 
 
-def _read_words(
+def _read_tokenizer(
   weights: epath.Path, tokenizer: str | None
 ) -> tuple[bpe.Tokenizer, str]:
   """Returns the tokenizer and the hash of its file."""
   if tokenizer is None and weights.is_dir():
     merges = weights / convert.MERGES
-    words = bpe.read(weights / convert.VOCABULARY, merges)
-    return words, files.sha256(merges)
+    return bpe.read(weights / convert.VOCABULARY, merges), files.sha256(merges)
   path = weights.parent / TOKENIZER
   if tokenizer is not None:
     path = bpe.locate(tokenizer)
@@ -176,150 +286,17 @@ def _identify(path: epath.Path) -> str | Mapping[str, str]:
   }
 
 
-# --- ------
+# --- drawing ------------------------------------------------------------------
+
+
 class Walk(NamedTuple):
   """How images are drawn."""
 
   image_size: int  # px
   steps: schedule.Schedule
-  sampler: Callable  # of sample.SAMPLERS
+  sampler: Callable
   scale: float  # of guidance
   interval: tuple[int, int] | None  # timesteps that are guided
-
-
-def check(
-  *, weights: str, sampler: str, respacing: str | int, **others: Any
-) -> None:
-  """Says what keeps `load` from working; its arguments are those of `load`."""
-  del others
-  if sampler not in samplers.SAMPLERS:
-    raise unknown_names("sampler", [sampler], samplers.SAMPLERS)
-  num_steps(respacing=respacing)
-  _locate(weights)
-
-
-def num_steps(*, respacing: str | int, **others: Any) -> int:
-  """Returns how many steps are walked."""
-  del others
-  return len(schedule.kept_timesteps(respacing))
-
-
-def _locate(weights: epath.PathLike) -> epath.Path:
-  return files.locate(
-    weights and os.fspath(weights), field="generator.weights", family=KIND
-  )
-
-
-def load(
-  *,
-  weights: epath.PathLike,
-  sampler: str,
-  respacing: str | int,
-  batch_size: int,
-  guidance_scale: float = 7.5,
-  guidance_interval: tuple[int, int] | None = None,
-  negative_prompt: str = "",
-  image_size: int | None = None,
-  tokenizer: str | None = None,
-  dtype: str = "float32",
-) -> Generator:
-  """Loads all networks and compiles nothing yet.
-
-  What the UNet predicts (noise or velocity), its schedule and how its steps are
-  spaced come with the weights.
-
-  Args:
-    weights: a folder in diffusers' layout, or a file that
-      `weights.stable_diffusion.pack` has made of one.
-    sampler: of SAMPLERS.
-    respacing: a number of steps, spaced as the weights' scheduler has it, or
-      anything else that `schedule.kept_timesteps` reads.
-    batch_size: images drawn at once; shorter requests are filled up, so that
-      one shape is compiled.
-    guidance_scale: without a classifier; 1 follows the prompt and no more, for
-      half of the work.
-    guidance_interval: the first and the last timestep, 0 to 999, that are
-      guided. None guides all.
-    negative_prompt: what guidance leads away from; the empty prompt by default.
-    image_size: px; None is the size that the networks were trained on. Others
-      are possible, but drawn less well.
-    tokenizer: the tokenizer's file, or "embedded:NAME"; None is the one that
-      comes with the weights.
-    dtype: of the activations of UNet and text encoder. The autoencoder's, whose
-      range is large, are float32.
-
-  Raises:
-    UserError: about missing or unfit weights, an unknown sampler, or steps, an
-      interval or a size that there cannot be.
-  """
-  if sampler not in samplers.SAMPLERS:
-    raise unknown_names("sampler", [sampler], samplers.SAMPLERS)
-  mesh = meshes.make_mesh(local=True)  # each process draws for itself
-  meshes.check_batch(mesh, batch_size, field="generator.batch_size")
-  copied, split = meshes.copied(mesh), meshes.split(mesh)
-  networks, params, hashes = load_networks(_locate(weights), tokenizer, dtype)
-  image_size = image_size or networks.image_size
-  check_size(networks, image_size)
-  guidance.check_interval(guidance_interval, len(networks.betas))
-  if guidance_interval is not None:
-    guidance_interval = tuple(int(step) for step in guidance_interval)
-  walk = Walk(
-    image_size,
-    kept_steps(networks, respacing, sampler),
-    samplers.SAMPLERS[sampler],
-    guidance_scale,
-    guidance_interval,
-  )
-  for part in params:  # one after the other: the host holds one as float32
-    wide = jax.tree.map(lambda w: np.asarray(w, np.float32), params[part])
-    params[part] = jax.device_put(wide, copied)
-
-  @functools.cache
-  def compiled(start_steps):
-    return jax.jit(
-      partial(_draw, networks, walk, start_steps),
-      in_shardings=(copied, split, copied, split, split),
-      out_shardings=split,
-    )
-
-  negative = jax.device_put(networks.tokens([negative_prompt]), copied)
-
-  def inputs(prompts, rngs, references=None):
-    """Returns what a walk reads of at most a batch, filled up to one."""
-    lack = batch_size - len(prompts)
-    tokens = networks.tokens([*prompts, *[""] * lack])
-    if references is not None:
-      references = batching.fill_up(references, lack)
-    # Where there are several processes, `jit` takes no arrays of the host.
-    tokens, references = jax.device_put((tokens, references), split)
-    return tokens, negative, batching.fill_up(rngs, lack), references
-
-  def run(prompts, rngs, references, start_steps, coming):
-    del coming  # prompts are read within the walk
-    batch = inputs(prompts, rngs, references)
-    return compiled(start_steps)(params, *batch)
-
-  stream, draw = batching.make_stream(run, batch_size)
-
-  identity = hashes | {
-    "generator": KIND,
-    "sampler": sampler,
-    "respacing": respacing,
-    "guidance_scale": guidance_scale,
-    "guidance_interval": guidance_interval and list(guidance_interval),
-    "negative_prompt": negative_prompt,
-    "image_size": image_size,
-    "dtype": dtype,
-  }
-  return Generator(
-    draw,
-    stream,
-    batch_size,
-    image_size=image_size,
-    reference_size=image_size,
-    num_steps=len(walk.steps.timestep),
-    identity=identity,
-  )
 
 
 def _draw(
@@ -328,54 +305,51 @@ def _draw(
   start_steps: int | None,
   params: Mapping[str, Any],
   tokens: jax.Array,
-  negative: jax.Array,
   rngs: jax.Array,
   references: jax.Array | None,
 ) -> jax.Array:
   """Draws uint8 images [n, h, w, 3].
 
-  Tokens [n, l] hold the prompts and negative [1, l] what is led away from; rngs
-  [n]; references uint8 [n, h, w, 3] or None.
+  Tokens [n, l] hold the prompts; rngs [n]; references uint8 [n, h, w, 3] or
+  None. The params hold the weights, and "negative", the tokens [1, l] that
+  guidance leads away from.
   """
-  n, vae = len(rngs), networks.vae
   rngs = jax.vmap(jax.random.split)(rngs)  # [n, 2]
+  vae = partial(_apply, networks.vae, params["vae"])
   side = walk.image_size // networks.factor
-  shape = (side, side, vae.latent_channels)
-  noise = samplers.image_noise(rngs[:, 0], shape)
-  x = jax.vmap(lambda rng: jax.random.normal(rng, shape))(rngs[:, 1])
-  steps = walk.steps
+  shape = (side, side, networks.vae.latent_channels)
+  x, steps = samplers.start_noise(rngs[:, 1], shape), walk.steps
   if references is not None:
     # The mean of the latents: their deviation is far below the noise's.
-    mean, _ = _apply(vae, params["vae"], to_unit(references), method="encode")
-    mean = networks.latent_scale * mean
+    mean, _ = vae(to_unit(references), method="encode")
     steps = schedule.start_at(steps, start_steps)
+    mean = networks.latent_scale * mean
     x = samplers.diffuse(mean, x, steps, start_steps - 1)
-
-  predict = _predictor(networks, walk, params, tokens, negative)
+  predict = _predictor(networks, walk, params, tokens)
   denoise = latents.denoiser(predict, networks.betas, networks.prediction)
-  x = walk.sampler(denoise, steps, x, noise) / networks.latent_scale
-  images = _apply(vae, params["vae"], x, method="decode")
-  assert images.shape == (n, walk.image_size, walk.image_size, 3)
+  noise = samplers.image_noise(rngs[:, 0], shape)
+  x = walk.sampler(denoise, steps, x, noise)
+  images = vae(x / networks.latent_scale, method="decode")
+  assert images.shape == (len(rngs), walk.image_size, walk.image_size, 3)
   return to_uint8(images)
 
 
-def _predictor(networks, walk, params, tokens, negative):
-  """Reads the prompts; returns the guided UNet as a function of (x_t, t)."""
-  read = partial(_apply, networks.text, params["text"])
-  context = read(tokens)  # [n, l, d]
+def _predictor(
+  networks: Networks, walk: Walk, params: Mapping[str, Any], tokens: jax.Array
+) -> guidance.Predictor:
+  """Encodes the prompts; returns the guided UNet as a function of (x_t, t)."""
+  encode = partial(_apply, networks.text, params["text"])
+  context = encode(tokens)  # [n, l, d]
 
-  def plain(x, t):
-    return _apply(networks.unet, params["unet"], x, t, context)
+  def predictor(context):
+    return lambda x, t: _apply(networks.unet, params["unet"], x, t, context)
 
+  plain = predictor(context)
   if walk.scale == 1:
     return plain
-  away = jnp.broadcast_to(read(negative), context.shape)
-  both = jnp.concatenate([context, away])
-
-  def doubled(x, t):
-    return _apply(networks.unet, params["unet"], x, t, both)
-
-  guided = latents.classifier_free(doubled, walk.scale)
+  negative = jnp.broadcast_to(encode(params["negative"]), context.shape)
+  both = predictor(jnp.concatenate([context, negative]))
+  guided = guidance.classifier_free(both, walk.scale)
   if walk.interval is not None:
     guided = guidance.within(guided, plain, walk.interval)
   return guided

@@ -1,45 +1,18 @@
 """Image classifiers by name."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-
+from synthjax.config import schema
 from synthjax.models.resnet import model as resnet
 from synthjax.models.vit import model as vit
-from synthjax.runtime.errors import (
-  BELOW_ONE,
-  COUNT,
-  COUNTS,
-  DTYPE,
-  FLAG,
-  POSITIVE,
-  check_values,
-  one_of,
-  unknown_names,
-)
 
 CLASSIFIERS = {**resnet.MODELS, **vit.MODELS}
 
 # What turns features into logits: of ResNets, of MoCo's, of ViTs.
 HEADS = ("fc", "fc_0", "fc_2", "head")
-# Of the fields of both families; `make_classifier` tells which has which.
-SIZES = {
-  "dtype": DTYPE,
-  "stage_sizes": COUNTS,
-  "block": one_of(resnet.BLOCKS),
-  "width": COUNT,
-  "stem": one_of(resnet.STEMS),
-  "head": one_of(resnet.HEADS),
-  "remat": FLAG,
-  "patch_size": COUNT,
-  "depth": COUNT,
-  "heads": COUNT,
-  "mlp_ratio": POSITIVE,
-  "dropout": BELOW_ONE,
-  "drop_path": BELOW_ONE,
-}
+# A block `model`: a key of CLASSIFIERS, and fields of its module that differ.
+MODEL = schema.Choice("name", CLASSIFIERS, filled=("num_classes",))
 
 
 def make_classifier(
@@ -60,17 +33,8 @@ def make_classifier(
   Raises:
     UserError: for an unknown model or field, or a value that cannot be.
   """
-  if name not in CLASSIFIERS:
-    raise unknown_names("model", [name], CLASSIFIERS)
-  make = CLASSIFIERS[name]
-  fields = {field.name for field in dataclasses.fields(make.func)}
-  fields -= {"parent", "name", "num_classes"}
-  if unknown := sizes.keys() - fields:
-    raise unknown_names(f"field of {name},", sorted(unknown), fields)
-  check_values("model", {"dtype": dtype} | sizes, SIZES)
-  # JSON has no tuples, and modules with lists cannot be hashed.
-  sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
-  return make(num_classes=num_classes, dtype=jnp.dtype(dtype), **sizes)
+  block = {"name": name, "dtype": dtype, **sizes}
+  return schema.read(MODEL, block, "model")(num_classes=num_classes)
 
 
 def describe(family: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict:

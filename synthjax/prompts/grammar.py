@@ -88,6 +88,8 @@ GRAMMARS = {
   },
 }
 
+DEFAULT = "photo"  # the grammar of a config that names none
+
 Grammar = Mapping[str, Iterable]
 _SLOT = re.compile(r"(\b[Aa]n? )?\{(\w*)\}")
 
@@ -102,7 +104,7 @@ def enhance(
   """Writes different texts, which use the words evenly.
 
   Args:
-    words: what the class may be called, or what belongs to it.
+    words: names of the class, or of things that belong to it.
     num_texts: at most so many.
     grammar: a key of GRAMMARS, or a dict like one of them.
     rng: of the choice and the order.
@@ -112,7 +114,7 @@ def enhance(
     run out of texts, each has as many as any other, or one more.
 
   Raises:
-    UserError: about a grammar that is not known or not whole.
+    UserError: about an unknown or incomplete grammar.
   """
   forms = read_grammar(grammar)
   words = list(dict.fromkeys(" ".join(word.split()) for word in words))
@@ -120,7 +122,7 @@ def enhance(
   orders = [iter(rng.permutation(len(forms))) for _ in words]
   texts, left = {}, list(range(len(words)))
   while left and len(texts) < num_texts:
-    # A round gives one text to each word that still has one.
+    # A round takes one text of each word that has any left.
     rng.shuffle(left)
     for i in list(left)[: num_texts - len(texts)]:
       candidates = (_fill(*forms[form], words[i]) for form in orders[i])
@@ -172,7 +174,7 @@ def _slots_of(template: str) -> Sequence[str]:
 
 
 def _fill(template: str, values: Mapping[str, str], word: str) -> str:
-  """Fills the slots, each after the article that it wants."""
+  """Fills the slots, each behind the right article."""
   values = {**values, "word": word}
 
   def fill(match):

@@ -1,16 +1,28 @@
 """Language enhancement by a language model: sentences about each class.
 
-The model (Section 3.1) arrives as a function; here is what it is asked, and
-what is kept of its answers. The authors' code reaches it through the package
+The model (Section 3.1) arrives as a function; this module makes its inputs and
+filters its sentences. The authors' code calls it through the package
 `keytotext`, whose habits are kept.
 """
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated
 
 import numpy as np
+from etils import epath
+
+from synthjax.config.schema import Choice, Count, Rule, Whole
+from synthjax.runtime.errors import UserError
+
+# Each module has `Fields`, a dataclass that inherits `Writing`, and functions
+# of it: `check(fields)`, which says before it costs anything what keeps `load`
+# from working; `identify(fields)`, plain data that tells its files apart; and
+# `load(fields, seed=...) -> Sample`.
+WRITERS = {"t5": "synthjax.prompts.t5_writer"}
+WRITER = Choice("name", WRITERS, member="Fields")
 
 # Maps n inputs, and a number for each, to n sentences. A sentence depends on
 # its input and its number alone.
@@ -18,8 +30,42 @@ Sample = Callable[[Sequence[str], Sequence[int]], Sequence[str]]
 
 ROUNDS = 8  # of asking, before a class has to do with fewer sentences
 
+_HAS_SLOT = Rule(lambda x: x.count("{}") == 1, "text with one {}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Filters:
+  """Which sentences are kept; by default, as in the paper, all."""
+
+  contains_class: bool = False  # in any case, singular or plural
+  min_words: Whole = 0
+  max_words: Whole = 0  # 0: any number
+  # Words, or several in a row; or a file with one entry on each line.
+  blocklist: str | tuple[str, ...] = ()
+
+  def problems(self) -> Iterable[str]:
+    if 0 < self.max_words < self.min_words:
+      yield (
+        f"max_words={self.max_words} is below min_words={self.min_words}: give "
+        "as many or more, or 0 for any number"
+      )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Writing(Filters):
+  """The fields of every writer: how it is asked, and what is kept."""
+
+  name: str = ""  # as a config gives it
+  num_samples: Count | None = None  # of a class in a round; per_class + 50
+  article: bool = (
+    False  # "a" before the name, as in the authors' EuroSAT labels
+  )
+  # By default the first prompt of the label space.
+  sentence_template: Annotated[str, _HAS_SLOT] | None = None
+
+
 _PREPARE = str.maketrans({",": " ", "'": None, "[": None, "]": None})
-# Of a sentence that was taken apart for training: "It is n't a dog ."
+# Sentences were split for training: "It is n't a dog ."
 _LOOSE = re.compile(r" (?=n't|'(?:m|s|ve|re))")
 _WORD = re.compile(r"[^\W_]+")
 _IRREGULAR = {
@@ -34,21 +80,15 @@ _IRREGULAR = {
 }
 
 
-class Filters(NamedTuple):
-  """Which sentences are kept; by default, as in the paper, all."""
-
-  contains_class: bool = False  # in any case, singular or plural
-  min_words: int = 0
-  max_words: int = 0  # 0: any number
-  blocklist: tuple[str, ...] = ()  # words, or several in a row
+_FILTERS = tuple(field.name for field in dataclasses.fields(Filters))
 
 
 def keywords(name: str, *, article: bool = False) -> list[str]:
-  """Returns what the model reads to write about a class.
+  """Returns the inputs by which the model writes about a class.
 
-  It is the list of the one name as Python prints it, less some marks; so a
-  name with an apostrophe loses it, and keeps the double quotes around it. A
-  full stop divides the name into inputs whose sentences are joined.
+  An input is the list of the one name as Python prints it, less some marks; so
+  a name with an apostrophe loses it, and keeps the double quotes around it. A
+  full stop splits the name into inputs whose sentences are joined.
 
   Args:
     name: of the class.
@@ -86,11 +126,11 @@ def write(
 
   Args:
     topics: of the classes -> their names. A topic is the name itself, or with
-      a word for what is meant, "crane, bird", which the model reads as it does
-      two keywords.
+      a word for its meaning, "crane, bird", which the model reads as two
+      keywords.
     sample: the model.
-    per_class: sentences wanted.
-    num_samples: sentences of a round; 50 more than wanted in the paper.
+    per_class: sentences of a class.
+    num_samples: sentences of a round; 50 more than per_class in the paper.
     rng_of: maps a topic to the generator of its draw.
     filters: of the sentences that may be drawn.
     article: as in `keywords`.
@@ -103,7 +143,7 @@ def write(
   kept: dict[str, list[str]] = {topic: [] for topic in topics}
   seen: dict[str, set[str]] = {topic: set() for topic in kept}
   counts = Counter(
-    dict.fromkeys(("sampled", "duplicates", "empty", *Filters._fields), 0)
+    dict.fromkeys(("sampled", "duplicates", "empty", *_FILTERS), 0)
   )
   for first in range(0, ROUNDS * num_samples, num_samples):
     short = [topic for topic in kept if len(kept[topic]) < per_class]
@@ -146,22 +186,35 @@ def dropped_by(sentence: str, name: str, filters: Filters) -> str | None:
 
 
 def contains(sentence: str, name: str) -> bool:
-  """Tells whether the words of a name follow each other in a sentence.
+  """Returns whether the words of a name follow each other in a sentence.
 
   In any case, each in singular or plural; the name may begin with an article.
   """
-  wanted = [_singulars(word) for word in _words(name)]
-  if len(wanted) > 1 and wanted[0] & {"a", "an", "the"}:
-    wanted = wanted[1:]
-  found = [_singulars(word) for word in _words(sentence)]
+  of_name = [_singulars(word) for word in _words(name)]
+  if len(of_name) > 1 and of_name[0] & {"a", "an", "the"}:
+    of_name = of_name[1:]
+  words = [_singulars(word) for word in _words(sentence)]
   return any(
-    all(one & other for one, other in zip(wanted, found[i:], strict=False))
-    for i in range(len(found) - len(wanted) + 1)
+    all(one & other for one, other in zip(of_name, words[i:], strict=False))
+    for i in range(len(words) - len(of_name) + 1)
   )
 
 
-def read_blocklist(lines: Iterable[str]) -> tuple[str, ...]:
-  """Reads one entry a line; "#" begins a comment."""
+def read_blocklist(blocklist: str | tuple[str, ...]) -> tuple[str, ...]:
+  """Returns the entries of `Filters.blocklist`; in a file, "#" is a comment.
+
+  Raises:
+    UserError: about a file that cannot be read.
+  """
+  if not isinstance(blocklist, str):
+    return blocklist
+  try:
+    lines = epath.Path(blocklist).expanduser().read_text().splitlines()
+  except OSError as error:
+    raise UserError(
+      f"Cannot read config.prompts.writer.blocklist={blocklist!r}: {error}. It "
+      "is a file with one word on each line, or a tuple of words."
+    ) from error
   entries = (line.partition("#")[0].strip() for line in lines)
   return tuple(entry for entry in entries if entry)
 
@@ -182,7 +235,7 @@ def _ask(
 def _draw(
   sentences: Sequence[str], count: int, rng: np.random.Generator
 ) -> list[str]:
-  """Draws without replacement; of too few, all are taken as they came."""
+  """Draws without replacement; takes all as they came where too few are."""
   if len(sentences) < count:
     return list(sentences)
   order = rng.choice(len(sentences), count, replace=False)
@@ -195,7 +248,7 @@ def _words(text: str) -> list[str]:
 
 def _singulars(word: str) -> set[str]:
   """Returns what a word may be the plural of, and the word itself."""
-  found = {word, _IRREGULAR.get(word, word)}
+  singulars = {word, _IRREGULAR.get(word, word)}
   for ending, instead in (
     ("s", ""),
     ("es", ""),
@@ -204,5 +257,5 @@ def _singulars(word: str) -> set[str]:
     ("ves", "fe"),
   ):
     if word.endswith(ending) and len(word) > len(ending) + 1:
-      found.add(word.removesuffix(ending) + instead)
-  return found
+      singulars.add(word.removesuffix(ending) + instead)
+  return singulars

@@ -1,4 +1,4 @@
-"""Prompts: what the generator is asked to draw for each class.
+"""Prompts: the texts from which the generator draws each class.
 
 A row is a Prompt; a file of them has one JSON object on each line.
 """
@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from synthjax.prompts import grammar as enhance
+from synthjax.data.generated.plan import prompt_id
+from synthjax.prompts import grammar as grammars
 from synthjax.runtime import artifacts
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError
 
 FILE = "prompts.jsonl"
 
@@ -26,26 +27,26 @@ FILE = "prompts.jsonl"
 class Prompt(NamedTuple):
   """A text for one class."""
 
-  id: str  # "<strategy>-<label>-<index within the class>"
+  id: str  # of `plan.prompt_id`
   label: int
   class_name: str
   text: str
   strategy: str  # a key of STRATEGIES
 
 
-def basic(space: Any, each: Any, **_):
+def basic(space: Any, c: Any, **_):
   """Writes the class into the first template: "a photo of a [CLASS]"."""
-  return [space.sentence(space.prompts[0], each)]
+  return [space.sentence(space.prompts[0], c)]
 
 
-def template(space: Any, each: Any, **_):
+def template(space: Any, c: Any, **_):
   """Writes the class into every template."""
-  return list(dict.fromkeys(space.sentence(t, each) for t in space.prompts))
+  return list(dict.fromkeys(space.sentence(t, c) for t in space.prompts))
 
 
 def enhanced(
   space: Any,
-  each: Any,
+  c: Any,
   *,
   per_class: int,
   grammar: Any,
@@ -54,13 +55,13 @@ def enhanced(
 ):
   """Writes the related words into a grammar; without any, the class itself.
 
-  What a language model has written about the class is taken instead.
+  The texts of a language model about the class, if given, take their place.
   """
   del space
   if written is not None:
-    return list(written[each.id])
-  words = each.related or [each.described]
-  return enhance.enhance(words, per_class, grammar=grammar, rng=rng)
+    return list(written[c.id])
+  words = c.related or [c.described]
+  return grammars.enhance(words, per_class, grammar=grammar, rng=rng)
 
 
 STRATEGIES: Mapping[str, Callable[..., list[str]]] = {
@@ -75,7 +76,7 @@ def make(
   *,
   strategies: Sequence[str],
   per_class: int,
-  grammar: str | enhance.Grammar,
+  grammar: str | grammars.Grammar,
   written: Mapping[int, Sequence[str]] | None = None,
   seed: int,
 ) -> list[Prompt]:
@@ -87,7 +88,7 @@ def make(
   Args:
     space: of labels; its prompts have one {} each for the class.
     strategies: keys of STRATEGIES.
-    per_class: texts that "enhanced" is asked for; it may find fewer.
+    per_class: texts of "enhanced"; it may find fewer.
     grammar: of "enhanced".
     written: the texts of "enhanced" by label, instead of a grammar.
     seed: of its choices.
@@ -96,40 +97,26 @@ def make(
     The rows by strategy, class and index.
 
   Raises:
-    UserError: about an unknown strategy, or a class that gets no prompt.
+    UserError: about templates without one {}.
   """
-  check_strategies(strategies)
-  if per_class < 1:
-    raise UserError(f"prompts.per_class={per_class} must be at least 1.")
   if wrong := [text for text in space.prompts if text.count("{}") != 1]:
     raise UserError(f"Templates need one {{}} for the class; found {wrong}.")
   rows = []
   for strategy in strategies:
-    for each in space.classes:
+    for c in space.classes:
       texts = STRATEGIES[strategy](
         space,
-        each,
+        c,
         per_class=per_class,
         grammar=grammar,
         written=written,
-        rng=class_rng(seed, each.name),
+        rng=class_rng(seed, c.name),
       )
       rows += [
-        Prompt(f"{strategy}-{each.id}-{i}", each.id, each.name, text, strategy)
+        Prompt(prompt_id(strategy, c.id, i), c.id, c.name, text, strategy)
         for i, text in enumerate(texts)
       ]
   return rows
-
-
-def check_strategies(strategies: Sequence[str]) -> None:
-  """Raises UserError about unknown strategies, or none at all."""
-  if unknown := [name for name in strategies if name not in STRATEGIES]:
-    raise unknown_names("prompt strategy", unknown, STRATEGIES)
-  if not strategies or len(set(strategies)) < len(strategies):
-    raise UserError(
-      f"prompts.strategies={tuple(strategies)} must name at least one "
-      f"strategy, each once. Allowed: {', '.join(STRATEGIES)}."
-    )
 
 
 def write(folder: epath.PathLike, rows: Sequence[Prompt]) -> None:
@@ -139,14 +126,9 @@ def write(folder: epath.PathLike, rows: Sequence[Prompt]) -> None:
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def read(path: epath.PathLike) -> list[dict[str, Any]]:
-  """Reads prompts.jsonl as `open_prompts` does, into dicts of the fields."""
-  return [prompt._asdict() for prompt in open_prompts(path)]
-
-
 @dataclasses.dataclass(frozen=True)
 class Prompts(Sequence[Prompt]):
-  """The prompts of a file, each read when it is asked for."""
+  """The prompts of a file, each read on access."""
 
   data: bytes | mmap.mmap  # of the file
   ends: np.ndarray  # int64 [n + 1]: where each line ends, after 0
@@ -177,7 +159,7 @@ def open_prompts(path: epath.PathLike) -> Prompts:
     end = data.find(b"\n", ends[-1]) + 1 or len(data)
     try:
       row = _read_row(data[ends[-1] : end])
-      # Of a million ids the hashes alone are kept.
+      # Hashes alone, as there may be a million ids.
       if (key := hash(row["id"])) in seen:
         raise ValueError(f"the id {row['id']!r} is that of an earlier line")
       seen.add(key)
@@ -204,14 +186,14 @@ def group(
     The indices of the prompts, ascending, by strategy and label.
   """
   of_strategy, labels = np.array(strategies, object), np.asarray(labels, int)
-  found: dict[str, dict[int, np.ndarray]] = {}
+  groups: dict[str, dict[int, np.ndarray]] = {}
   for strategy in dict.fromkeys(strategies):
-    own = np.flatnonzero(of_strategy == strategy)
-    own = own[np.argsort(labels[own], kind="stable")]
-    classes, first = np.unique(labels[own], return_index=True)
-    parts = np.split(own, first[1:])
-    found[strategy] = dict(zip(classes.tolist(), parts, strict=True))
-  return found
+    rows = np.flatnonzero(of_strategy == strategy)
+    rows = rows[np.argsort(labels[rows], kind="stable")]
+    classes, first = np.unique(labels[rows], return_index=True)
+    by_class = np.split(rows, first[1:])
+    groups[strategy] = dict(zip(classes.tolist(), by_class, strict=True))
+  return groups
 
 
 def _map(path: epath.Path) -> bytes | mmap.mmap:
@@ -233,6 +215,6 @@ def _read_row(line: bytes) -> dict[str, Any]:
 
 
 def class_rng(seed: int, name: str) -> np.random.Generator:
-  """Returns a class's own random numbers, whatever other classes there are."""
+  """Returns the random numbers of a class; other classes change nothing."""
   digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
   return np.random.default_rng(int.from_bytes(digest[:8], "big"))

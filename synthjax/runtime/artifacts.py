@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent import futures
 from importlib import metadata
@@ -52,7 +53,7 @@ def begin(folder: epath.PathLike, spec: Mapping[str, Any]) -> bool:
     SpecMismatch: if the folder was claimed by another specification.
     UserError: if a file of a complete folder is gone or cut short.
   """
-  folder, spec = epath.Path(folder), _of_the_result(plain(spec))
+  folder, spec = epath.Path(folder), of_the_result(plain(spec))
   if (folder / MANIFEST).exists():
     manifest = load(folder)
     _require_same(folder, manifest["spec"], spec)
@@ -86,7 +87,7 @@ def finish(
   Raises:
     UserError: if one of the files is not there.
   """
-  folder, spec = epath.Path(folder), _of_the_result(plain(spec))
+  folder, spec = epath.Path(folder), of_the_result(plain(spec))
   if discards():  # nor does it know what the other has written yet
     return {}
   if (folder / SPEC).exists():
@@ -187,22 +188,30 @@ def plain(value: Any, path: str = "spec") -> Any:
   raise TypeError(f"{path}: {value!r} of {type(value)} is not plain data.")
 
 
+def file_stem(name: str) -> str:
+  """Returns the start of the files of an arm or a start, as "IN-1K-1200".
+
+  Names that differ in letters, digits and dots alone have different ones.
+  """
+  return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
+
+
 # --- specifications ---------------------------------------------------------
 
 
-def _of_the_result(spec: Any) -> Any:
-  """Returns the specification without the fields that decide nothing of it."""
+def of_the_result(spec: Any) -> Any:
+  """Returns plain data without NOT_OF_THE_RESULT, at any depth."""
   if isinstance(spec, dict):
     return {
-      key: _of_the_result(value)
+      key: of_the_result(value)
       for key, value in spec.items()
       if key not in NOT_OF_THE_RESULT
     }
-  return [_of_the_result(x) for x in spec] if isinstance(spec, list) else spec
+  return [of_the_result(x) for x in spec] if isinstance(spec, list) else spec
 
 
 def _require_same(folder: epath.Path, found: Any, asked: Any) -> None:
-  lines = list(_differences(_of_the_result(found), asked, ""))
+  lines = list(_differences(of_the_result(found), asked, ""))
   if not lines:
     return
   more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []

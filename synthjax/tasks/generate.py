@@ -1,14 +1,17 @@
 """Draws labelled images for every prompt, as shards that TFDS opens."""
 
+import dataclasses
 from collections.abc import Iterable
 from functools import partial
+from typing import Annotated
 
 import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.config import validate
+from synthjax.config import schema
+from synthjax.config.schema import Block, Count, Counts, Seeds, Shots, Whole
 from synthjax.data.generated import scores, shards
 from synthjax.data.generated.plan import (
   START_STEPS,
@@ -30,100 +33,94 @@ from synthjax.generators import (
   num_steps,
 )
 from synthjax.labels import spaces
-from synthjax.prompts import strategies as texts
+from synthjax.prompts import strategies
 from synthjax.runtime import artifacts
-from synthjax.runtime.errors import (
-  BLOCK,
-  COUNT,
-  COUNTS,
-  SEEDS,
-  SHOTS,
-  WHOLE,
-  UserError,
-  one_of,
-)
+from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
 
 PROCESSES = "shared"  # each draws the shards that no other one has
-REQUIRED = {"images_per_class": COUNT, "seeds": SEEDS, "shard_size": COUNT}
-# Of the images in the shards; see data.encoded.encode. "png" by default, and
-# as large as they are drawn.
-ENCODING = codecs.VALUES
-OPTIONAL = {
-  "real_guidance": BLOCK,  # draws from noised real shots besides
-  # So many images, or 5 of each class, are drawn first, and config.encoder
-  # tells which classes they do not show. They are drawn again, alike, later.
-  "preview": WHOLE,
-}
-KNOWN = REQUIRED | OPTIONAL | ENCODING
-GUIDED_REQUIRED = {
-  "pool": BLOCK,  # real images that the shots are drawn from; see data.real
-  "shots": SHOTS,  # of each class; each count is a strategy, "rg16" of 16
-}
-GUIDED = GUIDED_REQUIRED | {
-  "start_steps": COUNTS,  # one for each of shots; the paper's by default
-  # Of the shots, as few-shot learning has it.
-  "sampler": one_of(few_shot.SAMPLERS),
-}
-BLOCKS = {"real_guidance": GUIDED}
 NAME = "synthjax_images"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RealGuidance:
+  """Draws from noised real images, besides (Section 3.2)."""
+
+  pool: Block  # real images, for the shots; see `real_images.open_real`
+  shots: Shots  # of each class; each number is a strategy, "rg16" of 16
+  start_steps: Counts | None = None  # one for each of shots; START_STEPS
+  # Of the shots, as in few-shot learning.
+  sampler: Annotated[str, schema.one_of(few_shot.SAMPLERS)] = "nested"
+
+  def problems(self) -> Iterable[str]:
+    unknown = [shots for shots in self.shots if shots not in START_STEPS]
+    if self.start_steps and len(self.start_steps) != len(self.shots):
+      yield (
+        f"start_steps={self.start_steps} for shots={self.shots}: give one for "
+        "each"
+      )
+    elif not self.start_steps and unknown:
+      yield (
+        f"the paper gives no start_steps for {unknown} shots, but for "
+        f"{', '.join(map(str, START_STEPS))}: set start_steps"
+      )
+
+  def steps(self) -> dict[int, int]:
+    """Returns the steps from a shot for each number of shots."""
+    default = [START_STEPS.get(shots) for shots in self.shots]
+    return dict(zip(self.shots, self.start_steps or default, strict=True))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generate(codecs.Encoding):
+  """config.generate; images are stored as PNG, as large as they are drawn."""
+
+  images_per_class: Count
+  seeds: Seeds
+  shard_size: Count
+  real_guidance: RealGuidance | None = None
+  # Number of preview images (at least 5 a class). config.encoder checks them
+  # for classes that it does not recognise. The full run draws them again.
+  preview: Whole = 0
+
+
+FIELDS = Generate
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the blocks' fields, and that the weights are there."""
   del workdir
-  validate(config.generate, KNOWN, name="generate", required=REQUIRED)
-  check_generator(**config.generator.to_dict())
-  if config.generate.get("preview") and not config.get("encoder"):
+  fields = schema.read(Generate, config.generate, "config.generate")
+  generator = config.generator.to_dict()
+  check_generator(**generator)
+  if fields.preview and not config.get("encoder"):
     raise UserError(
       "config.generate.preview needs config.encoder, which judges the images: "
       "give it, or leave preview out."
     )
-  codecs.check_encoding(**_encoding(config.generate))
-  if guided := config.generate.get("real_guidance"):
-    _check_guided(guided, config)
+  if guided := fields.real_guidance:
+    _check_guided(guided, num_steps(**generator), config.space)
 
 
-def _check_guided(block: ConfigDict, config: ConfigDict) -> None:
+def _check_guided(guided: RealGuidance, most: int, space: str) -> None:
   """Checks the steps, and that the pool has shots enough."""
-  name = "generate.real_guidance"
-  validate(block, GUIDED, name=name, required=GUIDED_REQUIRED)
-  steps = _start_steps(block)
-  count = num_steps(**config.generator.to_dict())
-  if wrong := {m: k for m, k in steps.items() if not 1 <= k <= count}:
+  steps = guided.steps()
+  if wrong := {m: k for m, k in steps.items() if not 1 <= k <= most}:
     raise UserError(
-      f"config.{name}.start_steps has {wrong}, but the generator walks "
-      f"{count} steps (its respacing): choose 1 to {count} for each."
+      f"config.generate.real_guidance.start_steps has {wrong}, but the "
+      f"generator walks {most} steps (its respacing): choose 1 to {most} for "
+      "each."
     )
-  space = spaces.load_space(config.space)
-  real_images.check_pool(block.pool, space, steps)
-
-
-def _start_steps(block: ConfigDict) -> dict[int, int]:
-  """Returns the steps from a shot for each number of shots."""
-  if block.get("start_steps") is not None:
-    if len(block.start_steps) != len(block.shots):
-      raise UserError(
-        f"config.generate.real_guidance has start_steps={block.start_steps} "
-        f"for shots={block.shots}: give one for each."
-      )
-    return dict(zip(block.shots, block.start_steps, strict=True))
-  if lacking := [shots for shots in block.shots if shots not in START_STEPS]:
-    raise UserError(
-      f"The paper gives no start_steps for {lacking} shots, but for "
-      f"{', '.join(map(str, START_STEPS))}: set "
-      "config.generate.real_guidance.start_steps."
-    )
-  return {shots: START_STEPS[shots] for shots in block.shots}
+  real_images.check_pool(guided.pool, spaces.load_space(space), steps)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves shards of image, label, prompt, seed and id."""
-  block = config.generate.to_dict()
-  preview = block.pop("preview", None)  # nothing that is left depends on it
+  fields = schema.read(Generate, config.generate, "config.generate")
+  guided = fields.real_guidance
   source = epath.Path(workdir) / "prompts"
   generator = load_generator(**config.generator.to_dict())
-  encoding = {"image_size": generator.image_size} | _encoding(config.generate)
+  encoding = {"image_size": generator.image_size} | fields.options()
   if encoding["image_size"] > generator.image_size:
     raise UserError(
       f"config.generate.image_size={encoding['image_size']}, but the generator "
@@ -131,43 +128,46 @@ def run(config: ConfigDict, workdir: str) -> None:
     )
   space = spaces.load_space(config.space)
   folder = epath.Path(workdir) / "generate"
+  block = config.generate.to_dict()
+  block.pop("preview", None)  # it changes nothing of the result
   spec = {
     "generate": block,
     "generator": generator.identity,
     "prompts": artifacts.digest(source),
   }
-  guided = config.generate.get("real_guidance")
   if guided:
-    spec["real"] = real_images.identify(guided.pool)
+    spec["real"] = real_images.identify(block["real_guidance"]["pool"])
   if artifacts.begin(folder, spec):
     return
-  blocks = plan(texts.open_prompts(source / texts.FILE), seeds=block["seeds"])
-  references = None
+  prompts = strategies.open_prompts(source / strategies.FILE)
+  blocks, references = plan(prompts, seeds=fields.seeds), None
   if guided:
     pool = real_images.open_real(guided.pool, space)
     blocks += plan_guided(
       space,
       labels_of(pool),
-      _start_steps(guided),
-      seeds=block["seeds"],
-      sampler=guided.get("sampler", "nested"),
+      guided.steps(),
+      seeds=fields.seeds,
+      sampler=guided.sampler,
     )
     references = partial(read_references, pool, generator.reference_size)
-  rows = rows_of(blocks, images_per_class=block["images_per_class"])
-  if preview and jax.process_index() == 0 and not any(folder.glob(f"{NAME}*")):
+  rows = rows_of(blocks, images_per_class=fields.images_per_class)
+  is_new = jax.process_index() == 0 and not any(folder.glob(f"{NAME}*"))
+  if fields.preview and is_new:
+    count = fields.preview // len(space.classes)
     chosen = few_of_each(
       rows,
       num_classes=len(space.classes),
-      images_per_class=block["images_per_class"],
-      count=max(weak_classes.MIN_IMAGES, preview // len(space.classes)),
+      images_per_class=fields.images_per_class,
+      count=max(weak_classes.MIN_IMAGES, count),
     )
-    _judge(draw_shards.draw(generator, chosen), config, space)
+    _report_weak(draw_shards.draw(generator, chosen), config, space)
   written = draw_shards.fill(
     folder,
     rows,
     generator,
     name=NAME,
-    shard_size=block["shard_size"],
+    shard_size=fields.shard_size,
     encode=partial(codecs.encode, **encoding),
     references=references,
   )
@@ -183,27 +183,22 @@ def run(config: ConfigDict, workdir: str) -> None:
   artifacts.finish(folder, spec, written | described)
 
 
-def _judge(
+def _report_weak(
   drawn: Iterable[tuple], config: ConfigDict, space: spaces.LabelSpace
 ) -> None:
-  """Tells which classes the first images do not show."""
+  """Reports the classes that the encoder does not see in the first images."""
   encoder = load_encoder(**config.encoder.to_dict())
-  known = scores.encode_classes(
+  texts = scores.encode_classes(
     encoder.encode_texts, encoder.logit_scale, space
   )
   batches = list(drawn)
   rows = [row for batch, _ in batches for row in batch]
   images = np.concatenate([images for _, images in batches])
-  found = scores.make_scores(
+  scored = scores.make_scores(
     [row.id for row in rows],
     [row.label for row in rows],
     encoder.encode_images(images),
-    known,
+    texts,
   )
   names = [c.name for c in space.classes]
-  say(weak_classes.verdict(found.labels, found.probs, names))
-
-
-def _encoding(block: ConfigDict) -> dict:
-  """Returns the arguments of `encoded.encode` that a config gives."""
-  return {name: block[name] for name in ENCODING if block.get(name) is not None}
+  say(weak_classes.verdict(scored.labels, scored.probs, names))

@@ -7,17 +7,15 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax.adapt import linear_probe
-from synthjax.config import check_strategies, validate
+from synthjax.config import check_strategies
 from synthjax.data.generated import drawn_images
 from synthjax.data.pipeline import host_augment
 from synthjax.data.pipeline import loader as pipeline
 from synthjax.data.pipeline.rows import subset
 from synthjax.data.real import real_images
-from synthjax.evals import accuracy as classify
-from synthjax.evals import monitor
+from synthjax.evals import accuracy
 from synthjax.labels import spaces
 from synthjax.models.classifiers import HEADS, backbone, make_classifier
-from synthjax.models.resnet import model as resnet
 from synthjax.models.vit import model as vit
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
@@ -25,55 +23,46 @@ from synthjax.runtime.errors import UserError
 from synthjax.training import (
   finetune,
   metrics,
-  moco,
-  monitor_fields,
+  monitor,
   pretraining,
-  pretraining_fields,
   recipes,
   supervised,
 )
 from synthjax.training import run as runs
 from synthjax.training.loop import Objective
+from synthjax.training.pretraining import Pretraining
 from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
-KNOWN = pretraining_fields.KNOWN
-BLOCKS = pretraining_fields.BLOCKS | {"optimizer": recipes.OPTIMIZER}
+FIELDS = pretraining.fields()
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the names in them, and that the images are there."""
-  arms = pretraining_fields.read(config.pretrain.to_dict(), validate)
+  arms = pretraining.read(pretraining.blocks_of(config.pretrain.to_dict()))
   space = spaces.load_space(config.space)
-  for block in arms.values():
-    _check_arm(block, space)
-  for images in pretraining_fields.real_images(arms):
+  for fields in arms.values():
+    _check_arm(fields, space)
+  for images in pretraining.real_images(arms.values()):
     real_images.check_real(images, space)
   common = next(iter(arms.values()))
-  if common.get("strategy"):
-    check_strategies(config, [common["strategy"]])
+  if common.strategy:
+    check_strategies(config, [common.strategy])
   artifacts.check_complete(workdir, _inputs(common), planned=config.tasks)
 
 
-def _check_arm(block: dict, space: spaces.LabelSpace) -> None:
-  host_augment.transforms(block["augment"], image_size=32, num_classes=2)
-  known, found = len(space.classes), _num_classes(block, space)
-  if found > known:
+def _check_arm(fields: Pretraining, space: spaces.LabelSpace) -> None:
+  host_augment.transforms(fields.augment, image_size=32, num_classes=2)
+  if (fields.num_classes or 1) > len(space.classes):
     raise UserError(
-      f"config.pretrain.num_classes={found}, but the label space "
-      f"{space.name!r} has {known} classes: choose 1 to that."
+      f"config.pretrain.num_classes={fields.num_classes}, but the label space "
+      f"{space.name!r} has {len(space.classes)} classes: choose 1 to that."
     )
-  model = make_classifier(num_classes=2, **block["model"])
-  if _is_moco(block) and not isinstance(model, resnet.ResNet):
-    raise UserError(
-      f"config.pretrain.objective='moco' trains a ResNet, not a "
-      f"{type(model).__name__}: choose one of {', '.join(resnet.MODELS)}."
-    )
-  meshes.make_mesh(block.get("fsdp") or 1)
-  recipes.check_optimizer(block["optimizer"], epochs=block["epochs"])
-  objective = _make_objective(block, len(space.classes), num_steps=10**9)
-  if block.get("init") or _is_moco(block):
-    pretraining.trace(block, objective)
+  make_classifier(num_classes=2, **fields.model)
+  meshes.make_mesh(fields.fsdp)
+  objective = _make_objective(fields, len(space.classes), num_steps=10**9)
+  if fields.init or not objective.has_classifier:
+    pretraining.trace(fields, objective)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -81,103 +70,119 @@ def run(config: ConfigDict, workdir: str) -> None:
 
   They are `<arm>-s<seed>.safetensors`, "backbone" where there are no arms.
   """
-  arms = pretraining_fields.read(config.pretrain.to_dict(), validate)
+  blocks = pretraining.blocks_of(config.pretrain.to_dict())
+  arms = pretraining.read(blocks)
   workdir, space = epath.Path(workdir), spaces.load_space(config.space)
-  folder = workdir / "pretrain"
-  # Where the state lies is no part of what is trained: a run may go on with
-  # other devices.
-  fsdp = {name: block.pop("fsdp", None) or 1 for name, block in arms.items()}
-  for block in arms.values():
-    if block.get("init"):
-      block["init_hash"] = files.sha256(_locate(block))
-  common = next(iter(arms.values()))
+  folder, common = workdir / "pretrain", next(iter(arms.values()))
+  for name, fields in arms.items():
+    if fields.init:
+      blocks[name]["init_hash"] = files.sha256(_locate(fields))
   origin = {
     "space": spaces.identify(space),
     "inputs": {n: artifacts.digest(workdir / n) for n in _inputs(common)},
   }
-  spec = origin | (common if len(arms) == 1 else {"arms": arms})
+  one = next(iter(blocks.values()))
+  spec = origin | (one if len(arms) == 1 else {"arms": blocks})
   if artifacts.begin(folder, spec):
     return
-  kept = workdir / "select/selection.jsonl" if common.get("filter") else None
   drawn = drawn_images.open_generated(
     workdir / "generate",
-    strategy=common.get("strategy"),
-    selection=kept,
+    strategy=common.strategy,
+    selection=workdir / "select/selection.jsonl" if common.filter else None,
     decode=False,  # crops may do with a part of an image
   )
-  rows, counts, trained, accuracies = {}, {}, {}, {}
-  for name, block in arms.items():
-    source, amount = drawn, block.get("images_per_class")
-    if amount or block.get("num_classes"):
+  rows, counts, trained, validation = {}, {}, {}, {}
+  for name, fields in arms.items():
+    source = drawn
+    if fields.images_per_class or fields.num_classes:
       source = drawn_images.take(
         drawn,
-        num_classes=_num_classes(block, space),
-        images_per_class=amount,
+        num_classes=_num_classes(fields, space),
+        images_per_class=fields.images_per_class,
       )
-    counts[name], measure = len(source), _measure(block, space, source)
+    counts[name] = len(source)
+    objective = _make_objective(
+      fields, _num_classes(fields, space), _num_steps(fields, source)
+    )
+    measure = _measure(fields, objective, space, source)
+    about = _describe(fields, objective, space)
     for seed, variables in _train(
-      name, block, source, space, folder, fsdp[name]
+      name, fields, objective, source, space, folder
     ):
-      label = pretraining_fields.label_of(seed, name)
+      label = pretraining.label_of(seed, name)
       path = folder / f"{label}.safetensors"
-      origin["num_images"] = len(source)
-      description = pretraining_fields.describe(block, space)
-      description["training"] = origin | block | {"seed": seed}
-      files.save_params(path, variables, description)
+      training = origin | {"num_images": len(source)} | blocks[name]
+      training = artifacts.of_the_result(training | {"seed": seed})
+      files.save_params(path, variables, about | {"training": training})
       rows |= {path.name: 1} | runs.count_rows(folder, [label])
-      shown = f"{label}, kNN" if _is_moco(block) else label
-      if block.get("validation"):
-        accuracies[shown] = measure(variables, "validation")
+      shown = label if objective.has_classifier else f"{label}, kNN"
+      if fields.validation:
+        validation[shown] = measure(variables, fields.validation)
       trained[shown] = path, measure
-  summary = {"validation": accuracies}
-  if common.get("test"):
+  summary = {"validation": validation}
+  if common.test:
     processes.wait_for_all("the weights are written")
     # Nothing is trained for, or chosen by, what is opened here.
     summary["test"] = {
-      shown: measure(files.load_params(path)[0], "test")
+      shown: measure(files.load_params(path)[0], common.test)
       for shown, (path, measure) in trained.items()
     }
-  num_images = counts if len(arms) > 1 else counts[next(iter(arms))]
+  num_images = counts if len(arms) > 1 else next(iter(counts.values()))
   artifacts.finish(folder, spec, rows, num_images=num_images, **summary)
-  for split, found in summary.items() if processes.is_first() else ():
-    for label, accuracy in found.items():
-      print(f"  {label}: {accuracy:.1%} of the real {split} images")
+  for split, accuracies in summary.items() if processes.is_first() else ():
+    for label, top1 in accuracies.items():
+      print(f"  {label}: {top1:.1%} of the real {split} images")
 
 
 # --- reading the config -----------------------------------------------------
 
 
-def _is_moco(block: dict) -> bool:
-  return pretraining_fields.name_of(block) == "moco"
+def _inputs(fields: Pretraining) -> tuple[str, ...]:
+  return ("generate", "select") if fields.filter else ("generate",)
 
 
-def _inputs(block: dict) -> tuple[str, ...]:
-  return ("generate", "select") if block.get("filter") else ("generate",)
+def _num_classes(fields: Pretraining, space: spaces.LabelSpace) -> int:
+  return fields.num_classes or len(space.classes)
 
 
-def _num_classes(block: dict, space: spaces.LabelSpace) -> int:
-  return block.get("num_classes") or len(space.classes)
+def _num_steps(fields: Pretraining, source: Any) -> int:
+  return recipes.count_steps(
+    len(source), epochs=fields.epochs, batch_size=fields.batch_size
+  )
 
 
-def _locate(block: dict) -> epath.Path:
-  return files.locate(block["init"], field="pretrain.init", family="resnet")
+def _locate(fields: Pretraining) -> epath.Path:
+  return files.locate(fields.init, field="pretrain.init", family="resnet")
 
 
-def _make_objective(block: dict, num_classes: int, num_steps: int) -> Objective:
+def _make_objective(
+  fields: Pretraining, num_classes: int, num_steps: int
+) -> Objective:
   """Returns the objective, with its start if one is given."""
-  tx = recipes.make_optimizer(
-    num_steps=num_steps, epochs=block["epochs"], **block["optimizer"]
+  objective = fields.make_objective(
+    make_classifier,
+    num_classes=num_classes,
+    tx=fields.optimizer(num_steps=num_steps, epochs=fields.epochs),
   )
-  objective = pretraining.make_objective(
-    block, make_classifier, num_classes=num_classes, tx=tx
-  )
-  if not block.get("init"):
+  if not fields.init:
     return objective
-  variables, description = files.load_params(_locate(block))
   start = vit.fit_positions(
-    variables, description, image_size=block["image_size"]
+    *files.load_params(_locate(fields)), image_size=fields.image_size
   )
   return finetune.start_from(objective, start, heads=HEADS)
+
+
+def _describe(
+  fields: Pretraining, objective: Objective, space: spaces.LabelSpace
+) -> dict[str, Any]:
+  """Returns what is written beside the weights of an arm."""
+  return {
+    "kind": "classifier" if objective.has_classifier else "backbone",
+    "model": fields.model,
+    "image_size": fields.image_size,
+    "space": space.name,
+    "classes": [c.name for c in space.classes[: fields.num_classes]],
+  }
 
 
 # --- training ---------------------------------------------------------------
@@ -185,113 +190,119 @@ def _make_objective(block: dict, num_classes: int, num_steps: int) -> Objective:
 
 def _train(
   name: str,
-  block: dict,
+  fields: Pretraining,
+  objective: Objective,
   source: Any,
   space: spaces.LabelSpace,
-  folder: Any,
-  fsdp: int,
+  folder: epath.Path,
 ) -> Iterator[tuple[int, dict]]:
-  """Trains an arm; yields each seed with its classifier or backbone."""
-  num_classes = _num_classes(block, space)
-  num_steps = recipes.count_steps(
-    len(source), epochs=block["epochs"], batch_size=block["batch_size"]
-  )
-  # One for all seeds, so that its step is compiled once.
-  objective = _make_objective(block, num_classes, num_steps)
+  """Trains an arm; yields each seed with its classifier or backbone.
+
+  All seeds share the objective, so that its step is compiled once.
+  """
   view = host_augment.transforms(
-    block["augment"],
-    image_size=pretraining_fields.source_size(block),
-    num_classes=num_classes,
+    fields.augment,
+    image_size=fields.delivered_size,
+    num_classes=_num_classes(fields, space),
   )
-  watch = _monitor(block, space, source)
-  for seed in block["seeds"]:
+  watch = _monitor(fields, objective, space, source)
+  for seed in fields.seeds:
     batches = pipeline.train_batches(
       source,
       view,
-      batch_size=block["batch_size"],
+      batch_size=fields.batch_size,
       seed=seed,
-      num_workers=block.get("num_workers", 0),
-      repeats=block.get("repeats") or 1,
+      num_workers=fields.num_workers,
+      repeats=fields.repeats,
     )
     state = runs.train(
       objective,
       batches,
       folder=folder,
-      label=pretraining_fields.label_of(seed, name),
-      num_steps=num_steps,
-      batch_size=block["batch_size"],
+      label=pretraining.label_of(seed, name),
+      num_steps=_num_steps(fields, source),
+      batch_size=fields.batch_size,
       seed=seed,
-      log_every=block["log_every"],
-      checkpoint_every=block["checkpoint_every"],
+      log_every=fields.log_every,
+      checkpoint_every=fields.checkpoint_every,
       monitor=watch,
-      monitor_every=(block.get("monitor") or {}).get("every", 0),
-      fsdp=fsdp,
+      monitor_every=fields.monitor.every if fields.monitor else 0,
+      fsdp=fields.fsdp,
     )
-    yield seed, meshes.fetch(_trained(state))
+    yield seed, meshes.fetch(_weights(objective, state))
 
 
-def _trained(state: Any) -> dict:
-  """Returns a backbone, or a classifier: the averaged one if asked for."""
-  if isinstance(state, moco.MocoState):
-    # As the authors: the encoder of the queries, without its projection.
-    return backbone(state.query)
-  return state.variables if state.ema is None else state.ema
+def _weights(objective: Objective, state: Any) -> dict:
+  """Returns a classifier, or where there is none a backbone."""
+  variables = objective.weights(state)
+  return variables if objective.has_classifier else backbone(variables)
 
 
 # --- measuring --------------------------------------------------------------
 
 
-def _measure(block: dict, space: spaces.LabelSpace, source: Any) -> Callable:
-  """Returns (variables, split) -> top-1 accuracy on real images.
+def _measure(
+  fields: Pretraining,
+  objective: Objective,
+  space: spaces.LabelSpace,
+  source: Any,
+) -> Callable[[Any, Any], float]:
+  """Returns (variables, block) -> top-1 accuracy on real images.
 
-  A classifier has its own logits. Where there is none, the labels of a pool's
-  images that are near vote.
+  A classifier has its own logits. Where there is none, the labels of near
+  images of a pool vote.
   """
-  if _is_moco(block):
-    options = pretraining_fields.KNN | (block.get("knn") or {})
-    pool = _pool(options.pop("pool"), space, source, options.pop("num_images"))
-    probes = {"knn": monitor.knn(len(space.classes), **options)}
-  outputs_of = _outputs(block, None if _is_moco(block) else len(space.classes))
+  num_classes = len(space.classes)
+  if objective.has_classifier:
+    logits_of = _outputs(fields, num_classes)
+    return lambda variables, block: accuracy.top1(
+      *logits_of(variables, real_images.open_real(block, space))
+    )
+  knn, features_of = fields.knn, _outputs(fields, None)
+  pool = _pool(knn.pool, space, source, knn.num_images)
 
-  def measure(variables, split):
-    held_out = real_images.open_real(block[split], space)
-    if not _is_moco(block):
-      return classify.top1(*outputs_of(variables, held_out))
-    vote = monitor.make_monitor(outputs_of, pool, held_out, probes)
+  def measure(variables, block):
+    held_out = real_images.open_real(block, space)
+    probes = {"knn": knn.classify(num_classes)}
+    vote = monitor.make_monitor(features_of, pool, held_out, probes)
     return vote(variables)["knn"]
 
   return measure
 
 
 def _monitor(
-  block: dict, space: spaces.LabelSpace, source: Any
+  fields: Pretraining,
+  objective: Objective,
+  space: spaces.LabelSpace,
+  source: Any,
 ) -> metrics.Monitor | None:
   """Returns (state) -> accuracies of probes of the features, if asked for."""
-  if not (fields := block.get("monitor")):
+  if not (probed := fields.monitor):
     return None
-  options, fit = monitor_fields.options_of(fields), linear_probe.classify
-  probes = monitor.make_probes(options, len(space.classes), fit=fit)
-  most, outputs_of = monitor_fields.num_images(fields), _outputs(block, None)
+  features_of = _outputs(fields, None)
   return monitor.make_monitor(
-    lambda state, images: outputs_of(backbone(_trained(state)), images),
-    _pool(fields.get("pool"), space, source, most),
-    _pool(block["validation"], space, source, most),
-    probes,
+    lambda state, images: features_of(
+      backbone(objective.weights(state)), images
+    ),
+    _pool(probed.pool, space, source, probed.num_images),
+    _pool(fields.validation, space, source, probed.num_images),
+    probed.probes(len(space.classes), fit=linear_probe.classify),
   )
 
 
 def _pool(images: Any, space: spaces.LabelSpace, source: Any, most: int) -> Any:
   """Opens real images, or takes those trained on; of each class some."""
-  found = source if images is None else real_images.open_real(images, space)
-  return subset(found, monitor.spread(found, most))
+  if images is not None:
+    source = real_images.open_real(images, space)
+  return subset(source, monitor.spread(source, most))
 
 
-def _outputs(block: dict, num_classes: int | None) -> Any:
+def _outputs(fields: Pretraining, num_classes: int | None) -> Any:
   """Returns (variables, source) -> logits or features [n, k], labels [n]."""
-  model = make_classifier(num_classes=num_classes, **block["model"])
+  model = make_classifier(num_classes=num_classes, **fields.model)
   predict = supervised.predictor(model)
   return lambda variables, source: supervised.evaluate_all(
     predict,
     variables,
-    host_augment.in_order(source, image_size=block["image_size"]),
+    host_augment.in_order(source, image_size=fields.image_size),
   )

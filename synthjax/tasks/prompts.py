@@ -1,58 +1,86 @@
-"""Writes what the generator is asked to draw for each class."""
+"""Writes the prompts from which the generator draws each class."""
 
+import dataclasses
+import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.config import validate
+from synthjax.config import schema
+from synthjax.config.schema import Block, Count, Rule
 from synthjax.embedded import captions
 from synthjax.labels import spaces, wordnet
-from synthjax.prompts import grammar, sentences, t5_writer
-from synthjax.prompts import strategies as texts
+from synthjax.prompts import grammar, sentences, strategies
 from synthjax.runtime import artifacts
-from synthjax.runtime.errors import COUNT, NAMED, TEXTS
 from synthjax.runtime.progress import say
 
-REQUIRED = {"strategies": TEXTS}
-OPTIONAL = {
-  "per_class": COUNT,  # texts of "enhanced"; 200 in the paper
-  "writer": NAMED,  # of "enhanced": "grammar", or a block; see writer_fields
-  "grammar": NAMED,  # of that writer: a name, or templates and slots
-}
-KNOWN = REQUIRED | OPTIONAL
-BLOCKS = {"writer": t5_writer.KNOWN}
-GRAMMAR = "photo"
+Strategies = Annotated[
+  tuple[Annotated[str, schema.one_of(strategies.STRATEGIES)], ...],
+  Rule(lambda x: 0 < len(x) == len({*x}), "one strategy or more, each once"),
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompts:
+  """config.prompts."""
+
+  strategies: Strategies
+  per_class: Count = 200  # texts of "enhanced", as in the paper
+  # Of "enhanced": the grammar, or a language model.
+  writer: Literal["grammar"] | Annotated[Any, sentences.WRITER] = "grammar"
+  # Of that writer: a key of GRAMMARS, or templates and slots.
+  grammar: str | Block | None = None  # "photo"
+
+  def problems(self) -> Iterable[str]:
+    if self.model and self.grammar is not None:
+      yield (
+        f"it has a grammar and the writer {self.model.name!r}, which reads "
+        "none: leave one of them out"
+      )
+
+  @property
+  def model(self) -> sentences.Writing | None:
+    """The language model that writes the texts, if one does."""
+    is_used = self.writer != "grammar" and "enhanced" in self.strategies
+    return self.writer if is_used else None
+
+  @property
+  def num_samples(self) -> int:
+    """How many sentences of a class the language model writes in a round."""
+    return self.model.num_samples or self.per_class + 50
+
+
+FIELDS = Prompts
 
 
 def check(config: ConfigDict, workdir: str) -> None:
-  """Checks the fields, and the names in them."""
+  """Checks the fields, and the files of a language model."""
   del workdir
-  block = config.prompts.to_dict()
-  validate(block, KNOWN, name="prompts", required=REQUIRED)
-  texts.check_strategies(block["strategies"])
-  grammar.read_grammar(block.get("grammar", GRAMMAR))
+  fields = schema.read(Prompts, config.prompts, "config.prompts")
+  grammar.read_grammar(fields.grammar or grammar.DEFAULT)
   space = spaces.load_space(config.space)
-  if writer := t5_writer.read(block, validate):
-    _load_t5().check(weights=writer["weights"], tokenizer=writer["tokenizer"])
-  elif set(block["strategies"]) == {"enhanced"}:
+  if fields.model:
+    sentences.read_blocklist(fields.model.blocklist)
+    inspect.getmodule(type(fields.model)).check(fields.model)
+  elif {*fields.strategies} == {"enhanced"}:
     _warn_of_unused(config.space, space.prompts)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `prompts.jsonl`."""
-  block = config.prompts.to_dict()
+  fields = schema.read(Prompts, config.prompts, "config.prompts")
   folder = epath.Path(workdir) / "prompts"
   space = spaces.load_space(config.space)
-  writer = t5_writer.read(block, validate)
+  block = config.prompts.to_dict()
   block.pop("writer", None)
   spec = {
-    # A file of weights may move; what is in it may not change.
-    "prompts": block | ({"writer": _identify(writer)} if writer else {}),
+    # A file of weights may move, but not change.
+    "prompts": block | ({"writer": _identify(fields)} if fields.model else {}),
     "seed": config.seed,
     "space": {
       "name": space.name,
@@ -62,36 +90,33 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   if artifacts.begin(folder, spec):
     return
-  per_class = block.get("per_class", t5_writer.PER_CLASS)
   written, summary = None, {}
-  if writer:
-    written, summary["writer"] = _write(writer, space, per_class, config.seed)
-  rows = texts.make(
+  advice = "give the classes more related words, or the grammar more templates"
+  if fields.model:
+    written, summary["writer"] = _write(fields, space, config.seed)
+    advice = "raise num_samples, temperature or top_k of the writer, or filter "
+    advice += "less"
+  rows = strategies.make(
     space,
-    strategies=block["strategies"],
-    per_class=per_class,
-    grammar=block.get("grammar", GRAMMAR),
+    strategies=fields.strategies,
+    per_class=fields.per_class,
+    grammar=fields.grammar or grammar.DEFAULT,
     written=written,
     seed=config.seed,
   )
-  texts.write(folder, rows)
+  strategies.write(folder, rows)
   summary["fewer_than_asked"] = _fewer_than_asked(
-    rows,
-    per_class,
-    "raise prompts.writer.num_samples, temperature or top_k, or filter less"
-    if writer
-    else "give the classes more related words, or prompts.grammar more "
-    "templates",
+    rows, fields.per_class, advice
   )
   summary["unknown_words"] = _unknown_words(config, rows)
-  artifacts.finish(folder, spec, {texts.FILE: len(rows)}, **summary)
+  artifacts.finish(folder, spec, {strategies.FILE: len(rows)}, **summary)
   counts = Counter(row.strategy for row in rows)
   listed = ", ".join(f"{n:,} {name}" for name, n in counts.items())
   say(f"prompts: {listed} for {len(space.classes)} classes")
 
 
 def _warn_of_unused(space: str, prompts: tuple[str, ...]) -> None:
-  """Warns of prompts of a user's own, which a grammar has no use for."""
+  """Warns about prompts of a user's own, which a grammar does not use."""
   if space not in spaces.built_in_spaces() and prompts != spaces.PROMPTS:
     logging.warning(
       "The prompts of %s (%r, ...) are not drawn from: a grammar writes the "
@@ -104,7 +129,7 @@ def _warn_of_unused(space: str, prompts: tuple[str, ...]) -> None:
 
 
 def _fewer_than_asked(
-  rows: list[Any], per_class: int, advice: str
+  rows: Sequence[strategies.Prompt], per_class: int, advice: str
 ) -> dict[str, int]:
   """Warns of the classes with fewer texts; returns their counts."""
   counts = Counter(r.class_name for r in rows if r.strategy == "enhanced")
@@ -122,10 +147,13 @@ def _fewer_than_asked(
   return short
 
 
-def _unknown_words(config: ConfigDict, rows: list[Any]) -> dict[str, list[str]]:
-  """Warns of words that the embedded generator never met; returns them.
+def _unknown_words(
+  config: ConfigDict, rows: Sequence[strategies.Prompt]
+) -> dict[str, list[str]]:
+  """Warns about words that the embedded generator was not trained with.
 
-  By the name of the class, of which the prompts hold them.
+  Returns:
+    Such words of the prompts, by the name of the class.
   """
   base = config.get("generator", {}).get("base", {})
   if not str(base.get("weights")).startswith("embedded:"):
@@ -133,69 +161,67 @@ def _unknown_words(config: ConfigDict, rows: list[Any]) -> dict[str, list[str]]:
   texts_of: dict[str, list[str]] = {}
   for row in rows:
     texts_of.setdefault(row.class_name, []).append(row.text)
-  found = {k: captions.unknown_words(t) for k, t in texts_of.items()}
-  found = {name: words for name, words in found.items() if words}
-  if found:
+  unknown = {k: captions.unknown_words(t) for k, t in texts_of.items()}
+  unknown = {name: words for name, words in unknown.items() if words}
+  if unknown:
     listed = "; ".join(
       f"{', '.join(map(repr, words[:5]))} of {name!r}"
-      for name, words in list(found.items())[:10]
+      for name, words in list(unknown.items())[:10]
     )
     logging.warning(
       "The prompts of %d classes have words that no caption of the embedded "
-      "world holds: %s. Its generator never met them and draws something else. "
-      "Give these classes `related` words that it knows (the names in "
-      "synthjax/embedded/concepts.json), or use a generator of full size.",
-      len(found),
+      "world holds: %s. Its generator was not trained with them and draws "
+      "something else. Give these classes `related` words that it knows (the "
+      "names in synthjax/embedded/concepts.json), or use a generator of full "
+      "size.",
+      len(unknown),
       listed,
     )
-  return found
+  return unknown
 
 
 # --- a language model as the writer -----------------------------------------
 
 
-def _identify(writer: Mapping[str, Any]) -> dict[str, Any]:
-  # The batch changes how fast sentences are written, and not which.
-  settings = {
-    k: v for k, v in writer.items() if k not in ("name", "batch_size")
+def _identify(fields: Prompts) -> dict[str, Any]:
+  """Returns plain data that tells the writer's files and settings apart."""
+  writer = fields.model
+  settings = dataclasses.asdict(writer) | {
+    "num_samples": fields.num_samples,
+    "blocklist": sentences.read_blocklist(writer.blocklist),
   }
-  return _load_t5().identify(**settings)
+  for name in ("name", "batch_size"):  # a batch changes the speed alone
+    settings.pop(name, None)
+  return settings | inspect.getmodule(type(writer)).identify(writer)
 
 
 def _write(
-  writer: Mapping[str, Any], space: spaces.LabelSpace, per_class: int, seed: int
+  fields: Prompts, space: spaces.LabelSpace, seed: int
 ) -> tuple[dict[int, list[str]], dict[str, int]]:
-  """Writes the texts of each label, and counts what became of them."""
-  of_model = ("weights", "tokenizer", "batch_size", "dtype")
-  of_sampling = ("max_length", "temperature", "top_k", "top_p")
-  options = {key: writer[key] for key in (*of_model, *of_sampling)}
-  filters = {key: writer[key] for key in sentences.Filters._fields}
-  topics = {each.id: _topic(each) for each in space.classes}
+  """Writes the texts of each label; counts how many were kept and dropped."""
+  writer = fields.model
+  topics = {c.id: _topic(c) for c in space.classes}
   written, counts = sentences.write(
-    {topics[each.id]: each.name for each in space.classes},
-    _load_t5().load(seed=seed, **options),
-    per_class=per_class,
-    num_samples=writer["num_samples"],
-    rng_of=partial(texts.class_rng, seed),
-    filters=sentences.Filters(**filters),
-    article=writer["article"],
+    {topics[c.id]: c.name for c in space.classes},
+    inspect.getmodule(type(writer)).load(writer, seed=seed),
+    per_class=fields.per_class,
+    num_samples=fields.num_samples,
+    rng_of=partial(strategies.class_rng, seed),
+    filters=dataclasses.replace(
+      writer, blocklist=sentences.read_blocklist(writer.blocklist)
+    ),
+    article=writer.article,
   )
-  template = writer["sentence_template"] or space.prompts[0]
-  filled = {
+  template = writer.sentence_template or space.prompts[0]
+  texts = {
     label: [template.replace("{}", sentence) for sentence in written[topic]]
     for label, topic in topics.items()
   }
-  return filled, counts
+  return texts, counts
 
 
-def _topic(each: spaces.Class) -> str:
-  """Returns the name, and a word for what is meant where that is told."""
-  kind = wordnet.head_word(each.description)
-  named = kind.lower() in each.name.lower().split()
-  return each.name if not kind or named else f"{each.name}, {kind}"
-
-
-def _load_t5():
-  from synthjax.prompts import t5_writer
-
-  return t5_writer
+def _topic(c: spaces.Class) -> str:
+  """Returns the name, and the main word of its description if it has one."""
+  word = wordnet.head_word(c.description)
+  is_in_name = word.lower() in c.name.lower().split()
+  return c.name if not word or is_in_name else f"{c.name}, {word}"

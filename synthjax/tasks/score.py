@@ -1,6 +1,7 @@
 """Encodes the generated images and classifies them, one shard at a time."""
 
 import collections
+import dataclasses
 import functools
 import itertools
 import os
@@ -13,30 +14,37 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.config import validate
+from synthjax.config import schema
 from synthjax.data.generated import scores, shards
 from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts, locks
-from synthjax.runtime.errors import BLOCK, UserError
+from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
 
-KNOWN = {
-  "filter_encoder": BLOCK,  # gives the probabilities; config.encoder by default
-}
 CHUNK = 1024  # images that are read ahead, and encoded with one call
 PROCESSES = "shared"  # each scores the shards that no other one has
 
 Judge = tuple[Encoder, scores.Texts]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+  """config.score."""
+
+  # The encoder that gives the probabilities; by default config.encoder.
+  filter_encoder: schema.Block | None = None
+
+
+FIELDS = Score
+
+
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and that the encoder and the images are there."""
-  block = config.get("score") or {}
-  validate(block, KNOWN, name="score")
-  for each in (config.encoder, block.get("filter_encoder")):
-    if each:
-      check_encoder(**each.to_dict())
+  fields = schema.read(Score, config.get("score"), "config.score")
+  check_encoder(**config.encoder.to_dict())
+  if fields.filter_encoder:
+    check_encoder(**fields.filter_encoder)
   spaces.load_space(config.space)
   if "generate" not in config.tasks:
     artifacts.load(epath.Path(workdir) / "generate")
@@ -56,21 +64,17 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   if texts := spaces.identify_texts(space):
     spec["texts"] = texts
-  other = (config.get("score") or {}).get("filter_encoder")
-  filter_encoder = load_encoder(**other.to_dict()) if other else encoder
-  if other:
-    spec["filter_encoder"] = filter_encoder.identity
+  encoders = [encoder]
+  fields = schema.read(Score, config.get("score"), "config.score")
+  if fields.filter_encoder:
+    encoders.append(load_encoder(**fields.filter_encoder))
+    spec["filter_encoder"] = encoders[-1].identity
   if artifacts.begin(folder, spec):
     return
-  texts = scores.encode_classes(
-    encoder.encode_texts, encoder.logit_scale, space
-  )
-  filter_texts = texts
-  if other:
-    filter_texts = scores.encode_classes(
-      filter_encoder.encode_texts, filter_encoder.logit_scale, space
-    )
-  judges = [(encoder, texts)] + ([(filter_encoder, filter_texts)] * bool(other))
+  judges = [
+    (each, scores.encode_classes(each.encode_texts, each.logit_scale, space))
+    for each in encoders
+  ]
   source, sizes = shards.open_shards(images), shard_rows(images)
   if sum(sizes) != len(source):
     raise UserError(
@@ -79,7 +83,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     )
   names = [scores.part_name(i, len(sizes)) for i in range(len(sizes))]
   _score_all(folder, names, sizes, source, judges)
-  scores.write_texts(folder, texts)
+  scores.write_texts(folder, judges[0][1])
   rows = {scores.TEXT: len(space.classes)} | dict(
     zip(names, sizes, strict=True)
   )
@@ -105,14 +109,14 @@ def _score_all(
   ends = list(itertools.accumulate(sizes, initial=0))
   spans = [range(*span) for span in itertools.pairwise(ends)]
   process = jax.process_index(), jax.process_count()
-  there = {path.name for path in folder.iterdir()}
+  existing = {path.name for path in folder.iterdir()}
   done = sum(
-    size for name, size in zip(names, sizes, strict=True) if name in there
+    size for name, size in zip(names, sizes, strict=True) if name in existing
   )
-  tell = counter("score", len(source), done=done, processes=process[1])
+  report = counter("score", len(source), done=done, processes=process[1])
   begun = {}
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    # Each encoder sees the image as it wants it, as long as no device resizes.
+    # Each encoder has the image of its own size, unless a device resizes.
     read = functools.partial(_read, source, [each.fit for each, _ in judges])
 
     def begin(span):
@@ -127,19 +131,19 @@ def _score_all(
         begun = {part + 1: begin(spans[part + 1])}
       rows = _read_on(queue, span[CHUNK:], functools.partial(pool.submit, read))
       scores.write_part(folder, names[part], _score(judges, rows))
-      tell(len(span))
+      report(len(span))
     _give_up(begun)
 
 
 def _give_up(begun: dict[int, Iterable[futures.Future]]) -> None:
-  """Drops what is read ahead."""
+  """Drops reads that were begun ahead."""
   for future in itertools.chain.from_iterable(begun.values()):
     future.cancel()
   begun.clear()
 
 
 def _read(source: Any, fits: Sequence[Callable], index: int) -> tuple:
-  """Reads a row; its image as each encoder wants it."""
+  """Reads a row; its image in the size of each encoder."""
   row = source[index]
   return row["id"], row["label"], [fit(row["image"]) for fit in fits]
 
@@ -147,7 +151,7 @@ def _read(source: Any, fits: Sequence[Callable], index: int) -> tuple:
 def _read_on(
   queue: collections.deque, rest: Iterable[int], submit: Callable
 ) -> Iterator[tuple]:
-  """Yields what is read, and keeps as many reads in hand as there are."""
+  """Yields rows that were read, and keeps the number of reads in the queue."""
   for index in rest:
     yield queue.popleft().result()
     queue.append(submit(index))
@@ -174,8 +178,8 @@ def _score(judges: Sequence[Judge], rows: Iterable[tuple]) -> scores.Scores:
       f"Images have the labels {unknown[:10]}, but the label space has "
       f"{num_classes} classes: config.space is not the one they were drawn for."
     )
-  found = [
-    scores.make_scores(ids, labels, np.concatenate(own), texts)
-    for own, (_, texts) in zip(features, judges, strict=True)
+  scored = [
+    scores.make_scores(ids, labels, np.concatenate(rows), texts)
+    for rows, (_, texts) in zip(features, judges, strict=True)
   ]
-  return found[0]._replace(p_own=found[-1].p_own, probs=found[-1].probs)
+  return scored[0]._replace(p_own=scored[-1].p_own, probs=scored[-1].probs)

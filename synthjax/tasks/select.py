@@ -1,51 +1,60 @@
 """Keeps the generated images that show their class, by the scores of CLIP."""
 
+import dataclasses
+
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.config import validate
-from synthjax.data.generated import clip_filter
-from synthjax.data.generated import scores as stored
+from synthjax.config import schema
+from synthjax.data.generated import clip_filter, scores
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
-from synthjax.runtime.errors import COUNT
 from synthjax.runtime.progress import say
 
-KNOWN = {"max_per_class": COUNT}  # 800 in the paper
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Select:
+  """config.select."""
+
+  max_per_class: schema.Count  # 800 in the paper
+
+
+FIELDS = Select
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the field, and that there are scores or will be."""
-  validate(config.select, KNOWN, name="select", required=KNOWN)
+  schema.read(Select, config.select, "config.select")
   if "score" not in config.tasks:
     artifacts.load(epath.Path(workdir) / "score")
 
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `selection.jsonl`, a row for each image."""
-  block, workdir = config.select.to_dict(), epath.Path(workdir)
+  fields = schema.read(Select, config.select, "config.select")
+  workdir = epath.Path(workdir)
   folder, space = workdir / "select", spaces.load_space(config.space)
-  stored.check_inputs(workdir / "score", classes=space.class_names)
+  scores.check_inputs(workdir / "score", classes=space.class_names)
   spec = {
-    "select": block,
+    "select": config.select.to_dict(),
     "seed": config.seed,
     "scores": artifacts.digest(workdir / "score"),
     "classes": space.class_names,
   }
   if artifacts.begin(folder, spec):
     return
-  scores = stored.read(workdir / "score")
+  scored = scores.read(workdir / "score")
   selected = clip_filter.select(
-    scores,
+    scored,
     class_names=space.class_names,
-    max_per_class=block["max_per_class"],
+    max_per_class=fields.max_per_class,
     seed=config.seed,
   )
-  clip_filter.write(folder, scores, selected)
-  counts = _counts(scores, selected)
+  clip_filter.write(folder, scored, selected)
+  counts = _counts(scored, selected)
   artifacts.finish(
-    folder, spec, {clip_filter.FILE: len(scores.ids)}, kept=counts
+    folder, spec, {clip_filter.FILE: len(scored.ids)}, kept=counts
   )
   for name, count in counts.items():
     say(
@@ -56,10 +65,10 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 def _counts(
-  scores: stored.Scores, selected: clip_filter.Selection
+  scored: scores.Scores, selected: clip_filter.Selection
 ) -> dict[str, dict[str, int]]:
-  """Counts what passed and what was kept, by strategy."""
-  strategies, _ = stored.origin(scores.ids)
+  """Counts the images, those that pass and those that are kept, by strategy."""
+  strategies, _ = scores.origin(scored.ids)
   filled = selected.reasons == clip_filter.FILLED
   passed = np.isin(selected.reasons, (clip_filter.KEPT, clip_filter.OVER))
   return {

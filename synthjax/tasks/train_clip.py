@@ -1,12 +1,16 @@
 """Trains a small CLIP on captioned drawings."""
 
+import dataclasses
+from collections.abc import Iterable
 from functools import partial
+from typing import Annotated, Any
 
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.config import validate
+from synthjax.config import schema
+from synthjax.config.schema import Arguments, BelowOne, Count
 from synthjax.data.pipeline import host_augment
 from synthjax.data.pipeline import loader as pipeline
 from synthjax.embedded import captions, world
@@ -14,92 +18,60 @@ from synthjax.encoders.resize import fit_image
 from synthjax.models.clip import model as clip
 from synthjax.runtime import artifacts
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import (
-  BELOW_ONE,
-  BLOCK,
-  COUNT,
-  COUNTS,
-  FLAG,
-  WHOLE,
-  Kind,
-  one_of,
-)
+from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
-from synthjax.training import contrastive, metrics, optimizer
+from synthjax.training import contrastive, optimizer
 from synthjax.training import run as runs
 from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
-REQUIRED = {
-  "data": BLOCK,  # of `captions.open_captioned`, and the share of plain names
-  "model": BLOCK,
-  "positives": one_of(contrastive.POSITIVES),
-  "ema_decay": BELOW_ONE,
-  "optimizer": BLOCK,
-  "num_steps": COUNT,
-  "batch_size": COUNT,
-  "log_every": WHOLE,
-  "checkpoint_every": COUNT,
-}
-KNOWN = REQUIRED | {
-  "num_workers": WHOLE,
-  "fsdp": COUNT,  # devices that share one copy of the state; train.loop.fit
-}
-MODEL_NEEDS = dict.fromkeys(
-  (
-    "embed_dim",
-    "context_length",
-    "vision_width",
-    "vision_heads",
-    "text_width",
-    "text_layers",
-    "text_heads",
-    "image_size",
-  ),
-  COUNT,
-)
-MODEL = MODEL_NEEDS | {
-  # Of a ResNet, those of each stage.
-  "vision_layers": Kind(
-    lambda x: COUNT.fits(x) or COUNTS.fits(x), f"{COUNT.words}, or several"
-  ),
-  "patch_size": COUNT,  # none of a ResNet
-  "image_tower": one_of(clip.IMAGE_TOWERS),
-  "remat": FLAG,
-}
-BLOCKS = {"optimizer": optimizer.FIELDS, "model": MODEL}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainClip(runs.Loop):
+  """config.train_clip."""
+
+  data: captions.Captioned
+  model: Annotated[Any, Arguments(clip.CLIP, filled=("vocab_size", "dtype"))]
+  positives: Annotated[str, schema.one_of(contrastive.POSITIVES)]
+  ema_decay: BelowOne
+  optimizer: Annotated[Any, optimizer.OPTIMIZER]
+  num_steps: Count
+  batch_size: Count
+
+  def problems(self) -> Iterable[str]:
+    try:
+      self.optimizer(num_steps=self.num_steps)
+    except UserError as error:
+      yield str(error)
+
+
+FIELDS = TrainClip
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the block's fields."""
   del workdir
-  block = config.train_clip.to_dict()
-  validate(block, KNOWN, name="train_clip", required=REQUIRED)
-  captions.check_captioned(block["data"], name="train_clip")
-  validate(block["model"], MODEL, name="train_clip.model", required=MODEL_NEEDS)
-  steps = block["num_steps"]
-  optimizer.check_optimizer(block["optimizer"], num_steps=steps)
+  schema.read(TrainClip, config.train_clip, "config.train_clip")
 
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `clip.safetensors` and `clip_metrics.jsonl`."""
+  fields = schema.read(TrainClip, config.train_clip, "config.train_clip")
   block = config.train_clip.to_dict()
-  fsdp = block.pop("fsdp", None) or 1  # not of what is trained
+  block.pop("fsdp", None)  # it changes nothing of the result
   folder = epath.Path(workdir) / "train_clip"
-  spec = {"seed": config.seed, "images": captions.digest()} | block
+  about = {"seed": config.seed, "images": captions.digest()}
+  spec = about | block
   if artifacts.begin(folder, spec):
     return
-  data = dict(block["data"])
-  name_share = data.pop("name_share")
-  tokenizer = bpe.load()
-  sizes = block["model"] | {"vocab_size": tokenizer.clip_vocab_size}
-  model = clip.CLIP(**sizes)
-  batch_size, num_steps = block["batch_size"], block["num_steps"]
+  vocab_size = bpe.load().clip_vocab_size
+  model = fields.model(vocab_size=vocab_size)
   objective = contrastive.contrastive(
     model,
-    optimizer.make_optimizer(num_steps=num_steps, **block["optimizer"]),
-    ema_decay=block["ema_decay"],
-    positives=block["positives"],
+    fields.optimizer(num_steps=fields.num_steps),
+    ema_decay=fields.ema_decay,
+    positives=fields.positives,
     preprocess=clip.preprocess,
   )
   read = partial(
@@ -110,44 +82,42 @@ def run(config: ConfigDict, workdir: str) -> None:
   state = runs.train(
     objective,
     pipeline.train_batches(
-      captions.open_captioned(**data),
+      fields.data.open(),
       [
         host_augment.flip,
         host_augment.jiggle,
         host_augment.recolour,
-        partial(captions.name_more, share=name_share),
+        partial(captions.name_more, share=fields.data.name_share),
         read,
       ],
-      batch_size=batch_size,
+      batch_size=fields.batch_size,
       seed=config.seed,
-      num_workers=block.get("num_workers", 0),
+      num_workers=fields.num_workers,
     ),
     folder=folder,
     label="clip",
-    num_steps=num_steps,
-    batch_size=batch_size,
+    num_steps=fields.num_steps,
+    batch_size=fields.batch_size,
     seed=config.seed,
-    log_every=block["log_every"],
-    checkpoint_every=block["checkpoint_every"],
-    fsdp=fsdp,
+    log_every=fields.log_every,
+    checkpoint_every=fields.checkpoint_every,
+    fsdp=fields.fsdp,
   )
-  description = {
-    "kind": "clip",
-    "image_size": model.image_size,
-    "model": sizes,
-    "training": block | {"seed": config.seed, "images": captions.digest()},
-  }
   variables = {"params": state.ema}
   if state.batch_stats:
     variables["batch_stats"] = state.batch_stats
   files.save_params(
     folder / "clip.safetensors",
     meshes.fetch(variables),
-    description,
+    {
+      "kind": "clip",
+      "image_size": model.image_size,
+      "model": block["model"] | {"vocab_size": vocab_size},
+      "training": block | about,
+    },
     dtype="float16",
   )
-  curve = runs.metrics_file(folder, "clip")
-  rows = {"clip.safetensors": 1, curve.name: len(metrics.read_rows(curve))}
+  rows = {"clip.safetensors": 1} | runs.count_rows(folder, ["clip"])
   artifacts.finish(folder, spec, rows)
 
 

@@ -1,7 +1,9 @@
 """Trains a small GLIDE, base and upsampler, on captioned drawings."""
 
+import dataclasses
+from collections.abc import Iterable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,15 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.config import validate
+from synthjax.config import schema
+from synthjax.config.schema import (
+  Arguments,
+  BelowOne,
+  Count,
+  Positive,
+  Rule,
+  Share,
+)
 from synthjax.data.pipeline import host_augment
 from synthjax.data.pipeline import loader as pipeline
 from synthjax.diffusion import schedule
@@ -18,162 +28,145 @@ from synthjax.models.glide.model import Glide
 from synthjax.models.pixels import to_unit
 from synthjax.runtime import artifacts
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import (
-  BELOW_ONE,
-  BLOCK,
-  COUNT,
-  COUNTS,
-  POSITIVE,
-  SHARE,
-  TEXTS,
-  WHOLE,
-  one_of,
-  unknown_names,
-)
+from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
-from synthjax.training import denoising, metrics, optimizer
+from synthjax.training import denoising, optimizer
 from synthjax.training import run as runs
 from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
-# fsdp: devices that share one copy of the state; see train.loop.fit.
 STAGES = ("base", "upsampler")
-KNOWN = {"stages": TEXTS, "base": BLOCK, "upsampler": BLOCK, "fsdp": COUNT}
-REQUIRED = {
-  "data": BLOCK,  # of `captions.open_captioned`, and the share of plain names
-  "image_size": COUNT,  # px
-  "betas": one_of(schedule.BETAS),
-  "model": BLOCK,
-  "optimizer": BLOCK,
-  "num_steps": COUNT,
-  "batch_size": COUNT,
-  "log_every": WHOLE,
-  "checkpoint_every": COUNT,
-}
-STAGE = REQUIRED | {
-  "low_res": COUNT,  # px of the image to enlarge; none for the base
-  "drop_prompt": SHARE,
-  "max_weight": POSITIVE,  # of noisy steps; see synthjax.training.denoising
-  "ema_decay": BELOW_ONE,
-  "num_workers": WHOLE,
-}
-MODEL = {
-  "text_context": COUNT,
-  "text_width": COUNT,
-  "text_layers": COUNT,
-  "text_heads": COUNT,
-  "model_channels": COUNT,
-  "channel_mult": COUNTS,
-  "num_res_blocks": COUNT,
-  "attention_downsamples": COUNTS,
-  "head_channels": COUNT,
-  "dropout": BELOW_ONE,
-}
-BLOCKS = dict.fromkeys(STAGES, STAGE)
-BLOCKS |= {f"{stage}.optimizer": optimizer.FIELDS for stage in STAGES}
-BLOCKS |= {f"{stage}.model": MODEL for stage in STAGES}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage(runs.Loop):
+  """A network of the cascade, and its training."""
+
+  data: captions.Captioned
+  image_size: Count  # px
+  low_res: Count | None = None  # px of the image to enlarge; none for the base
+  betas: Annotated[str, schema.one_of(schedule.BETAS)]
+  model: Annotated[
+    Any, Arguments(Glide, filled=("vocab_size", "out_channels", "dtype"))
+  ]
+  drop_prompt: Share = 0.2
+  max_weight: Positive = 1.0  # of noisy steps; see `denoising.denoising`
+  ema_decay: BelowOne = 0.999
+  optimizer: Annotated[Any, optimizer.OPTIMIZER]
+  num_steps: Count
+  batch_size: Count
+
+  def problems(self) -> Iterable[str]:
+    try:
+      self.optimizer(num_steps=self.num_steps)
+    except UserError as error:
+      yield str(error)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainGenerator:
+  """config.train_generator."""
+
+  stages: Annotated[
+    tuple[Annotated[str, schema.one_of(STAGES)], ...],
+    Rule(len, f"one stage or more, as {STAGES}"),
+  ]
+  base: Stage | None = None
+  upsampler: Stage | None = None
+  fsdp: Count | None = None  # of all stages; see `runs.Loop`
+
+  def problems(self) -> Iterable[str]:
+    for stage in self.stages:
+      if getattr(self, stage) is None:
+        yield f"stages={self.stages} names {stage}, but its block is missing"
+
+
+FIELDS = TrainGenerator
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the block's fields."""
   del workdir
-  block = config.train_generator.to_dict()
-  validate(block, KNOWN, name="train_generator", required=("stages",))
-  if unknown := [stage for stage in block["stages"] if stage not in STAGES]:
-    raise unknown_names("stage", unknown, STAGES)
-  validate(block, KNOWN, name="train_generator", required=block["stages"])
-  for stage in block["stages"]:
-    own, name = block[stage], f"train_generator.{stage}"
-    validate(own, STAGE, name=name, required=REQUIRED)
-    captions.check_captioned(own["data"], name=name)
-    validate(own["model"], MODEL, name=f"{name}.model")
-    steps = own["num_steps"]
-    optimizer.check_optimizer(own["optimizer"], num_steps=steps)
+  schema.read(TrainGenerator, config.train_generator, "config.train_generator")
 
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `<stage>.safetensors` and `<stage>_metrics.jsonl` of each stage."""
+  fields = schema.read(
+    TrainGenerator, config.train_generator, "config.train_generator"
+  )
   block = config.train_generator.to_dict()
-  fsdp = block.pop("fsdp", None) or 1  # not of what is trained
+  block.pop("fsdp", None)  # it changes nothing of the result
   folder = epath.Path(workdir) / "train_generator"
-  spec = {"seed": config.seed, "images": captions.digest()} | block
+  about = {"seed": config.seed, "images": captions.digest()}
+  spec = about | block
   if artifacts.begin(folder, spec):
     return
-  rows = {}
-  for stage in block["stages"]:
-    rows |= _train(stage, block[stage], config.seed, folder, fsdp)
-  artifacts.finish(folder, spec, rows)
+  for name in fields.stages:
+    stage = getattr(fields, name)
+    stage = dataclasses.replace(stage, fsdp=fields.fsdp or stage.fsdp)
+    weights = _train(name, stage, config.seed, folder)
+    vocab_size = bpe.load().glide_vocab_size
+    description = {
+      "kind": "glide",
+      "stage": name,
+      "image_size": stage.image_size,
+      "low_res": stage.low_res,
+      "betas": stage.betas,
+      "model": block[name]["model"] | {"vocab_size": vocab_size},
+      "training": block[name] | about,
+    }
+    files.save_params(
+      folder / f"{name}.safetensors", weights, description, dtype="float16"
+    )
+  rows = {f"{name}.safetensors": 1 for name in fields.stages}
+  artifacts.finish(folder, spec, rows | runs.count_rows(folder, fields.stages))
 
 
-def _train(
-  stage: str, block: dict, seed: int, folder: epath.Path, fsdp: int
-) -> dict[str, int]:
-  """Trains one network, writes its averaged weights, returns its files."""
-  data = dict(block["data"])
-  name_share = data.pop("name_share")
-  source = captions.open_captioned(**data)
-  tokenizer = bpe.load()
-  model = Glide(vocab_size=tokenizer.glide_vocab_size, **block["model"])
-  batch_size, num_steps = block["batch_size"], block["num_steps"]
+def _train(name: str, stage: Stage, seed: int, folder: epath.Path) -> Any:
+  """Trains one network; returns its averaged weights, on the host."""
+  vocab_size = bpe.load().glide_vocab_size
+  model = stage.model(vocab_size=vocab_size)
   read = partial(
     read_example,
-    image_size=block["image_size"],
-    low_res=block.get("low_res"),
+    image_size=stage.image_size,
+    low_res=stage.low_res,
     context=model.text_context,
   )
   objective = denoising.denoising(
     partial(_apply, model),
     partial(_init, model),
-    optimizer.make_optimizer(num_steps=num_steps, **block["optimizer"]),
-    betas=schedule.BETAS[block["betas"]](),
-    pad_token=tokenizer.glide_vocab_size - 1,
-    drop_prompt=block.get("drop_prompt", 0.2),
-    max_weight=block.get("max_weight", 1.0),
-    ema_decay=block.get("ema_decay", 0.999),
+    stage.optimizer(num_steps=stage.num_steps),
+    betas=schedule.BETAS[stage.betas](),
+    pad_token=vocab_size - 1,
+    drop_prompt=stage.drop_prompt,
+    max_weight=stage.max_weight,
+    ema_decay=stage.ema_decay,
   )
   state = runs.train(
     objective,
     pipeline.train_batches(
-      source,
+      stage.data.open(),
       [
         host_augment.flip,
         host_augment.jiggle,
-        partial(captions.name_more, share=name_share),
+        partial(captions.name_more, share=stage.data.name_share),
         read,
       ],
-      batch_size=batch_size,
+      batch_size=stage.batch_size,
       seed=seed,
-      num_workers=block.get("num_workers", 0),
+      num_workers=stage.num_workers,
     ),
     folder=folder,
-    label=stage,
-    num_steps=num_steps,
-    batch_size=batch_size,
+    label=name,
+    num_steps=stage.num_steps,
+    batch_size=stage.batch_size,
     seed=seed,
-    log_every=block["log_every"],
-    checkpoint_every=block["checkpoint_every"],
-    fsdp=fsdp,
+    log_every=stage.log_every,
+    checkpoint_every=stage.checkpoint_every,
+    fsdp=stage.fsdp,
   )
-  description = {
-    "kind": "glide",
-    "stage": stage,
-    "image_size": block["image_size"],
-    "low_res": block.get("low_res"),
-    "betas": block["betas"],
-    "model": block["model"] | {"vocab_size": tokenizer.glide_vocab_size},
-    "training": block | {"seed": seed, "images": captions.digest()},
-  }
-  files.save_params(
-    folder / f"{stage}.safetensors",
-    meshes.fetch(state.ema),
-    description,
-    dtype="float16",
-  )
-  curve = runs.metrics_file(folder, stage)
-  return {
-    f"{stage}.safetensors": 1,
-    curve.name: len(metrics.read_rows(curve)),
-  }
+  return meshes.fetch(state.ema)
 
 
 def read_example(

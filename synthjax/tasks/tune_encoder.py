@@ -30,12 +30,13 @@ from synthjax.labels import spaces
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.training import optimizer
 from synthjax.training import recipes as recipe
 from synthjax.training import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
 KNOWN = recipes.KNOWN
-BLOCKS = {"optimizer": recipe.OPTIMIZER}
+BLOCKS = {"optimizer": optimizer.OPTIMIZER.fields()}
 
 
 def check(config: ConfigDict, workdir: str) -> None:
@@ -48,7 +49,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   rungs = encoder_tuning.ladder(_load(config.encoder).variables["params"])
   if unknown := sorted({arm.up_to for arm in wanted} - rungs.keys()):
     raise unknown_names("rung (up_to) of this encoder,", unknown, rungs)
-  recipe.check_optimizer(block["optimizer"], epochs=block["epochs"])
+  optimizer.check_optimizer(block["optimizer"], epochs=block["epochs"])
   real_images.check_real(block["test"], space)
   if any(arm.data == "real" for arm in wanted):
     if not block.get("pool") or not block.get("shots"):
@@ -180,15 +181,15 @@ def _tuner(
   num_steps = recipe.count_steps(
     size, epochs=block["epochs"], batch_size=min(block["batch_size"], size)
   )
-  optimizer = dict(block["optimizer"])
+  fields = dict(block["optimizer"])
   if arm.lr is not None:
-    optimizer["lr"] = arm.lr
+    fields["lr"] = arm.lr
   objective = encoder_tuning.encoder_tuning(
     functools.partial(image_tower.encode, model),
     model.variables,
     head,
-    recipe.make_optimizer(
-      num_steps=num_steps, epochs=block["epochs"], **optimizer
+    optimizer.make_optimizer(
+      num_steps=num_steps, epochs=block["epochs"], **fields
     ),
     tuned=tuned,
     batch_norm=arm.batch_norm,

@@ -1,4 +1,4 @@
-"""Text to token ids, as GLIDE wants them and as CLIP does."""
+"""Byte-level BPE: text to token ids, by the conventions of GLIDE and CLIP."""
 
 import functools
 import gzip
@@ -95,10 +95,10 @@ class Tokenizer(NamedTuple):
 
 
 def clean(text: str) -> str:
-  """Mends a text as the released CLIP does, and lower-cases it.
+  """Cleans a text as the released CLIP does, and lower-cases it.
 
-  Broken encodings are repaired, HTML entities resolved (twice, as some are
-  themselves escaped), and spaces of all kinds become single ones.
+  It repairs broken encodings, resolves HTML entities (twice, as some are
+  themselves escaped), and joins spaces of all kinds to single ones.
   """
   import ftfy  # slow, and only needed with released weights
 
@@ -157,8 +157,8 @@ def glide_bpe(encoder: epath.PathLike, merges: epath.PathLike) -> Tokenizer:
   except (ValueError, AttributeError, KeyError):
     fits = False
   pairs = _read_merges(merges)
-  known = fits and all({a, b, a + b} <= vocab.keys() for a, b in pairs)
-  if not known or len(vocab) != len(pairs) + 256:
+  fits = fits and all({a, b, a + b} <= vocab.keys() for a, b in pairs)
+  if not fits or len(vocab) != len(pairs) + 256:
     raise UserError(
       f"{encoder} and {merges} are not the encoder.json and vocab.bpe of one "
       "vocabulary, that ends with <|endoftext|>: fetch them again."
@@ -246,7 +246,7 @@ def load(path: epath.PathLike = EMBEDDED) -> Tokenizer:
   return Tokenizer(bpe)
 
 
-# --- cLIP's tokenizer from the two files that Hugging Face's folders hold ----
+# --- CLIP's tokenizer from the two files of Hugging Face's folders ------------
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -261,36 +261,36 @@ def read(vocabulary: epath.PathLike, merges: epath.PathLike) -> Tokenizer:
   Raises:
     UserError: if a file is missing, or they are not those of CLIP.
   """
-  words = clip_bpe(merges)
-  vocab = words.bpe.get_vocab()
-  want = vocab | {START: len(vocab), END: len(vocab) + 1}
+  tokenizer = clip_bpe(merges)
+  vocab = tokenizer.bpe.get_vocab()
+  vocab |= {START: len(vocab), END: len(vocab) + 1}
   try:
-    found = json.loads(epath.Path(vocabulary).read_text())
+    ids = json.loads(epath.Path(vocabulary).read_text())
   except (OSError, ValueError) as error:
     raise UserError(
       f"Cannot read {vocabulary} ({type(error).__name__}: {error}): it is "
       "missing or damaged. Fetch it again."
     ) from None
-  if found != want:
-    found = found if isinstance(found, dict) else {}
-    odd = [token for token, i in want.items() if found.get(token) != i]
+  if ids != vocab:
+    ids = ids if isinstance(ids, dict) else {}
+    odd = [token for token, i in vocab.items() if ids.get(token) != i]
     raise UserError(
       f"{vocabulary} is not the vocabulary of CLIP that {merges} makes: it has "
-      f"{len(found):,} tokens, not {len(want):,}, or other ids for {len(odd):,}"
+      f"{len(ids):,} tokens, not {len(vocab):,}, or other ids for {len(odd):,}"
       f" of these, such as {', '.join(odd[:3]) or 'none'}. Only the vocabulary "
-      "of OpenAI's CLIP is known: fetch both files again."
+      "of OpenAI's CLIP is supported: fetch both files again."
     )
-  return words
+  return tokenizer
 
 
 def pad_clip(
-  tokens: np.ndarray, words: Tokenizer, pad_token: str
+  tokens: np.ndarray, tokenizer: Tokenizer, pad_token: str
 ) -> np.ndarray:
   """Replaces the zeros after each end by another token.
 
   Args:
     tokens: int32 [n, l] of `Tokenizer.clip_tokens`.
-    words: the tokenizer.
+    tokenizer: that made them.
     pad_token: END, or one of the vocabulary.
 
   Returns:
@@ -299,8 +299,8 @@ def pad_clip(
   Raises:
     UserError: about a token that is not in the vocabulary.
   """
-  end = words.clip_vocab_size - 1
-  number = end if pad_token == END else words.bpe.token_to_id(pad_token)
+  end = tokenizer.clip_vocab_size - 1
+  number = end if pad_token == END else tokenizer.bpe.token_to_id(pad_token)
   if number is None:
     raise UserError(
       f"The prompts are to be filled up with {pad_token!r}, which is no token "

@@ -80,10 +80,10 @@ def load(path: str | os.PathLike) -> Pieces:
       f"Cannot read the tokenizer {path}: {error}. It must be the spiece.model "
       "that the T5 was trained with."
     ) from error
-  found = model.pad_id(), model.eos_id(), model.unk_id()
-  if found != (PAD, EOS, UNK):
+  special = model.pad_id(), model.eos_id(), model.unk_id()
+  if special != (PAD, EOS, UNK):
     raise UserError(
-      f"{path} has pad, eos and unk at {found}; T5's are at {(PAD, EOS, UNK)}: "
-      "it belongs to another model."
+      f"{path} has pad, eos and unk at {special}, T5 at {(PAD, EOS, UNK)}: it "
+      "belongs to another model."
     )
   return Pieces(model)

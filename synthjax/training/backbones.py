@@ -1,4 +1,4 @@
-"""What the task `pretrain` has left to start from."""
+"""The backbones of the task `pretrain`, as starts of other trainings."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -9,12 +9,13 @@ import numpy as np
 from etils import epath
 
 from synthjax.runtime import artifacts
+from synthjax.runtime.artifacts import file_stem
 from synthjax.runtime.errors import UserError
-from synthjax.training import pretraining_fields
+from synthjax.training import pretraining
 
 _WEIGHTS = ".safetensors"
-RANDOM = "random"  # a start without weights
-ALONE = "pretrained"  # what a start is called where there are no arms
+RANDOM = "random"  # the start without weights
+ALONE = "pretrained"  # the name of a start where there are no arms
 
 
 class Start(NamedTuple):
@@ -36,22 +37,22 @@ def backbones(folder: epath.PathLike) -> dict[str, list[epath.Path]]:
   folder = epath.Path(folder)
   manifest = artifacts.load(folder)
   names = [n for n in manifest["files"] if n.endswith(_WEIGHTS)]
-  found = {ALONE: names}
-  if arms := manifest["spec"].get("arms"):
-    # A manifest keeps no order: "x 75" comes before "x 150".
-    arms = sorted(arms, key=_by_numbers)
-    found = {arm: [n for n in names if _is_of(n, arm)] for arm in arms}
-  return {arm: [folder / n for n in own] for arm, own in found.items()}
+  arms = manifest["spec"].get("arms")
+  if not arms:
+    return {ALONE: [folder / name for name in names]}
 
+  def by_numbers(arm):  # a manifest keeps no order: "x 75" before "x 150"
+    parts = re.split(r"(\d+)", arm)  # every other one is a number
+    return [int(x) if i % 2 else x for i, x in enumerate(parts)]
 
-def _is_of(name: str, arm: str) -> bool:
-  stem, _, seed = name.removesuffix(_WEIGHTS).rpartition("-s")
-  return stem == pretraining_fields.file_stem(arm) and seed.isdigit()
+  def is_of(name, arm):
+    stem, _, seed = name.removesuffix(_WEIGHTS).rpartition("-s")
+    return stem == file_stem(arm) and seed.isdigit()
 
-
-def _by_numbers(name: str) -> list[str | int]:
-  parts = re.split(r"(\d+)", name)  # every other one is a number
-  return [int(x) if i % 2 else x for i, x in enumerate(parts)]
+  return {
+    arm: [folder / name for name in names if is_of(name, arm)]
+    for arm in sorted(arms, key=by_numbers)
+  }
 
 
 def starts(
@@ -70,34 +71,32 @@ def starts(
   Raises:
     UserError: for two starts that would share files, and what is not there.
   """
-  found: dict[str, Start] = {}
+  starts: dict[str, Start] = {}
   # A config keeps no order of its own.
-  for init, own in sorted(inits.items(), key=lambda x: (x[0] != RANDOM, x[0])):
+  for init in sorted(inits, key=lambda name: (name != RANDOM, name)):
     if init == RANDOM:
       named = {init: []}
-    elif own.get("weights"):
+    elif weights := inits[init].get("weights"):
       field = f"detect.inits.{init}.weights"
-      named = {init: [locate(own["weights"], field=field)]}
+      named = {init: [locate(weights, field=field)]}
     else:
       named = backbones(folder)
-    stems = {pretraining_fields.file_stem(name) for name in found}
-    if same := [n for n in named if pretraining_fields.file_stem(n) in stems]:
+    stems = {file_stem(name) for name in starts}
+    if same := [n for n in named if file_stem(n) in stems]:
       raise UserError(
         f"The starts {same} would share files with others of inits, "
-        f"{list(found)}: give those other names."
+        f"{list(starts)}: give those other names."
       )
-    found |= {name: Start(init, paths) for name, paths in named.items()}
-  return found
+    starts |= {name: Start(init, paths) for name, paths in named.items()}
+  return starts
 
 
 def models_of(fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   """Returns the model of each arm of the block `pretrain`; of ALONE without."""
   if not fields.get("arms"):
     return {ALONE: dict(fields["model"])} if fields.get("model") else {}
-  models = {
-    n: a.get("model") for n, a in pretraining_fields.arms_of(fields).items()
-  }
-  return {name: dict(model) for name, model in models.items() if model}
+  blocks = pretraining.blocks_of(fields)
+  return {n: dict(b["model"]) for n, b in blocks.items() if b.get("model")}
 
 
 def model_of(fields: Mapping[str, Any], *, task: str) -> dict[str, Any]:

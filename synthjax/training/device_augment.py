@@ -174,6 +174,8 @@ def _blur_matrix(side: int, sigma: jax.Array) -> jax.Array:
 
 
 # --- ------
+# (images [n, h, w, 3], rng) -> images.
+Augment = Callable[[jax.Array, jax.Array], jax.Array]
 # (one image [h, w, 3], rng) -> image.
 Change = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -318,7 +320,7 @@ CROPS = {
 
 def make_augment(
   name: str, *, crop: bool = False, image_size: int | None = None
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
+) -> Augment:
   """Returns (images uint8 [n, h, w, 3], rng) -> images, a recipe's changes.
 
   Args:

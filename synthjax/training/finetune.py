@@ -1,110 +1,123 @@
-"""Training that starts from given weights, all but the head."""
+"""Finetuning: its block, and the start from given weights with a fresh head."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from synthjax.runtime.errors import (
-  BLOCK,
-  COUNT,
-  NOT_NEGATIVE,
-  NUMBERS,
-  PAIRS,
-  POSITIVE,
-  SEEDS,
-  SHARE,
-  SHOTS,
-  TEXT,
-  WHOLE,
-  Kind,
-  UserError,
-  check_values,
-  one_of,
-)
+from synthjax.config import schema
+from synthjax.config.schema import Block, Pairs, Seeds, Shots
+from synthjax.runtime.errors import UserError
 from synthjax.training import recipes
 from synthjax.training.loop import Objective
-from synthjax.training.moco import MocoState
-from synthjax.training.supervised import SupervisedState
-
-# What the block `optimizer` may hold: several rates, of which one is chosen.
-OPTIMIZER = recipes.OPTIMIZER | {
-  "lr": Kind(
-    lambda x: NOT_NEGATIVE.fits(x) or NUMBERS.fits(x) and min(x) >= 0,
-    f"{NOT_NEGATIVE.words}, or several",
-  )
-}
-METHODS = ("finetune", "linear")  # everything, or the head on frozen features
-# What a recipe holds; `inits` may give each initialisation its own values.
-RECIPE = {
-  "recipe": TEXT,  # of train.recipe.RECIPES: what is left out below
-  "epochs": POSITIVE,
-  "batch_size": COUNT,
-  "optimizer": BLOCK,  # see train.recipe.make_optimizer; lr may list several
-  "method": one_of(METHODS),  # what is trained, everything by default
-  "augment": TEXT,  # of data.views.VIEWS; "none" where the device augments
-  "device_augment": TEXT,  # these four as in `pretrain`
-  "source_size": COUNT,
-  "label_smoothing": SHARE,
-  "mix": BLOCK,
-  "num_workers": WHOLE,
-  "log_every": WHOLE,
-  "checkpoint_every": COUNT,
-}
-REQUIRED = ("epochs", "batch_size", "optimizer", "augment")
-# What the task `transfer` needs besides a recipe.
-
-TASK = {
-  "train": BLOCK,  # real images: the pool of the shots; see data.real
-  "test": BLOCK,  # opened once, at the end
-  "inits": BLOCK,  # name of INITS -> what its recipe has of its own
-  "shots": SHOTS,  # of each class, several; None takes the whole pool
-  "seeds": SEEDS,  # of the shots, the head and the order of the batches
-  "image_size": COUNT,  # px
-}
-KNOWN = (
-  RECIPE
-  | TASK
-  | {
-    "validation": BLOCK,  # chooses between several learning rates
-    "space": TEXT,  # of the real images, if not config.space
-    "model": BLOCK,  # if not config.pretrain.model
-    "weights": TEXT,  # of the backbone, if not those of `pretrain`
-    "compare": PAIRS,  # of starts, told apart besides all from "random"
-    "fsdp": COUNT,  # devices that share one copy of the state; train.loop.fit
-  }
-)
+from synthjax.training.optimizer import SEARCHED_OPTIMIZER
+from synthjax.training.supervised import Labelled
 
 HEADS = ("fc",)  # of a ResNet
 
 
-def recipe_of(block: dict, init: str) -> dict:
-  """Returns the recipe of an initialisation: the common one and its own."""
-  own = block["inits"][init]
-  fields = {name: block[name] for name in RECIPE if name in block} | own
-  fields["optimizer"] = block.get("optimizer", {}) | own.get("optimizer", {})
-  fields = recipes.fill(fields)
-  fields["image_size"] = block["image_size"]
-  if fields.get("device_augment") is not None:
-    fields.setdefault("augment", "none")
-  return fields
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finetuning(Labelled):
+  """How a start is trained; `inits` may give each start its own values."""
+
+  optimizer: Annotated[Any, SEARCHED_OPTIMIZER]
+  method: Literal["finetune", "linear"] = "finetune"  # or the head alone
+
+  @property
+  def rates(self) -> tuple[float, ...]:
+    """The learning rates to choose from."""
+    lr = self.optimizer.keywords["lr"]
+    return lr if isinstance(lr, tuple) else (lr,)
 
 
-def rates_of(fields: dict) -> tuple[float, ...]:
-  """Returns the learning rates to choose from.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inits:
+  """The initialisations, each with the fields of its own training."""
+
+  random: Block | None = None
+  pretrained: Block | None = None  # every arm of `pretrain`, by its name
+
+  def problems(self) -> Iterable[str]:
+    if self.random is None and self.pretrained is None:
+      yield "there is nothing to train: give random, pretrained, or both"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transfer(Finetuning):
+  """The block `transfer`, for one of its initialisations."""
+
+  train: Block  # real images: the pool of the shots; see data.real
+  test: Block  # real images, opened once, at the end
+  inits: Inits
+  shots: Shots  # of each class, several; None takes the whole pool
+  seeds: Seeds  # of the shots, the head and the order of the batches
+  validation: Block | None = None  # chooses between several learning rates
+  space: str | None = None  # of the real images, if not config.space
+  model: Block | None = None  # if not config.pretrain.model
+  weights: str | None = None  # of the backbone, if not those of `pretrain`
+  compare: Pairs = ()  # of starts, besides all with "random"
+
+  def problems(self) -> Iterable[str]:
+    yield from super().problems()
+    for name in ("train", "validation"):
+      if getattr(self, name) == self.test:
+        yield (
+          f"{name} and test are the same images, {self.test}: choose another "
+          "split for one of them"
+        )
+    if len(self.rates) > 1 and not self.validation:
+      yield (
+        f"it lists {len(self.rates)} learning rates, but no `validation` "
+        "images to choose by. Give some, or one rate: the test images are not "
+        "for choosing"
+      )
+
+
+_names = lambda cls: {field.name for field in dataclasses.fields(cls)}
+# The fields that all initialisations share.
+_COMMON = _names(Transfer) - _names(Finetuning) | {"image_size", "fsdp"}
+
+
+def read(block: Mapping[str, Any]) -> dict[str, Transfer]:
+  """Reads the block `transfer`.
+
+  Returns:
+    The fields of each initialisation, in the order of `Inits`: the common ones,
+    its own, and those of its recipe.
 
   Raises:
-    UserError: where there is none.
+    UserError: listing every problem.
   """
-  lr = fields["optimizer"].get("lr")
-  if lr is None:
-    raise UserError("config.transfer.optimizer lacks lr, a learning rate.")
-  check_values("config.transfer.optimizer", {"lr": lr}, OPTIMIZER)
-  return tuple(lr) if isinstance(lr, tuple | list) else (lr,)
+  inits, trainings, lines = block.get("inits"), {}, []
+  if schema.problems(Inits, inits, "config.transfer.inits"):
+    inits = {"": {}}  # `inits` is reported along with the common fields
+  for name in [name for name in ("random", "pretrained", "") if name in inits]:
+    own = inits[name] or {}
+    where = "config.transfer" + (f".inits.{name}" if own else "")
+    if shared := sorted(own.keys() & _COMMON):
+      lines.append(f"{where} has {', '.join(shared)}, which all of them share")
+    fields = recipes.fill(_merge(block, own))
+    lines += schema.problems(Transfer, fields, where)
+    trainings[name] = where, fields
+  if lines:
+    raise UserError("\n".join(dict.fromkeys(lines)))
+  return {
+    name: schema.read(Transfer, fields, where)
+    for name, (where, fields) in trainings.items()
+  }
+
+
+def _merge(block: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns the common fields and those of an initialisation, which win."""
+  fields = {**block, **own}
+  optimizers = [x.get("optimizer") for x in (block, own)]
+  if all(isinstance(x, Mapping) for x in optimizers):
+    fields["optimizer"] = {**optimizers[0], **optimizers[1]}
+  return fields
 
 
 def start_from(
@@ -116,12 +129,12 @@ def start_from(
   """Returns the objective with another start: a backbone and a fresh head.
 
   Args:
-    objective: of `supervised` or `moco`, whose momentum encoder starts as a
-      copy of the other one.
+    objective: any whose state is a dataclass; its `average` starts as a copy
+      of what is `trained`.
     variables: `params` and `batch_stats` of the same model, possibly for other
       classes: the head that they hold is not used. The positions of a ViT are
       those of the images' size: see `models.vit.resize_positions`.
-    heads: names of the submodules that are drawn anew, of whichever model.
+    heads: names of the submodules that are drawn anew.
 
   Raises:
     UserError: when compiled, listing what does not fit the model.
@@ -129,22 +142,18 @@ def start_from(
 
   def init(rng, batch):
     state = objective.init(rng, batch)
-    own, copy = _COPIES[type(state)]
-    merged = replace_backbone(getattr(state, own), variables, heads=heads)
-    copied = None
-    if getattr(state, copy) is not None:
-      copied = jax.tree.map(jnp.copy, merged)
+    fresh, average = (
+      getattr(state, name) for name in (objective.trained, objective.average)
+    )
+    merged = replace_backbone(fresh, variables, heads=heads)
+    if average is not None:
+      average = jax.tree.map(jnp.copy, merged)
     # The optimizers of this package start from zeros, whatever the weights.
-    return dataclasses.replace(state, **{own: merged, copy: copied})
+    return dataclasses.replace(
+      state, **{objective.trained: merged, objective.average: average}
+    )
 
-  return Objective(init, objective.step)
-
-
-# What is trained, and what starts as a copy of it.
-_COPIES = {
-  SupervisedState: ("variables", "ema"),
-  MocoState: ("query", "key"),
-}
+  return objective._replace(init=init)
 
 
 def replace_backbone(

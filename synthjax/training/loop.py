@@ -8,17 +8,22 @@ import numpy as np
 
 from synthjax.runtime import mesh as meshes
 
-# --- what a training method gives the loop -----------------------------------
-
 
 class Objective(NamedTuple):
-  """A pair of pure functions, in the manner of an optax transformation."""
+  """A pair of pure functions, in the manner of an optax transformation.
+
+  The other entries describe its state, so that no caller needs its class.
+  """
 
   init: Callable  # (rng, batch) -> state, a pytree with an integer `step`
   step: Callable[..., tuple[Any, dict]]  # (state, batch, rng) -> state, metrics
+  trained: str = "params"  # the entry of the state that gradients train
+  average: str = "ema"  # the entry that follows `trained`; it may be None
+  # state -> variables to save.
+  weights: Callable[[Any], Any] = lambda state: state.params
+  has_classifier: bool = True  # False: the head of `weights` is of no more use
 
 
-# --- ------
 # (steps done, state, metrics): metrics are on the device until they are read.
 Hook = Callable[[int, Any, dict], None]
 

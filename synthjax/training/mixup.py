@@ -12,6 +12,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from synthjax.config.schema import NotNegative, Share
+
 
 def mixup(images: jax.Array, share: jax.Array) -> jax.Array:
   """Returns share images + (1 - share) reversed images (Zhang et al. 2018)."""
@@ -53,10 +55,10 @@ def mix(
   images: jax.Array,
   rng: jax.Array,
   *,
-  mixup_alpha: float = 0.8,
-  cutmix_alpha: float = 1.0,
-  switch_prob: float = 0.5,
-  prob: float = 1.0,
+  mixup_alpha: NotNegative = 0.8,
+  cutmix_alpha: NotNegative = 1.0,
+  switch_prob: Share = 0.5,
+  prob: Share = 1.0,
 ) -> tuple[jax.Array, jax.Array]:
   """Applies mixup or CutMix to the whole batch, with one share for all.
 

@@ -1,8 +1,8 @@
 """Momentum contrast, version 2 (He et al. 2020; Chen et al. 2020).
 
-An image's two views shall be told from the views of other images: by the
-encoder that is trained (f_q, of the queries), against a queue of what a slowly
-moving copy of it (f_k, of the keys) has made of earlier images.
+The trained encoder (f_q, of the queries) learns to distinguish an image's two
+views from the views of other images: from a queue of features that a slowly
+moving copy of it (f_k, of the keys) has computed of earlier images.
 
 The authors train on eight devices, each with the BatchNorm statistics of its
 own 32 images, and shuffle the keys between the devices, as statistics that a
@@ -11,17 +11,22 @@ into groups of as many images, wherever they lie: on any number of devices the
 step is the same.
 """
 
-from collections.abc import Callable
-from typing import Any
+import dataclasses
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Annotated, Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import optax
 
+from synthjax.config.schema import Arguments, Count, Positive, Share
 from synthjax.models.pixels import normalize
+from synthjax.models.unit import unit
 from synthjax.runtime.errors import UserError
 from synthjax.training.loop import Objective
+from synthjax.training.pretraining import WithoutLabels
 
 
 @flax.struct.dataclass
@@ -36,25 +41,15 @@ class MocoState:
   opt_state: optax.OptState
 
 
-def unit(x: jax.Array) -> jax.Array:
-  """Scales the last axis to length 1; zeros stay zeros, without a gradient.
-
-  Where all hidden units of an image are off, a plain norm has the gradient NaN.
-  """
-  squares = jnp.sum(x**2, axis=-1, keepdims=True)
-  safe = jnp.where(squares > 0, squares, 1.0)
-  return x / jnp.where(squares > 0, jnp.sqrt(safe), 1.0)
-
-
 def moco(
   encoder: Any,
   tx: optax.GradientTransformation,
   *,
-  queue_size: int = 65536,
-  dim: int = 128,
-  momentum: float = 0.999,
-  temperature: float = 0.2,
-  num_groups: int = 8,
+  queue_size: Count = 65536,
+  dim: Count = 128,
+  momentum: Share = 0.999,
+  temperature: Positive = 0.2,
+  num_groups: Count = 8,
   augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
   preprocess: Callable[[jax.Array], jax.Array] = normalize,
 ) -> Objective:
@@ -154,7 +149,49 @@ def moco(
     )
     return state, {"loss": loss, "top1": jnp.mean(logits.argmax(-1) == 0)}
 
-  return Objective(init, step)
+  return Objective(
+    init,
+    step,
+    trained="query",
+    average="key",
+    weights=lambda state: state.query,  # as the authors: f_q
+    has_classifier=False,
+  )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Moco(WithoutLabels):
+  """Pre-training with objective="moco": a ResNet with an MLP head."""
+
+  moco: Annotated[
+    Any, Arguments(moco, ("encoder", "tx", "augment", "preprocess"))
+  ] = partial(moco)
+
+  def make_objective(
+    self,
+    make_model: Callable[..., Any],
+    *,
+    num_classes: int,
+    tx: optax.GradientTransformation,
+  ) -> Objective:
+    del num_classes  # no label is used
+    dim = self.moco.keywords.get("dim", 128)
+    try:
+      encoder = make_model(num_classes=dim, **self.model | {"head": "mlp"})
+    except UserError as error:
+      raise UserError(
+        "objective='moco' trains a ResNet, whose `head` can be 'mlp': choose "
+        f"another config.pretrain.model than {self.model}. {error}"
+      ) from error
+    return self.moco(encoder, tx, augment=self.augmenter())
+
+  def problems(self) -> Iterable[str]:
+    yield from super().problems()
+    if not self.crops:
+      yield (
+        "the two views of objective='moco' are made on the device: give "
+        "device_augment='moco_v2' and augment='none'"
+      )
 
 
 def _check_sizes(batch: dict, *, queue_size: int, num_groups: int) -> None:

@@ -1,29 +1,34 @@
-"""Optimizers, by name, with learning rates of `rates`."""
+"""Optimizers and learning rates by name: the block `optimizer` of a training.
 
-import inspect
+The keyword arguments below are its fields: types, defaults and rules stand
+there alone. A new optimizer or schedule is a function in OPTIMIZERS or RATES.
+"""
+
+import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from synthjax.runtime.errors import (
-  BELOW_ONE,
-  FLAG,
-  NOT_NEGATIVE,
-  NUMBERS,
-  POSITIVE,
-  SHARE,
-  WHOLE,
-  UserError,
-  check_fields,
-  check_values,
+from synthjax.config import schema
+from synthjax.config.schema import (
+  Arguments,
+  BelowOne,
+  Flag,
+  NotNegative,
+  Numbers,
+  Positive,
+  Rule,
+  Share,
+  Whole,
   one_of,
-  unknown_names,
 )
+from synthjax.runtime.errors import UserError, unknown_names
 
 # --- which parameters the weight decay acts on, by name ----------------------
 
@@ -66,7 +71,6 @@ DECAYS = {
 }
 
 
-# --- ------
 # --- learning-rate schedules, by name ----------------------------------------
 
 Rate = Callable[[int], float]  # step -> learning rate
@@ -89,8 +93,8 @@ def timm_cosine(
   num_steps: int,
   warmup: int = 0,
   *,
-  warmup_lr: float = 1e-6,
-  min_lr: float = 1e-5,
+  warmup_lr: NotNegative = 1e-6,
+  min_lr: NotNegative = 1e-5,
 ) -> Rate:
   """Rises linearly from `warmup_lr`, then falls to `min_lr`, as timm's does.
 
@@ -108,7 +112,7 @@ def timm_cosine(
 
 
 def trapezoid(
-  lr: float, num_steps: int, warmup: int = 0, *, fall_share: float = 0.3
+  lr: float, num_steps: int, warmup: int = 0, *, fall_share: Share = 0.3
 ) -> Rate:
   """Rises, holds, and falls to 0 over the last steps: 30 % of them.
 
@@ -136,9 +140,9 @@ def staircase(
   num_steps: int,
   warmup: int = 0,
   *,
-  falls: Sequence[float] = (0.75, 11 / 12),
-  fall_factor: float = 0.1,
-  warmup_factor: float = 1e-3,
+  falls: Numbers = (0.75, 11 / 12),
+  fall_factor: Positive = 0.1,
+  warmup_factor: Share = 1e-3,
 ) -> Rate:
   """Rises linearly from a share of `lr`, then falls at a few steps.
 
@@ -166,46 +170,16 @@ RATES = {
 }
 
 
-def make_rate(
-  name: str, *, lr: float, num_steps: int, warmup: int = 0, **options: Any
-) -> Rate:
-  """Returns a learning rate of RATES: a function of the step.
-
-  Args:
-    name: of the schedule, a key of RATES.
-    lr: the highest learning rate.
-    num_steps: of the whole training.
-    warmup: steps of the linear rise.
-    **options: keyword arguments of the schedule, such as `min_lr`.
-
-  Raises:
-    UserError: about an unknown schedule or option.
-  """
-  if name not in RATES:
-    raise unknown_names("learning-rate schedule", [name], RATES)
-  if unknown := options.keys() - options_of(RATES[name]):
-    raise unknown_names(
-      f"option of the learning-rate schedule {name},",
-      sorted(unknown),
-      options_of(RATES[name]),
-    )
-  return RATES[name](lr, num_steps, warmup, **options)
+# --- optimizers, by name -----------------------------------------------------
 
 
-def options_of(function: Callable) -> set[str]:
-  """Returns the names of the arguments that are given by keyword alone."""
-  parameters = inspect.signature(function).parameters.values()
-  return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-# --- ------
 def sgd(
   rate: Rate,
   weight_decay: float,
   mask: Callable | None = None,
   *,
-  momentum: float = 0.9,
-  nesterov: bool = False,
+  momentum: BelowOne = 0.9,
+  nesterov: Flag = False,
 ) -> optax.GradientTransformation:
   """SGD with momentum; the decay joins the gradient, as in PyTorch."""
   return optax.chain(
@@ -226,8 +200,8 @@ def lars(
   weight_decay: float,
   mask: Callable | None = None,
   *,
-  momentum: float = 0.9,
-  trust_coefficient: float = 0.001,
+  momentum: BelowOne = 0.9,
+  trust_coefficient: Positive = 0.001,
 ) -> optax.GradientTransformation:
   """SGD whose steps are scaled to each kernel's norm (You et al. 2017).
 
@@ -246,119 +220,176 @@ def lars(
 
 OPTIMIZERS = {"adamw": adamw, "lars": lars, "sgd": sgd}
 
-# All that `make_optimizer` takes, for any optimizer and schedule.
-FIELDS = {
-  "name": one_of(OPTIMIZERS),
-  "lr": NOT_NEGATIVE,
-  "rate": one_of(RATES),
-  "warmup": WHOLE,
-  "weight_decay": NOT_NEGATIVE,
-  "decay": one_of(DECAYS),
-  "clip_norm": POSITIVE,
-  # Of some optimizers.
-  "momentum": BELOW_ONE,
-  "nesterov": FLAG,
-  "trust_coefficient": POSITIVE,
-  # Of some schedules.
-  "warmup_lr": NOT_NEGATIVE,
-  "min_lr": NOT_NEGATIVE,
-  "fall_share": SHARE,
-  "falls": NUMBERS,
-  "fall_factor": POSITIVE,
-  "warmup_factor": SHARE,
-}
+
+# --- the block `optimizer` ---------------------------------------------------
 
 
-def with_rate(
-  name: str,
-  rate: Rate,
+def make_rate(
+  rate: Annotated[str, one_of(RATES)] = "cosine",
   *,
-  weight_decay: float = 0.0,
-  decay: str = "all",
-  clip_norm: float | None = None,
+  lr: NotNegative,
+  num_steps: int,
+  epochs: float | None = None,
+  warmup: Whole = 0,
+  warmup_epochs: NotNegative = 0,
+  per_epoch: Flag = False,
+  epoch_lag: Whole = 0,
+  drops: Numbers = (),
+  drop_factor: Positive = 0.1,
   **options: Any,
+) -> Rate:
+  """Returns a learning rate: a function of the step.
+
+  Args:
+    rate: of the schedule, a key of RATES.
+    lr: the highest learning rate.
+    num_steps: of the whole training.
+    epochs: of the whole training; None where it counts in steps alone.
+    warmup: steps of the linear rise; or give
+    warmup_epochs: epochs of it.
+    per_epoch: keeps the rate of an epoch's start until the next one, as MoCo
+      and DeiT do, instead of changing it with each step.
+    epoch_lag: epochs by which a rate `per_epoch` is late.
+    drops: epochs after which the rate is multiplied by `drop_factor`; none
+      leaves the schedule to `rate`.
+    drop_factor: see `drops`.
+    **options: keyword arguments of the schedule, such as `min_lr`.
+
+  Raises:
+    UserError: about unknown names, contradictions, or drops that never come.
+  """
+  if epochs is None and (drops or warmup_epochs or per_epoch):
+    raise UserError(
+      "This training counts in steps: its optimizer takes no drops, "
+      "warmup_epochs or per_epoch; give warmup in steps."
+    )
+  if drops:
+    if late := [epoch for epoch in drops if not 0 < epoch < epochs]:
+      raise UserError(
+        f"The learning rate shall drop after epoch {late}, but there are "
+        f"{epochs} epochs: choose drops between them."
+      )
+    scales = {round(epoch / epochs * num_steps): drop_factor for epoch in drops}
+    return optax.piecewise_constant_schedule(lr, scales)
+  if warmup and warmup_epochs:
+    raise UserError(
+      f"found warmup={warmup} steps and warmup_epochs={warmup_epochs}; give "
+      "one of them."
+    )
+  make = partial(schema.resolve(rate, RATES), lr, **options)
+  if not per_epoch:
+    if warmup_epochs:
+      warmup = round(warmup_epochs / epochs * num_steps)
+    return make(num_steps, warmup)
+  # The same schedule, of epochs in place of steps.
+  by_epoch = make(epochs, warmup_epochs or warmup / num_steps * epochs)
+  # The first step of each epoch but the first.
+  starts = np.rint(np.arange(1, epochs) / epochs * num_steps)
+
+  def schedule(step):
+    epoch = jnp.sum(step >= starts)
+    return by_epoch(jnp.maximum(epoch - epoch_lag, 0))
+
+  return schedule
+
+
+def make_optimizer(
+  name: Annotated[str, one_of(OPTIMIZERS)],
+  *,
+  num_steps: int,
+  epochs: float | None = None,
+  weight_decay: NotNegative = 0.0,
+  decay: Annotated[str, one_of(DECAYS)] = "all",
+  clip_norm: Positive | None = None,
+  **fields: Any,
 ) -> optax.GradientTransformation:
-  """Builds an optimizer of OPTIMIZERS with any learning rate.
+  """Builds an optimizer of OPTIMIZERS with a learning rate of RATES.
 
   Args:
     name: of the optimizer.
-    rate: a function of the step.
+    num_steps: of the whole training.
+    epochs: of the whole training; None where it counts in steps alone.
     weight_decay: as the optimizer takes it.
     decay: what it acts on, a key of DECAYS.
     clip_norm: largest global norm of the gradient, if any.
-    **options: keyword arguments of the optimizer, such as `nesterov`.
+    **fields: `lr`, other arguments of `make_rate`, and options of the optimizer
+      and of the schedule, such as `nesterov` and `min_lr`.
 
   Raises:
-    UserError: about an unknown optimizer, mask or option.
+    UserError: about unknown names, or fields that do not go together.
   """
-  for kind, choice, known in (
-    ("optimizer", name, OPTIMIZERS),
-    ("weight-decay mask", decay, DECAYS),
-  ):
-    if choice not in known:
-      raise unknown_names(kind, [choice], known)
-  if unknown := options.keys() - options_of(OPTIMIZERS[name]):
-    known = _named(with_rate) - {"name", "rate"} | options_of(OPTIMIZERS[name])
-    raise unknown_names(f"option of {name},", sorted(unknown), known)
-  mask = None if decay == "all" else DECAYS[decay]
-  tx = OPTIMIZERS[name](rate, weight_decay, mask, **options)
+  optimizer = schema.resolve(name, OPTIMIZERS)
+  schedule = schema.resolve(fields.get("rate", "cosine"), RATES)
+  of_optimizer, of_schedule = _options(optimizer), _options(schedule)
+  allowed = _SHARED | of_optimizer | of_schedule
+  if unknown := fields.keys() - allowed.keys():
+    raise unknown_names("optimizer field", sorted(unknown), allowed)
+  if fields.get("drops"):
+    taken = {"rate", "warmup", "warmup_epochs", "per_epoch", "epoch_lag"}
+    if wrong := fields.keys() & (taken | of_schedule.keys()):
+      raise UserError(
+        f"An optimizer with drops takes no {' and no '.join(sorted(wrong))}: "
+        "the rate is constant between the drops."
+      )
+  given = {k: v for k, v in fields.items() if k not in of_optimizer}
+  tx = optimizer(
+    make_rate(num_steps=num_steps, epochs=epochs, **given),
+    weight_decay,
+    None if decay == "all" else schema.resolve(decay, DECAYS),
+    **{k: v for k, v in fields.items() if k in of_optimizer},
+  )
   if clip_norm is None:
     return tx
   return optax.chain(optax.clip_by_global_norm(clip_norm), tx)
 
 
-def make_optimizer(
-  name: str,
+def check_optimizer(
+  fields: Mapping[str, Any],
   *,
-  lr: float,
-  num_steps: int,
-  rate: str = "cosine",
-  warmup: int = 0,
-  **fields: Any,
-) -> optax.GradientTransformation:
-  """Builds an optimizer of OPTIMIZERS with a schedule of RATES.
-
-  Args:
-    name: of the optimizer.
-    lr: the highest learning rate.
-    num_steps: of the whole training.
-    rate: of the schedule.
-    warmup: steps of the linear rise.
-    **fields: of `with_rate`, and keyword arguments of the schedule.
+  num_steps: int = 10**9,
+  epochs: float | None = None,
+) -> None:
+  """Checks the block `optimizer`, also where num_steps is not known yet.
 
   Raises:
-    UserError: about unknown names.
+    UserError: about missing or wrong fields, or as `make_optimizer`.
   """
-  given = {"name": name, "lr": lr, "rate": rate, "warmup": warmup} | fields
-  check_values("optimizer", given, FIELDS)
-  of_rate, rest = split_options(rate, fields)
-  schedule = make_rate(
-    rate, lr=lr, num_steps=num_steps, warmup=warmup, **of_rate
-  )
-  return with_rate(name, schedule, **rest)
+  make = schema.read(OPTIMIZER, fields, "optimizer")
+  make(num_steps=num_steps, epochs=epochs)
 
 
-def check_optimizer(fields: Mapping[str, Any], *, num_steps: int) -> None:
-  """Checks the block `optimizer` of a training of so many steps.
-
-  Raises:
-    UserError: as `make_optimizer`, or about what is missing.
-  """
-  check_fields("optimizer", fields, FIELDS, ("name", "lr"))
-  make_optimizer(num_steps=num_steps, **fields)
+def _options(function: Callable) -> dict[str, tuple[Any, bool]]:
+  """Returns the fields that one schedule or one optimizer has of its own."""
+  common = ("rate", "weight_decay", "mask", "lr", "num_steps", "warmup")
+  return Arguments(function, common).fields()
 
 
-def split_options(rate: str, fields: Mapping) -> tuple[dict, dict]:
-  """Returns the fields that the schedule takes, and all others."""
-  if rate not in RATES:
-    raise unknown_names("learning-rate schedule", [rate], RATES)
-  known = options_of(RATES[rate])
-  return (
-    {k: v for k, v in fields.items() if k in known},
-    {k: v for k, v in fields.items() if k not in known},
-  )
+_SHARED = {
+  **Arguments(make_optimizer, ("num_steps", "epochs")).fields(),
+  **Arguments(make_rate, ("num_steps", "epochs")).fields(),
+}
 
 
-def _named(function: Callable) -> set[str]:
-  parameters = inspect.signature(function).parameters.values()
-  return {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Block(Arguments):
+  """The schema of a block with all options; `make_optimizer` takes a part."""
+
+  lr: Any = NotNegative
+
+  def fields(self) -> dict[str, tuple[Any, bool]]:
+    fields = _SHARED | {"lr": (self.lr, True)}
+    for function in (*OPTIMIZERS.values(), *RATES.values()):
+      fields |= _options(function)
+    return fields
+
+
+# A block becomes `make_optimizer` without `num_steps` and `epochs`.
+OPTIMIZER = _Block(make_optimizer)
+# The same where a training with each rate is tried: `lr` may list several.
+SEARCHED_OPTIMIZER = _Block(
+  make_optimizer,
+  lr=NotNegative
+  | Annotated[
+    tuple[NotNegative, ...], Rule(len, "one rate or more, as (0.1, 0.2)")
+  ],
+)

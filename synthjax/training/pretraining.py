@@ -1,108 +1,220 @@
-"""The objectives of pre-training, by name, from fields of plain data.
+"""Pre-training: its block, the arms of one run, and the objectives by name."""
 
-The fields are of `pretraining_fields`; models arrive as `make_model`, a
-function (num_classes=, **fields of the model) -> module.
-"""
-
-from collections.abc import Callable, Collection
-from functools import partial
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from synthjax.runtime.errors import UserError, unknown_names
-from synthjax.training import device_augment, mixup
-from synthjax.training import supervised as labelled
+from synthjax.config import schema
+from synthjax.config.schema import Block, Blocks, Count, Flag, Seeds
+from synthjax.runtime.artifacts import file_stem
+from synthjax.runtime.errors import UserError
+from synthjax.training import recipes
 from synthjax.training.loop import Objective
-from synthjax.training.moco import moco as contrast
-from synthjax.training.pretraining_fields import (
-  Fields,
-  contradictions,
-  crops,
-  name_of,
-  source_size,
-)
+from synthjax.training.monitor import Knn, Monitor
+from synthjax.training.recipes import Recipe
+
+# Each is a `Pretraining` with the fields of its own, flat in the block.
+OBJECTIVES = {
+  "supervised": "synthjax.training.supervised:Supervised",
+  "moco": "synthjax.training.moco:Moco",
+}
+BLOCK = schema.Choice("objective", OBJECTIVES, default="supervised")
+
+# All arms of a run share the images, what they are measured on, and the seeds,
+# by which they are paired.
+COMMON = ("arms", "seeds", "strategy", "filter", "validation", "test")
+ALONE = "backbone"  # the name of the only arm of a run without `arms`
 
 
-def supervised(
-  fields: Fields,
-  make_model: Callable[..., Any],
-  num_classes: int,
-  tx: optax.GradientTransformation,
-  trained: Collection[str] | None = None,
-) -> Objective:
-  """Returns the objective of cross entropy, of a model with its classifier.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretraining(Recipe):
+  """Fields of the block `pretrain` for every objective."""
 
-  With `trained`, submodules of these names alone are.
-  """
-  mix = fields.get("mix")
-  return labelled.supervised(
-    make_model(num_classes=num_classes, **fields["model"]),
-    tx,
-    label_smoothing=fields.get("label_smoothing") or 0.0,
-    ema_decay=fields.get("ema_decay"),
-    augment=augmenter(fields),
-    mix=None if mix is None else partial(mixup.mix, **mix),
-    trained=trained,
-  )
+  model: Block  # its name, and the sizes that shall differ
+  seeds: Seeds  # one training each
+  objective: str = "supervised"  # a key of OBJECTIVES, or a dotted path
+  init: str | None = None  # weights to start from, but for the head
+  strategy: str | None = None  # of the prompts; None takes the images of all
+  filter: Flag = False  # takes only the images that `select` has kept
+  num_classes: Count | None = None  # trains on the first so many
+  images_per_class: Count | None = None  # trains on so many
+  repeats: Count = 1  # of each image within a batch, as DeiT's augmentation
+  arms: Blocks | None = None  # several trainings: a name, and what differs
+  validation: Block | None = None  # real images to measure on
+  test: Block | None = None  # real images, opened once, at the end
+  monitor: Monitor | None = None  # measures on `validation` meanwhile
+
+  def make_objective(
+    self,
+    make_model: Callable[..., Any],
+    *,
+    num_classes: int,
+    tx: optax.GradientTransformation,
+  ) -> Objective:
+    """Returns the objective of these fields.
+
+    Args:
+      make_model: (num_classes=, **fields of the model) -> module.
+      num_classes: of the labels.
+      tx: the optimizer.
+    """
+    raise NotImplementedError
+
+  def pools(self) -> dict[str, Block]:
+    """Returns the real images that probes learn from, by their field."""
+    pool = self.monitor.pool if self.monitor else None
+    return {"monitor.pool": pool} if pool else {}
+
+  def problems(self) -> Iterable[str]:
+    yield from super().problems()
+    splits = {"validation": self.validation, "test": self.test}
+    splits = {name: block for name, block in splits.items() if block}
+    if self.num_classes and splits:
+      yield (
+        f"num_classes leaves classes out, but {', '.join(splits)} may show "
+        "them: leave it out, too"
+      )
+    if self.monitor and not self.validation:
+      yield (
+        "monitor measures on held-out real images: give validation, such as "
+        "dict(split='validation'); test is opened at the end alone"
+      )
+    for field, pool in self.pools().items():
+      for split in [name for name, block in splits.items() if block == pool]:
+        yield (
+          f"{field} and {split} are the same images, {pool}, and each would "
+          "be its own neighbour: choose another split for one of them"
+        )
 
 
-def moco(
-  fields: Fields,
-  make_model: Callable[..., Any],
-  num_classes: int,
-  tx: optax.GradientTransformation,
-) -> Objective:
-  """Returns the objective of MoCo v2, of a ResNet with its MLP head."""
-  del num_classes  # no label is looked at
-  own = {"dim": 128} | dict(fields.get("moco") or {})
-  model = dict(fields["model"]) | {"head": "mlp"}
-  encoder = make_model(num_classes=own["dim"], **model)
-  return contrast(encoder, tx, augment=augmenter(fields), **own)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PoolKnn(Knn):
+  """The block `knn`: a vote that stands in for a classifier."""
+
+  num_images: Count = 50_000  # of the pool, at most
+  pool: Block | None = None  # real images that vote, not the generated ones
 
 
-OBJECTIVES = {"supervised": supervised, "moco": moco}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WithoutLabels(Pretraining):
+  """Fields of an objective without a classifier, measured by neighbours."""
+
+  knn: PoolKnn = PoolKnn()
+
+  def pools(self) -> dict[str, Block]:
+    pools = {"knn.pool": self.knn.pool} if self.knn.pool else {}
+    return super().pools() | pools
 
 
-def make_objective(
-  fields: Fields,
-  make_model: Callable[..., Any],
-  *,
-  num_classes: int,
-  tx: optax.GradientTransformation,
-) -> Objective:
-  """Returns the objective that `fields["objective"]` names.
+def fields() -> Any:
+  """Returns the schema of the fields that some objective has."""
+  blocks = (schema.resolve(name, OBJECTIVES) for name in OBJECTIVES)
+  return functools.reduce(operator.or_, blocks)
+
+
+def blocks_of(block: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Returns the block of each arm by its name, its recipe filled in.
+
+  Args:
+    block: `pretrain`. Its `arms` list the fields that differ, with a `name`;
+      without them there is one arm, ALONE.
 
   Raises:
-    UserError: for an unknown name, or fields that contradict each other.
+    UserError: about names that are missing or share files, and fields that all
+      arms must share.
   """
-  if (name := name_of(fields)) not in OBJECTIVES:
-    raise unknown_names("objective", [name], OBJECTIVES)
-  if problems := contradictions(fields):
-    raise UserError(
-      f"config.pretrain contradicts itself: {'; '.join(problems)}."
-    )
-  return OBJECTIVES[name](fields, make_model, num_classes, tx)
+  common = {k: v for k, v in block.items() if k != "arms"}
+  arms = block.get("arms") or [{"name": ALONE}]
+  if not all(isinstance(arm, Mapping) for arm in arms):
+    raise UserError(f"config.pretrain.arms={arms!r}: needed blocks of fields")
+  arms = [dict(arm) for arm in arms]
+  names, problems = [arm.pop("name", None) for arm in arms], []
+  stems = {file_stem(name) for name in names if isinstance(name, str)} - {""}
+  if "random" in names:
+    problems.append("'random' is the name that `transfer` has for no weights")
+  if not all(isinstance(name, str) and file_stem(name) for name in names):
+    problems.append(f"every arm needs a name of its own; found {names}")
+  elif len(stems) < len(names):
+    problems.append(f"two arms would share files; their names are {names}")
+  for name, arm in zip(names, arms, strict=True):
+    if shared := sorted(arm.keys() & {*COMMON}):
+      problems.append(
+        f"{name!r} has {', '.join(shared)}, which all arms share: leave it out"
+      )
+  if problems:
+    raise UserError(f"config.pretrain.arms: {'; '.join(problems)}.")
+  return {
+    name: recipes.fill(common | arm)
+    for name, arm in zip(names, arms, strict=True)
+  }
 
 
-def augmenter(fields: Fields) -> labelled.Augment:
-  """Returns what the device does to a batch; nothing if the pipeline does."""
-  name = fields.get("device_augment") or "none"
-  crop = crops(fields)
-  size = fields["image_size"] if crop else None
-  return device_augment.make_augment(name, crop=crop, image_size=size)
+def read(blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, Pretraining]:
+  """Reads the blocks of arms that `blocks_of` returns.
+
+  Raises:
+    UserError: listing every problem of every arm, one a line.
+  """
+  arms, lines = {}, []
+  for name, block in blocks.items():
+    where = "config.pretrain" + ("" if name == ALONE else f".arms[{name!r}]")
+    others = _of_other_objectives(block)
+    for field, other in others.items():
+      if block[field] not in (None, 0):
+        lines.append(
+          f"{where}.{field} is a field of objective={other!r} alone: leave it "
+          "out, or choose that objective"
+        )
+    arms[name] = {k: v for k, v in block.items() if k not in others}
+    lines += schema.problems(BLOCK, arms[name], where)
+  if lines:
+    raise UserError("\n".join(lines))
+  return {n: schema.read(BLOCK, b, "config.pretrain") for n, b in arms.items()}
 
 
-def trace(fields: Fields, objective: Objective) -> None:
+def _of_other_objectives(block: Mapping[str, Any]) -> dict[str, str]:
+  """Returns the fields that another objective has, and which one."""
+  fields_of = lambda name: {
+    field.name for field in dataclasses.fields(schema.resolve(name, OBJECTIVES))
+  }
+  chosen = block.get("objective") or BLOCK.default
+  if chosen not in OBJECTIVES:
+    return {}
+  return {
+    field: other
+    for other in OBJECTIVES
+    for field in sorted(fields_of(other) - fields_of(chosen))
+    if field in block
+  }
+
+
+def label_of(seed: int, arm: str = ALONE) -> str:
+  """Returns the label of a seed of an arm, which its files start with."""
+  return f"{file_stem(arm)}-s{seed}"
+
+
+def real_images(arms: Iterable[Pretraining]) -> list[Block]:
+  """Returns the blocks of real images that arms name, each once."""
+  blocks = []
+  for arm in arms:
+    blocks += [arm.validation, arm.test, *arm.pools().values()]
+  return [x for i, x in enumerate(blocks) if x and x not in blocks[:i]]
+
+
+def trace(fields: Recipe, objective: Objective) -> None:
   """Traces a start and a step, and computes neither.
 
   Raises:
     UserError: about shapes and sizes that do not fit, in seconds and not after
       hours.
   """
-  n, size = fields["batch_size"], source_size(fields)
+  n, size = fields.batch_size, fields.delivered_size
   batch = {
     "image": jax.ShapeDtypeStruct((n, size, size, 3), np.uint8),
     "label": jax.ShapeDtypeStruct((n,), np.int32),

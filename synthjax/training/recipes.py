@@ -1,35 +1,23 @@
-"""Recipes that count in epochs, as papers give them."""
+"""How a network learns from images: its fields, and recipes that fill them.
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+Recipes count in epochs, as papers give them.
+"""
 
-import jax.numpy as jnp
-import numpy as np
-import optax
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
-from synthjax.runtime.errors import (
-  FLAG,
-  NOT_NEGATIVE,
-  NUMBERS,
-  POSITIVE,
-  WHOLE,
-  UserError,
-  check_fields,
-  check_values,
-  unknown_names,
+from synthjax.config.schema import Count, Positive, one_of
+from synthjax.runtime.errors import unknown_names
+from synthjax.training import run
+from synthjax.training.device_augment import (
+  AUGMENTS,
+  CROPS,
+  Augment,
+  make_augment,
 )
-from synthjax.training import optimizer
-from synthjax.training.optimizer import RATES, Rate, make_rate, options_of
+from synthjax.training.optimizer import OPTIMIZER
 
-# What the block `optimizer` of a task may hold: all that `make_optimizer` takes
-# for any optimizer and schedule.
-OPTIMIZER = optimizer.FIELDS | {
-  "warmup_epochs": NOT_NEGATIVE,
-  "per_epoch": FLAG,
-  "epoch_lag": WHOLE,
-  "drops": NUMBERS,
-  "drop_factor": POSITIVE,
-}
 # What the paper and the methods that it uses state; lr is that of the batch
 # size beside it. "_from_in1k" starts from weights trained on the real IN-1K.
 _AWARE = dict(
@@ -132,6 +120,48 @@ RECIPES = {
 }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(run.Loop):
+  """Fields of every training on images: `fill` gives those of `recipe`."""
+
+  epochs: Positive
+  batch_size: Count  # over all processes
+  optimizer: Annotated[Any, OPTIMIZER]
+  image_size: Count  # px
+  augment: str  # a key of `host_augment.VIEWS`; what the pipeline does
+  device_augment: Annotated[str, one_of(AUGMENTS)] | None = None
+  source_size: Count | None = None  # px of what the device crops
+  recipe: Annotated[str, one_of(RECIPES)] | None = None
+
+  @property
+  def crops(self) -> bool:
+    """Whether the device cuts rectangles out of whole images.
+
+    It does where its recipe has a crop and the pipeline does nothing.
+    """
+    return self.augment == "none" and self.device_augment in CROPS
+
+  @property
+  def delivered_size(self) -> int:
+    """The side, in px, of the images that the pipeline delivers."""
+    return self.source_size or self.image_size
+
+  def augmenter(self) -> Augment:
+    """Returns what the device does to a batch of images."""
+    return make_augment(
+      self.device_augment or "none",
+      crop=self.crops,
+      image_size=self.image_size if self.crops else None,
+    )
+
+  def problems(self) -> Iterable[str]:
+    if self.source_size and not self.crops:
+      yield (
+        "source_size is of images that the device crops: give augment='none' "
+        f"and a device_augment of {', '.join(sorted(CROPS))}"
+      )
+
+
 def for_batch_size(recipe: Mapping, batch_size: int) -> dict[str, Any]:
   """Returns a recipe for batches of another size, by the linear rule.
 
@@ -151,133 +181,12 @@ def count_steps(num_images: int, *, epochs: float, batch_size: int) -> int:
   return max(1, round(epochs * num_images / batch_size))
 
 
-def make_epoch_rate(
-  *,
-  lr: float,
-  num_steps: int,
-  epochs: float,
-  rate: str = "cosine",
-  warmup: int = 0,
-  warmup_epochs: float = 0,
-  per_epoch: bool = False,
-  epoch_lag: int = 0,
-  drops: Sequence[float] = (),
-  drop_factor: float = 0.1,
-  **options: Any,
-) -> Rate:
-  """Returns a learning rate that counts in epochs: a function of the step.
-
-  Args:
-    lr: the highest learning rate.
-    num_steps: of the whole training.
-    epochs: of the whole training.
-    rate: of the schedule, a key of `rates.RATES`.
-    warmup: steps of the linear rise; or give
-    warmup_epochs: epochs of it.
-    per_epoch: keeps the rate of an epoch's start until the next one, as MoCo
-      and DeiT do, instead of changing it with each step.
-    epoch_lag: epochs by which a rate `per_epoch` is late.
-    drops: epochs after which the rate is multiplied by `drop_factor`; none
-      leaves the schedule to `rate`.
-    drop_factor: see `drops`.
-    **options: keyword arguments of the schedule, such as `min_lr`.
-
-  Raises:
-    UserError: about unknown names, contradictions, or drops that never come.
-  """
-  if drops:
-    if late := [epoch for epoch in drops if not 0 < epoch < epochs]:
-      raise UserError(
-        f"The learning rate shall drop after epoch {late}, but there are "
-        f"{epochs} epochs: choose drops between them."
-      )
-    scales = {round(epoch / epochs * num_steps): drop_factor for epoch in drops}
-    return optax.piecewise_constant_schedule(lr, scales)
-  if warmup and warmup_epochs:
-    raise UserError(
-      f"found warmup={warmup} steps and warmup_epochs={warmup_epochs}; give "
-      "one of them."
-    )
-  if not per_epoch:
-    warmup = warmup or round(warmup_epochs / epochs * num_steps)
-    return make_rate(rate, lr=lr, num_steps=num_steps, warmup=warmup, **options)
-  # The same schedule, of epochs in place of steps.
-  warmup = warmup_epochs or warmup / num_steps * epochs
-  by_epoch = make_rate(rate, lr=lr, num_steps=epochs, warmup=warmup, **options)
-
-  # The first step of each epoch but the first.
-  starts = np.rint(np.arange(1, epochs) / epochs * num_steps)
-
-  def schedule(step):
-    epoch = jnp.sum(step >= starts)
-    return by_epoch(jnp.maximum(epoch - epoch_lag, 0))
-
-  return schedule
-
-
-def make_optimizer(
-  name: str, *, num_steps: int, epochs: float, **fields: Any
-) -> optax.GradientTransformation:
-  """Builds an optimizer whose learning rate counts in epochs.
-
-  Args:
-    name: a key of `optimizer.OPTIMIZERS`.
-    num_steps: of the whole training.
-    epochs: of the whole training.
-    **fields: of `make_epoch_rate` and of `with_rate`, with the options of
-      the schedule and the optimizer that are named.
-
-  Raises:
-    UserError: about unknown names, or drops that never come.
-  """
-  check_values("optimizer", {"name": name} | fields, OPTIMIZER)
-  rate = fields.get("rate", "cosine")
-  of_rate, rest = optimizer.split_options(rate, fields)
-  own = options_of(make_epoch_rate)
-  of_optimizer = options_of(optimizer.with_rate)
-  of_optimizer |= options_of(optimizer.OPTIMIZERS[name])
-  if unknown := rest.keys() - own - of_optimizer:
-    known = own | of_optimizer | options_of(RATES[rate])
-    raise unknown_names(
-      "optimizer field", sorted(unknown), known - {"num_steps", "epochs"}
-    )
-  if fields.get("drops"):
-    taken = {"rate", "warmup", "warmup_epochs", "per_epoch", "epoch_lag"}
-    if wrong := fields.keys() & (taken | of_rate.keys()):
-      raise UserError(
-        f"An optimizer with drops takes no {' and no '.join(sorted(wrong))}: "
-        "the rate is constant between the drops."
-      )
-  schedule = make_epoch_rate(
-    num_steps=num_steps,
-    epochs=epochs,
-    **of_rate,
-    **{k: v for k, v in rest.items() if k in own},
-  )
-  return optimizer.with_rate(
-    name, schedule, **{k: v for k, v in rest.items() if k in of_optimizer}
-  )
-
-
-def check_optimizer(fields: Mapping[str, Any], *, epochs: float) -> None:
-  """Checks the block `optimizer`, when nobody knows the number of steps yet.
-
-  Raises:
-    UserError: as `make_optimizer`.
-  """
-  check_values("optimizer", {"epochs": epochs}, {"epochs": POSITIVE})
-  check_fields("optimizer", fields, OPTIMIZER, ("name", "lr"))
-  make_optimizer(num_steps=10**9, epochs=epochs, **fields)
-
-
-# --- recipes of RECIPES, filled with what a user gives -----------------------
-
-
 def fill(fields: Mapping[str, Any], *, linear: bool = False) -> dict[str, Any]:
   """Returns the fields with those of the recipe that `recipe` names.
 
-  What is given wins: of an optimizer each field, unless another optimizer is
-  given, which then is taken whole.
+  Fields that are given win. An optimizer is filled field by field, unless
+  another one is given, which stays as it is. Where the device augments, the
+  pipeline does not, unless `augment` says so.
 
   Args:
     fields: of a config; what a recipe does not know stays.
@@ -287,15 +196,18 @@ def fill(fields: Mapping[str, Any], *, linear: bool = False) -> dict[str, Any]:
   Raises:
     UserError: for an unknown recipe.
   """
+  if fields.get("device_augment") is not None:
+    fields = {"augment": "none"} | dict(fields)
   name = fields.get("recipe")
   if name is None:
     return dict(fields)
-  if name not in RECIPES:
+  if not isinstance(name, str) or name not in RECIPES:
     raise unknown_names("recipe", [name], RECIPES)
   recipe = RECIPES[name]
   if linear and fields.get("batch_size"):
     recipe = for_batch_size(recipe, fields["batch_size"])
   given, stated = fields.get("optimizer") or {}, recipe["optimizer"]
-  if given.get("name", stated["name"]) == stated["name"]:
-    given = stated | given
-  return recipe | dict(fields) | {"optimizer": dict(given)}
+  is_block = isinstance(given, Mapping)  # `schema.read` refuses others
+  if is_block and given.get("name", stated["name"]) == stated["name"]:
+    given = stated | dict(given)
+  return recipe | dict(fields) | {"optimizer": given}

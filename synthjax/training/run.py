@@ -16,7 +16,6 @@ from synthjax.runtime import processes
 from synthjax.training import checkpoint, loop, metrics
 from synthjax.training.loop import Objective
 
-_TRAINED = ("params", "variables", "query")
 TENSORBOARD = "tensorboard"  # --logdir, in the workdir
 
 
@@ -103,7 +102,7 @@ def train(
       dataset.start_at(first_step),
       num_steps=num_steps,
       rng=rng,
-      # A checkpoint comes last: what is behind it has been told.
+      # Save last, so that no checkpoint is newer than the metrics.
       hooks=[
         metrics.progress_hook(
           metrics_file(folder, label),
@@ -116,7 +115,7 @@ def train(
           monitor_every=monitor_every,
           kept=lambda: checkpoint.newest(manager),
           tensorboard=folder.parent / TENSORBOARD / folder.name / label,
-          parameters=_parameters(outline),
+          parameters=_parameters(objective, outline),
         ),
         checkpoint.save_hook(
           manager,
@@ -130,11 +129,9 @@ def train(
     )
 
 
-def _parameters(outline: Any) -> str:
-  """Lists what is trained: names, shapes and sizes."""
-  # An objective's state names it by what it holds beside parameters.
-  fields = (getattr(outline, name, None) for name in _TRAINED)
-  trained = to_state_dict(next(x for x in fields if x is not None))
+def _parameters(objective: Objective, outline: Any) -> str:
+  """Lists the trained parameters: names, shapes and sizes."""
+  trained = to_state_dict(getattr(outline, objective.trained))
   if not isinstance(trained, dict):
     trained = {"weights": trained}
   return parameter_overview.get_parameter_overview(

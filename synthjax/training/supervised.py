@@ -1,7 +1,8 @@
 """Supervised classification of images, with all statistics in the state."""
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import flax
 import jax
@@ -9,13 +10,60 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from synthjax.config.schema import Arguments, BelowOne, Share
 from synthjax.models.pixels import normalize
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
+from synthjax.training import mixup
+from synthjax.training.device_augment import Augment
 from synthjax.training.loop import Objective
+from synthjax.training.pretraining import Pretraining
+from synthjax.training.recipes import Recipe
 
-Augment = Callable[[jax.Array, jax.Array], jax.Array]
 Mix = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Labelled(Recipe):
+  """Fields of a training with labels."""
+
+  label_smoothing: Share = 0.0
+  mix: Annotated[Any, Arguments(mixup.mix, ("images", "rng"))] = None
+
+  def problems(self) -> Iterable[str]:
+    yield from super().problems()
+    if self.mix is not None and self.device_augment is None:
+      yield "mix is of normalised images: give a device_augment, such as 'deit'"
+
+  def supervised(
+    self, model: Any, tx: optax.GradientTransformation, **options: Any
+  ) -> Objective:
+    """Returns `supervised` with these fields and other options."""
+    return supervised(
+      model,
+      tx,
+      label_smoothing=self.label_smoothing,
+      augment=self.augmenter(),
+      mix=self.mix,
+      **options,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Supervised(Labelled, Pretraining):
+  """Pre-training with objective="supervised": trains a classifier."""
+
+  ema_decay: BelowOne | None = None
+
+  def make_objective(
+    self,
+    make_model: Callable[..., Any],
+    *,
+    num_classes: int,
+    tx: optax.GradientTransformation,
+  ) -> Objective:
+    model = make_model(num_classes=num_classes, **self.model)
+    return self.supervised(model, tx, ema_decay=self.ema_decay)
 
 
 @flax.struct.dataclass
@@ -53,11 +101,11 @@ def supervised(
     ema_decay: of the running average of the variables; None keeps none. The
       first steps average over less: min(ema_decay, (1 + step) / (10 + step)).
     augment: (images, rng) -> images, on the device, such as of
-      `augment_device.make_augment`; nothing by default.
+      `device_augment.make_augment`; nothing by default.
     preprocess: images -> float32, after augmentation.
     mix: (images, rng) -> images and the share of each that is its own [n]; the
       rest is of the batch in reverse, and so are the targets. Last of all that
-      changes images; see `mixing`.
+      changes images; see `mixup`.
     num_micro_batches: parts whose gradients are computed one after another
       and averaged: less memory. Without BatchNorm and dropout the step is that
       of the whole batch; BatchNorm sees one part at a time.
@@ -127,7 +175,12 @@ def supervised(
     state = SupervisedState(state.step + 1, variables, ema, opt_state)
     return state, metrics
 
-  return Objective(init, step)
+  return Objective(
+    init,
+    step,
+    trained="variables",
+    weights=lambda s: s.variables if s.ema is None else s.ema,
+  )
 
 
 def _smooth(target: jax.Array, num_classes: int, smoothing: float) -> jax.Array:

@@ -176,15 +176,12 @@ def test_guidance_at_no_step_follows_the_prompt_alone():
   np.testing.assert_allclose(none, plain, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-  "interval",
-  [(10,), (600, 100), (-1, 5), (0, 1000), (0.2, 0.8), "ab", 3, ("a", "b")],
-)
-def test_an_interval_that_is_none_is_refused(interval):
+@pytest.mark.parametrize("interval", [(600, 100), (-1, 5), (0, 1000)])
+def test_an_interval_outside_of_the_schedule_is_refused(interval):
   with pytest.raises(UserError, match="two of 0 to 999 in ascending"):
     guidance.check_interval(interval, 1000)
 
 
 @pytest.mark.parametrize("interval", [None, (0, 999), [5, 5]])
-def test_an_interval_of_timesteps_is_let_through(interval):
+def test_an_interval_of_timesteps_is_accepted(interval):
   guidance.check_interval(interval, 1000)

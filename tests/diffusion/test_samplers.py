@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from synthjax.config import schema
 from synthjax.diffusion import guidance, samplers, schedule
+from synthjax.runtime.errors import UserError
 
 MEAN, STD = 0.3, 0.2
 BETAS = schedule.squared_cosine()
@@ -42,6 +44,31 @@ def test_ddim_with_the_ancestral_noise_has_the_right_deviation():
   np.testing.assert_allclose(images.std(), STD, atol=0.01)
   still = samplers.ddim(denoise, steps, x, noise)
   assert np.abs(images - still).max() > 0.1  # eta does something
+
+
+def test_a_sampler_is_a_name_or_a_block_with_its_own_options():
+  read = lambda block: schema.read(samplers.SAMPLER, block, "sampler")
+  for block, identity in (
+    ("ddim", "ddim"),
+    ({"name": "ddim"}, "ddim"),
+    ({"name": "ddim", "eta": 0.5}, {"name": "ddim", "eta": 0.5}),
+    ("synthjax.diffusion.samplers.unipc", "unipc"),
+    (f"{__name__}.stand_still", f"{__name__}.stand_still"),
+  ):
+    assert samplers.identify(read(block)) == identity
+  assert read({"name": "ddim", "eta": 0.5}).keywords == {"eta": 0.5}
+  for block, message in (
+    ("ddpm", "sampler='ddpm': needed one of ancestral, ddim, "),
+    ({"name": "ddim", "eta": 2}, "sampler.eta=2: needed a number from 0 to 1"),
+    ({"name": "unipc", "eta": 1}, "sampler has no field 'eta'"),
+    ({"name": "ddim", "cond_fn": 1}, "sampler has no field 'cond_fn'"),
+  ):
+    with pytest.raises(UserError, match=message):
+      read(block)
+
+
+def stand_still(denoise, schedule, x, noise, *, cond_fn=None):
+  return x
 
 
 def test_an_images_noise_is_its_own():

@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.diffusion import samplers, schedule, solvers
+from synthjax.diffusion import samplers, schedule
 from synthjax.runtime.errors import UserError
 
 BETAS = schedule.squared_cosine()
-SOLVERS = {"dpmpp_2m": solvers.dpmpp_2m, "unipc": solvers.unipc}
+SOLVERS = {"dpmpp_2m": samplers.dpmpp_2m, "unipc": samplers.unipc}
 MEAN, STD = 0.3, 0.2
 
 

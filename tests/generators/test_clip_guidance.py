@@ -8,7 +8,7 @@ import tiny_glide
 import tiny_world
 
 from synthjax.diffusion import samplers, schedule
-from synthjax.generators import glide, glide_clip_guidance, load_generator
+from synthjax.generators import glide_clip_guidance, load_generator
 from synthjax.models.glide import noised_clip_weights
 from synthjax.models.glide.noised_clip import ImageEncoder, TextEncoder
 from synthjax.runtime.errors import UserError
@@ -95,7 +95,10 @@ def test_guided_images_are_nearer_to_their_prompts(weights):
   """From a denoiser that knows no prompt, CLIP alone leads there."""
   block = weights["clip_guidance"]
   clip, params = glide_clip_guidance.load(
-    **block, scale=3.0, image_size=8, num_timesteps=1000, dtype="float32"
+    glide_clip_guidance.ClipGuidance(**block),
+    image_size=8,
+    num_timesteps=1000,
+    dtype="float32",
   )
   betas = schedule.squared_cosine()
   alpha_bar = jnp.asarray(np.cumprod(1 - betas), jnp.float32)
@@ -152,7 +155,7 @@ def test_one_kind_of_guidance_must_be_chosen(tmp_path, weights, changes, words):
     load(tmp_path, weights, **changes)
   options = {k: v for k, v in weights.items() if k != "name"}
   with pytest.raises(UserError, match=words):
-    glide.load(**options | changes)
+    load_generator("glide", **options | changes)
   load(tmp_path, weights, guidance_scale=1)  # no guidance beside CLIP's
 
 

@@ -113,9 +113,7 @@ def test_a_write_that_fails_ends_the_run(tmp_path, monkeypatch):
 
 
 @pytest.mark.faults
-def test_a_disk_that_will_be_full_is_told_before_hours_are_spent(
-  tmp_path, monkeypatch
-):
+def test_a_disk_without_enough_space_stops_the_run_early(tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
   monkeypatch.setattr(draw_shards.shutil, "disk_usage", lambda path: usage)
   with pytest.raises(UserError) as error:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny_glide
 
-from synthjax.generators import check_generator, glide
+from synthjax.generators import check_generator, load_generator, num_steps
 from synthjax.runtime.errors import UserError
 
 PROMPTS = ["a red apple", "a fish", "a fish", "a car", "a tree"]
@@ -22,7 +22,7 @@ def keys(n):
 
 
 def test_a_stream_yields_batches_and_draw_joins_them(options, caplog):
-  generator = glide.load(**options)
+  generator = load_generator("glide", **options)
   assert generator.batch_size == 4
   with jax.log_compiles():
     first, last = generator.stream(PROMPTS, keys(5))
@@ -50,7 +50,7 @@ def test_solvers_and_an_interval_reach_the_walk(options):
   }
 
   def draw(**changes):
-    generator = glide.load(**options | blocks | changes)
+    generator = load_generator("glide", **options | blocks | changes)
     assert generator.num_steps == 3
     assert generator.identity.get("guidance_interval") == changes.get(
       "guidance_interval"
@@ -67,17 +67,57 @@ def test_solvers_and_an_interval_reach_the_walk(options):
   assert np.abs(never - plain).mean() < 0.1 * effect
 
 
-def test_an_interval_without_what_it_belongs_to_is_refused(options):
+def test_a_sampler_has_options_of_its_own(options):
+  def base(sampler):
+    return {"base": options["base"] | {"sampler": sampler}}
+
+  plain = load_generator("glide", **options | base("ddim"))
+  noised = load_generator(
+    "glide", **options | base({"name": "ddim", "eta": 1.0})
+  )
+  assert plain.identity["base"]["sampler"] == "ddim"
+  assert noised.identity["base"]["sampler"] == {"name": "ddim", "eta": 1.0}
+  with pytest.raises(UserError, match="base.sampler has no field 'eta'"):
+    check_generator("glide", **options | base({"name": "unipc", "eta": 1.0}))
+
+
+COLOURS = """
+import numpy as np
+from synthjax.config.schema import Count
+from synthjax.generators import Generator
+
+
+def load(*, red: Count, batch_size: Count):
+  draw = lambda prompts, rngs: np.full((len(prompts), 2, 2, 3), red, np.uint8)
+  return Generator(draw, None, batch_size, 2, 2, 0, {"red": red})
+"""
+
+
+def test_a_generator_of_another_package_is_one_file(tmp_path, monkeypatch):
+  (tmp_path / "my_package").mkdir()
+  (tmp_path / "my_package" / "colours.py").write_text(COLOURS)
+  monkeypatch.syspath_prepend(tmp_path)
+  fields = {"name": "my_package.colours", "red": 7, "batch_size": 2}
+  check_generator(**fields)
+  assert num_steps(**fields) == 0
+  assert (load_generator(**fields).draw(["a"], keys(1)) == 7).all()
+  with pytest.raises(UserError, match="config.generator.red=0: needed"):
+    check_generator(**fields | {"red": 0})
+  with pytest.raises(UserError, match="did you mean 'red'"):
+    check_generator(**fields | {"rad": 0})
+
+
+def test_an_interval_without_guidance_scale_is_refused(options):
   clip = dict(image_weights="a", text_weights="b", tokenizer="c")
   changes = dict(guidance_scale=None, clip_guidance=clip)
   with pytest.raises(UserError, match="takes its place: remove one"):
-    glide.load(**options | changes, guidance_interval=(0, 500))
+    load_generator("glide", **options | changes, guidance_interval=(0, 500))
   with pytest.raises(UserError, match="two of 0 to 999"):
-    glide.load(**options, guidance_interval=(500, 100))
+    load_generator("glide", **options, guidance_interval=(500, 1000))
 
 
 @pytest.mark.parametrize("interval", [(0.2, 0.8), (500, 100), (5,), 5, "ab"])
-def test_what_is_no_interval_is_refused_before_anything_runs(options, interval):
-  with pytest.raises(UserError, match="needed two whole numbers in ascending"):
+def test_a_bad_interval_is_refused_before_anything_runs(options, interval):
+  with pytest.raises(UserError, match="guidance_interval.*: needed "):
     check_generator("glide", **options | {"guidance_interval": interval})
   check_generator("glide", **options, guidance_interval=(100, 500))

@@ -104,9 +104,10 @@ import jax, numpy as np
 jax.config.update("jax_platforms", "cpu")
 from synthjax.runtime.cache import use_compilation_cache
 use_compilation_cache()
-from synthjax.generators import glide
+from synthjax.generators import load_generator
 base, upsampler, target = sys.argv[1:]
-generator = glide.load(
+generator = load_generator(
+  "glide",
   base=dict(weights=base, sampler="ancestral", respacing="2"),
   upsampler=dict(weights=upsampler, sampler="ddim", respacing="2"),
   tokenizer="embedded:tokenizer.json",

@@ -10,7 +10,7 @@ import pytest
 import tiny_sd
 from safetensors.numpy import load_file
 
-from synthjax.generators import stable_diffusion
+from synthjax.generators import load_generator, stable_diffusion
 from synthjax.models.stable_diffusion import weight_names
 from synthjax.models.stable_diffusion import weights as convert
 from synthjax.models.stable_diffusion.folder import describe
@@ -29,7 +29,7 @@ def block(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def generator(block):
-  return stable_diffusion.load(**block)
+  return load_generator("stable_diffusion", **block)
 
 
 def keys(n=3):
@@ -65,7 +65,7 @@ def test_real_guidance_starts_from_the_noised_latent_of_the_image(
   path = tmp_path / "none.safetensors"
   files.save_params(path, params, about)
   changes = {"weights": path, "respacing": 100}
-  generator = stable_diffusion.load(**block | changes)
+  generator = load_generator("stable_diffusion", **block | changes)
   rng = np.random.default_rng(0)
   references = rng.integers(0, 256, (2, 16, 16, 3)).astype(np.uint8)
   images = generator.draw(
@@ -99,7 +99,9 @@ def test_real_guidance_starts_from_the_noised_latent_of_the_image(
   [{"sampler": "ancestral", "image_size": 8}, {"sampler": "dpmpp_2m"}],
 )
 def test_other_samplers_and_sizes_draw_too(block, changes):
-  generator = stable_diffusion.load(**block | changes | {"respacing": 4})
+  generator = load_generator(
+    "stable_diffusion", **block | changes | {"respacing": 4}
+  )
   images = generator.draw(PROMPTS[:2], keys(2))
   side = changes.get("image_size", 16)
   assert images.shape == (2, side, side, 3) and images.std() > 10
@@ -108,7 +110,7 @@ def test_other_samplers_and_sizes_draw_too(block, changes):
 @pytest.mark.slow
 def test_a_scale_of_1_and_an_interval_of_no_step_follow_the_prompt_alone(block):
   plain, outside, negative = (
-    stable_diffusion.load(**block | changes)
+    load_generator("stable_diffusion", **block | changes)
     .draw(PROMPTS[:2], keys(2))
     .astype(int)
     for changes in (
@@ -126,14 +128,14 @@ def test_a_scale_of_1_and_an_interval_of_no_step_follow_the_prompt_alone(block):
 @pytest.mark.slow
 def test_bfloat16_draws_nearly_the_same(block, generator):
   exact = generator.draw(PROMPTS[:2], keys(2)).astype(int)
-  rough = stable_diffusion.load(**block | {"dtype": "bfloat16"})
+  rough = load_generator("stable_diffusion", **block | {"dtype": "bfloat16"})
   rough = rough.draw(PROMPTS[:2], keys(2)).astype(int)
   between = np.abs(exact - exact[::-1]).mean()
   assert np.abs(exact - rough).mean() < between / 10
 
 
 def test_the_identity_tells_weights_and_sampling_apart(block):
-  identity = stable_diffusion.load(**block).identity
+  identity = load_generator("stable_diffusion", **block).identity
   json.dumps(identity)
   assert identity["weights"] == files.sha256(block["weights"])
   for changes in (
@@ -143,23 +145,28 @@ def test_the_identity_tells_weights_and_sampling_apart(block):
     {"sampler": "ancestral"},
     {"image_size": 32},
   ):
-    assert stable_diffusion.load(**block | changes).identity != identity
+    assert (
+      load_generator("stable_diffusion", **block | changes).identity != identity
+    )
   # How many are drawn at once changes no image.
-  assert stable_diffusion.load(**block | {"batch_size": 4}).identity == identity
+  assert (
+    load_generator("stable_diffusion", **block | {"batch_size": 4}).identity
+    == identity
+  )
 
 
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"sampler": "ddpm"}, "There is no sampler 'ddpm'"),
+    ({"sampler": "ddpm"}, "sampler='ddpm': needed one of ancestral"),
     ({"image_size": 18}, "multiples of 4 px, best 16"),
     ({"respacing": 1000}, "keep fewer steps"),
     ({"guidance_interval": (5, 2000)}, "guidance_interval"),
   ],
 )
-def test_fields_that_cannot_be_are_told(block, changes, message):
+def test_bad_fields_are_refused(block, changes, message):
   with pytest.raises(UserError, match=message):
-    stable_diffusion.load(**block | changes)
+    load_generator("stable_diffusion", **block | changes)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +201,7 @@ def test_a_folder_is_read_packed_and_written_back(
         np.testing.assert_array_equal(
           back[part][name], weight.astype(dtype), err_msg=name
         )
-    end = networks.words.clip_vocab_size - 1
+    end = networks.tokenizer.clip_vocab_size - 1
     tokens = networks.tokens(["a"])[0].tolist()
     assert tokens[:3] == [end - 1, tokens[1], end]
     assert set(tokens[3:]) == {0 if version == "v2" else end}
@@ -234,7 +241,7 @@ def test_what_configurations_ask_for_in_vain_is_listed_at_once():
     assert part in str(error.value)
 
 
-def test_networks_that_do_not_go_together_are_told():
+def test_networks_that_do_not_fit_are_refused():
   _, configs = tiny_sd.released()
   configs["unet"] |= {"in_channels": 9, "cross_attention_dim": 40}
   configs["unet"] |= {"up_block_types": ["UpBlock2D"] * 2}
@@ -244,7 +251,7 @@ def test_networks_that_do_not_go_together_are_told():
     assert part in str(error.value)
 
 
-def test_a_folder_that_is_none_is_told_with_what_it_lacks(tmp_path):
+def test_an_incomplete_folder_is_refused_with_its_missing_files(tmp_path):
   (tmp_path / "unet").mkdir()
   (tmp_path / "unet" / "config.json").write_text("{}")
   with pytest.raises(UserError, match="unet/diffusion_pytorch_model") as error:
@@ -253,13 +260,15 @@ def test_a_folder_that_is_none_is_told_with_what_it_lacks(tmp_path):
   assert "unet/config.json" not in str(error.value)
 
 
-def test_a_file_of_something_else_is_told(tmp_path, block):
+def test_a_file_of_another_model_is_refused(tmp_path, block):
   files.save_params(tmp_path / "x.safetensors", {"a": 1.0}, {"kind": "clip"})
   with pytest.raises(UserError, match="holds 'clip'"):
-    stable_diffusion.load(**block | {"weights": tmp_path / "x.safetensors"})
+    load_generator(
+      "stable_diffusion", **block | {"weights": tmp_path / "x.safetensors"}
+    )
 
 
-def test_a_vocabulary_of_something_else_is_told(tmp_path):
+def test_another_vocabulary_is_refused(tmp_path):
   merges, vocab = tiny_sd.made_up_words()
   (tmp_path / "merges.txt").write_text(merges)
   other = vocab | {"a": 7}

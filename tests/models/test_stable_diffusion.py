@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tiny_sd
 
-from synthjax.diffusion import latents, samplers, schedule
+from synthjax.diffusion import guidance, latents, samplers, schedule
 from synthjax.models import attention
 from synthjax.models.stable_diffusion import weights as convert
 from synthjax.models.stable_diffusion.text import TextEncoder
@@ -140,7 +140,7 @@ def test_guided_walks_end_where_those_of_diffusers_do(golden, networks, name):
   def predict(x, t):
     return apply(unet, params["unet"], None, x, t, context)
 
-  guided = latents.classifier_free(predict, meta["guidance_scale"])
+  guided = guidance.classifier_free(predict, meta["guidance_scale"])
   denoise = latents.denoiser(guided, betas, config["prediction_type"])
   z = samplers.ddim(denoise, steps, case[f"in/{name}/x"], None)
   close(z, case[f"out/{name}/latents"])
@@ -235,7 +235,7 @@ def test_guidance_leads_away_from_the_negative_prompt():
     return x + jnp.where(with_prompt, t, 0.0)[:, None]
 
   x = jnp.array([[1.0, 2.0], [3.0, 4.0]])
-  guided = latents.classifier_free(predict, 3.0)
+  guided = guidance.classifier_free(predict, 3.0)
   got = guided(x, jnp.array([10.0, 20.0]))
   np.testing.assert_allclose(got, [[31, 32], [63, 64]])
 

@@ -154,7 +154,9 @@ def test_dropped_sentences_are_counted_once_by_reason():
   written, counts = write(
     ["dog"],
     lambda texts, numbers: [answers[n % 8] for n in numbers],
-    filters=sentences.Filters(True, 3, 8, ("dirty",)),
+    filters=sentences.Filters(
+      contains_class=True, min_words=3, max_words=8, blocklist=("dirty",)
+    ),
   )
   assert written["dog"] == answers[:1]
   assert counts == {
@@ -201,6 +203,8 @@ def test_other_words_are_no_names(sentence, name):
   assert not sentences.contains(sentence, name)
 
 
-def test_a_blocklist_has_one_entry_a_line():
-  lines = ["# people", "man", "", " old woman  # and her"]
-  assert sentences.read_blocklist(lines) == ("man", "old woman")
+def test_a_blocklist_has_one_entry_a_line(tmp_path):
+  path = tmp_path / "words.txt"
+  path.write_text("# people\nman\n\n old woman  # and her\n")
+  assert sentences.read_blocklist(str(path)) == ("man", "old woman")
+  assert sentences.read_blocklist(("man",)) == ("man",)

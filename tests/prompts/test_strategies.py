@@ -3,9 +3,8 @@
 import json
 import logging
 
-import ml_collections
 import pytest
-import tiny_world
+from prompt_config import prompt_config, read_prompts
 
 from synthjax.embedded import world
 from synthjax.labels import spaces
@@ -63,7 +62,7 @@ def test_enhanced_uses_related_words_or_the_class_itself():
   assert set(texts_of(rows, "enhanced", 1)) == {"vehicle", "two of vehicle"}
 
 
-def test_ids_tell_strategy_label_and_index():
+def test_ids_hold_strategy_label_and_index():
   ids = [row.id for row in make()]
   assert len(set(ids)) == len(ids)
   assert ids == [
@@ -108,38 +107,14 @@ def test_no_prompt_of_the_embedded_world_names_a_held_out_concept():
     assert not written & (by_split["validation"] | by_split["test"])
 
 
-@pytest.mark.parametrize(
-  ("changes", "words"),
-  [
-    ({"strategies": ("basics",)}, "did you mean 'basic'"),
-    ({"strategies": ()}, "at least one"),
-    ({"strategies": ("basic", "basic")}, "each once"),
-    ({"per_class": 0}, "at least 1"),
-  ],
-)
-def test_bad_options_are_refused(changes, words):
-  with pytest.raises(UserError, match=words):
-    make(**changes)
-
-
 # --- the task ---------------------------------------------------------------
 
 
-def config_of(tmp_path, **prompts):
-  config = ml_collections.ConfigDict()
-  config.tasks, config.seed = ("prompts",), 0
-  config.space = tiny_world.write_space(tmp_path)
-  config.prompts = {"strategies": ("basic", "enhanced"), "per_class": 5}
-  config.prompts.grammar = "drawing"
-  config.prompts.update(strategies)
-  return config
-
-
 def test_the_task_writes_rows_that_read_back(tmp_path):
-  config = config_of(tmp_path)
+  config = prompt_config(tmp_path)
   task.check(config, str(tmp_path))
   task.run(config, str(tmp_path))
-  rows = strategies.read(tmp_path / "prompts" / "prompts.jsonl")
+  rows = read_prompts(tmp_path / "prompts" / "prompts.jsonl")
   assert len(rows) == 3 * (1 + 5)
   assert rows[0] == {
     "id": "basic-0-0",
@@ -153,8 +128,8 @@ def test_the_task_writes_rows_that_read_back(tmp_path):
   assert (tmp_path / "prompts" / "manifest.json").read_bytes() == before
 
 
-def test_fewer_texts_than_asked_are_told(tmp_path, caplog):
-  config = config_of(tmp_path, per_class=100)
+def test_a_warning_lists_classes_with_too_few_texts(tmp_path, caplog):
+  config = prompt_config(tmp_path, per_class=100)
   with caplog.at_level(logging.WARNING):
     task.run(config, str(tmp_path))
   assert "'drink' 40" in caplog.text and "related words" in caplog.text
@@ -163,9 +138,9 @@ def test_fewer_texts_than_asked_are_told(tmp_path, caplog):
 
 
 def test_other_prompts_in_the_same_folder_are_refused(tmp_path):
-  task.run(config_of(tmp_path), str(tmp_path))
+  task.run(prompt_config(tmp_path), str(tmp_path))
   with pytest.raises(artifacts.SpecMismatch, match="per_class"):
-    task.run(config_of(tmp_path, per_class=6), str(tmp_path))
+    task.run(prompt_config(tmp_path, per_class=6), str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -174,11 +149,60 @@ def test_other_prompts_in_the_same_folder_are_refused(tmp_path):
     ({"per_clas": 5}, "did you mean 'per_class'"),
     ({"strategies": ("enhance",)}, "did you mean 'enhanced'"),
     ({"grammar": "drawings"}, "did you mean 'drawing'"),
+    ({"strategies": ()}, "one strategy or more"),
+    ({"strategies": ("basic", "basic")}, "each once"),
+    ({"per_class": 0}, "1 or more"),
   ],
 )
 def test_check_finds_misspelt_fields_and_names(tmp_path, changes, words):
   with pytest.raises(UserError, match=words):
-    task.check(config_of(tmp_path, **changes), str(tmp_path))
+    task.check(prompt_config(tmp_path, **changes), str(tmp_path))
+
+
+WRITER = """
+import dataclasses
+from synthjax.config.schema import Count
+from synthjax.prompts.sentences import Writing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fields(Writing):
+  words: Count = 2
+
+
+def check(fields):
+  pass
+
+
+def identify(fields):
+  return {"writer": "counter"}
+
+
+def load(fields, *, seed):
+  return lambda texts, numbers: [
+    " ".join(["word"] * fields.words + [str(seed), str(n)]) for n in numbers
+  ]
+"""
+
+
+def test_a_language_model_of_another_package_is_one_file(tmp_path, monkeypatch):
+  (tmp_path / "my_writers").mkdir()
+  (tmp_path / "my_writers" / "counter.py").write_text(WRITER)
+  monkeypatch.syspath_prepend(tmp_path)
+  writer = {"name": "my_writers.counter", "words": 3, "num_samples": 9}
+  config = prompt_config(tmp_path, writer=writer)
+  del config.prompts.grammar
+  task.check(config, str(tmp_path))
+  task.run(config, str(tmp_path))
+  rows = read_prompts(tmp_path / "prompts" / "prompts.jsonl")
+  texts = [row["text"] for row in rows if row["strategy"] == "enhanced"]
+  assert len(texts) == 3 * 5
+  assert all(text.startswith("a drawing of word word word 0") for text in texts)
+  spec = artifacts.load(tmp_path / "prompts")["spec"]["prompts"]["writer"]
+  assert spec["writer"] == "counter" and spec["words"] == 3
+  config.prompts.writer.words = 0
+  with pytest.raises(UserError, match="writer.words=0: needed"):
+    task.check(config, str(tmp_path))
 
 
 # --- bad files --------------------------------------------------------------
@@ -186,11 +210,11 @@ def test_check_finds_misspelt_fields_and_names(tmp_path, changes, words):
 
 @pytest.mark.faults
 def test_an_edited_file_is_refused(tmp_path):
-  task.run(config_of(tmp_path), str(tmp_path))
+  task.run(prompt_config(tmp_path), str(tmp_path))
   path = tmp_path / "prompts" / "prompts.jsonl"
   path.write_text(path.read_text().replace("drawing", "pairing", 1))
   with pytest.raises(UserError, match="content has changed"):
-    strategies.read(path)
+    read_prompts(path)
 
 
 @pytest.mark.faults
@@ -207,7 +231,7 @@ def test_every_line_that_is_no_prompt_is_listed(tmp_path):
   (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n")
   artifacts.finish(tmp_path, {}, {"prompts.jsonl": len(lines)})
   with pytest.raises(UserError) as error:
-    strategies.read(tmp_path / "prompts.jsonl")
+    read_prompts(tmp_path / "prompts.jsonl")
   message = str(error.value)
   for words in ("line 2:", "line 3: label", "line 4: needed", "line 5: the id"):
     assert words in message
@@ -221,4 +245,4 @@ def test_texts_keep_their_letters(tmp_path):
   artifacts.begin(tmp_path, {})
   strategies.write(tmp_path, [row])
   artifacts.finish(tmp_path, {}, {"prompts.jsonl": 1})
-  assert strategies.read(tmp_path / "prompts.jsonl") == [row._asdict()]
+  assert read_prompts(tmp_path / "prompts.jsonl") == [row._asdict()]

@@ -87,18 +87,14 @@ def test_other_files_are_no_pieces_of_t5(tmp_path):
 # --- T5 as the sampler ------------------------------------------------------
 
 
-def load(folder, **changes):
+def load(folder, seed=0, **changes):
   options = {
     "weights": str(folder / "t5.safetensors"),
     "tokenizer": str(folder / "spiece.model"),
-    "seed": 0,
     "batch_size": 4,
     "max_length": 12,
-    "temperature": 1.0,
-    "top_k": 50,
-    "top_p": 1.0,
   }
-  return t5_writer.load(**options | changes)
+  return t5_writer.load(t5_writer.Fields(**options | changes), seed=seed)
 
 
 LONG = "a big white horse near the old harbour </s>"

@@ -25,7 +25,7 @@ from synthjax.models.classifiers import make_classifier
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import detect
-from synthjax.training import backbones, pretraining_fields
+from synthjax.training import backbones, pretraining
 from synthjax.weights import files
 
 MODEL = dict(name="resnet_tiny", width=4, stage_sizes=(1, 1), stem="imagenet")
@@ -95,7 +95,7 @@ def pretrain(workdir, arms=ARMS, model=MODEL):
       part: jax.tree.map(lambda x, part=part: draw[part](x.shape), tree)
       for part, tree in shapes.items()
     }
-    name = f"{pretraining_fields.label_of(0, arm)}.safetensors"
+    name = f"{pretraining.label_of(0, arm)}.safetensors"
     files.save_params(folder / name, variables, {"model": model})
     rows[name] = 1
   artifacts.finish(folder, spec, rows)

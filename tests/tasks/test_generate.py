@@ -14,7 +14,7 @@ import tiny_world
 
 from synthjax.data.generated import plan, shards
 from synthjax.data.pipeline import few_shot
-from synthjax.generators import draw_shards, glide, load_generator
+from synthjax.generators import draw_shards, load_generator
 from synthjax.labels import spaces
 from synthjax.prompts import strategies as texts
 from synthjax.prompts.strategies import Prompt
@@ -53,7 +53,7 @@ def open_prompts(folder, rows):
   return texts.open_prompts(folder / texts.FILE)
 
 
-def test_images_are_dealt_out_evenly_with_ids_of_their_own(tmp_path):
+def test_images_are_spread_evenly_over_prompts_and_have_different_ids(tmp_path):
   """Five images over two prompts are three and two; the order is stated."""
   prompts = open_prompts(
     tmp_path,
@@ -77,8 +77,18 @@ def test_images_are_dealt_out_evenly_with_ids_of_their_own(tmp_path):
   assert {row.seed for row in rows[10:]} == {8}
 
 
+def test_an_id_reads_back():
+  for text in ("basic-0-1-s3-4", "rg16-12-0-s0-77", "my-own-1-2-s3-4"):
+    image_id = plan.ImageId.parse(text)
+    assert str(image_id) == text
+  assert image_id == ("my-own", 1, 2, 3, 4)
+  for text in ("photo.png", "basic-0-1", "basic-0-1-s3-", "-0-1-s3-4"):
+    with pytest.raises(ValueError, match="no id of a drawn image"):
+      plan.ImageId.parse(text)
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8])
-def test_rows_are_found_by_their_place(count):
+def test_a_row_is_read_by_its_index(count):
   """Of 7 images, each of `count` prompts has 7 // count, or one more."""
   block = plan.Block(count, lambda which, number: (which, number))
   rows = list(plan.rows_of([block, block], images_per_class=7))
@@ -110,7 +120,7 @@ def test_an_image_is_the_same_in_every_batch(weights):
   drawn = []
   for batch_size in (3, 8):
     options = {k: v for k, v in weights.items() if k != "name"}
-    generator = glide.load(**options | {"batch_size": batch_size})
+    generator = load_generator("glide", **options | {"batch_size": batch_size})
     images = generator.draw(
       [r.prompt for r in rows], draw_shards.image_keys(rows)
     )
@@ -199,10 +209,13 @@ def test_images_are_not_made_larger_than_they_are_drawn(tmp_path, weights):
   [
     (dict(images_per_clas=3), "images_per_class"),
     (dict(shard_size=0), "1 or more"),
-    (dict(preview=-3, seeds=(1, 1)), r"seeds=\(1, 1\).*each once.*preview=-3"),
+    (dict(preview=-3, seeds=(1, 1)), r"(?s)seeds=\(1, 1\): .*preview=-3: "),
     (dict(image_format="gif"), "'gif'"),
     (dict(quality=90), "quality=90 is of jpeg and webp"),
-    (dict(image_format="jpeg", quality=0), "one of 1 to 100"),
+    (
+      dict(image_format="jpeg", quality=0),
+      "quality=0: needed a whole number, 1 to 100",
+    ),
   ],
 )
 def test_bad_fields_stop_before_anything_is_drawn(
@@ -224,8 +237,8 @@ def test_bad_fields_stop_before_anything_is_drawn(
     (("batch_size",), 0, "batch_size=0: needed a whole number"),
     (("dtype",), "float31", "one of float32, bfloat16"),
     (("base", "respacing"), "ten", "respacing='ten' is none: needed a number"),
-    (("upsampler", "start"), "noice", "noise or low_res"),
-    (("base", "start"), "low_res", "nothing for the base"),
+    (("upsampler", "start"), "noice", "needed one of noise, low_res"),
+    (("base", "start"), "low_res", "start='low_res': needed one of noise$"),
   ],
 )
 def test_a_bad_generator_is_refused(tmp_path, weights, path, value, words):
@@ -268,7 +281,7 @@ def test_an_upsampler_may_start_from_the_small_image(weights):
       "respacing": respacing,
       "start": "low_res",
     }
-    generator = glide.load(**options | {"upsampler": upsampler})
+    generator = load_generator("glide", **options | {"upsampler": upsampler})
     images = generator.draw(["cat"] * 4, draw_shards.image_keys(rows)).astype(
       int
     )
@@ -282,7 +295,10 @@ def test_real_guidance_stays_near_its_reference(weights):
   options = {k: v for k, v in weights.items() if k != "name"}
   rows = [plan.Row("a", 0, "cat", "cat", 0, i) for i in range(4)]
   reference = np.full((4, 8, 8, 3), 200, np.uint8)
-  generator, keys = glide.load(**options), draw_shards.image_keys(rows)
+  generator, keys = (
+    load_generator("glide", **options),
+    draw_shards.image_keys(rows),
+  )
   assert generator.reference_size == 8 and generator.num_steps == 3
   images = {
     steps: generator.draw(["cat"] * 4, keys, reference, steps)
@@ -293,7 +309,7 @@ def test_real_guidance_stays_near_its_reference(weights):
     generator.draw(["cat"] * 4, keys, reference)
 
 
-def test_guided_images_are_dealt_out_to_the_shots():
+def test_guided_images_are_spread_evenly_over_the_shots():
   space = spaces.parse_space(tiny_world.SPACE, where="here")
   labels = [0, 1, 2] * 5
   blocks = plan.plan_guided(space, labels, {1: 3, 2: 2}, seeds=(4, 5))
@@ -345,7 +361,7 @@ def test_the_task_draws_from_real_shots(tmp_path, weights):
     ({"shot": (1,)}, "did you mean 'shots'"),
     ({"start_steps": None, "shots": (3,)}, "no start_steps for .3. shots"),
     ({"start_steps": None, "shots": (16,)}, "has {16: 15}.*walks 3 steps"),
-    ({"start_steps": (0,)}, r"start_steps=\(0,\): needed whole numbers"),
+    ({"start_steps": (0,)}, r"start_steps.0.=0: needed a whole number, 1"),
     ({"start_steps": (9,)}, "start_steps has {1: 9}"),
     ({"start_steps": (1, 1)}, "one for each"),
     ({"shots": (4000,)}, "4000 real images"),
@@ -382,7 +398,7 @@ def test_the_task_draws_with_stable_diffusion(tmp_path):
     generate.check(config, str(tmp_path))
 
 
-def test_a_preview_tells_of_weak_classes_and_changes_nothing(
+def test_a_preview_reports_weak_classes_and_changes_no_image(
   tmp_path, weights, capsys
 ):
   """A CLIP of random weights calls all images the same: some class is weak."""

@@ -1,12 +1,12 @@
 """Tests of pre-training on generated images."""
 
-import itertools
 import json
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from pretrain_runs import a_config, draw, space, weights_of
 
 from configs import pretrain_in2k
 from synthjax.data.generated import shards
@@ -18,67 +18,12 @@ from synthjax.models.classifiers import make_classifier
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import generate, pretrain
-from synthjax.training import (
-  checkpoint,
-  pretraining_fields,
-  recipes,
-  supervised,
-)
+from synthjax.training import checkpoint, optimizer, recipes, supervised
 from synthjax.weights import files
 
+__all__ = ["space"]  # a fixture
+
 NUM_STEPS = 8
-
-
-@pytest.fixture
-def space(tmp_path):
-  path = tmp_path / "shades.json"
-  path.write_text(json.dumps({"classes": ["dark", "light"]}))
-  return str(path)
-
-
-def a_config(space, **fields):
-  config = ConfigDict()
-  config.tasks, config.seed, config.space = ("pretrain",), 0, space
-  config.pretrain = dict(
-    model=dict(name="resnet_tiny", width=4, stage_sizes=(1,)),
-    seeds=(0,),
-    image_size=8,
-    augment="shift",
-    epochs=4,
-    batch_size=8,
-    optimizer=dict(name="sgd", lr=0.1, rate="constant"),
-    log_every=1,
-    checkpoint_every=2,
-  )
-  config.pretrain.update(fields)
-  return config
-
-
-def draw(workdir, n=16, size=8):
-  """Writes what `generate` would: dark and light noise, half of each."""
-  folder, generator = workdir / "generate", np.random.default_rng(0)
-  artifacts.begin(folder, {"made": "for a test"})
-  rows = [
-    {
-      "image": generator.integers(0, 100, (size, size, 3), np.uint8)
-      + np.uint8(150 * label),
-      "label": label,
-      "prompt": f"shade {label}",
-      "seed": 0,
-      "id": f"enhanced-{label}-{i}-s0-0",
-    }
-    for label, i in itertools.product(range(2), range(n // 2))
-  ]
-  shards.write_shard(folder, 0, 1, rows, name="synthjax_images")
-  name = "synthjax_images-train.array_record-00000-of-00001"
-  artifacts.finish(folder, {"made": "for a test"}, {name: n})
-
-
-def weights_of(workdir, seed=0):
-  path = (
-    workdir / "pretrain" / f"{pretraining_fields.label_of(seed)}.safetensors"
-  )
-  return files.load_params(path)
 
 
 def stop_after(monkeypatch, step):
@@ -234,7 +179,7 @@ def test_arms_that_make_no_sense_are_refused(tmp_path, space, arms, message):
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    (dict(model=dict(name="resnet5")), "no model 'resnet5'.*'resnet50'"),
+    (dict(model=dict(name="resnet5")), "name='resnet5'.*mean 'resnet50'"),
     (dict(model=dict(name="resnet50", widht=8)), "did you mean 'width'"),
     (dict(augment="drawings"), "did you mean 'drawing'"),
     (dict(optimizer=dict(name="sdg", lr=0.1)), "did you mean 'sgd'"),
@@ -257,15 +202,8 @@ def test_what_is_misspelt_stops_before_any_work(
   config = a_config(space)
   with config.unlocked():
     for name, value in fields.items():
-      config.pretrain[name] = (
-        ConfigDict(value)
-        if name
-        in (
-          "model",
-          "optimizer",
-        )
-        else value
-      )
+      is_block = isinstance(value, dict)
+      config.pretrain[name] = ConfigDict(value) if is_block else value
   with pytest.raises(UserError, match=message):
     pretrain.check(config, str(tmp_path))
 
@@ -300,7 +238,7 @@ def test_images_of_another_space_are_refused(tmp_path, space):
 
 def test_the_rate_falls_after_its_epochs():
   """Of plain SGD, the first update is -lr * gradient; momentum then adds up."""
-  tx = recipes.make_optimizer(
+  tx = optimizer.make_optimizer(
     "sgd", lr=0.2, num_steps=9, epochs=90, drops=(30, 60), drop_factor=0.1
   )
   grads, sizes = {"w": np.ones(1, np.float32)}, []

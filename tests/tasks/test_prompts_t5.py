@@ -5,9 +5,8 @@ import logging
 import pytest
 import tiny_t5
 import tiny_world
-from prompts.test_strategies import config_of
+from prompt_config import prompt_config, read_prompts
 
-from synthjax.prompts import strategies
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import prompts as task
@@ -28,7 +27,7 @@ def t5(tmp_path_factory):
 
 def t5_config(folder, writer, **changes):
   folder.mkdir(exist_ok=True)
-  config = config_of(folder, writer=writer, **changes)
+  config = prompt_config(folder, writer=writer, **changes)
   del config.prompts.grammar
   return config
 
@@ -36,7 +35,7 @@ def t5_config(folder, writer, **changes):
 def written_by(config, folder):
   task.check(config, str(folder))
   task.run(config, str(folder))
-  return strategies.read(folder / "prompts" / "prompts.jsonl")
+  return read_prompts(folder / "prompts" / "prompts.jsonl")
 
 
 def test_a_language_model_writes_the_enhanced_texts(tmp_path, t5):
@@ -73,7 +72,7 @@ def test_the_same_sentences_whatever_the_other_classes_or_the_batch(
   assert written_by(config, tmp_path / "third") != alone
 
 
-def test_a_language_model_is_told_what_is_meant(tmp_path, t5):
+def test_a_language_model_reads_the_meaning_of_a_name(tmp_path, t5):
   """Also where two classes share a name, as with ImageNet's two cranes."""
 
   def sentences_of(folder, first, second):
@@ -132,7 +131,7 @@ def test_templates_articles_and_filters_reach_the_sentences(tmp_path, t5):
   assert not sentences & {t.removeprefix("a sketch of ") for t in texts}
 
 
-def test_too_few_sentences_are_told(tmp_path, t5, caplog):
+def test_a_warning_lists_classes_with_too_few_sentences(tmp_path, t5, caplog):
   config = t5_config(tmp_path, t5 | {"temperature": 0.0, "num_samples": 2})
   with caplog.at_level(logging.WARNING):
     rows = written_by(config, tmp_path)
@@ -144,8 +143,8 @@ def test_too_few_sentences_are_told(tmp_path, t5, caplog):
 
 
 def test_naming_the_grammar_changes_nothing(tmp_path):
-  task.run(config_of(tmp_path), str(tmp_path))
-  task.run(config_of(tmp_path, writer="grammar"), str(tmp_path))  # skipped
+  task.run(prompt_config(tmp_path), str(tmp_path))
+  task.run(prompt_config(tmp_path, writer="grammar"), str(tmp_path))  # skipped
 
 
 def test_a_writer_that_no_strategy_needs_is_not_loaded(tmp_path):
@@ -164,7 +163,7 @@ def test_a_writer_that_no_strategy_needs_is_not_loaded(tmp_path):
     ({"blocklist": "gone.txt"}, "Cannot read config.prompts.writer.blocklist"),
     (
       {"top_p": 0.0, "max_length": 1, "sentence_template": "a photo"},
-      "max_length=1, top_p=0.0, sentence_template='a photo'",
+      "(?s)max_length=1: .*top_p=0.0: .*sentence_template='a photo': needed",
     ),
     ({"min_words": 5, "max_words": 4}, "max_words=4"),
   ],
@@ -178,11 +177,11 @@ def test_check_finds_what_is_wrong_with_a_writer(tmp_path, t5, changes, words):
   ("changes", "words"),
   [
     ({"writer": "grammer"}, "did you mean 'grammar'"),
-    ({"writer": "t5"}, "needs a block"),
+    ({"writer": "t5", "grammar": None}, "writer.weights must name"),
     ({"writer": {"name": "t5"}}, "has a grammar and the writer 't5'"),
-    ({"writer": {}}, "no prompts.writer 'None'"),
+    ({"writer": {}}, "prompts.writer lacks name: needed one of t5"),
   ],
 )
 def test_check_finds_a_wrong_writer(tmp_path, changes, words):
   with pytest.raises(UserError, match=words):
-    task.check(config_of(tmp_path, **changes), str(tmp_path))
+    task.check(prompt_config(tmp_path, **changes), str(tmp_path))

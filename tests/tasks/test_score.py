@@ -165,9 +165,9 @@ def test_images_of_another_label_space_are_refused(config, tmp_path):
     score.run(config, str(tmp_path))
 
 
-def test_check_wants_images_weights_and_right_fields(config, tmp_path):
+def test_check_refuses_unknown_fields_and_missing_weights(config, tmp_path):
   config.score.chunk = 3
-  with pytest.raises(UserError, match="no config.score field 'chunk'"):
+  with pytest.raises(UserError, match="config.score has no field 'chunk'"):
     score.check(config, str(tmp_path))
   del config.score.chunk
   config.encoder.weights = "none.safetensors"
@@ -175,7 +175,7 @@ def test_check_wants_images_weights_and_right_fields(config, tmp_path):
     score.check(config, str(tmp_path))
 
 
-def test_check_wants_images_unless_they_will_be_drawn(config, tmp_path):
+def test_check_needs_images_unless_the_run_draws_them(config, tmp_path):
   empty = tmp_path / "empty"
   with pytest.raises(UserError, match="'generate' has not been completed"):
     score.check(config, str(empty))
@@ -192,7 +192,7 @@ def test_a_damaged_part_is_named(config, tmp_path):
     scores.read(tmp_path / "score")
 
 
-def test_ids_tell_strategy_and_seed():
+def test_ids_hold_strategy_and_seed():
   strategies, seeds = scores.origin(["basic-0-1-s3-4", "enhanced-12-0-s0-77"])
   assert strategies.tolist() == ["basic", "enhanced"]
   assert seeds.tolist() == [3, 0]

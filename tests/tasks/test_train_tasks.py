@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from synthjax.encoders import load_encoder
-from synthjax.generators import glide
+from synthjax.generators import load_generator
 from synthjax.main import load_config
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
@@ -33,8 +33,8 @@ def test_a_generator_is_trained_and_draws(tmp_path):
     )
     for stage in ("base", "upsampler")
   }
-  generator = glide.load(
-    **stages, tokenizer=TOKENIZER, guidance_scale=2.0, batch_size=2
+  generator = load_generator(
+    "glide", **stages, tokenizer=TOKENIZER, guidance_scale=2.0, batch_size=2
   )
   images = generator.draw(
     ["a cat", "a dog"], jax.random.split(jax.random.key(0))

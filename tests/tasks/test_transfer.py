@@ -16,7 +16,7 @@ from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import transfer
 from synthjax.training import backbones as pretrained
-from synthjax.training import finetune, pretraining_fields, recipes, supervised
+from synthjax.training import finetune, optimizer, pretraining, supervised
 from synthjax.weights import files
 
 MODEL = dict(name="resnet_tiny", width=4, stage_sizes=(1,))
@@ -141,7 +141,7 @@ def test_every_arm_of_pretraining_is_a_start(tmp_path, config, opened):
   folder, spec = tmp_path / "pretrain", {"arms": {arm: {} for arm in arms}}
   artifacts.begin(folder, spec)
   for arm, variables in arms.items():
-    name = f"{pretraining_fields.label_of(0, arm)}.safetensors"
+    name = f"{pretraining.label_of(0, arm)}.safetensors"
     files.save_params(folder / name, variables, {"model": MODEL})
     rows[name] = 1
   artifacts.finish(folder, spec, rows)
@@ -255,7 +255,7 @@ def test_a_backbone_is_taken_whole_and_its_head_is_not():
   backbone = make_classifier(num_classes=5, **MODEL).init(
     jax.random.key(3), np.zeros((1, 8, 8, 3))
   )
-  tx = recipes.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
+  tx = optimizer.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
   scratch = supervised.supervised(model, tx, ema_decay=0.9)
   batch = {"image": images, "label": np.zeros(1, int)}
   fresh = scratch.init(jax.random.key(0), batch)
@@ -322,7 +322,7 @@ def test_a_vit_starts_at_another_image_size_with_resized_positions():
   backbone["params"]["pos_embed"] = np.full((1, 5, 8), 0.5, np.float32)
   start = vit.fit_positions(backbone, {"image_size": 8}, image_size=12)
   model = make_classifier(num_classes=2, **sizes)
-  tx = recipes.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
+  tx = optimizer.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
   scratch = supervised.supervised(model, tx)
   batch = {"image": np.zeros((1, 12, 12, 3), np.uint8)}
   state = finetune.start_from(scratch, start, heads=HEADS).init(

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from synthjax.data.generated.plan import ImageId
 from synthjax.data.generated.shards import open_shards
 from synthjax.data.pipeline.rows import Example, Source, subset
 from synthjax.runtime.errors import UserError
@@ -104,13 +105,12 @@ def _spans(
   return spans
 
 
-# An id is "<strategy>-<label>-<index>-s<seed>-<number>".
 def _strategy(row: Example) -> str:
-  return row["id"].split("-")[0]
+  return ImageId.parse(row["id"]).strategy
 
 
 def _seed(row: Example) -> int:
-  return int(row["id"].split("-")[3].removeprefix("s"))
+  return ImageId.parse(row["id"]).seed
 
 
 def _nothing(where, strategy, present) -> UserError:

@@ -1,6 +1,7 @@
-"""Which images are to be drawn, and what makes each of them itself."""
+"""Which images a run draws, and the id of each."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,15 +12,55 @@ from synthjax.data.pipeline import few_shot
 from synthjax.data.pipeline.image_files import to_square
 from synthjax.data.pipeline.rows import Example, Source
 
-# Of 100 steps (Appendix C.3), so many are walked from a noised shot: the more
-# shots there are, the nearer the images stay to them.
+# Number of shots -> the last steps, of 100, that are walked from a noised shot
+# (Appendix C.3). With more shots, images stay nearer to them.
 START_STEPS = {16: 15, 8: 20, 4: 35, 2: 40, 1: 50}
+
+
+_ID = re.compile(r"(.+)-(\d+)-(\d+)-s(-?\d+)-(\d+)")
+
+
+class ImageId(NamedTuple):
+  """The origin of a drawn image.
+
+  As text it is "<strategy>-<label>-<prompt>-s<seed>-<number>".
+  """
+
+  strategy: str  # of the prompt; "rg16" is real guidance by 16 shots
+  label: int
+  prompt: int  # index among those of the class; of the shot in real guidance
+  seed: int
+  number: int  # among the images of this prompt and seed
+
+  def __str__(self) -> str:
+    strategy, label, prompt, seed, number = self
+    return f"{prompt_id(strategy, label, prompt)}-s{seed}-{number}"
+
+  @classmethod
+  def parse(cls, text: str) -> "ImageId":
+    """Reads the text of an id.
+
+    Raises:
+      ValueError: about any other text.
+    """
+    match = _ID.fullmatch(text)
+    if not match:
+      raise ValueError(
+        f"{text!r} is no id of a drawn image; needed: "
+        "strategy-label-prompt-sSEED-number."
+      )
+    return cls(match[1], *map(int, match.groups()[1:]))
+
+
+def prompt_id(strategy: str, label: int, prompt: int) -> str:
+  """Returns the id of a prompt, with which those of its images begin."""
+  return f"{strategy}-{label}-{prompt}"
 
 
 class Row(NamedTuple):
   """One image to draw."""
 
-  id: str
+  id: str  # of an ImageId
   label: int
   class_name: str
   prompt: str
@@ -32,15 +73,15 @@ class Row(NamedTuple):
 class Block(NamedTuple):
   """The images of a class, of one strategy and seed."""
 
-  num_prompts: int  # that its images are dealt out to in turn
-  make: Callable[[int, int], Row]  # (prompt of the block, number of its images)
+  num_prompts: int  # over which its images are spread evenly
+  make: Callable[[int, int], Row]  # (prompt of the block, number of the image)
 
 
 def rows_of(blocks: Sequence[Block], *, images_per_class: int) -> Source:
-  """Returns every image of the blocks; each is made when it is asked for.
+  """Returns every image of the blocks; each is made when it is read.
 
-  The images of a block come prompt by prompt, and none has more than one image
-  more than another.
+  The images of a block come prompt by prompt. The numbers of images of two
+  prompts differ by one at most.
   """
   read = functools.partial(_read_row, blocks, images_per_class)
   return Source(len(blocks) * images_per_class, read)
@@ -48,11 +89,11 @@ def rows_of(blocks: Sequence[Block], *, images_per_class: int) -> Source:
 
 def _read_row(blocks: Sequence[Block], size: int, index: int) -> Row:
   block, index = blocks[index // size], index % size
-  each, more = divmod(size, block.num_prompts)
-  if index < more * (each + 1):
-    return block.make(*divmod(index, each + 1))
-  which, number = divmod(index - more * (each + 1), each)
-  return block.make(more + which, number)
+  count, more = divmod(size, block.num_prompts)  # `more` prompts have one more
+  if index < more * (count + 1):
+    return block.make(*divmod(index, count + 1))
+  prompt, number = divmod(index - more * (count + 1), count)
+  return block.make(more + prompt, number)
 
 
 def few_of_each(
@@ -78,23 +119,24 @@ def plan(prompts: Any, *, seeds: Sequence[int]) -> list[Block]:
   """Lists what is to be drawn: by strategy, seed and class.
 
   Args:
-    prompts: a sequence of prompts, with its `groups`: see text.prompts.
+    prompts: of `prompts.strategies.open_prompts`.
     seeds: of the images.
   """
   return [
-    Block(len(own), functools.partial(_drawn_row, prompts, own, seed))
+    Block(len(indices), functools.partial(_drawn_row, prompts, indices, seed))
     for classes in prompts.groups.values()
     for seed in seeds
-    for _, own in sorted(classes.items())
+    for _, indices in sorted(classes.items())
   ]
 
 
 def _drawn_row(
-  prompts: Any, own: np.ndarray, seed: int, which: int, number: int
+  prompts: Any, indices: np.ndarray, seed: int, place: int, number: int
 ) -> Row:
-  prompt = prompts[own[which]]
+  prompt = prompts[indices[place]]
+  image_id = ImageId(prompt.strategy, prompt.label, place, seed, number)
   return Row(
-    id=f"{prompt.id}-s{seed}-{number}",
+    id=str(image_id),
     label=prompt.label,
     class_name=prompt.class_name,
     prompt=prompt.text,
@@ -114,7 +156,7 @@ def plan_guided(
   """Lists what is to be drawn with real guidance: by shots, seed and class.
 
   All have the first prompt about their class, without language enhancement. The
-  images of a class are dealt out to its shots in turn.
+  images of a class are spread evenly over its shots.
 
   Args:
     space: the label space.
@@ -129,27 +171,34 @@ def plan_guided(
       chosen = few_shot.draw_by(
         sampler, labels, num_classes=len(space.classes), shots=shots, seed=seed
       )
-      for each, own in zip(
-        space.classes, chosen.reshape(-1, shots), strict=True
-      ):
-        row = Row(
-          id=f"rg{shots}-{each.id}",
-          label=each.id,
-          class_name=each.name,
-          prompt=space.prompts[0].replace("{}", each.name),
-          seed=seed,
-          number=0,
-          start_steps=steps,
+      blocks += [
+        Block(
+          shots, functools.partial(_guided_row, space, label, rows, steps, seed)
         )
-        blocks.append(Block(shots, functools.partial(_guided_row, row, own)))
+        for label, rows in enumerate(chosen.reshape(-1, shots))
+      ]
   return blocks
 
 
-def _guided_row(row: Row, own: np.ndarray, which: int, number: int) -> Row:
-  return row._replace(
-    id=f"{row.id}-{which}-s{row.seed}-{number}",
+def _guided_row(
+  space: Any,
+  label: int,
+  rows: np.ndarray,
+  start_steps: int,
+  seed: int,
+  place: int,
+  number: int,
+) -> Row:
+  name = space.classes[label].name
+  return Row(
+    id=str(ImageId(f"rg{len(rows)}", label, place, seed, number)),
+    label=label,
+    class_name=name,
+    prompt=space.prompts[0].replace("{}", name),
+    seed=seed,
     number=number,
-    reference=int(own[which]),
+    reference=int(rows[place]),
+    start_steps=start_steps,
   )
 
 

@@ -5,7 +5,6 @@ in float16, un-normalised: a new rule or another head needs no encoding.
 """
 
 import hashlib
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from synthjax.data.generated.plan import ImageId
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
 
 TEXT = "text.npz"
 _FEW_CHUNKS = 4  # encoded in too short a time to show progress
-_ID = re.compile(r"(?P<strategy>[^-]+)-(\d+)-(\d+)-s(?P<seed>\d+)-(\d+)")
 
 
 class Scores(NamedTuple):
@@ -151,16 +150,14 @@ def origin(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
   """Reads the prompt strategy [n] str and the seed [n] int of each image.
 
   Raises:
-    UserError: about ids that are not "<strategy>-<label>-<index>-s<seed>-<n>".
+    UserError: about ids that are none of an `ImageId`.
   """
-  matches = [_ID.fullmatch(each) for each in ids]
-  if wrong := [i for i, m in zip(ids, matches, strict=True) if not m]:
-    raise UserError(
-      f"{len(wrong)} images have ids that do not tell their origin, such as "
-      f"{str(wrong[0])!r}; needed: strategy-label-index-sSEED-number."
-    )
-  strategies = np.array([m["strategy"] for m in matches], str)
-  return strategies, np.array([int(m["seed"]) for m in matches], int)
+  try:
+    origins = [ImageId.parse(text) for text in ids]
+  except ValueError as error:
+    raise UserError(f"Images of unknown origin: {error}") from error
+  strategies = np.array([origin.strategy for origin in origins], str)
+  return strategies, np.array([origin.seed for origin in origins], int)
 
 
 def read_arrays(

@@ -4,13 +4,14 @@
 `visual/transformer/resblocks_0/attn/in_proj/kernel`, transposed.
 """
 
-from collections.abc import Sequence
 from functools import partial
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from synthjax.config.schema import Count, Counts, one_of
 from synthjax.models.clip.resnet import ModifiedResNet
 from synthjax.models.clip.vit import LayerNorm, Transformer, VisionTransformer
 
@@ -50,18 +51,18 @@ IMAGE_TOWERS = {"vit": VisionTransformer, "resnet": ModifiedResNet}
 class CLIP(nn.Module):
   """An image and a text tower that meet in one space of embed_dim numbers."""
 
-  embed_dim: int
-  image_size: int
-  patch_size: int | None  # None for a ResNet
-  vision_width: int
-  vision_layers: int | Sequence[int]  # of a ResNet: the blocks of each stage
-  vision_heads: int
-  context_length: int
-  vocab_size: int
-  text_width: int
-  text_layers: int
-  text_heads: int
-  image_tower: str = "vit"  # a key of IMAGE_TOWERS
+  embed_dim: Count
+  image_size: Count
+  patch_size: Count | None  # None for a ResNet
+  vision_width: Count
+  vision_layers: Count | Counts  # of a ResNet: the blocks of each stage
+  vision_heads: Count
+  context_length: Count
+  vocab_size: Count
+  text_width: Count
+  text_layers: Count
+  text_heads: Count
+  image_tower: Annotated[str, one_of(IMAGE_TOWERS)] = "vit"
   dtype: jnp.dtype = jnp.float32  # of activations; parameters stay float32
   remat: bool = False  # computes each block again for the gradients
 

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from synthjax.config.schema import BelowOne, Count, Counts
 from synthjax.models.attention import attend
 from synthjax.models.glide.text import Text, TextEncoder
 from synthjax.models.unet_layers import (
@@ -170,18 +171,18 @@ class Glide(nn.Module):
   small image as `low_res`.
   """
 
-  vocab_size: int = 50_257
-  text_context: int = 128
-  text_width: int = 512
-  text_layers: int = 16
-  text_heads: int = 8
-  model_channels: int = 192
-  channel_mult: tuple[int, ...] = (1, 2, 3, 4)
-  num_res_blocks: int = 3
-  attention_downsamples: tuple[int, ...] = (2, 4, 8)
-  head_channels: int = 64
-  dropout: float = 0.1
-  out_channels: int = 6
+  vocab_size: Count = 50_257
+  text_context: Count = 128
+  text_width: Count = 512
+  text_layers: Count = 16
+  text_heads: Count = 8
+  model_channels: Count = 192
+  channel_mult: Counts = (1, 2, 3, 4)
+  num_res_blocks: Count = 3
+  attention_downsamples: Counts = (2, 4, 8)
+  head_channels: Count = 64
+  dropout: BelowOne = 0.1
+  out_channels: Count = 6
   dtype: jnp.dtype = jnp.float32  # of the torso; parameters stay float32
 
   def setup(self):

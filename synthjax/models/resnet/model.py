@@ -1,12 +1,13 @@
 """ResNets (He et al. 2015), with the submodule names of torchvision."""
 
-from collections.abc import Sequence
 from functools import partial
+from typing import Annotated
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from synthjax.config.schema import Count, Counts, Flag, one_of
 from synthjax.models.conv import conv_general_dilated
 
 # PyTorch's momentum of 0.1 is Flax's 0.9.
@@ -84,13 +85,13 @@ HEADS = ("linear", "mlp")
 class ResNet(nn.Module):
   """A residual network; the stages double the width and halve the image."""
 
-  stage_sizes: Sequence[int]
+  stage_sizes: Counts
   num_classes: int | None  # None returns the pooled features
-  block: str = "bottleneck"  # a key of BLOCKS
-  width: int = 64  # of the first stage
-  stem: str = "imagenet"  # one of STEMS
-  head: str = "linear"  # one of HEADS
-  remat: bool = False  # recomputes blocks in the backward pass: less memory
+  block: Annotated[str, one_of(BLOCKS)] = "bottleneck"
+  width: Count = 64  # of the first stage
+  stem: Annotated[str, one_of(STEMS)] = "imagenet"
+  head: Annotated[str, one_of(HEADS)] = "linear"
+  remat: Flag = False  # recomputes blocks in the backward pass: less memory
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact

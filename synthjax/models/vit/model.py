@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from synthjax.config.schema import BelowOne, Count, Flag, Positive
 from synthjax.models.attention import attend
 from synthjax.runtime.errors import UserError
 
@@ -144,15 +145,15 @@ class ViT(nn.Module):
   takes them to another one.
   """
 
-  patch_size: int
-  width: int
-  depth: int
-  heads: int
+  patch_size: Count
+  width: Count
+  depth: Count
+  heads: Count
   num_classes: int | None  # None returns the normalised class token
-  mlp_ratio: float = 4.0
-  dropout: float = 0.0  # of the embedding and of every branch's outputs
-  drop_path: float = 0.0  # of the last block; the first has 0
-  remat: bool = False  # recomputes blocks in the backward pass: less memory
+  mlp_ratio: Positive = 4.0
+  dropout: BelowOne = 0.0  # of the embedding and of every branch's outputs
+  drop_path: BelowOne = 0.0  # of the last block; the first has 0
+  remat: Flag = False  # recomputes blocks in the backward pass: less memory
   dtype: jnp.dtype = jnp.float32  # of activations; parameters stay float32
 
   @nn.compact

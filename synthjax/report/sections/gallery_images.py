@@ -2,7 +2,6 @@
 
 import collections
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.data.generated import shards
+from synthjax.data.generated.plan import ImageId
 from synthjax.data.pipeline.codecs import shrink
 from synthjax.data.pipeline.rows import Source
 from synthjax.report import checked_files
@@ -18,9 +18,6 @@ from synthjax.report.checked_files import number
 _MAX_CANDIDATES = 8_000  # rows to choose from; of more, a random part
 _MAX_BYTES = 3_500_000  # of a page, for all images
 _FACTS_BYTES = 700  # of a page, for what is known about an image
-_ID = re.compile(
-  r"(.+)-\d+-\d+-s-?\d+-\d+"
-)  # strategy-label-prompt-seed-number
 
 
 class Picture(NamedTuple):
@@ -95,9 +92,11 @@ def choose(
 
 
 def _without_image(row: dict) -> dict:
-  match = _ID.fullmatch(row["id"])
   kept = {key: row[key] for key in ("id", "label", "prompt", "seed")}
-  return kept | {"strategy": match[1] if match else ""}
+  try:
+    return kept | {"strategy": ImageId.parse(row["id"]).strategy}
+  except ValueError:  # a page is made of damaged results, too
+    return kept | {"strategy": ""}
 
 
 def _verdicts(

@@ -1,0 +1,15 @@
+"""Vectors of length 1, as cosines compare them."""
+
+import jax
+import jax.numpy as jnp
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """Scales the last axis to length 1; zeros stay zeros, without a gradient.
+
+  A plain norm has the gradient NaN at zeros, such as the features of an image
+  whose hidden units are all off.
+  """
+  squares = jnp.sum(x**2, axis=-1, keepdims=True)
+  safe = jnp.where(squares > 0, squares, 1.0)
+  return x / jnp.where(squares > 0, jnp.sqrt(safe), 1.0)
