@@ -13,9 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from PIL import Image
 
-from synthjax.config import schema
 from synthjax.config.schema import Count, Rule
-from synthjax.runtime.errors import COUNT, Kind, one_of
 
 FORMATS = ("png", "jpeg", "webp")
 _STARTS = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
@@ -45,16 +43,6 @@ class Encoding:
     names = (field.name for field in dataclasses.fields(Encoding))
     options = {name: getattr(self, name) for name in names}
     return {k: value for k, value in options.items() if value is not None}
-
-
-# Kinds of these fields, for tables.
-VALUES = {
-  "image_format": one_of(FORMATS),
-  "quality": Kind(
-    lambda x: COUNT.fits(x) and x <= 100, "a whole number, one of 1 to 100"
-  ),
-  "image_size": COUNT,
-}
 
 
 def format_of(content: bytes) -> str | None:
@@ -154,11 +142,6 @@ def encode(
   file = io.BytesIO()
   picture.save(file, image_format.upper(), **options)
   return file.getvalue()
-
-
-def check_encoding(**fields: Any) -> None:
-  """Raises a UserError about arguments of `encode`; see `Encoding`."""
-  schema.read(Encoding, fields, "encoding")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from synthjax.config import schema
 from synthjax.data.generated import drawn_images, shards
 from synthjax.data.pipeline import codecs, host_augment
 from synthjax.data.pipeline import loader as pipeline
@@ -182,7 +183,7 @@ def test_images_are_made_smaller_before_they_are_encoded():
 )
 def test_what_cannot_be_encoded_is_refused(fields, words):
   with pytest.raises(UserError, match=words):
-    codecs.check_encoding(**fields)
+    schema.read(codecs.Encoding, fields, "encoding")
 
 
 # --- shards -----------------------------------------------------------------
