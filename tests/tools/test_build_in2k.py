@@ -76,13 +76,13 @@ def wordnet(folder):
 
 
 def test_the_files_of_wordnet_are_read(wordnet):
-  assert wordnet.synsets["n02000001"] == build_in2k.Synset(
-    ("feather_hat",), ("n02000000", "n01000002")
-  )
-  assert wordnet.synsets["n01000003"].hypernyms == ("n01000002",)
+  hat = wordnet.nouns["n02000001"]
+  assert hat.words == ("feather_hat",)
+  assert hat.above == ("n02000000", "n01000002")
+  assert wordnet.nouns["n01000003"].above == ("n01000002",)
   assert wordnet.usual["buzzard"] == "n01000004"
   assert wordnet.license == "All rights\n\nreserved.\n"
-  assert build_in2k.ancestors(wordnet, "n01000003") == {
+  assert build_in2k.ancestors(wordnet.nouns, "n01000003") == {
     "n01000002",
     "n01000001",
     "n01000000",
