@@ -125,7 +125,7 @@ def test_a_draw_depends_on_the_seed_alone():
     build_in2k.draw(keys, 1001, seed=0)
 
 
-def test_names_tell_what_is_meant(wordnet):
+def test_names_are_unambiguous(wordnet):
   assert build_in2k.choose_names(wordnet, ALLOWED, FIRST) == {
     "n01000005": "buzzard (hawk)",  # commonly a person; no scientific names
     "n01000007": "blue jay",

@@ -26,7 +26,7 @@ from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from synthjax.data.pipeline.codecs import decode_image, encode_png
-from synthjax.data.pipeline.rows import Example, Source
+from synthjax.data.pipeline.rows import Example, Source, subset
 from synthjax.runtime import cache
 from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
@@ -148,13 +148,18 @@ def open_shards(
     _READER_OPTIONS,
   )
   ends = tuple(itertools.accumulate(rows))
-  read = functools.partial(_read, records, tuple(paths), ends)
+  features = functools.partial(_features_of, records, tuple(paths), ends)
+  source = Source(len(records), functools.partial(_read, features, decode))
   if kept_ids is None:
-    row = functools.partial(_read_row, read, decode, None)
-    return Source(len(records), row)
-  positions = _positions(read, len(records), set(kept_ids), folder)
-  row = functools.partial(_read_row, read, decode, positions)
-  return Source(len(positions), row)
+    return source
+  ids = [_text(features(i), "id") for i in range(len(records))]
+  kept_ids = set(kept_ids)
+  if unknown := kept_ids.difference(ids):
+    raise UserError(
+      f"{len(unknown)} of the {len(kept_ids)} ids to keep are not in {folder}, "
+      f"such as {min(unknown)!r}: the selection belongs to other images."
+    )
+  return subset(source, np.flatnonzero([i in kept_ids for i in ids]))
 
 
 def _shard_paths(folder: epath.Path) -> list[str]:
@@ -208,7 +213,7 @@ def _count(path: str) -> int:
     raise _damaged(path, error) from error
 
 
-def _read(
+def _features_of(
   records: Any, paths: Sequence[str], ends: Sequence[int], index: int
 ) -> Any:
   """Returns the features of a record, encoded as they are stored."""
@@ -219,31 +224,20 @@ def _read(
   return tf_example_pb2.Example.FromString(record).features.feature
 
 
-def _read_row(
-  read: Callable, decode: bool, positions: np.ndarray | None, index: int
-) -> Example:
-  row = read(index if positions is None else int(positions[index]))
-  stored = row["image"].bytes_list.value[0]
+def _read(features_of: Callable, decode: bool, index: int) -> Example:
+  features = features_of(index)
+  stored = features["image"].bytes_list.value[0]
   image = {"image": decode_image(stored)} if decode else {"encoded": stored}
   return image | {
-    "label": row["label"].int64_list.value[0],
-    "prompt": row["prompt"].bytes_list.value[0].decode(),
-    "seed": row["seed"].int64_list.value[0],
-    "id": row["id"].bytes_list.value[0].decode(),
+    "label": features["label"].int64_list.value[0],
+    "prompt": _text(features, "prompt"),
+    "seed": features["seed"].int64_list.value[0],
+    "id": _text(features, "id"),
   }
 
 
-def _positions(
-  read: Callable, size: int, kept: set[str], folder: epath.PathLike
-) -> np.ndarray:
-  """Returns the positions of the rows with these ids, int64 [n]."""
-  ids = [read(i)["id"].bytes_list.value[0].decode() for i in range(size)]
-  if unknown := kept.difference(ids):
-    raise UserError(
-      f"{len(unknown)} of the {len(kept)} ids to keep are not in {folder}, "
-      f"such as {min(unknown)!r}: the selection belongs to other images."
-    )
-  return np.flatnonzero([i in kept for i in ids])
+def _text(features: Any, name: str) -> str:
+  return features[name].bytes_list.value[0].decode()
 
 
 def _damaged(path: str, error: Exception | str) -> UserError:

@@ -186,7 +186,8 @@ def test_generated_images_are_found_by_strategy(folder):
 def test_spans_are_found_wherever_they_end():
   for lengths in ((1,), (1, 1), (3, 1, 2), (7, 4), (1, 9, 1)):
     names = [f"x{i}" for i, n in enumerate(lengths) for _ in range(n)]
-    spans = drawn_images.spans_of_strategies([{"id": f"{n}-0"} for n in names])
+    rows = [{"id": f"{name}-0-0-s0-0"} for name in names]
+    spans = drawn_images.spans_of_strategies(rows)
     assert {n: len(rows) for n, rows in spans.items()} == Counter(names)
     assert [n for n, rows in spans.items() for _ in rows] == names
 
@@ -249,7 +250,7 @@ def test_a_shift_moves_and_repeats_the_edge():
 
 
 def test_crops_have_the_shares_and_shapes_they_should():
-  """A picture of its own coordinates tells where each crop was cut."""
+  """The pixels are their own coordinates, which show where a crop was cut."""
   y, x = np.mgrid[:200, :200]
   image = np.stack([y, x, x], -1).astype(np.uint8)
   rng, shares = np.random.default_rng(0), []

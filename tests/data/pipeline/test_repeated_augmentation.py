@@ -43,7 +43,7 @@ def test_epochs_follow_each_other_in_the_order_of_the_index():
   assert (want[0] != want[1]).any()
 
 
-def test_each_example_of_an_epoch_comes_so_often_in_a_row():
+def test_copies_of_an_example_follow_each_other():
   order = repeated_order(1000, epoch=2, seed=1, repeats=3)[:768]
   np.testing.assert_array_equal(order[::3], order[1::3])
   np.testing.assert_array_equal(order[::3], order[2::3])
@@ -78,7 +78,7 @@ def test_a_stopped_iterator_goes_on_exactly():
   jax.tree.map(np.testing.assert_array_equal, take(again, 4), rest)
 
 
-def test_processes_share_what_one_alone_would_see(monkeypatch):
+def test_processes_share_the_batches_of_one_process(monkeypatch):
   """Each has a run of the rows, with the draws that they have alone."""
   alone = take(iter(batches()), 6)
   monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -97,7 +97,7 @@ def test_reading_processes_change_nothing():
   jax.tree.map(np.testing.assert_array_equal, here, there)
 
 
-def test_without_repeats_the_pipeline_is_what_it_was():
+def test_without_repeats_the_pipeline_is_unchanged():
   """Its order and its draws, so that runs begun before go on alike."""
   ds = grain.MapDataset.source(SOURCE).seed(5)[0::1].shuffle().repeat()
   ds = ds.random_map(draw).random_map(shift)
@@ -120,6 +120,6 @@ def test_the_rows_have_no_end_and_whole_epochs():
     (dict(repeats=0), "repeats=0.*1 shows each"),
   ],
 )
-def test_what_cannot_be_repeated_is_refused(changes, words):
+def test_impossible_repeats_are_refused(changes, words):
   with pytest.raises(UserError, match=words):
     batches(**changes)
