@@ -76,9 +76,9 @@ def kept_timesteps(
   respacing = str(respacing)
   if not _RESPACING.fullmatch(respacing):
     raise UserError(
-      f"respacing={respacing!r} is none: needed a number of steps, as 100, or "
-      "'10,5', 'ddim50', 'fast27' or 'logsnr10', and '<900' behind it for "
-      "those of the first 900."
+      f"respacing={respacing!r}: needed a number of steps, as 100, or '10,5', "
+      "'ddim50', 'fast27' or 'logsnr10', and '<900' behind it for those of the "
+      "first 900."
     )
   if betas is None:
     betas = squared_cosine(num_steps)
@@ -97,14 +97,22 @@ def kept_timesteps(
     steps[-1] -= 2
     return np.array(steps)
   if respacing.startswith("ddim"):
-    count = int(respacing.removeprefix("ddim"))
-    for stride in range(1, num_steps):
-      if len(range(0, num_steps, stride)) == count:
-        return np.arange(0, num_steps, stride)
-    raise UserError(
-      f"respacing={respacing!r}: no whole stride over {num_steps} steps keeps "
-      f"{count} of them. Use {count} without 'ddim', which rounds."
-    )
+    return _whole_stride(respacing, num_steps)
+  return _in_sections(respacing, num_steps)
+
+
+def _whole_stride(respacing: str, num_steps: int) -> np.ndarray:
+  count = int(respacing.removeprefix("ddim"))
+  for stride in range(1, num_steps):
+    if len(range(0, num_steps, stride)) == count:
+      return np.arange(0, num_steps, stride)
+  raise UserError(
+    f"respacing={respacing!r}: no whole stride over {num_steps} steps keeps "
+    f"{count} of them. Use {count} without 'ddim', which rounds."
+  )
+
+
+def _in_sections(respacing: str, num_steps: int) -> np.ndarray:
   counts = [int(count) for count in respacing.split(",")]
   size, extra = divmod(num_steps, len(counts))
   kept, start = [], 0
@@ -141,7 +149,8 @@ def _even_in_logsnr(respacing: str, betas: np.ndarray) -> np.ndarray:
   even = np.linspace(logsnr[-1], logsnr[0], count)[::-1]
   steps = np.arange(len(betas))
   kept = np.round(np.interp(even, logsnr[::-1], steps[::-1])).astype(int)
-  # Many may be nearest to one step, where steps are few: each keeps its own.
+  # Where steps are few, several positions may be nearest to one step: they take
+  # different ones.
   order = np.arange(count)
   return np.minimum(
     np.maximum.accumulate(kept - order) + order, len(betas) - count + order

@@ -52,42 +52,25 @@ def load(
   Raises:
     UserError: about missing or unfit weights, or a batch that does not split.
   """
-  paths = _locate(weights), bpe.locate(tokenizer)
-  params, about = files.load_params(paths[0])
-  if about.get("kind") != "clip":
-    raise UserError(
-      f"{weights} holds weights of {about.get('kind')!r}: config.encoder needs "
-      "those of a CLIP."
-    )
-  vocabulary = bpe.load(paths[1])
-  model = clip.CLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
-  if model.vocab_size != vocabulary.clip_vocab_size:
-    raise UserError(
-      f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
-      f"{vocabulary.clip_vocab_size}: give the tokenizer that it was trained "
-      "with."
-    )
   batching.check_size(batch_size, field="encoder.batch_size")
-  # Beside "params", a ResNet has "batch_stats".
-  variables = params if "params" in params else {"params": params}
-  params = variables["params"]
-  # Files may hold a scalar as an array of one number.
-  params["logit_scale"] = np.reshape(params["logit_scale"], ())
+  model, variables, vocabulary = _load_model(weights, tokenizer, dtype)
+  logit_scale = float(np.exp(variables["params"]["logit_scale"]))
   variables = batching.replicate(variables)
-  size = model.image_size
   run = partial(
     batching.in_batches,
     variables=variables,
     batch_size=batch_size,
     width=model.embed_dim,
   )
-  apply = lambda variables, x, method: model.apply(variables, x, method=method)
+  size = model.image_size
   of_pixels = run(
-    lambda variables, x: apply(
-      variables, clip.preprocess(fit_images(x, size)), "encode_image"
+    lambda variables, x: model.apply(
+      variables, clip.preprocess(fit_images(x, size)), method="encode_image"
     )
   )
-  of_tokens = run(lambda variables, x: apply(variables, x, "encode_text"))
+  of_tokens = run(
+    lambda variables, x: model.apply(variables, x, method="encode_text")
+  )
   if resize is None:
     resize = "host" if jax.default_backend() == "cpu" else "device"
   fit = partial(fit_image, size=size)
@@ -101,35 +84,66 @@ def load(
     tokens = vocabulary.clip_tokens(texts, model.context_length)
     return of_tokens(batching.chunks(tokens, batch_size))
 
-  def embed_prompts(names: Sequence[str], num_context: int):
-    names = [vocabulary.clip_ids(f"{name}.") for name in names]
-    tokens, end = prompt_tokens(
-      names,
-      start=vocabulary.clip_vocab_size - 2,
-      end=vocabulary.clip_vocab_size - 1,
-      length=model.context_length,
-      num_context=num_context,
-    )
-    embeddings = model.apply(variables, tokens, method="embed")
-    encode = jax.tree_util.Partial(partial(_encode_embedded, model), variables)
-    return encode, embeddings, end
-
-  identity = {
-    "encoder": "clip",
-    "weights": files.sha256(paths[0]),
-    "tokenizer": files.sha256(paths[1]),
-    "pixels": f"bicubic, shorter side and middle of {size}",
-    "dtype": dtype,
-  }
-  logit_scale = float(np.exp(params["logit_scale"]))
   return Encoder(
     encode_images,
     encode_texts,
     logit_scale,
-    identity,
-    embed_prompts,
-    fit if resize == "host" else np.asarray,
+    identity={
+      "encoder": "clip",
+      "weights": files.sha256(_locate(weights)),
+      "tokenizer": files.sha256(bpe.locate(tokenizer)),
+      "pixels": f"bicubic, shorter side and middle of {size}",
+      "dtype": dtype,
+    },
+    embed_prompts=partial(_embed_prompts, model, variables, vocabulary),
+    fit=fit if resize == "host" else np.asarray,
   )
+
+
+def _load_model(
+  weights: str, tokenizer: str, dtype: str
+) -> tuple[clip.CLIP, dict[str, Any], bpe.Tokenizer]:
+  """Returns the network, its variables on the host, and the tokenizer."""
+  params, about = files.load_params(_locate(weights))
+  if about.get("kind") != "clip":
+    raise UserError(
+      f"{weights} holds weights of {about.get('kind')!r}: config.encoder needs "
+      "those of a CLIP."
+    )
+  vocabulary = bpe.load(bpe.locate(tokenizer))
+  model = clip.CLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
+  if model.vocab_size != vocabulary.clip_vocab_size:
+    raise UserError(
+      f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
+      f"{vocabulary.clip_vocab_size}: give the tokenizer that it was trained "
+      "with."
+    )
+  # Beside "params", a ResNet has "batch_stats".
+  variables = params if "params" in params else {"params": params}
+  params = variables["params"]
+  # Files may hold a scalar as an array of one number.
+  params["logit_scale"] = np.reshape(params["logit_scale"], ())
+  return model, variables, vocabulary
+
+
+def _embed_prompts(
+  model: clip.CLIP,
+  variables: Any,
+  vocabulary: bpe.Tokenizer,
+  names: Sequence[str],
+  num_context: int,
+) -> tuple[jax.tree_util.Partial, jax.Array, np.ndarray]:
+  """Embeds the tokens of class names; see `Encoder.embed_prompts`."""
+  tokens, end = prompt_tokens(
+    [vocabulary.clip_ids(f"{name}.") for name in names],
+    start=vocabulary.clip_vocab_size - 2,
+    end=vocabulary.clip_vocab_size - 1,
+    length=model.context_length,
+    num_context=num_context,
+  )
+  embeddings = model.apply(variables, tokens, method="embed")
+  encode = jax.tree_util.Partial(partial(_encode_embedded, model), variables)
+  return encode, embeddings, end
 
 
 def _encode_embedded(model, variables, x, end):

@@ -153,7 +153,7 @@ def test_identity_tells_weights_apart(encoder, tmp_path):
   [
     ({"name": "clop"}, "did you mean 'clip'"),
     ({"batchsize": 8}, "did you mean 'batch_size'"),
-    ({"batch_size": 0}, "at least 1"),
+    ({"batch_size": 0}, "batch_size=0: needed a whole number, 1 or more"),
     ({"dtype": "half"}, "dtype='half': needed one of float32"),
     ({"weights": "missing.safetensors"}, ":runlocal"),
     ({"weights": None}, ":runlocal"),

@@ -236,7 +236,7 @@ def test_bad_fields_stop_before_anything_is_drawn(
     (("batch_sise",), 4, "batch_size"),
     (("batch_size",), 0, "batch_size=0: needed a whole number"),
     (("dtype",), "float31", "one of float32, bfloat16"),
-    (("base", "respacing"), "ten", "respacing='ten' is none: needed a number"),
+    (("base", "respacing"), "ten", "respacing='ten': needed a number"),
     (("upsampler", "start"), "noice", "needed one of noise, low_res"),
     (("base", "start"), "low_res", "start='low_res': needed one of noise$"),
   ],

@@ -163,7 +163,7 @@ def test_a_writer_that_no_strategy_needs_is_not_loaded(tmp_path):
     ({"blocklist": "gone.txt"}, "Cannot read config.prompts.writer.blocklist"),
     (
       {"top_p": 0.0, "max_length": 1, "sentence_template": "a photo"},
-      "(?s)max_length=1: .*top_p=0.0: .*sentence_template='a photo': needed",
+      "(?s)max_length=1: .*sentence_template='a photo': .*top_p=0.0: needed",
     ),
     ({"min_words": 5, "max_words": 4}, "max_words=4"),
   ],

@@ -152,7 +152,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
   script = f"""
 import sys
 sys.path[:0] = {sys.path!r}
-from test_shards import write
+from data.generated.test_shards import write
 write({str(tmp_path / "b")!r})
 """
   subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
