@@ -1,6 +1,6 @@
 """Chooses "a" or "an" before a word.
 
-Only sentences of ours need it: those of grammars (`prompts.enhance`), and those
+Only our sentences need it: those of `prompts.sentences`, and those
 of a user's own label space. Built-in label spaces fill their templates as they
 were published: "a photo of a umbrella." is what the paper's numbers, and
 CLIP's, were measured with.

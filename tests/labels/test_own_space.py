@@ -306,7 +306,7 @@ def test_all_problems_are_reported_by_line(tmp_path):
     "  line 6: classes[4].name: must be a text, not datetime.date(2024, 1, 1); "
     'in quotes, "2024-01-01" is one',
     "  line 7: classes[5].sense: WordNet has no meaning of 'xyzzy' that an "
-    "image can show; say in `description` what it is, instead of sense=2",
+    "image can show; give a `description` instead of sense=2",
     "  line 8: classes[6].name: must be a text, not None",
     "  line 9: classes[7].description: must be a text, not [1]",
     "  line 9: classes[7].related: must be a list of texts, not 'ox'; write "
