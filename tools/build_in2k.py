@@ -24,7 +24,7 @@ offsets are ImageNet's ids. The draw takes those of the smallest hashes, which
 no library's generator of random numbers can change. Files written:
 
   in2k.yaml          ImageNet's classes, then those drawn, by their ids
-  WORDNET_LICENSE    what WordNet's licence wants beside every copy
+  WORDNET_LICENSE    WordNet's licence, which every copy must have beside it
 """
 
 import hashlib
@@ -37,6 +37,8 @@ from absl import app, flags
 
 from synthjax.labels import class_names, spaces
 from synthjax.runtime.errors import UserError
+from tools import wordnet_files
+from tools.wordnet_files import PHYSICAL, Noun, ancestors
 
 _WORDNET = flags.DEFINE_string(
   "wordnet", None, "Folder of WordNet 3.0 with data.noun and index.noun."
@@ -48,7 +50,6 @@ _OUT = flags.DEFINE_string("yaml", None, "Folder to write in.")
 
 SEED = 0
 NUM_DRAWN = 1000
-PHYSICAL = "n00001930"
 NOT_DRAWN = (
   "n00007846",  # person
   "n05220461",  # body part
@@ -57,7 +58,6 @@ NOT_DRAWN = (
   "n02570164",
 )
 TAXON = "n07992450"  # taxonomic group: "Buteo"
-HYPERNYMS = ("@", "@i")  # of kinds, of instances
 
 HEADER = """\
 # IN-2K: ImageNet-1K's classes, and {num_drawn} of {candidates} further ones of
@@ -69,17 +69,10 @@ HEADER = """\
 """
 
 
-class Synset(NamedTuple):
-  """A meaning in WordNet."""
-
-  lemmas: tuple[str, ...]  # its words; the first is its usual one
-  hypernyms: tuple[str, ...]  # the ids right above
-
-
 class WordNet(NamedTuple):
   """The nouns."""
 
-  synsets: dict[str, Synset]  # by ImageNet's ids
+  nouns: dict[str, Noun]  # by ImageNet's ids
   usual: dict[str, str]  # lemma in lower case -> id of its commonest meaning
   license: str
 
@@ -99,33 +92,12 @@ def main(_) -> None:
 
 
 def read_wordnet(folder: pathlib.Path) -> WordNet:
-  """Reads the nouns; wndb(5WN) of WordNet describes the files."""
-  synsets, usual, licence = {}, {}, []
-  for line in (folder / "data.noun").read_text().splitlines():
-    if line.startswith("  "):  # and the number of the line
-      licence.append(line.split(maxsplit=1)[1:])
-      continue
-    fields = line.partition(" | ")[0].split()
-    end = 4 + 2 * int(fields[3], 16)
-    pointers = zip(fields[end + 1 :: 4], fields[end + 2 :: 4], strict=False)
-    above = (f"n{offset}" for kind, offset in pointers if kind in HYPERNYMS)
-    synsets[f"n{fields[0]}"] = Synset(tuple(fields[4:end:2]), tuple(above))
-  for line in (folder / "index.noun").read_text().splitlines():
-    if not line.startswith("  "):
-      fields = line.split()
-      usual[fields[0]] = f"n{fields[-int(fields[2])]}"
-  text = "\n".join("".join(words).rstrip() for words in licence)
-  return WordNet(synsets, usual, text + "\n")
-
-
-def ancestors(wordnet: WordNet, key: str) -> set[str]:
-  """Returns all that lies above a synset, without itself."""
-  found, waiting = set(), [key]
-  while waiting:
-    new = set(wordnet.synsets[waiting.pop()].hypernyms) - found
-    found |= new
-    waiting += new
-  return found
+  """Reads the nouns of a folder of WordNet's files."""
+  text = (folder / "data.noun").read_text()
+  places = wordnet_files.read_places((folder / "index.noun").read_text())
+  usual = {lemma: key for (lemma, key), place in places.items() if place == 1}
+  nouns = wordnet_files.read_nouns(text)
+  return WordNet(nouns, usual, wordnet_files.read_licence(text))
 
 
 def candidates(
@@ -136,19 +108,19 @@ def candidates(
   Args:
     wordnet: every noun.
     listed: ids of synsets to choose from.
-    first: ids of the classes that are there already.
+    first: ids of the earlier classes.
 
   Raises:
     UserError: naming the ids that WordNet does not hold.
   """
   listed = set(listed)
-  if unknown := sorted((listed | set(first)) - wordnet.synsets.keys()):
+  if unknown := sorted((listed | set(first)) - wordnet.nouns.keys()):
     raise UserError(
       f"{len(unknown)} synsets are not in this WordNet: "
       f"{', '.join(unknown[:10])}. The ids of ImageNet are offsets in WordNet "
       "3.0 alone, as n01440764; give --wordnet its folder."
     )
-  above = {key: ancestors(wordnet, key) for key in listed | set(first)}
+  above = {key: ancestors(wordnet.nouns, key) for key in listed | set(first)}
   above_first = set().union(*(above[key] for key in first))
   above_listed = set().union(*(above[key] for key in listed))
   return [
@@ -179,33 +151,33 @@ def draw(keys: Iterable[str], count: int, seed: int) -> list[str]:
 def choose_names(
   wordnet: WordNet, drawn: Iterable[str], first: Mapping[str, str]
 ) -> dict[str, str]:
-  """Returns id -> name, by which generator and classifier know what is meant.
+  """Returns id -> name, for generator and classifier.
 
-  That is the first of the synset's words that commonly means it, is no word or
-  name of a class that is there already, and is not scientific ("Buteo buteo").
-  Failing that, it is the first word and what it is, "buzzard (hawk)", as CLIP's
-  authors write "kite (bird of prey)"; or that word alone if it says so itself,
-  "tea bag".
+  The name is the first of the synset's words that commonly means it, is no word
+  or name of an earlier class, and is not scientific ("Buteo buteo"). If there
+  is none, it is the first word and its kind, "buzzard (hawk)", as CLIP's
+  authors write "kite (bird of prey)"; or that word alone if it ends with the
+  kind, "tea bag".
 
   Args:
     wordnet: every noun.
     drawn: ids to name.
-    first: id -> name of the classes that are there already.
+    first: id -> name of the earlier classes.
   """
   canonical = class_names.canonical
   taken = {canonical(name) for name in first.values()}
-  taken |= {canonical(w) for key in first for w in wordnet.synsets[key].lemmas}
+  taken |= {canonical(w) for key in first for w in wordnet.nouns[key].words}
   names = {}
   for key in drawn:
-    lemmas, hypernyms = wordnet.synsets[key]
-    for lemma in lemmas:
-      meant = wordnet.usual[lemma.lower()] == key
-      if meant and canonical(lemma) not in taken:
+    noun = wordnet.nouns[key]
+    for lemma in noun.words:
+      is_usual = wordnet.usual[lemma.lower()] == key
+      if is_usual and canonical(lemma) not in taken:
         if not _is_scientific(wordnet, lemma):
           name = lemma
           break
     else:
-      name, kind = lemmas[0], wordnet.synsets[hypernyms[0]].lemmas[0]
+      name, kind = noun.words[0], wordnet.nouns[noun.above[0]].words[0]
       if canonical(name) in taken or not name.endswith(kind):
         name = f"{name} ({kind})"
     names[key] = name.replace("_", " ")
@@ -214,13 +186,13 @@ def choose_names(
 
 
 def _is_scientific(wordnet: WordNet, lemma: str) -> bool:
-  """Tells whether a lemma begins with a genus, as "Buteo_buteo" does."""
+  """Returns whether a lemma begins with a genus, as "Buteo_buteo" does."""
   word = lemma.partition("_")[0]
   genus = wordnet.usual.get(word.lower())
   return (
     word[:1].isupper()
     and genus is not None
-    and TAXON in ancestors(wordnet, genus)
+    and TAXON in ancestors(wordnet.nouns, genus)
   )
 
 
@@ -230,7 +202,7 @@ def space_text(shipped: str, names: Mapping[str, str], candidates: int) -> str:
   Args:
     shipped: the text of imagenet.yaml.
     names: id -> name of the classes to add, in order.
-    candidates: how many might have been drawn, for the comment.
+    candidates: number of synsets that could be drawn, for the comment.
   """
   header = HEADER.format(
     num_drawn=f"{len(names):,}",
@@ -249,7 +221,7 @@ def space_text(shipped: str, names: Mapping[str, str], candidates: int) -> str:
 
 
 def fingerprint(keys: Iterable[str]) -> str:
-  """Returns what tells one draw from another."""
+  """Returns the SHA-256 of a draw."""
   return hashlib.sha256("\n".join(keys).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-r"""Writes the meanings of nouns for `nouns`; users never need to.
+r"""Writes the table of nouns of `labels.wordnet`; users never need to.
 
   apt-get download wordnet-base && dpkg -x wordnet-base_*.deb $DIR
   pip download --no-deps --dest=$DIR timm && unzip -d $DIR $DIR/timm-*.whl
@@ -8,11 +8,11 @@ r"""Writes the meanings of nouns for `nouns`; users never need to.
 
 It keeps the synsets of WordNet 3.0 that an image can show: physical entities
 and games, without the names of single persons and things; of those that lie on
-a map, such as Turkey, the ones that WordNet's tagged texts speak of. wndb(5WN)
-and cntlist(5WN) describe WordNet's files. A row has, between tabs,
+a map, such as Turkey, the ones that WordNet's tagged texts use. cntlist(5WN)
+describes the file of counts. A row has, between tabs,
 
   - how far its id, the noun's offset in data.noun, lies behind the last row's
-  - its branch, a letter of nouns.BRANCHES
+  - its branch, a letter of wordnet.BRANCHES
   - "p" if ImageNet-21K-P has enough images of it (Ridnik et al. 2021), "i" for
     a single thing
   - its words, the usual one first, each with its place among the meanings of
@@ -28,13 +28,18 @@ import gzip
 import pathlib
 import re
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
 
 from absl import app, flags
 
 from synthjax.labels.wordnet import BRANCHES
+from tools.wordnet_files import (
+  PHYSICAL,
+  Noun,
+  ancestors,
+  read_nouns,
+  read_places,
+)
 
-PHYSICAL = "n00001930"
 GAMES = ("n00523513", "n00456199", "n00430606")  # sports, two kinds of game
 GLOSS_LENGTH = 60  # characters
 # WordNet's files of lexicographers; of the rest, "thing".
@@ -47,7 +52,7 @@ FILES = {
   "19": "phenomenon",
   "27": "substance",
 }
-# Parts of the others, by what lies above; the first that does counts.
+# Branches of the others, by a meaning above; the first one counts.
 BELOW = {
   "n03800933": "musical instrument",
   "n04565375": "weapon",
@@ -71,17 +76,6 @@ BELOW = {
 }
 
 
-class Noun(NamedTuple):
-  """A meaning in WordNet."""
-
-  file: str  # number of the lexicographers' file
-  words: tuple[str, ...]
-  ids: tuple[int, ...]  # of the words, as keys of senses have them
-  above: tuple[str, ...]  # hypernyms
-  instance: bool  # a single thing
-  gloss: str
-
-
 def main(_) -> None:
   folder = pathlib.Path(flags.FLAGS.wordnet)
   nouns = read_nouns((folder / "data.noun").read_text())
@@ -92,40 +86,6 @@ def main(_) -> None:
   packed = gzip.compress("".join(rows).encode(), 9, mtime=0)
   pathlib.Path(flags.FLAGS.out).write_bytes(packed)
   print(f"{len(rows):,} meanings, {len(packed):,} bytes")
-
-
-def read_nouns(text: str) -> dict[str, Noun]:
-  """Reads data.noun: id -> meaning."""
-  nouns = {}
-  for line in text.splitlines():
-    if line.startswith("  "):  # of the licence
-      continue
-    head, _, gloss = line.partition(" | ")
-    fields = head.split()
-    end = 4 + 2 * int(fields[3], 16)
-    pointers = list(
-      zip(fields[end + 1 :: 4], fields[end + 2 :: 4], strict=False)
-    )
-    nouns[f"n{fields[0]}"] = Noun(
-      fields[1],
-      tuple(fields[4:end:2]),
-      tuple(int(number, 16) for number in fields[5:end:2]),
-      tuple(f"n{to}" for kind, to in pointers if kind in ("@", "@i")),
-      any(kind == "@i" for kind, _ in pointers),
-      gloss.strip(),
-    )
-  return nouns
-
-
-def read_places(text: str) -> dict[tuple[str, str], int]:
-  """Reads index.noun: (lemma, id) -> place among the lemma's meanings."""
-  places = {}
-  for line in text.splitlines():
-    if not line.startswith("  "):
-      fields = line.split()
-      for i, offset in enumerate(fields[-int(fields[2]) :]):
-        places[fields[0], f"n{offset}"] = i + 1
-  return places
 
 
 def read_counts(text: str) -> dict[tuple[str, str, int], int]:
@@ -141,12 +101,12 @@ def read_counts(text: str) -> dict[tuple[str, str, int], int]:
 
 
 def branch_of(nouns: Mapping[str, Noun], key: str, above: set[str]) -> str:
-  """Returns a name of BRANCHES, or "" for what no image shows.
+  """Returns a name of BRANCHES, or "" for a meaning that no image shows.
 
   Args:
     nouns: every noun.
     key: of the meaning.
-    above: all that lies above it, and itself.
+    above: ids of all meanings above it, and its own.
   """
   if above.intersection(GAMES):
     return "game"
@@ -171,9 +131,9 @@ def make_rows(
   }
   kept = {}
   for key in sorted(nouns):
-    branch = branch_of(nouns, key, {key} | _above(nouns, key))
-    known = any(uses[key, word] for word in nouns[key].words)
-    if branch and (not nouns[key].instance or branch == "place" and known):
+    branch = branch_of(nouns, key, {key} | ancestors(nouns, key))
+    is_used = any(uses[key, word] for word in nouns[key].words)
+    if branch and (not nouns[key].instance or branch == "place" and is_used):
       kept[key] = branch
   meanings = collections.Counter(
     word.lower() for key in kept for word in nouns[key].words
@@ -206,15 +166,6 @@ def shorten(gloss: str) -> str:
   if len(text) > GLOSS_LENGTH:
     text = text[:GLOSS_LENGTH].rpartition(" ")[0].rstrip(",;") + " ..."
   return text
-
-
-def _above(nouns: Mapping[str, Noun], key: str) -> set[str]:
-  found, waiting = set(), [key]
-  while waiting:
-    new = set(nouns[waiting.pop()].above) - found
-    found |= new
-    waiting += new
-  return found
 
 
 def _word(word: str, place: int, count: int) -> str:

@@ -4,14 +4,14 @@ import dataclasses
 import functools
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import Annotated
 
 import numpy as np
 
 from synthjax.config import schema
 from synthjax.embedded import world
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import unknown_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,50 +26,31 @@ class Captioned:
   leave_out: schema.Texts = ()
 
   def problems(self) -> Iterable[str]:
-    try:
-      self.open()
-    except UserError as error:
-      yield str(error)
+    for field, kind in (
+      ("leave_out", "category"),
+      ("subcategories", "subcategory"),
+    ):
+      allowed = {getattr(concept, kind) for concept in world.concepts()}
+      if unknown := [x for x in getattr(self, field) if x not in allowed]:
+        yield f"{field}: {unknown_names(kind, unknown, allowed)}"
 
   def open(self) -> world.Source:
-    return open_captioned(
-      self.split, subcategories=self.subcategories, leave_out=self.leave_out
+    """Opens the drawings."""
+    concepts, source = world.concepts(), world.open_split(self.split)
+    kept = [
+      i
+      for i, (_, _, concept) in enumerate(source.rows)
+      if concepts[concept].category not in self.leave_out
+      and (
+        not self.subcategories
+        or concepts[concept].subcategory in self.subcategories
+      )
+    ]
+    return dataclasses.replace(
+      source,
+      rows=tuple(source.rows[i] for i in kept),
+      labels=tuple(source.labels[i] for i in kept),
     )
-
-
-def open_captioned(
-  split: str,
-  *,
-  subcategories: Sequence[str] = (),
-  leave_out: Sequence[str] = (),
-) -> world.Source:
-  """Opens a split, or a part of it; the arguments are fields of `Captioned`.
-
-  Raises:
-    UserError: about a subcategory or category that no concept has.
-  """
-  concepts = world.concepts()
-  for kind, names in (("category", leave_out), ("subcategory", subcategories)):
-    known = {getattr(concept, kind) for concept in concepts}
-    if unknown := [name for name in names if name not in known]:
-      raise unknown_names(kind, unknown, known)
-  source = world.open_split(split)
-  kept = [
-    i
-    for i, (_, _, concept) in enumerate(source.rows)
-    if concepts[concept].category not in leave_out
-    and (not subcategories or concepts[concept].subcategory in subcategories)
-  ]
-  return dataclasses.replace(
-    source,
-    rows=tuple(source.rows[i] for i in kept),
-    labels=tuple(source.labels[i] for i in kept),
-  )
-
-
-def check_captioned(fields: Mapping[str, Any], *, name: str) -> None:
-  """Raises a UserError about a block `data` of the task `name`."""
-  schema.read(Captioned, fields, f"config.{name}.data")
 
 
 def name_more(example: dict, rng: np.random.Generator, *, share: float) -> dict:

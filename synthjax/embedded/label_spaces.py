@@ -97,64 +97,35 @@ SUBCATEGORIES = {
   "geometric": "geometric shape",
 }
 
-# What the built-in spaces of the embedded set hold.
+# The subcategories of the built-in spaces of the embedded set.
 SPACES = {
-  "emoji10": (
-    "animal-mammal",
-    "animal-bird",
-    "animal-marine",
-    "plant-flower",
-    "food-fruit",
-    "drink",
-    "place-building",
-    "transport-ground",
-    "clothing",
-    "face-smiling",
+  "emoji10": tuple(
+    """
+    animal-mammal animal-bird animal-marine plant-flower food-fruit drink
+    place-building transport-ground clothing face-smiling
+    """.split()
   ),
-  "emoji16": (
-    "animal-mammal",
-    "animal-bird",
-    "animal-marine",
-    "animal-bug",
-    "plant-flower",
-    "food-fruit",
-    "food-vegetable",
-    "food-prepared",
-    "food-sweet",
-    "drink",
-    "place-building",
-    "transport-ground",
-    "transport-air",
-    "sport",
-    "clothing",
-    "musical-instrument",
+  "emoji16": tuple(
+    """
+    animal-mammal animal-bird animal-marine animal-bug plant-flower
+    food-fruit food-vegetable food-prepared food-sweet drink place-building
+    transport-ground transport-air sport clothing musical-instrument
+    """.split()
   ),
   "emoji_all": tuple(SUBCATEGORIES),
 }
 
-# What the shipped generator was trained to draw; see train_generator.py.
-DRAWN = (
-  "animal-mammal",
-  "animal-bird",
-  "animal-marine",
-  "animal-reptile",
-  "animal-bug",
-  "plant-flower",
-  "plant-other",
-  "food-fruit",
-  "food-vegetable",
-  "food-prepared",
-  "food-sweet",
-  "drink",
-  "place-building",
-  "transport-ground",
-  "transport-water",
-  "transport-air",
-  "sport",
-  "clothing",
-  "musical-instrument",
-  "face-smiling",
+# Subcategories that the shipped generator was trained to draw; see
+# train_generator.py.
+DRAWN = tuple(
+  """
+  animal-mammal animal-bird animal-marine animal-reptile animal-bug
+  plant-flower plant-other food-fruit food-vegetable food-prepared
+  food-sweet drink place-building transport-ground transport-water
+  transport-air sport clothing musical-instrument face-smiling
+  """.split()
 )
+
 # Single concepts as classes, to pre-train on: what IN-1K and IN-2K are to the
 # classes to come. The first space's are the first of the second's.
 CONCEPT_SPACES = {"concepts80": 80, "concepts160": 160}

@@ -36,12 +36,12 @@ SPLITS = {
   "test": ("test", ("train", "test")),
   "test_seen": ("test", ("train",)),  # a new style of known concepts
   "test_unseen": ("test", ("test",)),  # both are new
-  # What few-shot runs draw their real shots from: "train" under another name,
-  # since in this world the generator saw the same drawings.
+  # The pool of real shots in few-shot runs: "train" under another name, since
+  # in this world the generator saw the same drawings.
   "real_pool": ("train", ("train",)),
 }
 
-# What captions call the styles that training sees.
+# Words of captions for the styles that training sees.
 STYLE_WORDS = {
   "noto": ("shaded", "soft", "detailed"),
   "noto-v1": ("simple", "plain"),
@@ -62,19 +62,19 @@ TEMPLATES = (
 PLAIN_TEMPLATES = tuple(t for t in TEMPLATES if "{style}" not in t)
 
 REINSTALL = (
-  "The file is damaged or belongs to another version: reinstall synthjax, or "
-  "rebuild it with `python -m tools.embedded_world.build`."
+  "The file is damaged or belongs to another version: reinstall synthjax. In a "
+  "checkout, `python -m tools.embedded_world.build` builds it again."
 )
 
 
 class Concept(NamedTuple):
-  """What a drawing shows."""
+  """The thing that a drawing shows, such as a fox."""
 
   id: int
   code: str  # code points, hexadecimal
   name: str
   keywords: tuple[str, ...]
-  phrases: tuple[str, ...]  # what captions may call it; the name comes first
+  phrases: tuple[str, ...]  # names in captions; `name` comes first
   category: str
   subcategory: str
   split: str
@@ -96,7 +96,7 @@ class Source:
     return len(self.rows)
 
   def __getitem__(self, index: int) -> dict:
-    """Returns the example: image uint8 [32, 32, 3], label, and what it is."""
+    """Returns image uint8 [32, 32, 3], label, id, concept, style, phrases."""
     style, row, concept_id = self.rows[index]
     concept = concepts()[concept_id]
     return {

@@ -1,10 +1,9 @@
-"""Which of "a" and "an" stands before a word.
+"""Chooses "a" or "an" before a word.
 
-For sentences that are ours: those of grammars (`text.enhance`), and those that
-a user's own label space makes with its templates. Published templates keep
-what they say, right or wrong: "a photo of a umbrella." is what the paper's
-numbers, and CLIP's, were measured with. So built-in label spaces fill theirs as
-they are.
+Only our sentences need it: those of `prompts.sentences`, and those
+of a user's own label space. Built-in label spaces fill their templates as they
+were published: "a photo of a umbrella." is what the paper's numbers, and
+CLIP's, were measured with.
 """
 
 import re
@@ -26,8 +25,8 @@ _BEFORE_SLOT = re.compile(r"\b([Aa])n? (?=\{\})")
 
 def article_of(phrase: str) -> str:
   """Returns "a" or "an", by the spelling of the first word."""
-  found = re.search(r"\w+", phrase)
-  word = found[0] if found else ""
+  match = re.search(r"\w+", phrase)
+  word = match[0] if match else ""
   # "éclair" begins with an e.
   plain = unicodedata.normalize("NFKD", word)[:1].lower()
   if _is_spelled(word):
@@ -39,7 +38,7 @@ def article_of(phrase: str) -> str:
 
 
 def fill(template: str, phrase: str) -> str:
-  """Writes a phrase for {}, after the article that it wants.
+  """Writes a phrase for {}, after the right article.
 
   Only "a" or "an" right before the {} is changed.
   """
@@ -49,7 +48,7 @@ def fill(template: str, phrase: str) -> str:
 
 
 def _is_spelled(word: str) -> bool:
-  """Tells whether a word is read letter by letter: "MRI", the "f" of f-hole."""
+  """Returns whether a word is spelled out: "MRI", or the "f" of f-hole."""
   if len(word) == 1 or word in _SPELLED:
     return not word.isdigit()
   if not word.isupper() or not word.isalpha():

@@ -1,4 +1,4 @@
-"""Which class is meant by a name in a data set's own files.
+"""The class of a name, or of a number, in a data set's own files.
 
 Those write "Faces_easy", "faces easy" or "FacesEasy": letters and digits count,
 case and all other marks do not.
@@ -11,7 +11,7 @@ from typing import Any
 
 from synthjax.runtime.errors import UserError
 
-MAX_LISTED = 40  # problems of an error
+MAX_LISTED = 40  # lines of problems in an error
 
 
 def lookup(space: Any) -> dict[str, int]:
@@ -25,73 +25,69 @@ def lookup(space: Any) -> dict[str, int]:
 
 
 def canonical(name: str) -> str:
-  """Returns what of a name counts."""
+  """Returns the letters and digits of a name, case-folded."""
   return "".join(filter(str.isalnum, name.casefold()))
 
 
 def table(classes: Mapping[str, int]) -> dict[str, int]:
   """Returns canonical name -> label, without those of more than one label."""
-  labels = collections.defaultdict(set)
+  labels_of = collections.defaultdict(set)
   for name, label in classes.items():
-    labels[canonical(name)].add(label)
-  return {name: min(found) for name, found in labels.items() if len(found) == 1}
+    labels_of[canonical(name)].add(label)
+  return {
+    name: min(labels) for name, labels in labels_of.items() if len(labels) == 1
+  }
 
 
 def match(
-  found: Iterable[str], classes: Mapping[str, int], *, where: str
+  names: Iterable[str], classes: Mapping[str, int], *, where: str
 ) -> dict[str, int]:
-  """Returns the label of each name that was found.
+  """Returns the label of each name in the files of a data set.
 
   Args:
-    found: names in the files of a data set.
+    names: in the files.
     classes: name -> label; several names may have one label.
     where: names the data set in errors.
 
   Raises:
-    UserError: listing each name that is of no class, and each class that has
-      no name.
+    UserError: as `check`.
   """
-  labels_of, found = table(classes), list(found)
-  labels = {name: labels_of.get(canonical(name)) for name in found}
+  labels_of = table(classes)
+  labels = {name: labels_of.get(canonical(name)) for name in names}
   unknown = [name for name, label in labels.items() if label is None]
-  missing = missing_classes(classes, labels.values())
-  if unknown or missing:
-    raise mismatch(where, classes, unknown, missing)
+  check(classes, unknown, labels.values(), where=where)
   return labels
 
 
-def missing_classes(
-  classes: Mapping[str, int], labels: Iterable[int | None]
-) -> list[str]:
-  """Returns a name of each class that has none of these labels."""
-  names = {label: name for name, label in reversed(classes.items())}
-  return [names[label] for label in sorted(names.keys() - set(labels))]
-
-
-def mismatch(
-  where: str,
+def check(
   classes: Mapping[str, int],
   unknown: Iterable[str],
-  missing: Iterable[str],
-) -> UserError:
-  """Returns the error about names of no class and classes of no name."""
+  labels: Iterable[int | None],
+  *,
+  where: str,
+) -> None:
+  """Raises a UserError about names of no class, and classes of no name.
+
+  Args:
+    classes: name -> label.
+    unknown: the names of no class in a data set.
+    labels: that its names have.
+    where: names the data set.
+  """
+  names = {label: name for name, label in reversed(classes.items())}
+  missing = [names[label] for label in sorted(names.keys() - set(labels))]
   lines = []
   for name in unknown:
     near = difflib.get_close_matches(name, classes, n=1)
     hint = f"; the nearest is {near[0]!r}" if near else ""
     lines.append(f"{name!r}: no class is called so{hint}")
   lines += [f"{name!r}: this class is not there" for name in missing]
-  if len(lines) > MAX_LISTED:
-    lines[MAX_LISTED:] = [f"and {len(lines) - MAX_LISTED} more"]
-  listed = "\n  ".join(lines)
-  return UserError(
-    f"{where} does not fit its {len(set(classes.values()))} classes:\n  "
-    f"{listed}\nChoose the label space of this data set, or give the classes "
-    "that it calls otherwise a `key`."
+  raise_problems(
+    lines,
+    f"{where} does not fit its {len(names)} classes",
+    "Choose the label space of this data set, or give the classes that it "
+    "calls otherwise a `key`.",
   )
-
-
-# --- which label is meant by what the files of a data set say of a class -----
 
 
 def resolve(
@@ -99,8 +95,8 @@ def resolve(
 ) -> dict[str, int | None]:
   """Returns the label of each name, None for those of no class.
 
-  A name that is written as in `classes` is that class; of others, letters and
-  digits count alone, which "C" and "C++" share.
+  A name that is written as in `classes` is that class. Only letters and digits
+  of others count, which "C" and "C++" share.
   """
   labels_of = table(classes)
   return {
@@ -119,8 +115,8 @@ def of_rows(
   """Returns the labels of rows that give a number, a name, or both.
 
   Args:
-    numbers: of each row; the label where no name tells of another.
-    names: the class's of each row.
+    numbers: of each row; the label of a row without a name.
+    names: of the class of each row.
     classes: name -> label; None takes the numbers as they are.
     where: names the data set in errors.
 
@@ -135,11 +131,11 @@ def of_rows(
       )
     return [int(number) for number in numbers]
   labels_of = resolve((n for n in names if n is not None), classes)
-  known = set(classes.values())
+  all_labels = set(classes.values())
   labels = [
     labels_of[name]
     if name is not None
-    else (number if number in known else None)
+    else (number if number in all_labels else None)
     for number, name in zip(numbers, names, strict=True)
   ]
   unknown = {
@@ -147,9 +143,7 @@ def of_rows(
     for number, name, label in zip(numbers, names, labels, strict=True)
     if label is None
   }
-  missing = missing_classes(classes, labels)
-  if unknown or missing:
-    raise mismatch(where, classes, sorted(unknown), missing)
+  check(classes, sorted(unknown), labels, where=where)
   return labels
 
 
@@ -162,8 +156,12 @@ def raise_problems(problems: Sequence[str], what: str, advice: str) -> None:
     advice: what to change.
   """
   if problems:
-    shown = list(problems[:MAX_LISTED])
-    if more := len(problems) - len(shown):
-      shown.append(f"and {more} more")
-    listed = "\n  ".join(shown)
-    raise UserError(f"{what}:\n  {listed}\n{advice}")
+    raise UserError(f"{what}:\n  {listed(problems)}\n{advice}")
+
+
+def listed(lines: Sequence[str]) -> str:
+  """Returns the lines as a list of an error, which is cut if it is long."""
+  shown = list(lines[:MAX_LISTED])
+  if more := len(lines) - len(shown):
+    shown.append(f"and {more} more")
+  return "\n  ".join(shown)

@@ -1,8 +1,8 @@
-"""Names of files for ids and classes, whatever these are called.
+"""Names of files for any ids and classes.
 
-A name from outside may hold a slash, be "..", or differ from another by case
-alone, which macOS and Windows do not tell apart. What is written here is one
-part of a path, and no two are the same on any of these systems.
+An id or a class may hold a slash, be "..", or differ from another by case
+alone, which macOS and Windows ignore. The names made here are single parts of a
+path, and no two are the same on any of these systems.
 """
 
 import collections
@@ -25,8 +25,8 @@ def key_of(image_id: str) -> str:
   """Returns the name of an image's files, without an ending.
 
   It has no dot, as WebDataset takes what follows the first one for the ending.
-  An id of small letters, digits, "_" and "-" stays as it is; all others get a
-  hash of the id behind what is left of them, so that they stay apart.
+  An id of small letters, digits, "_" and "-" stays as it is. Other characters
+  are replaced, and a hash of the id is added, so that names stay different.
   """
   if _PLAIN_KEY.fullmatch(image_id):
     return image_id
@@ -39,33 +39,33 @@ def folder_names(
 ) -> list[str]:
   """Returns the name of a folder for each class.
 
-  A class keeps its name where any system can have it. What cannot be in a name
-  becomes "_"; those that would meet get a hash of their class's name besides.
+  A class keeps its name where any system can have it. Forbidden characters
+  become "_", and folders of the same name get a hash of their class's name.
 
   Args:
     names: of the classes, no two alike.
     reserved: names that something else has in the same place.
   """
   assert len(set(names)) == len(names), "class names must differ"
-  made = [_folder_name(name) for name in names]
-  count = collections.Counter(_folded(name) for name in [*made, *reserved])
+  folders = [_folder_name(name) for name in names]
+  count = collections.Counter(_folded(name) for name in [*folders, *reserved])
   return [
     f"{folder}-{_hash(name)}" if count[_folded(folder)] > 1 else folder
-    for name, folder in zip(names, made, strict=True)
+    for name, folder in zip(names, folders, strict=True)
   ]
 
 
 def unique_names(space: Any) -> list[str]:
   """Returns the class names of a label space by id, no two alike.
 
-  They are those of TFDS's label.labels.txt beside the image shards: where two
-  classes share a name, the ids stand behind it.
+  They are those of TFDS's label.labels.txt beside the image shards: names that
+  classes share are followed by the ids.
   """
-  names = [" ".join(each.name.split()) for each in space.classes]
+  names = [" ".join(name.split()) for name in space.class_names]
   count = collections.Counter(names)
   return [
-    f"{name} ({each.id})" if count[name] > 1 or not name else name
-    for name, each in zip(names, space.classes, strict=True)
+    f"{name} ({i})" if count[name] > 1 or not name else name
+    for i, name in enumerate(names)
   ]
 
 
@@ -76,12 +76,12 @@ def lookup(space: Any) -> dict[str, int]:
 
 
 def is_word(name: Any) -> bool:
-  """Tells whether a name is letters, digits and "_" of ASCII alone."""
+  """Returns whether a name is letters, digits and "_" of ASCII alone."""
   return isinstance(name, str) and bool(re.fullmatch(r"[A-Za-z0-9_]+", name))
 
 
 def is_inside(name: str) -> bool:
-  """Tells whether a relative path stays below where it starts."""
+  """Returns whether a relative path stays below its start."""
   parts = re.split(r"[/\\]", name)
   return bool(name) and not any(part in ("", ".", "..") for part in parts)
 
@@ -97,14 +97,14 @@ def _folder_name(name: str) -> str:
     made = f"_{made}"  # nor is it hidden
   while len(made.encode()) > _MAX_BYTES:
     made = made[:-1]
-  # A hash tells apart what was cut off, or has become the same.
+  # The hash keeps names apart that were cut, or became the same.
   if unicodedata.normalize("NFC", name) != made:
     made = f"{made}-{_hash(name)}"
   return made
 
 
 def _folded(name: str) -> str:
-  # As a file system would that ignores case and how accents are written.
+  # As in a file system that ignores case and how accents are written.
   return unicodedata.normalize("NFKC", name.casefold())
 
 

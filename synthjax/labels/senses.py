@@ -1,9 +1,9 @@
-"""What a class name may mean: "crane" is a bird and a machine.
+"""The meanings of a class name: "crane" is a bird and a machine.
 
 A generator that is asked for a crane draws one or the other, or both in turn.
-The meanings are those of WordNet 3.0 that an image can show, from a table that
-`build_senses` writes. A name is ambiguous if meanings that stand (`standing`)
-look nothing alike, as animals and machines do.
+The meanings are those of WordNet 3.0 that an image can show, from the table of
+`wordnet`. A name is ambiguous if common meanings look nothing alike, as animals
+and machines do.
 """
 
 import re
@@ -13,27 +13,27 @@ from typing import NamedTuple
 from synthjax.labels import articles, wordnet
 from synthjax.runtime.errors import UserError
 
-# --- which meanings of a word stand ------------------------------------------
-# A meaning stands if it is the usual word of something that ImageNet-21K-P has
-# images of, or if WordNet's tagged texts use the word for it often enough. The
-# numbers below were chosen by looking at what they flag among ImageNet's 1,000
-# names.
+# --- which meanings of a word are common --------------------------------------
+# A meaning is common, it "stands", if it is the usual word of something that
+# ImageNet-21K-P has images of, or if WordNet's tagged texts use the word for it
+# often enough. The numbers below were chosen by the names that they flag among
+# ImageNet's 1,000.
 
-# One meaning is so common above this many tagged uses that only such count as
-# have this share of them.
+# If one meaning has more tagged uses than COMMON, another one needs this share
+# of them.
 COMMON, SHARE = 25, 0.05
-LEAST_USES, LEAST_SHARE = 2, 0.2  # that let a meaning stand with no pictures
+LEAST_USES, LEAST_SHARE = 2, 0.2  # of a common meaning without pictures
 PERSON_USES = 3  # more than figures of speech have
 
 
 def stands(row: wordnet.Row, lemma: str, uses: int, most: int) -> bool:
-  """Tells whether people and pictures know a meaning of a word.
+  """Returns whether a meaning of a word is common.
 
   Args:
     row: the meaning.
     lemma: the word.
     uses: of the word in this meaning, in WordNet's tagged texts.
-    most: uses of the meaning of the word that has most.
+    most: uses of the word's most used meaning.
   """
   if (lemma, row.key) in wordnet.STANDING:
     return True
@@ -41,29 +41,30 @@ def stands(row: wordnet.Row, lemma: str, uses: int, most: int) -> bool:
     return uses > 0
   usual = row.words[0][0].lower() == lemma
   if row.branch in ("person", "phenomenon") and uses < PERSON_USES:
-    # "He is a tiger"; and microwaves are seen as ovens alone.
-    known = row.pictured and usual or uses == most > 0
-    often = uses >= LEAST_SHARE * most and most < COMMON
-    return known and often and not _is_figure(row)
+    # "He is a tiger"; and pictures of microwaves show ovens alone.
+    is_known = row.pictured and usual or uses == most > 0
+    is_frequent = uses >= LEAST_SHARE * most and most < COMMON
+    return is_known and is_frequent and not _is_figure(row)
   if uses < max(most, 1) and re.search(
     rf"\b{re.escape(lemma)}(s|es)?\b", row.gloss
   ):
     return False  # the flesh, fur, ball or player of the other meaning
   if uses == most > 0 or uses >= max(LEAST_USES, LEAST_SHARE * most):
     return True
-  known = usual or uses >= LEAST_SHARE * most > 0
-  return row.pictured and known and (most < COMMON or uses >= SHARE * most)
+  is_known = usual or uses >= LEAST_SHARE * most > 0
+  return row.pictured and is_known and (most < COMMON or uses >= SHARE * most)
 
 
 def _is_figure(row: wordnet.Row) -> bool:
-  """Tells whether a person is called so in jest or anger: "a skunk"."""
+  """Returns whether it is a figure of speech for a person: "a skunk"."""
   above = wordnet.table()[0][row.above[0]] if row.above else row
   figures = ("person", "unpleasant person", "unpleasant woman", "large person")
   return above.words[0][0] in figures
 
 
-# --- ------
-# Things made by people, which are told apart by kind where they have one.
+# --- meanings of a name -------------------------------------------------------
+
+# Things made by people, which differ by kind where they have one.
 UNSPECIFIC = {"device", "thing"}
 MADE = set(list(wordnet.BRANCHES.values())[7:]) - {"place", "game"}
 # Branches of one look, or of one thing: the plum and its tree.
@@ -96,16 +97,16 @@ def senses_of(name: str) -> tuple[Sense, ...]:
   """Returns the meanings of a name that an image can show, likeliest first.
 
   Case, articles and plurals do not count. A name that WordNet does not know has
-  none. Those that stand come first; the places of all are their numbers.
+  none. Common ones come first. The position is the number of a meaning, from 1.
   """
   lemma = wordnet.find_lemma(name)
   rows, _ = wordnet.table()
-  found = [
+  candidates = [
     (rows[i], _use(rows[i], lemma)) for i in wordnet.index().get(lemma, ())
   ]
-  most = max((uses for _, (_, uses) in found), default=0)
+  most = max((uses for _, (_, uses) in candidates), default=0)
   ranked = []
-  for row, (place, uses) in found:
+  for row, (place, uses) in candidates:
     words = tuple(word for word, *_ in row.words)
     sense = Sense(
       row.key,
@@ -116,7 +117,7 @@ def senses_of(name: str) -> tuple[Sense, ...]:
       stands(row, lemma, uses, most),
     )
     ranked.append((not sense.stands, -uses, place, sense))
-  senses = [sense for *_, sense in sorted(ranked, key=lambda each: each[:3])]
+  senses = [sense for *_, sense in sorted(ranked, key=lambda rank: rank[:3])]
   if lemma in wordnet.YOUNGER:
     branch, text = wordnet.YOUNGER[lemma]
     young = Sense("", branch, (lemma,), text, text, True)
@@ -127,12 +128,12 @@ def senses_of(name: str) -> tuple[Sense, ...]:
 def usual_branch(
   names: Iterable[str], *, share: float = 0.5, least: int = 3
 ) -> str:
-  """Returns what most of the classes are, such as "animal"; or "".
+  """Returns the branch of most of the classes, such as "animal"; or "".
 
   Args:
-    names: of the classes; those of several meanings have no say.
-    share: of them, which must be exceeded.
-    least: classes that there must be.
+    names: of the classes; those of several meanings do not count.
+    share: of the classes, which the branch must exceed.
+    least: classes that the branch must have.
   """
   branches = [
     senses[0].branch
@@ -145,7 +146,7 @@ def usual_branch(
 
 
 def likeliest(name: str, usual: str = "") -> Sense | None:
-  """Returns what a name means, among classes that usually are of a branch."""
+  """Returns the likeliest meaning, among classes of a `usual` branch."""
   senses = senses_of(name)
   fitting = [s for s in senses if s.stands and s.branch == usual]
   return next(iter((*fitting, *senses)), None)
@@ -156,23 +157,23 @@ def ambiguous(name: str, usual: str = "") -> dict[int, Sense]:
 
   Args:
     name: of a class.
-    usual: what most other classes are, from `usual_branch`. Among musical
-      instruments a recorder is hardly what first comes to mind: both are told.
+    usual: branch of most other classes, from `usual_branch`. Among musical
+      instruments, a recorder has two meanings.
   """
-  found: dict[int, Sense] = {}
+  different: dict[int, Sense] = {}
   senses = senses_of(name)
   for number, sense in enumerate(senses, 1):
-    others = [other.branch for other in found.values()]
-    differ = all(_differ(sense.branch, other) for other in others)
-    differ |= not sense.key or wordnet.find_lemma(name) in wordnet.TOLD
-    if sense.stands and differ:
-      found[number] = sense
-  if len(found) > 1:
-    return found
+    others = [other.branch for other in different.values()]
+    differs = all(_differ(sense.branch, other) for other in others)
+    differs |= not sense.key or wordnet.find_lemma(name) in wordnet.AMBIGUOUS
+    if sense.stands and differs:
+      different[number] = sense
+  if len(different) > 1:
+    return different
   fitting = [n for n, s in enumerate(senses, 1) if s.branch == usual]
   if fitting and not senses[fitting[0] - 1].stands:
     first = senses[0]
-    # People are called by the names of dogs and birds, and not in pictures.
+    # Names of dogs and birds are used for people, but not in pictures.
     if first.branch != "person" and _differ(
       first.branch, usual, strictly=False
     ):
@@ -181,12 +182,12 @@ def ambiguous(name: str, usual: str = "") -> dict[int, Sense]:
 
 
 def choose(name: str, hint: int | str) -> Sense:
-  """Returns the meaning that a hint speaks of.
+  """Returns the meaning that a hint chooses.
 
   Args:
     name: of a class.
     hint: the number of a meaning, its ImageNet id, or words of it, of its
-      branch, of what lies above it or of its gloss: "bird", "lifting device".
+      branch, of a wider meaning or of its gloss: "bird", "lifting device".
 
   Raises:
     UserError: listing the meanings, if the hint fits none.
@@ -194,8 +195,8 @@ def choose(name: str, hint: int | str) -> Sense:
   senses = senses_of(name)
   if not senses:
     raise UserError(
-      f"WordNet has no meaning of {name!r} that an image can show; say in "
-      f"`description` what it is, instead of sense={hint!r}"
+      f"WordNet has no meaning of {name!r} that an image can show; give a "
+      f"`description` instead of sense={hint!r}"
     )
   if isinstance(hint, int) or hint.strip().isdigit():
     if 1 <= int(hint) <= len(senses):
@@ -215,23 +216,23 @@ def choose(name: str, hint: int | str) -> Sense:
 def related(sense: Sense, limit: int = 12) -> tuple[str, ...]:
   """Returns other words for a meaning, and for kinds of it.
 
-  Kinds that ImageNet-21K-P has images of come first, level by level. Of people
-  there are none, as some of WordNet's words for them insult.
+  Kinds that ImageNet-21K-P has images of come first, level by level. People
+  have none, as some of WordNet's words for them insult.
   """
   rows, below = wordnet.table()
   number = wordnet.numbers().get(sense.key)
   if number is None or sense.branch == "person":
     return ()
   # A word that usually means something else would bring the confusion back.
-  found = dict.fromkeys(_usual(rows[number]))
+  words = dict.fromkeys(_usual(rows[number]))
   level, seen = [number], {number}
-  while level and len(found) < limit:
+  while level and len(words) < limit:
     level = sorted({kind for i in level for kind in below.get(i, ())} - seen)
     seen |= set(level)
     for i in sorted(level, key=lambda i: not rows[i].pictured):
       if rows[i].key not in wordnet.NOT_NAMED and not rows[i].single:
-        found |= dict.fromkeys(_usual(rows[i])[:1])
-  return tuple(found)[:limit]
+        words |= dict.fromkeys(_usual(rows[i])[:1])
+  return tuple(words)[:limit]
 
 
 def warnings_of(
@@ -250,14 +251,14 @@ def warnings_of(
   lines = []
   for name in names:
     if senses := ambiguous(name, usual):
-      told = "  ".join(
+      prompts = "  ".join(
         f"{number}) {articles.fill(prompt, f'{name}, {sense.description}')!r}"
         for number, sense in senses.items()
       )
       likely = [n for n, s in senses.items() if s.branch == most]
       number = (likely or list(senses))[0]
       hint = f"{{name: {name}, sense: {number}}}"
-      lines.append(f"{name}: {told}  -> {hint}")
+      lines.append(f"{name}: {prompts}  -> {hint}")
   return lines
 
 
@@ -265,12 +266,12 @@ def warnings_of(
 
 
 def _differ(one: str, other: str, *, strictly: bool = True) -> bool:
-  """Tells whether things of two branches look nothing alike.
+  """Returns whether things of two branches look nothing alike.
 
   Args:
     one: a branch.
     other: another.
-    strictly: takes all made things for alike whose kind is not known.
+    strictly: made things of no known kind are alike.
   """
   if one == other or "substance" in (one, other) or {one, other} in ALIKE:
     return False

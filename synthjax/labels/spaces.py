@@ -19,38 +19,32 @@ file. A list of names will do; these are all the fields:
 The description follows the name in prompts and in the classifier's texts, "a
 photo of a crane, a wading bird", and so does that of the meaning that `sense`
 chooses: its number, or words of it; see `senses`. "a {}" becomes "an umbrella"
-where a name wants it. Names of several meanings are told when such a file
-is read, if they have neither. Related words are written as they are, in place
-of the name.
+where a name wants it. Reading such a file warns of names of several meanings
+that have neither. Related words are written as they are, in place of the name.
 
-A class that the data set's own files call otherwise has that folder, synset or
-label as its `key`: {id: 0, name: tench, key: n01440764}. Two classes may share
-a name only where every class has a key. Classes of the embedded set also list
-the Unicode `subcategories` they hold.
+The `key` of a class is its folder, synset or label in the data set's own files,
+if that is not its name: {id: 0, name: tench, key: n01440764}. Two classes may
+share a name only where every class has a key. Classes of the embedded set also
+list the Unicode `subcategories` they hold.
+
+`space_schema` checks the fields, and `space_yaml` reads the text.
 """
 
 import functools
-import json
 import pathlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
-import yaml
 from absl import logging
 from etils import epath
 
 from synthjax.embedded import label_spaces, world
-from synthjax.labels import senses
-from synthjax.labels.space_files import (
+from synthjax.labels import senses, space_yaml
+from synthjax.labels.space_schema import (
   PROMPTS,
   TEMPLATES,
   Class,
   LabelSpace,
-  Path,
-  Place,
-  Problem,
   parse_space,
-  refuse,
 )
 from synthjax.runtime.errors import UserError, unknown_names
 
@@ -68,8 +62,8 @@ def load_space(name: str) -> LabelSpace:
       or gs://.
 
   Raises:
-    UserError: about an unknown name, an unreadable file, or listing all that
-      is wrong with the space, by its lines.
+    UserError: about an unknown name, an unreadable file, or listing all
+      problems of the space, by their lines.
   """
   if name in SPACES:
     return SPACES[name]()
@@ -83,8 +77,8 @@ def load_space(name: str) -> LabelSpace:
         f"{' or '.join(ENDINGS)}, or one of the built-in ones: "
         f"{', '.join(built_in_spaces())}."
       )
-    known = [*built_in_spaces(), "<path>.json", "<path>.yaml"]
-    raise unknown_names("label space", [name], known)
+    allowed = [*built_in_spaces(), "<path>.json", "<path>.yaml"]
+    raise unknown_names("label space", [name], allowed)
   try:
     text = path.expanduser().read_text()
   except UnicodeDecodeError as error:
@@ -93,7 +87,7 @@ def load_space(name: str) -> LabelSpace:
     ) from error
   except (OSError, ValueError) as error:
     raise UserError(f"Cannot read the label space {name}: {error}") from error
-  return _own_space(text, name)
+  return _users_space(text, name)
 
 
 @functools.cache
@@ -105,116 +99,36 @@ def built_in_spaces() -> tuple[str, ...]:
 @functools.cache
 def _shipped_space(name: str) -> LabelSpace:
   text = (FOLDER / f"{name}.yaml").read_text()
-  return _read(text, where=f"{name}.yaml")
+  return _parse(text, where=f"{name}.yaml")
 
 
-@functools.cache  # so that what there is to tell is told once
-def _own_space(text: str, where: str) -> LabelSpace:
-  space = _read(text, where)._replace(articles=True)
+@functools.cache  # so that the warning is logged once
+def _users_space(text: str, where: str) -> LabelSpace:
+  space = _parse(text, where)._replace(articles=True)
   if notes := _notes(space):
     listed = "\n  ".join(notes)
     logging.warning("About the label space %s:\n  %s", where, listed)
   return space
 
 
-def _read(text: str, where: str) -> LabelSpace:
-  """Reads the text of a file, which `where` names."""
-  path = pathlib.PurePath(where)
-  # The parser in C, if there is one, is ten times as fast.
-  loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
-  try:
-    if path.suffix == ".json":  # of which YAML reads all but tabs
-      fields, twice = json.loads(text), []
-    else:
-      node = loader.get_single_node()
-      listed = isinstance(node, yaml.SequenceNode)
-      twice = _twice(node, ("classes",) if listed else ()) if node else []
-      fields = loader.construct_document(node) if node else None
-  except (ValueError, RecursionError, yaml.YAMLError) as error:
-    raise UserError(
-      f"Cannot read the label space {where}: {_explain(error)}"
-    ) from error
-  if twice:
-    raise refuse(where, twice, _places(text))
-  if isinstance(fields, list):
-    fields = {"classes": fields}
-  if isinstance(fields, Mapping):
-    fields = {"name": path.stem, **fields}
-  return parse_space(fields, where=where, places=lambda: _places(text))
-
-
-def _explain(error: Exception) -> str:
-  """Says what is wrong with the YAML, and what that often comes from."""
-  mark = getattr(error, "problem_mark", None)
-  if mark is None:
-    return str(error)
-  hints = {
-    "mapping values": "Put braces around the fields of a class, {name: cat, "
-    "related: [black cat]}, and quotes around a text with a colon.",
-    "cannot start": "Indent by spaces, and not by tabs; put quotes around a "
-    "text that begins with a mark.",
-    "',' or ']'": "Close the bracket, and put quotes around a text with {}: "
-    '["a photo of a {}"].',
-    "',' or '}'": "Close the brace; related words stand in brackets of their "
-    "own.",
-  }
-  problem = f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-  hint = next((h for key, h in hints.items() if key in str(error.problem)), "")
-  return f"{problem}. {hint}".rstrip()
-
-
-def _places(text: str) -> dict[Path, Place]:
-  """Returns where each value of a file stands."""
-  try:
-    root = yaml.compose(text, yaml.SafeLoader)
-  except yaml.YAMLError:  # JSON with tabs
-    return {}
-  places = dict(_walk(root, ()))
-  if isinstance(root, yaml.SequenceNode):
-    places = {("classes", *path): place for path, place in places.items()}
-  return places
-
-
-def _walk(node: yaml.Node, path: Path) -> Iterator[tuple[Path, Place]]:
-  if path:
-    written = node.value if isinstance(node, yaml.ScalarNode) else ""
-    yield path, Place(node.start_mark.line + 1, written)
-  if isinstance(node, yaml.SequenceNode):
-    for i, each in enumerate(node.value):
-      yield from _walk(each, (*path, i))
-  elif isinstance(node, yaml.MappingNode):
-    for key, each in node.value:
-      yield from _walk(each, (*path, str(key.value)))
-
-
-def _twice(node: yaml.Node, path: Path) -> list[Problem]:
-  """Lists the fields that are given twice, of which YAML takes the last."""
-  if isinstance(node, yaml.ScalarNode):
-    return []
-  problems, seen = [], set()
-  for i, each in enumerate(node.value):
-    key = str(each[0].value) if isinstance(each, tuple) else i
-    if key in seen:
-      problems.append(Problem((*path, key), "is given twice"))
-    seen.add(key)
-    value = each[1] if isinstance(each, tuple) else each
-    problems += _twice(value, (*path, key))
-  return problems
+def _parse(text: str, where: str) -> LabelSpace:
+  fields = space_yaml.read(text, where)
+  places = functools.partial(space_yaml.places, text)
+  return parse_space(fields, where=where, places=places)
 
 
 def _notes(space: LabelSpace) -> list[str]:
-  """Returns what a user should know about classes that hold."""
+  """Returns warnings about the classes of a valid space."""
   open_names, settled, notes = [], [], []
-  for each in space.classes:
-    # Whoever wrote related words has told what is meant.
-    (settled if each.description or each.related else open_names).append(
-      each.name
-    )
-    if "_" in each.name:
-      spaced = each.name.replace("_", " ")
-      notes.append(f"{each.name}: networks read {spaced!r} better")
-    if each.name.lower().startswith(("a ", "an ", "the ")):
-      notes.append(f"{each.name}: prompts have an article of their own")
+  for c in space.classes:
+    # Related words, too, say which meaning it is.
+    names = settled if c.description or c.related else open_names
+    names.append(c.name)
+    if "_" in c.name:
+      spaced = c.name.replace("_", " ")
+      notes.append(f"{c.name}: networks read {spaced!r} better")
+    if c.name.lower().startswith(("a ", "an ", "the ")):
+      notes.append(f"{c.name}: prompts have an article of their own")
   if len(space.classes) == 1:
     notes.append(
       f"There is one class alone, {space.classes[0].name!r}, and no other to "
@@ -230,18 +144,20 @@ def _notes(space: LabelSpace) -> list[str]:
 
 
 def identify_texts(space: LabelSpace) -> dict[str, Any] | None:
-  """Returns what else than names and templates a classifier's texts are of.
+  """Returns what a classifier's texts depend on beside names and templates.
 
-  None for built-in spaces, whose texts are these alone.
+  None for built-in spaces, whose texts depend on nothing else.
   """
-  told = {str(c.id): c.description for c in space.classes if c.description}
-  if not (told or space.articles):
+  descriptions = {
+    str(c.id): c.description for c in space.classes if c.description
+  }
+  if not (descriptions or space.articles):
     return None
-  return {"descriptions": told, "articles": space.articles}
+  return {"descriptions": descriptions, "articles": space.articles}
 
 
 def identify(space: LabelSpace) -> dict[str, Any]:
-  """Returns what a label means in this space, as plain data for a spec.
+  """Returns the meaning of each label, as plain data for a specification.
 
   Related words, templates and prompts are left out: only some tasks use them.
   """
@@ -261,12 +177,12 @@ def _embedded_space(name: str) -> LabelSpace:
   Related words are the names of the concepts that training sees, so that no
   prompt names a held-out one.
   """
-  held = label_spaces.SPACES[name]
+  subcategories = label_spaces.SPACES[name]
   names_of = label_spaces.SUBCATEGORIES
-  names = list(dict.fromkeys(names_of[s] for s in held))
+  names = list(dict.fromkeys(names_of[s] for s in subcategories))
   classes = []
   for number, class_name in enumerate(names):
-    parts = tuple(s for s in held if names_of[s] == class_name)
+    parts = tuple(s for s in subcategories if names_of[s] == class_name)
     related = tuple(
       concept.name
       for concept in world.concepts()

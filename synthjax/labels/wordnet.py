@@ -1,7 +1,7 @@
-"""The table of nouns that `build_senses` writes and `senses` reads.
+"""The table of WordNet's nouns, which `tools.build_senses` writes.
 
-It lies in label_spaces, beside the licence of WordNet. What it does not know
-stands below.
+It lies in label_spaces, beside the licence of WordNet. Additions to it stand
+below.
 """
 
 import functools
@@ -12,41 +12,22 @@ from typing import NamedTuple
 
 from synthjax.labels import articles
 
-# What the table calls by a letter.
+# Letter of the table -> branch.
 BRANCHES = dict(
   zip(
     "abcdefghijklmnopqrstuvw",
     (
-      "animal",
-      "plant",
-      "food",
-      "body part",
-      "person",
-      "phenomenon",
-      "substance",
-      "musical instrument",
-      "weapon",
-      "vehicle",
-      "clothing",
-      "jewellery",
-      "building",
-      "appliance",
-      "toy",
-      "tool",
-      "container",
-      "furniture",
-      "sports equipment",
-      "device",
-      "place",
-      "game",
-      "thing",
+      *("animal", "plant", "food", "body part", "person", "phenomenon"),
+      *("substance", "musical instrument", "weapon", "vehicle", "clothing"),
+      *("jewellery", "building", "appliance", "toy", "tool", "container"),
+      *("furniture", "sports equipment", "device", "place", "game", "thing"),
     ),
     strict=True,
   )
 )
 TABLE = pathlib.Path(__file__).parent / "label_spaces" / "senses.tsv.gz"
 
-# Meanings that stand although the counts, of texts of 1961, do not say so.
+# Common meanings that the texts of 1961, which were counted, seldom use.
 STANDING = {
   ("bank", "n02787772"),  # the building
   ("date", "n07765073"),  # the fruit
@@ -55,9 +36,9 @@ STANDING = {
   ("kite", "n03621473"),  # the toy
   ("squash", "n07715561"),  # the vegetable
 }
-# Names of several things of no kind that is told apart above.
-TOLD = {"bow", "spade", "tie"}
-# Meanings that are younger than WordNet: name -> branch and what it is.
+# Names of several things of one branch.
+AMBIGUOUS = {"bow", "spade", "tie"}
+# Meanings that are younger than WordNet: name -> branch and description.
 YOUNGER = {
   "jaguar": ("vehicle", "a British car"),
   "mustang": ("vehicle", "an American sports car"),
@@ -69,7 +50,7 @@ NOT_NAMED = {"n02083672", "n02570164"}  # their usual words insult
 
 
 class Row(NamedTuple):
-  """A meaning; see `build_senses`."""
+  """A meaning; see `tools.build_senses`."""
 
   key: str
   branch: str
@@ -141,11 +122,11 @@ def _read_word(text: str) -> tuple[str, int, int]:
 @functools.cache
 def index() -> dict[str, list[int]]:
   """Returns word in lower case -> rows."""
-  found: dict[str, list[int]] = {}
+  rows_of: dict[str, list[int]] = {}
   for i, row in enumerate(table()[0]):
     for word in dict.fromkeys(word.lower() for word, *_ in row.words):
-      found.setdefault(word, []).append(i)
-  return found
+      rows_of.setdefault(word, []).append(i)
+  return rows_of
 
 
 @functools.cache
@@ -154,9 +135,9 @@ def numbers() -> dict[str, int]:
   return {row.key: i for i, row in enumerate(table()[0])}
 
 
-# --- says in few words what a noun of the table is ---------------------------
+# --- descriptions -------------------------------------------------------------
 
-# What says too little about a meaning.
+# Words that say too little about a meaning.
 VAGUE = set(
   "animal|area|artifact|body part|covering|creature|depository|device|"
   "equipment|extremity|female|food|group|heavier-than-air craft|"
@@ -165,8 +146,8 @@ VAGUE = set(
   "pipe|placental|plant|process|region|structure|substance|support|system|thing|"
   "unit|way|whole".split("|")
 )
-# Meanings whose glosses say it in no plain words.
-SAID = {"n05297523": "a part of the body"}
+# Meanings whose glosses are not plain.
+DESCRIBED = {"n05297523": "a part of the body"}
 # No article stands before kinds of these branches, or of these last words.
 UNCOUNTED = ("food", "phenomenon", "substance", "game")
 MASSES = (
@@ -180,7 +161,7 @@ _CUT = re.compile(
 
 _LOOSE = ("a", "an", "and", "by", "for", "in", "of", "on", "or", "the", "to")
 
-# What begins a description, and says nothing; and where its noun has ended.
+# Empty words that begin a description; and where its noun has ended.
 _KIND_OF = re.compile(
   r"((any|one) of )?((an?|the|some|various) )?"
   r"((kind|type|sort|species|breed|form|piece|pair|set)s? of )?((an?|the) )?"
@@ -200,9 +181,9 @@ def head_word(description: str) -> str:
 
 
 def describe(row: Row, lemma: str) -> str:
-  """Says what a meaning is, by what lies right above it, or by its gloss."""
-  if row.key in SAID:
-    return SAID[row.key]
+  """Describes a meaning by the one right above it, or by its gloss."""
+  if row.key in DESCRIBED:
+    return DESCRIBED[row.key]
   kind = _kind(row, lemma)
   if kind:
     if row.branch in UNCOUNTED or kind.endswith(MASSES):
@@ -223,12 +204,12 @@ def _kind(row: Row, lemma: str) -> str:
   while row.above:
     row = rows[row.above[0]]
     # The first that usually means it: no "brass" for "brass instrument".
-    known = [word for word, place, _ in row.words if place == 1]
+    usual = [word for word, place, _ in row.words if place == 1]
     word = row.words[0][0]
-    if word not in VAGUE and known:
-      word = known[0]
+    if word not in VAGUE and usual:
+      word = usual[0]
     if word in VAGUE:
-      return ""  # what is above is vaguer still
+      return ""  # the meanings above are vaguer still
     if lemma not in word.split():
       return word
   return ""

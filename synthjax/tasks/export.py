@@ -192,14 +192,7 @@ def _counted(label: str, rows: Source) -> Source:
 def _digest_selection(workdir: epath.Path) -> str:
   """Returns the digest of a selection, which must be of these images."""
   scores.check_inputs(workdir / "score")
-  artifacts.verify(workdir / "select")
-  used = artifacts.load(workdir / "select")["spec"].get("scores")
-  if used != artifacts.digest(workdir / "score"):
-    raise UserError(
-      f"{workdir / 'select'} was made by other scores than those in "
-      f"{workdir / 'score'}. Delete it yourself and run `select` again, or put "
-      "the scores back."
-    )
+  clip_filter.check_selection(workdir / "select", workdir / "score")
   return artifacts.digest(workdir / "select")
 
 

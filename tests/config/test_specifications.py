@@ -38,7 +38,7 @@ def test_a_task_asks_for_the_specification_of_an_older_version(
   asked = []
 
   def begin(folder, spec):
-    asked.append(artifacts._of_the_result(artifacts.plain(spec)))
+    asked.append(artifacts.of_the_result(artifacts.plain(spec)))
     raise Claimed(folder)
 
   monkeypatch.setattr(artifacts, "begin", begin)
@@ -48,4 +48,4 @@ def test_a_task_asks_for_the_specification_of_an_older_version(
   config = main.load_config(f"{path}:{argument}")
   with pytest.raises(Claimed):
     importlib.import_module(main.TASKS[task]).run(config, str(tmp_path))
-  assert without_hashes(asked[0]) == artifacts._of_the_result(OLD[case])
+  assert without_hashes(asked[0]) == artifacts.of_the_result(OLD[case])

@@ -112,7 +112,7 @@ def test_a_space_that_does_not_hold_stops_before_anything(
   assert not workdir.exists()
 
 
-def test_a_path_that_is_not_there_is_told(tmp_path):
+def test_a_missing_path_is_reported(tmp_path):
   with pytest.raises(UserError, match="Cannot read the label space"):
     main.run_tasks(load(tmp_path / "no.yaml"), str(tmp_path / "run"))
 
@@ -212,7 +212,7 @@ def test_a_description_has_a_noun(description, noun):
   assert wordnet.head_word(description) == noun
 
 
-def test_related_words_are_filled_in_and_told(tmp_path, caplog):
+def test_related_words_are_filled_in_and_logged(tmp_path, caplog):
   with caplog.at_level(logging.WARNING):
     space = space_of(
       tmp_path,
@@ -231,11 +231,11 @@ def test_related_words_are_filled_in_and_told(tmp_path, caplog):
   # Nobody has told which crane; and what there is stays.
   assert crane == quuxbird == () and gull == ("sea gull",)
   assert "kookaburra" in caplog.text and "quuxbird: none" in caplog.text
-  assert "crane: none, before it is told what is meant" in caplog.text
+  assert "crane: none, before its meaning is given by `sense`" in caplog.text
   assert "sea gull" not in caplog.text
 
 
-def test_ambiguous_names_are_told_once_and_before_anything_runs(
+def test_ambiguous_names_are_logged_once_and_before_anything_runs(
   tmp_path, caplog
 ):
   text = "- heron\n- crane\n- {name: bat, sense: animal}\n"
@@ -252,7 +252,7 @@ def test_ambiguous_names_are_told_once_and_before_anything_runs(
   assert not (tmp_path / "run").exists()
 
 
-def test_one_class_alone_is_told(tmp_path, caplog):
+def test_one_class_alone_is_reported(tmp_path, caplog):
   with caplog.at_level(logging.WARNING):
     space = space_of(tmp_path, "- hammer, saw, axe\n")
   assert len(space.classes) == 1 and "one class alone" in caplog.text
@@ -263,7 +263,7 @@ def test_spaces_around_and_within_names_do_not_count(tmp_path):
   assert space.class_names == ("acoustic guitar", "tuba")
 
 
-def test_names_that_occur_twice_are_told_by_line(tmp_path):
+def test_names_that_occur_twice_are_reported_by_line(tmp_path):
   message = error_of(tmp_path, "- hammer\n- saw\n- Hammer\n- axe\n- 'saw '\n")
   assert message.splitlines()[1:] == [
     f"  line {line}: classes[{line - 1}]: the name {name!r} occurs 2 times; "
@@ -272,14 +272,14 @@ def test_names_that_occur_twice_are_told_by_line(tmp_path):
   ]
 
 
-def test_names_that_networks_read_badly_are_told(tmp_path, caplog):
+def test_names_that_networks_read_badly_are_logged(tmp_path, caplog):
   with caplog.at_level(logging.WARNING):
     space_of(tmp_path, "- acoustic_guitar\n- a harp\n- tuba\n")
   assert "networks read 'acoustic guitar' better" in caplog.text
   assert "a harp: prompts have an article of their own" in caplog.text
 
 
-def test_all_that_is_wrong_is_told_by_its_line(tmp_path):
+def test_all_problems_are_reported_by_line(tmp_path):
   message = error_of(
     tmp_path,
     "classes:\n"
@@ -306,7 +306,7 @@ def test_all_that_is_wrong_is_told_by_its_line(tmp_path):
     "  line 6: classes[4].name: must be a text, not datetime.date(2024, 1, 1); "
     'in quotes, "2024-01-01" is one',
     "  line 7: classes[5].sense: WordNet has no meaning of 'xyzzy' that an "
-    "image can show; say in `description` what it is, instead of sense=2",
+    "image can show; give a `description` instead of sense=2",
     "  line 8: classes[6].name: must be a text, not None",
     "  line 9: classes[7].description: must be a text, not [1]",
     "  line 9: classes[7].related: must be a list of texts, not 'ox'; write "
@@ -338,7 +338,7 @@ def test_what_often_goes_wrong_is_explained(text, words, tmp_path):
     space_of(tmp_path, text)
 
 
-def test_lines_of_json_are_told_too(tmp_path):
+def test_lines_of_json_are_reported_too(tmp_path):
   message = error_of(tmp_path, '["cat",\n 5,\n {"nam": "x"}]', "json")
   assert "line 2: classes[1]: must be a name" in message
   assert "line 3: classes[2].nam: is not a field" in message
@@ -378,7 +378,9 @@ def test_own_labels_passes_the_checks_of_its_tasks(tmp_path):
 # --- words that the embedded generator never met ----------------------------
 
 
-def test_own_prompts_are_drawn_from_or_told_to_be_left(tmp_path, caplog):
+def test_own_prompts_are_used_or_a_warning_says_that_they_are_not(
+  tmp_path, caplog
+):
   space = write(tmp_path)
   texts = {}
   for strategy in ("enhanced", "template"):

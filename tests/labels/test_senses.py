@@ -56,7 +56,7 @@ def test_names_of_one_look_are_not_flagged(name):
   assert not branches(name)
 
 
-def test_names_that_tell_the_meaning_or_are_unknown_are_not_flagged():
+def test_clear_and_unknown_names_are_not_flagged():
   for name in ("computer mouse", "crane bird", "kite (bird of prey)", "xyzzy"):
     assert senses.ambiguous(name) == {}
   assert senses.senses_of("xyzzy") == ()
@@ -112,7 +112,7 @@ def test_a_warning_holds_the_prompts_that_would_settle_it():
   assert senses.warnings_of(["heron", "owl"], "a {}") == []
 
 
-def test_what_most_classes_are_tells_which_meaning_is_odd():
+def test_the_usual_branch_shows_which_meaning_is_odd():
   instruments = ["violin", "harp", "trumpet", "recorder"]
   assert senses.usual_branch(instruments) == "musical instrument"
   assert senses.usual_branch(["violin", "harp", "gull", "owl"]) == ""

@@ -87,7 +87,7 @@ def test_built_in_spaces_write_what_was_published():
   assert caltech.sentence("a {}.", umbrella) == "a umbrella."
 
 
-def test_an_identity_is_plain_and_tells_labels_apart():
+def test_an_identity_is_plain_and_differs_with_the_labels():
   space = spaces.load_space("emoji10")
   identity = spaces.identify(space)
   assert json.loads(json.dumps(identity)) == identity

@@ -85,7 +85,7 @@ def test_every_format_has_the_images_that_were_drawn(drawn):
   ]["rows"] == len(want)
 
 
-def test_exported_files_tell_that_they_were_generated(drawn):
+def test_exported_files_are_marked_as_generated(drawn):
   config = make_config(drawn, export={"formats": ("png_folder",)})
   export.run(config, str(drawn))
   files = list((drawn / "export/png_folder").rglob("*.png"))
@@ -213,7 +213,7 @@ def test_a_command_line_names_the_formats(drawn, command_line, formats):
     ("detect_voc.py", "voc", "need boxes"),
   ],
 )
-def test_a_command_line_is_told_which_formats_there_are(
+def test_a_command_line_with_bad_formats_gets_the_allowed_ones(
   drawn, command_line, config, formats, words
 ):
   config = command_line(

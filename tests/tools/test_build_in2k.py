@@ -76,13 +76,13 @@ def wordnet(folder):
 
 
 def test_the_files_of_wordnet_are_read(wordnet):
-  assert wordnet.synsets["n02000001"] == build_in2k.Synset(
-    ("feather_hat",), ("n02000000", "n01000002")
-  )
-  assert wordnet.synsets["n01000003"].hypernyms == ("n01000002",)
+  hat = wordnet.nouns["n02000001"]
+  assert hat.words == ("feather_hat",)
+  assert hat.above == ("n02000000", "n01000002")
+  assert wordnet.nouns["n01000003"].above == ("n01000002",)
   assert wordnet.usual["buzzard"] == "n01000004"
   assert wordnet.license == "All rights\n\nreserved.\n"
-  assert build_in2k.ancestors(wordnet, "n01000003") == {
+  assert build_in2k.ancestors(wordnet.nouns, "n01000003") == {
     "n01000002",
     "n01000001",
     "n01000000",
@@ -125,7 +125,7 @@ def test_a_draw_depends_on_the_seed_alone():
     build_in2k.draw(keys, 1001, seed=0)
 
 
-def test_names_tell_what_is_meant(wordnet):
+def test_names_are_unambiguous(wordnet):
   assert build_in2k.choose_names(wordnet, ALLOWED, FIRST) == {
     "n01000005": "buzzard (hawk)",  # commonly a person; no scientific names
     "n01000007": "blue jay",

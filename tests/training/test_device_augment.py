@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from noisy_pictures import picture
 
-from synthjax.data.pipeline.loader import repeated_index
 from synthjax.models.pixels import MEAN, STD
 from synthjax.runtime.errors import UserError
 from synthjax.training import device_augment
@@ -103,41 +102,3 @@ def test_unknown_recipes_name_the_known_ones():
     device_augment.make_augment("moco_v3")
   with pytest.raises(UserError, match="with a crop"):
     device_augment.make_augment("none", crop=True)
-
-
-# --- repeated augmentation --------------------------------------------------
-
-
-def test_repeats_follow_each_other_over_the_ranks():
-  shares = [
-    repeated_index(1000, epoch=2, seed=1, rank=rank, num_ranks=4, multiple=256)
-    for rank in range(4)
-  ]
-  assert {len(share) for share in shares} == {768 // 4}
-  # Dealt back to one row, each example comes three times in a row.
-  row = np.stack(shares, 1).ravel()
-  np.testing.assert_array_equal(row[::3], row[1::3])
-  np.testing.assert_array_equal(row[::3], row[2::3])
-  assert len(set(row)) == 256  # a third of the length
-
-
-def test_the_order_changes_with_the_epoch_alone():
-  one, again, two = (
-    repeated_index(10, epoch=epoch, multiple=1) for epoch in (0, 0, 1)
-  )
-  assert len(one) == 10 and set(one) <= set(range(10))
-  np.testing.assert_array_equal(one, again)
-  assert (one != two).any()
-
-
-@pytest.mark.parametrize(
-  ("fields", "words"),
-  [
-    (dict(num_examples=100), "at most 100"),
-    (dict(num_examples=999, rank=2, num_ranks=2), "count from 0"),
-    (dict(num_examples=999, repeats=0), "from 1"),
-  ],
-)
-def test_orders_of_nothing_are_refused(fields, words):
-  with pytest.raises(UserError, match=words):
-    repeated_index(epoch=0, **fields)

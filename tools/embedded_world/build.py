@@ -35,12 +35,12 @@ _OUT = flags.DEFINE_string("out", None, "Folder to write; it is created.")
 # Drawings of one strip. WebP finds repeats best in a narrow strip, and allows
 # at most 16,383 rows of pixels.
 STRIP = 500
-BLANK_STD = 4.0  # of 255; below it there is next to nothing on the white
+BLANK_STD = 4.0  # of 255; below it a drawing is nearly blank
 ALIKE_MSE = 10.0  # of 255^2; drawings closer than that, mirrored or not
 
 VOCABULARY = 2046  # and two special tokens make CLIP's 2,048
 
-# Sets whose code points are known, so that their names tell others'.
+# Sets that give code points, which name the concepts of the others.
 NAMING_STYLES = ("noto", "twemoji", "fluent-emoji-flat")
 
 
@@ -81,19 +81,19 @@ def draw(
   for style in NAMING_STYLES:
     names = icons.alias_names(*sets[style])
     for concept in concepts:
-      known = concept["aliases"]
-      known += [n for n in names.get(concept["code"], ()) if n not in known]
+      aliases = concept["aliases"]
+      aliases += [n for n in names.get(concept["code"], ()) if n not in aliases]
 
   drawings = {}
   for style, (icon_set, chars) in sets.items():
     renamed = icons.RENAMED.get(style, {})
-    found = icons.match(concepts, icon_set, chars, renamed)
-    rows = [(i, name) for i in sorted(found) for name in found[i]]
+    icons_of = icons.match(concepts, icon_set, chars, renamed)
+    rows = [(i, name) for i in sorted(icons_of) for name in icons_of[i]]
     images = np.stack([icons.render(icon_set, name) for _, name in rows])
     # A white square on white shows nothing to learn from.
     kept = np.flatnonzero(images.std((1, 2, 3)) >= BLANK_STD)
     drawings[style] = ([rows[k][0] for k in kept], images[kept])
-    print(f"{style}: {len(found)} concepts, {len(kept)} drawings")
+    print(f"{style}: {len(icons_of)} concepts, {len(kept)} drawings")
   return drawings
 
 
@@ -125,7 +125,7 @@ def pack(images: dict[str, np.ndarray], path: pathlib.Path) -> None:
 
 
 def train_tokenizer(concepts: list[dict]):
-  """Trains a byte-level BPE on what captions and prompts are made of."""
+  """Trains a byte-level BPE on the phrases of captions and prompts."""
   import tokenizers
   from tokenizers import models, normalizers, pre_tokenizers, trainers
 

@@ -11,7 +11,7 @@ from synthjax.embedded.label_spaces import SUBCATEGORIES
 
 SKIPPED_CATEGORIES = ("Flags", "Component")  # flags, and bare skin tones
 MAX_PHRASES = 7  # the name and six keywords
-# Keywords that say nothing of what is seen, or that a third of all share.
+# Keywords that describe nothing visible, or that a third of all share.
 USELESS = frozenset(
   """nature female male women men woman man human sign symbol face body activity
   entertainment accessibility like photo""".split()
@@ -20,8 +20,8 @@ USELESS = frozenset(
 
 SHARES = {"test": 0.1, "validation": 0.1}  # of the concepts; the rest trains
 
-# Words that tell near-duplicates apart: who does it, in which colour, size or
-# direction. Concepts whose names differ in these alone share a split.
+# Words by which near-duplicates differ: a person, colour, size or direction.
+# Concepts whose names differ in these alone share a split.
 VARIANT_WORDS = frozenset(
   """man men woman women person people adult boy girl mx mrs mr old older child
   mermaid merman merperson santa claus prince princess with
@@ -130,10 +130,9 @@ def plain(text: str) -> str:
 
 
 def caption_phrases(concepts: list[dict]) -> list[tuple[str, ...]]:
-  """Chooses what captions may call each concept: its name, then keywords.
+  """Chooses the phrases for each concept in captions: its name, then keywords.
 
-  A phrase that is the name of a class of a label space is left out, whether it
-  is a name or a keyword, and so are keywords that say nothing.
+  Names of classes of a label space are left out, and so are empty keywords.
   """
   class_names = set(SUBCATEGORIES.values())
   phrases = []
@@ -157,7 +156,7 @@ def group_key(concept: dict) -> str:
     if right_kind and re.search(pattern, concept["name"]):
       return key
   words = [w for w in concept["name"].split() if w not in VARIANT_WORDS]
-  # Of "old woman" nothing is left, nor of "man": portraits are one group.
+  # "old woman" and "man" have no word left: portraits are one group.
   return " ".join(words) or concept["subcategory"]
 
 

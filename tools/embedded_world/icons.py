@@ -164,19 +164,20 @@ def match(
 ) -> dict[int, list[str]]:
   """Finds the icons of each concept: {index: icon names}.
 
-  By code points where the set has them, else by name without punctuation. No
-  icon serves two concepts. Alternative drawings of an object are all taken;
-  those of a person are its skin tones, of which the first is.
+  Icons match by code points where the set has them, else by name without
+  punctuation. No icon serves two concepts. All alternative drawings of an
+  object are taken; those of a person are its skin tones: the first is taken.
   """
-  own = {_squeeze(concept["name"]) for concept in concepts}
+  concept_names = {_squeeze(concept["name"]) for concept in concepts}
   names = {}
   for name in [*icons["icons"], *icons.get("aliases", {})]:
     # Some sets still call the game of cricket by the name of the insect.
-    if (parent := _parent(icons, name)) != name and _squeeze(parent) in own:
+    parent = _parent(icons, name)
+    if parent != name and _squeeze(parent) in concept_names:
       continue
     names.setdefault(_squeeze(renamed.get(name, name)), []).append(name)
-    if found := NUMBERED.fullmatch(name):
-      names.setdefault(_squeeze(found[1]), []).append(name)
+    if numbered := NUMBERED.fullmatch(name):
+      names.setdefault(_squeeze(numbered[1]), []).append(name)
   result, taken = {}, set()
   for i, concept in enumerate(concepts):
     name = chars.get(concept["code"])
@@ -188,13 +189,13 @@ def match(
     for i, concept in enumerate(concepts):
       if i in result or column >= len(concept["aliases"]):
         continue
-      found = names.get(_squeeze(concept["aliases"][column]), [])
-      found = [n for n in found if _parent(icons, n) not in taken]
+      matching = names.get(_squeeze(concept["aliases"][column]), [])
+      matching = [n for n in matching if _parent(icons, n) not in taken]
       if concept["category"] == "People & Body":
-        found = found[:1]
-      if found:
-        taken.update(_parent(icons, n) for n in found)
-        result[i] = found
+        matching = matching[:1]
+      if matching:
+        taken.update(_parent(icons, n) for n in matching)
+        result[i] = matching
   return result
 
 

@@ -35,16 +35,10 @@ def write(
   """Writes the images, as PNG, that are not there yet; the JSON file at last.
 
   Args:
-    folder: local or gs://.
+    folder: see `export_rows`, as for the names.
     rows: of image, boxes, labels, difficult, id and size; see `detection.voc`.
-    names: of the classes, by label.
+    names: of the classes.
     split: of the data set.
-
-  Returns:
-    The rows of each file, for the manifest.
-
-  Raises:
-    UserError: about a label without a name, or two images of one id.
   """
   folder, written = epath.Path(folder), {}
   images, annotations = [], []

@@ -49,20 +49,14 @@ def write(
   split: str,
   shard_size: int,
 ) -> dict[str, int]:
-  """Writes Parquet files in `data`; those that are there already stay.
+  """Writes Parquet files in `data`; see `export_rows`.
 
   Args:
-    folder: local or gs://.
-    rows: of `export_rows.rows`.
-    names: of the classes, by label; no two alike.
+    folder: of the export.
+    rows: to export.
+    names: of the classes; no two alike.
     split: of the data set.
     shard_size: images of a file.
-
-  Returns:
-    The rows of each file, for the manifest.
-
-  Raises:
-    UserError: about a label without a name, or if pyarrow is not there.
   """
   check_installed()
   import pyarrow as pa

@@ -5,10 +5,9 @@ so; and `<split>/metadata.jsonl`, a row of file_name, label, class_name, prompt,
 seed and id for each image. `open_folder` also reads folders without the list.
 """
 
-import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -38,17 +37,11 @@ def write(
   """Writes the image files that are not there yet, and their list at last.
 
   Args:
-    folder: local or gs://.
-    rows: of `export_rows.rows`.
-    names: of the classes, by label.
+    folder: see `export_rows`, as for the others.
+    rows: to export.
+    names: of the classes.
     split: the folder that holds those of the classes.
     keys: names of the classes' folders, as far as any system can have them.
-
-  Returns:
-    The rows of each file, for the manifest.
-
-  Raises:
-    UserError: about a label without a name, or two images of one id.
   """
   folder, written = epath.Path(folder), {}
   folders = file_names.folder_names(keys, RESERVED)
@@ -121,18 +114,9 @@ def open_folder(
     raise UserError(
       f"{path} does not fit its {len(classes)} classes:\n  {listed}"
     )
-  source = image_files.open_files(path, files, labels, image_size)
-  if not (stored := _stored_ids(path)):
-    return source
+  stored = _stored_ids(path)
   ids = [stored.get(file, file) for file in files]
-  read = functools.partial(_read_named, source.read, ids)
-  return dataclasses.replace(source, read=read)
-
-
-def _read_named(
-  read: Callable[[int], Example], ids: Sequence[str], index: int
-) -> Example:
-  return read(index) | {"id": ids[index]}
+  return image_files.open_files(path, files, labels, image_size, ids)
 
 
 def class_folders(path: epath.PathLike, space: Any) -> dict[str, int]:

@@ -46,20 +46,14 @@ def write(
   split: str,
   shard_size: int,
 ) -> dict[str, int]:
-  """Writes tar files; those that are there already stay.
+  """Writes tar files; see `export_rows`.
 
   Args:
-    folder: local or gs://.
-    rows: of `export_rows.rows`.
-    names: of the classes, by label.
+    folder: of the export.
+    rows: to export.
+    names: of the classes.
     split: of the data set.
     shard_size: images of a file.
-
-  Returns:
-    The rows of each file, for the manifest.
-
-  Raises:
-    UserError: about a label without a name, or two images of one id.
   """
 
   def write_file(path, numbers):

@@ -1,4 +1,8 @@
-"""The CLIP filter: which generated images show their class (Section 3.1)."""
+"""The CLIP filter: selects images that show their class (Section 3.1).
+
+Both filters share `keep`, which caps each class, and `selection.jsonl`, which
+lists what the task `select` has kept.
+"""
 
 import hashlib
 import json
@@ -21,7 +25,7 @@ class Selection(NamedTuple):
   """One entry for each row of the scores, in their order."""
 
   kept: np.ndarray  # [n] bool
-  reasons: np.ndarray  # [n] str: KEPT, FILLED, OVER, or why it does not pass
+  reasons: np.ndarray  # [n] str: KEPT, FILLED, OVER, or the filter's fault
 
 
 def select(
@@ -42,7 +46,7 @@ def select(
     scores: of n images.
     class_names: of the N classes; a label is a position in it.
     max_per_class: M, at least 1.
-    seed: of the random choice, which depends on seed and ids alone.
+    seed: of the random choice, which depends on it and the ids alone.
 
   Raises:
     UserError: listing every class without an image.
@@ -70,19 +74,19 @@ def keep(
   max_per_class: int,
   seed: int,
 ) -> Selection:
-  """Caps each class, strategy and seed, and fills up what is too few.
+  """Caps each class, strategy and seed, and fills up classes with too few.
 
   Args:
     scores: of n images.
     passes: [n] bool.
-    merit: [n]; of those that do not pass, the largest fill up.
+    merit: [n]; images of the largest fill up, though they do not pass.
     fault: the reason that they do not pass.
     class_names: see `select`, as for the last two.
     max_per_class: M.
     seed: of the random choice.
   """
   strategies, seeds = origin(scores.ids)
-  chance = np.array([chance_of(seed, each) for each in scores.ids])
+  chance = np.array([chance_of(seed, image_id) for image_id in scores.ids])
   reasons = np.where(passes, OVER, fault).astype("<U24")
   empty = []
   for strategy, image_seed in sorted(
@@ -93,9 +97,9 @@ def keep(
       rows = np.flatnonzero(group & (scores.labels == label))
       if not len(rows):
         empty.append(f"{name!r} ({strategy}, seed {image_seed})")
-      own = rows[passes[rows]]
-      if len(own) >= max_per_class:
-        chosen = own[np.argsort(chance[own])[:max_per_class]]
+      passing = rows[passes[rows]]
+      if len(passing) >= max_per_class:
+        chosen = passing[np.argsort(chance[passing])[:max_per_class]]
       else:
         order = np.lexsort((chance[rows], -merit[rows]))
         chosen = rows[order[:max_per_class]]
@@ -142,18 +146,31 @@ def read_kept(
   Raises:
     UserError: if the selection is damaged, or was made by other scores.
   """
-  artifacts.verify(folder)
+  check_selection(folder, scores_folder)
   path = epath.Path(folder) / FILE
   rows = [json.loads(line) for line in path.read_text().splitlines()]
-  used = artifacts.load(folder)["spec"].get("scores")
-  if used != artifacts.digest(scores_folder) or (
-    [row["id"] for row in rows] != scores.ids.tolist()
-  ):
-    raise UserError(
-      f"{path} was made by other scores than those in {scores_folder}. Delete "
-      f"{folder} yourself and run `select` again, or put the scores back."
-    )
+  if [row["id"] for row in rows] != scores.ids.tolist():
+    raise _other_scores(folder, scores_folder)
   return np.array([row["kept"] for row in rows], bool)
+
+
+def check_selection(
+  folder: epath.PathLike, scores_folder: epath.PathLike
+) -> None:
+  """Raises a UserError if a selection is damaged, or made by other scores."""
+  artifacts.verify(folder)
+  used = artifacts.load(folder)["spec"].get("scores")
+  if used != artifacts.digest(scores_folder):
+    raise _other_scores(folder, scores_folder)
+
+
+def _other_scores(
+  folder: epath.PathLike, scores_folder: epath.PathLike
+) -> UserError:
+  return UserError(
+    f"{folder} was made by other scores than those in {scores_folder}. Delete "
+    "it yourself and run `select` again, or put the scores back."
+  )
 
 
 def images_of(
@@ -169,9 +186,8 @@ def images_of(
   Args:
     scores: of n images.
     strategy: of their prompts.
-    seed: of the images, where they were drawn with several seeds; those of a
-      single seed serve for every one.
-    kept: [n] bool, which of them may be taken.
+    seed: of the images, if they were drawn with several seeds.
+    kept: [n] bool, whether an image may be taken.
     class_names: each of which needs an image.
 
   Returns:
@@ -183,8 +199,8 @@ def images_of(
   strategies, seeds = origin(scores.ids)
   of_strategy = strategies == strategy
   if not of_strategy.any():
-    known = np.unique(strategies)
-    raise unknown_names("image of the prompt strategy", [strategy], known)
+    allowed = np.unique(strategies)
+    raise unknown_names("image of the prompt strategy", [strategy], allowed)
   drawn = np.unique(seeds[of_strategy]).tolist()
   image_seed = drawn[0] if len(drawn) == 1 else seed
   if image_seed not in drawn:
@@ -193,8 +209,8 @@ def images_of(
       f"the seeds {drawn}. Change config.tune.seeds or config.generate.seeds."
     )
   rows = np.flatnonzero(of_strategy & kept & (seeds == image_seed))
-  found = set(scores.labels[rows].tolist())
-  if lacking := [n for i, n in enumerate(class_names) if i not in found]:
+  labels = set(scores.labels[rows].tolist())
+  if lacking := [n for i, n in enumerate(class_names) if i not in labels]:
     raise UserError(
       f"{len(lacking)} classes have no {strategy!r} image to learn from (seed "
       f"{image_seed}): {', '.join(lacking[:10])}. Were they given prompts?"

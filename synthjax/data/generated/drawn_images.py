@@ -1,4 +1,4 @@
-"""The generated images of a workdir, all of them or those that were kept."""
+"""The images that `generate` has drawn: all of a workdir, or a part of them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,15 +21,15 @@ def open_generated(
   selection: epath.PathLike | None = None,
   decode: bool = True,
 ) -> Source:
-  """Opens what `generate` has drawn.
+  """Opens the images.
 
   Args:
     folder: of the image shards.
     strategy: of the prompts; None takes the images of all.
-    seed: of the images, with a strategy; None takes all seeds, and so do the
-      images of a single seed.
-    selection: the `selection.jsonl` of `select`, of which the rows that are
-      kept are taken; None takes every image.
+    seed: of the images, with a strategy. None takes all seeds; so does any
+      seed, if the images have a single one.
+    selection: the `selection.jsonl` of `select`, whose kept rows are taken;
+      None takes every image.
     decode: the images; see `shards.open_shards`.
 
   Raises:
@@ -37,7 +37,7 @@ def open_generated(
   """
   if selection is not None:
     rows = [json.loads(x) for x in epath.Path(selection).open() if x.strip()]
-    found = {row["strategy"] for row in rows if row["kept"]}
+    strategies = {row["strategy"] for row in rows if row["kept"]}
     ids = [
       row["id"]
       for row in rows
@@ -45,7 +45,7 @@ def open_generated(
     ]
     ids = _of_seed(ids, seed)
     if not ids:
-      raise _nothing(selection, strategy, found)
+      raise _nothing(selection, strategy, strategies)
     return open_shards(folder, ids, decode)
   source = open_shards(folder, decode=decode)
   if strategy is None:
@@ -71,18 +71,18 @@ def _of_seed(ids: Sequence[str], seed: int | None) -> list[str]:
 
 
 def spans_of_strategies(source: Sequence[Example]) -> dict[str, range]:
-  """Returns the rows of each strategy, by which they are ordered."""
+  """Returns the rows of each strategy; rows are ordered by strategy."""
   return _spans(source, _strategy, range(len(source)))
 
 
 def rows_of_labels(source: Sequence[Example]) -> dict[int, list[int]]:
   """Returns the rows of each label, over all strategies and seeds."""
-  found: dict[int, list[int]] = {}
+  rows_of: dict[int, list[int]] = {}
   key = lambda row: (_seed(row), int(row["label"]))
   for rows in spans_of_strategies(source).values():
-    for (_, label), own in _spans(source, key, rows).items():
-      found.setdefault(label, []).extend(own)
-  return found
+    for (_, label), span in _spans(source, key, rows).items():
+      rows_of.setdefault(label, []).extend(span)
+  return rows_of
 
 
 def _spans(
@@ -113,15 +113,12 @@ def _seed(row: Example) -> int:
   return ImageId.parse(row["id"]).seed
 
 
-def _nothing(where, strategy, found) -> UserError:
-  of = "" if strategy is None else f" of the strategy {strategy!r}"
+def _nothing(where, strategy, present) -> UserError:
+  of_strategy = "" if strategy is None else f" of the strategy {strategy!r}"
   return UserError(
-    f"{where} has no image{of} to train on; it has those of "
-    f"{', '.join(sorted(map(str, found))) or 'no strategy at all'}."
+    f"{where} has no image{of_strategy} to train on; it has those of "
+    f"{', '.join(sorted(map(str, present))) or 'no strategy at all'}."
   )
-
-
-# --- parts of the generated images -------------------------------------------
 
 
 def take(
@@ -132,9 +129,8 @@ def take(
 ) -> Source:
   """Takes the first classes, and of each an equal number of images.
 
-  They are spread evenly over the class's rows, and so over its prompts. Where
-  one number divides another, the images of the smaller are among those of the
-  larger.
+  They are spread evenly over the class's rows, and so over its prompts. If one
+  number divides another, the larger set contains the smaller one.
 
   Args:
     source: of `open_generated`: by strategy, seed and label.
@@ -144,8 +140,8 @@ def take(
   Raises:
     UserError: about a class with fewer images, or none.
   """
-  found, needed = rows_of_labels(source), images_per_class or 1
-  rows_of = {label: found.get(label, []) for label in range(num_classes)}
+  all_rows, needed = rows_of_labels(source), images_per_class or 1
+  rows_of = {label: all_rows.get(label, []) for label in range(num_classes)}
   if few := {k: len(v) for k, v in rows_of.items() if len(v) < needed}:
     listed = ", ".join(f"{k} has {n}" for k, n in list(few.items())[:10])
     raise UserError(

@@ -1,4 +1,7 @@
-"""Generated images beside real ones: the real filter (Section 3.2)."""
+"""The real filter: selects images near real ones of their class.
+
+Section 3.2 of the paper.
+"""
 
 from collections.abc import Sequence
 
@@ -24,7 +27,7 @@ def select_by_real(
   """Keeps images that are nearer to real ones of their class than of others.
 
   The paper discards an image that lies near a real shot of another class
-  (Section 3.2) and gives no rule; this one is our reading. An image passes if
+  and gives no rule; this one is our reading. An image passes if
   its largest cosine to a shot of its class is above that to any other shot,
   less the margin. The cap and the filling up are those of `select`, by the
   difference of the two cosines.
@@ -54,9 +57,9 @@ def select_by_real(
   cosines = unit(scores.features.astype(np.float32)) @ unit(real_features).T
   nearest = np.stack([cosines[:, rows].max(1) for rows in shots_of], 1)
   rows = np.arange(len(nearest))
-  own = nearest[rows, scores.labels]
+  to_class = nearest[rows, scores.labels]
   nearest[rows, scores.labels] = -np.inf
-  lead = own - nearest.max(1)
+  lead = to_class - nearest.max(1)
   return keep(
     scores,
     lead + margin > 0,
@@ -83,10 +86,10 @@ def images_for(
 
   Args:
     scores: of n images.
-    strategy: of their prompts; those of "rg16" and the like were drawn from
-      the shots of their own seed, and serve for no other.
+    strategy: of their prompts. Images of "rg16" and the like were drawn from
+      the shots of one seed, and go with no others.
     seed: of the images and of the shots.
-    kept: [n] bool, which may be taken; None takes all.
+    kept: [n] bool, whether an image may be taken; None takes all.
     real: features and labels of the shots, if `select_by_real` filters.
     margin: see `select_by_real`.
     max_per_class: likewise.
@@ -99,15 +102,16 @@ def images_for(
     UserError: if there are none of the strategy, the seed or a class.
   """
   strategies, seeds = origin(scores.ids)
-  own = strategies == strategy
-  if strategy.startswith("rg") and own.any() and seed not in seeds[own]:
+  of_strategy = strategies == strategy
+  is_guided = strategy.startswith("rg") and of_strategy.any()
+  if is_guided and seed not in seeds[of_strategy]:
     raise UserError(
       f"There are no {strategy!r} images of the shots of seed {seed}: draw "
       "them with config.generate.seeds, or leave out the seed."
     )
   kept = np.ones(len(scores.ids), bool) if kept is None else kept
   if real is not None:
-    rows = np.flatnonzero(own & kept)
+    rows = np.flatnonzero(of_strategy & kept)
     chosen = select_by_real(
       Scores(*(column[rows] for column in scores)),
       *real,

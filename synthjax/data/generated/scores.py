@@ -1,7 +1,7 @@
-"""What an encoder says of images: features and class probabilities on disk.
+"""Scores of images: an encoder's features and class probabilities on disk.
 
-A part holds one image shard, and appears whole. Features are kept in float16,
-un-normalised, so that a new rule or another head never encodes again.
+A part holds the scores of one image shard, and appears whole. Features are kept
+in float16, un-normalised: a new rule or another head needs no encoding.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
 
 TEXT = "text.npz"
-_FEW_CHUNKS = 4  # encoded too soon to be worth a line
+_FEW_CHUNKS = 4  # encoded in too short a time to show progress
 
 
 class Scores(NamedTuple):
@@ -32,7 +32,7 @@ class Scores(NamedTuple):
 
 
 class Texts(NamedTuple):
-  """The classes of a label space in words."""
+  """The encoded sentences about the classes of a label space."""
 
   text_features: np.ndarray  # [k, t, d] float32: each class in each template
   logit_scale: float  # the factor on cosines, already exp
@@ -63,13 +63,13 @@ def make_scores(
   logits = texts.logit_scale * unit(features) @ unit(classes).T  # [n, k]
   probs = np.exp(logits - logits.max(-1, keepdims=True))
   probs /= probs.sum(-1, keepdims=True)
-  own = probs[np.arange(len(labels)), labels]
+  p_own = probs[np.arange(len(labels)), labels]
   return Scores(
     np.asarray(ids, str),
     labels,
     features.astype(np.float16),
     probs.astype(np.float16),
-    own.astype(np.float32),
+    p_own.astype(np.float32),
   )
 
 
@@ -123,15 +123,15 @@ def read(folder: epath.PathLike) -> Scores:
 
 
 def check_inputs(folder: epath.PathLike, **expected: Any) -> None:
-  """Checks that scores are of what is at hand now.
+  """Checks that scores were made of the present inputs.
 
   Args:
-    folder: the complete artifact of the task `score`; the images it tells of
-      lie beside it, in `generate`, or are no longer there.
+    folder: the complete artifact of the task `score`. Its images lie beside it,
+      in `generate`, unless they were removed.
     **expected: entries of its specification, such as the encoder's identity.
 
   Raises:
-    UserError: naming what is another one now.
+    UserError: naming the inputs that have changed.
   """
   folder = epath.Path(folder)
   images, spec = folder.parent / "generate", artifacts.load(folder)["spec"]
@@ -192,18 +192,18 @@ def encode_source(
   chunk_size: int = 1024,
   kind: str = "real",
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-  """Encodes images, or reads what was encoded before.
+  """Encodes images, or reads the features of an earlier run.
 
-  The features of each chunk lie in a file that is named by the content of its
-  images and by the encoder, so that no other image ever gets them.
+  The file of each chunk is named by the content of its images and by the
+  encoder, so that no other image ever gets its features.
 
   Args:
     source: rows of image uint8 [h, w, 3] and label.
     encode: maps images to features [n, d].
-    identity: tells encoders apart.
+    identity: of the encoder.
     folder: of the files.
     chunk_size: images of a file.
-    kind: of the images, which begins the names of the files.
+    kind: of the images; the names of the files begin with it.
 
   Returns:
     features float32 [n, d], rounded to float16 as those on disk; labels int32
@@ -211,7 +211,7 @@ def encode_source(
   """
   features, labels, files = [], [], {}
   few = len(source) <= _FEW_CHUNKS * chunk_size
-  tell = None if few else counter(f"{kind} images", len(source))
+  count_on = None if few else counter(f"{kind} images", len(source))
   for rows in _chunks(source, chunk_size):
     images = [np.asarray(row["image"]) for row in rows]
     name = f"{kind}-{_content(identity, images)}.npz"
@@ -222,8 +222,8 @@ def encode_source(
     features.append(read_arrays(path, ["features"])["features"])
     labels += [row["label"] for row in rows]
     files[name] = len(rows)
-    if tell:
-      tell(len(rows))
+    if count_on:
+      count_on(len(rows))
   return (
     np.concatenate(features).astype(np.float32),
     np.asarray(labels, np.int32),
@@ -237,10 +237,10 @@ def _chunks(source: Sequence, size: int) -> Iterator[list]:
 
 
 def _content(identity: str, images: Sequence[np.ndarray]) -> str:
-  whole = hashlib.sha256(identity.encode())
+  digest = hashlib.sha256(identity.encode())
   for image in images:
-    whole.update(repr(image.shape).encode() + np.ascontiguousarray(image).data)
-  return whole.hexdigest()[:24]
+    digest.update(repr(image.shape).encode() + np.ascontiguousarray(image).data)
+  return digest.hexdigest()[:24]
 
 
 def unit(x: np.ndarray) -> np.ndarray:

@@ -3,8 +3,8 @@
 A folder of them is an ordinary data set: `tfds.builder_from_directory(folder)`
 opens it, with or without TensorFlow. Each record is a `tf.train.Example` of
 image (a PNG file, if the writer did not choose another format), label, prompt,
-seed and id. The same rows give the same bytes. `synthjax.data.generated.shards`
-writes what TFDS wants to find beside them.
+seed and id. The same rows give the same bytes. `write_dataset_info` writes the
+files that TFDS needs beside them.
 """
 
 import bisect
@@ -21,12 +21,12 @@ import numpy as np
 from array_record.python import array_record_data_source, array_record_module
 from etils import epath
 
-# Not when a thread writes its first shard: while TFDS is imported, what other
-# threads import fails, since it puts its own function in place of `import`.
+# Not when a thread writes its first shard: TFDS replaces `import` while it is
+# imported, and imports of other threads fail.
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from synthjax.data.pipeline.codecs import decode_image, encode_png
-from synthjax.data.pipeline.rows import Example, Source
+from synthjax.data.pipeline.rows import Example, Source, subset
 from synthjax.runtime import cache
 from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
@@ -34,7 +34,7 @@ from synthjax.runtime.errors import UserError
 # One record to a group, as random access wants; images are compressed already.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = {"max_parallelism": "1"}
-# No point comes first: a killed run leaves such names of unfinished files.
+# Unfinished files, which a killed run leaves, have names that begin with a dot.
 _SHARD_NAME = re.compile(r"([^.].*)-(.+)\.array_record-(\d{5})-of-(\d{5})")
 
 
@@ -51,7 +51,7 @@ def write_shard(
   split: str = "train",
   encode: Callable[[np.ndarray], bytes] = encode_png,
 ) -> int:
-  """Writes one shard, which appears under its name only when it is whole.
+  """Writes one shard, which gets its name only when it is whole.
 
   Args:
     folder: local or gs://.
@@ -61,8 +61,7 @@ def write_shard(
       prompt str, seed int and id str.
     name: of the data set, in snake case.
     split: of the data set.
-    encode: the images that are not, the same ones alike; see
-      `data.encoded.encode`.
+    encode: encodes pixels, the same ones alike; see `codecs.encode`.
 
   Returns:
     The number of rows.
@@ -81,14 +80,14 @@ def write_shard(
 
 
 def check_rows(path: epath.PathLike, rows: int) -> None:
-  """Checks that a shard that lies there already holds so many rows.
+  """Checks the number of rows of a shard.
 
   Raises:
-    UserError: if it is damaged or holds others.
+    UserError: if it is damaged or holds another number.
   """
   path = _local(epath.Path(path))
-  if (found := _count(path)) != rows:
-    raise _damaged(path, f"{found} rows where {rows} belong")
+  if (count := _count(path)) != rows:
+    raise _damaged(path, f"{count} rows where {rows} belong")
 
 
 def _record(example: Example, encode: Callable[[np.ndarray], bytes]) -> bytes:
@@ -131,16 +130,16 @@ def open_shards(
     folder: of one data set and split.
     kept_ids: the ids of the rows to keep; None keeps all. The order stays that
       of the shards.
-    decode: the images; False hands them out as they are stored, for
-      `data.views` to decode what is seen of them.
+    decode: the images; False leaves them encoded, for `codecs` to decode the
+      part that is needed.
 
   Returns:
     A source of rows of image uint8 [h, w, 3], or encoded bytes; label int,
     prompt str, seed int and id str.
 
   Raises:
-    UserError: if shards are missing, cut short or damaged, or hold no row of
-      one of the ids. Damage inside of a shard shows when the row is read.
+    UserError: if shards are missing, cut short or damaged, or lack the row of
+      an id. Damage inside of a shard is reported when the row is read.
   """
   paths = _shard_paths(epath.Path(folder))
   rows = [_count(path) for path in paths]
@@ -149,50 +148,55 @@ def open_shards(
     _READER_OPTIONS,
   )
   ends = tuple(itertools.accumulate(rows))
-  read = functools.partial(_read, records, tuple(paths), ends)
+  features = functools.partial(_features_of, records, tuple(paths), ends)
+  source = Source(len(records), functools.partial(_read, features, decode))
   if kept_ids is None:
-    row = functools.partial(_read_row, read, decode, None)
-    return Source(len(records), row)
-  positions = _positions(read, len(records), set(kept_ids), folder)
-  row = functools.partial(_read_row, read, decode, positions)
-  return Source(len(positions), row)
+    return source
+  ids = [_text(features(i), "id") for i in range(len(records))]
+  kept_ids = set(kept_ids)
+  if unknown := kept_ids.difference(ids):
+    raise UserError(
+      f"{len(unknown)} of the {len(kept_ids)} ids to keep are not in {folder}, "
+      f"such as {min(unknown)!r}: the selection belongs to other images."
+    )
+  return subset(source, np.flatnonzero([i in kept_ids for i in ids]))
 
 
 def _shard_paths(folder: epath.Path) -> list[str]:
   """Returns local paths of all shards of a folder, in order."""
-  found = {}
+  shards = {}
   for path in folder.iterdir() if folder.exists() else ():
     if match := _SHARD_NAME.fullmatch(path.name):
-      found[path.name] = (match[1], match[2], int(match[4]))
-  if not found:
+      shards[path.name] = (match[1], match[2], int(match[4]))
+  if not shards:
     raise UserError(
       f"There are no image shards in {folder}: no file is named like "
       f"{shard_name(0, 8)!r}."
     )
-  if len(kinds := set(found.values())) > 1:
+  if len(kinds := set(shards.values())) > 1:
     raise UserError(
       f"{folder} mixes the shards of several data sets: {sorted(kinds)} (name, "
       "split, number of shards). Give each a folder of its own."
     )
   name, split, total = kinds.pop()
   names = [shard_name(i, total, name=name, split=split) for i in range(total)]
-  if missing := [name for name in names if name not in found]:
+  if missing := [name for name in names if name not in shards]:
     raise UserError(
       f"{folder} lacks {len(missing)} of {total} shards, such as {missing[0]}: "
-      "run the task that writes them again, it goes on where it stopped."
+      "run the task that writes them again, which goes on where it stopped."
     )
   return [_local(folder / name) for name in names]
 
 
 def _local(path: epath.Path) -> str:
-  """Returns a path that ArrayRecord can read, which is on this machine."""
+  """Returns the path of a local copy, as ArrayRecord reads no gs://."""
   if "://" not in os.fspath(path):
     return os.fspath(path)
   shards = epath.Path(cache.private_folder()) / "shards"
-  copy, there = shards / os.fspath(path).replace("://", "/"), path.stat()
-  here = copy.stat() if copy.exists() else None
-  if not here or here.length != there.length or here.mtime < there.mtime:
-    with replace(copy.parent, copy.name, need=there.length) as temporary:
+  copy, remote = shards / os.fspath(path).replace("://", "/"), path.stat()
+  local = copy.stat() if copy.exists() else None
+  if not local or local.length != remote.length or local.mtime < remote.mtime:
+    with replace(copy.parent, copy.name, need=remote.length) as temporary:
       path.copy(temporary, overwrite=True)
   return os.fspath(copy)
 
@@ -209,7 +213,7 @@ def _count(path: str) -> int:
     raise _damaged(path, error) from error
 
 
-def _read(
+def _features_of(
   records: Any, paths: Sequence[str], ends: Sequence[int], index: int
 ) -> Any:
   """Returns the features of a record, encoded as they are stored."""
@@ -220,31 +224,20 @@ def _read(
   return tf_example_pb2.Example.FromString(record).features.feature
 
 
-def _read_row(
-  read: Callable, decode: bool, positions: np.ndarray | None, index: int
-) -> Example:
-  row = read(index if positions is None else int(positions[index]))
-  stored = row["image"].bytes_list.value[0]
+def _read(features_of: Callable, decode: bool, index: int) -> Example:
+  features = features_of(index)
+  stored = features["image"].bytes_list.value[0]
   image = {"image": decode_image(stored)} if decode else {"encoded": stored}
   return image | {
-    "label": row["label"].int64_list.value[0],
-    "prompt": row["prompt"].bytes_list.value[0].decode(),
-    "seed": row["seed"].int64_list.value[0],
-    "id": row["id"].bytes_list.value[0].decode(),
+    "label": features["label"].int64_list.value[0],
+    "prompt": _text(features, "prompt"),
+    "seed": features["seed"].int64_list.value[0],
+    "id": _text(features, "id"),
   }
 
 
-def _positions(
-  read: Callable, size: int, kept: set[str], folder: epath.PathLike
-) -> np.ndarray:
-  """Returns the positions of the rows with these ids, int64 [n]."""
-  ids = [read(i)["id"].bytes_list.value[0].decode() for i in range(size)]
-  if unknown := kept.difference(ids):
-    raise UserError(
-      f"{len(unknown)} of the {len(kept)} ids to keep are not in {folder}, "
-      f"such as {min(unknown)!r}: the selection belongs to other images."
-    )
-  return np.flatnonzero([i in kept for i in ids])
+def _text(features: Any, name: str) -> str:
+  return features[name].bytes_list.value[0].decode()
 
 
 def _damaged(path: str, error: Exception | str) -> UserError:
@@ -255,7 +248,7 @@ def _damaged(path: str, error: Exception | str) -> UserError:
   )
 
 
-# --- names and descriptions by which TFDS knows a folder of image shards -----
+# --- names and descriptions for TFDS ------------------------------------------
 
 
 def shard_name(
@@ -281,7 +274,7 @@ def write_dataset_info(
   image_size: int | None = None,
   image_format: str = "png",
 ) -> dict[str, int]:
-  """Writes what lets TFDS open a folder whose shards are all there.
+  """Writes the files by which TFDS opens a complete folder of shards.
 
   Args:
     folder: of the shards.
@@ -292,9 +285,9 @@ def write_dataset_info(
     name: of the data set.
     split: of the data set.
     image_size: the side of the images, if all have the same.
-    image_format: "png", "jpeg" or "webp". TFDS has no name for WebP; what is
-      written then leaves the format open, which its data sources, which read
-      with Pillow, take, and TensorFlow's decoder does not.
+    image_format: "png", "jpeg" or "webp". TFDS has no name for WebP: its format
+      is left open. Data sources then read it, with Pillow; TensorFlow's decoder
+      does not.
 
   Returns:
     The files written, each with 0 rows, for the manifest.
@@ -340,37 +333,44 @@ def _features(
   image_format: str,
 ) -> dict[str, Any]:
   """Returns the content of features.json, as TFDS 4.9 writes it."""
-  module = "tensorflow_datasets.core.features"
+
+  def feature(kind, name, **content):
+    return {
+      "pythonClassName": f"tensorflow_datasets.core.features.{kind}.{name}",
+      **content,
+    }
+
   side = str(image_size or -1)
-  text = {"pythonClassName": f"{module}.text_feature.Text", "text": {}}
-  integer = {
-    "pythonClassName": f"{module}.tensor_feature.Tensor",
-    "tensor": {"dtype": "int64", "encoding": "none", "shape": {}},
-  }
-  label = {
-    "pythonClassName": f"{module}.class_label_feature.ClassLabel",
-    "classLabel": {"numClasses": str(len(classes))},
-  }
-  image = {
-    "pythonClassName": f"{module}.image_feature.Image",
-    "image": {
+  text = feature("text_feature", "Text", text={})
+  integer = feature(
+    "tensor_feature",
+    "Tensor",
+    tensor={"dtype": "int64", "encoding": "none", "shape": {}},
+  )
+  label = feature(
+    "class_label_feature",
+    "ClassLabel",
+    classLabel={"numClasses": str(len(classes))},
+  )
+  image = feature(
+    "image_feature",
+    "Image",
+    image={
       "dtype": "uint8",
       "encodingFormat": "" if image_format == "webp" else image_format,
       "shape": {"dimensions": [side, side, "3"]},
     },
+  )
+  features = {
+    "id": text,
+    "image": image,
+    "label": label if named else integer,
+    "prompt": text,
+    "seed": integer,
   }
-  return {
-    "pythonClassName": f"{module}.features_dict.FeaturesDict",
-    "featuresDict": {
-      "features": {
-        "id": text,
-        "image": image,
-        "label": label if named else integer,
-        "prompt": text,
-        "seed": integer,
-      }
-    },
-  }
+  return feature(
+    "features_dict", "FeaturesDict", featuresDict={"features": features}
+  )
 
 
 def _unique_names(classes: Mapping[int, str]) -> list[str]:

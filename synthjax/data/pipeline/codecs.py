@@ -13,9 +13,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from PIL import Image
 
-from synthjax.config import schema
 from synthjax.config.schema import Count, Rule
-from synthjax.runtime.errors import COUNT, Kind, one_of
 
 FORMATS = ("png", "jpeg", "webp")
 _STARTS = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
@@ -47,16 +45,6 @@ class Encoding:
     return {k: value for k, value in options.items() if value is not None}
 
 
-# Kinds of these fields, for tables.
-VALUES = {
-  "image_format": one_of(FORMATS),
-  "quality": Kind(
-    lambda x: COUNT.fits(x) and x <= 100, "a whole number, one of 1 to 100"
-  ),
-  "image_size": COUNT,
-}
-
-
 def format_of(content: bytes) -> str | None:
   """Returns which of FORMATS a file has, by its first bytes; or None."""
   if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
@@ -66,7 +54,7 @@ def format_of(content: bytes) -> str | None:
 
 
 def open_image(example: dict[str, Any]) -> Image.Image:
-  """Opens the image of a row, whose pixels may still be encoded."""
+  """Opens the image of a row, encoded or not."""
   if "encoded" in example:
     return Image.open(io.BytesIO(example["encoded"]))
   return Image.fromarray(example["image"])
@@ -80,7 +68,7 @@ def pixels(example: dict[str, Any]) -> np.ndarray:
 
 
 def with_pixels(example: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
-  """Returns the row with these pixels, and without what was encoded."""
+  """Returns the row with these pixels in place of its encoded image."""
   kept = {name: value for name, value in example.items() if name != "encoded"}
   return kept | {"image": image}
 
@@ -95,8 +83,8 @@ def crop(image: Image.Image, box: Box, image_size: int) -> np.ndarray:
   """Cuts out a rectangle and resizes it bilinearly, with antialiasing.
 
   A JPEG that was not read yet is decoded at a half, a quarter or an eighth of
-  its size where the rectangle still has as many pixels as the result: most
-  frequencies that the resize would take away are then never transformed. That
+  its size if the rectangle still has as many pixels as the result: most
+  frequencies that the resize would remove are then never transformed. That
   is 0.2 to 0.7 of 255 from a full decode on average, and 5 at most (on made-up
   photographs, in its tests). All else gives the very same pixels.
 
@@ -154,11 +142,6 @@ def encode(
   file = io.BytesIO()
   picture.save(file, image_format.upper(), **options)
   return file.getvalue()
-
-
-def check_encoding(**fields: Any) -> None:
-  """Raises a UserError about arguments of `encode`; see `Encoding`."""
-  schema.read(Encoding, fields, "encoding")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

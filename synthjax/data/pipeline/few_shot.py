@@ -3,9 +3,11 @@
 import random
 from collections.abc import Sequence
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 
+from synthjax.config.schema import one_of
 from synthjax.runtime.errors import UserError, unknown_names
 
 MAX_VALIDATION_SHOTS = 4  # as in CoOp
@@ -44,9 +46,9 @@ def draw(
     raise UserError(f"shots={shots}: at least 1 is needed; None takes all.")
   rows_of = [np.flatnonzero(labels == label) for label in range(num_classes)]
   if few := {i: len(r) for i, r in enumerate(rows_of) if len(r) < shots}:
-    listed = ", ".join(f"class {i} has {n}" for i, n in few.items())
+    counts = ", ".join(f"class {i} has {n}" for i, n in few.items())
     raise UserError(
-      f"{shots} real images of each class are asked for, but {listed}. Ask for "
+      f"{shots} real images of each class are asked for, but {counts}. Ask for "
       f"at most {min(few.values())} shots, or give a larger pool."
     )
   return np.concatenate(
@@ -72,8 +74,8 @@ def draw_splits(
     sampler: a key of SAMPLERS: "nested" is `draw` on either pool, "coop" is
       `draw_coop`.
     train_labels: [n] of the pool of training.
-    validation_labels: [m] of the pool of validation; None where all of it is
-      used or there is none, as with ImageNet in CoOp.
+    validation_labels: [m] of the pool of validation; None if all of it is used,
+      or there is none, as with ImageNet in CoOp.
     num_classes: k; labels are 0..k-1.
     shots: of each class.
     seed: of the draw; CoOp's are 1, 2 and 3.
@@ -119,7 +121,6 @@ def draw_coop(
   num_classes: int,
   shots: int,
   seed: int,
-  repeat: bool = False,
 ) -> tuple[np.ndarray, np.ndarray | None]:
   """Draws the rows that CoOp's code would (Zhou et al. 2022).
 
@@ -127,13 +128,11 @@ def draw_coop(
   order of their first rows, so rows have to be in the order of CoOp's file.
 
   Args:
-    train_labels: [n] of the pool of training.
-    validation_labels: [m] of that of validation, or None.
-    num_classes: k; labels are 0..k-1.
+    train_labels: see `draw_splits`, as for the next four.
+    validation_labels: [m] or None.
+    num_classes: k.
     shots: of each class; of validation min(shots, 4).
     seed: of the draw.
-    repeat: draws with replacement from a class that has too few rows, as
-      Tip-Adapter does; CoOp takes all that there are.
 
   Returns:
     Rows of the two pools, int64, by class in the order of its first row.
@@ -147,10 +146,8 @@ def draw_coop(
       rows_of.setdefault(int(label), []).append(row)
     drawn = []
     for rows in rows_of.values():
-      if len(rows) >= shots:
-        drawn += rng.sample(rows, shots)
-      else:
-        drawn += rng.choices(rows, k=shots) if repeat else rows
+      # CoOp takes all rows of a class that has too few.
+      drawn += rng.sample(rows, shots) if len(rows) >= shots else rows
     return np.array(drawn, np.int64)
 
   if shots < 1:
@@ -172,3 +169,4 @@ def _draw_nested(
 
 
 SAMPLERS = {"coop": draw_coop, "nested": _draw_nested}
+Sampler = Annotated[str, one_of(SAMPLERS)]  # of a field that names one

@@ -1,8 +1,8 @@
-"""What a recogniser sees of an image, in training and in evaluation.
+"""Augmentation on the host: how rows become images of a batch.
 
-Rows come with pixels or with an encoded image; see `data.encoded`. Both give
-the same views, but that a large JPEG is decoded at less than its size where
-much less of it is seen.
+Rows come with pixels or with an encoded image; see `codecs`. Both give the same
+views; only a large JPEG is decoded at less than its size where the view is much
+smaller.
 """
 
 import math
@@ -14,28 +14,29 @@ from PIL import Image
 
 from synthjax.data.pipeline import codecs
 from synthjax.data.pipeline.image_files import to_square
-from synthjax.data.pipeline.loader import Example, Transform
+from synthjax.data.pipeline.loader import Transform
+from synthjax.data.pipeline.rows import Example
 from synthjax.runtime.errors import UserError, unknown_names
 
-# --- augmentation on the host ------------------------------------------------
+# --- drawings on a white ground -----------------------------------------------
 
 WHITE = (255, 255, 255)
 
 
-def flip(example: dict, rng: np.random.Generator) -> dict:
+def flip(example: Example, rng: np.random.Generator) -> Example:
   """Mirrors the uint8 image [h, w, 3] left to right, half of the time."""
   image = example["image"]
   return example | {"image": image[:, ::-1] if rng.random() < 0.5 else image}
 
 
 def jiggle(
-  example: dict,
+  example: Example,
   rng: np.random.Generator,
   *,
   shift: float = 0.06,
   scale: float = 0.12,
   degrees: float = 8.0,
-) -> dict:
+) -> Example:
   """Moves, scales and turns a drawing a little on its white ground.
 
   Args:
@@ -81,7 +82,7 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
   return np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
 
 
-def recolour(example: dict, rng: np.random.Generator) -> dict:
+def recolour(example: Example, rng: np.random.Generator) -> Example:
   """Changes a drawing's brightness, contrast and saturation a little.
 
   Half of the time the image [h, w, 3] stays as it is.
@@ -97,7 +98,9 @@ def recolour(example: dict, rng: np.random.Generator) -> dict:
   return example | {"image": np.clip(np.rint(image), 0, 255).astype(np.uint8)}
 
 
-# --- ------
+# --- images of any kind -------------------------------------------------------
+
+
 def resize(
   example: Example, rng: np.random.Generator, *, image_size: int
 ) -> Example:
@@ -112,8 +115,7 @@ def shift(
 ) -> Example:
   """Moves the image by up to a share of its side; the edge is repeated.
 
-  The crop of a padded image that is usual for CIFAR, but a white ground stays
-  one.
+  This is CIFAR's usual crop of a padded image, but a white ground stays white.
   """
   image = example["image"]
   h, w = image.shape[:2]
@@ -169,9 +171,9 @@ def draw_box(
 
 
 def shot_view(example: Example, *, seed: Sequence[int]) -> np.ndarray:
-  """Returns another view of a shot: a large part of it, maybe mirrored.
+  """Returns a view of a shot: a random crop, mirrored half of the time.
 
-  The augmentation of Tip-Adapter: a random crop of half of the area or more.
+  The crop has half of the area or more, as in Tip-Adapter.
 
   Args:
     example: with uint8 `image` [h, w, 3], or `encoded`.

@@ -36,6 +36,7 @@ def open_files(
   files: Sequence[str],
   labels: Sequence[int],
   image_size: int | None = None,
+  ids: Sequence[str] | None = None,
 ) -> Labelled:
   """Opens image files.
 
@@ -44,14 +45,16 @@ def open_files(
     files: their paths below it.
     labels: of each.
     image_size: crops and resizes the images to squares of this side.
+    ids: of each; by default its path below `path`.
 
   Returns:
-    A source of rows of image uint8 [h, w, 3], label int and id str, which is
-    the path below `path`. A file that is no image raises a UserError when its
-    row is read.
+    A source of rows of image uint8 [h, w, 3], label int and id str. A
+    file that is no image raises a UserError when its row is read.
   """
-  path, labels = epath.Path(path).expanduser(), list(labels)
-  read = functools.partial(_read_file, path, tuple(files), labels, image_size)
+  path, files, labels = epath.Path(path).expanduser(), list(files), list(labels)
+  read = functools.partial(
+    _read_file, path, files, labels, ids or files, image_size
+  )
   return Labelled(len(files), read, functools.partial(operator.getitem, labels))
 
 
@@ -167,8 +170,9 @@ def _read_file(
   path: epath.Path,
   files: Sequence[str],
   labels: Sequence[int],
+  ids: Sequence[str],
   image_size: int | None,
   index: int,
 ) -> Example:
   pixels = read_pixels(path / files[index], image_size)
-  return {"image": pixels, "label": labels[index], "id": files[index]}
+  return {"image": pixels, "label": labels[index], "id": ids[index]}

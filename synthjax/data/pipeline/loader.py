@@ -20,9 +20,9 @@ Transform = Callable[[Example, np.random.Generator], Example]
 class Batches:
   """A process's share of global batches, read from any of them on.
 
-  Which rows a batch has, and what is drawn for them, follows from its number
-  alone: not from the number of processes, of workers, or from what was read
-  before. So a step is all that a checkpoint needs to know.
+  The rows of a batch, and the random draws for them, follow from its number
+  alone: not from the number of processes or workers, or from earlier batches.
+  So a checkpoint needs the step alone.
   """
 
   ds: grain.MapDataset  # of batches
@@ -57,8 +57,8 @@ def train_batches(
 ) -> Batches:
   """Makes endless shuffled batches: this process's share of each global one.
 
-  One process reads the same global batches as several: each of these holds a
-  run of the rows, the first ones the first process.
+  Global batches are the same for any number of processes. Each process has a
+  run of the rows; the first process has the first ones.
 
   Args:
     source: anything with a length and random access.
@@ -66,9 +66,9 @@ def train_batches(
     batch_size: over all processes.
     seed: of order and augmentation; the same on every process.
     num_workers: reading processes; 0 reads in this one.
-    repeats: of each image within a batch, each transformed in its own way
-      (repeated augmentation, as DeiT's; see `data.repeated`). An epoch has as
-      many steps as without repeats, and sees fewer of the images.
+    repeats: of each image within a batch, each transformed differently
+      (repeated augmentation, as DeiT's; see `repeated`). An epoch has as many
+      steps as without repeats, and sees fewer of the images.
 
   Raises:
     UserError: when the batch does not split over the processes, or the
@@ -89,70 +89,18 @@ def train_batches(
     ds = ds.shuffle().repeat()  # a new order in each epoch
   else:
     rows = repeated(source, seed=seed, repeats=repeats, batch_size=batch_size)
-    # Grain draws by position, so that each copy of an image is changed in its
-    # own way.
+    # Grain draws by position, so that copies of an image differ.
     ds = grain.MapDataset.source(rows).seed(seed)
   for transform in transforms:
     ds = ds.random_map(transform)
-  # Shares in the order of the global batches, of which this process has one
-  # each. What others read is never opened.
+  # The shares of all global batches in order; this process takes its own, and
+  # never opens the others.
   ds = ds.batch(share, drop_remainder=True)
   ds = ds[jax.process_index() :: jax.process_count()]
   return Batches(ds, num_workers)
 
 
-# --- the order of repeated augmentation (Hoffer et al ------------------------
-
-
-def repeated_index(
-  num_examples: int,
-  *,
-  epoch: int,
-  seed: int = 0,
-  repeats: int = 3,
-  rank: int = 0,
-  num_ranks: int = 1,
-  multiple: int = 256,
-) -> np.ndarray:
-  """Returns which examples a process reads in an epoch, in order.
-
-  Of a random order, each example comes `repeats` times in a row, and the
-  processes take turns: the copies of an example meet in the same step, on as
-  many processes as there are, each with an augmentation of its own. An epoch
-  is as long as one without repeats, so it sees a third of the examples.
-
-  Args:
-    num_examples: of the data set.
-    epoch: of the order.
-    seed: of all orders; the same on every process.
-    repeats: of each example.
-    rank: of this process.
-    num_ranks: how many processes share the epoch.
-    multiple: the epoch's length over all processes is the largest multiple of
-      it that the data set has; what is left of each share is cut.
-
-  Returns:
-    [num_examples // multiple * multiple // num_ranks] int64.
-
-  Raises:
-    UserError: when nothing would be left, or the numbers make no sense.
-  """
-  if not 0 <= rank < num_ranks or repeats < 1 or multiple < 1:
-    raise UserError(
-      f"found rank={rank} of num_ranks={num_ranks}, repeats={repeats} and "
-      f"multiple={multiple}; ranks count from 0, the others from 1."
-    )
-  length = num_examples // multiple * multiple // num_ranks
-  if not length:
-    raise UserError(
-      f"{num_examples} examples give no epoch of a multiple of {multiple} over "
-      f"{num_ranks} processes: choose a multiple of at most {num_examples}."
-    )
-  order = np.random.default_rng((seed, epoch)).permutation(num_examples)
-  repeated = np.repeat(order, repeats)
-  # All shares are as long; the last ones go on with the start of the order.
-  repeated = np.resize(repeated, -(-len(repeated) // num_ranks) * num_ranks)
-  return repeated[rank::num_ranks][:length]
+# --- the order of repeated augmentation (Hoffer et al. 2020) ------------------
 
 
 def repeated(
@@ -160,8 +108,9 @@ def repeated(
 ) -> Source:
   """Returns the rows of all processes, epoch after epoch, without an end.
 
-  Dealt out in turn, each process gets its `repeated_index`. An epoch has whole
-  batches: as many as an epoch without repeats.
+  Each example of a random order comes `repeats` times in a row: its copies meet
+  in a batch, and are augmented differently. An epoch has as many whole batches
+  as one without repeats, so three repeats see a third of the examples.
 
   Args:
     source: of the examples.
@@ -181,28 +130,23 @@ def repeated(
       "repeats has whole batches: choose a batch_size of at most "
       f"{len(source)}, or repeats=1."
     )
-  read = functools.partial(_read, source, length, seed, repeats, batch_size)
+  read = functools.partial(_read, source, length, seed, repeats)
   # Grain needs a length; this one is a whole number of epochs.
   return Source(sys.maxsize // length * length, read)
 
 
 def _read(
-  source: Sequence[Example],
-  length: int,
-  seed: int,
-  repeats: int,
-  batch_size: int,
-  position: int,
+  source: Sequence[Example], length: int, seed: int, repeats: int, position: int
 ) -> Example:
   epoch, place = divmod(position, length)
-  index = _index(len(source), epoch, seed, repeats, batch_size)
-  return source[int(index[place])]
+  order = repeated_order(len(source), epoch=epoch, seed=seed, repeats=repeats)
+  return source[int(order[place])]
 
 
 @functools.lru_cache(maxsize=2)  # reading ahead crosses into the next epoch
-def _index(
-  num_examples: int, epoch: int, seed: int, repeats: int, batch_size: int
+def repeated_order(
+  num_examples: int, *, epoch: int, seed: int, repeats: int
 ) -> np.ndarray:
-  return repeated_index(
-    num_examples, epoch=epoch, seed=seed, repeats=repeats, multiple=batch_size
-  )
+  """Returns the examples of an epoch, each repeated: [n * repeats] int64."""
+  order = np.random.default_rng((seed, epoch)).permutation(num_examples)
+  return np.repeat(order, repeats)

@@ -28,7 +28,7 @@ class Source:
 
 
 def labels_of(source: Sequence[Example]) -> np.ndarray:
-  """Returns the labels of a source, int [n], without decoding if it can."""
+  """Returns the labels of a source, int [n], without decoding if possible."""
   if hasattr(source, "labels"):
     return np.asarray(source.labels)
   return np.array([source[i]["label"] for i in range(len(source))])
@@ -36,12 +36,11 @@ def labels_of(source: Sequence[Example]) -> np.ndarray:
 
 def subset(source: Sequence[Example], rows: Sequence[int]) -> Source:
   """Returns the source that holds these rows, in their order."""
-  rows = tuple(int(row) for row in rows)
-  return Source(len(rows), partial(_read, source, rows))
+  return Source(len(rows), partial(_read, source, np.asarray(rows, np.int64)))
 
 
 def _read(source, rows, index):
-  return source[rows[index]]
+  return source[int(rows[index])]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

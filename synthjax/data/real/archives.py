@@ -1,6 +1,11 @@
 """Data sets that TFDS lacks, as their public archives unpack.
 
-Another one needs no file but a module of its own, as `kind` may name it: see
+Each function takes the folder that an archive unpacks to; a split; the label of
+each class by the name that the files have, by default from the label space; and
+`image_size`, the side of squares that images are cropped and resized to. It
+raises a UserError about missing files, and about names of no class.
+
+Another data set needs no file but a module of its own, which `kind` names: see
 `real_images.open_real`.
 """
 
@@ -31,13 +36,10 @@ def aircraft(
     path: of fgvc-aircraft-2013b, its folder `data`, or CoOp's copy of that:
       where images/ and images_variant_SPLIT.txt lie.
     split: of the authors; "trainval" is "train" and "validation".
-    classes: name of each variant -> label; by default those of the space.
-    image_size: crops and resizes the images to squares of this side. They keep
-      the line of 20 pixels that names the photographer.
+    classes: name of each variant -> label.
+    image_size: px. Images keep the line of 20 pixels that names the
+      photographer.
     space: the label space.
-
-  Raises:
-    UserError: if a list or an image is missing, or a variant is of no class.
   """
   name = f"images_variant_{'val' if split == 'validation' else split}.txt"
   path = _find(path, (".", "data", "fgvc-aircraft-2013b/data"), (name,))
@@ -73,14 +75,9 @@ def birdsnap(
     path: where species.txt, images.txt and test_images.txt lie, with the images
       in images/ or download/images/.
     split: "train" is all but the test images.
-    classes: common name of each species -> label; by default those of the
-      space.
-    image_size: crops and resizes the images to squares of this side.
+    classes: common name of each species -> label.
+    image_size: px.
     space: the label space.
-
-  Raises:
-    UserError: if a list is missing or has other fields, no image is there, or
-      a species is of no class.
   """
   lists = ("species.txt", "images.txt", "test_images.txt")
   path = _find(path, (".", "birdsnap"), lists)
@@ -136,15 +133,10 @@ def caltech256(
     path: of 256_ObjectCategories, or of the folder that holds it.
     split: "train", the first images of each class by name; "test", those after;
       or "all".
-    classes: name of each class folder, such as "001.ak47" -> label; by default
-      those of the space.
-    image_size: crops and resizes the images to squares of this side.
-    train_per_class: number of the first images.
+    classes: name of each class folder, such as "001.ak47" -> label.
+    image_size: px.
+    train_per_class: number of the first images; each class needs more.
     space: the label space.
-
-  Raises:
-    UserError: if the folders are not those of the classes, or one holds no
-      image beyond the first.
   """
   path = epath.Path(path).expanduser()
   inside = path / "256_ObjectCategories"

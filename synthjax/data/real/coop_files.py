@@ -55,7 +55,7 @@ def coop(
   *,
   space: Any = None,
 ) -> Labelled:
-  """Opens one split of a file of CoOp.
+  """Opens one split of a file of CoOp, with rows in the order of the file.
 
   Args:
     path: of the folder of images, such as eurosat/2750, local or gs://.
@@ -66,9 +66,6 @@ def coop(
       space.
     image_size: crops and resizes the images to squares of this side.
     space: the label space.
-
-  Returns:
-    A source of rows in the order of the file, as draws by its protocol need.
 
   Raises:
     UserError: about a file that is not of this form, names of no class, labels
@@ -175,9 +172,7 @@ def _labels(
     labels.append(ours)
     ours_of.setdefault(theirs, {})[ours] = name
     theirs_of.setdefault(ours, {})[theirs] = name
-  missing = class_names.missing_classes(classes, theirs_of)
-  if unknown or missing:
-    raise class_names.mismatch(where, classes, unknown, missing)
+  class_names.check(classes, unknown, theirs_of, where=where)
   mixed = [
     f"{kind} {number} has the names {', '.join(map(repr, names.values()))}"
     for kind, table in (("its label", ours_of), ("our label", theirs_of))

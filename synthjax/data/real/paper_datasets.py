@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 class Part(NamedTuple):
   """One split: how to open it, with paths below the user's folder."""
 
-  block: dict[str, Any]  # for `real.open_real`
+  block: dict[str, Any]  # for `real_images.open_real`
   size: int | None  # rows; None if not known
 
 
@@ -27,25 +27,32 @@ class Splits(NamedTuple):
   train: Part | None = None
   validation: Part | None = None
   note: str = ""  # why the size of a copy may differ
-  may_lack: bool = False  # whether that is told in a warning alone
-
-
-_CARS = "TFDS's source of Cars is gone: prepare it from a copy of the archive"
+  may_lack: bool = False  # a smaller size gives a warning, not an error
 
 
 def _tfds(name: str, split: str, size: int | None, **more: Any) -> Part:
-  block = dict(kind="tfds", name=name, split=split) | more
-  return Part(block, size)
+  """A split of TFDS, whose labels are in our order."""
+  return Part(dict(kind="tfds", name=name, split=split) | more, size)
+
+
+def _named(name: str, split: str, size: int | None, **more: Any) -> Part:
+  """A split of TFDS whose labels are matched by name."""
+  return _tfds(name, split, size, by_name=True, **more)
+
+
+def _files(kind: str, path: str, size: int, **more: Any) -> Part:
+  """A split of the authors' files."""
+  return Part(dict(kind=kind, path=path) | more, size)
 
 
 def _coop(
-  space: str, images: str, split_file: str, sizes: tuple[int, int, int]
+  space: str, images: str, name: str, sizes: tuple[int, int, int]
 ) -> Splits:
-  """Returns the splits of CoOp; sizes of train, validation and test."""
+  """The splits of CoOp; sizes of train, validation and test."""
+  folder = images.partition("/")[0]
+  file = f"{folder}/split_zhou_{name}.json"
   train, validation, test = (
-    Part(
-      dict(kind="coop", path=images, split_file=split_file, split=split), size
-    )
+    _files("coop", images, size, split_file=file, split=split)
     for split, size in zip(("train", "validation", "test"), sizes, strict=True)
   )
   return Splits(space, test, train, validation)
@@ -53,13 +60,11 @@ def _coop(
 
 def _cifar(name: str) -> dict[str, Splits]:
   test = _tfds(name, "test", 10_000)
+  held_out = _tfds(name, "train[45000:]", 5_000)
   return {
     "official": Splits(name, test, _tfds(name, "train", 50_000)),
     "held_out": Splits(
-      name,
-      test,
-      _tfds(name, "train[:45000]", 45_000),
-      _tfds(name, "train[45000:]", 5_000),
+      name, test, _tfds(name, "train[:45000]", 45_000), held_out
     ),
   }
 
@@ -67,37 +72,24 @@ def _cifar(name: str) -> dict[str, Splits]:
 def _caltech101(space: str, *left_out: str) -> Splits:
   """TFDS's own random split, less some labels; it has the background."""
   parts = (
-    _tfds("caltech101", split, None, by_name=True, left_out=left_out)
+    _named("caltech101", split, None, left_out=left_out)
     for split in ("test", "train")
   )
   return Splits(space, *parts)
 
 
-def _folders(path: str, size: int) -> Part:
-  return Part(dict(kind="folder", path=path), size)
-
-
-def _archive(kind: str, path: str, split: str, size: int) -> Part:
-  return Part(dict(kind=kind, path=path, split=split), size)
-
-
-def _named(name: str, split: str, size: int) -> Part:
-  """A split of TFDS whose labels are matched by name."""
-  return _tfds(name, split, size, by_name=True)
+def _aircraft(split: str, size: int) -> Part:
+  return _files("aircraft", "fgvc_aircraft", size, split=split)
 
 
 _SUN = "sun397/standard-part1-120k"  # the config "tfds" has other splits
+_CALTECH101 = "caltech-101/101_ObjectCategories"
 
 BENCHMARKS: Mapping[str, Mapping[str, Splits]] = {
   "cifar10": _cifar("cifar10"),
   "cifar100": _cifar("cifar100"),
   "caltech101": {
-    "coop": _coop(
-      "caltech101",
-      "caltech-101/101_ObjectCategories",
-      "caltech-101/split_zhou_Caltech101.json",
-      (4128, 1649, 2465),
-    ),
+    "coop": _coop("caltech101", _CALTECH101, "Caltech101", (4128, 1649, 2465)),
     "tfds": _caltech101("caltech101", "background_google", "faces_easy"),
     "tfds_101": _caltech101("caltech101_101", "background_google"),
     "tfds_102": _caltech101("caltech101_102"),
@@ -105,8 +97,8 @@ BENCHMARKS: Mapping[str, Mapping[str, Splits]] = {
   "caltech256": {
     "first60": Splits(
       "caltech256",
-      _archive("caltech256", "caltech256", "test", 15_187),
-      _archive("caltech256", "caltech256", "train", 15_420),
+      _files("caltech256", "caltech256", 15_187, split="test"),
+      _files("caltech256", "caltech256", 15_420, split="train"),
     ),
   },
   "imagenet": {
@@ -117,17 +109,12 @@ BENCHMARKS: Mapping[str, Mapping[str, Splits]] = {
     ),
     "folders": Splits(
       "imagenet",
-      _folders("imagenet/images/val", 50_000),
-      _folders("imagenet/images/train", 1_281_167),
+      _files("folder", "imagenet/images/val", 50_000),
+      _files("folder", "imagenet/images/train", 1_281_167),
     ),
   },
   "sun397": {
-    "coop": _coop(
-      "sun397",
-      "sun397/SUN397",
-      "sun397/split_zhou_SUN397.json",
-      (15_880, 3_970, 19_850),
-    ),
+    "coop": _coop("sun397", "sun397/SUN397", "SUN397", (15_880, 3_970, 19_850)),
     "official": Splits(
       "sun397",
       _named(_SUN, "test", 19_850),
@@ -138,38 +125,32 @@ BENCHMARKS: Mapping[str, Mapping[str, Splits]] = {
   "aircraft": {
     "official": Splits(
       "aircraft",
-      _archive("aircraft", "fgvc_aircraft", "test", 3333),
-      _archive("aircraft", "fgvc_aircraft", "train", 3334),
-      _archive("aircraft", "fgvc_aircraft", "validation", 3333),
+      _aircraft("test", 3333),
+      _aircraft("train", 3334),
+      _aircraft("validation", 3333),
     ),
     # The authors' release points to the validation split.
     "released": Splits(
-      "aircraft",
-      _archive("aircraft", "fgvc_aircraft", "validation", 3333),
-      _archive("aircraft", "fgvc_aircraft", "train", 3334),
+      "aircraft", _aircraft("validation", 3333), _aircraft("train", 3334)
     ),
   },
   "birdsnap": {
     "official": Splits(
       "birdsnap",
-      _archive("birdsnap", "birdsnap", "test", 2443),
-      _archive("birdsnap", "birdsnap", "train", 47_386),
+      _files("birdsnap", "birdsnap", 2443, split="test"),
+      _files("birdsnap", "birdsnap", 47_386, split="train"),
       note="Many addresses of its images are dead",
       may_lack=True,
     ),
   },
   "cars": {
-    "coop": _coop(
-      "cars",
-      "stanford_cars",
-      "stanford_cars/split_zhou_StanfordCars.json",
-      (6509, 1635, 8041),
-    ),
+    "coop": _coop("cars", "stanford_cars", "StanfordCars", (6509, 1635, 8041)),
     "official": Splits(
       "cars",
       _named("cars196", "test", 8041),
       _named("cars196", "train", 8144),
-      note=_CARS,
+      note="TFDS's source of Cars is gone: prepare it from a copy of the "
+      "archive",
     ),
   },
   "cub": {
@@ -182,10 +163,7 @@ BENCHMARKS: Mapping[str, Mapping[str, Splits]] = {
   },
   "flowers": {
     "coop": _coop(
-      "flowers",
-      "oxford_flowers/jpg",
-      "oxford_flowers/split_zhou_OxfordFlowers.json",
-      (4093, 1633, 2463),
+      "flowers", "oxford_flowers/jpg", "OxfordFlowers", (4093, 1633, 2463)
     ),
     "official": Splits(
       "flowers",
@@ -195,17 +173,14 @@ BENCHMARKS: Mapping[str, Mapping[str, Splits]] = {
     ),
   },
   "food": {
-    # What TFDS calls validation is the official test.
+    # TFDS calls the official test "validation".
     "official": Splits(
       "food",
       _named("food101", "validation", 25_250),
       _named("food101", "train", 75_750),
     ),
     "coop": _coop(
-      "food",
-      "food-101/images",
-      "food-101/split_zhou_Food101.json",
-      (50_500, 20_200, 30_300),
+      "food", "food-101/images", "Food101", (50_500, 20_200, 30_300)
     ),
   },
   "pets": {
@@ -215,18 +190,12 @@ BENCHMARKS: Mapping[str, Mapping[str, Splits]] = {
       _named("oxford_iiit_pet", "train", 3680),
     ),
     "coop": _coop(
-      "pets",
-      "oxford_pets/images",
-      "oxford_pets/split_zhou_OxfordPets.json",
-      (2944, 736, 3669),
+      "pets", "oxford_pets/images", "OxfordPets", (2944, 736, 3669)
     ),
   },
   "dtd": {
     "coop": _coop(
-      "dtd",
-      "dtd/images",
-      "dtd/split_zhou_DescribableTextures.json",
-      (2820, 1128, 1692),
+      "dtd", "dtd/images", "DescribableTextures", (2820, 1128, 1692)
     ),
     # The first of ten folds.
     "official": Splits(
@@ -237,12 +206,7 @@ BENCHMARKS: Mapping[str, Mapping[str, Splits]] = {
     ),
   },
   "eurosat": {
-    "coop": _coop(
-      "eurosat",
-      "eurosat/2750",
-      "eurosat/split_zhou_EuroSAT.json",
-      (13_500, 5_400, 8_100),
-    ),
+    "coop": _coop("eurosat", "eurosat/2750", "EuroSAT", (13_500, 5_400, 8_100)),
     # As large as CoOp's, of other images: TFDS has one split of 27,000.
     "tfds": Splits(
       "eurosat",
@@ -256,14 +220,15 @@ BENCHMARKS: Mapping[str, Mapping[str, Splits]] = {
       "imagenet_sketch", _named("imagenet_sketch", "test", 50_889)
     ),
     "folders": Splits(
-      "imagenet_sketch", _folders("imagenet-sketch/images", 50_889)
+      "imagenet_sketch", _files("folder", "imagenet-sketch/images", 50_889)
     ),
   },
   "imagenet_r": {
     # TFDS numbers its 200 classes as ImageNet's 1,000.
     "official": Splits("imagenet_r", _named("imagenet_r", "test", 30_000)),
     "folders": Splits(
-      "imagenet_r", _folders("imagenet-rendition/imagenet-r", 30_000)
+      "imagenet_r",
+      _files("folder", "imagenet-rendition/imagenet-r", 30_000),
     ),
   },
 }

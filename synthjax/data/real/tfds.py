@@ -105,13 +105,13 @@ def label_table(
     None if name in left_out else labels_of.get(class_names.canonical(name))
     for name in names
   ]
-  if missing := class_names.missing_classes(classes, table):
+  if set(classes.values()) - set(table):
     unknown = [
       name
       for name, label in zip(names, table, strict=True)
       if label is None and name not in left_out
     ]
-    raise class_names.mismatch(where, classes, unknown, missing)
+    class_names.check(classes, unknown, table, where=where)
   return table
 
 

@@ -41,7 +41,7 @@ def exported(tmp_path_factory):
   return get
 
 
-def test_what_is_exported_comes_back(format_name, exported):
+def test_exported_rows_come_back(format_name, exported):
   """Pixels, labels and ids, for names no file system would take as they are."""
   folder = exported(format_name)
   source = real_images.open_real(block_of(format_name, folder), SPACE)

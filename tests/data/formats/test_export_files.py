@@ -46,7 +46,7 @@ def test_files_are_numbered_and_none_may_be_missing(tmp_path):
 # --- Parquet ----------------------------------------------------------------
 
 
-def test_the_schema_tells_hugging_face_of_images_and_classes(tmp_path):
+def test_the_schema_describes_images_and_classes_to_hugging_face(tmp_path):
   pq = pytest.importorskip("pyarrow.parquet")
   written = write("parquet", tmp_path, ROWS * 3, shard_size=50)
   assert list(written) == [
@@ -93,7 +93,7 @@ def test_parquet_files_of_others_are_read(tmp_path):
 
 
 @pytest.mark.faults
-def test_all_that_is_wrong_with_parquet_files_is_listed(tmp_path):
+def test_all_problems_of_parquet_files_are_listed(tmp_path):
   pa = pytest.importorskip("pyarrow")
   import pyarrow.parquet as pq
 

@@ -101,7 +101,7 @@ def test_a_truncated_or_damaged_tar_is_named(tmp_path, cut):
 
 
 @pytest.mark.faults
-def test_all_that_is_wrong_with_samples_is_listed(tmp_path):
+def test_all_problems_of_samples_are_listed(tmp_path):
   png = ROWS[0]["encoded"]
   make_tar(
     tmp_path / "a.tar",

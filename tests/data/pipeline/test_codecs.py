@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from synthjax.config import schema
 from synthjax.data.generated import drawn_images, shards
 from synthjax.data.pipeline import codecs, host_augment
 from synthjax.data.pipeline import loader as pipeline
@@ -36,7 +37,7 @@ def rows_of(image, image_format, quality):
 
 
 @pytest.mark.parametrize("image_format", codecs.FORMATS)
-def test_the_first_bytes_tell_the_format(image_format):
+def test_the_format_follows_from_the_first_bytes(image_format):
   data = codecs.encode(picture(), image_format=image_format)
   assert codecs.format_of(data) == image_format
   assert codecs.format_of(data[:12]) == image_format
@@ -180,9 +181,9 @@ def test_images_are_made_smaller_before_they_are_encoded():
     ),
   ],
 )
-def test_what_cannot_be_encoded_is_refused(fields, words):
+def test_bad_encodings_are_refused(fields, words):
   with pytest.raises(UserError, match=words):
-    codecs.check_encoding(**fields)
+    schema.read(codecs.Encoding, fields, "encoding")
 
 
 # --- shards -----------------------------------------------------------------

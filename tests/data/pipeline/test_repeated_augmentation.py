@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from synthjax.data.pipeline import loader as pipeline
-from synthjax.data.pipeline.loader import repeated, repeated_index
+from synthjax.data.pipeline.loader import repeated, repeated_order
 from synthjax.runtime.errors import UserError
 
 SOURCE = [{"x": i} for i in range(30)]
@@ -38,11 +38,25 @@ def order_of(found):
 def test_epochs_follow_each_other_in_the_order_of_the_index():
   """Of 30 images, an epoch has the 3 whole batches that it has without."""
   found = take(iter(batches()), 9)
-  want = [
-    repeated_index(30, epoch=e, seed=5, repeats=3, multiple=8) for e in range(3)
-  ]
+  want = [repeated_order(30, epoch=e, seed=5, repeats=3)[:24] for e in range(3)]
   np.testing.assert_array_equal(order_of(found), np.concatenate(want))
-  assert len(want[0]) == 24 and (want[0] != want[1]).any()
+  assert (want[0] != want[1]).any()
+
+
+def test_copies_of_an_example_follow_each_other():
+  order = repeated_order(1000, epoch=2, seed=1, repeats=3)[:768]
+  np.testing.assert_array_equal(order[::3], order[1::3])
+  np.testing.assert_array_equal(order[::3], order[2::3])
+  assert len(set(order.tolist())) == 256  # a third of the length
+
+
+def test_the_order_changes_with_the_epoch_alone():
+  one, again, two = (
+    repeated_order(10, epoch=epoch, seed=0, repeats=1) for epoch in (0, 0, 1)
+  )
+  assert len(one) == 10 and set(one.tolist()) == set(range(10))
+  np.testing.assert_array_equal(one, again)
+  assert (one != two).any()
 
 
 def test_each_copy_is_augmented_in_its_own_way():
@@ -64,7 +78,7 @@ def test_a_stopped_iterator_goes_on_exactly():
   jax.tree.map(np.testing.assert_array_equal, take(again, 4), rest)
 
 
-def test_processes_share_what_one_alone_would_see(monkeypatch):
+def test_processes_share_the_batches_of_one_process(monkeypatch):
   """Each has a run of the rows, with the draws that they have alone."""
   alone = take(iter(batches()), 6)
   monkeypatch.setattr(jax, "process_count", lambda: 2)
@@ -83,7 +97,7 @@ def test_reading_processes_change_nothing():
   jax.tree.map(np.testing.assert_array_equal, here, there)
 
 
-def test_without_repeats_the_pipeline_is_what_it_was():
+def test_without_repeats_the_pipeline_is_unchanged():
   """Its order and its draws, so that runs begun before go on alike."""
   ds = grain.MapDataset.source(SOURCE).seed(5)[0::1].shuffle().repeat()
   ds = ds.random_map(draw).random_map(shift)
@@ -95,7 +109,7 @@ def test_without_repeats_the_pipeline_is_what_it_was():
 def test_the_rows_have_no_end_and_whole_epochs():
   rows = repeated(SOURCE, seed=0, repeats=3, batch_size=8)
   assert len(rows) > sys.maxsize // 2 and len(rows) % 24 == 0
-  far = repeated_index(30, epoch=10**6, seed=0, repeats=3, multiple=8)
+  far = repeated_order(30, epoch=10**6, seed=0, repeats=3)
   assert rows[10**6 * 24 + 7]["x"] == far[7]
 
 
@@ -106,6 +120,6 @@ def test_the_rows_have_no_end_and_whole_epochs():
     (dict(repeats=0), "repeats=0.*1 shows each"),
   ],
 )
-def test_what_cannot_be_repeated_is_refused(changes, words):
+def test_impossible_repeats_are_refused(changes, words):
   with pytest.raises(UserError, match=words):
     batches(**changes)

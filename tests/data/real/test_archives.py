@@ -114,7 +114,7 @@ def birdsnap(tmp_path):
   return tmp_path
 
 
-def test_birds_without_a_file_are_left_out_and_told(birdsnap, caplog):
+def test_birds_without_a_file_are_left_out_with_a_warning(birdsnap, caplog):
   block = dict(kind="birdsnap", path=str(birdsnap), split="train")
   train = real_images.open_real(block, BIRDS)
   assert train.labels.tolist() == [1, 1, 2, 2, 0, 0]

@@ -94,7 +94,7 @@ def test_names_that_fit_no_class_are_listed_at_once(folder):
   assert "'car side': this class is not there" in message
 
 
-def test_a_name_of_two_classes_is_told_by_its_folder(folder):
+def test_the_folder_decides_about_a_name_of_two_classes(folder):
   """As are ImageNet's two missiles and its two sunglasses."""
   space = SPACE._replace(
     classes=tuple(c._replace(name="missile") for c in SPACE.classes)

@@ -169,7 +169,7 @@ def test_a_split_of_another_size_is_refused(eurosat):
     real_images.check_real(block, spaces.load_space("eurosat"))
 
 
-def test_known_reasons_are_told(eurosat, monkeypatch, caplog):
+def test_the_error_gives_the_known_reason(eurosat, monkeypatch, caplog):
   space, block = (
     spaces.load_space("eurosat"),
     BLOCK | {"data_dir": str(eurosat)},
