@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from synthjax.adapt.linear_head import Head
+from synthjax.adapt.linear_head import Head, linear_logits
 from synthjax.adapt.soft_targets import hard_cross_entropy
 from synthjax.runtime.errors import UserError
 
@@ -25,7 +25,7 @@ HALVINGS = 4
 class Fitted(NamedTuple):
   """A fitted regression, and how well it converged."""
 
-  head: Head  # for `linear_logits`, not for `classifier.logits_fn`
+  head: Head  # for `linear_head.linear_logits`, not for `logits_fn`
   loss: jax.Array  # [], of which the head is the minimum
   gradient_norm: jax.Array  # []
   num_steps: jax.Array  # [] int
@@ -38,12 +38,6 @@ class Probe(NamedTuple):
   strength: float
   accuracy: float  # of the validation rows
   tried: dict[float, float]  # strength -> accuracy, from weak to strong
-
-
-def linear_logits(head: Head, features: jax.Array) -> jax.Array:
-  """Maps features [n, d], of the length that they have, to logits [n, k]."""
-  product = jnp.einsum("nd,kd->nk", features, head.weight, precision="highest")
-  return product + head.bias
 
 
 @partial(jax.jit, static_argnames=("num_classes", "max_steps"))

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from synthjax.adapt import encoder_tuning
-from synthjax.adapt.linear_head import Head, tune
+from synthjax.adapt.linear_head import Head, Recipe, tune
 from synthjax.models.clip import model as clip
 from synthjax.models.clip import resnet
 
@@ -17,10 +17,21 @@ MODEL = resnet.ModifiedResNet(
 
 
 def encode(variables, images, train):
-  features, updated = MODEL.apply(
-    variables, clip.preprocess(images), train=train, mutable=["batch_stats"]
+  tower = encoder_tuning.Tower(MODEL, variables, 32)
+  return encoder_tuning.encode(tower, variables, images, train)
+
+
+def objective_of(encoder, head, tx, tuned, **options):
+  """Returns the objective with the defaults of config.tune_encoder."""
+  fields = encoder_tuning.TuneEncoder
+  options = {
+    "batch_norm": "frozen",
+    "soft_weight": fields.soft_weight,
+    "temperature": fields.temperature,
+  } | options
+  return encoder_tuning.encoder_tuning(
+    encode, encoder, head, tx, tuned=tuned, **options
   )
-  return features, updated["batch_stats"]
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +63,7 @@ def batch_of(n=6, seed=2):
 
 
 def run(encoder, head, tuned, *, steps=2, **options):
-  objective = encoder_tuning.encoder_tuning(
-    encode, encoder, head, optax.adamw(1e-2), tuned=tuned, **options
-  )
+  objective = objective_of(encoder, head, optax.adamw(1e-2), tuned, **options)
   first = state = objective.init(jax.random.key(0), batch_of())
   step = jax.jit(objective.step)
   for i in range(steps):
@@ -133,19 +142,15 @@ def test_statistics_move_with_the_batch_alone(encoder, head):
 
 
 def test_a_frozen_encoder_equals_tuning_on_stored_features(encoder, head):
-  """The same head as `classifier.tune` on the features, step by step."""
+  """The same head as `linear_head.tune` on the features, step by step."""
   batch = batch_of(4)
   features, _ = encode(encoder, batch["image"], False)
   index = np.tile(np.arange(4), (3, 1))
-  want = tune(features, batch["label"], head, index=index, clip_norm=1e9)
+  recipe = Recipe(clip_norm=1e9)
+  want = tune(features, batch["label"], head, recipe, index=index)
   rate = optax.cosine_decay_schedule(2e-3, 3)
-  objective = encoder_tuning.encoder_tuning(
-    encode,
-    encoder,
-    head,
-    optax.adamw(rate, weight_decay=0.1),
-    tuned=("head",),
-  )
+  tx = optax.adamw(rate, weight_decay=0.1)
+  objective = objective_of(encoder, head, tx, ("head",))
   state = objective.init(None, batch)
   losses = []
   for _ in range(3):
