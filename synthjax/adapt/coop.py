@@ -36,7 +36,7 @@ class Prompts:
 
 
 class Learned(NamedTuple):
-  """What a training leaves."""
+  """The result of a training."""
 
   context: jax.Array  # [c, w] after the last step, which CoOp evaluates
   losses: jax.Array  # [steps]

@@ -217,7 +217,7 @@ def _rows(few: Few, shots: int, seed: int) -> np.ndarray:
 
 
 class Retrieved(NamedTuple):
-  """The rows found, by class and falling cosine."""
+  """Rows of the pool, by class and falling cosine."""
 
   rows: np.ndarray  # [m] int64, in the pool
   labels: np.ndarray  # [m] int64
@@ -234,8 +234,8 @@ def nearest_rows(
 ) -> Retrieved:
   """Finds the rows of the pool with the largest cosine to each class.
 
-  Of equal cosines the lower row comes first. Memory is that of one chunk, so
-  that the pool may be a memory map of many millions of rows.
+  The lower of two rows with equal cosines comes first. Memory is that of one
+  chunk, so that the pool may be a memory map of many millions of rows.
 
   Args:
     pool: [n, d] image features, of any length and float type.

@@ -253,9 +253,9 @@ class FewShot:
   test: Block  # real images, opened once, at the end
   # name -> real images reported beside them
   test_parts: Mapping[str, Block] = field(default_factory=dict)
-  # Real images, of which each class lends min(shots, 4).
+  # Real images; min(shots, 4) of each class are used.
   validation: Block | None = None
-  # Of the shots: "nested", or "coop" for the draws of CoOp's code.
+  # How shots are drawn: "nested", or "coop" as CoOp's code does.
   sampler: Annotated[str, one_of(SAMPLERS)] = "nested"
   num_views: Count = 10  # of each shot, for methods that augment
   real_filter_margin: Number = 0.0  # of filter="real"

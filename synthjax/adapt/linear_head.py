@@ -70,8 +70,7 @@ class Tune(Recipe):
   """The block `config.tune`."""
 
   arms: Annotated[tuple[Arm, ...], unique_names(ZERO_SHOT)]
-  # Of the order of the images, and of the images if there are several.
-  seeds: Seeds
+  seeds: Seeds  # of the order of the images, and of images drawn by seed
   test: Block | None = None  # real images, opened once, at the end
   test_parts: Mapping[str, Block] = field(default_factory=dict)
   validation: Block | None = None  # real images on which choices can be made
@@ -96,7 +95,7 @@ class Head:
 
 
 class Rows(NamedTuple):
-  """Stored features, what to learn from them, and in which order.
+  """A training set: stored features, their labels, and the order of reading.
 
   All fields but the steps may differ between the sets of one training:
   few-shot tuning adds 1.0 of the plain loss of real rows to that of synthetic
@@ -112,7 +111,7 @@ class Rows(NamedTuple):
 
 
 class Tuned(NamedTuple):
-  """What a training leaves."""
+  """The result of a training."""
 
   head: Head  # after the last step
   losses: jax.Array  # [steps]
@@ -207,24 +206,6 @@ def cycled_index(
 
 
 def tune(
-  features: jax.Array,
-  labels: jax.Array,
-  head: Head,
-  recipe: Recipe = Recipe(),
-  *,
-  index: jax.Array,
-  soft_weight: float = 0.5,
-  label_smoothing: float | None = None,
-  **kwargs,
-) -> Tuned:
-  """Tunes a head on one set of rows: `tune_sets` has all other arguments."""
-  rows = Rows(
-    features, labels, index, soft_weight, label_smoothing=label_smoothing
-  )
-  return tune_sets([rows], head, recipe, **kwargs)
-
-
-def tune_sets(
   sets: Sequence[Rows],
   head: Head,
   recipe: Recipe = Recipe(),
@@ -239,7 +220,7 @@ def tune_sets(
   All of it is one compiled function, which neither another seed nor another
   number compiles anew. Several seeds train at once under `jax.vmap`:
 
-    jax.vmap(lambda index: tune(features, labels, head, index=index))(indices)
+    jax.vmap(lambda index: tune([Rows(features, labels, index)], head))(indices)
 
   Args:
     sets: of rows, whose losses are added; each index has as many steps.
@@ -255,13 +236,13 @@ def tune_sets(
     ValueError: if sizes disagree.
   """
   numbers = {f.name: getattr(recipe, f.name) for f in fields(Recipe)}
-  return _tune_sets(
+  return _tune_compiled(
     sets, head, teacher, validation, progress, num_epochs=num_epochs, **numbers
   )
 
 
 @partial(jax.jit, static_argnames=("num_epochs", "bias", "decay_bias"))
-def _tune_sets(
+def _tune_compiled(
   sets: Sequence[Rows],
   head: Head,
   teacher: Head | None,

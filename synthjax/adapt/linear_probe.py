@@ -23,7 +23,7 @@ HALVINGS = 4
 
 
 class Fitted(NamedTuple):
-  """A fitted regression, and how well it converged."""
+  """A fitted regression, and its convergence."""
 
   head: Head  # for `linear_head.linear_logits`, not for `logits_fn`
   loss: jax.Array  # [], of which the head is the minimum
@@ -32,7 +32,7 @@ class Fitted(NamedTuple):
 
 
 class Probe(NamedTuple):
-  """What the search over strengths finds."""
+  """The result of the search over strengths."""
 
   head: Head  # fitted with the best strength
   strength: float
@@ -102,7 +102,7 @@ def classify(
 ) -> np.ndarray:
   """Fits on features [m, d] and returns the logits [n, k] of queries [n, d].
 
-  Of 2,000 standardised features of 128 dimensions it takes less than 0.1 s on
+  With 2,000 standardised features of 128 dimensions it takes less than 0.1 s on
   two cores, once compiled.
 
   Args:
@@ -132,8 +132,8 @@ def search(
 ) -> Probe:
   """Chooses the strength of the penalty on validation rows, and fits with it.
 
-  Of strengths that are equally good the largest is taken, which trusts the
-  training rows least.
+  The largest of equally good strengths is taken, which trusts the training
+  rows least.
 
   Args:
     train: features [n, d] and labels [n].
@@ -155,8 +155,9 @@ def search(
         strength=10.0**power,
         max_steps=max_steps,
       ).head
-      found = linear_logits(heads[power], validation[0]).argmax(-1)
-      accuracies[power] = float(np.mean(np.asarray(found) == validation[1]))
+      predictions = linear_logits(heads[power], validation[0]).argmax(-1)
+      right = np.asarray(predictions) == validation[1]
+      accuracies[power] = float(np.mean(right))
 
   for power in COARSE:
     attempt(float(power))

@@ -1,7 +1,6 @@
 """Classifier tuning on few real images and many generated ones.
 
-The recipe of Section 3.2 and Appendix C.5.2, and what the released code makes
-of it.
+The recipe of Section 3.2 and Appendix C.5.2, and that of the released code.
 """
 
 from collections.abc import Callable
@@ -44,7 +43,7 @@ class Tuning(linear_head.Recipe):
 
 
 class Problem(NamedTuple):
-  """All that a method may learn from."""
+  """Everything a method may learn from."""
 
   zero_shot: Head
   logit_scale: float  # the factor on cosines, already exp
@@ -68,7 +67,7 @@ def tuned(
   real_batch_size: int | None = None,
   validation: Features | None = None,
 ) -> linear_head.Tuned:
-  """Tunes the zero-shot classifier, and returns all that this leaves.
+  """Tunes the zero-shot classifier.
 
   Args:
     problem: to learn from.
@@ -125,7 +124,7 @@ def tuned(
   head = problem.zero_shot
   for i, phase in enumerate(phases, start=1):
     sets, along = phase()
-    result = linear_head.tune_sets(
+    result = linear_head.tune(
       sets,
       head,
       tuning,
@@ -158,7 +157,7 @@ def released_progress(
     planned_batch_size: that the schedule counts on.
 
   Returns:
-    [num_epochs * batches] float64, for `linear_head.tune_sets`.
+    [num_epochs * batches] float64, for `linear_head.tune`.
   """
   steps = np.arange(-(-num_examples // batch_size))
   planned = -(-num_examples // planned_batch_size)

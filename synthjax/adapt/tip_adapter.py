@@ -40,7 +40,7 @@ class Strengths(NamedTuple):
 
 
 class Settings(NamedTuple):
-  """What the authors' code sets for one data set."""
+  """The values of the authors' code for one data set."""
 
   initial: Strengths  # of Tip-Adapter-F's training
   search_scale: Strengths  # upper ends of the search
@@ -60,7 +60,7 @@ SETTINGS = {
 
 
 class Searched(NamedTuple):
-  """What a search over the strengths finds."""
+  """The result of a search over the strengths."""
 
   best: Strengths  # the first of the most accurate
   accuracy: jax.Array  # [], its share of right rows
@@ -152,7 +152,7 @@ def search(
   """Tries a grid of strengths on validation rows.
 
   Value i of a strength is 0.1 + i (scale - 0.1) / steps, so that the scale
-  itself is never tried. Of several best ones the first counts, in the order of
+  itself is never tried. The first of several best ones counts, in the order of
   the authors' loop: beta outside, alpha inside.
 
   Args:
@@ -207,9 +207,9 @@ def count_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
   comparisons are vectorised on CPUs, where argmax is ten times slower.
   """
   row = jnp.arange(len(logits))[:, None]
-  own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[None], axis=0)
+  at_label = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[None], axis=0)
   before, after = row < labels, row > labels
-  beaten = (before & (logits >= own)) | (after & (logits > own))
+  beaten = (before & (logits >= at_label)) | (after & (logits > at_label))
   return jnp.sum(~beaten.any(0) & (labels >= 0))
 
 
@@ -217,7 +217,7 @@ def count_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 class TunedCache(NamedTuple):
-  """What Tip-Adapter-F's training leaves."""
+  """The result of Tip-Adapter-F's training."""
 
   cache: Cache  # after the last step
   losses: jax.Array  # [steps]

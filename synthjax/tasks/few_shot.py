@@ -79,7 +79,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   spec = {
     "few_shot": block,
     "encoder": encoder.identity,
-    "real": {name: real_images.identify(each) for name, each in splits.items()},
+    "real": {name: real_images.identify(x) for name, x in splits.items()},
     "inputs": {
       name: artifacts.digest(workdir / name) for name in _inputs(fields)
     },
@@ -121,8 +121,8 @@ def run(config: ConfigDict, workdir: str) -> None:
   # Nothing is trained for, or chosen by, what is opened from here on.
   opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
   tested = {
-    name: encode(each)
-    for name, each in splits.items()
+    name: encode(split)
+    for name, split in splits.items()
     if name not in ("pool", "validation")
   }
   results = {

@@ -63,7 +63,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   spec = {
     "tune": block,
     "encoder": encoder.identity,
-    "real": {name: real_images.identify(each) for name, each in splits.items()},
+    "real": {name: real_images.identify(x) for name, x in splits.items()},
     "inputs": {name: artifacts.digest(workdir / name) for name in inputs},
     "classes": space.class_names,
   }
@@ -106,7 +106,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     **arms.compare(
       lambda head, features: np.asarray(linear_head.logits_fn(head, features)),
       scored.zero_shot,
-      [(each.about, each.tuned.head) for each in trained],
+      [(run.about, run.tuned.head) for run in trained],
       {name: opened[name] for name in splits},
       len(space.classes),
     ),
@@ -171,19 +171,23 @@ def _fit(
 ) -> linear_head.Tuned:
   """Trains one head."""
   images = scored.images
-  return linear_head.tune(
+  index = linear_head.epochs_index(
+    len(rows),
+    batch_size=min(fields.batch_size, len(rows)),
+    num_epochs=fields.num_epochs,
+    seed=seed,
+  )
+  training_set = linear_head.Rows(
     images.features[rows].astype(np.float32),
     images.labels[rows],
+    index,
+    arm.soft_weight,
+    label_smoothing=arm.label_smoothing,
+  )
+  return linear_head.tune(
+    [training_set],
     scored.zero_shot,
     fields,
-    index=linear_head.epochs_index(
-      len(rows),
-      batch_size=min(fields.batch_size, len(rows)),
-      num_epochs=fields.num_epochs,
-      seed=seed,
-    ),
-    soft_weight=arm.soft_weight,
-    label_smoothing=arm.label_smoothing,
     num_epochs=fields.num_epochs,
     validation=validation,
   )
@@ -197,9 +201,9 @@ def _add_best_epochs(results, trained, fit, test: Features) -> None:
 
   That is what the released code prints; it is too high, and stands apart.
   """
-  for row, each in zip(results["rows"], trained, strict=True):
-    again = fit(each.arm, each.seed, each.rows, test)
-    row["best_epoch_on_test"] = float(np.max(again.accuracies))
+  for row, run in zip(results["rows"], trained, strict=True):
+    tuned = fit(run.arm, run.seed, run.rows, test)
+    row["best_epoch_on_test"] = float(np.max(tuned.accuracies))
 
 
 def _write_training(

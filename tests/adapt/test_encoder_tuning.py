@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from synthjax.adapt import encoder_tuning
-from synthjax.adapt.linear_head import Head, Recipe, tune
+from synthjax.adapt.linear_head import Head, Recipe, Rows, tune
 from synthjax.models.clip import model as clip
 from synthjax.models.clip import resnet
 
@@ -147,7 +147,7 @@ def test_a_frozen_encoder_equals_tuning_on_stored_features(encoder, head):
   features, _ = encode(encoder, batch["image"], False)
   index = np.tile(np.arange(4), (3, 1))
   recipe = Recipe(clip_norm=1e9)
-  want = tune(features, batch["label"], head, recipe, index=index)
+  want = tune([Rows(features, batch["label"], index)], head, recipe)
   rate = optax.cosine_decay_schedule(2e-3, 3)
   tx = optax.adamw(rate, weight_decay=0.1)
   objective = objective_of(encoder, head, tx, ("head",))

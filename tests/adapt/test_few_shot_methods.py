@@ -11,7 +11,7 @@ import tiny_world
 from synthjax.adapt import coop, linear_head, mixed_tuning
 from synthjax.adapt import few_shot_methods as methods
 from synthjax.adapt import tip_adapter as tip
-from synthjax.adapt.linear_head import Recipe
+from synthjax.adapt.linear_head import Recipe, Rows
 from synthjax.adapt.soft_targets import hard_cross_entropy, mixed_cross_entropy
 from synthjax.config import schema
 from synthjax.encoders import load_encoder
@@ -113,12 +113,12 @@ def test_phases_hand_the_head_over_and_keep_the_teacher(problem, order, phases):
   index = linear_head.epochs_index(
     len(labels), batch_size=len(labels), num_epochs=2, seed=problem.seed
   )
+  soft_weight = 0.5 if phases[1] == "synthetic" else 0.0
   second = linear_head.tune(
-    *(features, labels, first),
-    index=index,
-    recipe=Recipe(lr=0.05),
+    [Rows(features, labels, index, soft_weight)],
+    first,
+    Recipe(lr=0.05),
     teacher=problem.zero_shot,  # and not the head that was handed over
-    soft_weight=0.5 if phases[1] == "synthetic" else 0.0,
     num_epochs=2,
   )
   whole = heads_of(problem, order=order, **options)
@@ -132,10 +132,9 @@ def test_real_images_alone_are_learned_by_plain_cross_entropy(problem):
     NUM_SHOTS, batch_size=4, num_epochs=2, seed=problem.seed
   )
   want = linear_head.tune(
-    *(*problem.shots, problem.zero_shot),
-    recipe=Recipe(lr=1e-3),
-    index=index,
-    soft_weight=0.0,
+    [Rows(*problem.shots, index, 0.0)],
+    problem.zero_shot,
+    Recipe(lr=1e-3),
     num_epochs=2,
   )
   options = dict(order="real", num_epochs=2, real_batch_size=4)
@@ -185,13 +184,13 @@ def test_the_released_protocol_draws_128_and_follows_its_schedule(monkeypatch):
     prompts=None,
     seed=0,
   )
-  seen, tune_sets = [], linear_head.tune_sets
+  seen, tune = [], linear_head.tune
 
   def spy(sets, *args, **kwargs):
     seen.append((sets, kwargs))
-    return tune_sets(sets, *args, **kwargs)
+    return tune(sets, *args, **kwargs)
 
-  monkeypatch.setattr(linear_head, "tune_sets", spy)
+  monkeypatch.setattr(linear_head, "tune", spy)
   tuned_of(problem, protocol="released", num_epochs=2)
   tuned_of(problem, num_epochs=2)
   ((real, drawn), kwargs), ((usual_real, usual), usual_kwargs) = seen

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 
 from synthjax.adapt import linear_head
-from synthjax.adapt.linear_head import Recipe
+from synthjax.adapt.linear_head import Recipe, Rows
 from synthjax.adapt.soft_targets import hard_cross_entropy
 
 
 def tune(features, labels, head, *, index, **options):
-  """Tunes a head; options are of the recipe or of `linear_head.tune`."""
-  names = {field.name for field in dataclasses.fields(Recipe)}
-  recipe = {k: v for k, v in options.items() if k in names}
-  rest = {k: v for k, v in options.items() if k not in names}
-  return linear_head.tune(
-    features, labels, head, Recipe(**recipe), index=index, **rest
-  )
+  """Tunes on one set; options are of it, the recipe or `linear_head.tune`."""
+  take = lambda names: {k: options.pop(k) for k in [*options] if k in names}
+  rows = Rows(features, labels, index, **take(Rows._fields))
+  recipe = take([field.name for field in dataclasses.fields(Recipe)])
+  return linear_head.tune([rows], head, Recipe(**recipe), **options)
 
 
 @pytest.fixture(scope="module")
@@ -193,12 +191,10 @@ def test_seeds_train_at_once_as_they_do_alone(problem):
 
 def test_losses_of_several_sets_are_added(problem):
   features, labels, head = problem
-  real = linear_head.Rows(
-    features[:5], labels[:5], np.arange(5)[None], soft_weight=0.0
-  )
-  drawn = linear_head.Rows(features[5:], labels[5:], np.arange(9)[None])
-  both = linear_head.tune_sets([real, drawn._replace(loss_weight=2.0)], head)
-  apart = [linear_head.tune_sets([rows], head).losses for rows in (real, drawn)]
+  real = Rows(features[:5], labels[:5], np.arange(5)[None], soft_weight=0.0)
+  drawn = Rows(features[5:], labels[5:], np.arange(9)[None])
+  both = linear_head.tune([real, drawn._replace(loss_weight=2.0)], head)
+  apart = [linear_head.tune([rows], head).losses for rows in (real, drawn)]
   np.testing.assert_allclose(both.losses, apart[0] + 2 * apart[1], rtol=1e-6)
 
 
@@ -306,6 +302,6 @@ def test_sizes_that_disagree_say_so(problem):
     tune(features, labels[1:], head, index=index)
   with pytest.raises(ValueError, match="num_epochs=3"):
     tune(features, labels, head, index=index, num_epochs=3)
-  rows = linear_head.Rows(features, labels, index)
+  rows = Rows(features, labels, index)
   with pytest.raises(ValueError, match=r"\[4, 3\] steps"):
-    linear_head.tune_sets([rows, rows._replace(index=index[:3])], head)
+    linear_head.tune([rows, rows._replace(index=index[:3])], head)

@@ -116,7 +116,6 @@ def test_logits_and_a_training_step_equal_pytorch(problem):
       *(problem["cache"], problem["head"], features, labels),
       index=np.tile(rows, (4, 1)),
       strengths=Strengths(beta, alpha),
-      num_epochs=2,
     )
   np.testing.assert_allclose(tuned.losses, losses, rtol=1e-4)
   got, classes = by_class(tuned.cache)

@@ -90,7 +90,7 @@ def test_an_arm_is_the_mean_of_its_seeds(run, drawings, arm):
   )
 
 
-def test_the_command_tells_the_likeliest_classes(run, drawings, tmp_path):
+def test_the_command_prints_the_likeliest_classes(run, drawings, tmp_path):
   """As lines for people and as JSON, of files and what lies below folders."""
   workdir, _ = run
   paths = [tmp_path / "one.png", tmp_path / "a" / "b" / "two.PNG"]
@@ -113,7 +113,7 @@ def test_the_command_tells_the_likeliest_classes(run, drawings, tmp_path):
     )
 
 
-def test_bad_input_is_told(run, tmp_path, capsys):
+def test_bad_input_is_reported(run, tmp_path, capsys):
   workdir, _ = run
   (tmp_path / "empty").mkdir()
   (tmp_path / "bad.png").write_bytes(b"\x89PNG no more")

@@ -203,7 +203,7 @@ def test_the_table_has_a_line_for_each_method(world, trained):
   assert len({len(line) for line in (lines[0], *lines[2:])}) == 1
 
 
-def test_the_manifest_tells_when_the_test_was_opened(world, trained):
+def test_the_manifest_says_when_the_test_was_opened(world, trained):
   workdir, _ = world
   manifest = artifacts.load(workdir / "few_shot")
   assert manifest["summary"]["test_opened_at"].startswith("20")
@@ -269,7 +269,7 @@ def test_retrieval_does_not_read_the_labels_of_the_pool(tmp_path):
       np.testing.assert_array_equal(got[labels == label], features[rows])
 
 
-def test_the_released_protocol_tells_the_best_epoch_on_test(world, tmp_path):
+def test_the_released_protocol_reports_the_best_epoch_on_test(world, tmp_path):
   config = linked(world, tmp_path)
   fast = dict(SMALL, lr=0.5, num_epochs=4)
   few_shot.run(
