@@ -36,9 +36,6 @@ from synthjax.training.loop import Objective
 from synthjax.training.run import Loop
 from synthjax.weights import files
 
-# (variables, images, train) -> features [n, d], and the new batch_stats.
-Encode = Callable[[Any, jax.Array, bool], tuple[jax.Array, Any]]
-
 # "frozen" normalises by the running statistics, which stay as they are;
 # "batch" by those of the batch, and updates the running ones.
 BATCH_NORMS = ("frozen", "batch")
@@ -228,8 +225,7 @@ class TunedState:
 
 
 def encoder_tuning(
-  encode: Encode,
-  encoder: Mapping[str, Any],
+  tower: Tower,
   head: Head,
   tx: optax.GradientTransformation,
   *,
@@ -240,11 +236,11 @@ def encoder_tuning(
 ) -> Objective:
   """Returns the objective of tuning parts of an encoder and its head.
 
-  A batch holds `image` [n, h, w, 3] as `encode` takes it and `label` int [n].
+  A batch holds uint8 `image` [n, s, s, 3] of the tower's size and `label` int
+  [n].
 
   Args:
-    encode: applies the encoder.
-    encoder: its variables to start from: params, and batch_stats if any.
+    tower: with the variables to start from.
     head: to start from; it is also the teacher, on the same features.
     tx: the optimizer of the parts that are tuned.
     tuned: names of parts: "head", or entries of the encoder's parameters.
@@ -257,6 +253,7 @@ def encoder_tuning(
   """
   if batch_norm not in BATCH_NORMS:
     raise ValueError(f"batch_norm={batch_norm!r} is not one of {BATCH_NORMS}.")
+  encoder = tower.variables
   parts = {HEAD, *encoder["params"]}
   if unknown := sorted(set(tuned) - parts):
     raise ValueError(
@@ -289,7 +286,7 @@ def encoder_tuning(
       variables = {"params": params["encoder"]}
       if state.batch_stats:
         variables["batch_stats"] = state.batch_stats
-      features, stats = encode(variables, batch["image"], train)
+      features, stats = encode(tower, variables, batch["image"], train)
       logits = logits_fn(params[HEAD], features)
       losses = mixed_cross_entropy(
         logits,

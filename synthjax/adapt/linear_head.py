@@ -106,7 +106,6 @@ class Rows(NamedTuple):
   labels: Any  # [n] int
   index: Any  # [steps, batch] int, -1 for no row; see `epochs_index`
   soft_weight: float = 0.5  # 0 is plain cross entropy
-  loss_weight: float = 1.0
   label_smoothing: float | None = None  # of the plain loss
 
 
@@ -284,7 +283,7 @@ def _tune_compiled(
         temperature=temperature,
         label_smoothing=rows.label_smoothing,
       )
-      total += rows.loss_weight * jnp.mean(loss, where=index >= 0)
+      total += jnp.mean(loss, where=index >= 0)
     return total
 
   def step(carry, indices):

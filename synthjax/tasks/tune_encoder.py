@@ -166,8 +166,7 @@ def _tuner(
   if arm.lr is not None:
     optimizer["lr"] = arm.lr
   objective = encoder_tuning.encoder_tuning(
-    functools.partial(encoder_tuning.encode, model),
-    model.variables,
+    model,
     head,
     recipes.make_optimizer(
       num_steps=num_steps, epochs=fields.epochs, **optimizer

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny_clip
 
 from synthjax.adapt import encoder_tuning
 from synthjax.adapt.linear_head import Head, Recipe, Rows, tune
@@ -16,11 +17,6 @@ MODEL = resnet.ModifiedResNet(
 )
 
 
-def encode(variables, images, train):
-  tower = encoder_tuning.Tower(MODEL, variables, 32)
-  return encoder_tuning.encode(tower, variables, images, train)
-
-
 def objective_of(encoder, head, tx, tuned, **options):
   """Returns the objective with the defaults of config.tune_encoder."""
   fields = encoder_tuning.TuneEncoder
@@ -29,23 +25,15 @@ def objective_of(encoder, head, tx, tuned, **options):
     "soft_weight": fields.soft_weight,
     "temperature": fields.temperature,
   } | options
-  return encoder_tuning.encoder_tuning(
-    encode, encoder, head, tx, tuned=tuned, **options
-  )
+  tower = encoder_tuning.Tower(MODEL, encoder, 32)
+  return encoder_tuning.encoder_tuning(tower, head, tx, tuned=tuned, **options)
 
 
 @pytest.fixture(scope="module")
 def encoder():
-  rng = np.random.default_rng(0)
   images = jnp.zeros((1, 32, 32, 3))
   shapes = jax.eval_shape(MODEL.init, jax.random.key(0), images)
-
-  def fill(path, shape):
-    value = rng.normal(0, 0.3, shape.shape).astype(np.float32)
-    positive = path[-1].key in ("scale", "var")
-    return np.abs(value) + 0.5 if positive else value
-
-  return jax.tree_util.tree_map_with_path(fill, shapes)
+  return tiny_clip.fill(shapes)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +132,8 @@ def test_statistics_move_with_the_batch_alone(encoder, head):
 def test_a_frozen_encoder_equals_tuning_on_stored_features(encoder, head):
   """The same head as `linear_head.tune` on the features, step by step."""
   batch = batch_of(4)
-  features, _ = encode(encoder, batch["image"], False)
+  tower = encoder_tuning.Tower(MODEL, encoder, 32)
+  features, _ = encoder_tuning.encode(tower, encoder, batch["image"], False)
   index = np.tile(np.arange(4), (3, 1))
   recipe = Recipe(clip_norm=1e9)
   want = tune([Rows(features, batch["label"], index)], head, recipe)
