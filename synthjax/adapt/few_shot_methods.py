@@ -113,21 +113,15 @@ def tip_adapter(
   """
   chosen = tip.SETTINGS[settings]
   num_classes = len(problem.zero_shot.weight)
-  features, labels = problem.views, problem.shots[1]
-  cache = tip.build_cache(features, labels, num_classes)
+  cache = tip.build_cache(problem.views, problem.shots[1], num_classes)
   if trained:
     # A new view of each shot in each epoch, as the authors draw them.
-    index = passes_index(
-      len(features),
-      len(labels),
-      batch_size=min(batch_size, len(labels)),
-      num_epochs=chosen.num_epochs,
-      seed=problem.seed,
-    )
+    features, labels, index = _augmented(problem, batch_size, chosen.num_epochs)
     cache = tip.tune(
       cache,
       problem.zero_shot,
-      *flatten_passes(features, labels),
+      features,
+      labels,
       index=index,
       strengths=chosen.initial,
       lr=lr,
@@ -156,25 +150,22 @@ def learn_context(
     lr: the highest.
   """
   encode, *embedded = problem.prompts(num_context)
-  prompts, labels = coop.Prompts(*embedded), problem.shots[1]
+  prompts = coop.Prompts(*embedded)
   if num_epochs is None:
-    shots = min(int(np.bincount(labels).max()), max(coop.NUM_EPOCHS))
+    shots = int(np.bincount(problem.shots[1]).max())
+    shots = min(shots, max(coop.NUM_EPOCHS))
     num_epochs = next(n for m, n in coop.NUM_EPOCHS.items() if m >= shots)
   width = prompts.embeddings.shape[-1]
   rng = jax.random.key(problem.seed)
   context = coop.init_context(rng, width, num_context)
+  features, labels, index = _augmented(problem, batch_size, num_epochs)
   learned = coop.tune(
     encode,
     prompts,
     context,
-    *flatten_passes(problem.views, labels),
-    index=passes_index(
-      len(problem.views),
-      len(labels),
-      batch_size=min(batch_size, len(labels)),
-      num_epochs=num_epochs,
-      seed=problem.seed,
-    ),
+    features,
+    labels,
+    index=index,
     num_epochs=num_epochs,
     logit_scale=problem.logit_scale,
     lr=lr,
@@ -285,6 +276,21 @@ class FewShot:
 # A frozen encoder sees each image a few times, each time cropped and mirrored
 # otherwise; training then draws one of the passes where a data loader would
 # augment anew.
+
+
+def _augmented(
+  problem: Problem, batch_size: int, num_epochs: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns features, labels and index of a training on augmented shots."""
+  labels = problem.shots[1]
+  index = passes_index(
+    len(problem.views),
+    len(labels),
+    batch_size=min(batch_size, len(labels)),
+    num_epochs=num_epochs,
+    seed=problem.seed,
+  )
+  return *flatten_passes(problem.views, labels), index
 
 
 def flatten_passes(
