@@ -175,7 +175,7 @@ def test_the_grid_is_that_of_the_authors():
   np.testing.assert_allclose(found.accuracies, 2 / 3, rtol=1e-6)
 
 
-def test_of_equal_logits_the_first_counts():
+def test_the_first_of_equal_logits_counts():
   logits = jnp.array([[1.0, 1.0, 0.0, 2.0], [1.0, 1.0, 3.0, 2.0]])
   right = lambda labels: int(tip_adapter.count_right(logits, labels))
   assert right(jnp.array([0, 0, 1, 0])) == 4

@@ -303,7 +303,7 @@ def test_images_of_the_shots_of_another_seed_are_refused(world, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("changes", "words"),
+  ("changes", "message"),
   [
     ({"shot": (1,)}, "did you mean 'shots'"),
     ({"methods": (dict(METHODS[0], strat="x"),)}, "did you mean 'strategy'"),
@@ -320,9 +320,9 @@ def test_images_of_the_shots_of_another_seed_are_refused(world, tmp_path):
     ({"shots": (1, 5000)}, "5000 real images of each class are asked for"),
   ],
 )
-def test_check_finds_what_is_wrong(world, changes, words):
+def test_check_finds_what_is_wrong(world, changes, message):
   workdir, config = world
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError, match=message):
     few_shot.check(changed(config, **changes), str(workdir))
 
 

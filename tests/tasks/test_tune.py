@@ -344,7 +344,7 @@ def images_of(found, **changes):
 
 
 @pytest.mark.parametrize(
-  ("changes", "words"),
+  ("changes", "message"),
   [
     ({"epochs": 3}, "did you mean 'num_epochs'"),
     ({"arms": ()}, "needed one block or more"),
@@ -368,9 +368,9 @@ def images_of(found, **changes):
     ),
   ],
 )
-def test_check_finds_what_is_misspelt(world, changes, words):
+def test_check_finds_what_is_misspelt(world, changes, message):
   workdir, config = world
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError, match=message):
     tune.check(changed(config, **changes), str(workdir))
 
 

@@ -130,7 +130,7 @@ def test_the_head_starts_as_the_zero_shot_classifier(tmp_path, encoder):
 
 
 @pytest.mark.parametrize(
-  ("changes", "words"),
+  ("changes", "message"),
   [
     ({"epoch": 1}, "did you mean 'epochs'"),
     ({"arms": (arm("a", up_to="layer5"),)}, "did you mean 'layer"),
@@ -144,10 +144,10 @@ def test_the_head_starts_as_the_zero_shot_classifier(tmp_path, encoder):
   ],
 )
 def test_bad_fields_stop_before_anything_runs(
-  tmp_path, encoder, changes, words
+  tmp_path, encoder, changes, message
 ):
   config = make_config(tmp_path, encoder, **changes)
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError, match=message):
     tune_encoder.check(config, str(tmp_path))
 
 
