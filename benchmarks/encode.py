@@ -143,7 +143,7 @@ def our_encoder(fields: dict, images: np.ndarray, dtype: str) -> Compiled:
   """Compiles our image tower; a run takes the images there and back."""
   import jax
 
-  from synthjax.adapt import image_tower as towers
+  from synthjax.adapt import encoder_tuning as towers
   from synthjax.models.clip import model as clip
 
   whole = clip.CLIP(**fields, dtype=jax.numpy.dtype(dtype))

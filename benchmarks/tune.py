@@ -75,7 +75,8 @@ def tuning_rows(args, device: str, has_torch: bool) -> list[dict]:
 
   def ours():
     features, labels, head, index = on_device
-    tuned = linear_head.tune(features, labels, head, index=index)
+    rows = linear_head.Rows(features, labels, index)
+    tuned = linear_head.tune([rows], head)
     return jax.block_until_ready(tuned)
 
   functions = {"ours": ours}
@@ -101,7 +102,7 @@ def tuning_rows(args, device: str, has_torch: bool) -> list[dict]:
 
 
 def torch_tuning(features, labels, weight, index, *, loader: bool):
-  """Tunes a head as `classifier.tune` does; returns its weight."""
+  """Tunes a head as `linear_head.tune` does; returns its weight."""
   import torch
   from torch.nn import functional as F
 

@@ -1,4 +1,4 @@
-r"""Classifies images by what the task `tune` has learned.
+r"""Classifies images by a classifier of the task `tune`.
 
   python -m synthjax.classify WORKDIR IMAGE_OR_FOLDER... [--arm=NAME] [--top=3]
     [--json]
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from synthjax.adapt import head_files, linear_head
+from synthjax.adapt import linear_head
 from synthjax.data.pipeline import image_files
 from synthjax.encoders import load_encoder
 from synthjax.runtime import cache
@@ -28,7 +28,7 @@ _CHUNK = 64  # images that are read and encoded at once
 
 
 class Classifier(NamedTuple):
-  """What a run has learned.
+  """A classifier of a run.
 
   `classify` maps uint8 images, an array [n, h, w, 3] or a list of [h, w, 3] of
   any sizes, to probabilities float32 [n, k].
@@ -50,25 +50,25 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Classifier:
     UserError: if the run has no classifier or no such arm, or the encoder's
       weights are no longer there or no longer the same.
   """
-  path = epath.Path(workdir).expanduser() / "tune" / head_files.FILE
+  path = epath.Path(workdir).expanduser() / "tune" / linear_head.HEADS
   if not path.exists():
     raise UserError(
       f"There is no {path}: the folder of a run is needed, the --workdir whose "
       "task `tune` is done."
     )
-  known = head_files.read(path, arm=arm)
-  encoder = load_encoder(**known.encoder["config"])
-  if encoder.identity != known.encoder["identity"]:
+  saved = linear_head.load(path, arm=arm)
+  encoder = load_encoder(**saved.encoder["config"])
+  if encoder.identity != saved.encoder["identity"]:
     raise UserError(
-      f"{path} was learned from features of {known.encoder['identity']}, but "
+      f"{path} was learned from features of {saved.encoder['identity']}, but "
       f"its encoder is now {encoder.identity}: put the old weights back."
     )
 
   def classify(images: Sequence[np.ndarray]) -> np.ndarray:
-    logits = linear_head.logits_fn(known.head, encoder.encode_images(images))
+    logits = linear_head.logits_fn(saved.head, encoder.encode_images(images))
     return np.asarray(jax.nn.softmax(logits))
 
-  return Classifier(known.classes, classify)
+  return Classifier(saved.classes, classify)
 
 
 def find_images(paths: Sequence[epath.PathLike]) -> list[pathlib.Path]:
@@ -77,45 +77,46 @@ def find_images(paths: Sequence[epath.PathLike]) -> list[pathlib.Path]:
   Raises:
     UserError: naming every path that is not there or holds no image.
   """
-  found, problems = [], []
+  files, problems = [], []
   for path in map(pathlib.Path, paths):
     if path.is_dir():
       below = sorted(p for p in path.rglob("*") if image_files.is_image(p))
-      found += below
+      files += below
       if not below:
         ends = ", ".join(sorted(image_files.ENDINGS))
         problems.append(f"{path} holds no image ({ends})")
     elif path.exists():
-      found.append(path)
+      files.append(path)
     else:
       problems.append(f"there is no {path}")
   if problems:
     raise UserError(f"Nothing is classified: {'; '.join(problems)}.")
-  return found
+  return files
 
 
 def classify_files(
-  of: Classifier, paths: Sequence[pathlib.Path]
+  classifier: Classifier, paths: Sequence[pathlib.Path]
 ) -> Iterator[tuple[pathlib.Path, np.ndarray]]:
   """Yields each file and its probabilities float32 [k].
 
   Raises:
     UserError: about the first file that is no image.
   """
-  tell = counter("classify", len(paths)) if len(paths) > _CHUNK else None
+  is_long = len(paths) > _CHUNK
+  report_progress = counter("classify", len(paths)) if is_long else None
   for first in range(0, len(paths), _CHUNK):
-    own = paths[first : first + _CHUNK]
-    images = [image_files.read_pixels(path) for path in own]
-    yield from zip(own, of.classify(images), strict=True)
-    if tell:
-      tell(len(own))
+    chunk = paths[first : first + _CHUNK]
+    images = [image_files.read_pixels(path) for path in chunk]
+    yield from zip(chunk, classifier.classify(images), strict=True)
+    if report_progress:
+      report_progress(len(chunk))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Reads the command line; a UserError is one message and exit code 2."""
   parser = argparse.ArgumentParser(
     prog="python -m synthjax.classify",
-    description="Classifies images by what the task `tune` has learned.",
+    description="Classifies images by a classifier of the task `tune`.",
   )
   parser.add_argument("workdir", help="of the run")
   parser.add_argument("images", nargs="+", help="files, or folders of them")
@@ -126,17 +127,17 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     cache.use_compilation_cache()
     paths = find_images(args.images)
-    known = load(args.workdir, arm=args.arm)
+    classifier = load(args.workdir, arm=args.arm)
     width = max(len(str(path)) for path in paths)
-    for path, probs in classify_files(known, paths):
-      best = [(known.classes[i], probs[i]) for i in np.argsort(-probs)]
-      best = best[: max(args.top, 1)]
+    for path, probs in classify_files(classifier, paths):
+      order = np.argsort(-probs)[: max(args.top, 1)]
+      best = [(classifier.classes[i], probs[i]) for i in order]
       if args.json:
-        told = {name: round(float(p), 6) for name, p in best}
-        print(json.dumps({"file": str(path), "classes": told}))
+        classes = {name: round(float(p), 6) for name, p in best}
+        print(json.dumps({"file": str(path), "classes": classes}))
       else:
-        words = [f"{name} {p:.1%}" for name, p in best]
-        print(f"{path!s:{width}}  {'  '.join(words)}", flush=True)
+        shown = [f"{name} {p:.1%}" for name, p in best]
+        print(f"{path!s:{width}}  {'  '.join(shown)}", flush=True)
   except UserError as error:
     end_line()
     print(f"synthjax: {error}", file=sys.stderr)

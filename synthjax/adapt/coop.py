@@ -36,7 +36,7 @@ class Prompts:
 
 
 class Learned(NamedTuple):
-  """What a training leaves."""
+  """The result of a training."""
 
   context: jax.Array  # [c, w] after the last step, which CoOp evaluates
   losses: jax.Array  # [steps]
@@ -66,7 +66,7 @@ def head_of(
     logit_scale: the factor on cosines, already exp.
 
   Returns:
-    The head for `classifier.logits_fn`: logit_scale * cosine, no bias.
+    The head for `linear_head.logits_fn`: logit_scale * cosine, no bias.
   """
   features = encode(insert_context(prompts, context), prompts.end)  # [k, d]
   weight = logit_scale * unit(features.astype(jnp.float32))
@@ -112,11 +112,11 @@ def tune(
       `Partial(jax.checkpoint(function), variables)`, which stores less.
     prompts: of k classes.
     context: [c, w] to start from.
-    features: [n, d] of images, of any length; several augmentation passes are
-      `passes.flatten_passes`.
+    features: [n, d] of images, of any length; of several augmentation passes
+      see `few_shot_methods.flatten_passes`.
     labels: [n] int.
-    index: [steps, batch] int, -1 for no row: `classifier.epochs_index` or
-      `passes.passes_index`; 32 rows in a batch.
+    index: [steps, batch] int, -1 for no row, 32 rows in a batch:
+      `linear_head.epochs_index` or `few_shot_methods.passes_index`.
     num_epochs: into which the steps are divided; see NUM_EPOCHS.
     logit_scale: the factor on cosines, already exp.
     lr: the highest.

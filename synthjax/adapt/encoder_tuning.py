@@ -1,36 +1,40 @@
-"""Tunes an image encoder together with its classifier, or a part of it.
+"""Tunes CLIP's image encoder together with its classifier, or a part of it.
 
 For what stored features cannot show: what BatchNorm does to tuning (Table 6 of
 the paper), and how much of the encoder to tune (Table 3).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from synthjax.adapt.linear_head import Head, logits_fn
 from synthjax.adapt.soft_targets import mixed_cross_entropy
-from synthjax.runtime.errors import (
-  BLOCK,
-  BLOCK_LIST,
-  COUNT,
-  FLAG,
-  NOT_NEGATIVE,
-  POSITIVE,
-  SEEDS,
-  SHARE,
-  TEXT,
-  WHOLE,
+from synthjax.config.schema import (
+  Block,
+  Count,
+  Flag,
+  NotNegative,
+  Positive,
+  Seeds,
+  Share,
+  Text,
   one_of,
+  unique_names,
 )
+from synthjax.encoders.resize import fit_image
+from synthjax.evals.arms import ZERO_SHOT
+from synthjax.models.clip import model as clip
 from synthjax.training.loop import Objective
-
-# (variables, images, train) -> features [n, d], and the new batch_stats.
-Encode = Callable[[Any, jax.Array, bool], tuple[jax.Array, Any]]
+from synthjax.training.optimizer import OPTIMIZER
+from synthjax.training.run import Loop
+from synthjax.weights import files
 
 # "frozen" normalises by the running statistics, which stay as they are;
 # "batch" by those of the batch, and updates the running ones.
@@ -39,15 +43,127 @@ BATCH_NORMS = ("frozen", "batch")
 HEAD = "head"  # the rung of the classifier
 
 
-@flax.struct.dataclass
-class TunedState:
-  """All that changes in training, and the teacher that does not."""
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+  """What is tuned, and on what."""
 
-  step: jax.Array  # []
-  params: Any  # "encoder": nested dicts, and "head": a Head
-  batch_stats: Any  # of the encoder; empty where it has no BatchNorm
-  teacher: Head
-  opt_state: optax.OptState
+  name: Text
+  data: Annotated[str, one_of(("real", "synthetic"))]
+  up_to: Text  # the last rung of `ladder` that is tuned
+  batch_norm: Annotated[str, one_of(BATCH_NORMS)]
+  lr: NotNegative | None = None  # None: the optimizer's
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneEncoder(Loop):
+  """The block `config.tune_encoder`."""
+
+  arms: Annotated[tuple[Arm, ...], unique_names(ZERO_SHOT)]
+  seeds: Seeds  # of the shots, and of the order of the images
+  epochs: Positive
+  batch_size: Count
+  optimizer: Annotated[Any, OPTIMIZER]
+  test: Block  # real images, opened once, at the end
+  pool: Block | None = None  # real images of the shots of data="real"
+  shots: Count | None = None  # of each class
+  strategy: Text | None = None  # of the images of data="synthetic"
+  filter: Flag = False  # of those, takes only what `select` has kept
+  soft_weight: Share = 0.5  # of the teacher, for generated images: the SCE
+  temperature: Positive = 2.0  # of the teacher
+  remat: Flag = False  # computes activations again, which saves memory
+
+  def problems(self) -> Iterable[str]:
+    real = [arm.name for arm in self.arms if arm.data == "real"]
+    if real and not (self.pool and self.shots):
+      yield f"needs pool and shots for the arms {real}, which learn real images"
+
+
+# --- the image encoder -------------------------------------------------------
+
+
+class Tower(NamedTuple):
+  """An image encoder to tune."""
+
+  module: Any
+  variables: dict[str, Any]  # of it
+  image_size: int  # px
+
+
+def load_tower(
+  weights: str, *, dtype: str = "float32", remat: bool = False
+) -> Tower:
+  """Loads the image tower of a CLIP.
+
+  Args:
+    weights: as `encoders.clip.load` takes them.
+    dtype: of the activations.
+    remat: computes activations again for the gradients, which saves memory.
+
+  Raises:
+    UserError: about missing weights.
+  """
+  path = files.locate(weights, field="encoder.weights", family="clip")
+  variables, description = files.load_params(path)
+  variables = variables if "params" in variables else {"params": variables}
+  fields = {"dtype": jnp.dtype(dtype), "remat": remat}
+  whole = clip.CLIP(**description["model"] | fields)
+  return Tower(
+    clip.make_image_tower(whole),
+    {name: value["visual"] for name, value in variables.items()},
+    whole.image_size,
+  )
+
+
+def fit(example: Any, rng: np.random.Generator, *, size: int) -> Any:
+  """Resizes and crops as CLIP does."""
+  del rng
+  return example | {"image": fit_image(example["image"], size)}
+
+
+def encode(
+  tower: Tower, variables: Any, images: jax.Array, train: bool
+) -> tuple[jax.Array, Any]:
+  """Encodes uint8 images [n, s, s, 3] of the tower's size.
+
+  Returns:
+    Features float32 [n, d] and the new `batch_stats`, which are those of
+    `variables` unless `train`, and empty where there are none.
+  """
+  features, updated = tower.module.apply(
+    variables,
+    clip.preprocess(images),
+    train=train,
+    mutable=["batch_stats"],
+  )
+  return features, updated.get("batch_stats", {})
+
+
+def predictor(tower: Tower, batch_size: int = 256) -> Callable:
+  """Returns a function of an encoder and its head, and images.
+
+  It maps a dict of `encoder` (variables of the tower) and `head`, and a source
+  of m rows with uint8 `image` [h, w, 3], to logits float32 [m, k].
+  """
+
+  @jax.jit
+  def predict(state, images):
+    features, _ = encode(tower, state["encoder"], images, False)
+    return logits_fn(state["head"], features)
+
+  def logits(state, source):
+    chunks = []
+    for first in range(0, len(source), batch_size):
+      rows = range(first, min(first + batch_size, len(source)))
+      images = [fit_image(source[i]["image"], tower.image_size) for i in rows]
+      # The last batch is filled up, so that one shape is compiled.
+      images += [images[0]] * (batch_size - len(images))
+      chunks.append(np.asarray(predict(state, np.stack(images)))[: len(rows)])
+    return np.concatenate(chunks)
+
+  return logits
+
+
+# --- its parts ---------------------------------------------------------------
 
 
 def ladder(encoder_params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -75,33 +191,51 @@ def ladder(encoder_params: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
   return rungs
 
 
+def parts_up_to(encoder_params: Mapping[str, Any], rung: str) -> list[str]:
+  """Returns the names of the parts from the head to a rung of `ladder`."""
+  rungs = ladder(encoder_params)
+  last = [*rungs].index(rung)
+  return [name for parts in [*rungs.values()][: last + 1] for name in parts]
+
+
 def share_tuned(params: Mapping[str, Any], tuned: Sequence[str]) -> float:
   """Returns the share of all parameters, head included, that is in `tuned`."""
-  sizes = {
-    name: sum(leaf.size for leaf in jax.tree.leaves(value))
-    for name, value in _parts(params).items()
-  }
-  return sum(sizes[name] for name in tuned) / sum(sizes.values())
+  parts = {HEAD: params[HEAD], **params["encoder"]}
+  size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+  return sum(size(parts[name]) for name in tuned) / size(parts)
+
+
+# --- training ----------------------------------------------------------------
+
+
+@flax.struct.dataclass
+class TunedState:
+  """All that changes in training, and the teacher that does not."""
+
+  step: jax.Array  # []
+  params: Any  # "encoder": nested dicts, and "head": a Head
+  batch_stats: Any  # of the encoder; empty where it has no BatchNorm
+  teacher: Head
+  opt_state: optax.OptState
 
 
 def encoder_tuning(
-  encode: Encode,
-  encoder: Mapping[str, Any],
+  tower: Tower,
   head: Head,
   tx: optax.GradientTransformation,
   *,
   tuned: Sequence[str],
-  batch_norm: str = "frozen",
-  soft_weight: float = 0.5,
-  temperature: float = 2.0,
+  batch_norm: str,
+  soft_weight: float,
+  temperature: float,
 ) -> Objective:
   """Returns the objective of tuning parts of an encoder and its head.
 
-  A batch holds `image` [n, h, w, 3] as `encode` takes it and `label` int [n].
+  A batch holds uint8 `image` [n, s, s, 3] of the tower's size and `label` int
+  [n].
 
   Args:
-    encode: applies the encoder.
-    encoder: its variables to start from: params, and batch_stats if any.
+    tower: with the variables to start from.
     head: to start from; it is also the teacher, on the same features.
     tx: the optimizer of the parts that are tuned.
     tuned: names of parts: "head", or entries of the encoder's parameters.
@@ -114,10 +248,11 @@ def encoder_tuning(
   """
   if batch_norm not in BATCH_NORMS:
     raise ValueError(f"batch_norm={batch_norm!r} is not one of {BATCH_NORMS}.")
-  known = {HEAD, *encoder["params"]}
-  if unknown := sorted(set(tuned) - known):
+  encoder = tower.variables
+  parts = {HEAD, *encoder["params"]}
+  if unknown := sorted(set(tuned) - parts):
     raise ValueError(
-      f"There are no parts {unknown}; there are {sorted(known)}."
+      f"There are no parts {unknown}; there are {sorted(parts)}."
     )
   tx = optax.multi_transform(
     {True: tx, False: optax.set_to_zero()},
@@ -146,7 +281,7 @@ def encoder_tuning(
       variables = {"params": params["encoder"]}
       if state.batch_stats:
         variables["batch_stats"] = state.batch_stats
-      features, stats = encode(variables, batch["image"], train)
+      features, stats = encode(tower, variables, batch["image"], train)
       logits = logits_fn(params[HEAD], features)
       losses = mixed_cross_entropy(
         logits,
@@ -170,49 +305,3 @@ def encoder_tuning(
     return state, {"loss": loss, "top1": top1}
 
   return Objective(init, step)
-
-
-def _parts(params: Mapping[str, Any]) -> dict[str, Any]:
-  return {HEAD: params[HEAD], **params["encoder"]}
-
-
-# --- how an image encoder is tuned, from fields of plain data ----------------
-# The fields are those of the task `tune_encoder`.
-
-REQUIRED = {
-  "arms": BLOCK_LIST,  # what is compared
-  "seeds": SEEDS,  # of the shots, and of the order of the images
-  "epochs": POSITIVE,
-  "batch_size": COUNT,
-  "optimizer": BLOCK,  # see train.recipe.make_optimizer
-  "test": BLOCK,  # real images, opened once, at the end
-}
-OPTIONAL = {
-  "pool": BLOCK,  # real images that the shots of data="real" are drawn from
-  "shots": COUNT,  # of each class
-  "strategy": TEXT,  # of the images of data="synthetic"
-  "filter": FLAG,  # of those, takes only what `select` has kept
-  "soft_weight": SHARE,  # of the teacher, for generated images; 0.5: the SCE
-  "temperature": POSITIVE,
-  "remat": FLAG,  # computes activations again, which saves memory
-  "log_every": WHOLE,
-  "checkpoint_every": COUNT,
-}
-KNOWN = REQUIRED | OPTIONAL
-ARM_REQUIRED = {
-  "name": TEXT,
-  "data": one_of(("real", "synthetic")),
-  "up_to": TEXT,  # the last rung of `encoder_tuning.ladder` that is tuned
-  "batch_norm": one_of(BATCH_NORMS),
-}
-ARM = ARM_REQUIRED | {"lr": NOT_NEGATIVE}  # where it is not the optimizer's
-
-
-class Arm(NamedTuple):
-  """What is tuned, and on what."""
-
-  name: str
-  data: str
-  up_to: str
-  batch_norm: str
-  lr: float | None = None

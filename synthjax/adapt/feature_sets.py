@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from synthjax.adapt import linear_head
 from synthjax.data.generated import clip_filter, scores
 from synthjax.data.pipeline import few_shot, host_augment
 from synthjax.data.pipeline.rows import Example
 from synthjax.data.real import real_images
+from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 
 Features = tuple[np.ndarray, np.ndarray]  # float32 [n, d], labels int [n]
@@ -41,8 +43,50 @@ def encode_real(
   return (features, labels), files
 
 
+class Scored(NamedTuple):
+  """What `score` and `select` leave of the generated images of a workdir."""
+
+  images: scores.Scores
+  kept: np.ndarray | None  # [n] bool, what `select` has kept, if asked for
+  zero_shot: linear_head.Head  # of the texts of their classes
+
+
+def check_scores(workdir: epath.PathLike, encoder: Any, space: Any) -> None:
+  """Checks that the scores of a workdir are by this encoder and label space.
+
+  Raises:
+    UserError: as `scores.check_inputs`.
+  """
+  scores.check_inputs(
+    epath.Path(workdir) / "score",
+    encoder=encoder.identity,
+    classes=space.class_names,
+    templates=space.templates,
+    texts=spaces.identify_texts(space),
+  )
+
+
+def read_scored(workdir: epath.PathLike, *, filtered: bool) -> Scored:
+  """Reads the scores of a workdir, and what `select` has kept if `filtered`."""
+  workdir = epath.Path(workdir)
+  images, kept = scores.read(workdir / "score"), None
+  if filtered:
+    kept = clip_filter.read_kept(workdir / "select", workdir / "score", images)
+  texts = scores.read_texts(workdir / "score")
+  head = linear_head.init_head(texts.text_features, texts.logit_scale)
+  return Scored(images, kept, head)
+
+
+def zero_shot_head(encoder: Any, space: Any) -> linear_head.Head:
+  """Builds the zero-shot classifier of a label space by an `Encoder`."""
+  texts = scores.encode_classes(
+    encoder.encode_texts, encoder.logit_scale, space
+  )
+  return linear_head.init_head(texts.text_features, texts.logit_scale)
+
+
 def limit_per_class(
-  found: scores.Scores,
+  images: scores.Scores,
   rows: np.ndarray,
   *,
   images_per_class: int | None,
@@ -54,7 +98,7 @@ def limit_per_class(
   The first 100 of a class are among its first 200 of the same seed.
 
   Args:
-    found: scores of n images.
+    images: of n images.
     rows: int [m], to choose from.
     images_per_class: None keeps all.
     seed: of the choice, which depends on seed and ids alone.
@@ -68,22 +112,23 @@ def limit_per_class(
   """
   if images_per_class is None:
     return rows
-  own = [rows[found.labels[rows] == label] for label in range(len(class_names))]
-  if few := {
-    name: len(each)
-    for name, each in zip(class_names, own, strict=True)
-    if len(each) < images_per_class
+  rows_of = [rows[images.labels[rows] == i] for i in range(len(class_names))]
+  if too_few := {
+    name: len(class_rows)
+    for name, class_rows in zip(class_names, rows_of, strict=True)
+    if len(class_rows) < images_per_class
   }:
-    listed = ", ".join(f"{k!r} has {n}" for k, n in list(few.items())[:10])
+    listed = ", ".join(f"{k!r} has {n}" for k, n in [*too_few.items()][:10])
     raise UserError(
       f"images_per_class={images_per_class} images of each class are asked "
-      f"for, but of {len(few)} there are fewer: {listed}. Ask for at most "
-      f"{min(few.values())}, or raise generate.images_per_class or "
+      f"for, but {len(too_few)} classes have fewer: {listed}. Ask for at most "
+      f"{min(too_few.values())}, or raise generate.images_per_class or "
       "select.max_per_class."
     )
   chance = functools.partial(clip_filter.chance_of, seed)
-  kept = [sorted(e, key=lambda i: chance(found.ids[i])) for e in own]
-  return np.sort(np.concatenate([each[:images_per_class] for each in kept]))
+  by_chance = lambda row: chance(images.ids[row])
+  kept = [sorted(x, key=by_chance)[:images_per_class] for x in rows_of]
+  return np.sort(np.concatenate(kept))
 
 
 class Few(NamedTuple):
@@ -150,10 +195,10 @@ def retrieve(
 ) -> Features:
   """Finds images of the pool by texts [k, d]; its labels are not read."""
   features = few.pool[0]
-  found = nearest_rows(
+  nearest = nearest_rows(
     features, classes, per_class=per_class, best_class_only=best_class_only
   )
-  return features[found.rows], found.labels
+  return features[nearest.rows], nearest.labels
 
 
 def _rows(few: Few, shots: int, seed: int) -> np.ndarray:
@@ -166,13 +211,13 @@ def _rows(few: Few, shots: int, seed: int) -> np.ndarray:
   )
 
 
-# --- retrieves real images by text -------------------------------------------
+# --- retrieval of real images by text -----------------------------------------
 # What generated images have to beat: the same CLIP, used to search a pool of
 # real images without labels.
 
 
 class Retrieved(NamedTuple):
-  """The rows found, by class and falling cosine."""
+  """Rows of the pool, by class and falling cosine."""
 
   rows: np.ndarray  # [m] int64, in the pool
   labels: np.ndarray  # [m] int64
@@ -189,8 +234,8 @@ def nearest_rows(
 ) -> Retrieved:
   """Finds the rows of the pool with the largest cosine to each class.
 
-  Of equal cosines the lower row comes first. Memory is that of one chunk, so
-  that the pool may be a memory map of many millions of rows.
+  The lower of two rows with equal cosines comes first. Memory is that of one
+  chunk, so that the pool may be a memory map of many millions of rows.
 
   Args:
     pool: [n, d] image features, of any length and float type.
@@ -213,12 +258,12 @@ def nearest_rows(
   rows = np.empty((len(units), 0), np.int64)
   cosines = np.empty((len(units), 0), np.float32)
   for start in range(0, len(pool), chunk):
-    part = _units(pool[start : start + chunk], "pool", start)
-    found = units @ part.T  # [k, chunk]
+    # [k, chunk]
+    similarity = units @ _units(pool[start : start + chunk], "pool", start).T
     if best_class_only:
-      elsewhere = np.arange(len(units))[:, None] != found.argmax(0)
-      found[elsewhere] = -np.inf
-    nearest, values = _largest(found, per_class)
+      elsewhere = np.arange(len(units))[:, None] != similarity.argmax(0)
+      similarity[elsewhere] = -np.inf
+    nearest, values = _largest(similarity, per_class)
     # Lower rows stand first, so that a stable order keeps them there.
     rows = np.concatenate([rows, start + nearest], axis=1)
     cosines = np.concatenate([cosines, values], axis=1)

@@ -1,105 +1,106 @@
 """Few-shot recognisers on stored features, behind one interface.
 
-Each method of METHODS learns from a `Problem` and returns a function from
+A method of METHODS learns from a `Problem`, and returns a function from
 features [n, d] to logits [n, k].
 """
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated
 
 import jax
 import numpy as np
 
 from synthjax.adapt import coop, linear_head, linear_probe
 from synthjax.adapt import tip_adapter as tip
-from synthjax.adapt import tip_adapter as tip_f
 from synthjax.adapt.linear_head import epochs_index
 from synthjax.adapt.mixed_tuning import (
   ORDERS,
-  PROTOCOLS,
   Features,
   Problem,
+  Protocol,
+  Tuning,
   tuned,
 )
-from synthjax.adapt.tip_adapter import SETTINGS
-from synthjax.encoders.clip import NUM_CONTEXT
-from synthjax.runtime.errors import (
-  BLOCK,
-  BLOCK_LIST,
-  COUNT,
-  FLAG,
-  NOT_NEGATIVE,
-  NUMBER,
-  POSITIVE,
-  SEEDS,
-  SHARE,
-  SHOTS,
-  TEXT,
-  UserError,
-  check_names,
-  check_values,
+from synthjax.config import schema
+from synthjax.config.schema import (
+  Block,
+  Choice,
+  Count,
+  Flag,
+  Number,
+  Positive,
+  Seeds,
+  Shots,
+  Text,
   one_of,
-  unknown_names,
+  unique_names,
 )
+from synthjax.data.pipeline.few_shot import SAMPLERS
+from synthjax.encoders.clip import NUM_CONTEXT
+from synthjax.evals.arms import ZERO_SHOT
 
 Predict = Callable[[jax.Array], jax.Array]
 
 
-def tune_classifier(problem: Problem, **options: Any) -> Predict:
-  """Tunes the zero-shot classifier (CT of the paper, Appendix C.5.2).
+@dataclass(frozen=True, kw_only=True)
+class Classifier(Tuning):
+  """Tunes the zero-shot classifier (CT of the paper, Appendix C.5.2)."""
 
-  Args:
-    problem: to learn from.
-    **options: of `few_shot_tuning.tuned`.
-  """
-  return partial(linear_head.logits_fn, tuned(problem, **options).head)
+  order: Annotated[str, one_of(ORDERS)] = "mix"
+  real_batch_size: Count | None = None  # None: the protocol's
+
+  def __call__(self, problem: Problem) -> Predict:
+    return partial(linear_head.logits_fn, self.tuned(problem).head)
+
+  def best_epoch_on_test(self, problem: Problem, test: Features) -> float:
+    """Returns the accuracy of the best epoch, chosen on the test images.
+
+    It is what the released code reports; a number chosen so is no estimate of
+    the accuracy on new images.
+    """
+    return float(np.max(self.tuned(problem, test).accuracies))
+
+  def tuned(
+    self, problem: Problem, validation: Features | None = None
+  ) -> linear_head.Tuned:
+    """Returns all that the training leaves; see `mixed_tuning.tuned`."""
+    return tuned(
+      problem,
+      self,
+      order=self.order,
+      real_batch_size=self.real_batch_size,
+      validation=validation,
+    )
 
 
-def best_epoch_on_test(
-  problem: Problem, test: Features, **options: Any
-) -> float:
-  """Returns the accuracy of the best epoch of `tune_classifier` on the test.
-
-  It is what the released code reports; a number chosen so is no estimate of
-  the accuracy on new images.
-  """
-  again = tuned(problem, validation=test, **options)
-  return float(np.max(again.accuracies))
-
-
-def retrieve(
-  problem: Problem,
-  *,
-  per_class: int | None = None,
-  best_class_only: bool = False,
-  **options: Any,
-) -> Predict:
+@dataclass(frozen=True, kw_only=True)
+class Retrieval(Tuning):
   """Tunes the classifier on real images that the classes' texts find.
 
-  No label is used: what generated images have to beat.
-
-  Args:
-    problem: to learn from; its shots are counted, and not used.
-    per_class: images of each class; as many as there are shots, if None.
-    best_class_only: an image may be found by its nearest class alone.
-    **options: of `few_shot_tuning.tuned`, but for the order.
+  No label is used: what generated images have to beat. The shots are counted,
+  and not used.
   """
-  if per_class is None:
-    per_class = int(np.bincount(problem.shots[1]).max())
-  found = problem.retrieve(per_class, best_class_only)
-  problem = problem._replace(synthetic=found)
-  return tune_classifier(problem, order="synthetic", **options)
+
+  per_class: Count | None = None  # None: as many as there are shots
+  best_class_only: Flag = False  # an image is found by its nearest class alone
+
+  def __call__(self, problem: Problem) -> Predict:
+    per_class = self.per_class or int(np.bincount(problem.shots[1]).max())
+    images = problem.retrieve(per_class, self.best_class_only)
+    problem = problem._replace(synthetic=images)
+    head = tuned(problem, self, order="synthetic").head
+    return partial(linear_head.logits_fn, head)
 
 
 def tip_adapter(
   problem: Problem,
   *,
-  settings: str = "eurosat",
-  trained: bool = False,
-  batch_size: int = 256,
-  lr: float = 1e-3,
+  settings: Annotated[str, one_of(tip.SETTINGS)] = "eurosat",
+  trained: Flag = False,
+  batch_size: Count = 256,
+  lr: Positive = 1e-3,
 ) -> Predict:
   """Adds a cache of the shots; strengths are searched on validation.
 
@@ -112,39 +113,32 @@ def tip_adapter(
   """
   chosen = tip.SETTINGS[settings]
   num_classes = len(problem.zero_shot.weight)
-  features, labels = problem.views, problem.shots[1]
-  cache = tip.build_cache(features, labels, num_classes)
+  cache = tip.build_cache(problem.views, problem.shots[1], num_classes)
   if trained:
     # A new view of each shot in each epoch, as the authors draw them.
-    index = passes_index(
-      len(features),
-      len(labels),
-      batch_size=min(batch_size, len(labels)),
-      num_epochs=chosen.num_epochs,
-      seed=problem.seed,
-    )
-    cache = tip_f.tune(
+    features, labels, index = _augmented(problem, batch_size, chosen.num_epochs)
+    cache = tip.tune(
       cache,
       problem.zero_shot,
-      *flatten_passes(features, labels),
+      features,
+      labels,
       index=index,
       strengths=chosen.initial,
       lr=lr,
-      num_epochs=chosen.num_epochs,
     ).cache
-  found = tip.search(
+  best = tip.search(
     cache, problem.zero_shot, *problem.validation, scale=chosen.search_scale
-  )
-  return lambda x: tip.logits_fn(cache, problem.zero_shot, x, found.best)
+  ).best
+  return lambda x: tip.logits_fn(cache, problem.zero_shot, x, best)
 
 
 def learn_context(
   problem: Problem,
   *,
-  num_context: int = NUM_CONTEXT,
-  num_epochs: int | None = None,
-  batch_size: int = 32,
-  lr: float = 2e-3,
+  num_context: Count = NUM_CONTEXT,
+  num_epochs: Count | None = None,
+  batch_size: Count = 32,
+  lr: Positive = 2e-3,
 ) -> Predict:
   """Learns the words around the class names (CoOp), on the augmented shots.
 
@@ -156,25 +150,22 @@ def learn_context(
     lr: the highest.
   """
   encode, *embedded = problem.prompts(num_context)
-  prompts, labels = coop.Prompts(*embedded), problem.shots[1]
+  prompts = coop.Prompts(*embedded)
   if num_epochs is None:
-    shots = min(int(np.bincount(labels).max()), max(coop.NUM_EPOCHS))
+    shots = int(np.bincount(problem.shots[1]).max())
+    shots = min(shots, max(coop.NUM_EPOCHS))
     num_epochs = next(n for m, n in coop.NUM_EPOCHS.items() if m >= shots)
   width = prompts.embeddings.shape[-1]
   rng = jax.random.key(problem.seed)
   context = coop.init_context(rng, width, num_context)
+  features, labels, index = _augmented(problem, batch_size, num_epochs)
   learned = coop.tune(
     encode,
     prompts,
     context,
-    *flatten_passes(problem.views, labels),
-    index=passes_index(
-      len(problem.views),
-      len(labels),
-      batch_size=min(batch_size, len(labels)),
-      num_epochs=num_epochs,
-      seed=problem.seed,
-    ),
+    features,
+    labels,
+    index=index,
     num_epochs=num_epochs,
     logit_scale=problem.logit_scale,
     lr=lr,
@@ -183,48 +174,123 @@ def learn_context(
   return partial(linear_head.logits_fn, head)
 
 
-def probe(problem: Problem, *, max_steps: int = 300) -> Predict:
+def probe(problem: Problem, *, max_steps: Count = 300) -> Predict:
   """Fits a linear probe to the shots; validation chooses its penalty."""
-  found = linear_probe.search(
+  best = linear_probe.search(
     problem.shots,
     problem.validation,
     num_classes=len(problem.zero_shot.weight),
     max_steps=max_steps,
   )
-  return partial(linear_probe.linear_logits, found.head)
+  return partial(linear_head.linear_logits, best.head)
 
 
-METHODS: dict[str, Callable[..., Predict]] = {
-  "classifier": tune_classifier,
-  "retrieval": retrieve,
+# Functions of a problem, whose other arguments are the options of a method; or
+# dataclasses of the options, whose instances are functions of a problem.
+METHODS: dict[str, Callable] = {
+  "classifier": Classifier,
+  "retrieval": Retrieval,
   "tip_adapter": tip_adapter,
   "coop": learn_context,
   "linear_probe": probe,
 }
-# Functions whose arguments are options of a method, beside its own.
-_PASSED_TO = {
-  "classifier": (tuned, linear_head.tune_sets),
-  "retrieval": (tuned, linear_head.tune_sets),
-}
-# Arguments of those that a method sets itself, or that hold arrays.
-_NO_OPTIONS = {"problem", "options", "sets", "head", "teacher", "validation"}
-_NO_OPTIONS |= {"progress"}
+AUGMENTED = ("tip_adapter", "coop")  # kinds that learn from augmented shots
+SEARCHING = ("tip_adapter", "linear_probe")  # that search on validation images
+_OPTIONS = Choice("kind", METHODS, filled=("problem",))
 
 
-def options_of(kind: str) -> list[str]:
-  """Lists the options of a key of METHODS."""
-  functions = [METHODS[kind], *_PASSED_TO.get(kind, ())]
-  names = [n for f in functions for n in inspect.signature(f).parameters]
-  unwanted = _NO_OPTIONS | ({"order"} if kind == "retrieval" else set())
-  if kind == "retrieval":
-    unwanted |= {"real_batch_size"}
-  return [name for name in dict.fromkeys(names) if name not in unwanted]
+@dataclass(frozen=True, kw_only=True)
+class Method:
+  """A way of learning that a run compares with others."""
+
+  name: Text
+  kind: Annotated[str, one_of(METHODS)]
+  strategy: Text | None = None  # of the images; "rg{shots}": of real guidance
+  filter: Annotated[str, one_of(("clip", "real"))] | None = None
+  options: Block = field(default_factory=dict)  # of the entry of METHODS
+
+  def learner(self) -> Callable[[Problem], Predict]:
+    """Returns the entry of METHODS with the options."""
+    return schema.read(_OPTIONS.pick(self.kind), self.options, "options")
+
+  def problems(self) -> Iterable[str]:
+    lines = schema.problems(_OPTIONS.pick(self.kind), self.options, "options")
+    if lines:
+      yield from lines
+      return
+    order = self.options.get("order") or Classifier.order
+    needs = self.kind == "classifier" and order != "real"
+    if needs != (self.strategy is not None):
+      yield (
+        f"the method {self.name!r} ({self.kind}) learns from "
+        f"{'generated' if needs else 'real'} images: "
+        f"{'give' if needs else 'leave out'} its strategy"
+      )
+    elif self.filter and not self.strategy:
+      yield (
+        f"the method {self.name!r} has filter={self.filter!r}, and no strategy "
+        "whose images that would filter"
+      )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShot:
+  """The block `config.few_shot`."""
+
+  methods: Annotated[tuple[Method, ...], unique_names(ZERO_SHOT)]
+  shots: Shots  # of each class, several counts
+  seeds: Seeds  # of the shots, of the images, and of all orders
+  pool: Block  # real images that the shots are drawn from
+  test: Block  # real images, opened once, at the end
+  # name -> real images reported beside them
+  test_parts: Mapping[str, Block] = field(default_factory=dict)
+  # Real images; min(shots, 4) of each class are used.
+  validation: Block | None = None
+  # How shots are drawn: "nested", or "coop" as CoOp's code does.
+  sampler: Annotated[str, one_of(SAMPLERS)] = "nested"
+  num_views: Count = 10  # of each shot, for methods that augment
+  real_filter_margin: Number = 0.0  # of filter="real"
+  max_per_class: Count = 800  # that filter="real" keeps
+  protocol: Protocol = "paper"  # of methods that name none
+  # Also reports the best epoch, chosen on the test images; None does so with
+  # the protocol "released", as the released code does.
+  best_epoch_on_test: Flag | None = None
+
+  @property
+  def reports_best_epoch(self) -> bool:
+    """Whether the best epoch on the test images is reported as well."""
+    if self.best_epoch_on_test is None:
+      return self.protocol == "released"
+    return self.best_epoch_on_test
+
+  def problems(self) -> Iterable[str]:
+    kinds = sorted({method.kind for method in self.methods} & {*SEARCHING})
+    if kinds and not self.validation:
+      yield (
+        f"methods of the kinds {kinds} search on `validation`: give real "
+        "images for it"
+      )
 
 
 # --- stored features of several augmentation passes over the same few images
 # A frozen encoder sees each image a few times, each time cropped and mirrored
 # otherwise; training then draws one of the passes where a data loader would
 # augment anew.
+
+
+def _augmented(
+  problem: Problem, batch_size: int, num_epochs: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """Returns features, labels and index of a training on augmented shots."""
+  labels = problem.shots[1]
+  index = passes_index(
+    len(problem.views),
+    len(labels),
+    batch_size=min(batch_size, len(labels)),
+    num_epochs=num_epochs,
+    seed=problem.seed,
+  )
+  return *flatten_passes(problem.views, labels), index
 
 
 def flatten_passes(
@@ -278,121 +344,3 @@ def passes_index(
   rng = np.random.default_rng((seed, 1))  # not the numbers of the orders
   chosen = rng.integers(num_passes, size=index.shape, dtype=np.int32)
   return np.where(index < 0, -1, index + num_examples * chosen)
-
-
-# --- what few-shot learning compares, from fields of plain data --------------
-# The fields are those of the task `few_shot`.
-
-REQUIRED = {
-  "methods": BLOCK_LIST,  # what is compared
-  "shots": SHOTS,  # of each class, several counts
-  "seeds": SEEDS,  # of the shots, of the images, and of all orders
-  "pool": BLOCK,  # real images that the shots are drawn from
-  "test": BLOCK,  # real images, opened once, at the end
-}
-KNOWN = REQUIRED | {
-  "test_parts": BLOCK,  # name -> real images reported beside them
-  "validation": BLOCK,  # real images, of which each class lends min(shots, 4)
-  # Of the shots: "nested", or "coop" for the draws of CoOp's code.
-  "sampler": TEXT,
-  "num_views": COUNT,  # of each shot, for methods that augment; 10 by default
-  "real_filter_margin": NUMBER,  # of filter="real"
-  "max_per_class": COUNT,  # that filter="real" keeps; 800 by default
-  # Of classifier tuning: "paper", or "released" for the code's.
-  "protocol": one_of(PROTOCOLS),
-  # Also reports that number; with "released" by default.
-  "best_epoch_on_test": FLAG,
-}
-# Of one method.
-FIELDS = {
-  "name": TEXT,
-  "kind": one_of(METHODS),
-  "strategy": TEXT,  # of the generated images; "rg{shots}": of real guidance
-  "filter": one_of(("clip", "real")),
-  "options": BLOCK,  # of the function of METHODS
-}
-# Of all kinds; `few_shot_methods.options_of` tells which takes which.
-OPTIONS = {
-  "order": one_of(ORDERS),
-  "protocol": one_of(PROTOCOLS),
-  "settings": one_of(SETTINGS),
-  "num_epochs": COUNT,
-  "batch_size": COUNT,
-  "real_batch_size": COUNT,
-  "lr": POSITIVE,
-  "weight_decay": NOT_NEGATIVE,
-  "clip_norm": POSITIVE,
-  "temperature": POSITIVE,
-  "soft_weight": SHARE,
-  "label_smoothing": SHARE,
-  "bias": FLAG,
-  "decay_bias": FLAG,
-  "per_class": COUNT,
-  "best_class_only": FLAG,
-  "trained": FLAG,
-  "num_context": COUNT,
-  "max_steps": COUNT,
-}
-TUNED = ("classifier", "retrieval")  # kinds that have a protocol
-
-
-class Method(NamedTuple):
-  """One way of learning."""
-
-  name: str
-  kind: str  # of METHODS
-  strategy: str | None = None
-  filter: str | None = None
-  options: Mapping[str, Any] = {}
-
-
-def read(
-  blocks: Sequence[Mapping[str, Any]],
-  *,
-  protocol: str | None = None,
-  taken: Sequence[str] = (),
-) -> list[Method]:
-  """Reads the methods of a config's blocks.
-
-  Args:
-    blocks: of name, kind and others of FIELDS.
-    protocol: of the tuned methods that name none, a key of PROTOCOLS.
-    taken: names that no method may have.
-
-  Raises:
-    UserError: about unknown kinds, options, orders and filters, names that are
-      not unique, or images that a method needs and does not name, or names and
-      does not need.
-  """
-  read = [_read(i, block, protocol) for i, block in enumerate(blocks)]
-  names = [method.name for method in read]
-  check_names("config.few_shot.methods", names, taken)
-  return read
-
-
-def _read(
-  number: int, block: Mapping[str, Any], protocol: str | None
-) -> Method:
-  method = Method(**block)
-  check_values(f"config.few_shot.methods[{number}]", block, FIELDS)
-  options, known = dict(method.options or {}), options_of(method.kind)
-  if unknown := [name for name in options if name not in known]:
-    where = f"config.few_shot.methods[{number}].options field"
-    raise unknown_names(where, unknown, known)
-  if method.kind in TUNED:
-    options.setdefault("protocol", protocol or PROTOCOLS[0])
-  check_values(f"config.few_shot.methods[{number}].options", options, OPTIONS)
-  order = options.get("order", "mix")
-  needs = method.kind == "classifier" and order != "real"
-  if needs != (method.strategy is not None):
-    raise UserError(
-      f"The method {method.name!r} ({method.kind}) learns from "
-      f"{'generated' if needs else 'real'} images: "
-      f"{'give' if needs else 'leave out'} its strategy."
-    )
-  if method.filter and not method.strategy:
-    raise UserError(
-      f"The method {method.name!r} has filter={method.filter!r}, and no "
-      "strategy whose images that would filter."
-    )
-  return method._replace(options=options)

@@ -1,32 +1,89 @@
-"""Classifier tuning (Appendix C.5.1): a linear head on stored features.
+"""A linear classifier on stored features: tuned, saved and loaded.
 
-The encoder is frozen, so its features are computed once and a whole training
-is one `lax.scan` over the rows to read: nothing waits for the host, and `vmap`
-trains several seeds at once.
+Classifier tuning is Appendix C.5.1 of the paper. The encoder is frozen, so its
+features are computed once, and a whole training is one `lax.scan` over the rows
+to read: nothing waits for the host, and `vmap` trains several seeds at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
 from synthjax.adapt.soft_targets import mixed_cross_entropy
-from synthjax.runtime.errors import (
-  BLOCK,
-  BLOCK_LIST,
-  COUNT,
-  FLAG,
-  NOT_NEGATIVE,
-  POSITIVE,
-  SEEDS,
-  SHARE,
-  TEXT,
+from synthjax.config.schema import (
+  Block,
+  Count,
+  Flag,
+  NotNegative,
+  Positive,
+  Seeds,
+  Share,
+  Text,
+  one_of,
+  unique_names,
 )
+from synthjax.evals.arms import ZERO_SHOT
+from synthjax.prompts.strategies import STRATEGIES
+from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.weights import files
+
+HEADS = "heads.safetensors"  # in the folder of the task
+_KIND = "heads"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+  """How a head is tuned; the defaults are the paper's for generated images."""
+
+  lr: Positive = 2e-3  # of the first step; half a cosine takes it to nearly 0
+  weight_decay: NotNegative = 0.1  # decoupled
+  clip_norm: Positive = 1.0  # of the gradient of weight and bias together
+  temperature: Positive = 2.0  # of the teacher
+  # False leaves the bias as it is, 0 in zero-shot: the paper's f = g^T W has
+  # none, the released code does.
+  bias: Flag = True
+  decay_bias: Flag = True  # False decays the weight alone; released: both
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+  """One way of making a training set and learning from it."""
+
+  name: Text
+  strategy: Annotated[str, one_of(STRATEGIES)]  # of the prompts
+  filter: Flag  # takes only what `select` has kept
+  soft_weight: Share  # 0 is CE, 0.5 the paper's SCE
+  images_per_class: Count | None = None  # chosen by chance; None takes all
+  label_smoothing: Share | None = None  # of the hard loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(Recipe):
+  """The block `config.tune`."""
+
+  arms: Annotated[tuple[Arm, ...], unique_names(ZERO_SHOT)]
+  seeds: Seeds  # of the order of the images, and of images drawn by seed
+  test: Block | None = None  # real images, opened once, at the end
+  test_parts: Mapping[str, Block] = field(default_factory=dict)
+  validation: Block | None = None  # real images on which choices can be made
+  num_epochs: Count = 30
+  batch_size: Count = 512
+  best_epoch_on_test: Flag = False  # also reports the released code's number
+
+  def problems(self):
+    if not self.test and (self.test_parts or self.best_epoch_on_test):
+      yield (
+        "test_parts or best_epoch_on_test but no `test`: give real images for "
+        "it, or leave both out"
+      )
 
 
 @flax.struct.dataclass
@@ -38,7 +95,7 @@ class Head:
 
 
 class Rows(NamedTuple):
-  """Stored features, what to learn from them, and in which order.
+  """A training set: stored features, their labels, and the order of reading.
 
   All fields but the steps may differ between the sets of one training:
   few-shot tuning adds 1.0 of the plain loss of real rows to that of synthetic
@@ -49,17 +106,15 @@ class Rows(NamedTuple):
   labels: Any  # [n] int
   index: Any  # [steps, batch] int, -1 for no row; see `epochs_index`
   soft_weight: float = 0.5  # 0 is plain cross entropy
-  loss_weight: float = 1.0
   label_smoothing: float | None = None  # of the plain loss
 
 
 class Tuned(NamedTuple):
-  """What a training leaves."""
+  """The result of a training."""
 
   head: Head  # after the last step
   losses: jax.Array  # [steps]
   accuracies: jax.Array | None  # [epochs], of the validation rows
-  best_head: Head | None  # of the first epoch with the highest accuracy
 
 
 def init_head(text_features: jax.Array, logit_scale: float) -> Head:
@@ -89,12 +144,13 @@ def unit(x: jax.Array) -> jax.Array:
 
 def logits_fn(head: Head, features: jax.Array) -> jax.Array:
   """Maps features [n, d], of any length, to logits [n, k]."""
-  return _linear(head, unit(features))
+  return linear_logits(head, unit(features))
 
 
-def _linear(head, units):
+def linear_logits(head: Head, features: jax.Array) -> jax.Array:
+  """Maps features [n, d], of the length that they have, to logits [n, k]."""
   # Rows have length 100: bfloat16 products would be wrong by whole units.
-  product = jnp.einsum("nd,kd->nk", units, head.weight, precision="highest")
+  product = jnp.einsum("nd,kd->nk", features, head.weight, precision="highest")
   return product + head.bias
 
 
@@ -149,73 +205,62 @@ def cycled_index(
 
 
 def tune(
-  features: jax.Array,
-  labels: jax.Array,
-  head: Head,
-  *,
-  index: jax.Array,
-  soft_weight: float = 0.5,
-  label_smoothing: float | None = None,
-  **kwargs,
-) -> Tuned:
-  """Tunes a head on one set of rows: `tune_sets` has all other arguments."""
-  rows = Rows(
-    features, labels, index, soft_weight, label_smoothing=label_smoothing
-  )
-  return tune_sets([rows], head, **kwargs)
-
-
-@partial(jax.jit, static_argnames=("num_epochs", "bias", "decay_bias"))
-def tune_sets(
   sets: Sequence[Rows],
   head: Head,
+  recipe: Recipe = Recipe(),
   *,
   teacher: Head | None = None,
-  lr: float = 2e-3,
-  weight_decay: float = 0.1,
-  clip_norm: float = 1.0,
-  temperature: float = 2.0,
   validation: tuple[jax.Array, jax.Array] | None = None,
   num_epochs: int = 1,
   progress: jax.Array | None = None,
-  bias: bool = True,
-  decay_bias: bool = True,
 ) -> Tuned:
   """Tunes a head with AdamW and a cosine schedule without warm-up.
 
-  The defaults are the zero-shot recipe. All of it is one compiled function,
-  which neither another seed nor another number compiles anew. Several seeds
-  train at once under `jax.vmap`:
+  All of it is one compiled function, which neither another seed nor another
+  number compiles anew. Several seeds train at once under `jax.vmap`:
 
-    jax.vmap(lambda index: tune(features, labels, head, index=index))(indices)
+    jax.vmap(lambda index: tune([Rows(features, labels, index)], head))(indices)
 
   Args:
     sets: of rows, whose losses are added; each index has as many steps.
     head: to start from.
+    recipe: of the optimizer and the teacher.
     teacher: frozen; the initial head if None, as in the paper.
-    lr: of the first step; it falls to nearly 0 along half a cosine.
-    weight_decay: decoupled, on the weight, and on the bias if `decay_bias`.
-    clip_norm: of the gradient of weight and bias together.
-    temperature: of the teacher.
     validation: features [m, d] and labels [m], classified after each epoch.
     num_epochs: into which the steps are divided for validation.
     progress: [steps], how far along the half cosine each step is, where 1 has
       the rate 0; by default step i of S is at i / S.
-    bias: False leaves the bias as it is, 0 in zero-shot: the paper's f = g^T W
-      has none, the released code does.
-    decay_bias: False decays the weight alone; the released code decays both.
-
-  Returns:
-    The tuned head, and `best_head` if there is validation.
 
   Raises:
     ValueError: if sizes disagree.
   """
+  numbers = {f.name: getattr(recipe, f.name) for f in fields(Recipe)}
+  return _tune_compiled(
+    sets, head, teacher, validation, progress, num_epochs=num_epochs, **numbers
+  )
+
+
+@partial(jax.jit, static_argnames=("num_epochs", "bias", "decay_bias"))
+def _tune_compiled(
+  sets: Sequence[Rows],
+  head: Head,
+  teacher: Head | None,
+  validation: tuple[jax.Array, jax.Array] | None,
+  progress: jax.Array | None,
+  *,
+  num_epochs: int,
+  lr: float,
+  weight_decay: float,
+  clip_norm: float,
+  temperature: float,
+  bias: bool,
+  decay_bias: bool,
+) -> Tuned:
   num_steps = _check(sets, head, num_epochs, progress)
   teacher = head if teacher is None else teacher
   # What no step changes is computed once, and not for each seed.
   units = [unit(jnp.asarray(rows.features, jnp.float32)) for rows in sets]
-  teacher_logits = [_linear(teacher, x) for x in units]
+  teacher_logits = [linear_logits(teacher, x) for x in units]
   schedule = lambda i: lr * (1 + jnp.cos(jnp.pi * i / num_steps)) / 2
   if progress is not None:
     along = jnp.asarray(progress, jnp.float32)
@@ -231,14 +276,14 @@ def tune_sets(
       sets, units, teacher_logits, indices, strict=True
     ):
       loss = mixed_cross_entropy(
-        _linear(head, x[index]),
+        linear_logits(head, x[index]),
         t[index],
         jnp.asarray(rows.labels)[index],
         soft_weight=rows.soft_weight,
         temperature=temperature,
         label_smoothing=rows.label_smoothing,
       )
-      total += rows.loss_weight * jnp.mean(loss, where=index >= 0)
+      total += jnp.mean(loss, where=index >= 0)
     return total
 
   def step(carry, indices):
@@ -247,27 +292,19 @@ def tune_sets(
     updates, opt_state = tx.update(clip(grads, clip_norm), opt_state, head)
     return (optax.apply_updates(head, updates), opt_state), loss
 
-  def epoch(carry, indices):
-    state, best = carry
+  def epoch(state, indices):
     state, losses = jax.lax.scan(step, state, indices)
     if validation is None:
-      return (state, None), (losses, None)
-    head, (best_accuracy, best_head) = state[0], best
-    accuracy = accuracy_fn(head, *validation)
-    better = accuracy > best_accuracy
-    best_head = jax.tree.map(partial(jnp.where, better), head, best_head)
-    best = jnp.maximum(accuracy, best_accuracy), best_head
-    return (state, best), (losses, accuracy)
+      return state, (losses, None)
+    return state, (losses, accuracy_fn(state[0], *validation))
 
   indices = [
     jnp.asarray(rows.index).reshape(num_epochs, -1, np.shape(rows.index)[1])
     for rows in sets
   ]
-  best = None if validation is None else (jnp.array(-1.0), head)
-  carry = ((head, tx.init(head)), best)
-  (state, best), (losses, accuracies) = jax.lax.scan(epoch, carry, indices)
-  best_head = None if best is None else best[1]
-  return Tuned(state[0], losses.reshape(-1), accuracies, best_head)
+  state = (head, tx.init(head))
+  state, (losses, accuracies) = jax.lax.scan(epoch, state, indices)
+  return Tuned(state[0], losses.reshape(-1), accuracies)
 
 
 def accuracy_fn(
@@ -308,49 +345,81 @@ def _check(sets, head, num_epochs, progress) -> int:
   return len(sets[0].index)
 
 
-# --- how classifiers are tuned on stored features, from fields of plain data
-# The fields are those of the task `tune`.
-
-REQUIRED = {
-  "arms": BLOCK_LIST,  # what is compared
-  # Of the order of the images, and of the images if there are several.
-  "seeds": SEEDS,
-}
-OPTIONAL = {
-  "test": BLOCK,  # real images, opened once, at the end; or heads alone
-  "test_parts": BLOCK,  # name -> real images reported beside them
-  "validation": BLOCK,  # real images on which choices can be made
-  "num_epochs": COUNT,
-  "batch_size": COUNT,
-  "best_epoch_on_test": FLAG,  # also reports the paper's own number
-}
-PASSED_ON = {  # to `classifier.tune_sets`
-  "lr": POSITIVE,
-  "weight_decay": NOT_NEGATIVE,
-  "clip_norm": POSITIVE,
-  "temperature": POSITIVE,
-  "bias": FLAG,  # False: as in the paper's text; the released code has one
-  "decay_bias": FLAG,
-}
-KNOWN = REQUIRED | OPTIONAL | PASSED_ON
-ARM_REQUIRED = {
-  "name": TEXT,
-  "strategy": TEXT,
-  "filter": FLAG,
-  "soft_weight": SHARE,
-}
-ARM = ARM_REQUIRED | {
-  "images_per_class": COUNT,  # so many by chance; all by default
-  "label_smoothing": SHARE,  # of the hard loss
-}
+# --- files -------------------------------------------------------------------
 
 
-class Arm(NamedTuple):
-  """One way of making a training set and learning from it."""
+class Saved(NamedTuple):
+  """A classifier, and what its features are of."""
 
-  name: str
-  strategy: str  # of the prompts
-  filter: bool  # takes only what `select` has kept
-  soft_weight: float  # 0 is CE, 0.5 the paper's SCE
-  images_per_class: int | None = None
-  label_smoothing: float | None = None
+  head: Head
+  classes: tuple[str, ...]
+  encoder: dict[str, Any]  # config: the arguments of load_encoder; identity
+
+
+def save(
+  folder: epath.PathLike,
+  zero_shot: Head,
+  trained: Mapping[str, Mapping[int, Head]],
+  classes: Sequence[str],
+  encoder: Mapping[str, Any],
+) -> dict[str, int]:
+  """Writes the heads of every arm and seed to HEADS.
+
+  Args:
+    folder: of the task.
+    zero_shot: the head of no training.
+    trained: arm -> seed -> head.
+    classes: their names, by label.
+    encoder: see `Saved`.
+
+  Returns:
+    The number of heads in the file, by its name.
+  """
+  params, arms = {ZERO_SHOT: _arrays(zero_shot)}, {ZERO_SHOT: [ZERO_SHOT]}
+  for arm, heads in trained.items():
+    params |= {label(arm, seed): _arrays(head) for seed, head in heads.items()}
+    arms[arm] = [label(arm, seed) for seed in heads]
+  description = {"kind": _KIND, "classes": list(classes), "arms": arms}
+  files.save_params(
+    epath.Path(folder) / HEADS, params, description | {"encoder": dict(encoder)}
+  )
+  return {HEADS: len(params)}
+
+
+def load(path: epath.PathLike, *, arm: str | None = None) -> Saved:
+  """Loads the classifier of an arm: the mean of its heads, so of their logits.
+
+  Args:
+    path: of a file that `save` wrote.
+    arm: "zero_shot" or another that was saved; None is the first of those.
+
+  Raises:
+    UserError: about a file of something else or of an older version, or an arm
+      that is not in it.
+  """
+  params, description = files.load_params(path)
+  if description.get("kind") != _KIND:
+    raise UserError(
+      f"{path} holds {description.get('kind')!r}, needed {_KIND!r}."
+    )
+  if "arms" not in description:
+    raise UserError(
+      f"{path} does not name its encoder, as an older version wrote it. Run "
+      "`tune` again, in a copy of the workdir without the folder `tune`."
+    )
+  arms = description["arms"]
+  arm = arm or next((name for name in arms if name != ZERO_SHOT), ZERO_SHOT)
+  if arm not in arms:
+    raise unknown_names("arm", [arm], arms)
+  heads = [Head(**params[name]) for name in arms[arm]]
+  head = jax.tree.map(lambda *x: np.mean(x, axis=0), *heads)
+  return Saved(head, tuple(description["classes"]), description["encoder"])
+
+
+def label(arm: str, seed: int) -> str:
+  """Returns the name of a head in HEADS; a slash would split it."""
+  return f"{arm}, seed {seed}".replace("/", "|")
+
+
+def _arrays(head: Head) -> dict[str, np.ndarray]:
+  return {"weight": np.asarray(head.weight), "bias": np.asarray(head.bias)}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from synthjax.adapt.linear_head import Head
+from synthjax.adapt.linear_head import Head, linear_logits
 from synthjax.adapt.soft_targets import hard_cross_entropy
 from synthjax.runtime.errors import UserError
 
@@ -23,27 +23,21 @@ HALVINGS = 4
 
 
 class Fitted(NamedTuple):
-  """A fitted regression, and how well it converged."""
+  """A fitted regression, and its convergence."""
 
-  head: Head  # for `linear_logits`, not for `classifier.logits_fn`
+  head: Head  # for `linear_head.linear_logits`, not for `logits_fn`
   loss: jax.Array  # [], of which the head is the minimum
   gradient_norm: jax.Array  # []
   num_steps: jax.Array  # [] int
 
 
 class Probe(NamedTuple):
-  """What the search over strengths finds."""
+  """The result of the search over strengths."""
 
   head: Head  # fitted with the best strength
   strength: float
   accuracy: float  # of the validation rows
   tried: dict[float, float]  # strength -> accuracy, from weak to strong
-
-
-def linear_logits(head: Head, features: jax.Array) -> jax.Array:
-  """Maps features [n, d], of the length that they have, to logits [n, k]."""
-  product = jnp.einsum("nd,kd->nk", features, head.weight, precision="highest")
-  return product + head.bias
 
 
 @partial(jax.jit, static_argnames=("num_classes", "max_steps"))
@@ -108,7 +102,7 @@ def classify(
 ) -> np.ndarray:
   """Fits on features [m, d] and returns the logits [n, k] of queries [n, d].
 
-  Of 2,000 standardised features of 128 dimensions it takes less than 0.1 s on
+  With 2,000 standardised features of 128 dimensions it takes less than 0.1 s on
   two cores, once compiled.
 
   Args:
@@ -138,8 +132,8 @@ def search(
 ) -> Probe:
   """Chooses the strength of the penalty on validation rows, and fits with it.
 
-  Of strengths that are equally good the largest is taken, which trusts the
-  training rows least.
+  The largest of equally good strengths is taken, which trusts the training
+  rows least.
 
   Args:
     train: features [n, d] and labels [n].
@@ -161,8 +155,9 @@ def search(
         strength=10.0**power,
         max_steps=max_steps,
       ).head
-      found = linear_logits(heads[power], validation[0]).argmax(-1)
-      accuracies[power] = float(np.mean(np.asarray(found) == validation[1]))
+      predictions = linear_logits(heads[power], validation[0]).argmax(-1)
+      right = np.asarray(predictions) == validation[1]
+      accuracies[power] = float(np.mean(right))
 
   for power in COARSE:
     attempt(float(power))

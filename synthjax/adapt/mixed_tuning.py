@@ -1,30 +1,49 @@
 """Classifier tuning on few real images and many generated ones.
 
-The recipe of Section 3.2 and Appendix C.5.2, and what the released code makes
-of it.
+The recipe of Section 3.2 and Appendix C.5.2, and that of the released code.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
 from synthjax.adapt import linear_head
 from synthjax.adapt.linear_head import Head, Rows
+from synthjax.config.schema import Count, Positive, Share, one_of
 
 Features = tuple[np.ndarray, np.ndarray]  # [n, d] float32, labels [n] int
 
-# What classifier tuning sees, and in which order (Appendix C.5.2).
+# What classifier tuning sees, and in which order (Appendix C.5.2): "mix" adds
+# the loss of a batch of real images to that of a batch of generated ones, in
+# each step; "syn_real" and "real_syn" are one after the other, each with its
+# own schedule; "real" and "synthetic" leave one out.
 ORDERS = ("real", "synthetic", "mix", "syn_real", "real_syn")
 # Batches of generated and of real images. The released code asks for the
 # paper's, but with a frozen encoder its loaders take another field: 128.
 BATCH_SIZES = {"paper": (512, 32), "released": (128, 128)}
-PROTOCOLS = tuple(BATCH_SIZES)
+# "released" also has the schedule that the released code has in effect, see
+# `released_progress`, and begins the real images anew in each epoch. The code
+# shows this for "mix" alone; that it is so for the other orders is our reading.
+Protocol = Annotated[str, one_of(BATCH_SIZES)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning(linear_head.Recipe):
+  """How generated and real images tune a classifier."""
+
+  lr: Positive = 1e-3  # of each phase; the paper: 1e-3 for "mix", else 2e-3
+  protocol: Protocol | None = None  # None: that of the problem
+  num_epochs: Count = 30  # counted on the generated images where they are mixed
+  batch_size: Count | None = None  # of generated images; None: the protocol's
+  soft_weight: Share = 0.5  # of the teacher's targets for generated images
+  label_smoothing: Share | None = None  # of the hard loss of all images
 
 
 class Problem(NamedTuple):
-  """All that a method may learn from."""
+  """Everything a method may learn from."""
 
   zero_shot: Head
   logit_scale: float  # the factor on cosines, already exp
@@ -34,52 +53,36 @@ class Problem(NamedTuple):
   validation: Features | None  # chooses between strengths
   prompts: Callable[[int], tuple] | None  # `Encoder.embed_prompts`, of context
   seed: int  # of orders and first values
-  # per_class and best_class_only -> real images that were found by the texts
-  # of the classes, with these for labels; see `data.retrieval`.
+  # per_class and best_class_only -> real images that the texts of the classes
+  # find, with these for labels; see `feature_sets.retrieve`.
   retrieve: Callable[[int, bool], Features] | None = None
+  protocol: Protocol = "paper"  # of a `Tuning` that names none
 
 
 def tuned(
   problem: Problem,
+  tuning: Tuning,
   *,
-  order: str = "mix",
-  protocol: str = "paper",
-  num_epochs: int = 30,
+  order: str,
   real_batch_size: int | None = None,
-  batch_size: int | None = None,
-  lr: float = 1e-3,
-  soft_weight: float = 0.5,
-  label_smoothing: float | None = None,
   validation: Features | None = None,
-  **options: Any,
 ) -> linear_head.Tuned:
-  """Tunes the zero-shot classifier, and returns all that this leaves.
+  """Tunes the zero-shot classifier.
 
   Args:
     problem: to learn from.
-    order: "mix" adds the loss of a batch of real images to that of a batch of
-      generated ones, in each step; "syn_real" and "real_syn" are one after the
-      other, each with its own schedule; "real" and "synthetic" leave one out.
-    protocol: "released" has the batches and the schedule that the released code
-      has in effect, see BATCH_SIZES and `released_progress`, and begins the
-      real images anew in each epoch. The code tells this of "mix" alone; that
-      it is so for the other orders is our reading.
-    num_epochs: counted on the generated images where they are mixed.
+    tuning: the recipe.
+    order: one of ORDERS.
     real_batch_size: of real images, which are learned by plain cross entropy;
-      that of the protocol if None, as for the next one.
-    batch_size: of generated images.
-    lr: of each phase; the paper has 1e-3 for "mix", 2e-3 for phases.
-    soft_weight: of the teacher's targets for generated images.
-    label_smoothing: of the hard loss of all images.
+      None is that of the protocol.
     validation: classified after each epoch of the last phase.
-    **options: of `classifier.tune_sets`.
   """
+  protocol = tuning.protocol or problem.protocol
   released, sizes = protocol == "released", BATCH_SIZES[protocol]
-  batch_size, real_batch_size = (
-    batch_size or sizes[0],
-    real_batch_size or sizes[1],
-  )
-  seed, rows_of = problem.seed, partial(Rows, label_smoothing=label_smoothing)
+  batch_size = tuning.batch_size or sizes[0]
+  real_batch_size = real_batch_size or sizes[1]
+  seed, num_epochs = problem.seed, tuning.num_epochs
+  rows_of = partial(Rows, label_smoothing=tuning.label_smoothing)
 
   def alone(data, size, weight):
     features, labels = data
@@ -109,7 +112,7 @@ def tuned(
       index = cycle(num_steps=num_steps, seed=seed)
     return [rows_of(features, labels, index, 0.0), generated], along
 
-  synthetic = lambda: alone(problem.synthetic, batch_size, soft_weight)
+  synthetic = lambda: alone(problem.synthetic, batch_size, tuning.soft_weight)
   real = lambda: alone(problem.shots, real_batch_size, 0.0)
   phases = {
     "mix": [mixed],
@@ -121,18 +124,17 @@ def tuned(
   head = problem.zero_shot
   for i, phase in enumerate(phases, start=1):
     sets, along = phase()
-    found = linear_head.tune_sets(
+    result = linear_head.tune(
       sets,
       head,
+      tuning,
       teacher=problem.zero_shot,
-      lr=lr,
       num_epochs=num_epochs,
       progress=along,
       validation=validation if i == len(phases) else None,
-      **options,
     )
-    head = found.head
-  return found
+    head = result.head
+  return result
 
 
 def released_progress(
@@ -155,7 +157,7 @@ def released_progress(
     planned_batch_size: that the schedule counts on.
 
   Returns:
-    [num_epochs * batches] float64, for `classifier.tune_sets`.
+    [num_epochs * batches] float64, for `linear_head.tune`.
   """
   steps = np.arange(-(-num_examples // batch_size))
   planned = -(-num_examples // planned_batch_size)

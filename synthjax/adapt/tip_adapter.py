@@ -1,8 +1,8 @@
 """Tip-Adapter (Zhang et al. 2022): a cache of few-shot rows.
 
 A row's cosines to the stored shots of each class, sharpened, are added to the
-zero-shot logits. Only the two strengths of this are searched; `tip_adapter_f`
-also trains the stored shots.
+zero-shot logits. Only the two strengths of this are searched; Tip-Adapter-F
+(`tune`) also trains the stored shots.
 """
 
 from functools import partial
@@ -40,7 +40,7 @@ class Strengths(NamedTuple):
 
 
 class Settings(NamedTuple):
-  """What the authors' code sets for one data set."""
+  """The values of the authors' code for one data set."""
 
   initial: Strengths  # of Tip-Adapter-F's training
   search_scale: Strengths  # upper ends of the search
@@ -60,7 +60,7 @@ SETTINGS = {
 
 
 class Searched(NamedTuple):
-  """What a search over the strengths finds."""
+  """The result of a search over the strengths."""
 
   best: Strengths  # the first of the most accurate
   accuracy: jax.Array  # [], its share of right rows
@@ -114,7 +114,7 @@ def logits_fn(
 
   Args:
     cache: see `build_cache`.
-    head: zero-shot, from `classifier.init_head`.
+    head: zero-shot, from `linear_head.init_head`.
     features: [n, d], of any length.
     strengths: beta and alpha.
 
@@ -152,7 +152,7 @@ def search(
   """Tries a grid of strengths on validation rows.
 
   Value i of a strength is 0.1 + i (scale - 0.1) / steps, so that the scale
-  itself is never tried. Of several best ones the first counts, in the order of
+  itself is never tried. The first of several best ones counts, in the order of
   the authors' loop: beta outside, alpha inside.
 
   Args:
@@ -207,31 +207,23 @@ def count_right(logits: jax.Array, labels: jax.Array) -> jax.Array:
   comparisons are vectorised on CPUs, where argmax is ten times slower.
   """
   row = jnp.arange(len(logits))[:, None]
-  own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[None], axis=0)
+  at_label = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[None], axis=0)
   before, after = row < labels, row > labels
-  beaten = (before & (logits >= own)) | (after & (logits > own))
+  beaten = (before & (logits >= at_label)) | (after & (logits > at_label))
   return jnp.sum(~beaten.any(0) & (labels >= 0))
 
 
-# --- tip-Adapter-F (Zhang et al ----------------------------------------------
-# As in classifier tuning, a whole training is one `lax.scan` on stored
-# features.
+# --- Tip-Adapter-F ------------------------------------------------------------
 
 
 class TunedCache(NamedTuple):
-  """What Tip-Adapter-F's training leaves.
-
-  The dicts have the key "validation" where that was given, and
-  "best_epoch_on_test" where `best_epoch_on_test` was.
-  """
+  """The result of Tip-Adapter-F's training."""
 
   cache: Cache  # after the last step
   losses: jax.Array  # [steps]
-  accuracies: dict[str, jax.Array]  # [epochs]
-  best: dict[str, Cache]  # of the first epoch with the highest accuracy
 
 
-@partial(jax.jit, static_argnames="num_epochs")
+@jax.jit
 def tune(
   cache: Cache,
   head: Head,
@@ -242,44 +234,28 @@ def tune(
   strengths: Strengths,
   lr: float = 1e-3,
   weight_decay: float = 0.01,
-  validation: tuple[jax.Array, jax.Array] | None = None,
-  best_epoch_on_test: tuple[jax.Array, jax.Array] | None = None,
-  num_epochs: int = 20,
 ) -> TunedCache:
-  """Trains the keys of a cache: Tip-Adapter-F.
+  """Trains the keys of a cache (Tip-Adapter-F), in one `lax.scan`.
 
   AdamW (eps 1e-4) and a cosine schedule, stepped in each iteration; the head
   and the strengths stay as they are, and keys keep no unit length. The authors
   report the higher of two test accuracies: of the epoch that is best on the
-  test set, and of its cache after a `search` on validation.
+  test set, and of its cache after a `search` on validation. We report the last
+  epoch's.
 
   Args:
     cache: to start from.
     head: zero-shot.
-    features: [n, d] of the shots, of any length; augmented anew they are
-      `passes.flatten_passes`.
+    features: [n, d] of the shots, of any length; of several augmentation passes
+      see `few_shot_methods.flatten_passes`.
     labels: [n] int.
-    index: [steps, batch] int, -1 for no row: `classifier.epochs_index` or
-      `passes.passes_index`; 256 rows in a batch.
+    index: [steps, batch] int, -1 for no row, 256 rows in a batch:
+      `linear_head.epochs_index` or `few_shot_methods.passes_index`.
     strengths: such as `SETTINGS["eurosat"].initial`.
     lr: of the first step; it falls to nearly 0 along half a cosine.
     weight_decay: decoupled.
-    validation: features [v, d] and labels [v], classified after each epoch.
-    best_epoch_on_test: the same of the test set, to reproduce what the authors
-      report; a number chosen so is no estimate of the error on new images.
-    num_epochs: into which the steps are divided.
-
-  Raises:
-    ValueError: if num_epochs does not divide the steps.
   """
   num_steps = len(index)
-  if num_steps % num_epochs:
-    raise ValueError(
-      f"found an index of {num_steps} steps for num_epochs={num_epochs}; give "
-      "the number of epochs that the index was drawn for."
-    )
-  splits = {"validation": validation, "best_epoch_on_test": best_epoch_on_test}
-  splits = {name: rows for name, rows in splits.items() if rows is not None}
   labels = jnp.asarray(labels)
   units = unit(jnp.asarray(features, jnp.float32))
   schedule = lambda i: lr * (1 + jnp.cos(jnp.pi * i / num_steps)) / 2
@@ -296,30 +272,6 @@ def tune(
     updates, opt_state = tx.update(grads, opt_state, keys)
     return (optax.apply_updates(keys, updates), opt_state), loss
 
-  def epoch(carry, index):
-    state, best = carry
-    state, losses = jax.lax.scan(step, state, index)
-    tuned, accuracies = cache.replace(keys=state[0]), {}
-    for name, (x, y) in splits.items():
-      right = logits_fn(tuned, head, x, strengths).argmax(-1) == y
-      accuracies[name] = right.mean()
-    best = {
-      name: jax.tree.map(
-        partial(jnp.where, accuracies[name] > best[name][0]),
-        (accuracies[name], tuned),
-        best[name],
-      )
-      for name in splits
-    }
-    return (state, best), (losses, accuracies)
-
-  best = {name: (jnp.array(-1.0), cache) for name in splits}
-  carry = ((cache.keys, tx.init(cache.keys)), best)
-  index = jnp.asarray(index).reshape(num_epochs, -1, index.shape[1])
-  (state, best), (losses, accuracies) = jax.lax.scan(epoch, carry, index)
-  return TunedCache(
-    cache.replace(keys=state[0]),
-    losses.reshape(-1),
-    accuracies,
-    {name: found for name, (_, found) in best.items()},
-  )
+  carry = (cache.keys, tx.init(cache.keys))
+  (keys, _), losses = jax.lax.scan(step, carry, jnp.asarray(index))
+  return TunedCache(cache.replace(keys=keys), losses)

@@ -68,24 +68,24 @@ def read_named(
   return read
 
 
-def check_strategies(config: Mapping, asked: Iterable[str]) -> None:
-  """Checks that a run will draw images by the strategies that are asked for.
+def check_strategies(config: Mapping, names: Iterable[str]) -> None:
+  """Checks that a run draws images by the prompt strategies that are used.
 
-  Of a run that draws none, those that are there decide.
+  A run that writes no prompts is not checked: images that are there decide.
 
   Args:
-    config: with the blocks `prompts` and `generate`.
-    asked: names of strategies, "rg16" for real guidance by 16 shots.
+    config: with the block `prompts` and maybe `generate`.
+    names: of strategies; "rg16" is real guidance by 16 shots.
 
   Raises:
     UserError: naming those that no prompts are written by.
   """
-  if not {"prompts", "generate"} <= {*config.tasks}:
+  if "prompts" not in config.tasks or "prompts" not in config:
     return
-  guided = config.generate.get("real_guidance")
+  guided = (config.get("generate") or {}).get("real_guidance")
   drawn = {*config.prompts.strategies}
   drawn |= {f"rg{shots}" for shots in (guided.shots if guided else ())}
-  if unknown := sorted({*asked} - drawn):
+  if unknown := sorted({*names} - drawn):
     raise unknown_names("strategy that this run draws by,", unknown, drawn)
 
 

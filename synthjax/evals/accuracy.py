@@ -1,4 +1,4 @@
-"""Accuracies of a classifier, and how sure they are over seeds."""
+"""Accuracies of a classifier, and their confidence intervals over seeds."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from synthjax.runtime.atomic import replace
 
 
 class Summary(NamedTuple):
-  """Some numbers in short; what a single number cannot tell is None."""
+  """Some numbers in short; a single number has no spread, only None."""
 
   n: int
   mean: float
@@ -27,7 +27,7 @@ def top1(logits: np.ndarray, labels: np.ndarray) -> float:
   """Returns the share of rows whose largest logit is at the label.
 
   Args:
-    logits: [n, k]. Of equal logits the first counts.
+    logits: [n, k]; the first of equal logits counts.
     labels: [n] int.
 
   Returns:
@@ -70,8 +70,8 @@ def per_class_accuracy(confusion: np.ndarray) -> np.ndarray:
 def summarize(values: Sequence[float], confidence: float = 0.95) -> Summary:
   """Summarises independent measurements, such as accuracies over seeds.
 
-  The `interval` covers what differs between the measurements; seeds on one test
-  set say nothing of another one.
+  The `interval` covers the differences between the measurements; seeds on one
+  test set say nothing about another one.
 
   Args:
     values: [n], at least one.
@@ -125,7 +125,7 @@ def paired_difference(
   of the difference.
 
   Raises:
-    ValueError: if there are not as many of both.
+    ValueError: if their numbers differ.
   """
   if len(values) != len(reference):
     raise ValueError(
@@ -156,8 +156,8 @@ def _check(labels, predictions, num_classes):
 FILE = "results.json"
 
 
-def write(folder: epath.PathLike, found: Mapping[str, Any]) -> dict[str, int]:
-  """Writes what was found; returns the file's name, with its rows."""
+def write(folder: epath.PathLike, results: Mapping[str, Any]) -> dict[str, int]:
+  """Writes the results; returns the file's name, with its rows."""
   with replace(folder, FILE) as path:
-    path.write_text(json.dumps(found, indent=1) + "\n")
-  return {FILE: len(found["rows"])}
+    path.write_text(json.dumps(results, indent=1) + "\n")
+  return {FILE: len(results["rows"])}

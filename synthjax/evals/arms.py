@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from synthjax.evals import accuracy as classify
+from synthjax.evals import accuracy
 
 ZERO_SHOT = "zero_shot"
 UNMEASURED = (
@@ -21,12 +21,12 @@ def compare(
   splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
   num_classes: int,
 ) -> dict[str, Any]:
-  """Measures what was trained, and what it started from, on every split.
+  """Measures the trained models, and the one they start from, on every split.
 
   Args:
     predict: maps a model and features [m, d] to logits [m, k].
     start: the zero-shot model.
-    runs: what tells a run apart, such as arm and seed, and its model.
+    runs: a model, and the entries of its row, such as arm and seed.
     splits: features [m, d] and labels [m] of "test" and any others; there may
       be none.
     num_classes: k.
@@ -36,26 +36,33 @@ def compare(
     split; the summary of each arm; and confusion, counts [k, k] on "test", if
     there is one, of zero-shot and of the last arm, added up over its seeds.
   """
-  logits = lambda model: {n: predict(model, x) for n, (x, _) in splits.items()}
-  accuracy = lambda found: {
-    name: classify.top1(found[name], labels)
-    for name, (_, labels) in splits.items()
-  }
-  confusion = lambda found: classify.confusion_matrix(
-    splits["test"][1], found["test"].argmax(-1), num_classes
-  )
-  first = logits(start)
-  zero_shot, last = accuracy(first), runs[-1][0]["arm"]
+
+  def measure(model):
+    """Returns accuracies by split, and the confusion matrix on "test"."""
+    logits = {name: predict(model, x) for name, (x, _) in splits.items()}
+    shares = {
+      name: accuracy.top1(logits[name], labels)
+      for name, (_, labels) in splits.items()
+    }
+    if "test" not in splits:
+      return shares, None
+    predictions = logits["test"].argmax(-1)
+    return shares, accuracy.confusion_matrix(
+      splits["test"][1], predictions, num_classes
+    )
+
+  zero_shot, confusion = measure(start)
+  last = runs[-1][0]["arm"]
   rows, counts = [], np.zeros((num_classes, num_classes), np.int64)
   for about, model in runs:
-    found = logits(model)
-    rows.append({**about, "accuracy": accuracy(found)})
-    if about["arm"] == last and "test" in splits:
-      counts += confusion(found)
+    shares, of_run = measure(model)
+    rows.append({**about, "accuracy": shares})
+    if about["arm"] == last and of_run is not None:
+      counts += of_run
   matrices = {}
-  if "test" in splits:
-    of_arms = {ZERO_SHOT: confusion(first).tolist(), last: counts.tolist()}
-    matrices["test"] = of_arms
+  if confusion is not None:
+    by_arm = {ZERO_SHOT: confusion.tolist(), last: counts.tolist()}
+    matrices["test"] = by_arm
   return {
     "num_real": {name: len(labels) for name, (_, labels) in splits.items()},
     ZERO_SHOT: zero_shot,
@@ -76,7 +83,7 @@ def summarize(
 
   Returns:
     Dicts of arm, split, mean, std, stderr, low and high (of the 95 % interval
-    of the mean), n, gain and gain_stderr; what one seed cannot tell is None.
+    of the mean), n, gain and gain_stderr; a spread is None for one seed.
   """
   return [
     _summarize(
@@ -90,18 +97,14 @@ def summarize(
 def _summarize(
   arm: str, split: str, values: Sequence[float], start: float
 ) -> dict[str, Any]:
-  own = classify.summarize(values)
+  summary = accuracy.summarize(values)._asdict()
   # Zero-shot has no seed, so that the gain is as unsure as the mean.
-  gain = classify.paired_difference(values, [start] * len(values))
+  gain = accuracy.paired_difference(values, [start] * len(values))
+  order = ("mean", "std", "stderr", "low", "high", "n")
   return {
     "arm": arm,
     "split": split,
-    "mean": own.mean,
-    "std": own.std,
-    "stderr": own.stderr,
-    "low": own.low,
-    "high": own.high,
-    "n": own.n,
+    **{name: summary[name] for name in order},
     "gain": gain.mean,
     "gain_stderr": gain.stderr,
   }
@@ -112,38 +115,33 @@ def table(results: Mapping[str, Any], *, split: str = "test") -> str:
 
   Args:
     results: with num_real and zero_shot by split, and the summary.
-    split: whose gain over zero-shot is told, +- its standard error; the first
-      there is, if it is not among them.
+    split: of the gain over zero-shot, +- its standard error; if it was not
+      measured, the first one is taken.
 
   Returns:
     Aligned lines: a heading, zero-shot, and one for each arm; or what to do
     where nothing was measured.
   """
-  zero_shot = results[ZERO_SHOT]
+  zero_shot, num_real = results[ZERO_SHOT], results["num_real"]
   if not zero_shot:
     return UNMEASURED
   split = split if split in zero_shot else next(iter(zero_shot))
-  sizes = [f"{each} ({results['num_real'][each]:,})" for each in zero_shot]
+  sizes = [f"{name} ({num_real[name]:,})" for name in zero_shot]
   lines = [
     ["top-1, %", *sizes, f"gain on {split}"],
     ["zero-shot", *(_spread(x, None) for x in zero_shot.values()), ""],
   ]
-  found = {(row["arm"], row["split"]): row for row in results["summary"]}
+  summaries = {(row["arm"], row["split"]): row for row in results["summary"]}
   for arm in dict.fromkeys(row["arm"] for row in results["summary"]):
-    rows = [found[arm, each] for each in zero_shot]
-    gain = found[arm, split]
-    lines.append(
-      [
-        arm,
-        *(_spread(row["mean"], row["std"]) for row in rows),
-        _spread(gain["gain"], gain["gain_stderr"], "+"),
-      ]
-    )
+    rows = [summaries[arm, name] for name in zero_shot]
+    gain = summaries[arm, split]
+    means = [_spread(row["mean"], row["std"]) for row in rows]
+    lines.append([arm, *means, _spread(gain["gain"], gain["gain_stderr"], "+")])
   return _align(lines)
 
 
 def label(method: str, shots: int) -> str:
-  """Returns what a method with so many shots is called among the arms."""
+  """Returns the name of the arm of a method with so many shots."""
   return f"{method} ({shots} shots)"
 
 
@@ -152,12 +150,12 @@ def shots_table(results: Mapping[str, Any], *, split: str = "test") -> str:
 
   Args:
     results: with zero_shot, methods, shots, and the summary of each `label`.
-    split: that is shown.
+    split: to show.
 
   Returns:
     Aligned lines: a heading, zero-shot, and one for each method.
   """
-  found = {
+  summaries = {
     row["arm"]: row for row in results["summary"] if row["split"] == split
   }
   lines = [
@@ -166,7 +164,7 @@ def shots_table(results: Mapping[str, Any], *, split: str = "test") -> str:
   ]
   lines[1] += [""] * (len(results["shots"]) - 1)
   for method in results["methods"]:
-    rows = [found[label(method, shots)] for shots in results["shots"]]
+    rows = [summaries[label(method, shots)] for shots in results["shots"]]
     lines.append([method, *(_spread(r["mean"], r["std"]) for r in rows)])
   return _align(lines)
 

@@ -6,7 +6,7 @@ opened, in one place; nothing that they show is used to choose anything.
 
 import datetime
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -15,71 +15,53 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax.adapt import feature_sets, few_shot_methods, linear_head
-from synthjax.adapt import few_shot_methods as methods
-from synthjax.adapt.few_shot_methods import Method
+from synthjax.adapt.few_shot_methods import FewShot, Method
 from synthjax.adapt.mixed_tuning import Problem
-from synthjax.config import check_strategies, validate
-from synthjax.data.generated import clip_filter, real_filter
-from synthjax.data.generated import scores as stored
-from synthjax.data.pipeline import few_shot
+from synthjax.config import check_strategies, schema
+from synthjax.data.generated import real_filter
 from synthjax.data.real import real_images
 from synthjax.encoders import Encoder, check_encoder, load_encoder
-from synthjax.evals import accuracy as result_files
-from synthjax.evals import arms
+from synthjax.evals import accuracy, arms
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
 
-KNOWN = few_shot_methods.KNOWN
-# Methods that look at augmented shots, and at validation images.
-AUGMENTED, SEARCHING = ("tip_adapter", "coop"), ("tip_adapter", "linear_probe")
+FIELDS = FewShot
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and methods, and that their images are there or will be."""
-  block = config.few_shot.to_dict()
-  needed = few_shot_methods.REQUIRED
-  validate(block, KNOWN, name="few_shot", required=needed)
-  wanted = read_methods(block)
-  searching = sorted({method.kind for method in wanted} & set(SEARCHING))
-  if searching and not block.get("validation"):
-    raise UserError(
-      f"config.few_shot has methods of the kinds {searching}, which search on "
-      "`validation`: give real images for it."
-    )
-  few_shot.check_sampler(block.get("sampler", "nested"))
-  _check_strategies(config, wanted)
+  fields = schema.read(FewShot, config.few_shot, "config.few_shot")
+  _check_strategies(config, fields)
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
-  for each in real_images.splits_of(block).values():
-    real_images.check_real(each, space)
-  real_images.check_pool(block["pool"], space, block["shots"])
-  artifacts.check_complete(workdir, _inputs(wanted), planned=config.tasks)
+  for block in real_images.splits_of(config.few_shot.to_dict()).values():
+    real_images.check_real(block, space)
+  real_images.check_pool(fields.pool, space, fields.shots)
+  artifacts.check_complete(workdir, _inputs(fields), planned=config.tasks)
 
 
-def _check_strategies(config: ConfigDict, wanted: Sequence[Method]) -> None:
-  """Checks that the run will draw what the methods learn from."""
-  if "generate" not in config.tasks or "prompts" not in config.tasks:
-    return
-  asked = {
-    method.strategy.replace("{shots}", str(shots))
-    for method in wanted
+def _check_strategies(config: ConfigDict, fields: FewShot) -> None:
+  """Checks that the run draws the images that the methods learn from."""
+  names = {
+    _strategy(method, shots)
+    for method in fields.methods
     if method.strategy
-    for shots in config.few_shot.shots
+    for shots in fields.shots
   }
-  check_strategies(config, asked)
-  if not any(name.startswith("rg") for name in asked):
+  check_strategies(config, names)
+  guided = any(name.startswith("rg") for name in names)
+  if not guided or not {"prompts", "generate"} <= {*config.tasks}:
     return
-  blocks = config.few_shot, config.generate.real_guidance
-  samplers = [block.get("sampler", "nested") for block in blocks]
-  if len(set(samplers)) > 1:
+  sampler = config.generate.real_guidance.get("sampler", "nested")
+  if sampler != fields.sampler:
     raise UserError(
       "Images are drawn from the shots that are learned from: give config."
       "few_shot and config.generate.real_guidance one sampler; found "
-      f"{' and '.join(samplers)}."
+      f"{fields.sampler} and {sampler}."
     )
-  if lacking := {*config.few_shot.seeds} - {*config.generate.seeds}:
+  if lacking := {*fields.seeds} - {*config.generate.seeds}:
     raise UserError(
       f"Images are drawn from the shots of the seeds {config.generate.seeds}, "
       f"but config.few_shot.seeds has {sorted(lacking)} besides: add them to "
@@ -87,27 +69,20 @@ def _check_strategies(config: ConfigDict, wanted: Sequence[Method]) -> None:
     )
 
 
-def read_methods(block: Mapping[str, Any]) -> list[Method]:
-  """Reads the methods of config.few_shot; see `few_shot_blocks.read`."""
-  for i, each in enumerate(block["methods"]):
-    name, fields = f"few_shot.methods[{i}]", few_shot_methods.FIELDS
-    validate(each, fields, name=name, required=("name", "kind"))
-  protocol, taken = block.get("protocol"), (arms.ZERO_SHOT,)
-  return few_shot_methods.read(block["methods"], protocol=protocol, taken=taken)
-
-
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `results.json`."""
+  fields = schema.read(FewShot, config.few_shot, "config.few_shot")
   block, workdir = config.few_shot.to_dict(), epath.Path(workdir)
   folder, space = workdir / "few_shot", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
-  wanted = read_methods(block)
   splits = real_images.splits_of(block)
   spec = {
     "few_shot": block,
     "encoder": encoder.identity,
-    "real": {name: real_images.identify(each) for name, each in splits.items()},
-    "inputs": {n: artifacts.digest(workdir / n) for n in _inputs(wanted)},
+    "real": {name: real_images.identify(x) for name, x in splits.items()},
+    "inputs": {
+      name: artifacts.digest(workdir / name) for name in _inputs(fields)
+    },
     "classes": space.class_names,
     "templates": space.templates,
   }
@@ -122,40 +97,39 @@ def run(config: ConfigDict, workdir: str) -> None:
     files.update(rows)
     return features
 
-  zero_shot, make = _problem_maker(
-    block, space, encoder, workdir, encode, _inputs(wanted)
+  zero_shot, make_problem = _problem_maker(
+    fields, space, encoder, workdir, encode
   )
-  began, trained = time.monotonic(), []
-  num = len(block["shots"]) * len(wanted) * len(block["seeds"])
-  tell = counter("few_shot", num, unit="classifiers")
-  for shots in block["shots"]:
-    for method in wanted:
-      for seed in block["seeds"]:
-        problem, num_images = make(method, shots, seed)
+  start_time, trained = time.monotonic(), []
+  total = len(fields.shots) * len(fields.methods) * len(fields.seeds)
+  report_progress = counter("few_shot", total, unit="classifiers")
+  for shots in fields.shots:
+    for method in fields.methods:
+      for seed in fields.seeds:
+        problem = make_problem(method, shots, seed)
         about = {
           "arm": arms.label(method.name, shots),
           "method": method.name,
           "shots": shots,
           "seed": seed,
-          "num_images": num_images,
+          "num_images": len(problem.synthetic[1]) if problem.synthetic else 0,
         }
-        learn = methods.METHODS[method.kind]
-        trained.append((about, learn(problem, **method.options)))
-        tell(note=about["arm"])
-  seconds = time.monotonic() - began
+        trained.append((about, method.learner()(problem)))
+        report_progress(note=about["arm"])
+  seconds = time.monotonic() - start_time
 
   # Nothing is trained for, or chosen by, what is opened from here on.
   opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
   tested = {
-    name: encode(each)
-    for name, each in splits.items()
+    name: encode(split)
+    for name, split in splits.items()
     if name not in ("pool", "validation")
   }
   results = {
     "space": space.name,
     "classes": list(space.class_names),
-    "shots": list(block["shots"]),
-    "methods": [method.name for method in wanted],
+    "shots": list(fields.shots),
+    "methods": [method.name for method in fields.methods],
     **arms.compare(
       lambda predict, features: np.asarray(predict(features)),
       partial(linear_head.logits_fn, zero_shot),
@@ -164,10 +138,9 @@ def run(config: ConfigDict, workdir: str) -> None:
       len(space.classes),
     ),
   }
-  released = block.get("protocol") == "released"
-  if block.get("best_epoch_on_test", released):
-    _add_best_epochs(results, wanted, make, tested["test"])
-  files |= result_files.write(folder, results)
+  if fields.reports_best_epoch:
+    _add_best_epochs(results, fields, make_problem, tested["test"])
+  files |= accuracy.write(folder, results)
   artifacts.finish(
     folder,
     spec,
@@ -179,95 +152,93 @@ def run(config: ConfigDict, workdir: str) -> None:
   print(arms.shots_table(results), flush=True)
 
 
-def _inputs(wanted: Sequence[Method]) -> tuple[str, ...]:
-  filtered = any(method.filter == "clip" for method in wanted)
-  drawn = any(method.strategy for method in wanted)
-  return ("score", "select") if filtered else ("score",) if drawn else ()
+def _strategy(method: Method, shots: int | None) -> str:
+  return method.strategy.replace("{shots}", str(shots))
 
 
-def _add_best_epochs(results, wanted, make, test) -> None:
+def _inputs(fields: FewShot) -> tuple[str, ...]:
+  if any(method.filter == "clip" for method in fields.methods):
+    return ("score", "select")
+  return ("score",) if any(m.strategy for m in fields.methods) else ()
+
+
+def _add_best_epochs(results, fields: FewShot, make_problem, test) -> None:
   """Adds the accuracy of the best epoch, chosen on the test images.
 
   That is what the released code prints; it is too high, and stands apart.
   """
-  by_name = {method.name: method for method in wanted}
+  methods = {method.name: method for method in fields.methods}
   for row in results["rows"]:
-    method = by_name[row["method"]]
+    method = methods[row["method"]]
     if method.kind == "classifier":
-      problem, _ = make(method, row["shots"], row["seed"])
-      row["best_epoch_on_test"] = methods.best_epoch_on_test(
-        problem, test, **method.options
-      )
+      problem = make_problem(method, row["shots"], row["seed"])
+      classifier = method.learner()
+      row["best_epoch_on_test"] = classifier.best_epoch_on_test(problem, test)
 
 
 def _problem_maker(
-  block: Mapping[str, Any],
+  fields: FewShot,
   space: Any,
   encoder: Encoder,
   workdir: epath.Path,
   encode: Callable[[Mapping[str, Any]], feature_sets.Features],
-  inputs: Sequence[str],
-) -> tuple[linear_head.Head, Callable]:
+) -> tuple[linear_head.Head, Callable[..., Problem]]:
   """Returns the zero-shot head, and a function that makes problems.
 
-  That maps a method, shots and seed to a problem and the number of generated
-  images in it; what several problems share is read and encoded once.
+  That maps a method, shots and seed to a problem; what several problems share
+  is read and encoded once.
   """
   few = feature_sets.Few(
-    source=real_images.open_real(block["pool"], space),
-    pool=encode(block["pool"]),
-    validation=encode(block["validation"]) if block.get("validation") else None,
+    source=real_images.open_real(fields.pool, space),
+    pool=encode(fields.pool),
+    validation=encode(fields.validation) if fields.validation else None,
     num_classes=len(space.classes),
-    sampler=block.get("sampler", "nested"),
+    sampler=fields.sampler,
   )
-  scores, kept = None, None
-  if not inputs:
-    texts = stored.encode_classes(
-      encoder.encode_texts, encoder.logit_scale, space
-    )
+  inputs, scored = _inputs(fields), None
+  if inputs:
+    feature_sets.check_scores(workdir, encoder, space)
+    scored = feature_sets.read_scored(workdir, filtered="select" in inputs)
+    zero_shot = scored.zero_shot
   else:
-    stored.check_inputs(
-      workdir / "score",
-      encoder=encoder.identity,
-      classes=space.class_names,
-      templates=space.templates,
-      texts=spaces.identify_texts(space),
-    )
-    scores = stored.read(workdir / "score")
-    texts = stored.read_texts(workdir / "score")
-  if "select" in inputs:
-    kept = clip_filter.read_kept(workdir / "select", workdir / "score", scores)
-  zero_shot = linear_head.init_head(texts.text_features, texts.logit_scale)
+    zero_shot = feature_sets.zero_shot_head(encoder, space)
   embed_prompts = cache(partial(encoder.embed_prompts, space.described_names))
-  views_of = cache(
-    partial(
-      feature_sets.encode_views,
-      few,
-      encoder.encode_images,
-      num_views=block.get("num_views", 10),
-    )
-  )
 
-  def make(method, shots, seed):
-    real_shots, synthetic = feature_sets.draw_shots(few, shots, seed), None
+  @cache
+  def views_of(shots, seed):
+    return feature_sets.encode_views(
+      few, encoder.encode_images, shots, seed, num_views=fields.num_views
+    )
+
+  def synthetic_for(method, shots, seed, real_shots):
+    rows = real_filter.images_for(
+      scored.images,
+      strategy=_strategy(method, shots),
+      seed=seed,
+      kept=scored.kept if method.filter == "clip" else None,
+      real=real_shots if method.filter == "real" else None,
+      margin=fields.real_filter_margin,
+      max_per_class=fields.max_per_class,
+      class_names=space.class_names,
+    )
+    features = scored.images.features[rows].astype(np.float32)
+    return features, scored.images.labels[rows]
+
+  def make_problem(method, shots, seed):
+    real_shots, synthetic, views = (
+      feature_sets.draw_shots(few, shots, seed),
+      None,
+      None,
+    )
     if method.strategy:
-      chosen = real_filter.images_for(
-        scores,
-        strategy=method.strategy.replace("{shots}", str(shots)),
-        seed=seed,
-        kept=kept if method.filter == "clip" else None,
-        real=real_shots if method.filter == "real" else None,
-        margin=block.get("real_filter_margin", 0.0),
-        max_per_class=block.get("max_per_class", 800),
-        class_names=space.class_names,
-      )
-      features = scores.features[chosen].astype(np.float32)
-      synthetic = features, scores.labels[chosen]
-    problem = Problem(
+      synthetic = synthetic_for(method, shots, seed, real_shots)
+    if method.kind in few_shot_methods.AUGMENTED:
+      views = views_of(shots, seed)
+    return Problem(
       zero_shot=zero_shot,
       logit_scale=encoder.logit_scale,
       shots=real_shots,
-      views=views_of(shots, seed) if method.kind in AUGMENTED else None,
+      views=views,
       synthetic=synthetic,
       validation=feature_sets.lend_validation(few, shots, seed),
       prompts=embed_prompts,
@@ -275,7 +246,7 @@ def _problem_maker(
       retrieve=partial(
         feature_sets.retrieve, few, np.asarray(zero_shot.weight)
       ),
+      protocol=fields.protocol,
     )
-    return problem, 0 if synthetic is None else len(synthetic[1])
 
-  return zero_shot, make
+  return zero_shot, make_problem

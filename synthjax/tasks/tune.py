@@ -4,8 +4,8 @@ All arms and seeds are trained before the test images are opened, in one place;
 nothing that they show is used to choose anything.
 """
 
+import dataclasses
 import datetime
-import json
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,23 +16,19 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.adapt import feature_sets, head_files, linear_head
-from synthjax.adapt import linear_head as recipes
+from synthjax.adapt import feature_sets, linear_head
 from synthjax.adapt.feature_sets import Features
-from synthjax.adapt.linear_head import Arm
-from synthjax.config import read_named, validate
+from synthjax.adapt.linear_head import Arm, Tune
+from synthjax.config import check_strategies, schema
 from synthjax.data.generated import clip_filter
-from synthjax.data.generated import scores as stored
 from synthjax.data.real import real_images
 from synthjax.encoders import check_encoder, load_encoder
-from synthjax.evals import arms
+from synthjax.evals import accuracy, arms
 from synthjax.labels import spaces
-from synthjax.prompts.strategies import STRATEGIES
 from synthjax.runtime import artifacts
-from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.progress import counter
 
-KNOWN = recipes.KNOWN
+FIELDS = Tune
 
 
 class Trained(NamedTuple):
@@ -41,101 +37,64 @@ class Trained(NamedTuple):
   arm: Arm
   seed: int
   rows: np.ndarray  # [n] int, of the scores
-  about: dict[str, Any]  # what the results tell of it
+  about: dict[str, Any]  # its entries of the results
   tuned: linear_head.Tuned
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
-  block = config.tune.to_dict()
-  validate(block, KNOWN, name="tune", required=recipes.REQUIRED)
-  wanted = read_arms(block["arms"])
-  known = set(STRATEGIES)
-  if "prompts" in config and "prompts" in config.tasks:
-    known = set(config.prompts.strategies)
-  if unknown := sorted({arm.strategy for arm in wanted} - known):
-    raise unknown_names("strategy of an arm,", unknown, known)
-  if not block.get("test") and (
-    block.get("test_parts") or block.get("best_epoch_on_test")
-  ):
-    raise UserError(
-      "config.tune has test_parts or best_epoch_on_test but no `test`: give "
-      "real images for it, or leave both out."
-    )
+  fields = schema.read(Tune, config.tune, "config.tune")
+  check_strategies(config, [arm.strategy for arm in fields.arms])
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
-  for each in real_images.splits_of(block).values():
-    real_images.check_real(each, space)
-  artifacts.check_complete(workdir, _inputs(wanted), planned=config.tasks)
+  for block in real_images.splits_of(config.tune.to_dict()).values():
+    real_images.check_real(block, space)
+  artifacts.check_complete(workdir, _inputs(fields.arms), planned=config.tasks)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `results.json`, `heads.safetensors` and `curves.npz`."""
+  fields = schema.read(Tune, config.tune, "config.tune")
   block, workdir = config.tune.to_dict(), epath.Path(workdir)
   folder, space = workdir / "tune", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
-  wanted = read_arms(block["arms"])
   splits = real_images.splits_of(block)
+  inputs = _inputs(fields.arms)
   spec = {
     "tune": block,
     "encoder": encoder.identity,
-    "real": {name: real_images.identify(each) for name, each in splits.items()},
-    "inputs": {n: artifacts.digest(workdir / n) for n in _inputs(wanted)},
+    "real": {name: real_images.identify(x) for name, x in splits.items()},
+    "inputs": {name: artifacts.digest(workdir / name) for name in inputs},
     "classes": space.class_names,
   }
-  stored.check_inputs(
-    workdir / "score",
-    encoder=encoder.identity,
-    classes=space.class_names,
-    templates=space.templates,
-    texts=spaces.identify_texts(space),
-  )
+  feature_sets.check_scores(workdir, encoder, space)
   if artifacts.begin(folder, spec):
     return
-  opened, rows = {}, {}
+  opened, files = {}, {}
 
   def open_real(names):
     for name in names:
-      opened[name], cached = feature_sets.encode_real(
+      opened[name], rows = feature_sets.encode_real(
         splits[name], space, encoder, folder
       )
-      rows.update(cached)
+      files.update(rows)
 
   open_real([name for name in splits if name == "validation"])
-  scores = stored.read(workdir / "score")
-  texts = stored.read_texts(workdir / "score")
-  head = linear_head.init_head(texts.text_features, texts.logit_scale)
-  fit = partial(_fit, block, scores, head)
-  began, trained = time.monotonic(), []
-  tell = counter("tune", len(wanted) * len(block["seeds"]), unit="heads")
-  for arm in wanted:
-    kept = np.ones(len(scores.ids), bool)
-    if arm.filter:
-      kept = clip_filter.read_kept(
-        workdir / "select", workdir / "score", scores
-      )
-    for seed in block["seeds"]:
-      image_seed, chosen = clip_filter.images_of(
-        scores,
-        strategy=arm.strategy,
-        seed=seed,
-        kept=kept,
-        class_names=space.class_names,
-      )
-      chosen = feature_sets.limit_per_class(
-        scores,
-        chosen,
-        images_per_class=arm.images_per_class,
-        seed=seed,
-        class_names=space.class_names,
-      )
-      tuned = jax.device_get(fit(arm, seed, chosen, opened.get("validation")))
-      about = {"arm": arm.name, **arm._asdict(), "seed": seed}
-      about |= {"image_seed": image_seed, "num_images": len(chosen)}
+  scored = feature_sets.read_scored(workdir, filtered="select" in inputs)
+  fit = partial(_fit, fields, scored)
+  start_time, trained = time.monotonic(), []
+  num_heads = len(fields.arms) * len(fields.seeds)
+  report_progress = counter("tune", num_heads, unit="heads")
+  for arm in fields.arms:
+    for seed in fields.seeds:
+      image_seed, rows = _rows_of(arm, seed, scored, space.class_names)
+      tuned = jax.device_get(fit(arm, seed, rows, opened.get("validation")))
+      about = {"arm": arm.name, **dataclasses.asdict(arm), "seed": seed}
+      about |= {"image_seed": image_seed, "num_images": len(rows)}
       about.pop("name")
-      trained.append(Trained(arm, seed, chosen, about, tuned))
-      tell(note=f"{arm.name}, {len(chosen):,} rows")
-  seconds = time.monotonic() - began
+      trained.append(Trained(arm, seed, rows, about, tuned))
+      report_progress(note=f"{arm.name}, {len(rows):,} rows")
+  seconds = time.monotonic() - start_time
 
   # Nothing is trained for, or chosen by, what is opened from here on.
   opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -146,20 +105,26 @@ def run(config: ConfigDict, workdir: str) -> None:
     "templates": list(space.templates),
     **arms.compare(
       lambda head, features: np.asarray(linear_head.logits_fn(head, features)),
-      head,
-      [(each.about, each.tuned.head) for each in trained],
+      scored.zero_shot,
+      [(run.about, run.tuned.head) for run in trained],
       {name: opened[name] for name in splits},
       len(space.classes),
     ),
   }
-  if block.get("best_epoch_on_test"):
+  if fields.best_epoch_on_test:
     _add_best_epochs(results, trained, fit, opened["test"])
-  known = {"config": config.encoder.to_dict(), "identity": encoder.identity}
-  rows |= _write(folder, head, trained, results, known)
+  files |= _write_training(
+    folder,
+    scored.zero_shot,
+    trained,
+    space.class_names,
+    {"config": config.encoder.to_dict(), "identity": encoder.identity},
+  )
+  files |= accuracy.write(folder, results)
   artifacts.finish(
     folder,
     spec,
-    rows,
+    files,
     test_opened_at=opened_at if "test" in splits else None,
     training_seconds=round(seconds, 1),
     summary=results["summary"],
@@ -167,49 +132,64 @@ def run(config: ConfigDict, workdir: str) -> None:
   print(arms.table(results), flush=True)
 
 
-def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
-  """Reads the arms of a config; see `config.read_named`."""
-  return read_named(
-    blocks,
-    Arm,
-    recipes.ARM,
-    name="tune.arms",
-    required=recipes.ARM_REQUIRED,
-    taken=(arms.ZERO_SHOT,),
-  )
-
-
-def _inputs(wanted: Sequence[Arm]) -> tuple[str, ...]:
-  filtered = any(arm.filter for arm in wanted)
+def _inputs(compared: Sequence[Arm]) -> tuple[str, ...]:
+  filtered = any(arm.filter for arm in compared)
   return ("score", "select") if filtered else ("score",)
 
 
+def _rows_of(
+  arm: Arm,
+  seed: int,
+  scored: feature_sets.Scored,
+  class_names: Sequence[str],
+) -> tuple[int, np.ndarray]:
+  """Returns the seed of an arm's images, and their rows of the scores."""
+  everything = np.ones(len(scored.images.ids), bool)
+  image_seed, rows = clip_filter.images_of(
+    scored.images,
+    strategy=arm.strategy,
+    seed=seed,
+    kept=scored.kept if arm.filter else everything,
+    class_names=class_names,
+  )
+  return image_seed, feature_sets.limit_per_class(
+    scored.images,
+    rows,
+    images_per_class=arm.images_per_class,
+    seed=seed,
+    class_names=class_names,
+  )
+
+
 def _fit(
-  block: Mapping[str, Any],
-  scores: stored.Scores,
-  head: linear_head.Head,
+  fields: Tune,
+  scored: feature_sets.Scored,
   arm: Arm,
   seed: int,
   rows: np.ndarray,
   validation: Features | None,
 ) -> linear_head.Tuned:
-  """Trains one head; what the block leaves out is the paper's recipe."""
-  num_epochs = block.get("num_epochs", 30)
-  return linear_head.tune(
-    scores.features[rows].astype(np.float32),
-    scores.labels[rows],
-    head,
-    index=linear_head.epochs_index(
-      len(rows),
-      batch_size=min(block.get("batch_size", 512), len(rows)),
-      num_epochs=num_epochs,
-      seed=seed,
-    ),
-    soft_weight=arm.soft_weight,
+  """Trains one head."""
+  images = scored.images
+  index = linear_head.epochs_index(
+    len(rows),
+    batch_size=min(fields.batch_size, len(rows)),
+    num_epochs=fields.num_epochs,
+    seed=seed,
+  )
+  training_set = linear_head.Rows(
+    images.features[rows].astype(np.float32),
+    images.labels[rows],
+    index,
+    arm.soft_weight,
     label_smoothing=arm.label_smoothing,
-    num_epochs=num_epochs,
+  )
+  return linear_head.tune(
+    [training_set],
+    scored.zero_shot,
+    fields,
+    num_epochs=fields.num_epochs,
     validation=validation,
-    **{name: block[name] for name in recipes.PASSED_ON if name in block},
   )
 
 
@@ -221,29 +201,24 @@ def _add_best_epochs(results, trained, fit, test: Features) -> None:
 
   That is what the released code prints; it is too high, and stands apart.
   """
-  for row, each in zip(results["rows"], trained, strict=True):
-    again = fit(each.arm, each.seed, each.rows, test)
-    row["best_epoch_on_test"] = float(np.max(again.accuracies))
+  for row, run in zip(results["rows"], trained, strict=True):
+    tuned = fit(run.arm, run.seed, run.rows, test)
+    row["best_epoch_on_test"] = float(np.max(tuned.accuracies))
 
 
-def _write(
+def _write_training(
   folder: epath.Path,
-  head: linear_head.Head,
+  zero_shot: linear_head.Head,
   trained: Sequence[Trained],
-  results: Mapping[str, Any],
+  class_names: Sequence[str],
   encoder: Mapping[str, Any],
 ) -> dict[str, int]:
-  """Writes the results, heads and curves; returns the rows of the files."""
-  curves, arms_heads = {}, {}
+  """Writes the heads and the curves; returns the rows of the files."""
+  curves, heads = {}, {}
   for arm, seed, *_, tuned in trained:
-    curves[head_files.label(arm.name, seed)] = np.asarray(tuned.losses)
-    arms_heads.setdefault(arm.name, {})[seed] = tuned.head
-  rows = head_files.write(folder, head, arms_heads, results["classes"], encoder)
+    curves[linear_head.label(arm.name, seed)] = np.asarray(tuned.losses)
+    heads.setdefault(arm.name, {})[seed] = tuned.head
+  rows = linear_head.save(folder, zero_shot, heads, class_names, encoder)
   with artifacts.replace(folder, "curves.npz") as path:
     np.savez(path, **curves)
-  with artifacts.replace(folder, "results.json") as path:
-    path.write_text(json.dumps(results, indent=1) + "\n")
-  return rows | {
-    "curves.npz": len(curves),
-    "results.json": len(results["rows"]),
-  }
+  return rows | {"curves.npz": len(curves)}

@@ -7,78 +7,58 @@ opened once, after all training.
 
 import datetime
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.adapt import encoder_tuning, image_tower, linear_head
-from synthjax.adapt import encoder_tuning as recipes
-from synthjax.adapt.encoder_tuning import Arm
-from synthjax.config import check_strategies, read_named, validate
+from synthjax.adapt import encoder_tuning, feature_sets
+from synthjax.adapt.encoder_tuning import Arm, TuneEncoder
+from synthjax.adapt.linear_head import Head
+from synthjax.config import check_strategies, schema
 from synthjax.data.generated import drawn_images
-from synthjax.data.generated import scores as stored
 from synthjax.data.pipeline import few_shot, host_augment
 from synthjax.data.pipeline import loader as pipeline
 from synthjax.data.pipeline.rows import labels_of, subset
 from synthjax.data.real import real_images
-from synthjax.encoders import Encoder, check_encoder, load_encoder
-from synthjax.evals import accuracy as result_files
-from synthjax.evals import arms
+from synthjax.encoders import check_encoder, load_encoder
+from synthjax.evals import accuracy, arms
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import UserError, unknown_names
-from synthjax.training import optimizer
-from synthjax.training import recipes as recipe
+from synthjax.runtime.errors import unknown_names
+from synthjax.training import recipes
 from synthjax.training import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
-KNOWN = recipes.KNOWN
-BLOCKS = {"optimizer": optimizer.OPTIMIZER.fields()}
+FIELDS = TuneEncoder
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
-  block = config.tune_encoder.to_dict()
-  validate(block, KNOWN, name="tune_encoder", required=recipes.REQUIRED)
-  wanted = read_arms(block["arms"])
+  fields = schema.read(TuneEncoder, config.tune_encoder, "config.tune_encoder")
   space = spaces.load_space(config.space)
   check_encoder(**config.encoder.to_dict())
-  rungs = encoder_tuning.ladder(_load(config.encoder).variables["params"])
-  if unknown := sorted({arm.up_to for arm in wanted} - rungs.keys()):
+  params = _load(config.encoder).variables["params"]
+  rungs = encoder_tuning.ladder(params)
+  if unknown := sorted({arm.up_to for arm in fields.arms} - rungs.keys()):
     raise unknown_names("rung (up_to) of this encoder,", unknown, rungs)
-  optimizer.check_optimizer(block["optimizer"], epochs=block["epochs"])
-  real_images.check_real(block["test"], space)
-  if any(arm.data == "real" for arm in wanted):
-    if not block.get("pool") or not block.get("shots"):
-      raise UserError("config.tune_encoder needs pool and shots for real arms.")
-    real_images.check_pool(block["pool"], space, [block["shots"]])
-  if any(arm.data == "synthetic" for arm in wanted) and block.get("strategy"):
-    check_strategies(config, [block["strategy"]])
-  inputs = _inputs(block, wanted)
-  artifacts.check_complete(workdir, inputs, planned=config.tasks)
-
-
-def read_arms(blocks: Sequence[Mapping[str, Any]]) -> list[Arm]:
-  """Reads the arms of a config; see `config.read_named`."""
-  return read_named(
-    blocks,
-    Arm,
-    recipes.ARM,
-    name="tune_encoder.arms",
-    required=recipes.ARM_REQUIRED,
-    taken=(arms.ZERO_SHOT,),
-  )
+  fields.optimizer(num_steps=10**9, epochs=fields.epochs)  # checks the options
+  real_images.check_real(fields.test, space)
+  if _learns_from(fields, "real"):
+    real_images.check_pool(fields.pool, space, [fields.shots])
+  if _learns_from(fields, "synthetic") and fields.strategy:
+    check_strategies(config, [fields.strategy])
+  artifacts.check_complete(workdir, _inputs(fields), planned=config.tasks)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `results.json` and the metrics of every training."""
+  fields = schema.read(TuneEncoder, config.tune_encoder, "config.tune_encoder")
   block, workdir = config.tune_encoder.to_dict(), epath.Path(workdir)
   folder, space = workdir / "tune_encoder", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
-  wanted = read_arms(block["arms"])
   spec = {
     "tune_encoder": block,
     "encoder": encoder.identity,
@@ -88,7 +68,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       if block.get(name)
     },
     "inputs": {
-      n: artifacts.digest(workdir / n) for n in _inputs(block, wanted)
+      name: artifacts.digest(workdir / name) for name in _inputs(fields)
     },
     "space": spaces.identify(space),
   }
@@ -96,32 +76,32 @@ def run(config: ConfigDict, workdir: str) -> None:
     spec["texts"] = texts
   if artifacts.begin(folder, spec):
     return
-  model = _load(config.encoder, remat=block.get("remat", False))
-  head = _zero_shot(encoder, space)
+  model = _load(config.encoder, remat=fields.remat)
+  head = feature_sets.zero_shot_head(encoder, space)
   trained, rows = [], {}
-  for arm in wanted:
-    tune = _tuner(block, arm, model, head, workdir, space)
-    for seed in block["seeds"]:
+  for arm in fields.arms:
+    tune = _tuner(fields, arm, model, head, workdir, space)
+    for seed in fields.seeds:
       state, about = tune(seed)
       trained.append((about, state))
       rows |= runs.count_rows(folder, [_label(arm, seed)])
 
   # Nothing is trained for, or chosen by, what is opened from here on.
   opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-  test = real_images.open_real(block["test"], space)
+  test = real_images.open_real(fields.test, space)
   start = {"encoder": model.variables, "head": head}
   results = {
     "space": space.name,
     "classes": list(space.class_names),
     **arms.compare(
-      image_tower.predictor(model),
+      encoder_tuning.predictor(model),
       start,
       trained,
       {"test": (test, labels_of(test))},
       len(space.classes),
     ),
   }
-  rows |= result_files.write(folder, results)
+  rows |= accuracy.write(folder, results)
   artifacts.finish(
     folder,
     spec,
@@ -133,23 +113,20 @@ def run(config: ConfigDict, workdir: str) -> None:
     print(arms.table(results), flush=True)
 
 
-def _load(block: ConfigDict, *, remat: bool = False) -> image_tower.Tower:
-  return image_tower.load(
+def _load(block: ConfigDict, *, remat: bool = False) -> encoder_tuning.Tower:
+  return encoder_tuning.load_tower(
     block.weights, dtype=block.get("dtype", "float32"), remat=remat
   )
 
 
-def _zero_shot(encoder: Encoder, space: Any) -> linear_head.Head:
-  texts = stored.encode_classes(
-    encoder.encode_texts, encoder.logit_scale, space
-  )
-  return linear_head.init_head(texts.text_features, texts.logit_scale)
+def _learns_from(fields: TuneEncoder, data: str) -> bool:
+  return any(arm.data == data for arm in fields.arms)
 
 
-def _inputs(block: Mapping[str, Any], wanted: Sequence[Arm]) -> tuple[str, ...]:
-  if all(arm.data == "real" for arm in wanted):
+def _inputs(fields: TuneEncoder) -> tuple[str, ...]:
+  if not _learns_from(fields, "synthetic"):
     return ()
-  return ("generate", "select") if block.get("filter") else ("generate",)
+  return ("generate", "select") if fields.filter else ("generate",)
 
 
 def _label(arm: Arm, seed: int) -> str:
@@ -161,68 +138,57 @@ def _label(arm: Arm, seed: int) -> str:
 
 
 def _tuner(
-  block: Mapping[str, Any],
+  fields: TuneEncoder,
   arm: Arm,
-  model: image_tower.Tower,
-  head: linear_head.Head,
+  model: encoder_tuning.Tower,
+  head: Head,
   workdir: epath.Path,
   space: Any,
 ) -> Callable[[int], tuple[Any, dict]]:
   """Returns a function that trains an arm with a seed, compiled once.
 
-  It returns what `tower.predictor` takes, and what tells the run apart.
+  It returns what `encoder_tuning.predictor` takes, and the run's entries of the
+  results.
   """
-  rungs, tuned = encoder_tuning.ladder(model.variables["params"]), []
-  for rung, parts in rungs.items():
-    tuned += parts
-    if rung == arm.up_to:
-      break
-  size = len(_source(block, arm, workdir, space, block["seeds"][0]))
-  num_steps = recipe.count_steps(
-    size, epochs=block["epochs"], batch_size=min(block["batch_size"], size)
+  params = model.variables["params"]
+  tuned = encoder_tuning.parts_up_to(params, arm.up_to)
+  size = len(_source(fields, arm, workdir, space, fields.seeds[0]))
+  num_steps = recipes.count_steps(
+    size, epochs=fields.epochs, batch_size=min(fields.batch_size, size)
   )
-  fields = dict(block["optimizer"])
-  if arm.lr is not None:
-    fields["lr"] = arm.lr
+  rate = {} if arm.lr is None else {"lr": arm.lr}
   objective = encoder_tuning.encoder_tuning(
-    functools.partial(image_tower.encode, model),
-    model.variables,
+    model,
     head,
-    optimizer.make_optimizer(
-      num_steps=num_steps, epochs=block["epochs"], **fields
-    ),
+    fields.optimizer(num_steps=num_steps, epochs=fields.epochs, **rate),
     tuned=tuned,
     batch_norm=arm.batch_norm,
-    soft_weight=0.0 if arm.data == "real" else block.get("soft_weight", 0.5),
-    temperature=block.get("temperature", 2.0),
+    soft_weight=0.0 if arm.data == "real" else fields.soft_weight,
+    temperature=fields.temperature,
   )
-  share = encoder_tuning.share_tuned(
-    {"encoder": model.variables["params"], "head": head}, tuned
-  )
+  share = encoder_tuning.share_tuned({"encoder": params, "head": head}, tuned)
 
   def tune(seed):
-    source = _source(block, arm, workdir, space, seed)
+    source = _source(fields, arm, workdir, space, seed)
     state = runs.train(
       objective,
       pipeline.train_batches(
         source,
         [
-          functools.partial(image_tower.fit, size=model.image_size),
+          functools.partial(encoder_tuning.fit, size=model.image_size),
           functools.partial(
             host_augment.image_and_label, num_classes=len(space.classes)
           ),
         ],
-        batch_size=min(block["batch_size"], len(source)),
+        batch_size=min(fields.batch_size, len(source)),
         seed=seed,
+        num_workers=fields.num_workers,
       ),
-      runs.Loop(
-        log_every=block.get("log_every", 20),
-        checkpoint_every=block.get("checkpoint_every", 1000),
-      ),
+      fields,
       folder=workdir / "tune_encoder",
       label=_label(arm, seed),
       num_steps=num_steps,
-      batch_size=block["batch_size"],
+      batch_size=fields.batch_size,
       seed=seed,
     )
     variables = {"params": state.params["encoder"]}
@@ -237,27 +203,29 @@ def _tuner(
       "seed": seed,
       "num_images": len(source),
     }
-    found = {"encoder": variables, "head": state.params["head"]}
-    return meshes.fetch(found), about
+    tuned_model = {"encoder": variables, "head": state.params["head"]}
+    return meshes.fetch(tuned_model), about
 
   return tune
 
 
-def _source(block, arm, workdir, space, seed) -> Sequence[Any]:
+def _source(
+  fields: TuneEncoder, arm: Arm, workdir: epath.Path, space: Any, seed: int
+) -> Sequence[Any]:
   """Opens the images that an arm learns from."""
   if arm.data == "real":
-    pool = real_images.open_real(block["pool"], space)
+    pool = real_images.open_real(fields.pool, space)
     rows = few_shot.draw(
       labels_of(pool),
       num_classes=len(space.classes),
-      shots=block["shots"],
+      shots=fields.shots,
       seed=seed,
     )
     return subset(pool, rows)
-  kept = workdir / "select/selection.jsonl" if block.get("filter") else None
+  kept = workdir / "select/selection.jsonl" if fields.filter else None
   return drawn_images.open_generated(
     workdir / "generate",
-    strategy=block.get("strategy"),
+    strategy=fields.strategy,
     seed=seed,
     selection=kept,
   )

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tiny_clip
 
 from synthjax.adapt import encoder_tuning
-from synthjax.adapt.linear_head import Head, tune
+from synthjax.adapt.linear_head import Head, Recipe, Rows, tune
 from synthjax.models.clip import model as clip
 from synthjax.models.clip import resnet
 
@@ -16,25 +17,23 @@ MODEL = resnet.ModifiedResNet(
 )
 
 
-def encode(variables, images, train):
-  features, updated = MODEL.apply(
-    variables, clip.preprocess(images), train=train, mutable=["batch_stats"]
-  )
-  return features, updated["batch_stats"]
+def objective_of(encoder, head, tx, tuned, **options):
+  """Returns the objective with the defaults of config.tune_encoder."""
+  fields = encoder_tuning.TuneEncoder
+  options = {
+    "batch_norm": "frozen",
+    "soft_weight": fields.soft_weight,
+    "temperature": fields.temperature,
+  } | options
+  tower = encoder_tuning.Tower(MODEL, encoder, 32)
+  return encoder_tuning.encoder_tuning(tower, head, tx, tuned=tuned, **options)
 
 
 @pytest.fixture(scope="module")
 def encoder():
-  rng = np.random.default_rng(0)
   images = jnp.zeros((1, 32, 32, 3))
   shapes = jax.eval_shape(MODEL.init, jax.random.key(0), images)
-
-  def fill(path, shape):
-    value = rng.normal(0, 0.3, shape.shape).astype(np.float32)
-    positive = path[-1].key in ("scale", "var")
-    return np.abs(value) + 0.5 if positive else value
-
-  return jax.tree_util.tree_map_with_path(fill, shapes)
+  return tiny_clip.fill(shapes)
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +51,7 @@ def batch_of(n=6, seed=2):
 
 
 def run(encoder, head, tuned, *, steps=2, **options):
-  objective = encoder_tuning.encoder_tuning(
-    encode, encoder, head, optax.adamw(1e-2), tuned=tuned, **options
-  )
+  objective = objective_of(encoder, head, optax.adamw(1e-2), tuned, **options)
   first = state = objective.init(jax.random.key(0), batch_of())
   step = jax.jit(objective.step)
   for i in range(steps):
@@ -133,19 +130,16 @@ def test_statistics_move_with_the_batch_alone(encoder, head):
 
 
 def test_a_frozen_encoder_equals_tuning_on_stored_features(encoder, head):
-  """The same head as `classifier.tune` on the features, step by step."""
+  """The same head as `linear_head.tune` on the features, step by step."""
   batch = batch_of(4)
-  features, _ = encode(encoder, batch["image"], False)
+  tower = encoder_tuning.Tower(MODEL, encoder, 32)
+  features, _ = encoder_tuning.encode(tower, encoder, batch["image"], False)
   index = np.tile(np.arange(4), (3, 1))
-  want = tune(features, batch["label"], head, index=index, clip_norm=1e9)
+  recipe = Recipe(clip_norm=1e9)
+  want = tune([Rows(features, batch["label"], index)], head, recipe)
   rate = optax.cosine_decay_schedule(2e-3, 3)
-  objective = encoder_tuning.encoder_tuning(
-    encode,
-    encoder,
-    head,
-    optax.adamw(rate, weight_decay=0.1),
-    tuned=("head",),
-  )
+  tx = optax.adamw(rate, weight_decay=0.1)
+  objective = objective_of(encoder, head, tx, ("head",))
   state = objective.init(None, batch)
   losses = []
   for _ in range(3):

@@ -14,7 +14,7 @@ from synthjax.runtime.errors import UserError
 
 
 def encoder_of(weights="a", pixels="bicubic", scale=1.0):
-  """An encoder whose features tell it apart, and which counts its images."""
+  """An encoder whose features differ by `scale`; it counts its images."""
   calls = []
 
   def encode_images(images):
@@ -73,7 +73,7 @@ def test_nothing_else_reads_a_stale_cache(read, change, value):
   np.testing.assert_allclose(features, want)
 
 
-def test_the_encoder_tells_its_weights_and_pixels_apart(tmp_path):
+def test_other_weights_or_pixels_have_another_identity(tmp_path):
   """What a cache is keyed by differs for other weights and other sizes."""
   import tiny_world
 

@@ -1,5 +1,7 @@
 """Few-shot methods: what each learns from, and the recipe of the paper."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,9 @@ import tiny_world
 from synthjax.adapt import coop, linear_head, mixed_tuning
 from synthjax.adapt import few_shot_methods as methods
 from synthjax.adapt import tip_adapter as tip
+from synthjax.adapt.linear_head import Recipe, Rows
 from synthjax.adapt.soft_targets import hard_cross_entropy, mixed_cross_entropy
+from synthjax.config import schema
 from synthjax.encoders import load_encoder
 from synthjax.tokenizers import bpe
 
@@ -41,8 +45,12 @@ def problem():
   )
 
 
+def tuned_of(problem, validation=None, **options):
+  return methods.Classifier(**options).tuned(problem, validation)
+
+
 def heads_of(problem, **options):
-  return mixed_tuning.tuned(problem, **options).head
+  return tuned_of(problem, **options).head
 
 
 # --- classifier tuning ------------------------------------------------------
@@ -50,7 +58,7 @@ def heads_of(problem, **options):
 
 def test_a_mixed_step_adds_the_losses_of_real_and_generated_images(problem):
   """L = L_real + L_syn: plain CE of 32 real, SCE and CE of 512 generated."""
-  tuned = mixed_tuning.tuned(problem, num_epochs=1)
+  tuned = tuned_of(problem, num_epochs=1)
   # Both sets are smaller than their batches, so that the step sees all rows.
   assert len(tuned.losses) == 1
 
@@ -79,7 +87,7 @@ def test_a_mixed_step_adds_the_losses_of_real_and_generated_images(problem):
 def test_epochs_of_a_mix_are_counted_on_the_generated_images(problem):
   options = dict(num_epochs=3, batch_size=8, real_batch_size=4)
   steps = {
-    order: len(mixed_tuning.tuned(problem, order=order, **options).losses)
+    order: len(tuned_of(problem, order=order, **options).losses)
     for order in mixed_tuning.ORDERS
   }
   # 20 generated images in batches of 8, and 6 shots in batches of 4.
@@ -105,13 +113,13 @@ def test_phases_hand_the_head_over_and_keep_the_teacher(problem, order, phases):
   index = linear_head.epochs_index(
     len(labels), batch_size=len(labels), num_epochs=2, seed=problem.seed
   )
+  soft_weight = 0.5 if phases[1] == "synthetic" else 0.0
   second = linear_head.tune(
-    *(features, labels, first),
-    index=index,
+    [Rows(features, labels, index, soft_weight)],
+    first,
+    Recipe(lr=0.05),
     teacher=problem.zero_shot,  # and not the head that was handed over
-    soft_weight=0.5 if phases[1] == "synthetic" else 0.0,
     num_epochs=2,
-    lr=0.05,
   )
   whole = heads_of(problem, order=order, **options)
   np.testing.assert_allclose(whole.weight, second.head.weight, rtol=1e-6)
@@ -124,18 +132,17 @@ def test_real_images_alone_are_learned_by_plain_cross_entropy(problem):
     NUM_SHOTS, batch_size=4, num_epochs=2, seed=problem.seed
   )
   want = linear_head.tune(
-    *(*problem.shots, problem.zero_shot),
-    index=index,
-    soft_weight=0.0,
+    [Rows(*problem.shots, index, 0.0)],
+    problem.zero_shot,
+    Recipe(lr=1e-3),
     num_epochs=2,
-    lr=1e-3,
   )
   options = dict(order="real", num_epochs=2, real_batch_size=4)
   # Whatever the generated images' loss is.
   for more in ({}, {"soft_weight": 0.9}):
     got = heads_of(problem, **options, **more)
     np.testing.assert_array_equal(got.weight, want.head.weight)
-  predict = methods.tune_classifier(problem, **options)
+  predict = methods.Classifier(**options)(problem)
   np.testing.assert_array_equal(
     predict(problem.validation[0]),
     linear_head.logits_fn(want.head, problem.validation[0]),
@@ -177,15 +184,15 @@ def test_the_released_protocol_draws_128_and_follows_its_schedule(monkeypatch):
     prompts=None,
     seed=0,
   )
-  seen, tune_sets = [], linear_head.tune_sets
+  seen, tune = [], linear_head.tune
 
-  def spy(sets, head, **kwargs):
+  def spy(sets, *args, **kwargs):
     seen.append((sets, kwargs))
-    return tune_sets(sets, head, **kwargs)
+    return tune(sets, *args, **kwargs)
 
-  monkeypatch.setattr(linear_head, "tune_sets", spy)
-  mixed_tuning.tuned(problem, protocol="released", num_epochs=2)
-  mixed_tuning.tuned(problem, num_epochs=2)
+  monkeypatch.setattr(linear_head, "tune", spy)
+  tuned_of(problem, protocol="released", num_epochs=2)
+  tuned_of(problem, num_epochs=2)
   ((real, drawn), kwargs), ((usual_real, usual), usual_kwargs) = seen
   # 700 images are 6 batches of 128, but 2 of 512: the rate goes by the latter.
   assert drawn.index.shape == real.index.shape == (12, 128)
@@ -199,11 +206,20 @@ def test_the_released_protocol_draws_128_and_follows_its_schedule(monkeypatch):
   assert usual.index.shape == (4, 512) and usual_real.index.shape == (4, 32)
   assert usual_kwargs["progress"] is None
 
+  # The protocol of the run is that of options which name none.
+  seen.clear()
+  problem = problem._replace(protocol="released")
+  tuned_of(problem, num_epochs=2)
+  tuned_of(problem, protocol="paper", num_epochs=2)
+  assert [sets[1].index.shape for sets, _ in seen] == [(12, 128), (4, 512)]
+
 
 def test_the_best_epoch_on_test_is_the_highest_of_all_epochs(problem):
   options = dict(num_epochs=6, batch_size=4, lr=3.0)
-  tuned = mixed_tuning.tuned(problem, validation=problem.validation, **options)
-  best = methods.best_epoch_on_test(problem, problem.validation, **options)
+  tuned = tuned_of(problem, validation=problem.validation, **options)
+  best = methods.Classifier(**options).best_epoch_on_test(
+    problem, problem.validation
+  )
   assert best == pytest.approx(float(np.max(tuned.accuracies)))
   last = linear_head.accuracy_fn(tuned.head, *problem.validation)
   assert best >= last - 1e-6
@@ -221,11 +237,11 @@ def test_retrieved_images_are_learned_as_generated_ones_are(problem):
 
   problem = problem._replace(retrieve=retrieve)
   x = problem.validation[0]
-  want = methods.tune_classifier(problem, order="synthetic", num_epochs=2)(x)
+  want = methods.Classifier(order="synthetic", num_epochs=2)(problem)(x)
   problem = problem._replace(synthetic=None)
-  got = methods.retrieve(problem, num_epochs=2)(x)
+  got = methods.Retrieval(num_epochs=2)(problem)(x)
   np.testing.assert_array_equal(got, want)
-  methods.retrieve(problem, per_class=7, best_class_only=True, num_epochs=2)
+  methods.Retrieval(per_class=7, best_class_only=True, num_epochs=2)(problem)
   assert asked == [(2, False), (7, True)]  # 2 shots a class by default
 
 
@@ -235,7 +251,7 @@ def test_the_labels_of_the_shots_do_not_matter_to_retrieval(problem):
   other = problem._replace(shots=(features[::-1], labels[::-1]))
   for one, two in zip(
     *(
-      methods.retrieve(each, num_epochs=2)(features)
+      methods.Retrieval(num_epochs=2)(each)(features)
       for each in (problem, other)
     ),
     strict=True,
@@ -357,3 +373,70 @@ def test_coop_trains_longer_with_more_shots(shots, epochs, monkeypatch):
   with pytest.raises(InterruptedError):
     methods.learn_context(problem)
   assert asked == [epochs]
+
+
+# --- what a config asks for -------------------------------------------------
+
+
+def options_of(kind):
+  choice = schema.Choice("kind", methods.METHODS, filled=("problem",))
+  return schema.fields_of(choice.pick(kind), {})
+
+
+def test_options_are_the_arguments_of_the_methods():
+  names = options_of("classifier")
+  for name in ("order", "protocol", "weight_decay", "bias", "label_smoothing"):
+    assert name in names
+  assert not {"sets", "teacher", "validation", "progress"} & {*names}
+  names = options_of("retrieval")
+  assert {"per_class", "lr"} <= {*names}
+  assert not {"order", "real_batch_size"} & {*names}
+  assert options_of("linear_probe") == ["max_steps"]
+
+
+def method_problems(**block):
+  return "\n".join(schema.problems(methods.Method, dict(block, name="x"), "m"))
+
+
+@pytest.mark.parametrize(
+  ("block", "message"),
+  [
+    (dict(kind="clasifier"), "did you mean 'classifier'"),
+    (dict(strategy="b", options={"l": 1}), "options has no field 'l'"),
+    (
+      dict(strategy="b", options={"batchsize": 1}),
+      "options has no field.*did you mean 'batch_size'",
+    ),
+    (dict(strategy="b", options={"lr": -1}), "options.lr=-1: needed a number"),
+    (dict(kind="retrieval", options={"order": "mix"}), "'order'.*Allowed"),
+    (
+      dict(kind="retrieval", options={"real_batch_size": 1}),
+      "'real_batch_size'",
+    ),
+    (dict(kind="coop", options={"problem": 1}), "no field 'problem'"),
+    (
+      dict(strategy="b", options={"order": "synreal"}),
+      "did you mean 'syn_real'",
+    ),
+    (dict(strategy="b", options={"protocol": "papr"}), "did you mean 'paper'"),
+    (dict(), "from generated images: give its strategy"),
+    (dict(kind="coop", strategy="b"), "from real images: leave out"),
+    (dict(strategy="b", options={"order": "real"}), "leave out its strategy"),
+    (dict(strategy="b", filter="clp"), "filter='clp'.*did you mean 'clip'"),
+    (dict(kind="coop", filter="clip"), "filter='clip'"),
+  ],
+)
+def test_methods_that_make_no_sense_are_refused(block, message):
+  assert re.search(message, method_problems(**{"kind": "classifier"} | block))
+
+
+def test_a_method_learns_with_its_options(problem):
+  block = dict(name="x", kind="classifier", options=dict(order="real", lr=0.5))
+  method = schema.read(methods.Method, block, "m")
+  x = problem.validation[0]
+  want = methods.Classifier(order="real", lr=0.5)(problem)(x)
+  np.testing.assert_array_equal(method.learner()(problem)(x), want)
+  probe = schema.read(methods.Method, dict(name="x", kind="linear_probe"), "m")
+  np.testing.assert_array_equal(
+    probe.learner()(problem)(x), methods.probe(problem)(x)
+  )

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from synthjax.adapt import linear_probe
+from synthjax.adapt import linear_head, linear_probe
 from synthjax.runtime.errors import UserError
 
 
@@ -90,7 +90,7 @@ def test_the_search_tries_ever_finer_strengths_around_the_best(problem):
   assert probe.accuracy == best == probe.tried[probe.strength]
   # Of equally good ones the strongest.
   assert probe.strength == max(s for s, a in probe.tried.items() if a == best)
-  logits = linear_probe.linear_logits(probe.head, validation[0])
+  logits = linear_head.linear_logits(probe.head, validation[0])
   found = np.asarray(logits.argmax(-1))
   assert np.mean(found == validation[1]) == best
   again = linear_probe.fit(*train, num_classes=3, strength=probe.strength)

@@ -40,7 +40,7 @@ def test_a_row_may_be_kept_for_its_best_class_alone(chunk):
   assert by_class(several) == [[2, 4, 3, 5], [1, 0, 5, 3]]
 
 
-def test_of_equal_rows_the_first_are_found():
+def test_the_first_of_equal_rows_are_taken():
   pool = np.ones((50, 3), np.float16)
   for chunk in (7, 50):
     found = feature_sets.nearest_rows(

@@ -116,7 +116,6 @@ def test_logits_and_a_training_step_equal_pytorch(problem):
       *(problem["cache"], problem["head"], features, labels),
       index=np.tile(rows, (4, 1)),
       strengths=Strengths(beta, alpha),
-      num_epochs=2,
     )
   np.testing.assert_allclose(tuned.losses, losses, rtol=1e-4)
   got, classes = by_class(tuned.cache)
@@ -176,7 +175,7 @@ def test_the_grid_is_that_of_the_authors():
   np.testing.assert_allclose(found.accuracies, 2 / 3, rtol=1e-6)
 
 
-def test_of_equal_logits_the_first_counts():
+def test_the_first_of_equal_logits_counts():
   logits = jnp.array([[1.0, 1.0, 0.0, 2.0], [1.0, 1.0, 3.0, 2.0]])
   right = lambda labels: int(tip_adapter.count_right(logits, labels))
   assert right(jnp.array([0, 0, 1, 0])) == 4
@@ -184,50 +183,20 @@ def test_of_equal_logits_the_first_counts():
   assert right(jnp.array([0, -1, -1, 1])) == 1
 
 
-def test_training_learns_and_keeps_the_best_epoch_of_each_split(problem):
-  features, labels = problem["validation"]
+def test_training_learns(problem):
   shots, targets = few_shot_methods.flatten_passes(
     problem["shots"], problem["labels"]
   )
   index = few_shot_methods.passes_index(
     *(3, len(problem["labels"])), batch_size=8, num_epochs=6, seed=0
   )
-  strengths = Strengths(1.0, 2.0)
-  accuracy = lambda cache, x, y: np.mean(
-    tip_adapter.logits_fn(cache, problem["head"], x, strengths).argmax(-1) == y
-  )
-  tune = lambda **kwargs: tip_adapter.tune(
+  tuned = tip_adapter.tune(
     *(problem["cache"], problem["head"], shots, targets),
     index=index,
-    strengths=strengths,
-    num_epochs=6,
-    **kwargs,
-  )
-  tuned = tune(
+    strengths=Strengths(1.0, 2.0),
     lr=0.05,
-    validation=(features[:40], labels[:40]),
-    best_epoch_on_test=(features[40:], labels[40:]),
   )
   assert tuned.losses[-4:].mean() < tuned.losses[:4].mean()
-  for name, part in (
-    ("validation", slice(40)),
-    ("best_epoch_on_test", slice(40, None)),
-  ):
-    rows = features[part], labels[part]
-    accuracies = np.asarray(tuned.accuracies[name])
-    assert accuracies.shape == (6,)
-    np.testing.assert_allclose(
-      accuracy(tuned.best[name], *rows), accuracies.max()
-    )
-    np.testing.assert_allclose(accuracy(tuned.cache, *rows), accuracies[-1])
-  assert tune().best == tune().accuracies == {}
-  with pytest.raises(ValueError, match="12 steps for num_epochs=5"):
-    tip_adapter.tune(
-      *(problem["cache"], problem["head"], shots, targets),
-      index=index,
-      strengths=strengths,
-      num_epochs=5,
-    )
 
 
 def test_a_partial_batch_averages_over_its_rows_alone(problem):
@@ -236,7 +205,6 @@ def test_a_partial_batch_averages_over_its_rows_alone(problem):
     *(problem["cache"], problem["head"], features, labels),
     index=np.array([index]),
     strengths=Strengths(1.0, 2.0),
-    num_epochs=1,
   )
   np.testing.assert_allclose(
     run([4, 9, -1, -1]).losses, run([4, 9]).losses, rtol=1e-6

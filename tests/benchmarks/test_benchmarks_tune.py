@@ -50,7 +50,8 @@ def test_both_sides_compute_the_same():
   features, labels, centres = tune.make_features(rng, 3, 60, 8, 1.0)
   head = linear_head.init_head(centres[:, None], 100.0)
   index = linear_head.epochs_index(60, batch_size=25, num_epochs=3, seed=0)
-  ours = linear_head.tune(features, labels, head, index=index).head.weight
+  rows = linear_head.Rows(features, labels, index)
+  ours = linear_head.tune([rows], head).head.weight
   weight = np.array(head.weight)
   theirs = tune.torch_tuning(features, labels, weight, index, loader=False)
   np.testing.assert_allclose(ours, theirs, atol=1e-4)

@@ -90,7 +90,7 @@ def test_an_arm_is_the_mean_of_its_seeds(run, drawings, arm):
   )
 
 
-def test_the_command_tells_the_likeliest_classes(run, drawings, tmp_path):
+def test_the_command_prints_the_likeliest_classes(run, drawings, tmp_path):
   """As lines for people and as JSON, of files and what lies below folders."""
   workdir, _ = run
   paths = [tmp_path / "one.png", tmp_path / "a" / "b" / "two.PNG"]
@@ -113,11 +113,11 @@ def test_the_command_tells_the_likeliest_classes(run, drawings, tmp_path):
     )
 
 
-def test_bad_input_is_told(run, tmp_path, capsys):
+def test_bad_input_is_reported(run, tmp_path, capsys):
   workdir, _ = run
   (tmp_path / "empty").mkdir()
   (tmp_path / "bad.png").write_bytes(b"\x89PNG no more")
-  for arguments, words in (
+  for arguments, message in (
     ([tmp_path, tmp_path / "bad.png"], "whose task `tune` is done"),
     (
       [workdir, "none.png", tmp_path / "empty"],
@@ -129,7 +129,7 @@ def test_bad_input_is_told(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
       classify.main([str(each) for each in arguments])
     assert error.value.code == 2
-    assert re.search(words, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.faults

@@ -1,6 +1,5 @@
 """The task few_shot: methods, shots and seeds, and a test opened at the end."""
 
-import functools
 import json
 
 import numpy as np
@@ -83,14 +82,11 @@ def trained(world):
   """Runs the task; returns what was opened and learned, in order."""
   workdir, config = world
   events, open_real = [], real_images.open_real
+  learner = methods.Method.learner
 
-  def noted(kind, learn):
-    @functools.wraps(learn)  # keeps the signature, which names the options
-    def call(*args, **kwargs):
-      events.append(kind)
-      return learn(*args, **kwargs)
-
-    return call
+  def spy(method):
+    events.append(method.kind)
+    return learner(method)
 
   few_shot.check(config, str(workdir))
   with pytest.MonkeyPatch.context() as patch:
@@ -101,8 +97,7 @@ def trained(world):
         events.append(block["split"]) or open_real(block, space)
       ),
     )
-    for kind, learn in methods.METHODS.items():
-      patch.setitem(methods.METHODS, kind, noted(kind, learn))
+    patch.setattr(methods.Method, "learner", spy)
     few_shot.run(config, str(workdir))
   return events
 
@@ -171,7 +166,7 @@ def test_an_accuracy_is_that_of_what_the_shots_teach(world, trained):
     prompts=None,
     seed=1,
   )
-  predict = methods.tune_classifier(problem, **METHODS[1]["options"])
+  predict = methods.Classifier(**METHODS[1]["options"])(problem)
   want = (np.asarray(predict(test[0])).argmax(-1) == test[1]).mean()
   (row,) = [
     row
@@ -208,7 +203,7 @@ def test_the_table_has_a_line_for_each_method(world, trained):
   assert len({len(line) for line in (lines[0], *lines[2:])}) == 1
 
 
-def test_the_manifest_tells_when_the_test_was_opened(world, trained):
+def test_the_manifest_says_when_the_test_was_opened(world, trained):
   workdir, _ = world
   manifest = artifacts.load(workdir / "few_shot")
   assert manifest["summary"]["test_opened_at"].startswith("20")
@@ -274,7 +269,7 @@ def test_retrieval_does_not_read_the_labels_of_the_pool(tmp_path):
       np.testing.assert_array_equal(got[labels == label], features[rows])
 
 
-def test_the_released_protocol_tells_the_best_epoch_on_test(world, tmp_path):
+def test_the_released_protocol_reports_the_best_epoch_on_test(world, tmp_path):
   config = linked(world, tmp_path)
   fast = dict(SMALL, lr=0.5, num_epochs=4)
   few_shot.run(
@@ -308,23 +303,26 @@ def test_images_of_the_shots_of_another_seed_are_refused(world, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("changes", "words"),
+  ("changes", "message"),
   [
     ({"shot": (1,)}, "did you mean 'shots'"),
     ({"methods": (dict(METHODS[0], strat="x"),)}, "did you mean 'strategy'"),
     ({"methods": ({"name": "x"},)}, r"methods\[0\] lacks kind"),
-    ({"methods": (METHODS[4], METHODS[4])}, "each once"),
+    ({"methods": ()}, "needed one block or more"),
+    ({"methods": (METHODS[4], METHODS[4])}, "a name of its own"),
+    ({"methods": (dict(METHODS[4], name="zero_shot"),)}, "not 'zero_shot'"),
     ({"protocol": "relesed"}, "did you mean 'released'"),
-    ({"shots": ()}, r"shots=\(\): needed whole.*each once"),
-    ({"seeds": (0, 0)}, "seeds.*each once"),
+    ({"shots": ()}, r"shots=\(\): needed different whole numbers"),
+    ({"seeds": (0, 0)}, "seeds=.*needed different whole numbers"),
+    ({"sampler": "nestd"}, "did you mean 'nested'"),
     ({"validation": None}, r"'linear_probe', 'tip_adapter'.*`validation`"),
     ({"pool": dict(split="real_pol")}, "did you mean 'real_pool'"),
     ({"shots": (1, 5000)}, "5000 real images of each class are asked for"),
   ],
 )
-def test_check_finds_what_is_wrong(world, changes, words):
+def test_check_finds_what_is_wrong(world, changes, message):
   workdir, config = world
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError, match=message):
     few_shot.check(changed(config, **changes), str(workdir))
 
 

@@ -67,6 +67,21 @@ def tuned(world):
   return workdir, events
 
 
+def changed(config, **changes):
+  """Returns the config with other fields of TUNE."""
+  config = config.copy_and_resolve_references()
+  config.tune = dict(TUNE, **changes)
+  return config
+
+
+def linked(world, folder, **changes):
+  """Returns a changed config for another workdir with the same scores."""
+  workdir, config = world
+  for name in ("generate", "score", "select"):
+    (folder / name).symlink_to(workdir / name)
+  return changed(config, **changes)
+
+
 def results_of(workdir):
   return json.loads((workdir / "tune" / "results.json").read_text())
 
@@ -174,13 +189,12 @@ def test_a_second_run_is_skipped(world, tuned, monkeypatch, capsys):
   tune.run(config, str(workdir))
 
 
-def test_the_best_epoch_on_test_is_told_only_if_asked(world, tuned, tmp_path):
-  workdir, config = world
+def test_the_best_epoch_on_test_is_reported_if_asked(world, tuned, tmp_path):
+  workdir, _ = world
   assert all("best_epoch_on_test" not in r for r in results_of(workdir)["rows"])
-  for name in ("generate", "score", "select"):
-    (tmp_path / name).symlink_to(workdir / name)
-  config = config.copy_and_resolve_references()
-  config.tune = dict(TUNE, best_epoch_on_test=True, arms=ARMS[2:], seeds=(0,))
+  config = linked(
+    world, tmp_path, best_epoch_on_test=True, arms=ARMS[2:], seeds=(0,)
+  )
   tune.run(config, str(tmp_path))
   (row,) = results_of(tmp_path)["rows"]
   assert row["best_epoch_on_test"] >= row["accuracy"]["test"] - 1e-6
@@ -190,17 +204,13 @@ def test_the_best_epoch_on_test_is_told_only_if_asked(world, tuned, tmp_path):
 
 
 def test_fewer_images_and_smoothed_labels_are_arms(world, tmp_path):
-  workdir, config = world
-  for name in ("generate", "score", "select"):
-    (tmp_path / name).symlink_to(workdir / name)
-  config = config.copy_and_resolve_references()
   arms_of = (
     dict(ARMS[0], name="3 a class", images_per_class=3),
     dict(ARMS[0], name="CE"),
     dict(ARMS[0], name="smooth", label_smoothing=0.2),
     dict(ARMS[2], name="1 kept", images_per_class=1),
   )
-  config.tune = dict(TUNE, arms=arms_of, seeds=(0,), lr=0.5)
+  config = linked(world, tmp_path, arms=arms_of, seeds=(0,), lr=0.5)
   tune.check(config, str(tmp_path))
   tune.run(config, str(tmp_path))
   rows = results_of(tmp_path)["rows"]
@@ -213,11 +223,8 @@ def test_fewer_images_and_smoothed_labels_are_arms(world, tmp_path):
 
 
 def test_a_head_can_do_without_a_bias(world, tmp_path):
-  workdir, config = world
-  for name in ("generate", "score", "select"):
-    (tmp_path / name).symlink_to(workdir / name)
-  config = config.copy_and_resolve_references()
-  config.tune = dict(TUNE, arms=ARMS[:1], seeds=(0,), bias=False)
+  workdir, _ = world
+  config = linked(world, tmp_path, arms=ARMS[:1], seeds=(0,), bias=False)
   tune.run(config, str(tmp_path))
   heads = load_file(tmp_path / "tune" / "heads.safetensors")
   assert not heads["B CE, seed 0/bias"].any()
@@ -231,14 +238,8 @@ def test_a_head_can_do_without_a_bias(world, tmp_path):
 def test_without_real_images_heads_are_written_and_nothing_measured(
   world, tmp_path, capsys
 ):
-  workdir, config = world
-  for name in ("generate", "score", "select"):
-    (tmp_path / name).symlink_to(workdir / name)
-  config = config.copy_and_resolve_references()
-  bare = {
-    k: v for k, v in TUNE.items() if k not in ("validation", "test_parts")
-  }
-  config.tune = dict(bare, test=None)
+  workdir, _ = world
+  config = linked(world, tmp_path, test=None, validation=None, test_parts={})
   tune.check(config, str(tmp_path))
   tune.run(config, str(tmp_path))
   results = results_of(tmp_path)
@@ -259,12 +260,7 @@ def test_without_real_images_heads_are_written_and_nothing_measured(
 
 
 def test_validation_alone_is_measured(world, tmp_path, capsys):
-  workdir, config = world
-  for name in ("generate", "score", "select"):
-    (tmp_path / name).symlink_to(workdir / name)
-  config = config.copy_and_resolve_references()
-  options = {k: v for k, v in TUNE.items() if k not in ("test", "test_parts")}
-  config.tune = dict(options, seeds=(0,))
+  config = linked(world, tmp_path, test=None, test_parts={}, seeds=(0,))
   tune.run(config, str(tmp_path))
   results = results_of(tmp_path)
   assert results["num_real"].keys() == {"validation"}
@@ -273,10 +269,7 @@ def test_validation_alone_is_measured(world, tmp_path, capsys):
 
 
 def test_a_folder_of_class_folders_is_a_test_set(world, tmp_path):
-  """What a user of an own label space has."""
-  workdir, config = world
-  for name in ("generate", "score", "select"):
-    (tmp_path / name).symlink_to(workdir / name)
+  """Users with a label space of their own have one."""
   rng = np.random.default_rng(0)
   for each in tiny_world.SPACE["classes"]:
     folder = tmp_path / "photos" / each["name"]
@@ -284,7 +277,7 @@ def test_a_folder_of_class_folders_is_a_test_set(world, tmp_path):
     for i in range(2):
       pixels = rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)
       Image.fromarray(pixels).save(folder / f"{i}.png")
-  config = config.copy_and_resolve_references()
+  config = linked(world, tmp_path)
   photos = dict(kind="folder", path=str(tmp_path / "photos"))
   config.tune = dict(arms=ARMS[:1], seeds=(0,), num_epochs=1, test=photos)
   tune.check(config, str(tmp_path))
@@ -351,18 +344,22 @@ def images_of(found, **changes):
 
 
 @pytest.mark.parametrize(
-  ("changes", "words"),
+  ("changes", "message"),
   [
     ({"epochs": 3}, "did you mean 'num_epochs'"),
-    ({"arms": ()}, "needed one or more blocks"),
-    ({"arms": (ARMS[0], ARMS[0])}, "each once"),
+    ({"arms": ()}, "needed one block or more"),
+    ({"arms": (ARMS[0], ARMS[0])}, "a name of its own"),
+    ({"arms": (dict(ARMS[0], name="zero_shot"),)}, "not 'zero_shot'"),
     ({"arms": (dict(ARMS[0], strategy="enhance"),)}, "mean 'enhanced'"),
     ({"arms": (dict(ARMS[0], soft_wait=0.5),)}, "did you mean 'soft_weight'"),
     ({"arms": ({"name": "x"},)}, r"arms\[0\] lacks strategy"),
-    ({"seeds": (0, 0)}, "each once"),
-    ({"seeds": ()}, "each once"),
-    ({"seeds": ("a",)}, r"seeds=\('a',\): needed whole numbers"),
-    ({"lr": -1.0, "num_epochs": 0}, r"epochs=0: needed .*lr=-1.0: needed"),
+    ({"seeds": (0, 0)}, "seeds=.*different whole numbers"),
+    ({"seeds": ()}, "seeds=.*different whole numbers"),
+    ({"seeds": ("a",)}, r"seeds\[0\]='a': needed a whole number"),
+    (
+      {"lr": -1.0, "num_epochs": 0},
+      r"(?s)lr=-1.0: needed .*epochs=0: needed",
+    ),
     ({"arms": (dict(ARMS[0], soft_weight=3),)}, r"arms\[0\].soft_weight=3"),
     ({"test": None}, "test_parts or best_epoch_on_test but no `test`"),
     (
@@ -371,12 +368,10 @@ def images_of(found, **changes):
     ),
   ],
 )
-def test_check_finds_what_is_misspelt(world, changes, words):
+def test_check_finds_what_is_misspelt(world, changes, message):
   workdir, config = world
-  config = config.copy_and_resolve_references()
-  config.tune = dict(TUNE, **changes)
-  with pytest.raises(UserError, match=words):
-    tune.check(config, str(workdir))
+  with pytest.raises(UserError, match=message):
+    tune.check(changed(config, **changes), str(workdir))
 
 
 def test_an_arm_can_use_only_the_strategies_of_the_run(world):
@@ -403,9 +398,7 @@ def test_check_wants_a_selection_for_arms_that_filter(world, tmp_path):
   (tmp_path / "score").symlink_to(workdir / "score")
   with pytest.raises(UserError, match="'select' has not been completed"):
     tune.check(config, str(tmp_path))
-  config = config.copy_and_resolve_references()
-  config.tune = dict(TUNE, arms=ARMS[:2])
-  tune.check(config, str(tmp_path))
+  tune.check(changed(config, arms=ARMS[:2]), str(tmp_path))
 
 
 def test_a_space_without_real_images_stops_before_anything(world, tmp_path):

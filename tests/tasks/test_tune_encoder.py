@@ -2,10 +2,8 @@
 
 import json
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
+import tiny_clip
 import tiny_world
 
 from synthjax.models.clip import model as clip
@@ -45,24 +43,10 @@ ARMS = (
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
   sizes = SIZES | {"vocab_size": bpe.load().clip_vocab_size}
-  model = clip.CLIP(**sizes)
-  shapes = jax.eval_shape(
-    model.init,
-    jax.random.key(0),
-    jnp.zeros((1, 32, 32, 3)),
-    jnp.zeros((1, 12), int),
-  )
-  rng = np.random.default_rng(0)
-
-  def fill(path, shape):
-    value = rng.normal(0, 0.2, shape.shape).astype(np.float32)
-    positive = path[-1].key in ("scale", "var")
-    return np.abs(value) + 0.5 if positive else value
-
   path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
   description = {"kind": "clip", "model": sizes, "image_size": 32}
-  filled = jax.tree_util.tree_map_with_path(fill, shapes)
-  files.save_params(path, filled, description)
+  shapes = tiny_clip.shapes(clip.CLIP(**sizes))
+  files.save_params(path, tiny_clip.fill(shapes), description)
   return tiny_world.encoder_block(str(path))
 
 
@@ -146,24 +130,24 @@ def test_the_head_starts_as_the_zero_shot_classifier(tmp_path, encoder):
 
 
 @pytest.mark.parametrize(
-  ("changes", "words"),
+  ("changes", "message"),
   [
     ({"epoch": 1}, "did you mean 'epochs'"),
     ({"arms": (arm("a", up_to="layer5"),)}, "did you mean 'layer"),
     ({"arms": (arm("a", data="reel"),)}, "did you mean 'real'"),
     ({"arms": (arm("a", batch_norm="batches"),)}, "did you mean 'batch'"),
-    ({"arms": (arm("a"), arm("a"))}, "each once"),
-    ({"arms": ()}, "needed one or more blocks"),
+    ({"arms": (arm("a"), arm("a"))}, "a name of its own"),
+    ({"arms": ()}, "needed one block or more"),
     ({"shots": None}, "pool and shots"),
     ({"shots": 4000}, "4000 real images"),
     ({"optimizer": dict(name="adam", lr=1)}, "did you mean 'adamw'"),
   ],
 )
 def test_bad_fields_stop_before_anything_runs(
-  tmp_path, encoder, changes, words
+  tmp_path, encoder, changes, message
 ):
   config = make_config(tmp_path, encoder, **changes)
-  with pytest.raises(UserError, match=words):
+  with pytest.raises(UserError, match=message):
     tune_encoder.check(config, str(tmp_path))
 
 
