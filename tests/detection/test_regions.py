@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from detection.test_detection_objective import SMALL, make_small, two_images
+from tiny_detector import SMALL, make_small, two_images
 
 from synthjax.detection import objective as detection
 from synthjax.detection import regions
