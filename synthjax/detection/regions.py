@@ -5,7 +5,7 @@ which MoCo transfers to PASCAL VOC. Shapes are those of full lists, and masks
 say what of them counts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from synthjax.config.schema import Count, Positive, Share, Sides
 from synthjax.detection import anchors as grids
 from synthjax.detection import geometry
 from synthjax.detection.anchors import draw_subsample, match
@@ -23,39 +24,55 @@ from synthjax.runtime.errors import UserError
 Subsample = Callable[..., tuple[jax.Array, jax.Array]]
 
 
+# Factors of the four deltas (dx, dy, dw, dh) of a box.
+Weights = tuple[Positive, Positive, Positive, Positive]
+
+
 class Options(NamedTuple):
   """The choices outside of the network, by default those for VOC."""
 
-  # Anchors: sides in pixels, and heights as multiples of widths.
-  sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
-  ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+  # Anchors.
+  sizes: Sides = (32, 64, 128, 256, 512)  # px
+  ratios: Sides = (0.5, 1.0, 2.0)  # heights over widths
 
-  # The region proposal network's training.
-  anchor_iou: tuple[float, float] = (
-    0.3,
-    0.7,
-  )  # below: negative; from: positive
-  anchor_weights: tuple[float, float, float, float] = (1, 1, 1, 1)
-  num_anchors: int = 256  # sampled per image
-  max_positive_anchors: int = 128
+  # The region proposal network's training. An anchor is negative below the
+  # first of these overlaps and positive from the second on.
+  anchor_iou: tuple[Share, Share] = (0.3, 0.7)
+  anchor_weights: Weights = (1, 1, 1, 1)
+  num_anchors: Count = 256  # sampled per image
+  max_positive_anchors: Count = 128
 
   # Proposals: kept by logit, then by non-maximum suppression.
-  pre_top: int = 12000
-  post_top: int = 2000
-  test_pre_top: int = 6000
-  test_post_top: int = 1000
-  proposal_nms: float = 0.7
+  pre_top: Count = 12000
+  post_top: Count = 2000
+  test_pre_top: Count = 6000
+  test_post_top: Count = 1000
+  proposal_nms: Share = 0.7
 
   # The head's training.
-  roi_iou: float = 0.5
-  roi_weights: tuple[float, float, float, float] = (10, 10, 5, 5)
-  num_rois: int = 512  # sampled per image
-  max_foreground: int = 128
+  roi_iou: Share = 0.5
+  roi_weights: Weights = (10, 10, 5, 5)
+  num_rois: Count = 512  # sampled per image
+  max_foreground: Count = 128
 
   # Detections.
-  min_score: float = 0.05
-  detection_nms: float = 0.5
-  max_detections: int = 100
+  min_score: Share = 0.05
+  detection_nms: Share = 0.5
+  max_detections: Count = 100
+
+  def problems(self) -> Iterator[str]:
+    """Yields each number that exceeds the one that limits it."""
+    for few, many in (
+      ("max_positive_anchors", "num_anchors"),
+      ("max_foreground", "num_rois"),
+      ("post_top", "pre_top"),
+      ("test_post_top", "test_pre_top"),
+    ):
+      if getattr(self, few) > getattr(self, many):
+        yield (
+          f"{few}={getattr(self, few)} is more than "
+          f"{many}={getattr(self, many)}"
+        )
 
 
 class AnchorTargets(NamedTuple):

@@ -1,7 +1,6 @@
 """What trained detectors say about the weights that they started from."""
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,10 +11,12 @@ from PIL import Image
 
 from synthjax.detection import voc_results
 from synthjax.detection.average_precision import Measured, Truth
+from synthjax.detection.resize import to_original
 from synthjax.detection.voc_results import Detections
 from synthjax.evals import accuracy
 from synthjax.runtime import atomic
 from synthjax.runtime import mesh as meshes
+from synthjax.training import pretraining_fields
 
 Rows = Sequence[Mapping[str, Any]]  # images with boxes, as of `data.voc`
 
@@ -31,12 +32,7 @@ class Run(NamedTuple):
 
   def label(self) -> str:
     """Returns what its files are called."""
-    return f"{file_stem(self.init)}-s{self.seed}"
-
-
-def file_stem(init: str) -> str:
-  """Returns what the files of a start begin with, such as "IN-1K-1200"."""
-  return re.sub(r"[^A-Za-z0-9.]+", "-", init).strip("-.")
+    return pretraining_fields.label_of(self.seed, self.init)
 
 
 def truth_of(source: Rows) -> list[Truth]:
@@ -216,7 +212,7 @@ def example(
   }
 
 
-# --- detections in all images of a set, over all devices and processes -------
+# --- detecting --------------------------------------------------------------
 
 _ABOUT = ("index", "size", "original_size")
 
@@ -226,44 +222,35 @@ def detect_all(
   variables: Mapping[str, Any],
   batches: Iterable[Mapping[str, np.ndarray]],
   *,
-  tell: Callable[[int], Any] = lambda count: None,
-) -> dict[int, dict[str, np.ndarray]]:
-  """Returns what is found in each image, by its number, best first.
+  count: Callable[[int], Any] = lambda num_images: None,
+) -> list[Detections]:
+  """Returns the detections in each image of a source, over all devices.
 
   Args:
-    predict: of `detection.predictor`.
+    predict: of `objective.predictor`.
     variables: of its model.
-    batches: of `data.detection_batches.eval_batches`: this process's share of
-      each global batch.
-    tell: called with the number of images that have been done since.
+    batches: of `loader.eval_batches`: this process's share of each global one.
+    count: called with the number of images of each batch.
 
   Returns:
-    Dicts of boxes [d, 4] in pixels of the resized image, scores [d] and labels
-    [d]; size [2] and original_size [2] of the image.
+    Detections in pixels of the original images, best first.
   """
-  mesh, found = meshes.make_mesh(), {}
+  mesh, detections = meshes.make_mesh(), {}
   variables = jax.device_put(dict(variables), meshes.copied(mesh))
   for batch in batches:
     batch = meshes.to_global(mesh, dict(batch))
     inputs = {name: batch[name] for name in ("image", "size")}
     outputs = dict(predict(variables, inputs))
-    rows = jax.tree.map(_whole, outputs | {n: batch[n] for n in _ABOUT})
-    tell(int((rows["index"] >= 0).sum()))
+    rows = meshes.fetch(outputs | {name: batch[name] for name in _ABOUT})
+    count(int((rows["index"] >= 0).sum()))
     for i, number in enumerate(rows["index"].tolist()):
       if number < 0:  # it fills the batch up
         continue
-      there = rows["valid"][i]
-      found[number] = {
-        **{n: rows[n][i][there] for n in ("boxes", "scores", "labels")},
-        **{n: rows[n][i] for n in ("size", "original_size")},
-      }
-  return dict(sorted(found.items()))
-
-
-def _whole(x: jax.Array) -> np.ndarray:
-  """Returns all of an array that several processes may share."""
-  if x.is_fully_addressable:
-    return np.asarray(x)
-  from jax.experimental import multihost_utils
-
-  return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+      row = {name: column[i] for name, column in rows.items()}
+      valid = row["valid"]
+      detections[number] = Detections(
+        to_original(row["boxes"][valid], row["size"], row["original_size"]),
+        row["scores"][valid],
+        row["labels"][valid],
+      )
+  return [detections[number] for number in sorted(detections)]
