@@ -100,11 +100,8 @@ def choose_buckets(
     cost[j] = cost[:, j] = np.inf
   joined = shapes[weights > 0]
   # A join may have made room for images of other joins.
-  used = np.unique(assign(sizes, joined))
-  kept = sorted(
-    map(tuple, joined[used].tolist()), key=lambda s: (s[0] * s[1], s)
-  )
-  return tuple(kept)
+  used = joined[np.unique(assign(sizes, joined))].tolist()
+  return tuple(sorted(map(tuple, used), key=lambda s: (s[0] * s[1], s)))
 
 
 def _cost_of_joining(
@@ -138,7 +135,7 @@ def assign(sizes: np.ndarray, buckets: Sequence[Shape]) -> np.ndarray:
 
 
 def padding_waste(sizes: np.ndarray, buckets: Sequence[Shape]) -> Waste:
-  """Tells how many shapes resized images need, and how much is padding.
+  """Counts the shapes that resized images need, and their padding.
 
   Args:
     sizes: [n, 2] of resized images, equally likely.
@@ -163,27 +160,27 @@ def plan_batches(
 ) -> Plan:
   """Deals shuffled images out to batches of one bucket each.
 
-  In every epoch each image comes once, with a length of the shorter side and a
-  flip of its own, and joins the queue of its bucket; a full queue is a batch.
-  What waits at the end of an epoch is the first of the next, so that no image
-  is left out or comes twice; at most batch_size - 1 wait for each bucket.
+  In every epoch each image comes once, with a random shorter side and a random
+  flip, and joins the queue of its bucket; a full queue is a batch. Images that
+  wait at the end of an epoch come first in the next one, so that none is left
+  out or comes twice; at most batch_size - 1 wait for each bucket.
 
   The same arguments give the same batches, and fewer of them the first ones.
 
   Args:
     sizes: [n, 2] of the images before resizing.
-    buckets: shapes that hold all that is drawn.
+    buckets: shapes that hold the images at every length.
     short_sides: to draw from.
     max_size: of the longer side.
     flip: how likely an image is mirrored.
     batch_size: over all processes.
     num_batches: to plan.
-    seed: of all that is drawn.
+    seed: of all random draws.
   """
   # Bucket of each image at each length, [n, k].
   n, k = len(sizes), len(short_sides)
-  every = all_resized(sizes, short_sides, max_size)
-  bucket_of = assign(every, buckets).reshape(k, n).T
+  resized_sizes = all_resized(sizes, short_sides, max_size)
+  bucket_of = assign(resized_sizes, buckets).reshape(k, n).T
   waiting = [np.zeros((3, 0), np.int32) for _ in buckets]
   batches, epoch = [], 0
   while len(batches) < num_batches:
@@ -200,7 +197,7 @@ def plan_batches(
         last = came[end - before.shape[1] - 1]
         full.append((last, bucket, queue[:, end - batch_size : end]))
       waiting[bucket] = queue[:, queue.shape[1] // batch_size * batch_size :]
-    batches += sorted(full, key=lambda each: each[0])
+    batches += sorted(full, key=lambda batch: batch[0])
     epoch += 1
   batches = batches[:num_batches]
   rows, drawn, flips = np.stack([b[2] for b in batches], 1)
@@ -227,9 +224,10 @@ def plan_in_order(
   chosen = assign(resized(sizes, short_side, max_size), buckets)
   rows, numbers = [], []
   for bucket in range(len(buckets)):
-    own = np.flatnonzero(chosen == bucket)
-    own = np.pad(own, (0, -len(own) % batch_size), constant_values=-1)
-    rows.append(own.reshape(-1, batch_size))
+    members = np.flatnonzero(chosen == bucket)
+    filling = (0, -len(members) % batch_size)
+    members = np.pad(members, filling, constant_values=-1)
+    rows.append(members.reshape(-1, batch_size))
     numbers += [bucket] * len(rows[-1])
   rows = np.concatenate(rows).astype(np.int32)
   return Plan(
@@ -316,9 +314,8 @@ def eval_batches(
 
   Returns:
     Batches as those of `train_batches`, and index int32 [n], the row of the
-    source; original_size int32 [n, 2], its height and width, by which
-    `resize.to_original` maps detections back; and scale float32 [n], the
-    factor of its sides before they were rounded.
+    source; and original_size int32 [n, 2], its height and width, by which
+    `resize.to_original` maps detections back.
 
   Raises:
     UserError: as `train_batches`.
@@ -407,7 +404,7 @@ def _read_eval(
   plan: Plan,
   index: int,
 ) -> dict[str, np.ndarray]:
-  own, shape = plan.rows[index], buckets[plan.buckets[index]]
+  indices, shape = plan.rows[index], buckets[plan.buckets[index]]
   short_side = int(plan.short_sides[0, 0])
   filler = {
     "image": np.zeros((*shape, 3), np.uint8),
@@ -415,16 +412,13 @@ def _read_eval(
     "labels": np.zeros(0, np.int32),
   }
   rows = [
-    filler if row < 0 else resize(source[row], short_side, max_size)
-    for row in own.tolist()
+    filler if i < 0 else resize(source[i], short_side, max_size)
+    for i in indices.tolist()
   ]
-  batch = _pad(rows, shape, source.max_objects)
-  original = np.where(own[:, None] < 0, shape, source.sizes[own])
-  scale = np.minimum(short_side / original.min(-1), max_size / original.max(-1))
-  return batch | {
-    "index": own,
+  original = np.where(indices[:, None] < 0, shape, source.sizes[indices])
+  return _pad(rows, shape, source.max_objects) | {
+    "index": indices,
     "original_size": original.astype(np.int32),
-    "scale": np.where(own < 0, 1, scale).astype(np.float32),
   }
 
 

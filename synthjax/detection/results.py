@@ -1,4 +1,4 @@
-"""What trained detectors say about the weights that they started from."""
+"""Detections of trained detectors, and comparisons of their first weights."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,10 +18,10 @@ from synthjax.runtime import atomic
 from synthjax.runtime import mesh as meshes
 from synthjax.training import pretraining_fields
 
-Rows = Sequence[Mapping[str, Any]]  # images with boxes, as of `data.voc`
+Rows = Sequence[Mapping[str, Any]]  # images with boxes, as of `voc.open_voc`
 
 METRICS = ("AP50", "AP", "AP75")
-REFERENCE = "random"  # that every other start is told apart from
+REFERENCE = "random"  # the start that all others are compared with
 
 
 class Run(NamedTuple):
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
 
 def truth_of(source: Rows) -> list[Truth]:
-  """Returns what is to be found in images, of which none is decoded."""
+  """Returns the objects in images; decodes none."""
   rows = map(source.annotate, range(len(source)))
   return [Truth(r["boxes"], r["labels"], r["difficult"]) for r in rows]
 
@@ -53,34 +53,33 @@ def summarize(
   Args:
     tested: of every run, on the test images.
     classes: names of the labels.
-    validation: the same on others, if there are any.
-    compare: pairs of starts, whose difference is told besides those to
-      REFERENCE, which come first.
+    validation: the same on other images, if there are any.
+    compare: pairs of starts to compare, after each start with REFERENCE.
 
   Returns:
     `rows`, dicts of init, seed, AP, AP50, AP75, per_class (name -> AP50, None
-    without objects) and validation, their AP50 there; `summary`, dicts of
-    init, metric, its values and `classify.Summary`; and `differences`, dicts
-    of init, reference, metric and `classify.Summary`. All are shares in 0..1.
+    without objects) and validation, the AP50 there; `summary`, dicts of init,
+    metric, its values and `accuracy.Summary`; and `differences`, dicts of
+    init, reference, metric and `accuracy.Summary`. All are shares in 0..1.
   """
   rows, groups = [], {}
-  for run, found in tested.items():
+  for run, measured in tested.items():
     ap50 = {
       name: float(row[0]) if n else None
       for name, row, n in zip(
-        classes, found.per_class, found.num_objects, strict=True
+        classes, measured.per_class, measured.num_objects, strict=True
       )
     }
-    row = run._asdict() | {m: getattr(found, m) for m in METRICS}
+    row = run._asdict() | {m: getattr(measured, m) for m in METRICS}
     row["per_class"] = ap50
     if validation:
       row["validation"] = validation[run].AP50
     rows.append(row)
-    groups.setdefault(run.init, {})[run.seed] = found
+    groups.setdefault(run.init, {})[run.seed] = measured
   pairs = [(init, REFERENCE) for init in groups if init != REFERENCE]
   pairs += [pair for pair in map(tuple, compare) if pair not in pairs]
   values = lambda init, metric: [
-    getattr(found, metric) for _, found in sorted(groups[init].items())
+    getattr(measured, metric) for _, measured in sorted(groups[init].items())
   ]
   return {
     "rows": rows,
@@ -127,7 +126,7 @@ def write_detections(
   folder: epath.Path,
   run: Run,
   source: Rows,
-  found: Sequence[Detections],
+  detections: Sequence[Detections],
   classes: Sequence[str],
 ) -> dict[str, int]:
   """Writes VOC's text files, `detections/<run>/comp4_det_test_<class>.txt`.
@@ -135,8 +134,8 @@ def write_detections(
   Args:
     folder: of the task.
     run: whose detections they are.
-    source: images with an `annotate`, which gives their `id`.
-    found: in each image.
+    source: images whose `annotate` gives their `id`.
+    detections: in each image.
     classes: names of the labels, for the files.
 
   Returns:
@@ -144,26 +143,21 @@ def write_detections(
   """
   names = [source.annotate(i)["id"] for i in range(len(source))]
   where = f"detections/{run.label()}"
-  voc_results.write(
-    folder / where, dict(zip(names, found, strict=True)), classes
+  counts = voc_results.write(
+    folder / where, dict(zip(names, detections, strict=True)), classes
   )
-  labels = np.concatenate([np.asarray(each.labels, int) for each in found])
-  counts = np.bincount(labels, minlength=len(classes)).tolist()
-  return {
-    f"{where}/{voc_results.file_name(name)}": count
-    for name, count in zip(classes, counts, strict=True)
-  }
+  return {f"{where}/{name}": count for name, count in counts.items()}
 
 
 def write_examples(
   folder: epath.Path,
   run: Run,
   source: Rows,
-  found: Sequence[Detections],
+  detections: Sequence[Detections],
   classes: Sequence[str],
   indices: Iterable[int],
 ) -> dict[str, int]:
-  """Writes images and what was found in them, for the report.
+  """Writes images and the detections in them, for the report.
 
   They are `examples/<start>-<index>.png` and `.json`.
 
@@ -171,7 +165,7 @@ def write_examples(
     folder: of the task.
     run: whose detections they are.
     source: images with boxes.
-    found: in each image.
+    detections: in each image.
     classes: names of the labels.
     indices: of the images.
 
@@ -182,7 +176,7 @@ def write_examples(
   where.mkdir(parents=True, exist_ok=True)
   for index in indices:
     row, stem = source[index], f"{run.init.replace('/', '-')}-{index}"
-    content = example(row, found[index], classes)
+    content = _example(row, detections[index], classes)
     with atomic.replace(where, f"{stem}.json") as path:
       path.write_text(json.dumps(content, indent=1) + "\n")
     with atomic.replace(where, f"{stem}.png") as path, path.open("wb") as file:
@@ -191,8 +185,8 @@ def write_examples(
   return rows
 
 
-def example(
-  row: Mapping[str, Any], found: Detections, classes: Sequence[str]
+def _example(
+  row: Mapping[str, Any], detections: Detections, classes: Sequence[str]
 ) -> dict[str, Any]:
   """Returns an image's size, detections and objects as plain data."""
 
@@ -207,7 +201,9 @@ def example(
 
   return {
     "size": [int(side) for side in row["size"]],
-    "detections": boxes(found.boxes, found.labels, score=found.scores),
+    "detections": boxes(
+      detections.boxes, detections.labels, score=detections.scores
+    ),
     "truth": boxes(row["boxes"], row["labels"], difficult=row["difficult"]),
   }
 

@@ -29,7 +29,7 @@ from synthjax.detection import (
 )
 from synthjax.detection import objective as detection
 from synthjax.detection.average_precision import INTERPOLATIONS
-from synthjax.detection.faster_rcnn import make_detector
+from synthjax.detection.faster_rcnn import FasterRCNN, make_detector
 from synthjax.detection.recipe import Init, Recipe, Training, plan_training
 from synthjax.detection.regions import Options
 from synthjax.detection.results import Run
@@ -68,7 +68,7 @@ class Detect(runs.Loop, Recipe, loader.Images):
   seeds: Seeds  # of the head and of the order of the batches
 
   model: Block | None = None  # the ResNet, if not config.pretrain.model
-  roi_size: Count = 14  # side of a pooled region
+  roi_size: Count = FasterRCNN.roi_size  # side of a pooled region
   sampling: Count | None = None  # samples per bin and axis, or one per cell
   options: Options = Options()
 

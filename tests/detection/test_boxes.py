@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from synthjax.detection import anchors, geometry, regions
+from synthjax.detection.regions import Options
 
-RPN, HEAD = (1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)
+OPTIONS = Options()
+RPN, HEAD = OPTIONS.anchor_weights, OPTIONS.roi_weights
+make_anchors = partial(
+  anchors.make_anchors, stride=16, sizes=OPTIONS.sizes, ratios=OPTIONS.ratios
+)
 
 
 @pytest.fixture
@@ -20,10 +25,10 @@ def recorded(golden):
 @pytest.mark.golden
 def test_anchors_are_those_of_the_reference(recorded):
   np.testing.assert_allclose(
-    anchors.make_anchors((1, 1)), recorded["out/cell_anchors"], rtol=1e-5
+    make_anchors((1, 1)), recorded["out/cell_anchors"], rtol=1e-5
   )
   np.testing.assert_allclose(
-    anchors.make_anchors((3, 4)),
+    make_anchors((3, 4)),
     recorded["out/grid_anchors_h3_w4"],
     rtol=1e-5,
     atol=1e-5,  # of coordinates of up to 410 px, where a sum is nearly 0
@@ -141,7 +146,7 @@ def test_half_precision_boxes_are_computed_in_float32():
 
 
 def test_anchors_run_by_row_then_column_then_size_then_ratio():
-  boxes = anchors.make_anchors((2, 3), stride=8, sizes=(4, 8), ratios=(1, 4))
+  boxes = make_anchors((2, 3), stride=8, sizes=(4, 8), ratios=(1, 4))
   assert boxes.dtype == np.float32
   boxes = boxes.reshape(2, 3, 2, 2, 4)
   np.testing.assert_array_equal(boxes[0, 0, 0, 0], [-2, -2, 2, 2])
@@ -266,13 +271,20 @@ def plain_iou(a, b):
 
 @pytest.mark.parametrize(("pre_top", "post_top"), [(150, 20), (1000, 200)])
 def test_proposals_are_a_plain_reading_of_their_definition(pre_top, post_top):
-  boxes = anchors.make_anchors((6, 5), sizes=(16, 32))  # 180, beyond 60 x 50
+  boxes = make_anchors((6, 5), sizes=(16, 32))  # 180, beyond 60 x 50
   rng = np.random.default_rng(pre_top)
   logits = rng.normal(size=len(boxes)).astype(np.float32)
   deltas = rng.normal(scale=0.3, size=(len(boxes), 4)).astype(np.float32)
   size = np.array([60.0, 50.0])
   got, scores, valid = regions.select_proposals(
-    logits, deltas, boxes, size, pre_top=pre_top, post_top=post_top
+    logits,
+    deltas,
+    boxes,
+    size,
+    pre_top=pre_top,
+    post_top=post_top,
+    threshold=0.7,
+    weights=RPN,
   )
   want = plain_proposals(logits, deltas, boxes, size, pre_top, post_top, 0.7)
   assert got.shape == (post_top, 4) and scores.shape == (post_top,)
@@ -286,7 +298,7 @@ def test_proposals_are_a_plain_reading_of_their_definition(pre_top, post_top):
 
 
 def test_proposals_drop_what_is_not_finite_and_pass_no_gradient():
-  boxes = anchors.make_anchors((2, 2), sizes=(16,))
+  boxes = make_anchors((2, 2), sizes=(16,))
   deltas = np.zeros((len(boxes), 4), np.float32)
   deltas[3] = np.nan
   logits = np.zeros(len(boxes), np.float32)
@@ -294,7 +306,14 @@ def test_proposals_drop_what_is_not_finite_and_pass_no_gradient():
 
   def total(logits, deltas):
     best = regions.select_proposals(
-      logits, deltas, boxes, jnp.array([32, 32]), pre_top=99, post_top=20
+      logits,
+      deltas,
+      boxes,
+      jnp.array([32, 32]),
+      pre_top=99,
+      post_top=20,
+      threshold=0.7,
+      weights=RPN,
     )
     return best[0].sum() + best[1].sum(), best
 

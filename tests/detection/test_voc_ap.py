@@ -308,7 +308,8 @@ def test_files_are_those_of_voc(tmp_path):
     "000002": found((BOX, 0.1, 1)),
   }
   names = voc_results.write(tmp_path, detections, ["cat", "dog", "sofa"])
-  assert names == [f"comp4_det_test_{c}.txt" for c in ("cat", "dog", "sofa")]
+  assert [*names] == [f"comp4_det_test_{c}.txt" for c in ("cat", "dog", "sofa")]
+  assert [*names.values()] == [1, 2, 0]
   texts = [(tmp_path / name).read_text() for name in names]
   assert texts == [
     "000001 0.500 10.0 10.0 20.1 21.0\n",
