@@ -209,9 +209,9 @@ def make_detector(
   Args:
     name: a ResNet of `classifiers.CLASSIFIERS`.
     num_classes: without the background.
-    num_anchors: see `FasterRCNN`, as for the next two.
-    roi_size: likewise.
-    sampling: likewise.
+    num_anchors: see `FasterRCNN`.
+    roi_size: see `FasterRCNN`.
+    sampling: see `FasterRCNN`.
     **sizes: fields of the ResNet that differ, such as `width` and `dtype`.
 
   Raises:

@@ -32,13 +32,13 @@ class Images:
   short_sides: Counts = tuple(range(480, 801, 32))  # px, drawn for each image
   max_size: Count = 1333  # px of the longer side
   num_buckets: Count = 6  # of shapes at most, each of which is compiled
-  # Of evaluation.
+  # For evaluation.
   eval_short_side: Count = 800
   eval_num_buckets: Count = 4
   eval_batch_size: Count = 8  # over all processes
 
   def problems(self) -> Iterator[str]:
-    """Yields sides of which none, or too long ones, are given."""
+    """Yields a problem of sides that are missing or longer than allowed."""
     sides = (*self.short_sides, self.eval_short_side)
     if (
       not self.short_sides or not 1 <= min(sides) <= max(sides) <= self.max_size
@@ -48,13 +48,6 @@ class Images:
         f"{self.eval_short_side} with max_size={self.max_size}: give lengths "
         "in pixels, none above max_size"
       )
-
-
-class Waste(NamedTuple):
-  """What padding costs."""
-
-  shapes: int  # that are used, each of them compiled
-  share: float  # of padding among all pixels of the batches
 
 
 class Plan(NamedTuple):
@@ -134,17 +127,15 @@ def assign(sizes: np.ndarray, buckets: Sequence[Shape]) -> np.ndarray:
   return order[fits.argmax(-1)].astype(np.int32)
 
 
-def padding_waste(sizes: np.ndarray, buckets: Sequence[Shape]) -> Waste:
-  """Counts the shapes that resized images need, and their padding.
+def padding_share(sizes: np.ndarray, buckets: Sequence[Shape]) -> float:
+  """Returns the share of padding among all pixels of the batches.
 
   Args:
     sizes: [n, 2] of resized images, equally likely.
     buckets: shapes to pad to.
   """
-  chosen = assign(sizes, buckets)
-  padded = np.asarray(buckets, np.int64).prod(-1)[chosen].sum()
-  true = np.asarray(sizes, np.int64).prod(-1).sum()
-  return Waste(len(np.unique(chosen)), float(1 - true / padded))
+  areas = np.asarray(buckets, np.int64).prod(-1)[assign(sizes, buckets)]
+  return float(1 - np.asarray(sizes, np.int64).prod(-1).sum() / areas.sum())
 
 
 def plan_batches(
@@ -354,10 +345,9 @@ def _share(source: Detection, images: Images, batch_size: int) -> slice:
 
 def _buckets(sizes: np.ndarray, count: int) -> tuple[Shape, ...]:
   buckets = choose_buckets(sizes, count)
-  waste = padding_waste(sizes, buckets)
   logging.info(
     "Images are padded to %d shapes (%s); %.1f %% of the pixels are padding.",
-    *(waste.shapes, _listed(buckets), 100 * waste.share),
+    *(len(buckets), _listed(buckets), 100 * padding_share(sizes, buckets)),
   )
   return buckets
 

@@ -5,8 +5,8 @@ A batch holds `image` uint8 [n, H, W, 3], filled up with zeros; `size` int32
 (x0, y0, x1, y1 in pixels of the input), `labels` int32 [n, g] and `valid` bool
 [n, g]. Everything from the pixels to the loss is one compiled function.
 
-BatchNorm sees the whole batch, filled-up places of images included, whatever
-the devices: the SyncBN of the reference.
+BatchNorm averages over the whole batch, with the padding of images, on any
+number of devices: the SyncBN of the reference.
 """
 
 import itertools
@@ -140,7 +140,7 @@ def trace(
 
 
 def preprocess(batch: Mapping[str, jax.Array]) -> jax.Array:
-  """Returns normalised images [n, H, W, 3], zero where they have ended."""
+  """Returns normalised images [n, H, W, 3], zero in the padding."""
   images, size = normalize(batch["image"]), batch["size"]
   _, height, width, _ = images.shape
   rows = jnp.arange(height) < size[:, :1]  # [n, H]
@@ -214,8 +214,8 @@ def proposal_losses(
     logits: [n, a] float32.
     deltas: [n, a, 4] float32.
     targets: arrays [n, a, ...].
-    num_anchors: meant to be sampled per image: n times that many divide both
-      sums, however many were found.
+    num_anchors: per image; both sums are divided by n times that many, even
+      where fewer were sampled.
   """
   total = num_anchors * len(logits)
   positive, counts = targets.positive, targets.positive | targets.negative
@@ -235,7 +235,7 @@ def head_losses(
 
   Args:
     logits: [n, r, k + 1] float32.
-    deltas: [n, r, k, 4] float32, of which those of the true class count.
+    deltas: [n, r, k, 4] float32; those of the true class count.
     targets: arrays [n, r, ...]; the sums are divided by the number of all
       valid regions of the batch, foreground or not.
   """
@@ -243,17 +243,17 @@ def head_losses(
   total = jnp.maximum(targets.valid.sum(), 1)
   entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
   k = deltas.shape[2]
-  own = jnp.minimum(labels, k - 1)[..., None, None]  # the background has none
-  own_deltas = jnp.take_along_axis(deltas, own, axis=2)[:, :, 0]
+  true_class = jnp.minimum(labels, k - 1)  # the background has no deltas
+  deltas = jnp.take_along_axis(deltas, true_class[..., None, None], axis=2)
   return {
     "loss_cls": jnp.sum(entropy, where=targets.valid) / total,
-    "loss_box": _l1(own_deltas, targets.deltas, foreground) / total,
+    "loss_box": _l1(deltas[:, :, 0], targets.deltas, foreground) / total,
     "foreground": foreground.sum() / total,
   }
 
 
 def _l1(deltas: jax.Array, targets: jax.Array, where: jax.Array) -> jax.Array:
-  """Sums the distances of [n, b, 4] where [n, b] says so."""
+  """Sums the distances of deltas [n, b, 4] where a mask [n, b] is True."""
   return jnp.sum(jnp.abs(deltas - targets), where=where[..., None])
 
 
@@ -365,8 +365,8 @@ def predictor(
   """Returns a compiled (variables, batch) -> detections, best first.
 
   They are `boxes` float32 [n, d, 4] in pixels of the input, `scores` [n, d],
-  `labels` int32 [n, d] and `valid` bool [n, d]. Of the batch only `image` and
-  `size` are read.
+  `labels` int32 [n, d] and `valid` bool [n, d]. The batch needs `image` and
+  `size` alone.
   """
 
   @jax.jit
@@ -403,7 +403,7 @@ def _detect(
     scores: [r, k] of each class.
     deltas: [r, k, 4] of each class.
     rois: [r, 4].
-    valid: [r] which of them there are.
+    valid: [r] False for padding.
     size: [2] height and width.
     options: thresholds and numbers.
   """

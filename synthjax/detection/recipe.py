@@ -1,7 +1,6 @@
 """How long a detector is trained, and by which optimizer."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Annotated, Any, NamedTuple
 
 from synthjax.config.schema import Count, Positive, Rule, one_of
@@ -23,7 +22,7 @@ Optimizer = dataclasses.make_dataclass(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-  """The training of a detector; see `Training` for what it is filled up to."""
+  """How a detector is trained; `plan_training` fills in the missing fields."""
 
   # A recipe of training.recipes, for the fields that are not given. Its rate
   # and its warm-up are fitted to the batch size.
@@ -32,13 +31,6 @@ class Recipe:
   epochs: Positive | None = None
   batch_size: Count | None = None
   optimizer: Optimizer = Optimizer()
-
-  def problems(self) -> Iterator[str]:
-    """Yields a contradiction between the two lengths of a training."""
-    if self.num_steps and self.epochs:
-      yield (
-        f"num_steps={self.num_steps} and epochs={self.epochs}: give one of them"
-      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

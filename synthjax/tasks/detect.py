@@ -69,7 +69,7 @@ class Detect(runs.Loop, Recipe, loader.Images):
 
   model: Block | None = None  # the ResNet, if not config.pretrain.model
   roi_size: Count = FasterRCNN.roi_size  # side of a pooled region
-  sampling: Count | None = None  # samples per bin and axis, or one per cell
+  sampling: Count | None = None  # per bin and axis; one per cell by default
   options: Options = Options()
 
   precise_bn_iterations: Count = 200  # batches; see objective.precise_bn
@@ -87,8 +87,7 @@ class Detect(runs.Loop, Recipe, loader.Images):
     return {name: getattr(self, name) for name in names}
 
   def problems(self) -> Iterator[str]:
-    """Yields what the fields contradict in each other."""
-    yield from Recipe.problems(self)
+    """Yields contradictions between fields."""
     yield from loader.Images.problems(self)
     for name, init in self.inits.items():
       if name == backbones.RANDOM and init.weights:
@@ -179,10 +178,10 @@ def _weights_of(
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-  """Leaves `results.json`, detections and the weights of every detector.
+  """Writes results, detections and the weights of every detector.
 
-  They are `<start>-s<seed>.safetensors`, VOC's text files in
-  `detections/<start>-s<seed>`, and a few test images in `examples`.
+  The files are `results.json`, `<start>-s<seed>.safetensors`, VOC's text files
+  in `detections/<start>-s<seed>`, and a few test images in `examples`.
   """
   setup, workdir = _read(config), epath.Path(workdir)
   fields, space, folder = setup.fields, setup.space, workdir / "detect"
@@ -209,7 +208,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     source = _open(setup, "validation")
     for one, measured, _ in _measure(setup, every, source, folder):
       validation[one] = measured
-  # Nothing is trained for, or chosen by, what is opened here.
+  # The test images are opened last, when nothing is left to train or to choose.
   source, names = _open(setup, "test"), space.class_names
   # As VOC's own files name them.
   keys = [c.key or c.name for c in space.classes]

@@ -15,6 +15,7 @@ RPN, HEAD = OPTIONS.anchor_weights, OPTIONS.roi_weights
 make_anchors = partial(
   anchors.make_anchors, stride=16, sizes=OPTIONS.sizes, ratios=OPTIONS.ratios
 )
+select_proposals = partial(regions.select_proposals, threshold=0.7, weights=RPN)
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_padding_encodes_to_zeros_with_gradients_of_zero():
   assert np.isfinite(grads).all()
 
 
-def test_clipping_empties_what_lies_outside():
+def test_clipping_empties_boxes_outside():
   boxes = np.array([[-5, -5, 50, 5], [45, 0, 60, 60], [2, 3, 4, 5]])
   np.testing.assert_array_equal(
     geometry.clip(boxes, np.array([30, 40])),  # 30 high, 40 wide
@@ -276,15 +277,8 @@ def test_proposals_are_a_plain_reading_of_their_definition(pre_top, post_top):
   logits = rng.normal(size=len(boxes)).astype(np.float32)
   deltas = rng.normal(scale=0.3, size=(len(boxes), 4)).astype(np.float32)
   size = np.array([60.0, 50.0])
-  got, scores, valid = regions.select_proposals(
-    logits,
-    deltas,
-    boxes,
-    size,
-    pre_top=pre_top,
-    post_top=post_top,
-    threshold=0.7,
-    weights=RPN,
+  got, scores, valid = select_proposals(
+    logits, deltas, boxes, size, pre_top=pre_top, post_top=post_top
   )
   want = plain_proposals(logits, deltas, boxes, size, pre_top, post_top, 0.7)
   assert got.shape == (post_top, 4) and scores.shape == (post_top,)
@@ -297,7 +291,7 @@ def test_proposals_are_a_plain_reading_of_their_definition(pre_top, post_top):
   assert not got[n:].any() and not scores[n:].any()
 
 
-def test_proposals_drop_what_is_not_finite_and_pass_no_gradient():
+def test_proposals_drop_boxes_that_are_not_finite_and_pass_no_gradient():
   boxes = make_anchors((2, 2), sizes=(16,))
   deltas = np.zeros((len(boxes), 4), np.float32)
   deltas[3] = np.nan
@@ -305,15 +299,8 @@ def test_proposals_drop_what_is_not_finite_and_pass_no_gradient():
   logits[5] = np.nan
 
   def total(logits, deltas):
-    best = regions.select_proposals(
-      logits,
-      deltas,
-      boxes,
-      jnp.array([32, 32]),
-      pre_top=99,
-      post_top=20,
-      threshold=0.7,
-      weights=RPN,
+    best = select_proposals(
+      logits, deltas, boxes, jnp.array([32, 32]), pre_top=99, post_top=20
     )
     return best[0].sum() + best[1].sum(), best
 

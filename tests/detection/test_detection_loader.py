@@ -193,7 +193,7 @@ def test_processes_share_each_batch(source, monkeypatch):
     batches(source, batch_size=5)
 
 
-def test_workers_can_be_given_the_batches(source):
+def test_batches_can_be_pickled_for_workers(source):
   dataset = batches(source, 3)
   assert_same(pickle.loads(pickle.dumps(source))[3], source[3])
   assert_same(
@@ -220,7 +220,7 @@ def test_a_worker_process_reads_the_same_batches(source):
     ({"count": 0}, "num_batches=0"),
   ],
 )
-def test_what_makes_no_batch_is_refused(source, fields, words):
+def test_fields_that_make_no_batch_are_refused(source, fields, words):
   with pytest.raises(UserError, match=words):
     batches(source, **fields)
 
@@ -293,13 +293,12 @@ def test_scenes_make_batches():
 # --- shapes that hold the images of a batch ----------------------------------
 
 
-def test_waste_is_counted_by_hand():
+def test_padding_is_counted_by_hand():
   sizes = [(10, 20), (20, 10), (10, 10), (20, 20)]
   # The third fits both of the first two shapes, of which the first comes first.
-  found = loader.padding_waste(sizes, [(10, 20), (20, 10), (20, 30)])
-  assert found.shapes == 3
+  share = loader.padding_share(sizes, [(10, 20), (20, 10), (20, 30)])
   true, padded = 200 + 200 + 100 + 400, 200 + 200 + 200 + 600
-  assert found.share == pytest.approx(1 - true / padded)
+  assert share == pytest.approx(1 - true / padded)
 
 
 def test_a_joined_shape_is_the_one_that_costs_least():
@@ -315,24 +314,22 @@ def test_a_joined_shape_is_the_one_that_costs_least():
   assert loader.choose_buckets([(3, 17)], 5) == ((16, 32),)
 
 
-def test_few_shapes_hold_voc_with_little_waste():
+def test_few_shapes_hold_voc_with_little_padding():
   """As measured: 6 shapes pad 17 %, where one shape pads 61 %."""
   sizes = [(375, 500)] * 60 + [(333, 500)] * 18
   sizes += [(500, 375)] * 17 + [(500, 333)] * 5
   every = resize.all_resized(np.array(sizes), Images().short_sides, 1333)
   assert len(every) == 1100
-  waste = [
-    loader.padding_waste(every, loader.choose_buckets(every, n))
-    for n in (1, 6, 12)
-  ]
-  assert [measured.shapes for measured in waste] == [1, 6, 12]
-  assert waste[0].share > 0.5 and waste[1].share < 0.2 and waste[2].share < 0.1
+  buckets = [loader.choose_buckets(every, n) for n in (1, 6, 12)]
+  assert [len(shapes) for shapes in buckets] == [1, 6, 12]
+  one, six, twelve = (loader.padding_share(every, b) for b in buckets)
+  assert one > 0.5 and six < 0.2 and twelve < 0.1
   tested = resize.resized(np.array(sizes), 800, 1333)
-  found = loader.padding_waste(tested, loader.choose_buckets(tested, 4))
-  assert found.shapes == 4 and found.share < 0.02
+  shapes = loader.choose_buckets(tested, 4)
+  assert len(shapes) == 4 and loader.padding_share(tested, shapes) < 0.02
 
 
-def test_shapes_that_hold_not_all_are_refused():
+def test_shapes_that_are_too_small_are_refused():
   with pytest.raises(UserError, match="16 x 48 .*none of the shapes 32 x 32"):
     loader.assign([(16, 20), (16, 48)], [(32, 32), (48, 32)])
   with pytest.raises(UserError, match="num_buckets=0"):

@@ -172,7 +172,7 @@ def test_a_white_drawing_is_no_object(monkeypatch):
   assert scenes._cutouts.__wrapped__("white") == [None, None]
 
 
-def test_drawings_do_not_see_one_another(monkeypatch):
+def test_a_cutout_does_not_depend_on_other_drawings(monkeypatch):
   """A drawing's edge is the same, whatever is before and after it."""
   alone = ring()
   dark = np.zeros_like(alone)
@@ -202,7 +202,7 @@ def test_grounds_vary_and_stay_in_range(size):
 # --- writing and errors -----------------------------------------------------
 
 
-def test_what_is_written_as_voc_comes_back(tmp_path):
+def test_scenes_written_as_voc_are_read_back(tmp_path):
   source = scenes.open_scenes("validation", 4)
   names = spaces.load_space("emoji16").class_names
   assert voc.write_voc(tmp_path, source, names, split="val") == 4
@@ -216,7 +216,7 @@ def test_what_is_written_as_voc_comes_back(tmp_path):
     assert error.mean() < 6  # JPEG
 
 
-def test_what_cannot_be_drawn_is_told():
+def test_scenes_that_cannot_be_drawn_are_refused():
   with pytest.raises(UserError, match="'real_pool'; allowed: train, validat"):
     scenes.open_scenes("real_pool", 3)
   with pytest.raises(UserError, match="give 1 or more"):

@@ -97,7 +97,7 @@ def test_sets_follow_one_another_and_can_be_pickled(devkit):
   assert "image" not in source.annotate(3)
 
 
-def test_classes_can_be_the_user_s(devkit):
+def test_a_user_can_give_the_classes(devkit):
   classes = {"Chair": 1, "person": 0, "tvmonitor": 2}
   source = voc.open_voc(devkit, ONLY_2007, classes)
   assert source[0]["labels"].tolist() == [1, 0]
@@ -265,7 +265,7 @@ def test_a_data_set_without_objects_is_refused(devkit):
 # --- writing ----------------------------------------------------------------
 
 
-def test_what_is_written_is_read_back(devkit, tmp_path):
+def test_written_rows_are_read_back(devkit, tmp_path):
   rows = list(voc.open_voc(devkit, ONLY_2007))
   names = [c.name for c in spaces.load_space("voc").classes]
   again = tmp_path / "again"

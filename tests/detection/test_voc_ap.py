@@ -212,7 +212,7 @@ def test_a_class_without_objects_is_left_out():
   assert measured[:3] == pytest.approx((1, 1, 1))
 
 
-def test_nothing_found_is_zero():
+def test_no_detections_measure_zero():
   assert both([found()], [there(BOX)]) == [0, 0]
   assert both([found((BOX, 0.9)), found()], [there(), there(BOX)]) == [0, 0]
 
@@ -282,7 +282,7 @@ def slow_area(detections, truth, label, threshold):
 # --- input that does not fit ------------------------------------------------
 
 
-def test_all_that_does_not_fit_is_said():
+def test_all_mismatches_are_listed():
   bad = Detections(np.zeros((2, 4)), np.array([0.5]), np.array([0, 7]))
   worse = Truth(np.full((1, 4), np.nan), np.array([0]), np.array([False]))
   with pytest.raises(ValueError) as error:
@@ -318,7 +318,7 @@ def test_files_are_those_of_voc(tmp_path):
   ]
 
 
-def test_what_was_written_is_read_back(tmp_path):
+def test_written_detections_are_read_back(tmp_path):
   flat = (5.0, 5.0, 5.0, 9.0)  # no width: nothing that a reader may refuse
   detections = {"b": found((BOX, 0.9, 1), (flat, 0.5, 0)), "a": found()}
   voc_results.write(tmp_path, detections, ["cat", "dog"])

@@ -1,4 +1,4 @@
-"""Tests of the task that trains detectors, and of what its numbers say."""
+"""The task that trains detectors, its fields and its results."""
 
 import json
 
@@ -162,7 +162,7 @@ def test_every_arm_is_a_start_and_the_test_images_come_last(done):
   assert content_of(workdir / "detect") == before
 
 
-def test_the_text_files_measure_what_the_results_say(done):
+def test_the_text_files_give_the_precisions_of_the_results(done):
   workdir, _, _ = done
   results = json.loads((workdir / "detect/results.json").read_text())
   test = scenes.open_scenes("test", 3)
@@ -180,7 +180,7 @@ def test_the_text_files_measure_what_the_results_say(done):
       assert row[metric] == pytest.approx(getattr(measured, metric))
 
 
-def test_examples_show_the_test_images_and_what_was_found(done):
+def test_examples_show_the_test_images_and_their_detections(done):
   workdir, _, _ = done
   test = scenes.open_scenes("test", 3)
   manifest = artifacts.load(workdir / "detect")["files"]
@@ -265,7 +265,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(done, tmp_path, monkeypatch):
   assert whole == parts
 
 
-# --- what the numbers say ---------------------------------------------------
+# --- results and recipes ----------------------------------------------------
 
 
 def measured(*ap50):
@@ -325,7 +325,7 @@ def test_a_rate_follows_the_batch_size_unless_it_is_given():
   assert training.epochs == 2
 
 
-# --- what is refused --------------------------------------------------------
+# --- refusals ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_a_rate_follows_the_batch_size_unless_it_is_given():
     (dict(optimizer=dict(rates="cosine")), "did you mean 'rate'"),
   ],
 )
-def test_what_cannot_work_stops_before_any_work(
+def test_bad_fields_are_refused_before_any_work(
   pretrained_workdir, fields, message
 ):
   with pytest.raises(UserError, match=message):
@@ -412,7 +412,7 @@ def test_voc_is_opened_with_its_own_names(tmp_path):
 
 
 @pytest.mark.parametrize("arg", ["runlocal", "runlocal,init=random"])
-def test_the_embedded_config_is_whole(tmp_path, arg):
+def test_the_embedded_config_passes_the_check(tmp_path, arg):
   detect.check(detect_voc.get_config(arg), str(tmp_path))
 
 
