@@ -92,13 +92,11 @@ def epoch_of_voc(args) -> tuple[int, float]:
   sizes = np.stack([short, np.full(n, 500)], -1)  # lying
   sizes = np.where(rng.random((n, 1)) < 0.25, sizes[:, ::-1], sizes)
   every = all_resized(sizes, images.short_sides, images.max_size)
-  buckets = bucketing.choose_buckets(every, 6)
+  buckets = bucketing.choose_buckets(every, images.num_buckets)
   plan = bucketing.plan_batches(
     sizes,
     buckets,
-    short_sides=images.short_sides,
-    max_size=images.max_size,
-    flip=0.5,
+    images,
     batch_size=VOC_BATCH,
     num_batches=n // VOC_BATCH,
     seed=0,

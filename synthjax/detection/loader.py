@@ -141,10 +141,8 @@ def padding_share(sizes: np.ndarray, buckets: Sequence[Shape]) -> float:
 def plan_batches(
   sizes: np.ndarray,
   buckets: Sequence[Shape],
+  images: Images,
   *,
-  short_sides: Sequence[int],
-  max_size: int,
-  flip: float,
   batch_size: int,
   num_batches: int,
   seed: int,
@@ -161,23 +159,21 @@ def plan_batches(
   Args:
     sizes: [n, 2] of the images before resizing.
     buckets: shapes that hold the images at every length.
-    short_sides: to draw from.
-    max_size: of the longer side.
-    flip: how likely an image is mirrored.
+    images: how they are resized.
     batch_size: over all processes.
     num_batches: to plan.
     seed: of all random draws.
   """
   # Bucket of each image at each length, [n, k].
-  n, k = len(sizes), len(short_sides)
-  resized_sizes = all_resized(sizes, short_sides, max_size)
+  n, k = len(sizes), len(images.short_sides)
+  resized_sizes = all_resized(sizes, images.short_sides, images.max_size)
   bucket_of = assign(resized_sizes, buckets).reshape(k, n).T
   waiting = [np.zeros((3, 0), np.int32) for _ in buckets]
   batches, epoch = [], 0
   while len(batches) < num_batches:
     rng = np.random.default_rng((seed, epoch))
     order, drawn = rng.permutation(n), rng.integers(k, size=n)
-    flips = rng.random(n) < flip
+    flips = rng.random(n) < FLIP
     draws = np.stack([order, drawn, flips]).astype(np.int32)  # [3, n]
     chosen = bucket_of[order, drawn]
     full = []  # (when its last image came, bucket, draws [3, batch])
@@ -194,25 +190,21 @@ def plan_batches(
   rows, drawn, flips = np.stack([b[2] for b in batches], 1)
   return Plan(
     rows,
-    np.asarray(short_sides, np.int32)[drawn],
+    np.asarray(images.short_sides, np.int32)[drawn],
     flips.astype(bool),
     np.array([b[1] for b in batches], np.int32),
   )
 
 
 def plan_in_order(
-  sizes: np.ndarray,
-  buckets: Sequence[Shape],
-  *,
-  short_side: int,
-  max_size: int,
-  batch_size: int,
+  sizes: np.ndarray, buckets: Sequence[Shape], images: Images
 ) -> Plan:
   """Deals each image out once, in order within its bucket, unmirrored.
 
   The last batch of each bucket is filled up with rows of -1.
   """
-  chosen = assign(resized(sizes, short_side, max_size), buckets)
+  short_side, batch_size = images.eval_short_side, images.eval_batch_size
+  chosen = assign(resized(sizes, short_side, images.max_size), buckets)
   rows, numbers = [], []
   for bucket in range(len(buckets)):
     members = np.flatnonzero(chosen == bucket)
@@ -278,9 +270,7 @@ def train_batches(
   plan = plan_batches(
     source.sizes,
     buckets,
-    short_sides=images.short_sides,
-    max_size=images.max_size,
-    flip=FLIP,
+    images,
     batch_size=batch_size,
     num_batches=num_batches,
     seed=seed,
@@ -316,13 +306,7 @@ def eval_batches(
     resized(source.sizes, images.eval_short_side, images.max_size),
     images.eval_num_buckets,
   )
-  plan = plan_in_order(
-    source.sizes,
-    buckets,
-    short_side=images.eval_short_side,
-    max_size=images.max_size,
-    batch_size=images.eval_batch_size,
-  )
+  plan = plan_in_order(source.sizes, buckets, images)
   read = functools.partial(_read_eval, source, buckets, images.max_size)
   return _to_dataset(read, plan, share, num_workers)
 

@@ -100,9 +100,8 @@ class Detect(runs.Loop, Recipe, loader.Images):
         )
     if len({*map(pretraining_fields.file_stem, self.inits)}) < len(self.inits):
       yield f"two of inits would share files: {', '.join(self.inits)}"
-    for (one, a), (other, b) in itertools.combinations(
-      self.splits().items(), 2
-    ):
+    pairs = itertools.combinations(self.splits().items(), 2)
+    for (one, a), (other, b) in pairs:
       if (a.func, a.keywords) == (b.func, b.keywords):
         yield (
           f"{one} and {other} are the same images, {a.keywords}: choose others "
@@ -202,29 +201,31 @@ def run(config: ConfigDict, workdir: str) -> None:
     return
   _train_all(setup, starts, folder)
   processes.wait_for_all("the weights are written")
-  every = [Run(name, seed) for name in starts for seed in fields.seeds]
+  all_runs = [Run(name, seed) for name in starts for seed in fields.seeds]
   validation, tested, rows = {}, {}, {}
   if fields.validation:
     source = _open(setup, "validation")
-    for one, measured, _ in _measure(setup, every, source, folder):
-      validation[one] = measured
+    for this_run, measured, _ in _measure(setup, all_runs, source, folder):
+      validation[this_run] = measured
   # The test images are opened last, when nothing is left to train or to choose.
   source, names = _open(setup, "test"), space.class_names
   # As VOC's own files name them.
   keys = [c.key or c.name for c in space.classes]
-  for one, measured, detections in _measure(setup, every, source, folder):
-    tested[one] = measured
-    rows |= results.write_detections(folder, one, source, detections, keys)
-    if one.seed == fields.seeds[0]:
+  for this_run, measured, detections in _measure(
+    setup, all_runs, source, folder
+  ):
+    tested[this_run] = measured
+    rows |= results.write_detections(folder, this_run, source, detections, keys)
+    if this_run.seed == fields.seeds[0]:
       indices = range(min(fields.num_examples, len(source)))
       rows |= results.write_examples(
-        folder, one, source, detections, names, indices
+        folder, this_run, source, detections, names, indices
       )
   summary = {"space": space.name, "classes": names} | results.summarize(
     tested, names, validation=validation, compare=fields.compare
   )
-  rows |= {f"{one.label()}{_WEIGHTS}": 1 for one in every}
-  rows |= runs.count_rows(folder, [one.label() for one in every])
+  rows |= {f"{this_run.label()}{_WEIGHTS}": 1 for this_run in all_runs}
+  rows |= runs.count_rows(folder, [this_run.label() for this_run in all_runs])
   rows |= accuracy.write(folder, summary)
   artifacts.finish(folder, spec, rows)
   if processes.is_first():
@@ -248,15 +249,15 @@ def _train_all(
     if key not in objectives:
       objectives[key] = _objective(setup, training)
     for number, seed in enumerate(fields.seeds):
-      one = Run(name, seed)
-      path = folder / f"{one.label()}{_WEIGHTS}"
+      this_run = Run(name, seed)
+      path = folder / f"{this_run.label()}{_WEIGHTS}"
       if path.exists():
         continue
       weights = None
       if start.files:
         weights = _load(start.files[number % len(start.files)])
       objective = _start_from(objectives[key], weights)
-      variables = _train(setup, objective, training, source, one, folder)
+      variables = _train(setup, objective, training, source, this_run, folder)
       description = {
         "kind": "detector",
         "model": setup.resnet,
@@ -265,7 +266,7 @@ def _train_all(
         "space": setup.space.name,
         "classes": setup.space.class_names,
         "training": training._asdict()
-        | one._asdict()
+        | this_run._asdict()
         | {"num_images": len(source)},
       }
       files.save_params(path, meshes.fetch(variables), description)
@@ -276,7 +277,7 @@ def _train(
   objective: Any,
   training: Training,
   source: Any,
-  one: Run,
+  this_run: Run,
   folder: epath.Path,
 ) -> dict:
   """Returns the variables after training, with statistics measured anew."""
@@ -286,17 +287,17 @@ def _train(
     fields,
     batch_size=training.batch_size,
     num_batches=max(training.num_steps, fields.precise_bn_iterations),
-    seed=one.seed,
+    seed=this_run.seed,
     num_workers=fields.num_workers,
   )
   state = runs.train(
     objective,
     batches,
     folder=folder,
-    label=one.label(),
+    label=this_run.label(),
     num_steps=training.num_steps,
     batch_size=training.batch_size,
-    seed=one.seed,
+    seed=this_run.seed,
     log_every=fields.log_every,
     checkpoint_every=fields.checkpoint_every,
     fsdp=fields.fsdp,
@@ -329,18 +330,18 @@ def _start_from(objective: Any, weights: Any) -> Any:
 
 
 def _measure(
-  setup: Setup, every: Sequence[Run], source: Any, folder: epath.Path
+  setup: Setup, all_runs: Sequence[Run], source: Any, folder: epath.Path
 ) -> Iterator[tuple[Run, average_precision.Measured, list]]:
   """Yields each run, its precisions, and the detections in each image."""
   fields, truth = setup.fields, results.truth_of(source)
   predict = detection.predictor(setup.model, fields.options)
   batches = loader.eval_batches(source, fields, num_workers=fields.num_workers)
-  for one in every:
+  for this_run in all_runs:
     detections = results.detect_all(
       predict,
-      _load(folder / f"{one.label()}{_WEIGHTS}"),
+      _load(folder / f"{this_run.label()}{_WEIGHTS}"),
       batches,
-      count=counter(one.label(), len(source), shown=processes.is_first()),
+      count=counter(this_run.label(), len(source), shown=processes.is_first()),
     )
     measured = average_precision.average_precision(
       detections,
@@ -348,7 +349,7 @@ def _measure(
       len(setup.space.classes),
       interpolation=fields.interpolation,
     )
-    yield one, measured, detections
+    yield this_run, measured, detections
 
 
 # --- reading ----------------------------------------------------------------

@@ -116,9 +116,7 @@ def plan(num_batches, batch_size=4, seed=0, count=4):
   return loader.plan_batches(
     np.array(SIZES),
     loader.choose_buckets(every, count),
-    short_sides=(16, 20, 24),
-    max_size=48,
-    flip=0.5,
+    SMALL,
     batch_size=batch_size,
     num_batches=num_batches,
     seed=seed,
