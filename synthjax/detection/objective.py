@@ -108,7 +108,7 @@ def start_from(
     # The optimizers of this package start from zeros, whatever the weights.
     return state.replace(variables=variables)
 
-  return Objective(init, objective.step)
+  return objective._replace(init=init)
 
 
 def trace(

@@ -129,27 +129,27 @@ def test_no_image_is_lost_or_comes_twice():
   But for what waits: fewer than a batch for each of four shapes, of which an
   image may wait once for each epoch.
   """
-  found = plan(1000)
-  counts = np.bincount(found.rows.ravel(), minlength=len(SIZES))
+  planned = plan(1000)
+  counts = np.bincount(planned.rows.ravel(), minlength=len(SIZES))
   dealt = 1000 * 4
   epochs = -(-(dealt + 4 * 3) // len(SIZES))  # that have begun, at most
   assert counts.max() <= epochs
   assert (epochs - counts).sum() <= 4 * 3 + len(SIZES)
   # Lengths and flips are drawn alike for each, whatever the shapes.
   for length in (16, 20, 24):
-    assert abs((found.short_sides == length).mean() - 1 / 3) < 0.03
-  assert abs(found.flips.mean() - 0.5) < 0.03
+    assert abs((planned.short_sides == length).mean() - 1 / 3) < 0.03
+  assert abs(planned.flips.mean() - 0.5) < 0.03
 
 
 def test_with_one_shape_each_epoch_is_a_permutation():
-  found = plan(7, batch_size=9, count=1)
-  epochs = found.rows.reshape(3, 21)
+  planned = plan(7, batch_size=9, count=1)
+  epochs = planned.rows.reshape(3, 21)
   for epoch in epochs:
     assert sorted(epoch) == list(range(21))
   assert not (epochs[0] == epochs[1]).all()
   # 4 does not divide 21: the one that is left begins the next epoch.
   ragged = plan(15, count=1).rows.ravel()
-  np.testing.assert_array_equal(ragged, found.rows.ravel()[:60])
+  np.testing.assert_array_equal(ragged, planned.rows.ravel()[:60])
 
 
 def test_a_batch_has_one_shape_and_fewer_batches_are_the_first():
@@ -227,15 +227,15 @@ def test_fields_that_make_no_batch_are_refused(source, fields, words):
 
 
 def test_every_image_is_evaluated_once(source):
-  found = list(loader.eval_batches(source, SMALL))
-  index = np.concatenate([b["index"] for b in found])
+  evaluated = list(loader.eval_batches(source, SMALL))
+  index = np.concatenate([b["index"] for b in evaluated])
   assert sorted(index[index >= 0]) == list(range(len(SIZES)))
-  shapes = [b["image"].shape for b in found]
+  shapes = [b["image"].shape for b in evaluated]
   # 20 images fit into 32 x 32, and the one of 20 x 60 is 16 x 48.
   assert shapes == [(4, 16, 48, 3)] + [(4, 32, 32, 3)] * 5
-  for batch in found:
-    own = batch["index"][batch["index"] >= 0]
-    assert (np.diff(own) > 0).all()  # in order within a shape
+  for batch in evaluated:
+    indices = batch["index"][batch["index"] >= 0]
+    assert (np.diff(indices) > 0).all()  # in order within a shape
     for i, number in enumerate(batch["index"].tolist()):
       if number < 0:  # filled up
         assert not batch["image"][i].any() and not batch["valid"][i].any()

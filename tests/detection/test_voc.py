@@ -270,8 +270,8 @@ def test_written_rows_are_read_back(devkit, tmp_path):
   names = [c.name for c in spaces.load_space("voc").classes]
   again = tmp_path / "again"
   assert voc.write_voc(again, rows, names, year="2012", split="val") == 3
-  found = voc.open_voc(again, [("2012", "val")])
-  for a, b in zip(rows, found, strict=True):
+  reread = voc.open_voc(again, [("2012", "val")])
+  for a, b in zip(rows, reread, strict=True):
     assert a["id"] == b["id"] and a["size"] == b["size"]
     assert abs(a["image"].astype(int) - b["image"]).max() <= 2  # JPEG
     for key in ("boxes", "labels", "difficult"):
