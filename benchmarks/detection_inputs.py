@@ -83,27 +83,24 @@ def epoch_of_voc(args) -> tuple[int, float]:
   lying or standing: roughly as many of each as in VOC.
   """
   from synthjax.detection import loader as bucketing
-  from synthjax.detection.loader import VOC_MAX_SIZE, VOC_SHORT_SIDES
   from synthjax.detection.resize import all_resized, resized
 
-  rng = np.random.default_rng(0)
+  rng, images = np.random.default_rng(0), bucketing.Images()
   n = VOC_IMAGES if not args.tiny else 200
   short = rng.choice([375, 333, 0], n, p=[0.65, 0.2, 0.15])
   short = np.where(short == 0, rng.integers(250, 500, n), short)
   sizes = np.stack([short, np.full(n, 500)], -1)  # lying
   sizes = np.where(rng.random((n, 1)) < 0.25, sizes[:, ::-1], sizes)
-  every = all_resized(sizes, VOC_SHORT_SIDES, VOC_MAX_SIZE)
-  buckets = bucketing.choose_buckets(every, 6)
+  every = all_resized(sizes, images.short_sides, images.max_size)
+  buckets = bucketing.choose_buckets(every, images.num_buckets)
   plan = bucketing.plan_batches(
     sizes,
     buckets,
-    short_sides=VOC_SHORT_SIDES,
-    max_size=VOC_MAX_SIZE,
-    flip=0.5,
+    images,
     batch_size=VOC_BATCH,
     num_batches=n // VOC_BATCH,
     seed=0,
   )
-  true = resized(sizes[plan.rows], plan.short_sides, VOC_MAX_SIZE)
+  true = resized(sizes[plan.rows], plan.short_sides, images.max_size)
   padded = np.asarray(buckets)[plan.buckets].prod(-1).sum() * VOC_BATCH
   return len(np.unique(plan.buckets)), float(1 - true.prod(-1).sum() / padded)

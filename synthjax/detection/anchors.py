@@ -1,4 +1,7 @@
-"""Anchors: the boxes that a region proposal network starts from."""
+"""Anchors, the boxes that proposals start from, and their matching.
+
+All shapes are static: ground truth is padded, and a sample is a mask.
+"""
 
 from collections.abc import Sequence
 
@@ -10,13 +13,13 @@ import numpy as np
 def make_anchors(
   grid: tuple[int, int],
   *,
-  stride: int = 16,
-  sizes: Sequence[float] = (32, 64, 128, 256, 512),
-  ratios: Sequence[float] = (0.5, 1, 2),
+  stride: int,
+  sizes: Sequence[float],
+  ratios: Sequence[float],
 ) -> np.ndarray:
   """Places boxes of all sizes and shapes on each cell of a grid.
 
-  Those of cell (i, j) have their centre at the pixel (x, y) = (stride * j,
+  The boxes of cell (i, j) are centred at the pixel (x, y) = (stride * j,
   stride * i): the corner of the cell, not its middle (an offset of 0).
 
   Args:
@@ -42,8 +45,7 @@ def make_anchors(
   return anchors.reshape(-1, 4)
 
 
-# --- which anchors or regions learn which object (Ren et al ------------------
-# All shapes are static: ground truth is padded, and a sample is a mask.
+# --- matching and sampling (Ren et al. 2015, Section 3.1.2) -------------------
 
 POSITIVE, NEGATIVE, IGNORED = 1, 0, -1
 
@@ -56,17 +58,17 @@ def match(
   high: float,
   low_quality: bool,
 ) -> tuple[jax.Array, jax.Array]:
-  """Gives each anchor the object that it overlaps most, and a label.
+  """Matches each anchor with the object that it overlaps most, and labels it.
 
   Args:
     iou: [g, a] of ground truth, g > 0, with anchors.
     valid: [g] bool, False for padding.
     low: anchors whose best IoU is below are negative.
     high: those whose best IoU reaches it are positive; the rest are ignored.
-    low_quality: makes the anchors positive that overlap an object most among
-      all anchors (ties included), so that no object goes without one. Each is
-      still matched to the object that it overlaps most itself. An object that
-      overlaps no anchor gets none.
+    low_quality: also makes those anchors positive that overlap an object most
+      among all anchors (ties included), so that each object that overlaps an
+      anchor has one. Such an anchor stays matched to the object that it
+      overlaps most itself.
 
   Returns:
     index: [a] int32 into the ground truth; 0 without valid ground truth.
@@ -90,7 +92,7 @@ def draw_subsample(
   """Draws positives and negatives uniformly at random, without replacement.
 
   Args:
-    rng: a random key.
+    rng: of the sampling.
     label: [a] as `match` returns it.
     num: how many to draw in all; fewer where there are not as many.
     max_positive: how many of them may be positive; negatives fill the rest.

@@ -5,23 +5,20 @@ The protocol is that of VOC's development kit (Everingham et al. 2010, section
 have gone through VOC's text files, which round them.
 """
 
-import contextlib
-import io
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from synthjax.detection.voc_results import Detections, as_inclusive, as_written
-from synthjax.runtime.errors import UserError
 
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))  # of IoU
 
 
 class Truth(NamedTuple):
-  """What there is to be found in an image."""
+  """The objects in an image."""
 
-  boxes: np.ndarray  # [g, 4] px, as those of Detections
+  boxes: np.ndarray  # [g, 4] px, as in Detections
   labels: np.ndarray  # [g] int
   difficult: np.ndarray  # [g] bool: neither missed nor found
 
@@ -65,18 +62,18 @@ def average_precision(
     ValueError: for entries that do not fit, and if there are no objects.
   """
   average = INTERPOLATIONS[interpolation]
-  check(detections, truth, num_classes)
-  found, where = _join(detections)  # fields of all images in one, and [d] image
-  objects, image = _join(truth)
-  boxes, scores = as_written(found.boxes, found.scores)
+  _check(detections, truth, num_classes)
+  detected, image_of_detection = _join(detections)
+  objects, image_of_object = _join(truth)
+  boxes, scores = as_written(detected.boxes, detected.scores)
 
-  order = np.lexsort((-scores, found.labels))  # stable
-  labels, where, boxes = found.labels[order], where[order], boxes[order]
+  order = np.lexsort((-scores, detected.labels))  # stable
+  labels = detected.labels[order]
   iou, match = _best_matches(
-    boxes,
-    labels * len(truth) + where,
+    boxes[order],
+    labels * len(truth) + image_of_detection[order],
     as_inclusive(objects.boxes),
-    objects.labels * len(truth) + image,
+    objects.labels * len(truth) + image_of_object,
   )
   num_objects = np.bincount(
     objects.labels[~objects.difficult], minlength=num_classes
@@ -95,34 +92,35 @@ def average_precision(
       per_class[label, column] = average(
         *_precision_and_recall(right[rows], wrong[rows], num_objects[label])
       )
-  known = per_class[num_objects > 0]
-  at = lambda threshold: float(known[:, THRESHOLDS.index(threshold)].mean())
+  measured = per_class[num_objects > 0]
+  at = lambda threshold: float(measured[:, THRESHOLDS.index(threshold)].mean())
   return Measured(
-    float(known.mean()), at(0.5), at(0.75), per_class, num_objects
+    float(measured.mean()), at(0.5), at(0.75), per_class, num_objects
   )
 
 
 def verdicts(
-  found: Detections, truth: Truth, threshold: float = 0.5
+  detections: Detections, truth: Truth, threshold: float = 0.5
 ) -> list[str]:
-  """Says of each detection of one image whether it is right.
+  """Judges each detection of one image.
 
   Returns:
     [d] of "right", "wrong" and "ignored", by the rules of `average_precision`.
   """
-  boxes, scores = as_written(found.boxes, found.scores)
+  boxes, scores = as_written(detections.boxes, detections.scores)
   order = np.argsort(-scores, kind="stable")
-  labels, hard = np.asarray(found.labels), np.asarray(truth.difficult, bool)
+  labels = np.asarray(detections.labels)
   iou, match = _best_matches(
     boxes[order],
     labels[order],
     as_inclusive(truth.boxes),
     np.asarray(truth.labels),
   )
-  right, wrong = _verdicts(iou, match, hard, threshold)
-  words = np.full(len(order), "ignored")
-  words[order] = np.select([right, wrong], ["right", "wrong"], "ignored")
-  return words.tolist()
+  difficult = np.asarray(truth.difficult, bool)
+  right, wrong = _verdicts(iou, match, difficult, threshold)
+  names = np.full(len(order), "ignored")
+  names[order] = np.select([right, wrong], ["right", "wrong"], "ignored")
+  return names.tolist()
 
 
 # --- matching ---------------------------------------------------------------
@@ -214,26 +212,23 @@ INTERPOLATIONS: dict[str, Callable[..., float]] = {
 
 
 def _join(images: Sequence[NamedTuple]) -> tuple[NamedTuple, np.ndarray]:
-  """Puts the fields of all images in one; returns it and the image [n]."""
-  of, kinds = type(images[0]), {"labels": np.int64, "difficult": bool}
-  joined = of(
-    *(
-      np.concatenate(
-        [
-          np.asarray(getattr(one, name), kinds.get(name, np.float64)).reshape(
-            (-1, 4) if name == "boxes" else (-1,)
-          )
-          for one in images
-        ]
-      )
-      for name in of._fields
-    )
-  )
+  """Joins the fields of all images; returns them and the image [n] of each."""
+  dtypes = {"labels": np.int64, "difficult": bool}
+  shapes = {"boxes": (-1, 4)}
+
+  def join(name):
+    dtype, shape = dtypes.get(name, np.float64), shapes.get(name, (-1,))
+    columns = [np.asarray(getattr(one, name), dtype) for one in images]
+    return np.concatenate([column.reshape(shape) for column in columns])
+
+  joined = type(images[0])(*map(join, images[0]._fields))
   sizes = [len(np.asarray(one.labels)) for one in images]
   return joined, np.repeat(np.arange(len(images)), sizes)
 
 
-def check(detections, truth, num_classes) -> None:
+def _check(
+  detections: Sequence[Detections], truth: Sequence[Truth], num_classes: int
+) -> None:
   """Checks the sizes of each image, the labels, and that all is finite."""
   if len(detections) != len(truth) or not len(truth):
     raise ValueError(
@@ -265,109 +260,3 @@ def check(detections, truth, num_classes) -> None:
     more = len(problems) - 10
     lines = problems[:10] + ([f"... and {more} more"] if more > 0 else [])
     raise ValueError("Cannot measure:\n  " + "\n  ".join(lines))
-
-
-# --- average precision of detections as COCO measures it, by COCO's own code
-# It differs from VOC's in that boxes are not rounded, a match may have an IoU
-# at the threshold, each detection takes the best object that is still free, and
-# the precision is read at 101 recalls.
-
-_STATS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")
-
-
-def coco_average_precision(
-  detections: Sequence[Detections],
-  truth: Sequence[Truth],
-  num_classes: int,
-) -> dict[str, float]:
-  """Measures detections in all images of a test set.
-
-  Args:
-    detections: one entry an image; the best 100 of each image count.
-    truth: of the same images. Difficult objects are COCO's crowds: they are
-      not missed, and what lies within them is ignored.
-    num_classes: k; labels are 0..k-1.
-
-  Returns:
-    AP, AP50, AP75, AP_small, AP_medium and AP_large, shares in 0..1; NaN where
-    there are no objects of the size.
-
-  Raises:
-    UserError: if pycocotools is not installed.
-    ValueError: for entries that do not fit.
-  """
-  try:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-  except ImportError as error:
-    raise UserError(
-      "COCO's average precision needs pycocotools, which is not installed: "
-      "pip install pycocotools. VOC's own measure does without."
-    ) from error
-  check(detections, truth, num_classes)
-  ground = COCO()
-  ground.dataset = {
-    "images": [{"id": i} for i in range(len(truth))],
-    "categories": [{"id": label} for label in range(num_classes)],
-    "annotations": [
-      entry | {"id": number, "area": entry["bbox"][2] * entry["bbox"][3]}
-      # From 1: pycocotools takes the id 0 for "no match".
-      for number, entry in enumerate(_annotations(truth), start=1)
-    ],
-  }
-  with contextlib.redirect_stdout(io.StringIO()):
-    ground.createIndex()
-    # Without anything found it is given no list, which it could not read.
-    found = ground.loadRes(_results(detections) or _nothing(num_classes))
-    run = COCOeval(ground, found, "bbox")
-    run.evaluate()
-    run.accumulate()
-    run.summarize()
-  values = [float(x) for x in run.stats[: len(_STATS)]]
-  return {
-    name: np.nan if value < 0 else value  # -1 says that there are none
-    for name, value in zip(_STATS, values, strict=True)
-  }
-
-
-def _annotations(truth: Sequence[Truth]) -> list[dict]:
-  return [
-    {
-      "image_id": i,
-      "category_id": int(label),
-      "bbox": _corner_and_size(box),
-      "iscrowd": int(difficult),
-    }
-    for i, one in enumerate(truth)
-    for box, label, difficult in zip(*one, strict=True)
-  ]
-
-
-def _results(detections: Sequence[Detections]) -> list[dict]:
-  return [
-    {
-      "image_id": i,
-      "category_id": int(label),
-      "bbox": _corner_and_size(box),
-      "score": float(score),
-    }
-    for i, one in enumerate(detections)
-    for box, score, label in zip(*one, strict=True)
-  ]
-
-
-def _nothing(num_classes: int) -> list[dict]:
-  """Returns a detection outside of the image, which finds nothing."""
-  return [
-    {
-      "image_id": 0,
-      "category_id": num_classes - 1,
-      "bbox": [-2.0, -2.0, 1.0, 1.0],
-      "score": 0.0,
-    }
-  ]
-
-
-def _corner_and_size(box: np.ndarray) -> list[float]:
-  left, top, right, low = map(float, box)
-  return [left, top, right - left, low - top]

@@ -1,9 +1,9 @@
 """Faster R-CNN on a ResNet's C4 features (Ren et al. 2015; He et al. 2020).
 
 The detector of MoCo's transfer to PASCAL VOC: all stages of a ResNet but the
-last are the backbone, the last one ("res5") sees each region of interest, and a
-BatchNorm that no classifier has follows it. The submodules that a classifier
-has too are called as there.
+last are the backbone. The last one ("res5") sees each region of interest, and
+an additional BatchNorm follows it. Submodules that a classifier shares have the
+names that they have there.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from synthjax.models.classifiers import backbone, make_classifier
 from synthjax.models.resnet.model import BLOCKS, BatchNorm, Conv, ResNet
 from synthjax.runtime.errors import UserError
 
-# What a classifier does not have: drawn anew whatever the backbone.
+# Submodules that no classifier has: drawn anew whatever the backbone.
 NEW = (
   "rpn_conv",
   "rpn_objectness",
@@ -37,8 +37,8 @@ NEW = (
 class FasterRCNN(nn.Module):
   """A region proposal network and a classifier of regions.
 
-  `propose` and `classify` are the two halves; between them lies what has no
-  parameters: the choice of the regions.
+  `propose` and `classify` are the two halves; the choice of the regions, which
+  has no parameters, lies between them.
   """
 
   stage_sizes: Sequence[int]  # the last is the head's
@@ -113,7 +113,7 @@ class FasterRCNN(nn.Module):
   def propose(
     self, images: jax.Array, *, train: bool = False
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Rates the anchors of images.
+    """Scores the anchors of images, and moves them.
 
     Args:
       images: [n, H, W, 3] normalised; zero where they end before H and W.
@@ -122,7 +122,7 @@ class FasterRCNN(nn.Module):
     Returns:
       Features [n, h, w, c], and float32 logits [n, h*w*num_anchors] of being an
       object and deltas [n, h*w*num_anchors, 4] of the anchors, in the order of
-      `boxes.anchors`.
+      `anchors.make_anchors`.
     """
     x = self.bn1(self.conv1(images), use_running_average=not train)
     x = nn.relu(x)
@@ -143,12 +143,12 @@ class FasterRCNN(nn.Module):
     *,
     train: bool = False,
   ) -> tuple[jax.Array, jax.Array]:
-    """Names and refines regions.
+    """Classifies regions, and moves their boxes.
 
     Args:
       features: [n, h, w, c] of `propose`.
       rois: [n, r, 4] float32 boxes in input pixels.
-      valid: [n, r] bool; BatchNorm's statistics leave out all others.
+      valid: [n, r] bool; BatchNorm's statistics leave out the others.
       train: as for `propose`.
 
     Returns:
@@ -180,16 +180,15 @@ class FasterRCNN(nn.Module):
 
 
 def _statistics_of(valid: jax.Array) -> AbstractContextManager:
-  """Lets every BatchNorm within average over the valid of [n, h, w, c].
+  """Makes every BatchNorm within average over the valid of [n, h, w, c].
 
-  As many regions as there are places are not always found; PyTorch's batch is
-  then the smaller one.
+  An image may have fewer regions than places; PyTorch's batch is then smaller.
   """
   mask = valid[:, None, None, None]
 
   def with_mask(call, args, kwargs, context):
-    norms = isinstance(context.module, nn.BatchNorm)
-    if norms and context.method_name == "__call__":
+    is_norm = isinstance(context.module, nn.BatchNorm)
+    if is_norm and context.method_name == "__call__":
       kwargs = {**kwargs, "mask": mask}
     return call(*args, **kwargs)
 
@@ -200,10 +199,9 @@ def make_detector(
   name: str,
   *,
   num_classes: int,
-  dtype: str = "float32",
-  num_anchors: int = 15,
-  sampling: int = 0,
-  roi_size: int = 14,
+  num_anchors: int = FasterRCNN.num_anchors,
+  roi_size: int = FasterRCNN.roi_size,
+  sampling: int = FasterRCNN.sampling,
   **sizes: Any,
 ) -> FasterRCNN:
   """Returns the detector on the ResNet that is called `name`.
@@ -211,14 +209,13 @@ def make_detector(
   Args:
     name: a ResNet of `classifiers.CLASSIFIERS`.
     num_classes: without the background.
-    dtype: of the activations.
-    num_anchors: at each place.
+    num_anchors: see `FasterRCNN`.
+    roi_size: see `FasterRCNN`.
     sampling: see `FasterRCNN`.
-    roi_size: likewise.
-    **sizes: fields of the ResNet that shall differ, such as `width`, `remat`.
+    **sizes: fields of the ResNet that differ, such as `width` and `dtype`.
 
   Raises:
-    UserError: for an unknown model or field, or one that is no ResNet.
+    UserError: for an unknown model or field, or a model that is no ResNet.
   """
   resnet = make_classifier(name, num_classes=None, **sizes)
   if not isinstance(resnet, ResNet):
@@ -226,20 +223,19 @@ def make_detector(
       f"The detector stands on a ResNet, and {name!r} is none: its stages are "
       "cut before the last. Give a ResNet such as 'resnet50'."
     )
-  fields = {f.name for f in dataclasses.fields(FasterRCNN)}
-  shared = fields & {f.name for f in dataclasses.fields(ResNet)}
-  shared -= {"parent", "name", "num_classes", "dtype"}
+  shared = {f.name for f in dataclasses.fields(FasterRCNN)}
+  shared &= {f.name for f in dataclasses.fields(ResNet)}
+  shared -= {"parent", "name", "num_classes"}
   return FasterRCNN(
     num_classes=num_classes,
-    dtype=jnp.dtype(dtype),
     num_anchors=num_anchors,
-    sampling=sampling,
     roi_size=roi_size,
+    sampling=sampling,
     **{field: getattr(resnet, field) for field in shared},
   )
 
 
-# --- puts a pre-trained ResNet below a detector ------------------------------
+# --- the start from a ResNet ------------------------------------------------
 
 
 def from_backbone(
@@ -247,30 +243,29 @@ def from_backbone(
 ) -> dict[str, Any]:
   """Returns a detector's variables that start from a ResNet's.
 
-  Every weight of the ResNet but those of its head is used, the statistics of
-  BatchNorm with them: ours, or released ones that `convert.resnet` has read
-  (torchvision, timm, MoCo).
+  Every weight of the ResNet but those of its head is used, with the statistics
+  of BatchNorm. They may be ours, or released ones that `models.resnet.weights`
+  reads (torchvision, timm, MoCo).
 
   Args:
     weights: `params` and `batch_stats` of a ResNet, with any head or none.
-    variables: of a new `FasterRCNN`; what a ResNet does not have stays.
+    variables: of a new `FasterRCNN`; variables that no ResNet has stay.
 
   Raises:
     UserError: listing every weight that is missing, unused or misshapen.
   """
-  have = traverse_util.flatten_dict(backbone(weights))
-  want = traverse_util.flatten_dict(dict(variables))
-  is_new = lambda path: path[1] in NEW
+  given = traverse_util.flatten_dict(backbone(weights))
+  needed = traverse_util.flatten_dict(dict(variables))
   problems = []
-  for path in sorted(have.keys() | want.keys()):
-    if path not in have and is_new(path):
+  for path in sorted(given.keys() | needed.keys()):
+    if path not in given and path[1] in NEW:
       continue
-    found, needed = (
-      np.shape(tree[path]) if path in tree else None for tree in (have, want)
+    has, needs = (
+      np.shape(tree[path]) if path in tree else None for tree in (given, needed)
     )
-    if found != needed:
+    if has != needs:
       problems.append(
-        f"{'/'.join(path)}: the ResNet has {found}, the detector needs {needed}"
+        f"{'/'.join(path)}: the ResNet has {has}, the detector needs {needs}"
       )
   if problems:
     raise UserError(
@@ -278,4 +273,4 @@ def from_backbone(
       + "\n  ".join(problems)
       + "\nBuild the detector on the ResNet that was pre-trained."
     )
-  return traverse_util.unflatten_dict(want | have)
+  return traverse_util.unflatten_dict(needed | given)

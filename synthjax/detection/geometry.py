@@ -53,7 +53,7 @@ def encode(
   size, centre = _size_and_centre(boxes)
   anchor_size, anchor_centre = _size_and_centre(anchors)
   usable = (size > 0).all(-1) & (anchor_size > 0).all(-1)
-  # Replaced before they are divided by, lest the gradient be 0 * inf.
+  # Replaced before the division, as the gradient would be 0 * inf.
   size, anchor_size = (
     jnp.where(usable[..., None], s, 1) for s in (size, anchor_size)
   )

@@ -1,7 +1,13 @@
-"""Grain pipelines from images with boxes to batches of a few static shapes."""
+"""Grain pipelines from images with boxes to batches of a few static shapes.
 
+A compiled step takes one shape. So images are resized, and then padded to the
+smallest of a few shapes ("buckets") that holds them; a batch has images of one
+bucket alone.
+"""
+
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import grain
@@ -9,30 +15,45 @@ import jax
 import numpy as np
 from absl import logging
 
+from synthjax.config.schema import Count, Counts
 from synthjax.data.pipeline.loader import Batches
 from synthjax.data.pipeline.rows import Detection, Source
 from synthjax.detection.resize import all_resized, resize, resized
 from synthjax.runtime.errors import UserError
 
-# --- few padded shapes for images of many sizes, and batches of one shape each
-# A compiled step takes one shape. Images are resized, and then padded to the
-# smallest of a few shapes ("buckets") that holds them; a batch has images of
-# one bucket alone.
-
 Shape = tuple[int, int]  # height, width
+FLIP = 0.5  # how likely a training image is mirrored
 
 
-class Waste(NamedTuple):
-  """What padding costs."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Images:
+  """How images are resized and batched, by default as MoCo does for VOC."""
 
-  shapes: int  # that are used, each of them compiled
-  share: float  # of all pixels of the batches, that are padding
+  short_sides: Counts = tuple(range(480, 801, 32))  # px, drawn for each image
+  max_size: Count = 1333  # px of the longer side
+  num_buckets: Count = 6  # of shapes at most, each of which is compiled
+  # For evaluation.
+  eval_short_side: Count = 800
+  eval_num_buckets: Count = 4
+  eval_batch_size: Count = 8  # over all processes
+
+  def problems(self) -> Iterator[str]:
+    """Yields a problem of sides that are missing or longer than allowed."""
+    sides = (*self.short_sides, self.eval_short_side)
+    if (
+      not self.short_sides or not 1 <= min(sides) <= max(sides) <= self.max_size
+    ):
+      yield (
+        f"short_sides={self.short_sides} and eval_short_side="
+        f"{self.eval_short_side} with max_size={self.max_size}: give lengths "
+        "in pixels, none above max_size"
+      )
 
 
 class Plan(NamedTuple):
   """Batches to read: b batches of n images."""
 
-  rows: np.ndarray  # [b, n] int32, positions in the source
+  rows: np.ndarray  # [b, n] int32, positions in the source; -1 fills a batch up
   short_sides: np.ndarray  # [b, n] int32, that each is resized to
   flips: np.ndarray  # [b, n] bool
   buckets: np.ndarray  # [b] int32
@@ -72,11 +93,8 @@ def choose_buckets(
     cost[j] = cost[:, j] = np.inf
   joined = shapes[weights > 0]
   # A join may have made room for images of other joins.
-  used = np.unique(assign(sizes, joined))
-  kept = sorted(
-    map(tuple, joined[used].tolist()), key=lambda s: (s[0] * s[1], s)
-  )
-  return tuple(kept)
+  used = joined[np.unique(assign(sizes, joined))].tolist()
+  return tuple(sorted(map(tuple, used), key=lambda s: (s[0] * s[1], s)))
 
 
 def _cost_of_joining(
@@ -101,68 +119,61 @@ def assign(sizes: np.ndarray, buckets: Sequence[Shape]) -> np.ndarray:
   fits = (sizes[:, None] <= shapes[order]).all(-1)  # [n, buckets]
   if not fits.any(-1).all():
     bad = np.unique(sizes[~fits.any(-1)], axis=0)
-    some = ", ".join(f"{h} x {w}" for h, w in bad[:5])
     raise UserError(
-      f"Images of {len(bad)} sizes, such as {some} (height x width), fit into "
-      f"none of the shapes {', '.join(f'{h} x {w}' for h, w in shapes)}: give "
-      "a larger one, or leave the shapes to be chosen."
+      f"Images of {len(bad)} sizes, such as {_listed(bad[:5])} (height x "
+      f"width), fit into none of the shapes {_listed(shapes)}: give a larger "
+      "one, or leave the shapes to be chosen."
     )
   return order[fits.argmax(-1)].astype(np.int32)
 
 
-def padding_waste(sizes: np.ndarray, buckets: Sequence[Shape]) -> Waste:
-  """Tells how many shapes resized images need, and how much is padding.
+def padding_share(sizes: np.ndarray, buckets: Sequence[Shape]) -> float:
+  """Returns the share of padding among all pixels of the batches.
 
   Args:
     sizes: [n, 2] of resized images, equally likely.
     buckets: shapes to pad to.
   """
-  chosen = assign(sizes, buckets)
-  padded = np.asarray(buckets, np.int64).prod(-1)[chosen].sum()
-  true = np.asarray(sizes, np.int64).prod(-1).sum()
-  return Waste(len(np.unique(chosen)), float(1 - true / padded))
+  areas = np.asarray(buckets, np.int64).prod(-1)[assign(sizes, buckets)]
+  return float(1 - np.asarray(sizes, np.int64).prod(-1).sum() / areas.sum())
 
 
 def plan_batches(
   sizes: np.ndarray,
   buckets: Sequence[Shape],
+  images: Images,
   *,
-  short_sides: Sequence[int],
-  max_size: int,
-  flip: float,
   batch_size: int,
   num_batches: int,
   seed: int,
 ) -> Plan:
   """Deals shuffled images out to batches of one bucket each.
 
-  In every epoch each image comes once, with a length of the shorter side and a
-  flip of its own, and joins the queue of its bucket; a full queue is a batch.
-  What waits at the end of an epoch is the first of the next, so that no image
-  is left out or comes twice; at most batch_size - 1 wait for each bucket.
+  In every epoch each image comes once, with a random shorter side and a random
+  flip, and joins the queue of its bucket; a full queue is a batch. Images that
+  wait at the end of an epoch come first in the next one, so that none is left
+  out or comes twice; at most batch_size - 1 wait for each bucket.
 
   The same arguments give the same batches, and fewer of them the first ones.
 
   Args:
     sizes: [n, 2] of the images before resizing.
-    buckets: shapes that hold all that is drawn.
-    short_sides: to draw from.
-    max_size: of the longer side.
-    flip: how likely an image is mirrored.
+    buckets: shapes that hold the images at every length.
+    images: how they are resized.
     batch_size: over all processes.
     num_batches: to plan.
-    seed: of all that is drawn.
+    seed: of all random draws.
   """
   # Bucket of each image at each length, [n, k].
-  n, k = len(sizes), len(short_sides)
-  every = all_resized(sizes, short_sides, max_size)
-  bucket_of = assign(every, buckets).reshape(k, n).T
+  n, k = len(sizes), len(images.short_sides)
+  resized_sizes = all_resized(sizes, images.short_sides, images.max_size)
+  bucket_of = assign(resized_sizes, buckets).reshape(k, n).T
   waiting = [np.zeros((3, 0), np.int32) for _ in buckets]
   batches, epoch = [], 0
   while len(batches) < num_batches:
     rng = np.random.default_rng((seed, epoch))
     order, drawn = rng.permutation(n), rng.integers(k, size=n)
-    flips = rng.random(n) < flip
+    flips = rng.random(n) < FLIP
     draws = np.stack([order, drawn, flips]).astype(np.int32)  # [3, n]
     chosen = bucket_of[order, drawn]
     full = []  # (when its last image came, bucket, draws [3, batch])
@@ -173,36 +184,33 @@ def plan_batches(
         last = came[end - before.shape[1] - 1]
         full.append((last, bucket, queue[:, end - batch_size : end]))
       waiting[bucket] = queue[:, queue.shape[1] // batch_size * batch_size :]
-    batches += sorted(full, key=lambda each: each[0])
+    batches += sorted(full, key=lambda batch: batch[0])
     epoch += 1
   batches = batches[:num_batches]
   rows, drawn, flips = np.stack([b[2] for b in batches], 1)
   return Plan(
     rows,
-    np.asarray(short_sides, np.int32)[drawn],
+    np.asarray(images.short_sides, np.int32)[drawn],
     flips.astype(bool),
     np.array([b[1] for b in batches], np.int32),
   )
 
 
 def plan_in_order(
-  sizes: np.ndarray,
-  buckets: Sequence[Shape],
-  *,
-  short_side: int,
-  max_size: int,
-  batch_size: int,
+  sizes: np.ndarray, buckets: Sequence[Shape], images: Images
 ) -> Plan:
   """Deals each image out once, in order within its bucket, unmirrored.
 
   The last batch of each bucket is filled up with rows of -1.
   """
-  chosen = assign(resized(sizes, short_side, max_size), buckets)
+  short_side, batch_size = images.eval_short_side, images.eval_batch_size
+  chosen = assign(resized(sizes, short_side, images.max_size), buckets)
   rows, numbers = [], []
   for bucket in range(len(buckets)):
-    own = np.flatnonzero(chosen == bucket)
-    own = np.pad(own, (0, -len(own) % batch_size), constant_values=-1)
-    rows.append(own.reshape(-1, batch_size))
+    members = np.flatnonzero(chosen == bucket)
+    filling = (0, -len(members) % batch_size)
+    members = np.pad(members, filling, constant_values=-1)
+    rows.append(members.reshape(-1, batch_size))
     numbers += [bucket] * len(rows[-1])
   rows = np.concatenate(rows).astype(np.int32)
   return Plan(
@@ -213,84 +221,66 @@ def plan_in_order(
   )
 
 
-# --- ------
-# The protocol of MoCo's transfer to PASCAL VOC.
-VOC_SHORT_SIDES = tuple(range(480, 801, 32))
-VOC_TEST_SHORT_SIDE = 800
-VOC_MAX_SIZE = 1333
+# --- batches ----------------------------------------------------------------
 
 
 def train_batches(
   source: Detection,
+  images: Images,
   *,
   batch_size: int,
   num_batches: int,
   seed: int,
-  short_sides: Sequence[int] = VOC_SHORT_SIDES,
-  max_size: int = VOC_MAX_SIZE,
-  flip: float = 0.5,
-  num_buckets: int = 6,
   num_workers: int = 0,
 ) -> Batches:
   """Makes shuffled batches: this process's share of each global one.
 
   Each image is resized to a shorter side of its own, and mirrored by chance. A
-  batch holds images of one shape, so that those of a batch are of similar
-  size; how often an image comes with a size is as without shapes. The images
-  of an epoch that fill no batch begin the next; see `plan_batches`. Objects
-  marked difficult are trained on, as the others.
+  batch holds images of one shape, so they are of similar size; how often an
+  image gets a size does not depend on the shapes. The images of an epoch that
+  fill no batch begin the next; see `plan_batches`. Objects marked difficult
+  are trained on, as the others.
 
   Args:
-    source: of images with boxes, such as `voc.open_voc` opens.
+    source: images with boxes, such as `voc.open_voc` opens.
+    images: how they are resized.
     batch_size: over all processes.
     num_batches: at least the steps of training; fewer are the first of more.
-    seed: of all that is drawn; the same on every process.
-    short_sides: lengths to draw the shorter side from.
-    max_size: of the longer side.
-    flip: how likely an image is mirrored.
-    num_buckets: of shapes at most, each of which is compiled.
+    seed: of all random draws; the same on every process.
     num_workers: reading processes; 0 reads in this one.
 
   Returns:
     Batches of image uint8 [n, H, W, 3], padded with zeros below and right; size
     int32 [n, 2], the height and width before padding; boxes float32 [n, g, 4],
-    x0, y0, x1, y1 in pixels of the resized image, with as many places as an
-    image of the source can need; labels int32 [n, g]; and valid bool [n, g]:
-    which places hold an object, the first ones.
+    x0, y0, x1, y1 in pixels of the resized image, for the largest number g of
+    objects in an image of the source; labels int32 [n, g]; and valid bool
+    [n, g]: which places hold an object, the first ones.
 
   Raises:
-    UserError: when the batch does not split over the processes, and about
-      sizes and numbers that cannot be.
+    UserError: about an empty source, sizes and numbers that are out of range,
+      and a batch that does not split over the processes.
   """
-  share = _check(source, batch_size, short_sides, max_size)
   if num_batches < 1:
     raise UserError(f"num_batches={num_batches}: give the steps of training.")
-  every = all_resized(source.sizes, short_sides, max_size)
-  buckets = _buckets(every, num_buckets)
+  share = _share(source, images, batch_size)
+  buckets = _buckets(
+    all_resized(source.sizes, images.short_sides, images.max_size),
+    images.num_buckets,
+  )
   plan = plan_batches(
     source.sizes,
     buckets,
-    short_sides=short_sides,
-    max_size=max_size,
-    flip=flip,
+    images,
     batch_size=batch_size,
     num_batches=num_batches,
     seed=seed,
   )
-  read = functools.partial(
-    _read_train, source, _share(plan, share), buckets, max_size
-  )
-  return _to_dataset(Source(num_batches, read), num_workers)
+  read = functools.partial(_read_train, source, buckets, images.max_size)
+  return _to_dataset(read, plan, share, num_workers)
 
 
 def eval_batches(
-  source: Detection,
-  *,
-  batch_size: int,
-  short_side: int = VOC_TEST_SHORT_SIDE,
-  max_size: int = VOC_MAX_SIZE,
-  num_buckets: int = 4,
-  num_workers: int = 0,
+  source: Detection, images: Images, *, num_workers: int = 0
 ) -> Batches:
   """Makes batches of every image once: this process's share of each.
 
@@ -299,52 +289,34 @@ def eval_batches(
   is the whole shape.
 
   Args:
-    source: of images with boxes.
-    batch_size: over all processes.
-    short_side: of every image.
-    max_size: of the longer side.
-    num_buckets: of shapes at most, each of which is compiled.
+    source: images with boxes.
+    images: how they are resized and batched.
     num_workers: reading processes; 0 reads in this one.
 
   Returns:
     Batches as those of `train_batches`, and index int32 [n], the row of the
-    source; original_size int32 [n, 2], its height and width, which
-    `resizing.to_original` maps detections back with; and scale float32 [n],
-    what its sides were multiplied by before they were rounded.
+    source; and original_size int32 [n, 2], its height and width, by which
+    `resize.to_original` maps detections back.
 
   Raises:
     UserError: as `train_batches`.
   """
-  share = _check(source, batch_size, [short_side], max_size)
-  every = resized(source.sizes, short_side, max_size)
-  buckets = _buckets(every, num_buckets)
-  plan = plan_in_order(
-    source.sizes,
-    buckets,
-    short_side=short_side,
-    max_size=max_size,
-    batch_size=batch_size,
+  share = _share(source, images, images.eval_batch_size)
+  buckets = _buckets(
+    resized(source.sizes, images.eval_short_side, images.max_size),
+    images.eval_num_buckets,
   )
-  read = functools.partial(
-    _read_eval, source, _share(plan, share), buckets, max_size
-  )
-  return _to_dataset(Source(len(plan.rows), read), num_workers)
+  plan = plan_in_order(source.sizes, buckets, images)
+  read = functools.partial(_read_eval, source, buckets, images.max_size)
+  return _to_dataset(read, plan, share, num_workers)
 
 
-# --- what is read -----------------------------------------------------------
-
-
-def _check(
-  source: Detection, batch_size: int, short_sides: Sequence[int], max_size: int
-) -> slice:
-  """Returns this process's part of a batch."""
+def _share(source: Detection, images: Images, batch_size: int) -> slice:
+  """Returns the rows of a global batch that this process reads."""
   if not len(source):
     raise UserError("The source of images is empty: there is nothing to read.")
-  if not short_sides or min(short_sides) < 1 or max_size < max(short_sides):
-    raise UserError(
-      f"short_sides={list(short_sides)} with max_size={max_size}: give lengths "
-      "in pixels, none above max_size."
-    )
+  if problems := [*images.problems()]:
+    raise UserError(f"{problems[0]}.")
   count, index = jax.process_count(), jax.process_index()
   share, rest = divmod(batch_size, count)
   if rest or share < 1:
@@ -357,33 +329,41 @@ def _check(
 
 def _buckets(sizes: np.ndarray, count: int) -> tuple[Shape, ...]:
   buckets = choose_buckets(sizes, count)
-  waste = padding_waste(sizes, buckets)
-  shapes = ", ".join(f"{h} x {w}" for h, w in buckets)
   logging.info(
     "Images are padded to %d shapes (%s); %.1f %% of the pixels are padding.",
-    *(waste.shapes, shapes, 100 * waste.share),
+    *(len(buckets), _listed(buckets), 100 * padding_share(sizes, buckets)),
   )
-  return tuple((int(h), int(w)) for h, w in buckets)
+  return buckets
 
 
-def _share(plan: Plan, share: slice) -> Plan:
-  rows, short_sides, flips = (each[:, share] for each in plan[:3])
-  return Plan(rows, short_sides, flips, plan.buckets)
-
-
-def _to_dataset(batches: Source, num_workers: int) -> Batches:
+def _to_dataset(
+  read: Callable[..., dict[str, np.ndarray]],
+  plan: Plan,
+  share: slice,
+  num_workers: int,
+) -> Batches:
+  rows, short_sides, flips = (column[:, share] for column in plan[:3])
+  plan = Plan(rows, short_sides, flips, plan.buckets)
+  batches = Source(len(rows), functools.partial(read, plan))
   # Each element is a whole batch already.
   return Batches(grain.MapDataset.source(batches), num_workers, ahead=4)
 
 
+def _listed(shapes: Sequence[Shape]) -> str:
+  return ", ".join(f"{height} x {width}" for height, width in shapes)
+
+
+# --- reading ----------------------------------------------------------------
+
+
 def _read_train(
   source: Detection,
-  plan: Plan,
   buckets: Sequence[Shape],
   max_size: int,
+  plan: Plan,
   index: int,
 ) -> dict[str, np.ndarray]:
-  draws = zip(*(each[index].tolist() for each in plan[:3]), strict=True)
+  draws = zip(*(column[index].tolist() for column in plan[:3]), strict=True)
   rows = [
     resize(source[row], short, max_size, flip=flip)
     for row, short, flip in draws
@@ -393,12 +373,12 @@ def _read_train(
 
 def _read_eval(
   source: Detection,
-  plan: Plan,
   buckets: Sequence[Shape],
   max_size: int,
+  plan: Plan,
   index: int,
 ) -> dict[str, np.ndarray]:
-  own, shape = plan.rows[index], buckets[plan.buckets[index]]
+  indices, shape = plan.rows[index], buckets[plan.buckets[index]]
   short_side = int(plan.short_sides[0, 0])
   filler = {
     "image": np.zeros((*shape, 3), np.uint8),
@@ -406,16 +386,13 @@ def _read_eval(
     "labels": np.zeros(0, np.int32),
   }
   rows = [
-    filler if row < 0 else resize(source[row], short_side, max_size)
-    for row in own.tolist()
+    filler if i < 0 else resize(source[i], short_side, max_size)
+    for i in indices.tolist()
   ]
-  batch = _pad(rows, shape, source.max_objects)
-  original = np.where(own[:, None] < 0, shape, source.sizes[own])
-  scale = np.minimum(short_side / original.min(-1), max_size / original.max(-1))
-  return batch | {
-    "index": own,
+  original = np.where(indices[:, None] < 0, shape, source.sizes[indices])
+  return _pad(rows, shape, source.max_objects) | {
+    "index": indices,
     "original_size": original.astype(np.int32),
-    "scale": np.where(own < 0, 1, scale).astype(np.float32),
   }
 
 

@@ -1,27 +1,28 @@
-"""Detection of objects: Faster R-CNN's training and its detections.
+"""Faster R-CNN's training and its detections.
 
 A batch holds `image` uint8 [n, H, W, 3], filled up with zeros; `size` int32
 [n, 2], the true height and width; and, for training, `boxes` float32 [n, g, 4]
 (x0, y0, x1, y1 in pixels of the input), `labels` int32 [n, g] and `valid` bool
 [n, g]. Everything from the pixels to the loss is one compiled function.
 
-BatchNorm sees the whole batch, filled-up places of images included, whatever
-the devices: the SyncBN of the reference.
+BatchNorm averages over the whole batch, with the padding of images, on any
+number of devices: the SyncBN of the reference.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from synthjax.detection import geometry, regions
 from synthjax.detection.anchors import draw_subsample
 from synthjax.detection.nms import batched_nms
-from synthjax.detection.precise_bn import reestimate
 from synthjax.detection.regions import (
   AnchorTargets,
   Options,
@@ -29,6 +30,8 @@ from synthjax.detection.regions import (
   Subsample,
 )
 from synthjax.models.pixels import normalize
+from synthjax.runtime import mesh as meshes
+from synthjax.runtime.errors import UserError
 from synthjax.training.loop import Objective
 
 VOC = Options()
@@ -53,7 +56,7 @@ def detection(
   """Returns the objective of Faster R-CNN; all four losses weigh the same.
 
   Args:
-    model: a `models.faster_rcnn.FasterRCNN`, or what has its methods.
+    model: a `faster_rcnn.FasterRCNN`, or a stand-in with its methods.
     tx: the optimizer.
     options: all choices outside of the network.
     subsample: draws anchors and regions; as `anchors.draw_subsample`.
@@ -96,7 +99,7 @@ def start_from(
   Args:
     objective: of `detection`.
     replace: maps the variables that were drawn to those to start from, such as
-      `partial(convert.detector.from_backbone, weights)`.
+      `partial(faster_rcnn.from_backbone, weights)`.
   """
 
   def init(rng, batch):
@@ -108,8 +111,36 @@ def start_from(
   return objective._replace(init=init)
 
 
+def trace(
+  objectives: Sequence[Objective], *, batch_size: int, side: int
+) -> None:
+  """Traces the starts of objectives and their common step; computes nothing.
+
+  Args:
+    objectives: of `detection`, with several starts.
+    batch_size: n.
+    side: of the images in pixels; rounded up to a multiple of 16.
+
+  Raises:
+    UserError: about shapes and sizes that do not fit.
+  """
+  n, side = batch_size, -(-side // 16) * 16
+  shapes = {
+    "image": ((n, side, side, 3), np.uint8),
+    "size": ((n, 2), np.int32),
+    "boxes": ((n, 1, 4), np.float32),
+    "labels": ((n, 1), np.int32),
+    "valid": ((n, 1), bool),
+  }
+  batch = {name: jax.ShapeDtypeStruct(*spec) for name, spec in shapes.items()}
+  rng = jax.random.key(0)
+  for objective in objectives:
+    state = jax.eval_shape(objective.init, rng, batch)
+  jax.eval_shape(objective.step, state, batch, rng)
+
+
 def preprocess(batch: Mapping[str, jax.Array]) -> jax.Array:
-  """Returns normalised images [n, H, W, 3], zero where they have ended."""
+  """Returns normalised images [n, H, W, 3], zero in the padding."""
   images, size = normalize(batch["image"]), batch["size"]
   _, height, width, _ = images.shape
   rows = jnp.arange(height) < size[:, :1]  # [n, H]
@@ -166,11 +197,78 @@ def _forward(
   return losses | head_losses(logits, deltas, targets), dict(stats)
 
 
+# --- the four losses (Ren et al. 2015) ----------------------------------------
+# The distance of deltas is L1: smooth L1 whose round part has no width.
+
+
+def proposal_losses(
+  logits: jax.Array,
+  deltas: jax.Array,
+  targets: AnchorTargets,
+  *,
+  num_anchors: int,
+) -> dict[str, jax.Array]:
+  """Returns the losses of the region proposal network.
+
+  Args:
+    logits: [n, a] float32.
+    deltas: [n, a, 4] float32.
+    targets: arrays [n, a, ...].
+    num_anchors: per image; both sums are divided by n times that many, even
+      where fewer were sampled.
+  """
+  total = num_anchors * len(logits)
+  positive, counts = targets.positive, targets.positive | targets.negative
+  entropy = optax.sigmoid_binary_cross_entropy(
+    logits, positive.astype(jnp.float32)
+  )
+  return {
+    "loss_rpn_cls": jnp.sum(entropy, where=counts) / total,
+    "loss_rpn_box": _l1(deltas, targets.deltas, positive) / total,
+  }
+
+
+def head_losses(
+  logits: jax.Array, deltas: jax.Array, targets: RoiTargets
+) -> dict[str, jax.Array]:
+  """Returns the losses of the head, and the share of foreground.
+
+  Args:
+    logits: [n, r, k + 1] float32.
+    deltas: [n, r, k, 4] float32; those of the true class count.
+    targets: arrays [n, r, ...]; the sums are divided by the number of all
+      valid regions of the batch, foreground or not.
+  """
+  foreground, labels = targets.foreground, targets.labels
+  total = jnp.maximum(targets.valid.sum(), 1)
+  entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  k = deltas.shape[2]
+  true_class = jnp.minimum(labels, k - 1)  # the background has no deltas
+  deltas = jnp.take_along_axis(deltas, true_class[..., None, None], axis=2)
+  return {
+    "loss_cls": jnp.sum(entropy, where=targets.valid) / total,
+    "loss_box": _l1(deltas[:, :, 0], targets.deltas, foreground) / total,
+    "foreground": foreground.sum() / total,
+  }
+
+
+def _l1(deltas: jax.Array, targets: jax.Array, where: jax.Array) -> jax.Array:
+  """Sums the distances of deltas [n, b, 4] where a mask [n, b] is True."""
+  return jnp.sum(jnp.abs(deltas - targets), where=where[..., None])
+
+
+# --- BatchNorm's statistics after training (Wu and Johnson 2021) -------------
+# The running ones trail behind the weights. An average over many batches, with
+# the weights held still, does not.
+
+_MOMENTUM = 0.9  # of BatchNorm
+
+
 def precise_bn(
   model: Any,
   variables: Mapping[str, Any],
   batches: Iterable[Mapping],
-  num_iterations: int = 200,
+  num_iterations: int,
   *,
   options: Options = VOC,
 ) -> dict[str, Any]:
@@ -188,13 +286,8 @@ def precise_bn(
   Raises:
     UserError: when there are fewer batches.
   """
-  return reestimate(
-    _statistics(model, options),
-    variables,
-    batches,
-    num_iterations=num_iterations,
-    rng=jax.random.key(0),
-  )
+  forward = _statistics(model, options)
+  return mean_statistics(forward, variables, batches, num_iterations)
 
 
 @cache  # so that detectors of several seeds compile it once
@@ -208,14 +301,72 @@ def _statistics(model: Any, options: Options) -> Callable:
   return forward
 
 
+def mean_statistics(
+  forward: Callable[[Any, Any, jax.Array], Any],
+  variables: Mapping[str, Any],
+  batches: Iterable[Any],
+  num_iterations: int,
+) -> dict[str, Any]:
+  """Returns the variables with the mean statistics of batches.
+
+  The variance is the mean of the batches' own, and biased as is all of Flax's:
+  PyTorch's is larger by v / (v - 1) for v values of a channel in a batch.
+
+  Args:
+    forward: (variables, batch, rng) -> `batch_stats` after a pass in training
+      mode; compiled once for all calls with the same function.
+    variables: `params` and `batch_stats`; only the shapes of these matter.
+    batches: this process's share of each global batch, dicts of arrays.
+    num_iterations: batches to take.
+
+  Raises:
+    UserError: when there are fewer batches.
+  """
+  mesh = meshes.make_mesh()
+  variables = jax.device_put(dict(variables), meshes.copied(mesh))
+  rng = meshes.place_key(mesh, jax.random.key(0))
+  total = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+
+  count = 0
+  for batch in itertools.islice(batches, num_iterations):
+    batch = meshes.to_global(mesh, batch)
+    batch_rng = _fold_in(rng, np.uint32(count))
+    total = _add(forward, total, variables["params"], batch, batch_rng)
+    count += 1
+  if count < max(num_iterations, 1):
+    raise UserError(
+      f"found {count} batches to measure BatchNorm's statistics on, and "
+      f"num_iterations={num_iterations}; give as many, and one or more."
+    )
+  return variables | {"batch_stats": jax.tree.map(lambda t: t / count, total)}
+
+
+# Compiled, as the key may lie on devices of other processes, too.
+_fold_in = jax.jit(jax.random.fold_in)
+
+
+@partial(jax.jit, static_argnums=0)
+def _add(
+  forward: Callable, total: Any, params: Any, batch: Any, rng: jax.Array
+) -> Any:
+  """Returns the sum of statistics with those of one more batch."""
+  # Next to statistics of zero, 1 - momentum of the batch's remain.
+  zeros = jax.tree.map(jnp.zeros_like, total)
+  stats = forward({"params": params, "batch_stats": zeros}, batch, rng)
+  return jax.tree.map(lambda t, s: t + s / (1 - _MOMENTUM), total, stats)
+
+
+# --- detections -------------------------------------------------------------
+
+
 def predictor(
   model: Any, options: Options = VOC
 ) -> Callable[[Any, Mapping], dict[str, jax.Array]]:
   """Returns a compiled (variables, batch) -> detections, best first.
 
   They are `boxes` float32 [n, d, 4] in pixels of the input, `scores` [n, d],
-  `labels` int32 [n, d] and `valid` bool [n, d]. Of the batch only `image` and
-  `size` are read.
+  `labels` int32 [n, d] and `valid` bool [n, d]. The batch needs `image` and
+  `size` alone.
   """
 
   @jax.jit
@@ -252,7 +403,7 @@ def _detect(
     scores: [r, k] of each class.
     deltas: [r, k, 4] of each class.
     rois: [r, 4].
-    valid: [r] which of them there are.
+    valid: [r] False for padding.
     size: [2] height and width.
     options: thresholds and numbers.
   """
@@ -278,63 +429,3 @@ def _detect(
     "labels": fill(labels[index]),
     "valid": kept,
   }
-
-
-# --- the four losses of Faster R-CNN (Ren et al ------------------------------
-# The distance of deltas is L1: smooth L1 whose round part has no width.
-
-
-def proposal_losses(
-  logits: jax.Array,
-  deltas: jax.Array,
-  targets: AnchorTargets,
-  *,
-  num_anchors: int,
-) -> dict[str, jax.Array]:
-  """Returns the losses of the region proposal network.
-
-  Args:
-    logits: [n, a] float32.
-    deltas: [n, a, 4] float32.
-    targets: arrays [n, a, ...].
-    num_anchors: meant to be sampled per image: n times that many divide both
-      sums, however many were found.
-  """
-  total = num_anchors * len(logits)
-  positive, counts = targets.positive, targets.positive | targets.negative
-  entropy = optax.sigmoid_binary_cross_entropy(
-    logits, positive.astype(jnp.float32)
-  )
-  return {
-    "loss_rpn_cls": jnp.sum(entropy, where=counts) / total,
-    "loss_rpn_box": _l1(deltas, targets.deltas, positive) / total,
-  }
-
-
-def head_losses(
-  logits: jax.Array, deltas: jax.Array, targets: RoiTargets
-) -> dict[str, jax.Array]:
-  """Returns the losses of the head, and the share of foreground.
-
-  Args:
-    logits: [n, r, k + 1] float32.
-    deltas: [n, r, k, 4] float32, of which those of the true class count.
-    targets: arrays [n, r, ...]; the sums are divided by the number of all
-      valid regions of the batch, foreground or not.
-  """
-  foreground, labels = targets.foreground, targets.labels
-  total = jnp.maximum(targets.valid.sum(), 1)
-  entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-  k = deltas.shape[2]
-  own = jnp.minimum(labels, k - 1)[..., None, None]  # the background has none
-  own_deltas = jnp.take_along_axis(deltas, own, axis=2)[:, :, 0]
-  return {
-    "loss_cls": jnp.sum(entropy, where=targets.valid) / total,
-    "loss_box": _l1(own_deltas, targets.deltas, foreground) / total,
-    "foreground": foreground.sum() / total,
-  }
-
-
-def _l1(deltas: jax.Array, targets: jax.Array, where: jax.Array) -> jax.Array:
-  """Sums the distances of [n, b, 4] where [n, b] says so."""
-  return jnp.sum(jnp.abs(deltas - targets), where=where[..., None])

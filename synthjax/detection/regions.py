@@ -1,11 +1,11 @@
-"""Which boxes a detector proposes, and which of them it learns from.
+"""The boxes that a detector proposes, and those that it learns from.
 
 After Faster R-CNN (Ren et al. 2015) with the numbers of detectron2's R50-C4, by
-which MoCo transfers to PASCAL VOC. Shapes are those of full lists, and masks
-say what of them counts.
+which MoCo transfers to PASCAL VOC. All shapes are static: lists have their
+largest length, and masks mark the entries that count.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from synthjax.config.schema import Count, Positive, Share, Sides
 from synthjax.detection import anchors as grids
 from synthjax.detection import geometry
 from synthjax.detection.anchors import draw_subsample, match
@@ -23,51 +24,67 @@ from synthjax.runtime.errors import UserError
 Subsample = Callable[..., tuple[jax.Array, jax.Array]]
 
 
+# Factors of the four deltas (dx, dy, dw, dh) of a box.
+Weights = tuple[Positive, Positive, Positive, Positive]
+
+
 class Options(NamedTuple):
   """The choices outside of the network, by default those for VOC."""
 
-  # Anchors: sides in pixels, and heights as multiples of widths.
-  sizes: tuple[float, ...] = (32, 64, 128, 256, 512)
-  ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+  # Anchors.
+  sizes: Sides = (32, 64, 128, 256, 512)  # px
+  ratios: Sides = (0.5, 1.0, 2.0)  # heights over widths
 
-  # The region proposal network's training.
-  anchor_iou: tuple[float, float] = (
-    0.3,
-    0.7,
-  )  # below: negative; from: positive
-  anchor_weights: tuple[float, float, float, float] = (1, 1, 1, 1)
-  num_anchors: int = 256  # sampled per image
-  max_positive_anchors: int = 128
+  # The region proposal network's training. An anchor is negative below the
+  # first of these overlaps and positive from the second on.
+  anchor_iou: tuple[Share, Share] = (0.3, 0.7)
+  anchor_weights: Weights = (1, 1, 1, 1)
+  num_anchors: Count = 256  # sampled per image
+  max_positive_anchors: Count = 128
 
   # Proposals: kept by logit, then by non-maximum suppression.
-  pre_top: int = 12000
-  post_top: int = 2000
-  test_pre_top: int = 6000
-  test_post_top: int = 1000
-  proposal_nms: float = 0.7
+  pre_top: Count = 12000
+  post_top: Count = 2000
+  test_pre_top: Count = 6000
+  test_post_top: Count = 1000
+  proposal_nms: Share = 0.7
 
   # The head's training.
-  roi_iou: float = 0.5
-  roi_weights: tuple[float, float, float, float] = (10, 10, 5, 5)
-  num_rois: int = 512  # sampled per image
-  max_foreground: int = 128
+  roi_iou: Share = 0.5
+  roi_weights: Weights = (10, 10, 5, 5)
+  num_rois: Count = 512  # sampled per image
+  max_foreground: Count = 128
 
   # Detections.
-  min_score: float = 0.05
-  detection_nms: float = 0.5
-  max_detections: int = 100
+  min_score: Share = 0.05
+  detection_nms: Share = 0.5
+  max_detections: Count = 100
+
+  def problems(self) -> Iterator[str]:
+    """Yields each number that exceeds the one that limits it."""
+    for few, many in (
+      ("max_positive_anchors", "num_anchors"),
+      ("max_foreground", "num_rois"),
+      ("post_top", "pre_top"),
+      ("test_post_top", "test_pre_top"),
+    ):
+      if getattr(self, few) > getattr(self, many):
+        yield (
+          f"{few}={getattr(self, few)} is more than "
+          f"{many}={getattr(self, many)}"
+        )
 
 
 class AnchorTargets(NamedTuple):
-  """What the region proposal network shall say of an image's anchors."""
+  """Targets of the region proposal network for an image's anchors."""
 
   positive: jax.Array  # [a] bool
-  negative: jax.Array  # [a] bool; what is neither does not count
+  negative: jax.Array  # [a] bool; anchors that are neither do not count
   deltas: jax.Array  # [a, 4]; zero unless positive
 
 
 class RoiTargets(NamedTuple):
-  """What the head shall say of an image's regions; foreground comes first."""
+  """Targets of the head for an image's regions; foreground comes first."""
 
   rois: jax.Array  # [r, 4]
   valid: jax.Array  # [r] bool
@@ -80,7 +97,7 @@ def make_anchors(model, options: Options, grid: tuple[int, int]) -> np.ndarray:
   """Returns the anchors [h*w*A, 4] of features of size (h, w).
 
   Raises:
-    UserError: for a model that rates another number of anchors.
+    UserError: for a model with another number of anchors.
   """
   count = len(options.sizes) * len(options.ratios)
   if count != model.num_anchors:
@@ -111,15 +128,18 @@ def propose(
     anchors: [a, 4].
     size: [n, 2] true height and width, to which boxes are clipped.
     options: the numbers before and after the suppression.
-    train: chooses those of training. No gradient passes in any case.
+    train: takes the numbers of training.
   """
-  o = options
-  pre = min(o.pre_top if train else o.test_pre_top, len(anchors))
-  post = min(o.post_top if train else o.test_post_top, pre)
+  pre_top = options.pre_top if train else options.test_pre_top
+  post_top = options.post_top if train else options.test_post_top
+  pre_top = min(pre_top, len(anchors))
   select = partial(
-    select_proposals, pre_top=pre, post_top=post, threshold=o.proposal_nms
+    select_proposals,
+    pre_top=pre_top,
+    post_top=min(post_top, pre_top),
+    threshold=options.proposal_nms,
+    weights=options.anchor_weights,
   )
-  logits, deltas = jax.lax.stop_gradient((logits, deltas))
   boxes, _, valid = jax.vmap(select, in_axes=(0, 0, None, 0))(
     logits, deltas, jnp.asarray(anchors, jnp.float32), size
   )
@@ -135,13 +155,13 @@ def sample_anchors(
   options: Options,
   subsample: Subsample = draw_subsample,
 ) -> AnchorTargets:
-  """Matches an image's anchors with what is in it, and samples some.
+  """Matches an image's anchors with its objects, and samples some.
 
   Args:
     rng: of the sampling.
-    anchors: [a, 4]; those beyond the image take part too.
+    anchors: [a, 4]; those beyond the image count too.
     boxes: [g, 4] true boxes.
-    valid: [g] which of them there are.
+    valid: [g] False for padding.
     options: thresholds and numbers.
     subsample: as `anchors.draw_subsample`.
   """
@@ -157,7 +177,7 @@ def sample_anchors(
     max_positive=options.max_positive_anchors,
   )
   deltas = geometry.encode(boxes[index], anchors, options.anchor_weights)
-  # Of boxes that are none they may be infinite.
+  # Deltas of padding may be infinite.
   deltas = jnp.where(positive[:, None], deltas, 0.0)
   return AnchorTargets(positive, negative, deltas)
 
@@ -182,16 +202,16 @@ def sample_rois(
     proposed: [p] which of them are valid.
     boxes: [g, 4] true boxes: the first proposals are far from them.
     labels: [g] their classes.
-    valid: [g] which of them there are.
+    valid: [g] False for padding.
     num_classes: k, and the label of the background.
     options: thresholds and numbers.
     subsample: as `anchors.draw_subsample`.
 
   Returns:
-    num_rois regions, or all that there are and places that are not valid.
+    num_rois regions; fewer valid ones where an image has fewer.
   """
   regions = jnp.concatenate([proposals, boxes])
-  there = jnp.concatenate([proposed, valid])
+  usable = jnp.concatenate([proposed, valid])
   index, label = match(
     geometry.iou(boxes, regions),
     valid,
@@ -201,31 +221,26 @@ def sample_rois(
   )
   positive, negative = subsample(
     rng,
-    jnp.where(there, label, -1),
+    jnp.where(usable, label, -1),
     num=options.num_rois,
     max_positive=options.max_foreground,
   )
   rank = 2 * positive.astype(jnp.float32) + negative
-  # As many places for every image; equals keep their order.
+  # Every image has as many places; regions of one rank keep their order.
   rank, chosen = jax.lax.top_k(rank, min(options.num_rois, len(regions)))
-  foreground, taken = rank == 2, rank > 0
-  # A box that is none gets the place of one cell, so that all stays finite.
-  rois = jnp.where(taken[:, None], regions[chosen], jnp.array([0, 0, 16, 16.0]))
+  foreground, sampled = rank == 2, rank > 0
+  # Padding gets the box of one cell, so that everything stays finite.
+  one_cell = jnp.array([0, 0, 16, 16.0])
+  rois = jnp.where(sampled[:, None], regions[chosen], one_cell)
   matched = index[chosen]
   deltas = geometry.encode(boxes[matched], rois, options.roi_weights)
   return RoiTargets(
     rois=rois,
-    valid=taken,
+    valid=sampled,
     foreground=foreground,
     labels=jnp.where(foreground, labels[matched], num_classes),
     deltas=jnp.where(foreground[:, None], deltas, 0.0),
   )
-
-
-# --- region proposals --------------------------------------------------------
-
-# The factors of a proposal network's deltas (Ren et al. 2015, Eq. 2).
-WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 
 
 def select_proposals(
@@ -236,20 +251,22 @@ def select_proposals(
   *,
   pre_top: int,
   post_top: int,
-  threshold: float = 0.7,
+  threshold: float,
+  weights: Sequence[float],
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Turns what the proposal network says of an image into its best boxes.
+  """Returns the best boxes of an image, by the proposal network's outputs.
 
   No gradient flows back: boxes are inputs of the second stage.
 
   Args:
-    logits: [a] of there being an object.
-    deltas: [a, 4] from the anchors, with weights of 1.
+    logits: [a] of being an object.
+    deltas: [a, 4] from the anchors.
     anchors: [a, 4].
     size: [2] height and width of the image, without padding.
     pre_top: how many of the highest logits to decode, clip and suppress.
     post_top: how many boxes to return.
     threshold: of the IoU, for non-maximum suppression.
+    weights: factors of the deltas.
 
   Returns:
     boxes: [post_top, 4] float32 within the image, by falling logit.
@@ -261,7 +278,7 @@ def select_proposals(
   logits, top = jax.lax.top_k(
     jnp.asarray(logits, jnp.float32), min(pre_top, len(logits))
   )
-  boxes = geometry.decode(deltas[top], jnp.asarray(anchors)[top], WEIGHTS)
+  boxes = geometry.decode(deltas[top], jnp.asarray(anchors)[top], weights)
   finite = jnp.isfinite(boxes).all(-1) & jnp.isfinite(logits)
   boxes = geometry.clip(boxes, size)
   usable = finite & (boxes[:, 2:] > boxes[:, :2]).all(-1)

@@ -13,8 +13,9 @@ def resized(
 ) -> np.ndarray:
   """Returns heights and widths of images after resizing, int32 [..., 2].
 
-  The shorter side gets a length, unless the longer one would pass `max_size`;
-  then that is the longer one's. Halves are rounded up, as in Detectron2.
+  The shorter side gets the given length, unless the longer side would exceed
+  `max_size`: that is then the length of the longer side. Halves are rounded up,
+  as in Detectron2.
 
   Args:
     sizes: [..., 2] heights and widths.
@@ -34,8 +35,7 @@ def all_resized(
   sizes: np.ndarray, short_sides: Sequence[int], max_size: int
 ) -> np.ndarray:
   """Returns every size that can be drawn, equally likely: [n * k, 2]."""
-  each = [resized(sizes, short, max_size) for short in short_sides]
-  return np.concatenate(each)
+  return np.concatenate([resized(sizes, s, max_size) for s in short_sides])
 
 
 def resize(
@@ -46,7 +46,7 @@ def resize(
   Args:
     example: a row of image uint8 [h, w, 3], boxes float32 [k, 4], ...
     short_side: length of the shorter side.
-    max_size: that the longer side does not pass.
+    max_size: of the longer side.
     flip: mirrors left and right.
   """
   image = example["image"]
@@ -72,8 +72,8 @@ def to_original(
 
   Args:
     boxes: x0, y0, x1, y1 in pixels of the resized image.
-    size: [2] height and width of it.
-    original_size: [2] height and width before.
+    size: [2] height and width of the resized image.
+    original_size: [2] height and width of the original image.
   """
   factor = np.asarray(original_size, np.float64) / np.asarray(size)
   scaled = np.asarray(boxes, np.float64) * factor[[1, 0, 1, 0]]

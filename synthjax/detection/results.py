@@ -1,7 +1,6 @@
-"""What trained detectors say about the weights that they started from."""
+"""Detections of trained detectors, and comparisons of their first weights."""
 
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,15 +11,16 @@ from PIL import Image
 
 from synthjax.detection import voc_results
 from synthjax.detection.average_precision import Measured, Truth
+from synthjax.detection.resize import to_original
 from synthjax.detection.voc_results import Detections
 from synthjax.evals import accuracy
-from synthjax.runtime import atomic
+from synthjax.runtime import artifacts, atomic
 from synthjax.runtime import mesh as meshes
 
-Rows = Sequence[Mapping[str, Any]]  # images with boxes, as of `data.voc`
+Rows = Sequence[Mapping[str, Any]]  # images with boxes, as of `voc.open_voc`
 
 METRICS = ("AP50", "AP", "AP75")
-REFERENCE = "random"  # that every other start is told apart from
+REFERENCE = "random"  # the start that all others are compared with
 
 
 class Run(NamedTuple):
@@ -31,16 +31,11 @@ class Run(NamedTuple):
 
   def label(self) -> str:
     """Returns what its files are called."""
-    return f"{file_stem(self.init)}-s{self.seed}"
-
-
-def file_stem(init: str) -> str:
-  """Returns what the files of a start begin with, such as "IN-1K-1200"."""
-  return re.sub(r"[^A-Za-z0-9.]+", "-", init).strip("-.")
+    return f"{artifacts.file_stem(self.init)}-s{self.seed}"
 
 
 def truth_of(source: Rows) -> list[Truth]:
-  """Returns what is to be found in images, of which none is decoded."""
+  """Returns the objects in images; decodes none."""
   rows = map(source.annotate, range(len(source)))
   return [Truth(r["boxes"], r["labels"], r["difficult"]) for r in rows]
 
@@ -57,34 +52,33 @@ def summarize(
   Args:
     tested: of every run, on the test images.
     classes: names of the labels.
-    validation: the same on others, if there are any.
-    compare: pairs of starts, whose difference is told besides those to
-      REFERENCE, which come first.
+    validation: the same on other images, if there are any.
+    compare: pairs of starts to compare, after each start with REFERENCE.
 
   Returns:
     `rows`, dicts of init, seed, AP, AP50, AP75, per_class (name -> AP50, None
-    without objects) and validation, their AP50 there; `summary`, dicts of
-    init, metric, its values and `classify.Summary`; and `differences`, dicts
-    of init, reference, metric and `classify.Summary`. All are shares in 0..1.
+    without objects) and validation, the AP50 there; `summary`, dicts of init,
+    metric, its values and `accuracy.Summary`; and `differences`, dicts of
+    init, reference, metric and `accuracy.Summary`. All are shares in 0..1.
   """
   rows, groups = [], {}
-  for run, found in tested.items():
+  for run, measured in tested.items():
     ap50 = {
       name: float(row[0]) if n else None
       for name, row, n in zip(
-        classes, found.per_class, found.num_objects, strict=True
+        classes, measured.per_class, measured.num_objects, strict=True
       )
     }
-    row = run._asdict() | {m: getattr(found, m) for m in METRICS}
+    row = run._asdict() | {m: getattr(measured, m) for m in METRICS}
     row["per_class"] = ap50
     if validation:
       row["validation"] = validation[run].AP50
     rows.append(row)
-    groups.setdefault(run.init, {})[run.seed] = found
+    groups.setdefault(run.init, {})[run.seed] = measured
   pairs = [(init, REFERENCE) for init in groups if init != REFERENCE]
   pairs += [pair for pair in map(tuple, compare) if pair not in pairs]
   values = lambda init, metric: [
-    getattr(found, metric) for _, found in sorted(groups[init].items())
+    getattr(measured, metric) for _, measured in sorted(groups[init].items())
   ]
   return {
     "rows": rows,
@@ -131,7 +125,7 @@ def write_detections(
   folder: epath.Path,
   run: Run,
   source: Rows,
-  found: Sequence[Detections],
+  detections: Sequence[Detections],
   classes: Sequence[str],
 ) -> dict[str, int]:
   """Writes VOC's text files, `detections/<run>/comp4_det_test_<class>.txt`.
@@ -139,8 +133,8 @@ def write_detections(
   Args:
     folder: of the task.
     run: whose detections they are.
-    source: images with an `annotate`, which gives their `id`.
-    found: in each image.
+    source: images whose `annotate` gives their `id`.
+    detections: in each image.
     classes: names of the labels, for the files.
 
   Returns:
@@ -148,26 +142,21 @@ def write_detections(
   """
   names = [source.annotate(i)["id"] for i in range(len(source))]
   where = f"detections/{run.label()}"
-  voc_results.write(
-    folder / where, dict(zip(names, found, strict=True)), classes
+  counts = voc_results.write(
+    folder / where, dict(zip(names, detections, strict=True)), classes
   )
-  labels = np.concatenate([np.asarray(each.labels, int) for each in found])
-  counts = np.bincount(labels, minlength=len(classes)).tolist()
-  return {
-    f"{where}/{voc_results.file_name(name)}": count
-    for name, count in zip(classes, counts, strict=True)
-  }
+  return {f"{where}/{name}": count for name, count in counts.items()}
 
 
 def write_examples(
   folder: epath.Path,
   run: Run,
   source: Rows,
-  found: Sequence[Detections],
+  detections: Sequence[Detections],
   classes: Sequence[str],
   indices: Iterable[int],
 ) -> dict[str, int]:
-  """Writes images and what was found in them, for the report.
+  """Writes images and the detections in them, for the report.
 
   They are `examples/<start>-<index>.png` and `.json`.
 
@@ -175,7 +164,7 @@ def write_examples(
     folder: of the task.
     run: whose detections they are.
     source: images with boxes.
-    found: in each image.
+    detections: in each image.
     classes: names of the labels.
     indices: of the images.
 
@@ -186,7 +175,7 @@ def write_examples(
   where.mkdir(parents=True, exist_ok=True)
   for index in indices:
     row, stem = source[index], f"{run.init.replace('/', '-')}-{index}"
-    content = example(row, found[index], classes)
+    content = _example(row, detections[index], classes)
     with atomic.replace(where, f"{stem}.json") as path:
       path.write_text(json.dumps(content, indent=1) + "\n")
     with atomic.replace(where, f"{stem}.png") as path, path.open("wb") as file:
@@ -195,8 +184,8 @@ def write_examples(
   return rows
 
 
-def example(
-  row: Mapping[str, Any], found: Detections, classes: Sequence[str]
+def _example(
+  row: Mapping[str, Any], detections: Detections, classes: Sequence[str]
 ) -> dict[str, Any]:
   """Returns an image's size, detections and objects as plain data."""
 
@@ -211,12 +200,14 @@ def example(
 
   return {
     "size": [int(side) for side in row["size"]],
-    "detections": boxes(found.boxes, found.labels, score=found.scores),
+    "detections": boxes(
+      detections.boxes, detections.labels, score=detections.scores
+    ),
     "truth": boxes(row["boxes"], row["labels"], difficult=row["difficult"]),
   }
 
 
-# --- detections in all images of a set, over all devices and processes -------
+# --- detecting --------------------------------------------------------------
 
 _ABOUT = ("index", "size", "original_size")
 
@@ -226,44 +217,35 @@ def detect_all(
   variables: Mapping[str, Any],
   batches: Iterable[Mapping[str, np.ndarray]],
   *,
-  tell: Callable[[int], Any] = lambda count: None,
-) -> dict[int, dict[str, np.ndarray]]:
-  """Returns what is found in each image, by its number, best first.
+  count: Callable[[int], Any] = lambda num_images: None,
+) -> list[Detections]:
+  """Returns the detections in each image of a source, over all devices.
 
   Args:
-    predict: of `detection.predictor`.
+    predict: of `objective.predictor`.
     variables: of its model.
-    batches: of `data.detection_batches.eval_batches`: this process's share of
-      each global batch.
-    tell: called with the number of images that have been done since.
+    batches: of `loader.eval_batches`: this process's share of each global one.
+    count: called with the number of images of each batch.
 
   Returns:
-    Dicts of boxes [d, 4] in pixels of the resized image, scores [d] and labels
-    [d]; size [2] and original_size [2] of the image.
+    Detections in pixels of the original images, best first.
   """
-  mesh, found = meshes.make_mesh(), {}
+  mesh, detections = meshes.make_mesh(), {}
   variables = jax.device_put(dict(variables), meshes.copied(mesh))
   for batch in batches:
     batch = meshes.to_global(mesh, dict(batch))
     inputs = {name: batch[name] for name in ("image", "size")}
     outputs = dict(predict(variables, inputs))
-    rows = jax.tree.map(_whole, outputs | {n: batch[n] for n in _ABOUT})
-    tell(int((rows["index"] >= 0).sum()))
+    rows = meshes.fetch(outputs | {name: batch[name] for name in _ABOUT})
+    count(int((rows["index"] >= 0).sum()))
     for i, number in enumerate(rows["index"].tolist()):
       if number < 0:  # it fills the batch up
         continue
-      there = rows["valid"][i]
-      found[number] = {
-        **{n: rows[n][i][there] for n in ("boxes", "scores", "labels")},
-        **{n: rows[n][i] for n in ("size", "original_size")},
-      }
-  return dict(sorted(found.items()))
-
-
-def _whole(x: jax.Array) -> np.ndarray:
-  """Returns all of an array that several processes may share."""
-  if x.is_fully_addressable:
-    return np.asarray(x)
-  from jax.experimental import multihost_utils
-
-  return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+      row = {name: column[i] for name, column in rows.items()}
+      valid = row["valid"]
+      detections[number] = Detections(
+        to_original(row["boxes"][valid], row["size"], row["original_size"]),
+        row["scores"][valid],
+        row["labels"][valid],
+      )
+  return [detections[number] for number in sorted(detections)]

@@ -1,17 +1,17 @@
 """RoIAlign (He et al. 2017, Section 3) as two matrix products for each region.
 
-A bin is the mean of bilinear samples on a regular grid. Both the mean and the
-interpolation treat the two axes apart, so for features F of one channel the
-bins are A_y F A_x^T: row o of A_y [output, h] holds how much each row of the
-features counts in bin row o. The gradient is two products again, where one of
-gathered samples is a scatter, slow on every accelerator. With the adaptive
-number of samples it is also the faster form on a CPU, both ways.
+A bin is the mean of bilinear samples on a regular grid. The mean and the
+interpolation separate into the two axes. So for features F of one channel the
+bins are A_y F A_x^T: row o of A_y [output, h] holds the weights of all rows of
+features in bin row o. The gradient is two products again, while the gradient of
+gathered samples is a scatter, which is slow on every accelerator. With the
+adaptive number of samples both passes are also faster on a CPU.
 """
 
 import jax
 import jax.numpy as jnp
 
-CHUNK = 32  # regions at once; what is half pooled is output/h of a full map
+CHUNK = 32  # regions at once; pooled along one axis, each is output/h of a map
 
 
 def roi_align(
@@ -79,16 +79,16 @@ def _weights(
   sampling: int,
   max_samples: int,
 ) -> jax.Array:
-  """Returns how much the features count in each bin, along one axis.
+  """Returns the weights of the features in each bin, along one axis.
 
   Args:
     start: [r] of the regions, in pixels.
     end: [r].
     length: n, the number of features along the axis.
-    output: as for `roi_align`, as are the others.
-    scale: see there.
-    sampling: see there.
-    max_samples: see there.
+    output: as for `roi_align`.
+    scale: as for `roi_align`.
+    sampling: as for `roi_align`.
+    max_samples: as for `roi_align`.
 
   Returns:
     [r, output, n] float32.

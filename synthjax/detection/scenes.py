@@ -1,8 +1,8 @@
-"""Scenes of embedded drawings on painted grounds, to learn detection from.
+"""Scenes of embedded drawings on painted grounds, to train detectors on.
 
 A scene is composed when its row is read, from the seed and its number alone.
-Rows are those of `synthjax.detection.voc`; as in VOC, a box holds what is
-visible of its object and no more.
+Rows are as those of `synthjax.detection.voc`: a box holds the visible pixels of
+its object and no more.
 """
 
 import functools
@@ -23,8 +23,8 @@ MAX_OBJECTS = 6
 LENGTHS = (20, 64)  # of the longer side of an object, before it is turned
 MAX_TURN = 30  # degrees, either way
 
-MIN_VISIBLE = 0.4  # of an object, at the border or below others, to be there
-DIFFICULT = 0.6  # less of an object visible than this marks it difficult
+MIN_VISIBLE = 0.4  # share of an object that must be in sight
+DIFFICULT = 0.6  # an object with a smaller visible share is marked difficult
 _TRIES = 8  # to find a place for an object
 
 _WHITE = 250  # the lowest channel that still is ground
@@ -47,8 +47,8 @@ def open_scenes(
   at the border or below others.
 
   Args:
-    split: "train", "validation" or "test": of the styles and the concepts that
-      are drawn, as in `embedded.SPLITS`.
+    split: "train", "validation" or "test", which draw from different styles and
+      concepts.
     count: of scenes; more of them begin with the same ones.
     seed: of all scenes.
     space: a LabelSpace of the embedded set, or its name.
@@ -83,7 +83,7 @@ def open_scenes(
       f"The split {split!r} has no drawing of {', '.join(bare)}: choose a "
       "label space without these classes."
     )
-  # Sizes come from a stream of their own: batches want them without scenes.
+  # Sizes are drawn separately, as batches need them without composing scenes.
   key = (seed, _SPLITS.index(split))
   chance = np.random.default_rng(key).random(count)
   sizes = np.array(SIZES, np.int32)[(chance * len(SIZES)).astype(int)]
@@ -120,12 +120,12 @@ def _compose(
     colour, alpha = _turned(style, row, rng)
     area = int((alpha >= 0.5).sum())
     if place := _place(owner, areas, alpha, area, rng):
-      inside, part = place
-      over = alpha[part][..., None]
-      scene[inside] += over * (colour[part] - scene[inside])
+      inside, shown = place
+      over = alpha[shown][..., None]
+      scene[inside] += over * (colour[shown] - scene[inside])
       areas.append(area)
       labels.append(label)
-      owner[inside][alpha[part] >= 0.5] = len(areas)
+      owner[inside][alpha[shown] >= 0.5] = len(areas)
   boxes = ndimage.find_objects(owner, max_label=len(areas))
   visible = np.bincount(owner.ravel(), minlength=len(areas) + 1)[1:]
   return {
@@ -143,7 +143,7 @@ def _compose(
 def _turned(
   style: str, row: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Mirrors, scales and turns a drawing by chance.
+  """Mirrors, scales and turns a drawing at random.
 
   Returns:
     Colours float32 [h, w, 3] and alpha float32 [h, w], without empty borders.
@@ -173,11 +173,11 @@ def _place(
   area: int,
   rng: np.random.Generator,
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]] | None:
-  """Finds a place where enough is seen of the new object and of all others.
+  """Finds a place where enough of the new object and of all others is visible.
 
   Returns:
-    The part of the scene and the part of the object that meet; None if there
-    is no such place after some tries.
+    The slices of the scene and of the object that meet; None if some tries find
+    no such place.
   """
   height, width = owner.shape
   h, w = alpha.shape
@@ -190,13 +190,13 @@ def _place(
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + h, height), min(left + w, width)
     inside = slice(y0, y1), slice(x0, x1)
-    part = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
-    if solid[part].sum() < MIN_VISIBLE * area:
+    shown = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+    if solid[shown].sum() < MIN_VISIBLE * area:
       continue
-    hidden = np.bincount(owner[inside][solid[part]], minlength=len(areas) + 1)
-    left_over = (count - hidden)[1:]
-    if (left_over >= MIN_VISIBLE * np.array(areas)).all():
-      return inside, part
+    hidden = np.bincount(owner[inside][solid[shown]], minlength=len(areas) + 1)
+    visible = (count - hidden)[1:]
+    if (visible >= MIN_VISIBLE * np.array(areas)).all():
+      return inside, shown
   return None
 
 
@@ -204,9 +204,10 @@ def _place(
 
 
 def _cutout(style: str, row: int) -> np.ndarray | None:
-  """Returns a drawing as uint8 [h, w, 4] with alpha, None if nothing is left.
+  """Returns a drawing as uint8 [h, w, 4] with alpha, without its ground.
 
-  The ground is the white that reaches the border.
+  The ground is the white that reaches the border. A drawing that is white
+  itself gives None.
   """
   return _cutouts(style)[row]
 
@@ -223,7 +224,6 @@ def _cutouts(style: str) -> list[np.ndarray | None]:
   solid = (regions != regions[:, :1, :1])[:, 1:-1, 1:-1]
   pixels = _soften(drawings, solid)
   masks = pixels[..., 3] >= 128
-  # Where next to nothing is left, the drawing is itself white.
   return [
     np.pad(p[_tight(m)], _MARGIN) if m.sum() >= _MIN_PIXELS else None
     for p, m in zip(pixels, masks, strict=True)
@@ -233,8 +233,8 @@ def _cutouts(style: str) -> list[np.ndarray | None]:
 def _soften(drawings: np.ndarray, solid: np.ndarray) -> np.ndarray:
   """Returns drawings [n, h, w, 3] with the alpha of their edges added.
 
-  At an edge, a pixel is part object and part white; how much of it is object
-  shows in how dark it is beside the darkest of its neighbours.
+  A pixel at an edge mixes object and white. The object's share is its darkness
+  relative to the darkest of its neighbours.
   """
   # A drawing ends in a margin of ground, so that no image sees the next.
   ground = np.pad(~solid, ((0, 0), (1, 1), (1, 1)), constant_values=True)
@@ -244,8 +244,8 @@ def _soften(drawings: np.ndarray, solid: np.ndarray) -> np.ndarray:
   near = [(slice(None), slice(i, i + h), slice(j, j + w)) for i, j in _AROUND]
   edge = solid & functools.reduce(np.logical_or, (ground[n] for n in near))
   darkest = functools.reduce(np.maximum, (padded[n] for n in near))
-  part = dark / np.maximum(darkest, np.float32(1))
-  alpha = np.where(edge, part, solid.astype(np.float32))[..., None]
+  share = dark / np.maximum(darkest, np.float32(1))
+  alpha = np.where(edge, share, solid.astype(np.float32))[..., None]
   clear = 255 - (255 - drawings.astype(np.float32)) / np.maximum(alpha, 0.02)
   pixels = np.concatenate([clear, 255 * alpha], -1)
   return np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
@@ -286,7 +286,7 @@ _SKIES = np.array(
 
 
 def paint(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-  """Paints a ground by chance: float32 [h, w, 3], 0 to 255."""
+  """Paints a random ground: float32 [h, w, 3], 0 to 255."""
   kind = rng.choice((_patches, _stripes, _landscape))
   scene = kind(height, width, rng)
   # Light falls from a side, and a camera adds its grain.
@@ -298,13 +298,13 @@ def paint(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _patches(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-  """Paints what has a colour and no direction, such as grass."""
+  """Paints a surface without direction, such as grass."""
   value = _noise(height, width, rng, rng.uniform(0.4, 0.85))
   return _shade(value, _PALETTES[rng.integers(len(_PALETTES))])
 
 
 def _stripes(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-  """Paints what has a grain, such as wood or ripples."""
+  """Paints a surface with a grain, such as wood or ripples."""
   y, x = _axes(height, width)
   angle, count = rng.uniform(0, np.pi), rng.uniform(2, 14)
   along = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y

@@ -23,18 +23,162 @@ from synthjax.labels import class_names, spaces
 from synthjax.runtime import atomic
 from synthjax.runtime.errors import UserError
 
-# --- annotations of PASCAL VOC -----------------------------------------------
+_BAD_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
+_TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}
+_ADVICE = (
+  "Unpack the archives anew over each other, or correct these files; VOC "
+  "publishes no annotations for the test of 2012. Boxes count pixels from 1, "
+  "both ends included; objects of another label space need its `classes`."
+)
+
+
+def open_voc(
+  path: epath.PathLike,
+  sets: Iterable[tuple[str, str]],
+  classes: Mapping[str, int] | None = None,
+  drop_empty: bool = False,
+) -> Detection:
+  """Opens VOC, or any data set of its layout, as its archives unpack.
+
+  Args:
+    path: of VOCdevkit, or of the folder that holds it.
+    sets: pairs of year and split, such as ("2007", "test"), one after another.
+    classes: name in the annotations -> label; those of VOC by default.
+    drop_empty: leaves out images without an object, as training does.
+
+  Raises:
+    UserError: listing every list, annotation and image that is missing, and
+      every mistake in an annotation. A damaged image shows when it is read.
+  """
+  root = epath.Path(path).expanduser()
+  root = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
+  labels_of, rows, problems = _labels_of(classes), [], []
+  for year, split in sets:
+    folder = root / f"VOC{year}"
+    listed = folder / "ImageSets" / "Main" / f"{split}.txt"
+    if not listed.exists():
+      problems.append(f"{listed}: is not there")
+      continue
+    lines = listed.read_text().splitlines()
+    names = [line.split()[0] for line in lines if line.strip()]
+    images = [f"JPEGImages/{name}.jpg" for name in names]
+    notes = [f"Annotations/{name}.xml" for name in names]
+    missing = image_files.absent(folder, images + notes)
+    problems += [f"{folder / file}: is not there" for file in sorted(missing)]
+    for name, image, note in zip(names, images, notes, strict=True):
+      if note in missing:
+        continue
+      try:
+        annotation = parse((folder / note).read_bytes())
+        rows.append((folder / image, _row(name, annotation, labels_of)))
+      except ValueError as error:
+        problems += _lines(folder / note, error)
+  class_names.raise_problems(
+    problems, f"{root} cannot be opened as PASCAL VOC", _ADVICE
+  )
+  return _source(rows, _read_file, drop_empty, root)
+
+
+def open_voc_tfds(
+  sets: Iterable[tuple[str, str]],
+  data_dir: epath.PathLike | None = None,
+  classes: Mapping[str, int] | None = None,
+  drop_empty: bool = False,
+) -> Detection:
+  """Opens VOC through TensorFlow Datasets: its `voc/2007` and `voc/2012`.
+
+  TFDS divides corners by the size of the image; here they are multiplied back,
+  to the very same boxes as `open_voc` reads. All records are read once, for
+  the sizes in the headers of their images.
+
+  Args:
+    sets: pairs of year and split, such as ("2012", "trainval").
+    data_dir: where TFDS keeps it; preparing it anew needs TensorFlow.
+    classes: name of a label in TFDS -> label; those of VOC by default.
+    drop_empty: leaves out images without an object, as training does.
+
+  Raises:
+    UserError: listing every mistake in an annotation.
+  """
+  labels_of, sources, rows, problems = _labels_of(classes), [], [], []
+  skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
+  for year, split in sets:
+    split = _TFDS_SPLITS.get(split, split)
+    records = tensorflow_datasets.data_source(
+      f"voc/{year}", split=split, data_dir=data_dir, decoders=skip
+    )
+    names = records.dataset_info.features["objects"]["label"].names
+    for position in range(len(records)):
+      record = records[position]
+      file = record["image/filename"]
+      file = file.decode() if isinstance(file, bytes) else str(file)
+      try:
+        annotation = _from_tfds(record, names)
+        row = _row(file.rsplit(".", 1)[0], annotation, labels_of)
+        rows.append(((len(sources), position), row))
+      except _BAD_IMAGE as error:
+        where = f"voc/{year} {split}, row {position} ({file})"
+        problems += _lines(where, error)
+    sources.append(records)
+  class_names.raise_problems(
+    problems, "TFDS's PASCAL VOC cannot be opened", _ADVICE
+  )
+  read = functools.partial(_read_record, sources)
+  return _source(rows, read, drop_empty, "TFDS's PASCAL VOC")
+
+
+def _labels_of(classes: Mapping[str, int] | None) -> dict[str, int]:
+  if classes is None:
+    classes = class_names.lookup(spaces.load_space("voc"))
+  return class_names.table(classes)
+
+
+def _lines(where: Any, error: Exception) -> list[str]:
+  return [f"{where}: {line}" for line in str(error).splitlines()]
+
+
+def _source(
+  rows: Sequence[tuple[Any, Example]],
+  read: Callable[[Any, tuple[int, int]], np.ndarray],
+  drop_empty: bool,
+  where: Any,
+) -> Detection:
+  """Returns a source of rows.
+
+  Args:
+    rows: the place of an image, and its row but for the image.
+    read: place and size -> image.
+    drop_empty: leaves out rows without an object.
+    where: of the images, for messages.
+  """
+  rows = [row for row in rows if not drop_empty or len(row[1]["labels"])]
+  if not rows:
+    raise UserError(
+      f"{where} has no image left to read: give `sets` that have some, or keep "
+      "those without objects (drop_empty=False)."
+    )
+  notes = [note for _, note in rows]
+  return Detection(
+    size=len(rows),
+    read=functools.partial(_read, rows, read),
+    annotate=functools.partial(_annotate, rows),
+    sizes=np.array([note["size"] for note in notes], np.int32),
+    max_objects=max(1, *(len(note["labels"]) for note in notes)),
+  )
+
+
+# --- annotations ------------------------------------------------------------
 # VOC counts pixels from 1 and includes both ends. Our boxes are edges counted
 # from 0: (xmin - 1, ymin - 1, xmax, ymax), so that xmax - xmin is a width.
 
 # Tools that count from 0 pass the border by so many pixels; more is a mistake.
 _SLACK = 1
-# What to take off a corner of VOC for an edge.
-TO_EDGES = np.array([1, 1, 0, 0], np.float64)
+_TO_EDGES = np.array([1, 1, 0, 0], np.float64)  # a corner of VOC less an edge
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 class Annotation(NamedTuple):
-  """What an XML file says of its image."""
+  """The content of an XML file about an image."""
 
   size: tuple[int, int]  # height and width
   boxes: np.ndarray  # [k, 4] float32, edges in pixels
@@ -58,17 +202,52 @@ def parse(xml: bytes) -> Annotation:
   if width % 1 or height % 1 or width < 1 or height < 1:
     raise ValueError(f"has an image of {width:g} x {height:g} pixels")
   size, objects = (int(height), int(width)), root.findall("object")
-  sides = ("xmin", "ymin", "xmax", "ymax")
-  corners = [[_number(each, f"bndbox/{s}") for s in sides] for each in objects]
   return Annotation(
     size,
-    to_boxes(corners, size),
-    tuple(_text(each, "name") for each in objects),
-    np.array([_flag(each, "difficult") for each in objects], bool),
+    _to_boxes(
+      [[_number(x, f"bndbox/{s}") for s in _SIDES] for x in objects], size
+    ),
+    tuple(_text(x, "name") for x in objects),
+    np.array([_flag(x, "difficult") for x in objects], bool),
   )
 
 
-def to_boxes(
+def _from_tfds(record: Mapping[str, Any], names: Sequence[str]) -> Annotation:
+  objects = record["objects"]
+  with Image.open(io.BytesIO(record["image"])) as image:  # the header alone
+    width, height = image.size
+  corners = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
+  corners = corners * [height, width, height, width]
+  # float32 keeps a pixel of VOC's sizes to 3e-5; annotations that are no whole
+  # numbers have one decimal.
+  corners = corners.round(4)[:, [1, 0, 3, 2]]
+  return Annotation(
+    (height, width),
+    _to_boxes(corners, (height, width)),
+    tuple(names[int(label)] for label in objects["label"]),
+    np.asarray(objects["is_difficult"], bool),
+  )
+
+
+def _row(
+  name: str, annotation: Annotation, labels_of: Mapping[str, int]
+) -> Example:
+  """Returns a row but for its image, of the id `name`."""
+  labels = {
+    n: labels_of.get(class_names.canonical(n)) for n in annotation.names
+  }
+  if unknown := sorted(n for n, label in labels.items() if label is None):
+    raise ValueError(f"has objects of no class: {', '.join(unknown)}")
+  return {
+    "boxes": annotation.boxes,
+    "labels": np.array([labels[n] for n in annotation.names], np.int32),
+    "difficult": annotation.difficult,
+    "id": name,
+    "size": annotation.size,
+  }
+
+
+def _to_boxes(
   corners: Sequence[Sequence[float]], size: tuple[int, int]
 ) -> np.ndarray:
   """Checks VOC's corners and returns them as edges, [k, 4] float32.
@@ -82,23 +261,22 @@ def to_boxes(
       starts or lies outside of the image.
   """
   corners = np.asarray(corners, np.float64).reshape(-1, 4)
-  boxes, limit = corners - TO_EDGES, np.array([size[1], size[0]] * 2)
+  boxes, limit = corners - _TO_EDGES, np.array([size[1], size[0]] * 2)
   problems = []
   for number, (corner, box) in enumerate(zip(corners, boxes, strict=True), 1):
-    words = (
-      f"object {number} has the box ({', '.join(f'{v:g}' for v in corner)})"
-    )
+    shown = ", ".join(f"{v:g}" for v in corner)
     if not np.isfinite(box).all():
-      problems.append(f"{words}, which is not finite")
+      problem = ", which is not finite"
     elif (box[2:] <= box[:2]).any():
-      problems.append(f"{words}, which ends before it starts")
+      problem = ", which ends before it starts"
     elif (box < -_SLACK).any() or (box > limit + _SLACK).any():
-      problems.append(
-        f"{words}, outside of its image of {size[1]} x {size[0]} pixels"
-      )
+      problem = f", outside of its image of {size[1]} x {size[0]} pixels"
+    else:
+      continue
+    problems.append(f"object {number} has the box ({shown}){problem}")
   boxes = np.clip(boxes, 0, limit)
   if not problems and (boxes[:, 2:] <= boxes[:, :2]).any():
-    problems.append("has a box of which nothing is inside of the image")
+    problems.append("has a box that lies outside of the image")
   if problems:
     raise ValueError("\n".join(problems))
   return boxes.astype(np.float32)
@@ -128,232 +306,32 @@ def _flag(parent: ElementTree.Element, path: str) -> bool:
   return text == "1"
 
 
-# --- ------
-TRAIN = (("2007", "trainval"), ("2012", "trainval"))  # 5,011 + 11,540 images
-TEST = (("2007", "test"),)  # 4,952
-
-_BAD_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
-_TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}
-
-
-def open_voc(
-  path: epath.PathLike,
-  sets: Iterable[tuple[str, str]] = TRAIN,
-  classes: Mapping[str, int] | None = None,
-  drop_empty: bool = False,
-) -> Detection:
-  """Opens VOC, or any data set of its layout, as its archives unpack.
-
-  Args:
-    path: of VOCdevkit, or of the folder that holds it.
-    sets: pairs of year and split, such as ("2007", "test"), one after another.
-    classes: name in the annotations -> label; those of VOC by default.
-    drop_empty: leaves out images without an object, as training does.
-
-  Raises:
-    UserError: listing every list, annotation and image that is missing, and
-      what is wrong in any annotation. A damaged image shows when it is read.
-  """
-  root = epath.Path(path).expanduser()
-  root = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
-  labels_of, rows, problems = _labels_of(classes), [], []
-  for year, split in sets:
-    folder = root / f"VOC{year}"
-    names = folder / "ImageSets" / "Main" / f"{split}.txt"
-    if not names.exists():
-      problems.append(f"{names}: is not there")
-      continue
-    ids = [line.split()[0] for line in _lines(names)]
-    files = [f"JPEGImages/{i}.jpg" for i in ids]
-    notes = [f"Annotations/{i}.xml" for i in ids]
-    gone = image_files.absent(folder, files + notes)
-    problems += [f"{folder / each}: is not there" for each in sorted(gone)]
-    for i, file, note in zip(ids, files, notes, strict=True):
-      if note not in gone:
-        row = _read_note(folder / note, i, labels_of, problems)
-        rows.append((folder / file, row))
-  _raise(problems, f"{root} cannot be opened as PASCAL VOC")
-  rows = [r for r in rows if not drop_empty or len(r[1]["labels"])]
-  files, notes = [r[0] for r in rows], [r[1] for r in rows]
-  return _source(notes, functools.partial(_read_file, files), root)
-
-
-def open_voc_tfds(
-  sets: Iterable[tuple[str, str]] = TRAIN,
-  data_dir: epath.PathLike | None = None,
-  classes: Mapping[str, int] | None = None,
-  drop_empty: bool = False,
-) -> Detection:
-  """Opens VOC through TensorFlow Datasets: its `voc/2007` and `voc/2012`.
-
-  TFDS divides corners by the size of the image; here they are multiplied back,
-  to the very same boxes as `open_voc` reads. All records are read once, for
-  the sizes in the headers of their images.
-
-  Args:
-    sets: pairs of year and split, such as ("2012", "trainval").
-    data_dir: where TFDS keeps it; preparing it anew needs TensorFlow.
-    classes: name of a label in TFDS -> label; those of VOC by default.
-    drop_empty: leaves out images without an object, as training does.
-
-  Raises:
-    UserError: listing every annotation that does not hold.
-  """
-  labels_of, records, rows, problems = _labels_of(classes), [], [], []
-  skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
-  for year, split in sets:
-    split = _TFDS_SPLITS.get(split, split)
-    opened = tensorflow_datasets.data_source(
-      f"voc/{year}", split=split, data_dir=data_dir, decoders=skip
-    )
-    names = opened.dataset_info.features["objects"]["label"].names
-    for position in range(len(opened)):
-      row = _from_tfds(
-        opened[position],
-        f"voc/{year} {split}, row {position}",
-        names,
-        labels_of,
-        problems,
-      )
-      rows.append(((len(records), position), row))
-    records.append(opened)
-  _raise(problems, "TFDS's PASCAL VOC cannot be opened")
-  rows = [r for r in rows if not drop_empty or len(r[1]["labels"])]
-  places, notes = [r[0] for r in rows], [r[1] for r in rows]
-  read = functools.partial(_read_record, records, places)
-  return _source(notes, read, "TFDS's PASCAL VOC")
-
-
-# --- annotations ------------------------------------------------------------
-
-
-def _labels_of(classes: Mapping[str, int] | None) -> dict[str, int]:
-  if classes is None:
-    classes = class_names.lookup(spaces.load_space("voc"))
-  return class_names.table(classes)
-
-
-def _read_note(
-  path: epath.Path, name: str, labels_of: Mapping, problems: list[str]
-) -> Example | None:
-  """Reads an annotation; what is wrong is added to the problems."""
-  try:
-    found = parse(path.read_bytes())
-    return _row(name, found, labels_of)
-  except ValueError as error:
-    problems += [f"{path}: {line}" for line in str(error).splitlines()]
-  return None
-
-
-def _from_tfds(
-  record: Mapping[str, Any],
-  where: str,
-  names: Sequence[str],
-  labels_of: Mapping[str, int],
-  problems: list[str],
-) -> Example | None:
-  name = record["image/filename"]
-  name = name.decode() if isinstance(name, bytes) else str(name)
-  objects = record["objects"]
-  try:
-    with Image.open(io.BytesIO(record["image"])) as image:  # the header alone
-      width, height = image.size
-    corners = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
-    corners = corners * [height, width, height, width]
-    # float32 keeps a pixel of VOC's sizes to 3e-5; the annotations that are no
-    # whole numbers have one decimal.
-    corners = corners.round(4)[:, [1, 0, 3, 2]]
-    size = (height, width)
-    found = Annotation(
-      size,
-      to_boxes(corners, size),
-      tuple(names[int(label)] for label in objects["label"]),
-      np.asarray(objects["is_difficult"], bool),
-    )
-    return _row(name.rsplit(".", 1)[0], found, labels_of)
-  except _BAD_IMAGE as error:
-    problems += [f"{where} ({name}): {e}" for e in str(error).splitlines()]
-  return None
-
-
-def _row(name: str, found: Annotation, labels_of: Mapping) -> Example:
-  labels = [labels_of.get(class_names.canonical(n)) for n in found.names]
-  if None in labels:
-    unknown = {
-      n for n, label in zip(found.names, labels, strict=True) if label is None
-    }
-    raise ValueError(f"has objects of no class: {', '.join(sorted(unknown))}")
-  return {
-    "boxes": found.boxes,
-    "labels": np.array(labels, np.int32),
-    "difficult": found.difficult,
-    "id": name,
-    "size": found.size,
-  }
-
-
-def _source(notes: Sequence[Example], read: Callable, where: Any) -> Detection:
-  if not notes:
-    raise UserError(
-      f"{where} has no image left to read: give `sets` that have some, or keep "
-      "those without objects (drop_empty=False)."
-    )
-  return Detection(
-    size=len(notes),
-    read=functools.partial(_read, notes, read),
-    annotate=functools.partial(_item, notes),
-    sizes=np.array([note["size"] for note in notes], np.int32),
-    max_objects=max(1, *(len(note["labels"]) for note in notes)),
-  )
-
-
-def _raise(problems: Sequence[str], what: str) -> None:
-  if problems:
-    shown = list(problems[: class_names.MAX_LISTED])
-    if more := len(problems) - len(shown):
-      shown.append(f"and {more} more")
-    listed = "\n  ".join(shown)
-    raise UserError(
-      f"{what}:\n  {listed}\nUnpack the archives anew over each other, or mend "
-      "these files; VOC publishes no annotations for the test of 2012. Boxes "
-      "count pixels from 1, both ends included; objects of another label space "
-      "need its `classes`."
-    )
-
-
-def _lines(path: epath.Path) -> list[str]:
-  return [line for line in path.read_text().splitlines() if line.strip()]
-
-
 # --- images -----------------------------------------------------------------
 
 
-def _item(notes: Sequence[Example], index: int) -> Example:
-  return dict(notes[index])
+def _annotate(rows: Sequence[tuple[Any, Example]], index: int) -> Example:
+  return dict(rows[index][1])
 
 
-def _read(notes: Sequence[Example], read: Callable, index: int) -> Example:
-  note = notes[index]
-  return note | {"image": read(index, note["size"])}
+def _read(
+  rows: Sequence[tuple[Any, Example]], read: Callable, index: int
+) -> Example:
+  place, note = rows[index]
+  return note | {"image": read(place, note["size"])}
 
 
-def _read_file(
-  files: Sequence[epath.Path], index: int, size: tuple[int, int]
-) -> np.ndarray:
-  with files[index].open("rb") as opened:
-    return _decode(opened, str(files[index]), size)
+def _read_file(path: epath.Path, size: tuple[int, int]) -> np.ndarray:
+  with path.open("rb") as file:
+    return _decode(file, str(path), size)
 
 
 def _read_record(
-  records: Sequence[Any],
-  places: Sequence[tuple[int, int]],
-  index: int,
-  size: tuple[int, int],
+  sources: Sequence[Any], place: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-  part, position = places[index]
-  record = records[part][position]
-  where = f"Row {position} of {records[part].dataset_info.full_name}"
-  return _decode(io.BytesIO(record["image"]), where, size)
+  number, position = place
+  image = io.BytesIO(sources[number][position]["image"])
+  where = f"Row {position} of {sources[number].dataset_info.full_name}"
+  return _decode(image, where, size)
 
 
 def _decode(file: Any, where: str, size: tuple[int, int]) -> np.ndarray:
@@ -375,7 +353,7 @@ def _decode(file: Any, where: str, size: tuple[int, int]) -> np.ndarray:
   return pixels
 
 
-# --- writes images with boxes in the layout of PASCAL VOC --------------------
+# --- writing ----------------------------------------------------------------
 
 
 def write_voc(
@@ -394,7 +372,7 @@ def write_voc(
 
   Args:
     path: of the folder that gets VOCdevkit.
-    rows: as those of `voc`; boxes come back as they are, images as JPEG.
+    rows: as `open_voc` returns them; boxes are kept, images become JPEG.
     classes: name of each label, as annotations will hold it.
     year: of the folder.
     split: of the list.
@@ -404,8 +382,8 @@ def write_voc(
     The number of images.
 
   Raises:
-    UserError: about an id that can be no file's name, or one that was there
-      before, or a label without a name.
+    UserError: about an id that cannot name a file, an id that comes twice, or
+      a label without a name.
   """
   folder = epath.Path(path).expanduser() / "VOCdevkit" / f"VOC{year}"
   ids: dict[str, None] = {}
@@ -457,13 +435,13 @@ def _to_xml(
   )
   _add(root, segmented=0)
   for name, box, difficult in objects:
-    each = ElementTree.SubElement(root, "object")
-    _add(each, name=name, pose="Unspecified", truncated=0)
-    _add(each, difficult=int(difficult))
-    corners = np.asarray(box, np.float64) + TO_EDGES
+    element = ElementTree.SubElement(root, "object")
+    _add(element, name=name, pose="Unspecified", truncated=0)
+    _add(element, difficult=int(difficult))
+    corners = np.asarray(box, np.float64) + _TO_EDGES
     values = [int(v) if v == int(v) else float(v) for v in corners]
-    sides = dict(zip(("xmin", "ymin", "xmax", "ymax"), values, strict=True))
-    _add(ElementTree.SubElement(each, "bndbox"), **sides)
+    sides = dict(zip(_SIDES, values, strict=True))
+    _add(ElementTree.SubElement(element, "bndbox"), **sides)
   ElementTree.indent(root, "\t")
   return ElementTree.tostring(root, encoding="utf-8") + b"\n"
 

@@ -5,7 +5,7 @@ A line of `comp4_det_test_<class>.txt` holds the name of an image, a score with
 from 1. These files are what VOC's own tools and its server read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ _MAX_LINES = 10  # of an error
 
 
 class Detections(NamedTuple):
-  """What was found in an image, in the order in which ties count."""
+  """The detections in an image, in the order in which ties count."""
 
   boxes: np.ndarray  # [d, 4] px, (xmin - 1, ymin - 1, xmax, ymax) of VOC
   scores: np.ndarray  # [d]
@@ -33,16 +33,16 @@ def write(
   folder: epath.PathLike,
   detections: Mapping[str, Detections],
   classes: Sequence[str],
-) -> list[str]:
-  """Writes a file for each class, also for one of which nothing was found.
+) -> dict[str, int]:
+  """Writes a file for each class, also for one without detections.
 
   Args:
     folder: made if it is not there.
-    detections: name of the image, such as "000001" -> what was found in it.
+    detections: of each image, by its name, such as "000001".
     classes: names of the labels 0, 1, ...
 
   Returns:
-    The names of the files.
+    The number of lines of each file, by its name.
 
   Raises:
     UserError: for names of images with spaces in them, which the format cannot
@@ -51,14 +51,14 @@ def write(
   folder = epath.Path(folder)
   if bad := [name for name in detections if len(name.split()) != 1]:
     raise UserError(
-      f"found the names of images {bad[:_MAX_LINES]}; VOC's text files divide "
-      "their columns by spaces, so that a name must be one word."
+      f"found the names of images {bad[:_MAX_LINES]}; VOC's text files have "
+      "spaces between columns, so a name must be one word."
     )
   lines: dict[int, list[str]] = {label: [] for label in range(len(classes))}
-  for name, found in detections.items():
-    boxes, scores = as_written(found.boxes, found.scores)
+  for name, detected in detections.items():
+    boxes, scores = as_written(detected.boxes, detected.scores)
     rows = zip(
-      np.asarray(found.labels).tolist(),
+      np.asarray(detected.labels).tolist(),
       scores.tolist(),
       boxes.tolist(),
       strict=True,
@@ -68,17 +68,19 @@ def write(
         f"{name} {score:.3f} {x:.1f} {y:.1f} {right:.1f} {low:.1f}\n"
       )
   folder.mkdir(parents=True, exist_ok=True)
-  names = [file_name(name) for name in classes]
-  for label, name in enumerate(names):
+  counts = {}
+  for label, class_name in enumerate(classes):
+    name = file_name(class_name)
     with atomic.replace(folder, name) as path:
       path.write_text("".join(lines[label]))
-  return names
+    counts[name] = len(lines[label])
+  return counts
 
 
 def read(
   folder: epath.PathLike, classes: Sequence[str], images: Sequence[str]
 ) -> list[Detections]:
-  """Reads what `write` or another detector wrote.
+  """Reads the files of `write` or of another detector.
 
   Args:
     folder: of the files.
@@ -99,13 +101,13 @@ def read(
       f"{folder} lacks {', '.join(missing)}: each class needs its file, which "
       "may be empty."
     )
-  known, problems = frozenset(images), []
+  problems: list[str] = []
   rows: dict[str, list[tuple]] = {name: [] for name in images}
   for label, name in enumerate(map(file_name, classes)):
     text = (folder / name).read_bytes().decode("utf-8", "replace")
     for number, line in enumerate(text.splitlines(), start=1):
       try:
-        image, score, box = _parse(line, known)
+        image, score, box = _parse(line, rows)
         rows[image].append((box, score, label))
       except ValueError as error:
         problems.append(f"{folder / name}, line {number}: {error}")
@@ -123,24 +125,24 @@ def read(
   return [_pack(rows[name]) for name in images]
 
 
-def _parse(line: str, known: frozenset) -> tuple[str, float, list[float]]:
-  words = line.split()
-  if len(words) != 6:
-    raise ValueError(f"found {len(words)} columns of 6 in {line[:60]!r}")
-  score, *box = map(_number, words[1:])
-  if words[0] not in known:
-    raise ValueError(f"found the unknown image {words[0]!r}")
+def _parse(line: str, images: Container[str]) -> tuple[str, float, list[float]]:
+  columns = line.split()
+  if len(columns) != 6:
+    raise ValueError(f"found {len(columns)} columns of 6 in {line[:60]!r}")
+  image, (score, *box) = columns[0], map(_number, columns[1:])
+  if image not in images:
+    raise ValueError(f"found the unknown image {image!r}")
   # VOC counts from 1, our boxes from 0.
-  return words[0], score, [box[0] - 1, box[1] - 1, box[2], box[3]]
+  return image, score, [box[0] - 1, box[1] - 1, box[2], box[3]]
 
 
-def _number(word: str) -> float:
+def _number(text: str) -> float:
   try:
-    value = float(word)
+    value = float(text)
   except ValueError:
     value = np.nan
   if not np.isfinite(value):
-    raise ValueError(f"found {word[:20]!r} in place of a number")
+    raise ValueError(f"found {text[:20]!r} in place of a number")
   return value
 
 

@@ -1,115 +1,197 @@
 """Trains detectors on images with boxes, from several initialisations."""
 
+import dataclasses
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.config import validate
+from synthjax.config import schema
+from synthjax.config.schema import (
+  Block,
+  Count,
+  Pairs,
+  Rule,
+  Seeds,
+  Whole,
+  one_of,
+)
 from synthjax.detection import (
   average_precision,
   faster_rcnn,
+  loader,
+  results,
   sources,
-  voc_results,
 )
-from synthjax.detection import loader as detection_batches
 from synthjax.detection import objective as detection
-from synthjax.detection import recipe as recipes
-from synthjax.detection import results as detected
-from synthjax.detection.faster_rcnn import make_detector
-from synthjax.detection.resize import to_original
+from synthjax.detection.average_precision import INTERPOLATIONS
+from synthjax.detection.faster_rcnn import FasterRCNN, make_detector
+from synthjax.detection.recipe import Init, Recipe, Training, plan_training
+from synthjax.detection.regions import Options
 from synthjax.detection.results import Run
-from synthjax.evals import accuracy as result_files
+from synthjax.evals import accuracy
 from synthjax.labels import spaces
 from synthjax.models.classifiers import make_classifier
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import unknown_names
 from synthjax.runtime.progress import counter
-from synthjax.training import backbones as pretrained
+from synthjax.training import backbones
 from synthjax.training import run as runs
 from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
-KNOWN = recipes.KNOWN
-BLOCKS = recipes.BLOCKS
 _WEIGHTS = ".safetensors"
+_SPLITS = ("train", "validation", "test")
 
 
-class Parts(NamedTuple):
-  """What the config says, read and checked."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detect(runs.Loop, Recipe, loader.Images):
+  """Fields of config.detect."""
 
-  block: dict
+  # Images with boxes.
+  train: Annotated[Any, sources.SOURCE]
+  test: Annotated[Any, sources.SOURCE]  # opened once, at the end
+  validation: Annotated[Any, sources.SOURCE] | None = None  # to choose settings
+  space: str | None = None  # of the objects, if not config.space
+
+  # Starts by name, each with the fields that differ from the common ones.
+  # "random" has no weights; "pretrained" without any stands for every arm of
+  # the task `pretrain`, by its name.
+  inits: Annotated[Mapping[str, Init], Rule(len, "one start or more, by name")]
+  weights: str | None = None  # of "pretrained", if not those of `pretrain`
+  compare: Pairs = ()  # of starts, besides each with "random"
+  seeds: Seeds  # of the head and of the order of the batches
+
+  model: Block | None = None  # the ResNet, if not config.pretrain.model
+  roi_size: Count = FasterRCNN.roi_size  # side of a pooled region
+  sampling: Count | None = None  # per bin and axis; one per cell by default
+  options: Options = Options()
+
+  precise_bn_iterations: Count = 200  # batches; see objective.precise_bn
+  interpolation: Annotated[str, one_of(INTERPOLATIONS)] = "11-point"
+  num_examples: Whole = 4  # test images that the report shows with detections
+
+  def splits(self) -> dict[str, Any]:
+    """Returns the sources of images by split."""
+    sources_of = {split: getattr(self, split) for split in _SPLITS}
+    return {k: v for k, v in sources_of.items() if v is not None}
+
+  def images(self) -> dict[str, Any]:
+    """Returns the fields of `loader.Images`."""
+    names = [field.name for field in dataclasses.fields(loader.Images)]
+    return {name: getattr(self, name) for name in names}
+
+  def problems(self) -> Iterator[str]:
+    """Yields contradictions between fields."""
+    yield from loader.Images.problems(self)
+    for name, init in self.inits.items():
+      if name == backbones.RANDOM and init.weights:
+        yield f"inits.{name} has weights: give it another name"
+      if name not in (backbones.RANDOM, backbones.ALONE) and not init.weights:
+        yield (
+          f"inits.{name} has no weights: give it some, or call it "
+          f"{backbones.RANDOM!r}, or {backbones.ALONE!r}, which has those of "
+          "`pretrain`"
+        )
+    if len({*map(artifacts.file_stem, self.inits)}) < len(self.inits):
+      yield f"two of inits would share files: {', '.join(self.inits)}"
+    pairs = itertools.combinations(self.splits().items(), 2)
+    for (one, a), (other, b) in pairs:
+      if (a.func, a.keywords) == (b.func, b.keywords):
+        yield (
+          f"{one} and {other} are the same images, {a.keywords}: choose others "
+          "for one of them"
+        )
+    if min(self.options.sizes) > (side := min(self.short_sides)):
+      yield (
+        f"options.sizes={self.options.sizes}, the sides of the anchors, are "
+        f"all longer than the images' shorter side of {side} px"
+      )
+
+
+FIELDS = Detect
+
+
+class Setup(NamedTuple):
+  """The config, read and checked."""
+
+  block: dict  # as given, with `weights` in `inits`; for the specification
+  fields: Detect
   space: spaces.LabelSpace
   resnet: dict  # fields of the model
   model: Any  # the detector
-  options: Any
-  images: dict  # the fields of recipes.IMAGES
 
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields, names, images and boxes, and that the weights fit."""
-  parts = _read(config)
-  block, counts = parts.block, {"train": 10_000}  # of TFDS, a guess
-  for split in recipes.splits_of(block):
-    if sources.can_open(block[split]):
-      counts[split] = len(_open(parts, split))
-  backbones = _backbones(block, config, epath.Path(workdir))
-  pairs = [name for pair in block.get("compare") or () for name in pair]
-  if unknown := [name for name in pairs if name not in backbones]:
-    raise unknown_names("start to compare,", unknown, backbones)
-  for init in block["inits"]:
-    fields = recipes.recipe_of(block, init, counts["train"])
-    for name, size in (
-      ("batch_size", fields["batch_size"]),
-      ("eval_batch_size", parts.images["eval_batch_size"]),
-    ):
-      meshes.check_batch(meshes.make_mesh(), size, field=f"detect.{name}")
-    objective = _objective(parts, fields)
-    recipes.trace(
+  setup = _read(config)
+  fields, num_images = setup.fields, {"train": 10_000}  # a guess for TFDS
+  for split in fields.splits():
+    if sources.can_open(setup.block[split]):
+      num_images[split] = len(_open(setup, split))
+  weights_of = _weights_of(setup, config, epath.Path(workdir))
+  names = [name for pair in fields.compare for name in pair]
+  if unknown := [name for name in names if name not in weights_of]:
+    raise unknown_names("start to compare,", unknown, weights_of)
+  mesh = meshes.make_mesh(fields.fsdp)
+  meshes.check_batch(
+    mesh, fields.eval_batch_size, field="detect.eval_batch_size"
+  )
+  for name, init in fields.inits.items():
+    training = plan_training(fields, init, num_images["train"], name=name)
+    meshes.check_batch(mesh, training.batch_size, field="detect.batch_size")
+    objective = _objective(setup, training)
+    detection.trace(
       [
-        _started(objective, weights)
-        for start, weights in backbones.values()
-        if start == init
+        _start_from(objective, weights)
+        for start, weights in weights_of.values()
+        if start == name
       ],
-      batch_size=fields["batch_size"],
-      side=parts.images["eval_short_side"],
+      batch_size=training.batch_size,
+      side=fields.eval_short_side,
     )
 
 
-def _backbones(block: dict, config: ConfigDict, workdir: epath.Path) -> dict:
-  """Returns each start's key of `inits`, and weights: zeros until trained."""
-  inits, planned = block["inits"], {}
-  own = inits.get(pretrained.ALONE, {"weights": "none"})
-  if "pretrain" in config.tasks and not own.get("weights"):
-    inits = {k: v for k, v in inits.items() if k != pretrained.ALONE}
-    zeros = pretrained.zeros_of(config.pretrain.to_dict(), make_classifier)
-    planned = {name: (pretrained.ALONE, own) for name, own in zeros.items()}
-  starts = _starts(inits, workdir)
+def _weights_of(
+  setup: Setup, config: ConfigDict, workdir: epath.Path
+) -> dict[str, tuple[str, Any]]:
+  """Returns the key of `inits` and the weights of each start.
+
+  Backbones that this run will train are zeros.
+  """
+  inits, planned = setup.block["inits"], {}
+  alone = inits.get(backbones.ALONE, {"weights": "none"})
+  if "pretrain" in config.tasks and not alone.get("weights"):
+    inits = {k: v for k, v in inits.items() if k != backbones.ALONE}
+    zeros = backbones.zeros_of(config.pretrain.to_dict(), make_classifier)
+    planned = {arm: (backbones.ALONE, tree) for arm, tree in zeros.items()}
   return planned | {
-    name: (init, files.load_params(own[0])[0] if own else None)
-    for name, (init, own) in starts.items()
+    name: (start.init, _load(start.files[0]) if start.files else None)
+    for name, start in _starts(inits, workdir).items()
   }
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-  """Leaves `results.json`, detections and the weights of every detector.
+  """Writes results, detections and the weights of every detector.
 
-  They are `<start>-s<seed>.safetensors`, VOC's text files in
-  `detections/<start>-s<seed>`, and a few test images in `examples`.
+  The files are `results.json`, `<start>-s<seed>.safetensors`, VOC's text files
+  in `detections/<start>-s<seed>`, and a few test images in `examples`.
   """
-  parts, workdir = _read(config), epath.Path(workdir)
-  block, folder = parts.block, workdir / "detect"
-  starts = _starts(block["inits"], workdir)
-  spec = block | {
-    "space": spaces.identify(parts.space),
-    "model": parts.resnet,
-    "options": parts.options._asdict(),
-    "images": parts.images
-    | {n: sources.identify(block[n]) for n in recipes.splits_of(block)},
+  setup, workdir = _read(config), epath.Path(workdir)
+  fields, space, folder = setup.fields, setup.space, workdir / "detect"
+  starts = _starts(setup.block["inits"], workdir)
+  spec = setup.block | {
+    "space": spaces.identify(space),
+    "interpolation": fields.interpolation,
+    "model": setup.resnet,
+    "options": fields.options._asdict(),
+    "images": fields.images()
+    | {n: sources.identify(setup.block[n]) for n in fields.splits()},
     "backbones": {
       name: [files.sha256(path) for path in start.files]
       for name, start in starts.items()
@@ -117,114 +199,124 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   if artifacts.begin(folder, spec):
     return
-  _train_all(parts, starts, folder)
+  _train_all(setup, starts, folder)
   processes.wait_for_all("the weights are written")
-  every = [Run(name, seed) for name in starts for seed in block["seeds"]]
+  all_runs = [Run(name, seed) for name in starts for seed in fields.seeds]
   validation, tested, rows = {}, {}, {}
-  if block.get("validation"):
-    found = _measure(parts, every, _open(parts, "validation"), folder)
-    validation = {one: measured for one, measured, _ in found}
-  # Nothing is trained for, or chosen by, what is opened here.
-  source, names = _open(parts, "test"), [c.name for c in parts.space.classes]
+  if fields.validation:
+    source = _open(setup, "validation")
+    for this_run, measured, _ in _measure(setup, all_runs, source, folder):
+      validation[this_run] = measured
+  # The test images are opened last, when nothing is left to train or to choose.
+  source, names = _open(setup, "test"), space.class_names
   # As VOC's own files name them.
-  classes = [c.key or c.name for c in parts.space.classes]
-  for one, measured, found in _measure(parts, every, source, folder):
-    tested[one] = measured
-    rows |= detected.write_detections(folder, one, source, found, classes)
-    if one.seed == block["seeds"][0]:
-      drawn = range(min(block.get("num_examples", 4), len(source)))
-      rows |= detected.write_examples(folder, one, source, found, names, drawn)
-  results = {"space": parts.space.name, "classes": names}
-  results |= detected.summarize(
-    tested, names, validation=validation, compare=block.get("compare") or ()
+  keys = [c.key or c.name for c in space.classes]
+  for this_run, measured, detections in _measure(
+    setup, all_runs, source, folder
+  ):
+    tested[this_run] = measured
+    rows |= results.write_detections(folder, this_run, source, detections, keys)
+    if this_run.seed == fields.seeds[0]:
+      indices = range(min(fields.num_examples, len(source)))
+      rows |= results.write_examples(
+        folder, this_run, source, detections, names, indices
+      )
+  summary = {"space": space.name, "classes": names} | results.summarize(
+    tested, names, validation=validation, compare=fields.compare
   )
-  rows |= {f"{one.label()}{_WEIGHTS}": 1 for one in every}
-  rows |= runs.count_rows(folder, [one.label() for one in every])
-  rows |= result_files.write(folder, results)
+  rows |= {f"{this_run.label()}{_WEIGHTS}": 1 for this_run in all_runs}
+  rows |= runs.count_rows(folder, [this_run.label() for this_run in all_runs])
+  rows |= accuracy.write(folder, summary)
   artifacts.finish(folder, spec, rows)
   if processes.is_first():
-    print(detected.table(results))
+    print(results.table(summary))
 
 
 # --- training ---------------------------------------------------------------
 
 
 def _train_all(
-  parts: Parts, starts: dict[str, pretrained.Start], folder: epath.Path
+  setup: Setup, starts: dict[str, backbones.Start], folder: epath.Path
 ) -> None:
   """Trains a detector from each start with each seed; writes its weights."""
-  source, objectives = _open(parts, "train"), {}
+  fields, source, objectives = setup.fields, _open(setup, "train"), {}
   for name, start in starts.items():
-    fields = recipes.recipe_of(parts.block, start.init, len(source))
-    # One for all that train alike, so that its step is compiled once.
-    alike = json.dumps(fields, sort_keys=True)
-    if alike not in objectives:
-      objectives[alike] = _objective(parts, fields)
-    for number, seed in enumerate(parts.block["seeds"]):
-      one = Run(name, seed)
-      path = folder / f"{one.label()}{_WEIGHTS}"
+    training = plan_training(
+      fields, fields.inits[start.init], len(source), name=start.init
+    )
+    # Starts that train alike share an objective, whose step is compiled once.
+    key = json.dumps(training._asdict(), sort_keys=True)
+    if key not in objectives:
+      objectives[key] = _objective(setup, training)
+    for number, seed in enumerate(fields.seeds):
+      this_run = Run(name, seed)
+      path = folder / f"{this_run.label()}{_WEIGHTS}"
       if path.exists():
         continue
       weights = None
       if start.files:
-        weights, _ = files.load_params(start.files[number % len(start.files)])
-      objective = _started(objectives[alike], weights)
-      variables = _train(parts, objective, fields, source, one, folder)
+        weights = _load(start.files[number % len(start.files)])
+      objective = _start_from(objectives[key], weights)
+      variables = _train(setup, objective, training, source, this_run, folder)
       description = {
         "kind": "detector",
-        "model": parts.resnet,
-        "options": parts.options._asdict(),
-        "images": parts.images,
-        "space": parts.space.name,
-        "classes": [c.name for c in parts.space.classes],
-        "training": fields | one._asdict() | {"num_images": len(source)},
+        "model": setup.resnet,
+        "options": fields.options._asdict(),
+        "images": fields.images(),
+        "space": setup.space.name,
+        "classes": setup.space.class_names,
+        "training": training._asdict()
+        | this_run._asdict()
+        | {"num_images": len(source)},
       }
       files.save_params(path, meshes.fetch(variables), description)
 
 
 def _train(
-  parts: Parts,
+  setup: Setup,
   objective: Any,
-  fields: dict,
+  training: Training,
   source: Any,
-  one: Run,
+  this_run: Run,
   folder: epath.Path,
 ) -> dict:
-  """Returns the variables after training, their statistics measured anew."""
-  block, images = parts.block, parts.images
-  iterations = block.get("precise_bn_iterations", 200)
-  batches = detection_batches.train_batches(
+  """Returns the variables after training, with statistics measured anew."""
+  fields = setup.fields
+  batches = loader.train_batches(
     source,
-    batch_size=fields["batch_size"],
-    num_batches=max(fields["num_steps"], iterations),
-    seed=one.seed,
-    **{n: images[n] for n in ("short_sides", "max_size", "num_buckets")},
-    num_workers=block.get("num_workers", 0),
+    fields,
+    batch_size=training.batch_size,
+    num_batches=max(training.num_steps, fields.precise_bn_iterations),
+    seed=this_run.seed,
+    num_workers=fields.num_workers,
   )
   state = runs.train(
     objective,
     batches,
-    runs.Loop(
-      log_every=block["log_every"], checkpoint_every=block["checkpoint_every"]
-    ),
+    fields,
     folder=folder,
-    label=one.label(),
-    num_steps=fields["num_steps"],
-    batch_size=fields["batch_size"],
-    seed=one.seed,
+    label=this_run.label(),
+    num_steps=training.num_steps,
+    batch_size=training.batch_size,
+    seed=this_run.seed,
   )
   return detection.precise_bn(
-    parts.model, state.variables, batches, iterations, options=parts.options
+    setup.model,
+    meshes.fetch(state.variables),
+    batches,
+    fields.precise_bn_iterations,
+    options=fields.options,
   )
 
 
-def _objective(parts: Parts, fields: dict) -> Any:
+def _objective(setup: Setup, training: Training) -> Any:
   return detection.detection(
-    parts.model, recipes.make_optimizer(fields), options=parts.options
+    setup.model, training.make_optimizer(), options=setup.fields.options
   )
 
 
-def _started(objective: Any, weights: Any) -> Any:
+def _start_from(objective: Any, weights: Any) -> Any:
+  """Returns the objective, started from a backbone's weights if given."""
   if weights is None:
     return objective
   return detection.start_from(
@@ -236,73 +328,63 @@ def _started(objective: Any, weights: Any) -> Any:
 
 
 def _measure(
-  parts: Parts, every: Sequence[Run], source: Any, folder: epath.Path
+  setup: Setup, all_runs: Sequence[Run], source: Any, folder: epath.Path
 ) -> Iterator[tuple[Run, average_precision.Measured, list]]:
-  """Yields each run, its precisions, and what it found in each image."""
-  block, images = parts.block, parts.images
-  truth = detected.truth_of(source)
-  predict = detection.predictor(parts.model, parts.options)
-  batches = detection_batches.eval_batches(
-    source,
-    batch_size=images["eval_batch_size"],
-    short_side=images["eval_short_side"],
-    max_size=images["max_size"],
-    num_buckets=images["eval_num_buckets"],
-    num_workers=block.get("num_workers", 0),
-  )
-  for one in every:
-    variables, _ = files.load_params(folder / f"{one.label()}{_WEIGHTS}")
-    tell = counter(one.label(), len(source), shown=processes.is_first())
-    rows = detected.detect_all(predict, variables, batches, tell=tell)
-    found = [
-      voc_results.Detections(
-        to_original(row["boxes"], row["size"], row["original_size"]),
-        row["scores"],
-        row["labels"],
-      )
-      for row in rows.values()
-    ]
+  """Yields each run, its precisions, and the detections in each image."""
+  fields, truth = setup.fields, results.truth_of(source)
+  predict = detection.predictor(setup.model, fields.options)
+  batches = loader.eval_batches(source, fields, num_workers=fields.num_workers)
+  for this_run in all_runs:
+    detections = results.detect_all(
+      predict,
+      _load(folder / f"{this_run.label()}{_WEIGHTS}"),
+      batches,
+      count=counter(this_run.label(), len(source), shown=processes.is_first()),
+    )
     measured = average_precision.average_precision(
-      found,
+      detections,
       truth,
-      len(parts.space.classes),
-      interpolation=block["interpolation"],
+      len(setup.space.classes),
+      interpolation=fields.interpolation,
     )
-    yield one, measured, found
+    yield this_run, measured, detections
 
 
-# --- reading the config -----------------------------------------------------
+# --- reading ----------------------------------------------------------------
 
 
-def _read(config: ConfigDict) -> Parts:
-  """Reads the block and checks its names."""
-  block = recipes.read(config.detect.to_dict(), validate)
-  images = recipes.images_of(block)
-  options = recipes.options_of(block.get("options"), images["short_sides"])
-  rule = block.setdefault("interpolation", "11-point")
-  if rule not in average_precision.INTERPOLATIONS:
-    raise unknown_names(
-      "interpolation", [rule], average_precision.INTERPOLATIONS
+def _read(config: ConfigDict) -> Setup:
+  """Reads the block and builds the detector."""
+  fields = schema.read(Detect, config.detect, "config.detect")
+  block = config.detect.to_dict()
+  if backbones.ALONE in fields.inits and fields.weights:
+    weights, alone = (
+      {"weights": fields.weights},
+      block["inits"][backbones.ALONE],
     )
-  space = spaces.load_space(block.get("space") or config.space)
-  resnet = block.get("model") or pretrained.model_of(
+    block["inits"] = block["inits"] | {backbones.ALONE: weights | alone}
+  space = spaces.load_space(fields.space or config.space)
+  resnet = block.get("model") or backbones.model_of(
     config.get("pretrain", ConfigDict()).to_dict(), task="detect"
   )
   model = make_detector(
     num_classes=len(space.classes),
-    num_anchors=len(options.sizes) * len(options.ratios),
-    **{name: block[name] for name in recipes.MODEL if name in block},
+    num_anchors=len(fields.options.sizes) * len(fields.options.ratios),
+    sampling=fields.sampling or 0,
+    roi_size=fields.roi_size,
     **resnet,
   )
-  return Parts(block, space, resnet, model, options, images)
+  return Setup(block, fields, space, resnet, model)
 
 
-def _open(parts: Parts, split: str) -> Any:
-  return sources.open_detection(
-    parts.block[split], parts.space, drop_empty=split == "train"
-  )
+def _open(setup: Setup, split: str) -> Any:
+  return setup.fields.splits()[split](setup.space, drop_empty=split == "train")
 
 
-def _starts(inits: dict, workdir: epath.Path) -> dict[str, pretrained.Start]:
+def _load(path: epath.PathLike) -> dict:
+  return files.load_params(path)[0]
+
+
+def _starts(inits: dict, workdir: epath.Path) -> dict[str, backbones.Start]:
   locate = partial(files.locate, family="resnet")
-  return pretrained.starts(inits, workdir / "pretrain", locate)
+  return backbones.starts(inits, workdir / "pretrain", locate)

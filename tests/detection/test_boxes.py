@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 
 from synthjax.detection import anchors, geometry, regions
+from synthjax.detection.regions import Options
 
-RPN, HEAD = (1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)
+OPTIONS = Options()
+RPN, HEAD = OPTIONS.anchor_weights, OPTIONS.roi_weights
+make_anchors = partial(
+  anchors.make_anchors, stride=16, sizes=OPTIONS.sizes, ratios=OPTIONS.ratios
+)
+select_proposals = partial(regions.select_proposals, threshold=0.7, weights=RPN)
 
 
 @pytest.fixture
@@ -20,10 +26,10 @@ def recorded(golden):
 @pytest.mark.golden
 def test_anchors_are_those_of_the_reference(recorded):
   np.testing.assert_allclose(
-    anchors.make_anchors((1, 1)), recorded["out/cell_anchors"], rtol=1e-5
+    make_anchors((1, 1)), recorded["out/cell_anchors"], rtol=1e-5
   )
   np.testing.assert_allclose(
-    anchors.make_anchors((3, 4)),
+    make_anchors((3, 4)),
     recorded["out/grid_anchors_h3_w4"],
     rtol=1e-5,
     atol=1e-5,  # of coordinates of up to 410 px, where a sum is nearly 0
@@ -120,7 +126,7 @@ def test_padding_encodes_to_zeros_with_gradients_of_zero():
   assert np.isfinite(grads).all()
 
 
-def test_clipping_empties_what_lies_outside():
+def test_clipping_empties_boxes_outside():
   boxes = np.array([[-5, -5, 50, 5], [45, 0, 60, 60], [2, 3, 4, 5]])
   np.testing.assert_array_equal(
     geometry.clip(boxes, np.array([30, 40])),  # 30 high, 40 wide
@@ -141,7 +147,7 @@ def test_half_precision_boxes_are_computed_in_float32():
 
 
 def test_anchors_run_by_row_then_column_then_size_then_ratio():
-  boxes = anchors.make_anchors((2, 3), stride=8, sizes=(4, 8), ratios=(1, 4))
+  boxes = make_anchors((2, 3), stride=8, sizes=(4, 8), ratios=(1, 4))
   assert boxes.dtype == np.float32
   boxes = boxes.reshape(2, 3, 2, 2, 4)
   np.testing.assert_array_equal(boxes[0, 0, 0, 0], [-2, -2, 2, 2])
@@ -266,12 +272,12 @@ def plain_iou(a, b):
 
 @pytest.mark.parametrize(("pre_top", "post_top"), [(150, 20), (1000, 200)])
 def test_proposals_are_a_plain_reading_of_their_definition(pre_top, post_top):
-  boxes = anchors.make_anchors((6, 5), sizes=(16, 32))  # 180, beyond 60 x 50
+  boxes = make_anchors((6, 5), sizes=(16, 32))  # 180, beyond 60 x 50
   rng = np.random.default_rng(pre_top)
   logits = rng.normal(size=len(boxes)).astype(np.float32)
   deltas = rng.normal(scale=0.3, size=(len(boxes), 4)).astype(np.float32)
   size = np.array([60.0, 50.0])
-  got, scores, valid = regions.select_proposals(
+  got, scores, valid = select_proposals(
     logits, deltas, boxes, size, pre_top=pre_top, post_top=post_top
   )
   want = plain_proposals(logits, deltas, boxes, size, pre_top, post_top, 0.7)
@@ -285,15 +291,15 @@ def test_proposals_are_a_plain_reading_of_their_definition(pre_top, post_top):
   assert not got[n:].any() and not scores[n:].any()
 
 
-def test_proposals_drop_what_is_not_finite_and_pass_no_gradient():
-  boxes = anchors.make_anchors((2, 2), sizes=(16,))
+def test_proposals_drop_boxes_that_are_not_finite_and_pass_no_gradient():
+  boxes = make_anchors((2, 2), sizes=(16,))
   deltas = np.zeros((len(boxes), 4), np.float32)
   deltas[3] = np.nan
   logits = np.zeros(len(boxes), np.float32)
   logits[5] = np.nan
 
   def total(logits, deltas):
-    best = regions.select_proposals(
+    best = select_proposals(
       logits, deltas, boxes, jnp.array([32, 32]), pre_top=99, post_top=20
     )
     return best[0].sum() + best[1].sum(), best

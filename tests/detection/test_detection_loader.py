@@ -1,6 +1,7 @@
 """Batches of images with boxes: few shapes, none lost, resumed exactly."""
 
 import collections
+import dataclasses
 import functools
 import pickle
 
@@ -9,11 +10,9 @@ import numpy as np
 import pytest
 
 from synthjax.data.pipeline.rows import Detection
-from synthjax.detection import loader as detection_batches
-from synthjax.detection import resize, scenes
+from synthjax.detection import loader, resize, scenes
+from synthjax.detection.loader import Images
 from synthjax.runtime.errors import UserError
-
-VOC = detection_batches.VOC_SHORT_SIDES
 
 
 def draw(sizes, count, index):
@@ -39,7 +38,14 @@ def make(sizes, count=3):
 
 # Landscapes, portraits and squares, small enough to be quick.
 SIZES = [(30, 40), (40, 30), (32, 32), (27, 40)] * 5 + [(20, 60)]
-SMALL = dict(short_sides=(16, 20, 24), max_size=48, num_buckets=4)
+SMALL = Images(
+  short_sides=(16, 20, 24),
+  max_size=48,
+  num_buckets=4,
+  eval_short_side=20,
+  eval_num_buckets=3,
+  eval_batch_size=4,
+)
 
 
 @pytest.fixture
@@ -47,10 +53,14 @@ def source():
   return make(SIZES)
 
 
-def batches(source, count=40, seed=0, batch_size=4, **fields):
-  fields = SMALL | fields
-  return detection_batches.train_batches(
-    source, batch_size=batch_size, num_batches=count, seed=seed, **fields
+def batches(source, count=40, batch_size=4, num_workers=0, **fields):
+  return loader.train_batches(
+    source,
+    dataclasses.replace(SMALL, **fields),
+    batch_size=batch_size,
+    num_batches=count,
+    seed=0,
+    num_workers=num_workers,
   )
 
 
@@ -103,12 +113,10 @@ def test_a_batch_holds_what_its_rows_hold(source):
 
 def plan(num_batches, batch_size=4, seed=0, count=4):
   every = resize.all_resized(np.array(SIZES), (16, 20, 24), 48)
-  return detection_batches.plan_batches(
+  return loader.plan_batches(
     np.array(SIZES),
-    detection_batches.choose_buckets(every, count),
-    short_sides=(16, 20, 24),
-    max_size=48,
-    flip=0.5,
+    loader.choose_buckets(every, count),
+    SMALL,
     batch_size=batch_size,
     num_batches=num_batches,
     seed=seed,
@@ -121,27 +129,27 @@ def test_no_image_is_lost_or_comes_twice():
   But for what waits: fewer than a batch for each of four shapes, of which an
   image may wait once for each epoch.
   """
-  found = plan(1000)
-  counts = np.bincount(found.rows.ravel(), minlength=len(SIZES))
+  planned = plan(1000)
+  counts = np.bincount(planned.rows.ravel(), minlength=len(SIZES))
   dealt = 1000 * 4
   epochs = -(-(dealt + 4 * 3) // len(SIZES))  # that have begun, at most
   assert counts.max() <= epochs
   assert (epochs - counts).sum() <= 4 * 3 + len(SIZES)
   # Lengths and flips are drawn alike for each, whatever the shapes.
   for length in (16, 20, 24):
-    assert abs((found.short_sides == length).mean() - 1 / 3) < 0.03
-  assert abs(found.flips.mean() - 0.5) < 0.03
+    assert abs((planned.short_sides == length).mean() - 1 / 3) < 0.03
+  assert abs(planned.flips.mean() - 0.5) < 0.03
 
 
 def test_with_one_shape_each_epoch_is_a_permutation():
-  found = plan(7, batch_size=9, count=1)
-  epochs = found.rows.reshape(3, 21)
+  planned = plan(7, batch_size=9, count=1)
+  epochs = planned.rows.reshape(3, 21)
   for epoch in epochs:
     assert sorted(epoch) == list(range(21))
   assert not (epochs[0] == epochs[1]).all()
   # 4 does not divide 21: the one that is left begins the next epoch.
   ragged = plan(15, count=1).rows.ravel()
-  np.testing.assert_array_equal(ragged, found.rows.ravel()[:60])
+  np.testing.assert_array_equal(ragged, planned.rows.ravel()[:60])
 
 
 def test_a_batch_has_one_shape_and_fewer_batches_are_the_first():
@@ -149,9 +157,9 @@ def test_a_batch_has_one_shape_and_fewer_batches_are_the_first():
   for a, b in zip(short, long, strict=True):
     np.testing.assert_array_equal(a, b[:30])
   every = resize.all_resized(np.array(SIZES), (16, 20, 24), 48)
-  shapes = np.array(detection_batches.choose_buckets(every, 4))
+  shapes = np.array(loader.choose_buckets(every, 4))
   sizes = resize.resized(np.array(SIZES)[long.rows], long.short_sides, 48)
-  best = detection_batches.assign(sizes.reshape(-1, 2), shapes).reshape(-1, 4)
+  best = loader.assign(sizes.reshape(-1, 2), shapes).reshape(-1, 4)
   assert (best == long.buckets[:, None]).all()
   assert not np.array_equal(long.rows, plan(100, seed=1).rows)
 
@@ -183,7 +191,7 @@ def test_processes_share_each_batch(source, monkeypatch):
     batches(source, batch_size=5)
 
 
-def test_workers_can_be_given_the_batches(source):
+def test_batches_can_be_pickled_for_workers(source):
   dataset = batches(source, 3)
   assert_same(pickle.loads(pickle.dumps(source))[3], source[3])
   assert_same(
@@ -204,12 +212,13 @@ def test_a_worker_process_reads_the_same_batches(source):
   [
     ({"short_sides": ()}, "short_sides="),
     ({"max_size": 20}, "none above max_size"),
+    ({"eval_short_side": 50}, "none above max_size"),
     ({"short_sides": (0, 8)}, "in pixels"),
     ({"batch_size": 0}, "batch_size=0"),
     ({"count": 0}, "num_batches=0"),
   ],
 )
-def test_what_makes_no_batch_is_refused(source, fields, words):
+def test_fields_that_make_no_batch_are_refused(source, fields, words):
   with pytest.raises(UserError, match=words):
     batches(source, **fields)
 
@@ -218,27 +227,22 @@ def test_what_makes_no_batch_is_refused(source, fields, words):
 
 
 def test_every_image_is_evaluated_once(source):
-  fields = dict(batch_size=4, short_side=20, max_size=48, num_buckets=3)
-  found = list(detection_batches.eval_batches(source, **fields))
-  index = np.concatenate([b["index"] for b in found])
+  evaluated = list(loader.eval_batches(source, SMALL))
+  index = np.concatenate([b["index"] for b in evaluated])
   assert sorted(index[index >= 0]) == list(range(len(SIZES)))
-  shapes = [b["image"].shape for b in found]
+  shapes = [b["image"].shape for b in evaluated]
   # 20 images fit into 32 x 32, and the one of 20 x 60 is 16 x 48.
   assert shapes == [(4, 16, 48, 3)] + [(4, 32, 32, 3)] * 5
-  for batch in found:
-    own = batch["index"][batch["index"] >= 0]
-    assert (np.diff(own) > 0).all()  # in order within a shape
+  for batch in evaluated:
+    indices = batch["index"][batch["index"] >= 0]
+    assert (np.diff(indices) > 0).all()  # in order within a shape
     for i, number in enumerate(batch["index"].tolist()):
       if number < 0:  # filled up
         assert not batch["image"][i].any() and not batch["valid"][i].any()
         assert tuple(batch["size"][i]) == batch["image"].shape[1:3]
-        assert batch["scale"][i] == 1
         continue
       original = np.array(SIZES[number])
       assert (batch["original_size"][i] == original).all()
-      assert batch["scale"].dtype == np.float32
-      exact = min(20 / original.min(), 48 / original.max())
-      assert batch["scale"][i] == pytest.approx(exact)
       assert batch["image"][i, 0, 0, 0] == number + 1
       valid = batch["valid"][i]
       back = resize.to_original(
@@ -248,11 +252,10 @@ def test_every_image_is_evaluated_once(source):
 
 
 def test_processes_share_each_batch_of_evaluation(source, monkeypatch):
-  fields = dict(batch_size=4, short_side=20, max_size=48)
-  whole = list(detection_batches.eval_batches(source, **fields))
+  whole = list(loader.eval_batches(source, SMALL))
   monkeypatch.setattr(jax, "process_count", lambda: 2)
   monkeypatch.setattr(jax, "process_index", lambda: 1)
-  second = list(detection_batches.eval_batches(source, **fields))
+  second = list(loader.eval_batches(source, SMALL))
   for batch, part in zip(whole, second, strict=True):
     assert_same({k: v[2:] for k, v in batch.items()}, part)
 
@@ -265,14 +268,14 @@ def test_detections_outside_of_an_image_are_clipped():
 
 def test_scenes_make_batches():
   source = scenes.open_scenes("validation", 12)
-  dataset = detection_batches.train_batches(
-    source,
-    batch_size=2,
-    num_batches=4,
-    seed=0,
+  images = Images(
     short_sides=(96, 112, 128),
     max_size=224,
     num_buckets=3,
+    eval_short_side=112,
+  )
+  dataset = loader.train_batches(
+    source, images, batch_size=2, num_batches=4, seed=0
   )
   for batch in dataset:
     n, height, width, _ = batch["image"].shape
@@ -283,3 +286,49 @@ def test_scenes_make_batches():
     assert batch["valid"].any(1).all()
     limit = batch["size"][:, None, [1, 0, 1, 0]]
     assert ((batch["boxes"] >= 0) & (batch["boxes"] <= limit)).all()
+
+
+# --- shapes that hold the images of a batch ----------------------------------
+
+
+def test_padding_is_counted_by_hand():
+  sizes = [(10, 20), (20, 10), (10, 10), (20, 20)]
+  # The third fits both of the first two shapes, of which the first comes first.
+  share = loader.padding_share(sizes, [(10, 20), (20, 10), (20, 30)])
+  true, padded = 200 + 200 + 100 + 400, 200 + 200 + 200 + 600
+  assert share == pytest.approx(1 - true / padded)
+
+
+def test_a_joined_shape_is_the_one_that_costs_least():
+  sizes = [(16, 64)] * 3 + [(16, 48)] + [(64, 16)]
+  assert loader.choose_buckets(sizes, 3) == (
+    (16, 48),
+    (16, 64),
+    (64, 16),
+  )
+  # To join the first two pads one image by 16 x 16.
+  assert loader.choose_buckets(sizes, 2) == ((16, 64), (64, 16))
+  assert loader.choose_buckets(sizes, 1) == ((64, 64),)
+  assert loader.choose_buckets([(3, 17)], 5) == ((16, 32),)
+
+
+def test_few_shapes_hold_voc_with_little_padding():
+  """As measured: 6 shapes pad 17 %, where one shape pads 61 %."""
+  sizes = [(375, 500)] * 60 + [(333, 500)] * 18
+  sizes += [(500, 375)] * 17 + [(500, 333)] * 5
+  every = resize.all_resized(np.array(sizes), Images().short_sides, 1333)
+  assert len(every) == 1100
+  buckets = [loader.choose_buckets(every, n) for n in (1, 6, 12)]
+  assert [len(shapes) for shapes in buckets] == [1, 6, 12]
+  one, six, twelve = (loader.padding_share(every, b) for b in buckets)
+  assert one > 0.5 and six < 0.2 and twelve < 0.1
+  tested = resize.resized(np.array(sizes), 800, 1333)
+  shapes = loader.choose_buckets(tested, 4)
+  assert len(shapes) == 4 and loader.padding_share(tested, shapes) < 0.02
+
+
+def test_shapes_that_are_too_small_are_refused():
+  with pytest.raises(UserError, match="16 x 48 .*none of the shapes 32 x 32"):
+    loader.assign([(16, 20), (16, 48)], [(32, 32), (48, 32)])
+  with pytest.raises(UserError, match="num_buckets=0"):
+    loader.choose_buckets([(16, 20)], 0)

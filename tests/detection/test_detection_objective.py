@@ -9,62 +9,22 @@ import optax
 import pytest
 import simulated
 from flax import linen as nn
+from tiny_detector import SMALL, make_small, two_images
 
-from synthjax.detection.faster_rcnn import make_detector
 from synthjax.detection.objective import (
   DetectionState,
   detection,
+  mean_statistics,
   precise_bn,
   predictor,
   start_from,
 )
-from synthjax.detection.precise_bn import reestimate
 from synthjax.detection.regions import Options
 from synthjax.runtime.errors import UserError
 from synthjax.training import optimizer, recipes
 from synthjax.training.loop import Objective
 
 rng = jax.random.key(0)
-SMALL = Options(
-  sizes=(16, 32),
-  ratios=(0.5, 1, 2),
-  num_anchors=32,
-  max_positive_anchors=16,
-  pre_top=200,
-  post_top=40,
-  test_pre_top=200,
-  test_post_top=40,
-  num_rois=24,
-  max_foreground=8,
-  max_detections=10,
-)
-make_small = partial(
-  make_detector,
-  "resnet_tiny",
-  num_classes=2,
-  stem="imagenet",
-  num_anchors=6,
-  sampling=2,
-)
-
-
-def two_images():
-  """Returns a batch: a red and a blue rectangle, and a blue one."""
-  image = np.random.default_rng(0).integers(90, 110, (2, 64, 64, 3), np.uint8)
-  image[0, 8:40, 4:36] = [200, 30, 30]
-  image[0, 44:60, 40:56] = [30, 30, 200]
-  image[1, 10:26, 20:52] = [30, 30, 200]
-  image[1, 48:] = 0
-  boxes = np.zeros((2, 3, 4), np.float32)
-  boxes[0, :2] = [[4, 8, 36, 40], [40, 44, 56, 60]]
-  boxes[1, :1] = [[20, 10, 52, 26]]
-  return {
-    "image": image,
-    "size": np.array([[64, 64], [48, 64]], np.int32),
-    "boxes": boxes,
-    "labels": np.array([[0, 1, 0], [1, 0, 0]], np.int32),
-    "valid": np.array([[1, 1, 0], [1, 0, 0]], bool),
-  }
 
 
 # --- detections -------------------------------------------------------------
@@ -139,7 +99,7 @@ def test_the_statistics_are_the_means_over_batches():
     return stats["batch_stats"]
 
   measure = partial(
-    reestimate, forward, variables, [{"x": x} for x in batches], rng=rng
+    mean_statistics, forward, variables, [{"x": x} for x in batches]
   )
   got = measure(num_iterations=3)
   mean, var = batches.mean(1)[:3].mean(0), batches.var(1)[:3].mean(0)
@@ -235,7 +195,7 @@ SCRIPT = """
 import jax, numpy as np, optax
 from synthjax.training import loop
 from synthjax.detection.objective import detection
-from detection.test_detection_objective import SMALL, make_small, two_images
+from tiny_detector import SMALL, make_small, two_images
 pair = two_images()
 batch = {k: np.concatenate([v, v[::-1]]) for k, v in pair.items()}
 objective = detection(make_small(), optax.sgd(0.02), options=SMALL)

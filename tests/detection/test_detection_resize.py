@@ -46,7 +46,7 @@ def test_each_side_has_a_factor_of_its_own():
   assert resize.resize(row, 2, 10)["boxes"].tolist() == [[0, 0, 3, 2]]
 
 
-def test_boxes_without_an_object_and_sizes_that_stay_are_let_through():
+def test_rows_without_boxes_and_unchanged_sizes_are_accepted():
   row = {"image": np.ones((3, 4, 3), np.uint8), "boxes": np.zeros((0, 4))}
   same = resize.resize(row, 3, 10, flip=True)
   assert same["boxes"].shape == (0, 4) and same["image"] is not None

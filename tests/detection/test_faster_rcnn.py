@@ -233,7 +233,7 @@ def test_the_features_are_those_of_the_resnet(small):
   np.testing.assert_allclose(features.mean((1, 2)), want, rtol=1e-5, atol=1e-6)
 
 
-def test_a_backbone_that_does_not_fit_is_refused_with_all_that_is_wrong(small):
+def test_a_backbone_of_other_shapes_is_refused_with_every_mismatch(small):
   _, variables, _ = small
   wrong = classifier()
   wrong["params"]["layer9_0"] = {"conv1": {"kernel": np.zeros(3)}}

@@ -69,9 +69,7 @@ def make_cases(seed, num, n):
   ("num", "n", "threshold", "max_out"),
   [(300, 40, 0.5, 40), (300, 40, 0.7, 8), (24, 700, 0.5, 300)],
 )
-def test_what_is_kept_is_a_plain_reading_of_the_definition(
-  num, n, threshold, max_out
-):
+def test_kept_boxes_follow_the_definition(num, n, threshold, max_out):
   cases = make_cases(n, num, n)
   run = partial(batched_nms, threshold=threshold, max_out=max_out)
   index, valid = jax.jit(jax.vmap(run))(*cases)
@@ -101,7 +99,7 @@ def test_a_long_chain_keeps_every_other_box():
   np.testing.assert_array_equal(index[valid], np.arange(0, 600, 2))
 
 
-def test_an_overlap_of_exactly_the_threshold_is_let_through():
+def test_an_overlap_of_exactly_the_threshold_keeps_the_box():
   boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 7], [0, 0, 10, 8]], np.float32)
   scores, valid = np.array([3.0, 2.0, 1.0]), np.ones(3, bool)
   index, kept = nms(boxes, scores, valid, threshold=0.7, max_out=3)
@@ -109,7 +107,7 @@ def test_an_overlap_of_exactly_the_threshold_is_let_through():
   np.testing.assert_array_equal(index, [0, 1, 0])
 
 
-def test_of_equal_scores_the_lower_index_is_kept():
+def test_the_lower_index_is_kept_among_equal_scores():
   boxes = np.tile(np.array([[0, 0, 10, 10]], np.float32), (500, 1))
   boxes[250:] += 100
   index, kept = nms(
@@ -119,7 +117,7 @@ def test_of_equal_scores_the_lower_index_is_kept():
   np.testing.assert_array_equal(kept, [True, True, False, False])
 
 
-def test_groups_do_not_meet_however_far_out_their_boxes_are():
+def test_groups_stay_apart_however_far_out_their_boxes_are():
   boxes = np.array([[0, 0, 9, 9], [-1e6, 0, 1e6, 9], [0, 0, 9, 9]], np.float32)
   scores, valid = np.array([1.0, 2.0, 3.0]), np.ones(3, bool)
   run = partial(batched_nms, boxes, scores, threshold=0.5, max_out=3)

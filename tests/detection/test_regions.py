@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from detection.test_detection_objective import SMALL, make_small, two_images
+from tiny_detector import SMALL, make_small, two_images
 
 from synthjax.detection import objective as detection
 from synthjax.detection import regions
@@ -14,10 +14,10 @@ from synthjax.runtime.errors import UserError
 
 rng = jax.random.key(0)
 
-# --- what is learnt from ----------------------------------------------------
+# --- targets ----------------------------------------------------------------
 
 
-def test_images_are_zero_where_they_have_ended():
+def test_padding_is_zero():
   batch = two_images()
   got = np.asarray(preprocess(batch))
   assert not got[1, 48:].any() and got[1, :48].all()
@@ -91,7 +91,7 @@ def test_regions_are_proposals_and_true_boxes():
   np.testing.assert_allclose(got.deltas, want, atol=1e-5)
 
 
-def test_no_more_regions_are_foreground_than_may_be():
+def test_the_foreground_is_limited():
   got = rois_of(VOC._replace(num_rois=3, max_foreground=2))
   np.testing.assert_array_equal(got.valid, [1, 1, 1])
   np.testing.assert_array_equal(got.foreground, [1, 1, 0])
@@ -108,7 +108,7 @@ def test_the_models_anchors_are_those_of_the_options():
 # --- losses -----------------------------------------------------------------
 
 
-def test_the_proposal_losses_are_divided_by_what_was_meant_to_be_sampled():
+def test_the_proposal_losses_are_divided_by_the_intended_number_of_samples():
   positive = jnp.array([[1, 0, 0, 0], [0, 0, 0, 0]], bool)
   negative = jnp.array([[0, 1, 0, 0], [1, 1, 1, 0]], bool)
   deltas = jnp.full((2, 4, 4), 0.25)

@@ -94,18 +94,18 @@ def test_a_box_holds_the_visible_pixels_and_no_more(monkeypatch):
   difficult, cut = 0, 0
   for row in source:
     colours = row["image"][..., 0]
-    found = []
+    expected = []
     for colour, area in drawn:
       y, x = np.nonzero(colours == colour)
       if not len(y):
         continue  # there was no place for it
-      part = len(y) / area
-      assert part >= scenes.MIN_VISIBLE
+      share = len(y) / area
+      assert share >= scenes.MIN_VISIBLE
       box = [x.min(), y.min(), x.max() + 1, y.max() + 1]
-      found.append((box, bool(part < scenes.DIFFICULT)))
-      cut += part < 1
+      expected.append((box, bool(share < scenes.DIFFICULT)))
+      cut += share < 1
     boxes = row["boxes"].tolist()
-    assert found == list(zip(boxes, row["difficult"].tolist(), strict=True))
+    assert expected == list(zip(boxes, row["difficult"].tolist(), strict=True))
     difficult += row["difficult"].sum()
     drawn.clear()
   assert difficult and cut > difficult  # both occurred
@@ -172,7 +172,7 @@ def test_a_white_drawing_is_no_object(monkeypatch):
   assert scenes._cutouts.__wrapped__("white") == [None, None]
 
 
-def test_drawings_do_not_see_one_another(monkeypatch):
+def test_a_cutout_does_not_depend_on_other_drawings(monkeypatch):
   """A drawing's edge is the same, whatever is before and after it."""
   alone = ring()
   dark = np.zeros_like(alone)
@@ -202,21 +202,21 @@ def test_grounds_vary_and_stay_in_range(size):
 # --- writing and errors -----------------------------------------------------
 
 
-def test_what_is_written_as_voc_comes_back(tmp_path):
+def test_scenes_written_as_voc_are_read_back(tmp_path):
   source = scenes.open_scenes("validation", 4)
   names = spaces.load_space("emoji16").class_names
   assert voc.write_voc(tmp_path, source, names, split="val") == 4
-  found = voc.open_voc(
+  reread = voc.open_voc(
     tmp_path, [("2007", "val")], {n: i for i, n in enumerate(names)}
   )
-  for a, b in zip(source, found, strict=True):
+  for a, b in zip(source, reread, strict=True):
     for key in ("boxes", "labels", "difficult", "id", "size"):
       np.testing.assert_array_equal(a[key], b[key])
     error = abs(a["image"].astype(int) - b["image"])
     assert error.mean() < 6  # JPEG
 
 
-def test_what_cannot_be_drawn_is_told():
+def test_scenes_that_cannot_be_drawn_are_refused():
   with pytest.raises(UserError, match="'real_pool'; allowed: train, validat"):
     scenes.open_scenes("real_pool", 3)
   with pytest.raises(UserError, match="give 1 or more"):

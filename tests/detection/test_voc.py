@@ -59,6 +59,8 @@ def devkit(tmp_path):
 
 
 ONLY_2007 = (("2007", "trainval"),)
+TRAIN = (*ONLY_2007, ("2012", "trainval"))
+TEST = (("2007", "test"),)
 
 
 def test_boxes_are_edges_counted_from_0(devkit):
@@ -88,14 +90,14 @@ def test_images_without_objects_can_be_left_out(devkit):
 def test_sets_follow_one_another_and_can_be_pickled(devkit):
   folder = devkit / "VOCdevkit" / "VOC2012"
   write(folder, {"2008_1": [("cat", 0, 1, 1, 5, 5)]}, {"2008_1": (9, 8)})
-  source = voc.open_voc(devkit / "VOCdevkit", voc.TRAIN)
+  source = voc.open_voc(devkit / "VOCdevkit", TRAIN)
   source = pickle.loads(pickle.dumps(source))
   assert [source.annotate(i)["id"] for i in range(4)] == [*NOTES, "2008_1"]
   assert source[3]["image"].shape == (9, 8, 3)
   assert "image" not in source.annotate(3)
 
 
-def test_classes_can_be_the_user_s(devkit):
+def test_a_user_can_give_the_classes(devkit):
   classes = {"Chair": 1, "person": 0, "tvmonitor": 2}
   source = voc.open_voc(devkit, ONLY_2007, classes)
   assert source[0]["labels"].tolist() == [1, 0]
@@ -169,8 +171,8 @@ def test_tfds_gives_the_same_rows(devkit):
   # The test split, as "trainval" is two of TFDS's.
   write(devkit / "VOCdevkit" / "VOC2007", NOTES, split="test")
   prepare(devkit, "2007", "test", NOTES, SIZES)
-  ours = voc.open_voc(devkit, voc.TEST)
-  theirs = voc.open_voc_tfds(voc.TEST, data_dir=devkit)
+  ours = voc.open_voc(devkit, TEST)
+  theirs = voc.open_voc_tfds(TEST, data_dir=devkit)
   assert len(theirs) == 3
   np.testing.assert_array_equal(ours.sizes, theirs.sizes)
   for a, b in zip(ours, theirs, strict=True):
@@ -178,7 +180,7 @@ def test_tfds_gives_the_same_rows(devkit):
     for key in ("image", "boxes", "labels", "difficult"):
       assert a[key].dtype == b[key].dtype
       np.testing.assert_array_equal(a[key], b[key])
-  kept = voc.open_voc_tfds(voc.TEST, data_dir=devkit, drop_empty=True)
+  kept = voc.open_voc_tfds(TEST, data_dir=devkit, drop_empty=True)
   assert [row["id"] for row in kept] == ["000005", "000009"]
   assert len(pickle.loads(pickle.dumps(kept))) == 2
 
@@ -194,7 +196,7 @@ def test_a_division_by_any_size_is_undone_exactly(devkit):
 # --- bad input --------------------------------------------------------------
 
 
-def test_all_that_is_wrong_is_told_at_once(devkit):
+def test_all_mistakes_are_listed_at_once(devkit):
   folder = devkit / "VOCdevkit" / "VOC2007"
   bad = {
     "inverted": [("cat", 0, 9, 1, 5, 5)],
@@ -263,13 +265,13 @@ def test_a_data_set_without_objects_is_refused(devkit):
 # --- writing ----------------------------------------------------------------
 
 
-def test_what_is_written_is_read_back(devkit, tmp_path):
+def test_written_rows_are_read_back(devkit, tmp_path):
   rows = list(voc.open_voc(devkit, ONLY_2007))
   names = [c.name for c in spaces.load_space("voc").classes]
   again = tmp_path / "again"
   assert voc.write_voc(again, rows, names, year="2012", split="val") == 3
-  found = voc.open_voc(again, [("2012", "val")])
-  for a, b in zip(rows, found, strict=True):
+  reread = voc.open_voc(again, [("2012", "val")])
+  for a, b in zip(rows, reread, strict=True):
     assert a["id"] == b["id"] and a["size"] == b["size"]
     assert abs(a["image"].astype(int) - b["image"]).max() <= 2  # JPEG
     for key in ("boxes", "labels", "difficult"):

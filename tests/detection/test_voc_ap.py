@@ -1,16 +1,17 @@
-"""Average precision: against recordings, and counted by hand."""
+"""Average precision, recorded and counted by hand, and VOC's text files."""
 
 import numpy as np
 import pytest
 
 from synthjax.detection import average_precision, voc_results
 from synthjax.detection.average_precision import Detections, Truth
+from synthjax.runtime.errors import UserError
 
 BOX = (10.0, 10.0, 30.0, 30.0)  # 20 x 20 px
 ELSEWHERE = (100.0, 100.0, 120.0, 120.0)
 
 
-def found(*rows):
+def detected(*rows):
   """Returns the detections of an image from (box, score[, label]) of each."""
   boxes, scores, *labels = zip(*rows, strict=True) if rows else ((), ())
   labels = labels[0] if labels else [0] * len(boxes)
@@ -19,7 +20,7 @@ def found(*rows):
   )
 
 
-def there(*boxes, labels=None, difficult=None):
+def objects(*boxes, labels=None, difficult=None):
   return Truth(
     np.array(boxes, float).reshape(-1, 4),
     np.array(labels or [0] * len(boxes), int),
@@ -114,23 +115,23 @@ def test_the_files_say_the_same_as_the_arrays(golden, tmp_path):
 
 
 def test_all_found_and_nothing_else_is_one():
-  measured = ap([found((BOX, 0.9))], [there(BOX)])
+  measured = ap([detected((BOX, 0.9))], [objects(BOX)])
   assert measured[:3] == pytest.approx((1, 1, 1))
-  assert both([found((BOX, 0.9))], [there(BOX)]) == pytest.approx([1, 1])
+  assert both([detected((BOX, 0.9))], [objects(BOX)]) == pytest.approx([1, 1])
 
 
 def test_half_of_the_objects_found():
   """Precision 1 up to a recall of 1/2: 6 of 11 points, and half the area."""
-  detections = [found((BOX, 0.9)), found()]
-  truth = [there(BOX), there(BOX)]
+  detections = [detected((BOX, 0.9)), detected()]
+  truth = [objects(BOX), objects(BOX)]
   assert both(detections, truth) == pytest.approx([6 / 11, 0.5])
 
 
 def test_a_duplicate_is_wrong_and_so_is_another_place():
   """Right, wrong, right: precision 1 up to 1/2, then 2/3."""
-  truth = [there(BOX), there(BOX)]
+  truth = [objects(BOX), objects(BOX)]
   for wrong in (shifted(1), ELSEWHERE):
-    detections = [found((BOX, 0.9), (wrong, 0.8)), found((BOX, 0.7))]
+    detections = [detected((BOX, 0.9), (wrong, 0.8)), detected((BOX, 0.7))]
     assert both(detections, truth) == pytest.approx(
       [(6 + 5 * 2 / 3) / 11, 0.5 + 0.5 * 2 / 3]
     )
@@ -139,35 +140,37 @@ def test_a_duplicate_is_wrong_and_so_is_another_place():
 def test_the_higher_score_counts_not_the_better_box():
   """At .75 the first is wrong: then the second finds the object."""
   # Shifted by 4 of 20 px: 16 / 24 of the union.
-  measured = ap([found((shifted(4), 0.9), (BOX, 0.8))], [there(BOX)])
+  measured = ap([detected((shifted(4), 0.9), (BOX, 0.8))], [objects(BOX)])
   assert measured.AP50 == pytest.approx(1)
   assert measured.AP75 == pytest.approx(0.5)
 
 
 def test_the_object_taken_is_the_best_one_even_if_it_is_gone():
-  """VOC looks at the best object alone; COCO would take the other."""
-  detections = [found((BOX, 0.9), (shifted(1), 0.8))]
-  truth = [there(BOX, shifted(5))]  # the second overlaps both by more than half
+  """VOC looks at the best object alone."""
+  detections = [detected((BOX, 0.9), (shifted(1), 0.8))]
+  truth = [
+    objects(BOX, shifted(5))
+  ]  # the second overlaps both by more than half
   assert both(detections, truth)[1] == pytest.approx(0.5)
 
 
 def test_the_threshold_itself_is_not_enough():
   half = (10.0, 10.0, 30.0, 20.0)  # an IoU of exactly 1/2
-  assert both([found((half, 0.9))], [there(BOX)]) == [0, 0]
+  assert both([detected((half, 0.9))], [objects(BOX)]) == [0, 0]
   more = (10.0, 10.0, 30.0, 20.1)
-  assert both([found((more, 0.9))], [there(BOX)]) == pytest.approx([1, 1])
+  assert both([detected((more, 0.9))], [objects(BOX)]) == pytest.approx([1, 1])
 
 
 def test_boxes_are_rounded_as_in_the_files():
   less = (10.0, 10.0, 30.0, 20.04)  # written as 20.0
-  assert both([found((less, 0.9))], [there(BOX)]) == [0, 0]
+  assert both([detected((less, 0.9))], [objects(BOX)]) == [0, 0]
 
 
 def test_scores_are_rounded_and_equal_ones_keep_their_order():
   rows = (ELSEWHERE, 0.9001), (BOX, 0.9004)
   # Both are 0.900: the wrong one is first, and halves the precision.
-  assert both([found(*rows)], [there(BOX)]) == pytest.approx([0.5, 0.5])
-  assert both([found(*rows[::-1])], [there(BOX)]) == pytest.approx([1, 1])
+  assert both([detected(*rows)], [objects(BOX)]) == pytest.approx([0.5, 0.5])
+  assert both([detected(*rows[::-1])], [objects(BOX)]) == pytest.approx([1, 1])
 
 
 @pytest.mark.parametrize("value", [0.05, 0.15, 0.25, 1.35, 2.675, 48.65, -0.25])
@@ -182,46 +185,51 @@ def test_rounding_is_that_of_printing(value):
 
 
 def test_difficult_objects_are_neither_missed_nor_found():
-  hard = there(BOX, ELSEWHERE, difficult=[True, False])
+  hard = objects(BOX, ELSEWHERE, difficult=[True, False])
   rows = (BOX, 0.9), (shifted(1), 0.8), (ELSEWHERE, 0.7)
-  assert both([found(*rows)], [hard]) == pytest.approx([1, 1])
-  assert ap([found(*rows)], [hard]).num_objects.tolist() == [1]
-  words = average_precision.verdicts(found(*rows), hard)
+  assert both([detected(*rows)], [hard]) == pytest.approx([1, 1])
+  assert ap([detected(*rows)], [hard]).num_objects.tolist() == [1]
+  words = average_precision.verdicts(detected(*rows), hard)
   assert words == ["ignored", "ignored", "right"]
 
 
 def test_three_objects_of_ten_do_not_reach_the_third_tenth():
   """0.1 + 0.1 + 0.1 is more than 0.3 where the reference steps."""
-  detections = [found((BOX, 0.9))] * 3 + [found()] * 7
-  assert both(detections, [there(BOX)] * 10) == pytest.approx([3 / 11, 0.3])
+  detections = [detected((BOX, 0.9))] * 3 + [detected()] * 7
+  assert both(detections, [objects(BOX)] * 10) == pytest.approx([3 / 11, 0.3])
 
 
 def test_classes_and_images_stay_apart():
-  detections = [found((BOX, 0.9, 0), (ELSEWHERE, 0.9, 1)), found((BOX, 0.8, 1))]
-  truth = [there(BOX, labels=[1]), there(BOX, labels=[1])]
+  detections = [
+    detected((BOX, 0.9, 0), (ELSEWHERE, 0.9, 1)),
+    detected((BOX, 0.8, 1)),
+  ]
+  truth = [objects(BOX, labels=[1]), objects(BOX, labels=[1])]
   measured = ap(detections, truth, 2)
   # Class 1: wrong, right, one of two objects.
   assert measured.per_class[1, 0] == pytest.approx(6 / 11 * 0.5)
 
 
 def test_a_class_without_objects_is_left_out():
-  truth = [there(BOX, BOX, labels=[0, 2], difficult=[False, True])]
-  measured = ap([found((BOX, 0.9, 1), (BOX, 0.9, 0))], truth, 4)
+  truth = [objects(BOX, BOX, labels=[0, 2], difficult=[False, True])]
+  measured = ap([detected((BOX, 0.9, 1), (BOX, 0.9, 0))], truth, 4)
   assert np.isnan(measured.per_class[1:]).all()
   assert measured[:3] == pytest.approx((1, 1, 1))
 
 
-def test_nothing_found_is_zero():
-  assert both([found()], [there(BOX)]) == [0, 0]
-  assert both([found((BOX, 0.9)), found()], [there(), there(BOX)]) == [0, 0]
+def test_no_detections_measure_zero():
+  assert both([detected()], [objects(BOX)]) == [0, 0]
+  assert both(
+    [detected((BOX, 0.9)), detected()], [objects(), objects(BOX)]
+  ) == [0, 0]
 
 
 def test_verdicts_are_in_the_order_given():
   rows = (ELSEWHERE, 0.2), (BOX, 0.3), (shifted(1), 0.9)
-  words = average_precision.verdicts(found(*rows), there(BOX))
+  words = average_precision.verdicts(detected(*rows), objects(BOX))
   assert words == ["wrong", "wrong", "right"]
-  assert average_precision.verdicts(found(*rows), there()) == ["wrong"] * 3
-  assert average_precision.verdicts(found(), there(BOX)) == []
+  assert average_precision.verdicts(detected(*rows), objects()) == ["wrong"] * 3
+  assert average_precision.verdicts(detected(), objects(BOX)) == []
 
 
 def test_a_slow_count_of_random_boxes_agrees():
@@ -281,7 +289,7 @@ def slow_area(detections, truth, label, threshold):
 # --- input that does not fit ------------------------------------------------
 
 
-def test_all_that_does_not_fit_is_said():
+def test_all_mismatches_are_listed():
   bad = Detections(np.zeros((2, 4)), np.array([0.5]), np.array([0, 7]))
   worse = Truth(np.full((1, 4), np.nan), np.array([0]), np.array([False]))
   with pytest.raises(ValueError) as error:
@@ -293,6 +301,73 @@ def test_all_that_does_not_fit_is_said():
   ):
     assert words in str(error.value)
   with pytest.raises(ValueError, match="2 images and the truth of 1"):
-    ap([found(), found()], [there(BOX)])
+    ap([detected(), detected()], [objects(BOX)])
   with pytest.raises(ValueError, match="nothing to measure"):
-    ap([found((BOX, 0.5))], [there(BOX, difficult=[True])])
+    ap([detected((BOX, 0.5))], [objects(BOX, difficult=[True])])
+
+
+# --- text files -------------------------------------------------------------
+
+
+def test_files_are_those_of_voc(tmp_path):
+  detections = {
+    "000001": detected((BOX, 0.98765, 1), ((9.04, 9.0, 20.06, 21.0), 0.5, 0)),
+    "000002": detected((BOX, 0.1, 1)),
+  }
+  names = voc_results.write(tmp_path, detections, ["cat", "dog", "sofa"])
+  assert [*names] == [f"comp4_det_test_{c}.txt" for c in ("cat", "dog", "sofa")]
+  assert [*names.values()] == [1, 2, 0]
+  texts = [(tmp_path / name).read_text() for name in names]
+  assert texts == [
+    "000001 0.500 10.0 10.0 20.1 21.0\n",
+    "000001 0.988 11.0 11.0 30.0 30.0\n000002 0.100 11.0 11.0 30.0 30.0\n",
+    "",
+  ]
+
+
+def test_written_detections_are_read_back(tmp_path):
+  flat = (5.0, 5.0, 5.0, 9.0)  # no width: nothing that a reader may refuse
+  detections = {"b": detected((BOX, 0.9, 1), (flat, 0.5, 0)), "a": detected()}
+  voc_results.write(tmp_path, detections, ["cat", "dog"])
+  a, b = voc_results.read(tmp_path, ["cat", "dog"], ["a", "b"])
+  assert len(a.labels) == 0 and a.boxes.shape == (0, 4)
+  np.testing.assert_allclose(b.boxes, [flat, BOX])
+  assert b.scores.tolist() == [0.5, 0.9] and b.labels.tolist() == [0, 1]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+  ("line", "message"),
+  [
+    ("a 0.5 1 2 3", "found 5 columns of 6"),
+    ("a 0.5 1 2 3 x4", "'x4' in place of a number"),
+    ("a nan 1 2 3 4", "'nan' in place of a number"),
+    ("c 0.5 1 2 3 4", "the unknown image 'c'"),
+    ("", "found 0 columns"),
+    ("\xff\x00", "found 1 columns"),
+  ],
+)
+def test_a_garbled_line_is_named(tmp_path, line, message):
+  path = tmp_path / "comp4_det_test_cat.txt"
+  path.write_bytes(f"a 0.5 1.0 2.0 3.0 4.0\n{line}\n".encode("latin1"))
+  with pytest.raises(UserError, match=message) as error:
+    voc_results.read(tmp_path, ["cat"], ["a", "b"])
+  assert f"{path}, line 2: " in str(error.value)
+
+
+@pytest.mark.faults
+def test_all_bad_lines_and_a_cut_end_are_named(tmp_path):
+  path = tmp_path / "comp4_det_test_cat.txt"
+  path.write_text("a 0.5\n" * 12 + "a 0.5 1.0 2.0 3.0 4")
+  with pytest.raises(UserError, match="line 10: .*\n.*and 3 more"):
+    voc_results.read(tmp_path, ["cat"], ["a"])
+  path.write_text("a 0.5 1.0 2.0 30.0 40.0\na 0.5 1.0 2.0 30.0 4")
+  with pytest.raises(UserError, match="line 2: it has no end of line"):
+    voc_results.read(tmp_path, ["cat"], ["a"])
+  with pytest.raises(UserError, match="lacks comp4_det_test_dog.txt, comp4"):
+    voc_results.read(tmp_path, ["cat", "dog", "cow"], ["a"])
+
+
+def test_names_with_spaces_are_not_written(tmp_path):
+  with pytest.raises(UserError, match="must be one word"):
+    voc_results.write(tmp_path, {"an image": detected()}, ["cat"])

@@ -1,4 +1,4 @@
-"""Tests of the task that trains detectors, and of what its numbers say."""
+"""The task that trains detectors, its fields and its results."""
 
 import json
 
@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import detect_voc
+from synthjax.config import schema
 from synthjax.detection import (
   average_precision,
   recipe,
@@ -18,6 +19,7 @@ from synthjax.detection import (
   voc_results,
 )
 from synthjax.detection import results as detected
+from synthjax.detection.regions import Options
 from synthjax.detection.results import Run
 from synthjax.evals import accuracy
 from synthjax.labels import spaces
@@ -160,7 +162,7 @@ def test_every_arm_is_a_start_and_the_test_images_come_last(done):
   assert content_of(workdir / "detect") == before
 
 
-def test_the_text_files_measure_what_the_results_say(done):
+def test_the_text_files_give_the_precisions_of_the_results(done):
   workdir, _, _ = done
   results = json.loads((workdir / "detect/results.json").read_text())
   test = scenes.open_scenes("test", 3)
@@ -178,7 +180,7 @@ def test_the_text_files_measure_what_the_results_say(done):
       assert row[metric] == pytest.approx(getattr(measured, metric))
 
 
-def test_examples_show_the_test_images_and_what_was_found(done):
+def test_examples_show_the_test_images_and_their_detections(done):
   workdir, _, _ = done
   test = scenes.open_scenes("test", 3)
   manifest = artifacts.load(workdir / "detect")["files"]
@@ -252,7 +254,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(done, tmp_path, monkeypatch):
   for target, name, value in (
     (detect.runs.loop, "fit", dying_fit),
     (detect.detection, "precise_bn", die),
-    (detect.detected, "summarize", die),
+    (detect.results, "summarize", die),
   ):
     with monkeypatch.context() as patch:
       patch.setattr(target, name, value)
@@ -263,7 +265,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(done, tmp_path, monkeypatch):
   assert whole == parts
 
 
-# --- what the numbers say ---------------------------------------------------
+# --- results and recipes ----------------------------------------------------
 
 
 def measured(*ap50):
@@ -312,18 +314,18 @@ def test_differences_are_paired_by_seed_whatever_the_order():
 
 
 def test_a_rate_follows_the_batch_size_unless_it_is_given():
-  fields = dict(recipe="voc_detection", inits=dict(random=dict()), batch_size=4)
-  got = recipe.recipe_of(fields, "random", 16_551)
-  assert got["num_steps"] == 96_000
-  assert got["optimizer"]["lr"] == pytest.approx(0.005)
-  assert got["optimizer"]["warmup"] == 400
-  fields["inits"] = dict(random=dict(optimizer=dict(lr=0.1), num_steps=50))
-  got = recipe.recipe_of(fields, "random", 100)
-  assert got["num_steps"] == 50 and got["optimizer"]["lr"] == 0.1
-  assert got["epochs"] == 2
+  common = recipe.Recipe(recipe="voc_detection", batch_size=4)
+  training = recipe.plan_training(common, recipe.Init(), 16_551, name="random")
+  assert training.num_steps == 96_000
+  assert training.optimizer["lr"] == pytest.approx(0.005)
+  assert training.optimizer["warmup"] == 400
+  init = recipe.Init(optimizer=recipe.Optimizer(lr=0.1), num_steps=50)
+  training = recipe.plan_training(common, init, 100, name="random")
+  assert training.num_steps == 50 and training.optimizer["lr"] == 0.1
+  assert training.epochs == 2
 
 
-# --- what is refused --------------------------------------------------------
+# --- refusals ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -331,7 +333,10 @@ def test_a_rate_follows_the_batch_size_unless_it_is_given():
   [
     (dict(short_side=(48,)), "did you mean 'short_sides'"),
     (dict(inits=dict(scratch=dict())), "inits.scratch has no weights"),
-    (dict(inits=dict(random=dict(lr=1))), "detect.inits.random field 'lr'"),
+    (
+      dict(inits=dict(random=dict(lr=1))),
+      "detect.inits.random has no field 'lr'",
+    ),
     (dict(inits=dict(random=dict(weights="x"))), "random has weights"),
     (
       dict(inits=dict(a=dict(weights="nowhere.safetensors"))),
@@ -340,7 +345,10 @@ def test_a_rate_follows_the_batch_size_unless_it_is_given():
     (dict(test=dict(kind="scenes", split="train", count=6)), "the same images"),
     (dict(test=dict(kind="scene")), "did you mean 'scenes'"),
     (dict(test=dict(kind="scenes", split="tests", count=1)), "split 'tests'"),
-    (dict(test=dict(kind="voc", sets=(("2007", "test"),))), "needs data_dir"),
+    (
+      dict(test=dict(kind="voc", sets=(("2007", "test"),))),
+      "detect.test lacks data_dir",
+    ),
     (
       dict(test=dict(kind="voc", sets=(("2007", "test"),), data_dir="/no")),
       "VOC2007/ImageSets/Main/test.txt: is not there",
@@ -348,19 +356,28 @@ def test_a_rate_follows_the_batch_size_unless_it_is_given():
     (dict(model=dict(name="vit_tiny")), "stands on a ResNet"),
     (dict(options=dict(size=(3,))), "did you mean 'sizes'"),
     (
-      dict(options=dict(sizes=(64,), max_foreground=600)),
-      "max_foreground=600 is more than num_rois=512; the anchors' sizes.*48 px",
+      dict(options=dict(max_foreground=600, test_post_top=9_000)),
+      "max_foreground=600 is more than num_rois=512\n.*=6000",
     ),
+    (dict(options=dict(sizes=(64,))), r"sizes=\(64,\).*side of 48 px"),
+    (dict(options=dict(anchor_iou=(0.3, 1.2))), r"anchor_iou\[1\]=1.2: needed"),
+    (dict(options=dict(roi_weights=(1, 1))), "roi_weights=.1, 1.: needed"),
+    (dict(max_size=40), "none above max_size"),
+    (dict(train=dict(kind="scenes", split="train", count=0)), "train.count=0"),
+    (dict(seeds=(0, 0)), r"seeds=\(0, 0\): needed"),
+    (dict(inits=dict()), "inits={}: needed one start or more"),
+    (dict(inits={"a b": dict(weights="x"), "a-b": dict(weights="x")}), "share"),
+    (dict(fsdp=3), "fsdp=3 does not divide"),
     (dict(interpolation="12-point"), "did you mean '11-point'"),
     (dict(compare=(("MoCo", "labels"),)), "start to compare, 'labels'"),
-    (dict(recipe="voc"), "no recipe 'voc'"),
+    (dict(recipe="voc"), "detect.recipe='voc': needed one of"),
     (dict(recipe=None), "lacks optimizer.name, optimizer.lr for 'pretrained'"),
     (dict(epochs=2), "num_steps=4 and epochs=2"),
-    (dict(optimizer=dict(lr=(0.1, 0.2))), "give one rate"),
+    (dict(optimizer=dict(lr=(0.1, 0.2))), "lr=.0.1, 0.2.: needed a number"),
     (dict(optimizer=dict(rates="cosine")), "did you mean 'rate'"),
   ],
 )
-def test_what_cannot_work_stops_before_any_work(
+def test_bad_fields_are_refused_before_any_work(
   pretrained_workdir, fields, message
 ):
   with pytest.raises(UserError, match=message):
@@ -395,15 +412,25 @@ def test_voc_is_opened_with_its_own_names(tmp_path):
 
 
 @pytest.mark.parametrize("arg", ["runlocal", "runlocal,init=random"])
-def test_the_embedded_config_is_whole(tmp_path, arg):
+def test_the_embedded_config_passes_the_check(tmp_path, arg):
   detect.check(detect_voc.get_config(arg), str(tmp_path))
 
 
 def test_the_full_size_is_the_protocol_of_moco():
   block = detect_voc.get_config("init=random,data=/voc").detect
-  fields = block.to_dict()
-  got = recipe.recipe_of(fields, "random", 16_551)
-  assert (got["num_steps"], got["batch_size"]) == (24_000, 16)
-  images = recipe.images_of(fields)
-  assert images["short_sides"][0] == 480 and images["short_sides"][-1] == 800
-  assert (images["eval_short_side"], images["max_size"]) == (800, 1333)
+  fields = schema.read(detect.Detect, block, "config.detect")
+  init = fields.inits["random"]
+  training = recipe.plan_training(fields, init, 16_551, name="random")
+  assert (training.num_steps, training.batch_size) == (24_000, 16)
+  assert fields.short_sides[0] == 480 and fields.short_sides[-1] == 800
+  assert (fields.eval_short_side, fields.max_size) == (800, 1333)
+
+
+def test_a_command_line_may_set_any_field():
+  block = detect_voc.get_config("runlocal,init=random").detect
+  names = lambda path: schema.fields_of(detect.FIELDS, block, path)
+  assert {"precise_bn_iterations", "short_sides", "log_every"} <= {*names("")}
+  assert {"name", "momentum", "warmup_epochs"} <= {*names("optimizer")}
+  assert names("options") == [*Options._fields]
+  assert names("train") == ["kind", "split", "count", "seed"]
+  assert "weights" in names("inits.random")
