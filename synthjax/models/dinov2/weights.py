@@ -20,7 +20,7 @@ from synthjax.weights.rules import Rule
 class Names(NamedTuple):
   """What a layout calls the parts that a ViT has, and those that it has not."""
 
-  vit_weights: vit_weights.Names
+  vit: vit_weights.Names
   mask_token: str
   scale: str  # of branch {j}, in a block
   offset: float  # of the positions, in the code that reads it
