@@ -1,4 +1,9 @@
-"""What the networks of GLIDE and of Stable Diffusion are both built of."""
+"""Layers of UNets.
+
+GLIDE's UNet, Stable Diffusion's UNet and its autoencoder share them. Only
+`ResnetBlock` is for Stable Diffusion's two networks alone, and
+`timestep_embedding` for the two UNets.
+"""
 
 from functools import partial
 
@@ -66,9 +71,6 @@ def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
   frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / half)
   angles = t.astype(jnp.float32)[:, None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-# --- what Stable Diffusion's UNet and its autoencoder are both built of ------
 
 
 class ResnetBlock(nn.Module):

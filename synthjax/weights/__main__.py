@@ -18,7 +18,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from synthjax.models.stable_diffusion import pack as stable_diffusion
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.weights import check, fetch, make
 from synthjax.weights.catalogue import RELEASED
@@ -46,7 +45,9 @@ def run(command: str, names: Sequence[str], output: str | None) -> None:
       raise UserError(
         "`pack` needs a folder in diffusers' layout and --output=FOLDER."
       )
-    return stable_diffusion.pack(names[0], output)
+    from synthjax.models.stable_diffusion.weights import pack
+
+    return pack(names[0], output)
   if output is not None and command != "convert":
     raise UserError(
       "--output is for `convert` and `pack`; SYNTHJAX_CACHE moves all."

@@ -14,7 +14,7 @@ from synthjax.generators import stable_diffusion
 from synthjax.models.stable_diffusion import weight_names
 from synthjax.models.stable_diffusion import weights as convert
 from synthjax.models.stable_diffusion.folder import describe
-from synthjax.models.stable_diffusion.pack import TOKENIZER, WEIGHTS, pack
+from synthjax.models.stable_diffusion.weights import TOKENIZER, WEIGHTS, pack
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.weights import files

@@ -106,7 +106,7 @@ def changed(change):
       ),
       "DenseReluDense.wi.weight missing.*gated",
     ),
-    (lambda w: w.clear(), "shared.weight.*found nothing"),
+    (lambda w: w.clear(), "shared.weight.*found none at all"),
     (
       lambda w: w.pop("decoder.block.1.layer.0.SelfAttention.q.weight"),
       "decoder/block_1/layer_0/SelfAttention/q/kernel: weights have None",
@@ -120,5 +120,7 @@ def test_other_weights_are_refused(change, words):
 
 
 def test_there_is_no_other_layout():
-  with pytest.raises(UserError, match="no layout 'mesh'.*huggingface"):
+  with pytest.raises(
+    UserError, match="layout of T5 weights 'mesh'.*huggingface"
+  ):
     converter.to_released({}, {}, "mesh")

@@ -104,7 +104,7 @@ def test_patches_as_a_product_equal_the_convolution():
   want = jax.lax.conv_general_dilated(
     images, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
-  got = vit.convolve_patches(images, kernel)
+  got = convolve_patches(images, kernel)
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 

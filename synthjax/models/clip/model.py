@@ -1,5 +1,8 @@
 """CLIP (Radford et al. 2021), with the submodule names of OpenAI's weights.
 
+`vit` has the transformer of both towers and the ViT, `resnet` the other image
+tower, `weights` the converter of all published layouts.
+
 `visual.transformer.resblocks.0.attn.in_proj_weight` is here
 `visual/transformer/resblocks_0/attn/in_proj/kernel`, transposed.
 """
@@ -13,6 +16,7 @@ import jax.numpy as jnp
 
 from synthjax.models.clip.resnet import ModifiedResNet
 from synthjax.models.clip.vit import LayerNorm, Transformer, VisionTransformer
+from synthjax.models.pixels import normalize
 
 # Of the images CLIP was trained on, for pixels in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -40,7 +44,7 @@ def preprocess(images: jax.Array) -> jax.Array:
       "convert the images to uint8, or give normalised floats to the model "
       "without preprocess."
     )
-  return (images.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
+  return normalize(images, MEAN, STD)
 
 
 # Both take the same fields.

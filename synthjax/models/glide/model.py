@@ -3,7 +3,8 @@
 One module at any size: the released base (64 px, 385M parameters) and upsampler
 (64 to 256 px, 398M) and the small embedded ones differ only in their fields.
 Submodules carry the names of the released weights, with `_` for `.`, under
-`text` (the transformer and its embeddings) and `unet` (the rest).
+`text` (the transformer and its embeddings, in text.py) and `unet` (the rest).
+`weights` converts the release; `noised_clip` guides it.
 """
 
 from functools import partial
@@ -147,18 +148,18 @@ class UNet(nn.Module):
     for level in reversed(range(levels)):
       channels = self.channel_mult[level] * self.model_channels
       for i in range(self.num_res_blocks + 1):
-        name, part = f"output_blocks_{index}", 1
+        name, next_layer = f"output_blocks_{index}", 1
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = residual(h, f"{name}_0", channels)
         if 2**level in self.attention_downsamples:
-          h = attention(h, f"{name}_{part}")
-          part += 1
+          h = attention(h, f"{name}_{next_layer}")
+          next_layer += 1
         if level and i == self.num_res_blocks:
-          h = residual(h, f"{name}_{part}", channels, "up")
+          h = residual(h, f"{name}_{next_layer}", channels, "up")
         index += 1
 
     h = nn.silu(GroupNorm(name="out_0")(h))
-    # In float32: what the network says of the noise is not rounded.
+    # In float32, so that the predicted noise is not rounded.
     return Conv3x3(self.out_channels, kernel_init=zeros, name="out_2")(h)
 
 

@@ -109,7 +109,9 @@ class ImageInput(nn.Module):
   def __call__(self, x: jax.Array, t: jax.Array) -> jax.Array:
     """Maps normalised [n, h, w, 3] and int [n] to [n, 1 + l, width]."""
     init = normal(self.width**-0.5)
-    x = PatchConv(self.width, self.patch_size, self.dtype, name="patch_proj")(x)
+    p = self.patch_size
+    conv = PatchConv(self.width, (p, p), p, dtype=self.dtype, name="patch_proj")
+    x = conv(x).reshape(len(x), -1, self.width)
     table = self.param("w_t", init, (self.timesteps, self.width))
     positions = self.param("w_pos", init, (1 + x.shape[1], self.width))
     x = jnp.concatenate(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from synthjax.models.attention import attend
+from synthjax.models.clip.vit import LayerNorm
 from synthjax.models.unet_layers import (
   Conv3x3,
   GroupNorm,
@@ -19,11 +20,9 @@ from synthjax.models.unet_layers import (
   timestep_embedding,
 )
 
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
-
 
 class Attention(nn.Module):
-  """Attends to itself, or to what is given."""
+  """Attends to the given context, which may be the image itself."""
 
   heads: int
   dtype: jnp.dtype = jnp.float32
@@ -173,7 +172,7 @@ class UNet(nn.Module):
         h = conv(h, self.widths[level], f"{name}_upsamplers_0_conv")
 
     h = nn.silu(GroupNorm(name="conv_norm_out")(h))
-    # In float32: what the network says of the noise is not rounded.
+    # In float32, so that the prediction is not rounded.
     return conv(h, self.out_channels, "conv_out", dtype=jnp.float32)
 
   def _check(self, x: jax.Array, context: jax.Array) -> None:

@@ -1,4 +1,4 @@
-"""Names of Stable Diffusion's weights in diffusers, and back."""
+"""The names of Stable Diffusion's weights in diffusers."""
 
 import re
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from synthjax.weights.rules import (
   pointwise2d,
 )
 
-# Of old files: convolutions over one place, where newer ones have matrices.
+# Old files have convolutions over one place, where newer ones have matrices.
 _matrix = Layout(lambda w: w.reshape(w.shape[:2]).T, linear.to_torch)
 
 
@@ -48,7 +48,7 @@ def _transformer(name: str, path: str, projection: Layout) -> list[Rule]:
   ]
 
 
-# (their place, ours) of what is numbered within a network.
+# Where numbered layers lie in a network: (in diffusers, here).
 _PLACES = {
   "blocks": ("{way}_blocks.{i}.{what}.{j}", "{way}_blocks_{i}_{what}_{j}"),
   "middle": ("mid_block.{what}.{j}", "mid_block_{what}_{j}"),
@@ -56,7 +56,7 @@ _PLACES = {
 
 
 def _at(what: str, torch: str = "", flax: str = "") -> list[tuple[str, str]]:
-  """Returns where `what` lies, as names and paths that rules take."""
+  """Returns the places of the layers `what`, as names and paths for rules."""
   numbers = dict(i="{i}", j="{j}", what=what)
   return [
     (
@@ -121,62 +121,49 @@ def vae_rules() -> list[Rule]:
     name = f"{half}.mid_block.attentions.0"
     path = f"{root}/mid_block_attentions_0"
     rules += norm(f"{name}.group_norm", f"{path}/group_norm")
-    for theirs, ours in _ATTENTION:
-      rules += dense(f"{name}.{theirs}", f"{path}/{ours}", _matrix)
+    for layer in _ATTENTION.values():
+      here = layer.replace(".", "_")
+      rules += dense(f"{name}.{layer}", f"{path}/{here}", _matrix)
   return rules
 
 
-_ATTENTION = [
-  ("to_q", "to_q"),
-  ("to_k", "to_k"),
-  ("to_v", "to_v"),
-  ("to_out.0", "to_out_0"),
-]
-# The autoencoder's, as diffusers wrote it until 2023 and as it does now.
-_OLD = {
+# The autoencoder's attention: diffusers' names until 2023, and those of now.
+_ATTENTION = {
   "query": "to_q",
   "key": "to_k",
   "value": "to_v",
   "proj_attn": "to_out.0",
 }
-_OLD_NAME = re.compile(
-  rf"(.+\.attentions\.\d+\.)({'|'.join(_OLD)})(\.(?:weight|bias))"
-)
-_NEW_NAME = re.compile(
-  r"(.+\.attentions\.\d+\.)(to_[qkv]|to_out\.0)(\.(?:weight|bias))"
-)
 
 
-def new_vae_names(
-  weights: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
+def new_vae_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns the autoencoder's weights under the newer names of attention."""
-  return {
-    _OLD_NAME.sub(lambda m: m[1] + _OLD[m[2]] + m[3], name): weight
-    for name, weight in weights.items()
-  }
+  return _renamed(weights, _ATTENTION)
 
 
-def old_vae_names(
-  weights: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
+def old_vae_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns the autoencoder's weights under the older names of attention."""
-  old = {new: old for old, new in _OLD.items()}
+  return _renamed(weights, {new: old for old, new in _ATTENTION.items()})
+
+
+def _renamed(
+  weights: Mapping[str, np.ndarray], names: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+  layers = "|".join(map(re.escape, names))
+  pattern = re.compile(rf"(.+\.attentions\.\d+\.)({layers})(\.(?:weight|bias))")
   return {
-    _NEW_NAME.sub(lambda m: m[1] + old[m[2]] + m[3], name): weight
+    pattern.sub(lambda m: m[1] + names[m[2]] + m[3], name): weight
     for name, weight in weights.items()
   }
 
 
-# The text tower has the names that CLIP's has in Hugging Face's collection, and
-# is converted as that is.
+# The text tower has the names of CLIP's in Hugging Face's collection, and is
+# converted as that one is.
 TEXT_RULES = clip_weights.RULES
 _TEXT = "text_model."
 
 
-def openai_names(
-  weights: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
+def openai_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
   """Returns the text tower's weights under OpenAI's names.
 
   Recent versions of transformers write them without "text_model." in front.
@@ -187,10 +174,3 @@ def openai_names(
     if not name.endswith("position_ids")  # numbers, and no weights
   }
   return weight_names.from_huggingface(named)
-
-
-def huggingface_names(
-  weights: Mapping[str, np.ndarray],
-) -> dict[str, np.ndarray]:
-  """Returns weights of OpenAI's names as a text tower of Hugging Face."""
-  return weight_names.to_huggingface(weights)

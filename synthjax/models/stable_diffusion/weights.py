@@ -1,10 +1,12 @@
-"""Released weights of Stable Diffusion 1.x and 2.x, in diffusers' layout.
+"""Converts Stable Diffusion 1.x and 2.x, and packs a folder into two files.
 
-A folder holds `unet/`, `vae/`, `text_encoder/`, `tokenizer/` and `scheduler/`,
-each with a configuration, and the first three with weights.
+A folder in diffusers' layout holds `unet/`, `vae/`, `text_encoder/`,
+`tokenizer/` and `scheduler/`, each with a configuration, and the first three
+with weights. `folder` reads the configurations, `weight_names` has the rules.
 """
 
 import json
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,19 +15,24 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
+from synthjax.models.clip.weight_names import to_huggingface
 from synthjax.models.stable_diffusion import weight_names
 from synthjax.models.stable_diffusion.folder import describe
 from synthjax.models.stable_diffusion.text import TextEncoder
 from synthjax.models.stable_diffusion.unet import UNet
 from synthjax.models.stable_diffusion.vae import Autoencoder
-from synthjax.runtime.errors import UserError, unknown_names
-from synthjax.weights import read
-from synthjax.weights.rules import Rule, convert, restore
+from synthjax.runtime.atomic import replace
+from synthjax.runtime.errors import UserError
+from synthjax.tokenizers import bpe
+from synthjax.weights import files, read
+from synthjax.weights.rules import Rule, check_layout, convert, restore
 
 KIND = "stable_diffusion"
+# The files that `pack` makes.
+WEIGHTS, TOKENIZER = "stable_diffusion.safetensors", "tokenizer.json"
 # The second writes the autoencoder's attention as diffusers did until 2023.
 LAYOUTS = ("diffusers", "diffusers_old")
-# Folders of weights, and what each is called here.
+# Folders of weights, and the networks' names here.
 PARTS = {"unet": "unet", "vae": "vae", "text_encoder": "text"}
 _WEIGHTS = {
   "unet": "diffusion_pytorch_model",
@@ -61,7 +68,7 @@ def from_released(
   Returns:
     Variables, {"params": {"unet", "vae", "text"}} of the weights' dtypes, and
     their description, as `generators.stable_diffusion` reads it: that of
-    `sd_config.describe`, with "kind" and "pad_token".
+    `folder.describe`, with "kind" and "pad_token".
 
   Raises:
     UserError: listing what the configurations lack or what is not supported, or
@@ -92,18 +99,8 @@ def to_released(
   *,
   layout: str = "diffusers",
 ) -> dict[str, dict[str, np.ndarray]]:
-  """Returns the weights of each folder by their released names.
-
-  Args:
-    variables: of `from_released`.
-    description: likewise.
-    layout: of LAYOUTS.
-
-  Raises:
-    UserError: about an unknown layout.
-  """
-  if layout not in LAYOUTS:
-    raise unknown_names("layout of Stable Diffusion", [layout], LAYOUTS)
+  """Returns the weights of each folder under the names of one of LAYOUTS."""
+  check_layout("Stable Diffusion", layout, LAYOUTS)
   rules = _rules(description)
   released = {
     folder: restore({"params": variables["params"][part]}, rules[part])
@@ -111,22 +108,21 @@ def to_released(
   }
   if layout == "diffusers_old":
     released["vae"] = weight_names.old_vae_names(released["vae"])
-  text = weight_names.huggingface_names(released["text_encoder"])
-  return released | {"text_encoder": text}
+  return released | {"text_encoder": to_huggingface(released["text_encoder"])}
 
 
 def from_folder(folder: epath.PathLike) -> tuple[dict, dict[str, Any]]:
   """Converts a folder in diffusers' layout.
 
   Args:
-    folder: local or `gs://`. Of several files of the same weights, one of
-      safetensors and of whole precision is read first.
+    folder: local or `gs://`. Among files of the same weights, safetensors and
+      whole precision come first.
 
   Returns:
     As `from_released`; float16 stays float16.
 
   Raises:
-    UserError: listing what is missing of the folder, or as `from_released`.
+    UserError: listing the files that are missing, or as `from_released`.
   """
   folder = epath.Path(folder)
   weights, configs, problems = {}, {}, []
@@ -143,7 +139,7 @@ def from_folder(folder: epath.PathLike) -> tuple[dict, dict[str, Any]]:
     raise UserError(
       f"{folder} is no folder of Stable Diffusion in diffusers' layout: it "
       f"lacks {', '.join(problems)}. A single file of weights (.ckpt or "
-      ".safetensors) is not read: take the folders of the same release."
+      ".safetensors) cannot be read: take the folders of the same release."
     )
   weights = {part: read.read_weights(path) for part, path in paths.items()}
   try:
@@ -160,6 +156,30 @@ def files_of(folder: epath.PathLike) -> list[epath.Path]:
   paths += [folder / VOCABULARY, folder / MERGES]
   paths += [folder / "tokenizer" / name for name in _PADS]
   return [path for path in paths if path is not None and path.exists()]
+
+
+def pack(folder: epath.PathLike, output: epath.PathLike) -> None:
+  """Converts a folder into one file of weights and one of the tokenizer.
+
+  Args:
+    folder: in diffusers' layout.
+    output: a folder for WEIGHTS and TOKENIZER, made where there is none.
+      float16 stays float16, all else is float32.
+
+  Raises:
+    UserError: about files that are missing, or do not convert.
+  """
+  folder, output = epath.Path(folder), epath.Path(output)
+  tokenizer = bpe.read(folder / VOCABULARY, folder / MERGES)
+  variables, about = from_folder(folder)
+  about["sources"] = {
+    str(pathlib.PurePath(path).relative_to(folder)): files.sha256(path)
+    for path in files_of(folder)
+  }
+  output.mkdir(parents=True, exist_ok=True)
+  with replace(output, TOKENIZER) as temporary:
+    temporary.write_text(tokenizer.bpe.to_str())
+  files.save_params(output / WEIGHTS, variables, about, dtype=None)
 
 
 def _weights_file(folder: epath.Path, part: str) -> epath.Path | None:

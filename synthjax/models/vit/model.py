@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from synthjax.models.attention import attend
+from synthjax.models.conv import convolve_patches
 from synthjax.runtime.errors import UserError
 
 # timm truncates at +-2, which is a hundred deviations: an ordinary normal.
@@ -21,30 +22,6 @@ normal = nn.initializers.normal(0.02)
 Dense = partial(nn.Dense, kernel_init=normal)
 # The two-pass variance survives the large means of a deep residual stream.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
-
-
-def convolve_patches(
-  images: jax.Array, kernel: jax.Array, *_: Any, precision: Any = None, **__
-) -> jax.Array:
-  """Convolves at a stride as large as the kernel, as one matrix product.
-
-  It is handed to `nn.Conv`, whose other arguments it ignores: the same map and
-  the same kernel as without it, but with fast gradients on CPUs too.
-
-  Args:
-    images: [n, h, w, c], with h and w multiples of p.
-    kernel: [p, p, c, d].
-    precision: of the product.
-
-  Returns:
-    [n, h/p, w/p, d].
-  """
-  (n, h, w, c), p = images.shape, len(kernel)
-  x = images.reshape(n, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
-  x = x.reshape(n, h // p, w // p, p * p * c)
-  return jnp.matmul(
-    x, kernel.reshape(p * p * c, kernel.shape[-1]), precision=precision
-  )
 
 
 class PatchEmbed(nn.Module):
