@@ -257,7 +257,7 @@ def test_weights_alone_are_converted_to_any_folder(
   out = tmp_path / "out"
   run("convert", "tiny", str(publisher / "text.pt"), f"--output={out}")
   assert [p.name for p in out.iterdir()] == ["text.safetensors"]
-  assert "tokenizer.json is not made: it needs encoder.json and vocab.bpe" in (
+  assert "tokenizer.json was not made: it needs encoder.json and vocab.bpe" in (
     capsys.readouterr().out
   )
   assert not tiny.exists()
