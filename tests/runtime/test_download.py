@@ -326,7 +326,7 @@ def test_a_closed_port_fails_after_some_tries(tmp_path):
 def test_a_full_disk_is_told_before_it_is_filled(server, fetch, monkeypatch):
   usage = types.SimpleNamespace(free=1000)
   monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-  with pytest.raises(UserError, match="needs 300,000 bytes more, but 1,000"):
+  with pytest.raises(UserError, match="needs 300,000 more bytes, but 1,000"):
     fetch()
 
 

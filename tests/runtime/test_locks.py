@@ -82,7 +82,7 @@ def test_shared_runs_go_together_and_with_no_other(tmp_path, holder):
     assert line == "held"
   with locks.workdir(tmp_path, shared=True):
     pass
-  with pytest.raises(UserError, match="--shared, each of them"):
+  with pytest.raises(UserError, match="--shared to each of them"):
     with locks.workdir(tmp_path):
       pass
 
