@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_encoders
 import torch_pickles as tp
+from plain_weights import zeros
 
 from synthjax.models.inception import model as inception
 from synthjax.models.inception import weights as convert
@@ -22,11 +23,6 @@ AVERAGED = ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b")
 @pytest.fixture(scope="module")
 def weights():
   return tiny_encoders.inception_weights()
-
-
-def zeros(shapes):
-  """Returns weights of these shapes that take no memory."""
-  return {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
 
 
 # --- parity -----------------------------------------------------------------
