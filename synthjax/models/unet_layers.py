@@ -65,6 +65,20 @@ def resample(x: jax.Array, direction: str | None) -> jax.Array:
   return x
 
 
+def check_sides(what: str, images: jax.Array, levels: int) -> None:
+  """Checks that images [n, h, w, c] can be halved for all levels but one.
+
+  Raises:
+    ValueError: about other sides.
+  """
+  smallest = 2 ** (levels - 1)
+  if images.shape[1] % smallest or images.shape[2] % smallest:
+    raise ValueError(
+      f"{levels} levels halve {what} {levels - 1} times, so its sides must be "
+      f"multiples of {smallest}; found {images.shape[1:3]}."
+    )
+
+
 def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
   """Embeds timesteps [n] as [n, width]: cosines, then sines."""
   half = width // 2

@@ -18,6 +18,7 @@ from synthjax.models.glide.text import Text, TextEncoder
 from synthjax.models.unet_layers import (
   Conv3x3,
   GroupNorm,
+  check_sides,
   resample,
   timestep_embedding,
 )
@@ -99,13 +100,7 @@ class UNet(nn.Module):
     self, x: jax.Array, t: jax.Array, text: Text, *, train: bool
   ) -> jax.Array:
     """Maps images [n, h, w, c] at timesteps [n] to [n, h, w, out_channels]."""
-    smallest = 2 ** (len(self.channel_mult) - 1)
-    if x.shape[1] % smallest or x.shape[2] % smallest:
-      raise ValueError(
-        f"{len(self.channel_mult)} levels halve the image "
-        f"{len(self.channel_mult) - 1} times, so its sides must be multiples "
-        f"of {smallest}; found {x.shape[1:3]}."
-      )
+    check_sides("the image", x, len(self.channel_mult))
     width = 4 * self.model_channels
     embedding = timestep_embedding(t, self.model_channels)
     embedding = nn.silu(nn.Dense(width, name="time_embed_0")(embedding))
