@@ -4,7 +4,7 @@
 
 Alone: batches of uint8 images at 224 px on the host become features there. The
 weights are random. All is float32 on a CPU; on a GPU bfloat16, and PyTorch's
-float16, as released. Of the two towers of PyTorch the ViT is that of
+float16, as released. PyTorch's ViT is that of
 transformers. Either runs as it is and, where that works, through torch.compile.
 
 From files: the task `score` reads shards of PNG images of 256 px, resizes and

@@ -88,7 +88,7 @@ class Detector(torch_models.ResNet):
       x = getattr(self, f"layer{i + 1}")(x)
     y = F.relu(self.rpn["conv"](x))
     rated = [self.rpn[name](y) for name in ("objectness", "deltas")]
-    # Of [n, 4a, h, w] the four of an anchor lie together.
+    # In [n, 4a, h, w] the four deltas of an anchor are neighbours.
     logits, deltas = (z.permute(0, 2, 3, 1).flatten(1).float() for z in rated)
     anchors = make_anchors(self.options, x.shape[2:], self.stride).to(x.device)
     return x, logits, deltas.unflatten(1, (-1, 4)), anchors

@@ -24,7 +24,7 @@ CLASSIFIERS = {**resnet.MODELS, **vit.MODELS}
 
 # The heads, from features to logits: of ResNets, of MoCo's, of ViTs.
 HEADS = ("fc", "fc_0", "fc_2", "head")
-# Of the fields of both families; `make_classifier` tells which has which.
+# The fields of both families; `make_classifier` checks which has which.
 SIZES = {
   "dtype": DTYPE,
   "stage_sizes": COUNTS,

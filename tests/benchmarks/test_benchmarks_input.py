@@ -72,8 +72,8 @@ def test_both_sides_read_the_same_images(tmp_path, args):
   assert theirs.shape == (4, 3, 16, 16) and theirs.dtype == torch.uint8
 
 
-def test_the_reference_crops_what_it_should():
-  """A picture of its own coordinates tells where each crop was cut."""
+def test_the_reference_crops_as_specified():
+  """A picture of its own coordinates shows where each crop was cut."""
   pytest.importorskip("torch")
   y, x = np.mgrid[:200, :200]
   image = Image.fromarray(np.stack([y, x, x], -1).astype(np.uint8))

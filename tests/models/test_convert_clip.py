@@ -74,7 +74,7 @@ def test_every_key_of_openais_archives_is_taken(name, tensors, numbers):
 def test_every_key_of_hugging_faces_clip_is_taken(name, tensors):
   shapes = clip_keys.huggingface(**clip_keys.SIZES[name])
   assert len(shapes) == tensors + 2  # the position_ids of older files
-  # Of one byte, as q, k and v are copied.
+  # One byte each, as q, k and v are copied.
   variables, description = from_released(clip_keys.zeros(shapes, np.int8))
   assert clip.CLIP(**description["model"]) == clip.MODELS[name]()
   back = to_released(variables, description, "huggingface")
@@ -195,7 +195,7 @@ def test_an_image_tower_alone_is_that_of_the_whole(sizes):
     assert module.heads == about["model"]["vision_heads"]
 
 
-def test_what_wraps_a_state_dict_is_taken_off():
+def test_a_state_dict_is_unwrapped():
   weights = weights_of(RESNET)
   want, about = from_released(weights)
   inner = {f"module.{name}": value for name, value in weights.items()}

@@ -12,7 +12,7 @@ STAGES = {
   "base": released_glide.BASE,
   "upsampler": released_glide.UPSAMPLER,
 }
-# Tensors, parameters, and what is told from the shapes of the released files.
+# Tensors, parameters and sizes of the released files, read from their shapes.
 EXPECTED = {
   "base": (783, 385_030_726, (1, 2, 3, 4), 3, (2, 4, 8)),
   "upsampler": (797, 398_361_286, (1, 1, 2, 2, 4, 4), 2, (8, 16, 32)),
@@ -123,7 +123,7 @@ def test_weights_that_do_not_fit_are_all_listed():
     assert problem in str(error.value)
 
 
-def test_other_weights_are_refused_with_what_was_looked_for():
+def test_other_weights_are_refused_with_the_expected_names():
   with pytest.raises(UserError) as error:
     glide_weights.from_released({"conv1.weight": np.zeros((64, 3, 7, 7))})
   for words in ("no token_embedding.weight", "out.2.weight", "conv1.weight"):

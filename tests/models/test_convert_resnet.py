@@ -234,7 +234,7 @@ def test_names_beside_mocos_encoder_are_not_lost_silently():
     resnet_weights.from_released(weights)
 
 
-def test_other_weights_are_refused_with_what_was_looked_for():
+def test_other_weights_are_refused_with_the_expected_names():
   with pytest.raises(UserError, match=r"conv1\.weight.*Names found: cls_token"):
     resnet_weights.from_released({"cls_token": np.zeros((1, 1, 4))})
   with pytest.raises(UserError, match="none at all"):

@@ -143,7 +143,7 @@ def test_a_query_without_its_key_is_found():
   assert "blocks_0/attn/qkv/kernel: weights have None" in str(error.value)
 
 
-def test_other_weights_are_refused_with_what_was_looked_for():
+def test_other_weights_are_refused_with_the_expected_names():
   with pytest.raises(UserError, match=r"pos_embed.*Names found: model\..*"):
     vit_weights.from_released({"model": {}})
   with pytest.raises(UserError, match="none at all"):

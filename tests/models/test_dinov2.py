@@ -181,7 +181,7 @@ def test_both_layouts_give_the_same_module_but_for_the_offset():
   jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
-def test_what_cannot_be_converted_is_refused():
+def test_unsupported_weights_are_refused():
   weights = random(authors_shapes(**SMALL))
   with pytest.raises(UserError, match="register_tokens: no rule takes it"):
     convert.from_released(weights | {"register_tokens": np.zeros((1, 4, 128))})

@@ -42,7 +42,7 @@ def relative_error(weights, *, size, n, logits):
     )
   want = found[logits].numpy()
   assert got.shape == want.shape and got.dtype == want.dtype
-  assert want.std(0).mean() > 0.01  # images are told apart
+  assert want.std(0).mean() > 0.01  # images differ
   return abs(got - want).max() / abs(want).max()
 
 
@@ -135,7 +135,7 @@ def test_weights_come_back_as_they_were(weights, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
-def test_what_cannot_be_converted_is_refused(weights):
+def test_unsupported_weights_are_refused(weights):
   with pytest.raises(UserError, match=r"AuxLogits\.fc\.weight: no rule"):
     convert.from_released(weights | {"AuxLogits.fc.weight": np.zeros((1, 1))})
   name = "Mixed_6b.branch7x7_2.bn.running_var"

@@ -191,7 +191,7 @@ def test_weights_return_as_they_were(tower):
     np.testing.assert_array_equal(back[name], value)
 
 
-def test_bad_weights_are_refused_with_all_that_is_wrong():
+def test_bad_weights_are_refused_with_all_problems():
   with pytest.raises(
     UserError, match=r"no blocks\.input\.w_t, .*such as fc\.w"
   ):

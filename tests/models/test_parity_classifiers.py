@@ -55,7 +55,7 @@ def check_logits(variables, description, images, want):
   error = relative_error(got, want)
   print(f"largest relative error {error:.1e}")
   assert error < 1e-5  # GELU's approximation by tanh would give 1e-4
-  # Small too beside what tells the images apart.
+  # Small too beside the differences between images.
   assert relative_error(got - want.mean(0), want - want.mean(0)) < 1e-4
 
 
@@ -110,7 +110,7 @@ def test_resnets_equal_pytorch_in_training(torch, name):
     assert not np.array_equal(stats[var], before[var])
 
 
-def test_what_is_written_loads_in_pytorch(torch):
+def test_written_weights_load_in_pytorch(torch):
   """`num_batches_tracked` is not written, and PyTorch does not miss it."""
   sizes = SMALL_RESNETS["bottleneck"]
   model = randomise(torch_resnet(classes=5, **sizes)).eval()

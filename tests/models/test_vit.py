@@ -260,7 +260,7 @@ def test_the_supervised_objective_trains_it():
 # --- what does not fit ------------------------------------------------------
 
 
-def test_what_does_not_fit_says_what_to_change():
+def test_wrong_inputs_are_refused_with_a_remedy():
   variables = random_variables(tiny(), 8)
   with pytest.raises(UserError, match=r"64 patches.*for 16.*resize_positions"):
     tiny().apply(variables, random_images(1, 16))

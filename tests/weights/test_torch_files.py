@@ -131,7 +131,7 @@ def test_checkpoints_are_opened_through_the_usual_keys(tmp_path, wrap):
     (tp.tensor(), "not a state dict"),
   ],
 )
-def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path, tree, words):
+def test_a_file_without_a_state_dict_lists_its_keys(tmp_path, tree, words):
   path = tp.zip_file(tmp_path / "x.pt", tree)
   assert words in refusal(path)
 

@@ -18,7 +18,7 @@ from synthjax.models.clip.resnet import ModifiedResNet
 from synthjax.models.clip.vit import LayerNorm, Transformer, VisionTransformer
 from synthjax.models.pixels import normalize
 
-# Of the images CLIP was trained on, for pixels in [0, 1].
+# Statistics of CLIP's training images, for pixels in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from synthjax.models.clip.vit import LayerNorm, PatchConv
 
-# Of the images CLIP was trained on, for pixels in 0..255.
+# Statistics of CLIP's training images, for pixels in 0..255.
 MEAN = (122.77093945, 116.74601272, 104.09373519)
 STD = (68.50053285, 66.63215831, 70.32316309)
 # A constant: the release's files hold no logit scale.

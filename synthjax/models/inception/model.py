@@ -185,7 +185,7 @@ class Inception(nn.Module):
 
   @property
   def num_features(self) -> int:
-    """Of an image: 2048 of the released network."""
+    """The number of features of an image; the released network has 2048."""
     return 64 * self.width
 
   @nn.compact
