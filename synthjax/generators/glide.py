@@ -21,7 +21,7 @@ from synthjax.generators.glide_stages import (
   load_stage,
   locate,
 )
-from synthjax.models.glide.text import Text
+from synthjax.models.glide.model import Text
 from synthjax.models.pixels import to_uint8, to_unit
 from synthjax.runtime import mesh as meshes
 from synthjax.tokenizers import bpe

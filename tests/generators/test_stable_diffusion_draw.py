@@ -11,7 +11,6 @@ import tiny_sd
 from safetensors.numpy import load_file
 
 from synthjax.generators import stable_diffusion
-from synthjax.models.stable_diffusion import weight_names
 from synthjax.models.stable_diffusion import weights as convert
 from synthjax.models.stable_diffusion.folder import describe
 from synthjax.models.stable_diffusion.weights import TOKENIZER, WEIGHTS, pack
@@ -284,5 +283,5 @@ def test_names_of_text_towers_with_and_without_the_prefix_are_one():
   weights = tiny_sd.released()[0]["text_encoder"]
   bare = {k.removeprefix("text_model."): w for k, w in weights.items()}
   assert bare.keys() != weights.keys()
-  got, want = map(weight_names.openai_names, (bare, weights))
+  got, want = map(convert.openai_names, (bare, weights))
   assert got.keys() == want.keys()
