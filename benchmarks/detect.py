@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(args, device: str, has_torch: bool) -> list[dict]:
-  """Times what is asked for; returns the rows."""
+  """Times the chosen steps and parts; returns the rows."""
   batch, options = make_batch(args.batch, args.short_side), make_options(args)
   dtype = "float32" if device.startswith("CPU") else "bfloat16"
   height, width = batch["image"].shape[1:3]

@@ -170,7 +170,7 @@ def speed_rows(
   peaks: tuple[Mapping[str, float], str],
   what: str = "FLOP/s",
 ) -> list[dict]:
-  """Returns the rows of FLOPs and of the share of what a device could do.
+  """Returns the rows of FLOPs and of the share of the peak speed.
 
   Args:
     make_row: of `table.titled`.

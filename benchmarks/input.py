@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
   add("images", 512, "of each format")
   add("side", 256, "px of the images")
   add("large", 1024, "px of large JPEGs; 0 leaves them out")
-  add("size", 224, "px of what is cut out")
+  add("size", 224, "px of the crops")
   add("batch", 256, "images in a batch")
   add("batches", 4, "in a round")
   flags.add_argument(

@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(args, device: str, has_torch: bool) -> list[dict]:
-  """Times what is asked for; returns the rows."""
+  """Times the chosen presets; returns the rows."""
   stages = glide_stages.TINY if args.tiny else glide_stages.RELEASED
   args.dtype = "float32" if device.startswith("CPU") else "bfloat16"
   args.clock = devices.clock_of(device)

@@ -25,8 +25,8 @@ from synthjax.runtime.errors import UserError
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
 _LIBRARIES = ("jax", "flax", "numpy")
-# Fields of a training that change nothing of what it computes: a specification
-# leaves them out at any depth, also one that an older version has written.
+# Fields of a training that do not change its result. Specifications leave them
+# out at any depth, and ignore them in those of older versions.
 NOT_OF_THE_RESULT = frozenset(
   {"log_every", "checkpoint_every", "num_workers", "fsdp"}
 )
@@ -279,7 +279,7 @@ def _raise_damage(folder: epath.Path, problems: Mapping[str, str]) -> None:
     listed = "\n".join(f"  {name}: {what}" for name, what in problems.items())
     raise UserError(
       f"{folder} no longer fits its manifest:\n{listed}\nPut the files back "
-      "from a copy; or delete what is left of them and "
+      "from a copy; or delete the rest of them and "
       f"{folder / MANIFEST} yourself, and run the task again."
     )
 

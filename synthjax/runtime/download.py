@@ -82,13 +82,13 @@ def fetch(
   return digest
 
 
-def _download(url, part, known, timeout, retries, pause) -> None:
+def _download(url, part, has_hash, timeout, retries, pause) -> None:
   """Connects until the file is whole, while connections bring new bytes."""
   first = most = _size(part)
   failures = 0
   while True:
     try:
-      if _receive(url, part, known, timeout):
+      if _receive(url, part, has_hash, timeout):
         return
       reason = "the server sends too little, or another file than before"
     except urllib.error.HTTPError as error:
@@ -117,13 +117,15 @@ def _download(url, part, known, timeout, retries, pause) -> None:
     time.sleep(wait)
 
 
-def _receive(url: str, part: pathlib.Path, known: bool, timeout: float) -> bool:
-  """Receives what is missing over one connection; true if the file is whole."""
+def _receive(
+  url: str, part: pathlib.Path, has_hash: bool, timeout: float
+) -> bool:
+  """Receives the rest over one connection; true if the file is whole."""
   before = _remembered(part)
   start = _size(part)
   # The rest of another file must not be joined to this one, so If-Range names
   # the file that was begun. If the server has no validator, the hash decides.
-  if before.get("url") != url or not (before.get("validator") or known):
+  if before.get("url") != url or not (before.get("validator") or has_hash):
     start = 0
   if start and start == before.get("total"):
     return True

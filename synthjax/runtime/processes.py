@@ -1,4 +1,4 @@
-"""Several processes that train as one: joining, waiting, and stopping."""
+"""Joins, synchronises and stops several processes that train as one."""
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ import jax
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
 
-# What a shell reports of a process that SIGTERM ended, 128 + 15: the run is
+# The exit code of a process that SIGTERM ended, 128 + 15, in shells: the run is
 # saved, and the same command goes on.
 PREEMPTED = 143
 _PATIENCE = 7 * 24 * 3600  # seconds that processes wait for one another

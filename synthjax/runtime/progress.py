@@ -26,9 +26,9 @@ def counter(
   Args:
     label: the name of the work.
     total: the units of the whole work.
-    unit: the plural of what is counted.
+    unit: the name of the units, in the plural.
     done: the units that were done before this run.
-    processes: the number that share what is left; this one does its part.
+    processes: the number that share the rest of the work.
     shown: false where another process shows the same.
 
   Returns:

@@ -70,12 +70,12 @@ def check_all(names: Sequence[str]) -> None:
       if not (folder / file.name).exists():
         continue  # not needed once it has been converted
       digest = files.sha256(folder / file.name)
-      wanted = file.sha256 or hashes.get(file.name) or ""
+      expected = file.sha256 or hashes.get(file.name) or ""
       state = "as published" if file.sha256 else "as first fetched"
-      if not digest.startswith(wanted):
+      if not digest.startswith(expected):
         state = "CHANGED"
         problems.append(
-          f"{folder / file.name} has SHA-256 {digest}, expected {wanted}: "
+          f"{folder / file.name} has SHA-256 {digest}, expected {expected}: "
           "delete it and fetch again."
         )
       rows.append(_row(folder / file.name, f"{digest[:12]}...", state))

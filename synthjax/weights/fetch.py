@@ -68,7 +68,7 @@ def _complete(name: str, hashes: Mapping[str, str]) -> bool:
 
       try:
         about = files.read_description(folder / made)
-      except UserError:  # damaged: made again from what was fetched
+      except UserError:  # damaged: made again from the fetched files
         return False
       if any(
         hashes.get(s, d) != d for s, d in about.get("sources", {}).items()

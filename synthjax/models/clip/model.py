@@ -148,8 +148,8 @@ def make_image_tower(model: CLIP) -> nn.Module:
   """Returns the module of a CLIP's image tower: its variables are `visual`."""
   if model.image_tower not in IMAGE_TOWERS:
     raise ValueError(
-      f"image_tower={model.image_tower!r} is not known; "
-      f"choose one of {sorted(IMAGE_TOWERS)}."
+      f"Unknown image_tower={model.image_tower!r}; choose one of "
+      f"{sorted(IMAGE_TOWERS)}."
     )
   return IMAGE_TOWERS[model.image_tower](
     embed_dim=model.embed_dim,

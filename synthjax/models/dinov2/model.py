@@ -79,7 +79,7 @@ class DINOv2(nn.Module):
     new = images.shape[1] // p, images.shape[2] // p
     x = vit.PatchEmbed(d, p, self.dtype, name="patch_embed")(images)
     first = self.param("cls_token", vit.normal, (1, 1, d)).astype(self.dtype)
-    # What hid patches in training; kept so that weights come back whole.
+    # Replaced patches in training; kept so that weights come back whole.
     self.param("mask_token", nn.initializers.zeros, (1, d))
     x = jnp.concatenate([jnp.tile(first, (len(x), 1, 1)), x], axis=1)
     positions = self.param("pos_embed", vit.normal, (1, 1 + self.grid**2, d))

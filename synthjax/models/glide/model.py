@@ -27,7 +27,7 @@ zeros = nn.initializers.zeros_init()  # each block starts as its shortcut
 
 
 class Text(NamedTuple):
-  """What the UNet reads of a prompt."""
+  """An encoded prompt, as the UNet reads it."""
 
   pooled: jax.Array  # [n, 4 * model_channels], added to the time embedding
   sequence: jax.Array  # [n, l, d], attended to

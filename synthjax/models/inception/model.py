@@ -125,7 +125,7 @@ def block_d(conv: Conv, x: jax.Array) -> jax.Array:
 
 
 def block_e(conv: Conv, x: jax.Array, *, pool: Callable) -> jax.Array:
-  """Returns [n, h, w, 2048]; `pool` keeps the size of what it is given."""
+  """Returns [n, h, w, 2048]; `pool` keeps the height and width."""
   one = conv("branch1x1", 320)(x)
   three = conv("branch3x3_1", 384)(x)
   three = [

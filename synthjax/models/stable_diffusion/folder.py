@@ -250,7 +250,7 @@ def _misfits(unet: Config, vae: Config, text: Config, raw: Config) -> list[str]:
 
 
 def _schedule(settings: Config) -> dict[str, Any]:
-  """Returns the noise schedule, with diffusers' defaults for what is absent."""
+  """Returns the noise schedule, with diffusers' defaults for missing fields."""
   return {
     "betas": settings["beta_schedule"],
     "first": settings["beta_start"],

@@ -49,7 +49,7 @@ def _middle(h: jax.Array) -> jax.Array:
 
 
 class Encoder(nn.Module):
-  """Images to what the moments of their latents are read from."""
+  """Maps images to features, from which moments of latents are computed."""
 
   widths: tuple[int, ...]
   layers: int
@@ -72,7 +72,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents to images."""
+  """Maps latents to images."""
 
   widths: tuple[int, ...]
   layers: int
@@ -94,7 +94,7 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-  """The way from images to latents, and back, in float32.
+  """Maps images to latents and back, in float32.
 
   An image's sides are those of its latent times 2 ** (levels - 1), which is 8.
   """

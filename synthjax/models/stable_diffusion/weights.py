@@ -83,11 +83,11 @@ def from_released(
     `folder.describe`, with "kind" and "pad_token".
 
   Raises:
-    UserError: listing what the configurations lack or what is not supported, or
+    UserError: listing the missing or unsupported fields of configurations, or
       every weight that is unused, missing or misshapen, of all networks.
   """
   about = {"kind": KIND, "pad_token": pad_token} | describe(configs)
-  wanted, rules = shapes(about["model"]), _rules(about)
+  like, rules = shapes(about["model"]), _rules(about)
   named = {
     "unet": dict(weights["unet"]),
     "vae": new_vae_names(weights["vae"]),
@@ -96,7 +96,7 @@ def from_released(
   params, problems = {}, []
   for folder, part in PARTS.items():
     try:
-      converted = convert(named[part], rules[part], wanted[part])
+      converted = convert(named[part], rules[part], like[part])
       params[part] = converted["params"]
     except UserError as error:
       problems.append(f"{folder}: {error}")

@@ -173,7 +173,7 @@ class Block(nn.Module):
 
 
 class Memory(NamedTuple):
-  """What stays the same while a sentence is decoded."""
+  """Keys, values and bias, the same for all tokens of a sentence."""
 
   blocks: tuple[KeysValues, ...]  # of the encoded text, for each block
   bias: jax.Array  # [n, 1, 1, l], which of it is padding
@@ -206,7 +206,7 @@ class Stack(nn.Module):
   def position_bias(self, length: int) -> jax.Array:
     """Returns the float32 bias [1, heads, l, l] of a whole sequence.
 
-    In the decoder it also hides what comes later.
+    In the decoder it also hides later positions.
     """
     distance = np.arange(length) - np.arange(length)[:, None]  # [q, k]
     buckets = relative_buckets(

@@ -108,8 +108,8 @@ class Block(nn.Module):
 def drop_path(rate: float, train: bool) -> nn.Dropout:
   """Returns stochastic depth (Huang et al. 2016) for branches [n, l, d].
 
-  In training each image loses its branch with probability `rate`, and what is
-  kept is divided by 1 - rate, so that the mean stays.
+  In training each image loses its branch with probability `rate`. The others
+  are divided by 1 - rate, so that the mean stays.
   """
   return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
 
@@ -266,9 +266,6 @@ MODELS = {
 }
 
 
-# --- the start of a vision transformer at another image size -----------------
-
-
 def fit_positions(
   variables: Mapping[str, Any],
   description: Mapping[str, Any],
@@ -279,7 +276,7 @@ def fit_positions(
 
   Args:
     variables: of a classifier; those of a ResNet are returned as they are.
-    description: what the weights say of themselves; of it `image_size`.
+    description: of the weights, with `image_size`.
     image_size: px, to train at.
   """
   params = variables["params"]

@@ -136,7 +136,7 @@ def _read_legacy(
 
 
 def _state_dict(tree: Any) -> dict[str, Tensor]:
-  """Finds the names and tensors in what a file holds."""
+  """Returns the names and tensors in the content of a file."""
   for _ in range(len(WRAPPERS) + 1):
     if type(tree) is Module:
       return _module_tensors(tree)
