@@ -3,9 +3,9 @@
 import numpy as np
 
 
-def zeros(shapes):
+def zeros(shapes, dtype=np.float32):
   """Returns weights of these shapes that take no memory."""
-  return {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
+  return {k: np.broadcast_to(dtype(0), s) for k, s in shapes.items()}
 
 
 def random(shapes):
