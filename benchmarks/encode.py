@@ -4,8 +4,8 @@
 
 Alone: batches of uint8 images at 224 px on the host become features there. The
 weights are random. All is float32 on a CPU; on a GPU bfloat16, and PyTorch's
-float16, as released. PyTorch's ViT is that of
-transformers. Either runs as it is and, where that works, through torch.compile.
+float16, as released. PyTorch's ViT is that of transformers. Its towers run as
+they are and, where that works, through torch.compile.
 
 From files: the task `score` reads shards of PNG images of 256 px, resizes and
 encodes them and writes scores; PyTorch reads one file an image, by a DataLoader
