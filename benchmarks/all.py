@@ -2,8 +2,8 @@
 
   python -m benchmarks.all [NAME...] [--json FILE] [--threads N]
 
-Each runs in a process of its own, as some bind themselves to one core. One that
-fails is told at the end, and the rows of the others are kept.
+Each runs in a process of its own, as some bind themselves to one core. Failures
+are listed at the end, and the rows of the others are kept.
 """
 
 import argparse
@@ -31,17 +31,17 @@ def main(argv: list[str] | None = None) -> None:
   rows, failed = [], []
   for name in args.names or NAMES:
     more = [] if name in ONE_CORE else [f"--threads={args.threads}"]
-    found = run(name, more)
-    if found is None:
+    measured = run(name, more)
+    if measured is None:
       failed.append(name)
-    rows += found or []
+    rows += measured or []
     if args.json:  # at once, as the next may take long
       pathlib.Path(args.json).write_text(json.dumps(rows, indent=1) + "\n")
   for device in dict.fromkeys(row["device"] for row in rows):
     print()
     table.show([row for row in rows if row["device"] == device])
   if failed:
-    sys.exit(f"\nFailed, as told above: {', '.join(failed)}.")
+    sys.exit(f"\nFailed, see above: {', '.join(failed)}.")
 
 
 def run(name: str, flags: list[str]) -> list[dict] | None:

@@ -1,11 +1,11 @@
-"""Times what is not drawing: plans, shards and resuming of millions of images.
+"""Times all but drawing: plans, shards and resuming of millions of images.
 
   python -m benchmarks.bookkeeping [--json FILE] [--images 4000000]
 
 A generator that draws nothing (every image is the same pixel) fills shards of
-a thousand, from a million prompts of two thousand classes. What is measured is
-all that a run does besides: start-up, the cost of an image as the number of
-prompts and images grows, the memory, resuming when half is there, completing.
+a thousand, from a million prompts of two thousand classes. The rows measure the
+rest of a run: start-up, the cost of an image as the numbers of prompts and
+images grow, the memory, resuming a half-done task, and completing it.
 Each case runs in a process of its own, so that its peak memory is its own.
 """
 
@@ -39,18 +39,18 @@ def main(argv: list[str] | None = None) -> None:
       what = f"{prompts:,} prompts, {images:,} images"
       run = lambda case, at=at, sizes=(prompts, images): _run(case, at, *sizes)
       run("write")
-      found = run("start")
-      add(f"{what}: start-up", "s", found["seconds"])
-      found = run("half")
-      add(f"{what}: cost of an image", "us", found["seconds"] / images * 2e6)
-      add(f"{what}: peak memory", "MB", found["megabytes"])
-      found = run("start")
-      add(f"{what}: start-up with half of it there", "s", found["seconds"])
-      found = run("rest")
-      cost = found["seconds"] / images * 2e6
+      result = run("start")
+      add(f"{what}: start-up", "s", result["seconds"])
+      result = run("half")
+      add(f"{what}: cost of an image", "us", result["seconds"] / images * 2e6)
+      add(f"{what}: peak memory", "MB", result["megabytes"])
+      result = run("start")
+      add(f"{what}: start-up with half of it there", "s", result["seconds"])
+      result = run("rest")
+      cost = result["seconds"] / images * 2e6
       add(f"{what}: cost of an image, resumed", "us", cost)
-      add(f"{what}: peak memory, resumed", "MB", found["megabytes"])
-      add(f"{what}: completing", "s", found["completing"])
+      add(f"{what}: peak memory, resumed", "MB", result["megabytes"])
+      add(f"{what}: completing", "s", result["completing"])
   table.show(rows, args.json)
 
 

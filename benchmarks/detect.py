@@ -7,7 +7,7 @@ Images, boxes and weights are made up. A training step goes from uint8 images to
 moved weights, an inference from them to detections: float32 on a CPU, on a GPU
 bfloat16 (PyTorch: autocast) with float32 parameters. The parts without
 parameters, proposals with their suppression and RoIAlign, are timed alone too,
-and told as shares. Both sides take turns after compilation, so that other work
+as shares of a step. Both sides take turns after compilation, so that other work
 on the machine slows both; the figures are the medians of the steps.
 
 Most of a step's FLOPs are the head's, which sees every region. So a CPU's
@@ -38,7 +38,7 @@ from benchmarks.timing import Compiled, compile_timed, medians
 
 SGD = dict(name="sgd", weight_decay=1e-4, lr=1e-3)
 
-# Parts without parameters, and of what their time is told as a share.
+# Parts without parameters, and the runs of which their times are shares.
 PARTS = {
   "proposals of training": "train",
   "proposals of inference": "inference",
@@ -62,25 +62,19 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  add = lambda name, value, help: flags.add_argument(
-    f"--{name}", type=int, default=value, help=help
-  )
-  flags.add_argument("--json", help="file to write the rows to")
+  flags, add = devices.make_parser(__doc__, tiny=True)
   flags.add_argument(
     "--only", choices=("train", "inference", "parts"), help="a third of it"
   )
-  flags.add_argument("--tiny", action="store_true", help="small, for a test")
-  add("threads", 0, "of both sides; 0 is all that there are")
-  add("short-side", 0, "px of the images (800, on a CPU 320)")
-  add("batch", 0, "images in a step (2, on a CPU 1)")
-  add("regions", 0, "that the head learns from, per image (512, on a CPU 64)")
-  add("steps", 3, "of which the median is taken (3)")
+  add("short-side", 0, "px of the images; 0 is 800, on a CPU 320")
+  add("batch", 0, "images in a step; 0 is 2, on a CPU 1")
+  add("regions", 0, "of an image that train; 0 is 512, on a CPU 64")
+  add("steps", 3, "of which the median is taken")
   return flags
 
 
 def measure(args, device: str, has_torch: bool) -> list[dict]:
-  """Times what is asked for; returns the rows."""
+  """Times the chosen steps and parts; returns the rows."""
   batch, options = make_batch(args.batch, args.short_side), make_options(args)
   dtype = "float32" if device.startswith("CPU") else "bfloat16"
   height, width = batch["image"].shape[1:3]
@@ -107,19 +101,19 @@ def measure(args, device: str, has_torch: bool) -> list[dict]:
       continue
     step = f"R50-C4, {STEPS[kind]}, {images}, {regions[kind]} regions"
     ours = MAKE[kind](batch, args, dtype)
-    found = take_turns(ours.run, runs.get(kind), args.steps)
-    seconds[kind] = found["ours"]
-    rates = [args.batch / found[k] if k in found else None for k in SIDES]
+    times = take_turns(ours.run, runs.get(kind), args.steps)
+    seconds[kind] = times["ours"]
+    rates = [args.batch / times[k] if k in times else None for k in SIDES]
     row(step, "images/s", *rates, more_is_better=True)
     row(f"{step}: compiling", "s", ours.seconds, None)
-    row(f"{step}: peak memory", "GiB", ours.peak_bytes / 2**30, None)
+    row(f"{step}: peak memory", "GiB", table.gib(ours.peak_bytes), None)
     row(f"{step}: FLOPs", "GFLOP/image", ours.flops / args.batch / 1e9, None)
   if args.only in (None, "parts"):
     for name, run in our_parts(inputs, options).items():
-      found = take_turns(run, parts.get(name), args.steps)
-      row(f"{name}, {images}", "s", *map(found.get, SIDES))
+      times = take_turns(run, parts.get(name), args.steps)
+      row(f"{name}, {images}", "s", *map(times.get, SIDES))
       if (kind := PARTS[name]) in seconds:
-        share = 100 * found["ours"] / seconds[kind]
+        share = 100 * times["ours"] / seconds[kind]
         row(f"{name}: of {STEPS[kind]}", "%", share, None)
   if args.only in (None, "train"):
     shapes, padding = epoch_of_voc(args)

@@ -1,4 +1,4 @@
-"""What the benchmark of detection runs on: all of it made up."""
+"""Made-up batches, sizes and an epoch for the benchmark of detection."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ TINY = dict(pre_top=60, post_top=30, test_pre_top=60, test_post_top=20)
 
 
 class Parts(NamedTuple):
-  """What the parts are timed on."""
+  """Inputs of the parts."""
 
   logits: np.ndarray  # [n, a] of being an object
   deltas: np.ndarray  # [n, a, 4]
@@ -40,7 +40,7 @@ def make_batch(n: int, short_side: int) -> dict[str, np.ndarray]:
 
 
 def make_parts(batch: Mapping, args, dtype: str) -> Parts:
-  """Returns what the parts see of images of this size."""
+  """Returns inputs of the parts for images of this size."""
   import jax.numpy as jnp
 
   rng = np.random.default_rng(1)

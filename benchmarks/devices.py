@@ -1,10 +1,10 @@
-"""What both sides of a benchmark run on, and how fast that could be."""
+"""The flags, threads and devices of both sides, and their peak speeds."""
 
 import argparse
 import importlib.util
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -25,23 +25,30 @@ ONE_THREAD = "CPU, 1 thread"
 
 
 def make_parser(
-  doc: str, *, peak: bool = False
+  doc: str, *, threads: bool = True, tiny: bool = False, peak: bool = False
 ) -> tuple[argparse.ArgumentParser, Callable[..., argparse.Action]]:
-  """Returns a parser of what every benchmark takes, and what adds to it.
+  """Returns a parser with the flags that benchmarks share.
 
   Args:
     doc: of the module; its first line describes it.
-    peak: adds what `peaks_of` needs, and a flag against torch.compile.
+    threads: adds the number of threads, which `set_up` takes.
+    tiny: adds a flag for small networks.
+    peak: adds the flags of `peaks_of`, and one against torch.compile.
 
   Returns:
-    The parser, and (name, default, help) that adds a flag of a whole number.
+    The parser, and (name, default, help), which adds a flag of a whole number.
   """
   flags = argparse.ArgumentParser(description=doc.split("\n")[0])
   add = lambda name, value, help: flags.add_argument(
     f"--{name}", type=int, default=value, help=f"{help} ({value})"
   )
   flags.add_argument("--json", help="file to write the rows to")
-  add("threads", 0, "of both sides; 0 is all that there are")
+  if threads:
+    add("threads", 0, "of both sides; 0 is all that there are")
+  if tiny:
+    flags.add_argument(
+      "--tiny", action="store_true", help="small networks, for a test"
+    )
   if peak:
     flags.add_argument(
       "--peak", type=float, help="FLOP/s of the device, if not its data sheet's"
@@ -54,7 +61,7 @@ def make_parser(
 
 
 def set_up(threads: int) -> tuple[str, bool]:
-  """Gets JAX and PyTorch ready, and says where PyTorch cannot take part.
+  """Sets up JAX and PyTorch, and prints when PyTorch cannot take part.
 
   Args:
     threads: of both; 0 is all that there are.
@@ -64,7 +71,7 @@ def set_up(threads: int) -> tuple[str, bool]:
   """
   threads = limit_threads(threads)
   has_torch = find_torch(threads)
-  # PyTorch's arrays lie on the same device.
+  # PyTorch needs memory on the same device.
   os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
   import jax
 
@@ -80,15 +87,16 @@ def set_up(threads: int) -> tuple[str, bool]:
 
 
 def clock_of(device: str) -> Callable[[], float]:
-  """Returns the clock for a device: with one thread, this process's own time.
+  """Returns the clock for a device.
 
-  So other work on the machine counts for neither side.
+  With one thread it is this process's own time, so that other work on the
+  machine counts for neither side.
   """
   return time.process_time if device == ONE_THREAD else time.perf_counter
 
 
 def limit_threads(threads: int) -> int:
-  """Binds this process to so many cores, before JAX counts them."""
+  """Binds this process to a number of cores, before JAX counts them."""
   if not hasattr(os, "sched_setaffinity"):  # Linux alone has it
     return os.cpu_count()
   cores = sorted(os.sched_getaffinity(0))
@@ -98,7 +106,7 @@ def limit_threads(threads: int) -> int:
 
 
 def find_torch(threads: int) -> bool:
-  """Gives PyTorch so many threads; returns False where it is not installed."""
+  """Limits PyTorch's threads; returns False where it is not installed."""
   if importlib.util.find_spec("torch") is None:
     print("PyTorch is not installed (extra: torch), so that ours runs alone.\n")
     return False
@@ -126,10 +134,10 @@ def peaks_of(
 
   Returns:
     The FLOP/s of "ours" and, but for a product without PyTorch, of "theirs";
-    and what they are those of.
+    and a name for them.
   """
-  if known := peak or peak_of(device):
-    return {"ours": known, "theirs": known}, "peak FLOP/s"
+  if peak := peak or peak_of(device):
+    return {"ours": peak, "theirs": peak}, "peak FLOP/s"
   return product_speeds(
     side, has_torch, clock_of(device)
   ), "a matrix product's FLOP/s"
@@ -151,3 +159,40 @@ def product_speeds(
     timed["theirs"] = lambda: y @ y
   seconds = medians(timed, 5, clock)
   return {name: 2 * side**3 / s for name, s in seconds.items()}
+
+
+def speed_rows(
+  make_row: Callable[..., dict],
+  flops: tuple[float, float | None],
+  rates: Mapping[str, float],
+  *,
+  batch: int,
+  peaks: tuple[Mapping[str, float], str],
+  what: str = "FLOP/s",
+) -> list[dict]:
+  """Returns the rows of FLOPs and of the share of the peak speed.
+
+  Args:
+    make_row: of `table.titled`.
+    flops: of a batch, ours and PyTorch's; the share counts ours on both sides.
+    rates: images/s of "ours" and of each way of PyTorch.
+    batch: images.
+    peaks: of `peaks_of`.
+    what: the name of the share.
+  """
+  each = batch * 1e9
+  speeds, name = peaks
+  share = lambda rate, peak: 100 * flops[0] / batch * rate / peak
+  theirs = [rate for way, rate in rates.items() if way != "ours"]
+  return [
+    make_row(
+      "FLOPs", "GFLOP/image", *(x if x is None else x / each for x in flops)
+    ),
+    make_row(
+      f"{what}, of {name}",
+      "%",
+      share(rates["ours"], speeds["ours"]),
+      share(max(theirs), speeds["theirs"]) if theirs else None,
+      more_is_better=True,
+    ),
+  ]

@@ -4,14 +4,14 @@
 
 Alone: batches of uint8 images at 224 px on the host become features there. The
 weights are random. All is float32 on a CPU; on a GPU bfloat16, and PyTorch's
-float16, as released. Of the two towers of PyTorch the ViT is that of
-transformers. Either runs as it is and, where that works, through torch.compile.
+float16, as released. PyTorch's ViT is that of transformers. Its towers run as
+they are and, where that works, through torch.compile.
 
 From files: the task `score` reads shards of PNG images of 256 px, resizes and
 encodes them and writes scores; PyTorch reads one file an image, by a DataLoader
-of as many workers as there are cores. The clock starts when both are warm. It
-tells the share of that time in which encoding alone would have been done; in
-the rest of it the device waits for the host.
+of as many workers as there are cores. The clock starts when both are warm. A
+second row has the share of that time which encoding alone would take; in the
+rest of it the device waits for the host.
 
 Both sides take turns, so that other work on the machine slows both; the figures
 are the medians of the rounds, with one thread of a CPU (--threads 1) and
@@ -23,15 +23,16 @@ import itertools
 import os
 import pathlib
 import shutil
-import statistics
 import tempfile
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from benchmarks import devices, encoder_inputs, table
-from benchmarks.timing import Compiled, compile_timed, medians
+from benchmarks.made_up import fill
+from benchmarks.timing import Compiled, compile_timed, medians, medians_of
 
 SHOWN = {"rn50": "CLIP RN50", "vit_b16": "CLIP ViT-B/16"}
 WARM = 2  # shards, or as many images of PyTorch's, before the clock starts
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
   args.dtype = "float32" if on_cpu else "bfloat16"
   if args.workers is None:
     args.workers = len(os.sched_getaffinity(0))
-  args.peaks, args.of = devices.peaks_of(
+  args.peaks = devices.peaks_of(
     device, has_torch, peak=args.peak, side=args.matmul
   )
   rows = []
@@ -56,11 +57,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-  flags, add = devices.make_parser(__doc__, peak=True)
+  flags, add = devices.make_parser(__doc__, tiny=True, peak=True)
   flags.add_argument("--only", choices=sorted(SHOWN), help="one model")
-  flags.add_argument(
-    "--tiny", action="store_true", help="two small towers, for a test"
-  )
   flags.add_argument(
     "--workers", type=int, help="of PyTorch's that read (one for each core)"
   )
@@ -80,59 +78,48 @@ def model_rows(name: str, args, device: str, has_torch: bool) -> list[dict]:
     0, 256, (args.batch, size, size, 3), np.uint8
   )
   ours = our_encoder(fields, images, args.dtype)
-  timed, flops, held, encoders = {"ours": ours.run}, None, None, {}
+  timed, theirs = {"ours": ours.run}, None
   if has_torch:
     import torch
 
     from benchmarks import torch_clip
 
-    encoders, flops, held = torch_clip.make_encoders(
-      fields, images, compiled=not args.eager
-    )
+    theirs = torch_clip.make_encoders(fields, images, compiled=not args.eager)
     x = torch.from_numpy(images).permute(0, 3, 1, 2)
-    timed |= {
-      way: lambda encode=encode: encode(x) for way, encode in encoders.items()
-    }
+    timed |= {way: partial(encode, x) for way, encode in theirs.runs.items()}
   seconds = medians(timed, args.rounds, devices.clock_of(device))
   rates = {way: args.batch / s for way, s in seconds.items()}
   title = f"{SHOWN[name]}, {size} px, batch {args.batch}, {args.dtype}"
-  row = lambda what, *cells, **more: table.row(
-    f"{title}: {what}", *cells, device=device, **more
-  )
-  scale = lambda x, by: None if x is None else x / by
+  row = table.titled(title, device)
   rows = [
-    row(
-      f"encoding, against {way}",
-      "images/s",
-      rates["ours"],
-      rates.get(way),
-      more_is_better=True,
-    )
-    for way in encoders or ("PyTorch",)
-  ]
-  each = args.batch * 1e9
-  rows.append(
-    row("FLOPs", "GFLOP/image", ours.flops / each, scale(flops, each))
-  )
-  share = lambda rate, peak: 100 * ours.flops / args.batch * rate / peak
-  best = max(encoders, key=rates.get, default=None)
-  shares = [share(rates["ours"], args.peaks["ours"])]
-  shares.append(share(rates[best], args.peaks["theirs"]) if best else None)
-  rows += [
-    row(f"FLOP/s, of {args.of}", "%", *shares, more_is_better=True),
+    *table.rows_against(
+      row, "encoding", "images/s", rates, more_is_better=True
+    ),
+    *devices.speed_rows(
+      row,
+      (ours.flops, theirs and theirs.flops),
+      rates,
+      batch=args.batch,
+      peaks=args.peaks,
+    ),
     row("compiling", "s", ours.seconds, None),
     row(
-      "peak memory", "GiB", scale(ours.peak_bytes, 2**30), scale(held, 2**30)
+      "peak memory",
+      "GiB",
+      table.gib(ours.peak_bytes),
+      theirs and table.gib(theirs.peak_bytes),
     ),
   ]
   if args.shards:
-    found = time_files(fields, args, encoders.get(best))
+    best = max(theirs.runs, key=rates.get) if theirs else None
+    encode = theirs and theirs.runs[best]
+    from_files = time_files(fields, args, encode)
+    figures = from_files["ours"], from_files.get("theirs")
     what = f"from PNG of {args.side} px to scores"
-    own, other = found["ours"], found.get("theirs")
-    rows.append(row(what, "images/s", own, other, more_is_better=True))
+    rows.append(row(what, "images/s", *figures, more_is_better=True))
     shares = [
       None if rate is None else 100 * rate / rates[way]
-      for rate, way in ((own, "ours"), (other, best))
+      for rate, way in zip(figures, ("ours", best), strict=True)
     ]
     what = f"{what}: not waiting for the host"
     rows.append(row(what, "% of time", *shares, more_is_better=True))
@@ -153,7 +140,7 @@ def our_encoder(fields: dict, images: np.ndarray, dtype: str) -> Compiled:
     jax.random.key(0),
     jax.ShapeDtypeStruct(images.shape, jax.numpy.float32),
   )
-  variables = jax.device_put(encoder_inputs.fill(like))
+  variables = jax.device_put(fill(like))
   tower = towers.Tower(module, variables, whole.image_size)
   encode = lambda variables, x: towers.encode(tower, variables, x, False)[0]
   compiled = compile_timed(jax.jit(encode), variables, images)
@@ -166,7 +153,7 @@ def our_encoder(fields: dict, images: np.ndarray, dtype: str) -> Compiled:
 
 
 def time_files(fields: dict, args, encode: Any) -> dict[str, float]:
-  """Returns the images/s of both sides from files on."""
+  """Returns the images/s of both sides, from files to scores or features."""
   with tempfile.TemporaryDirectory() as folder:
     folder = pathlib.Path(folder)
     encoder_inputs.write_images(folder, args)
@@ -175,11 +162,7 @@ def time_files(fields: dict, args, encode: Any) -> dict[str, float]:
     if encode:
       size = fields["image_size"]
       sides["theirs"] = lambda: their_rate(folder, size, encode, args)
-    found = {name: [] for name in sides}
-    for _ in range(args.rounds):
-      for name, rate in sides.items():
-        found[name].append(rate())
-  return {name: statistics.median(rates) for name, rates in found.items()}
+    return medians_of(sides, args.rounds)
 
 
 def our_rate(folder: pathlib.Path, config: Any, args) -> float:

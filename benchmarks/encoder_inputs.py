@@ -1,4 +1,4 @@
-"""What the benchmark of encoding runs on: all of it made up."""
+"""The networks, images and config of the benchmark of encoding."""
 
 import json
 import pathlib
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.input import picture
+from benchmarks.made_up import fill, picture
 
 # Fields of models.clip.CLIP. The text tower is small, as images alone count.
 _TEXT = dict(context_length=77, text_width=64, text_layers=1, text_heads=1)
@@ -30,7 +30,7 @@ MODELS = {
     image_tower="vit",
   ),
 }
-# Instead of theirs, for tests.
+# Fields to replace, for tests.
 TINY = {
   "rn50": dict(vision_width=4, vision_layers=(1, 1, 1, 1), vision_heads=2),
   "vit_b16": dict(vision_width=16, vision_layers=1, vision_heads=2),
@@ -48,22 +48,6 @@ def fields_of(name: str, tiny: bool) -> dict[str, Any]:
   if tiny:
     fields |= TINY[name] | dict(image_size=TINY_SIDE, embed_dim=16)
   return fields
-
-
-def fill(like: Any) -> Any:
-  """Returns variables of these shapes: noise, and norms as they start."""
-  import jax
-
-  draws = np.random.default_rng(0)
-  starts = {"mean": 0, "var": 1, "scale": 1, "bias": 0, "logit_scale": 4}
-
-  def leaf(path, x):
-    if (start := starts.get(path[-1].key)) is not None:
-      return np.full(x.shape, start, x.dtype)
-    deviation = max(np.prod(x.shape[:-1]), 100) ** -0.5
-    return draws.normal(0, deviation, x.shape).astype(x.dtype)
-
-  return jax.tree_util.tree_map_with_path(leaf, like)
 
 
 def write_images(folder: pathlib.Path, args) -> None:

@@ -98,7 +98,7 @@ def our_step(
   import jax.numpy as jnp
 
   from synthjax.diffusion import guidance, samplers, schedule
-  from synthjax.models.glide.text import Text
+  from synthjax.models.glide.model import Text
 
   model, variables = make_model(stage, dtype)
   betas = schedule.BETAS[stage.betas]()

@@ -17,7 +17,6 @@ import functools
 import itertools
 import math
 import pathlib
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +25,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks import table
+from benchmarks import devices, table
 from benchmarks.devices import find_torch, limit_threads
+from benchmarks.made_up import ImageFiles, picture
+from benchmarks.timing import medians_of
 from synthjax.data.pipeline.rows import subset
 
 QUALITY = {"jpeg": 90, "png": None, "webp": 90}
@@ -57,19 +58,19 @@ def main(argv: list[str] | None = None) -> None:
       if has_torch:
         sides["torch"] = functools.partial(reference, where / "files", args)
       name = f"{image_format.upper()} {side} px, crop to {args.size}"
-      found = medians(sides, functools.partial(rate, args=args), args.rounds)
-      rows.append(row_of(name, "images/s per core", found, device))
+      figures = in_turn(sides, functools.partial(rate, args=args), args.rounds)
+      rows.append(row_of(name, "images/s per core", figures, device))
       if (image_format, side) == kinds[0]:
         busy = busy_rows(sides, args, device)
     table.show(rows + busy, args.json)
 
 
-def row_of(name: str, unit: str, found: dict, device: str) -> dict[str, Any]:
+def row_of(name: str, unit: str, figures: dict, device: str) -> dict[str, Any]:
   return table.row(
     name,
     unit,
-    found["ours"],
-    found.get("torch"),
+    figures["ours"],
+    figures.get("torch"),
     device=device,
     more_is_better=True,
   )
@@ -86,24 +87,20 @@ def busy_rows(
       step_seconds=args.batch / device_rate,
       num_steps=args.batches,
     )
-    found = medians(sides, measure, args.rounds)
+    figures = in_turn(sides, measure, args.rounds)
     name = f"a device of {device_rate:g} images/s is at work"
-    rows.append(row_of(name, "share of time", found, device))
+    rows.append(row_of(name, "share of time", figures, device))
   return rows
 
 
 def parser() -> argparse.ArgumentParser:
-  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  add = lambda name, value, help: flags.add_argument(
-    f"--{name}", type=int, default=value, help=f"{help} ({value})"
-  )
-  flags.add_argument("--json", help="file to write the rows to")
+  flags, add = devices.make_parser(__doc__, threads=False)
   add("workers", 0, "reading processes of each; 0 reads in the main one")
   add("rounds", 5, "of which the median is taken")
   add("images", 512, "of each format")
   add("side", 256, "px of the images")
   add("large", 1024, "px of large JPEGs; 0 leaves them out")
-  add("size", 224, "px of what is cut out")
+  add("size", 224, "px of the crops")
   add("batch", 256, "images in a batch")
   add("batches", 4, "in a round")
   flags.add_argument(
@@ -145,21 +142,6 @@ def write(
   )
 
 
-def picture(rng: np.random.Generator, side: int) -> np.ndarray:
-  """Draws uint8 [side, side, 3] with the spectrum of photographs, about 1/f."""
-  image = np.full((side, side, 3), 128.0, np.float32)
-  cells = 4
-  while cells <= side:
-    grey = rng.normal(size=(cells, cells, 1))
-    colour = 0.5 * rng.normal(size=(cells, cells, 3))
-    for channel in range(3):
-      layer = (grey[..., 0] + colour[..., channel]).astype(np.float32)
-      large = Image.fromarray(layer).resize((side, side), Image.BICUBIC)
-      image[..., channel] += 110 / cells**0.85 * np.asarray(large)
-    cells *= 2
-  return np.clip(image, 0, 255).astype(np.uint8)
-
-
 # --- the two sides ----------------------------------------------------------
 
 
@@ -189,7 +171,7 @@ def reference(folder: pathlib.Path, args: argparse.Namespace) -> Iterator[Any]:
   files = sorted(folder.iterdir())
   files = files * max(1, EPOCH // len(files))
   loader = torch.utils.data.DataLoader(
-    Folder(files, args.size),
+    ImageFiles(files, functools.partial(torch_example, size=args.size)),
     batch_size=args.batch,
     shuffle=True,
     num_workers=args.workers,
@@ -198,25 +180,15 @@ def reference(folder: pathlib.Path, args: argparse.Namespace) -> Iterator[Any]:
   return iter(loader)
 
 
-class Folder:
-  """Image files in the manner of PyTorch's data sets."""
+def torch_example(image: Image.Image, size: int) -> tuple[Any, int]:
+  """Crops and mirrors at random: uint8 [3, size, size], and a label."""
+  import torch
 
-  def __init__(self, files: list[pathlib.Path], size: int):
-    self.files, self.size = files, size
-
-  def __len__(self) -> int:
-    return len(self.files)
-
-  def __getitem__(self, index: int) -> tuple[Any, int]:
-    import torch
-
-    with self.files[index].open("rb") as file:
-      image = Image.open(file).convert("RGB")
-    image = torch_crop(image, self.size)
-    if torch.rand(1) < 0.5:
-      image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels.permute(2, 0, 1).contiguous(), 0
+  image = torch_crop(image, size)
+  if torch.rand(1) < 0.5:
+    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+  pixels = torch.from_numpy(np.array(image))
+  return pixels.permute(2, 0, 1).contiguous(), 0
 
 
 def torch_crop(image: Image.Image, size: int) -> Image.Image:
@@ -241,22 +213,29 @@ def torch_crop(image: Image.Image, size: int) -> Image.Image:
 # --- measuring --------------------------------------------------------------
 
 
-def medians(
+def in_turn(
   sides: dict[str, Open],
   measure: Callable[[Iterator[Any]], float],
   rounds: int,
 ) -> dict[str, float]:
   """Measures the batches of all sides in turn; returns the medians."""
-  found = {name: [] for name in sides}
-  for _ in range(rounds):
-    for name, start in sides.items():
-      batches = start()
-      next(batches)  # what is slow once is over
-      found[name].append(measure(batches))
-      if hasattr(batches, "close"):
-        batches.close()
-      del batches  # ends what reads ahead
-  return {name: statistics.median(each) for name, each in found.items()}
+  return medians_of(
+    {
+      name: functools.partial(measured, start, measure)
+      for name, start in sides.items()
+    },
+    rounds,
+  )
+
+
+def measured(start: Open, measure: Callable[[Iterator[Any]], float]) -> float:
+  """Starts reading, and measures it from the second batch on."""
+  batches = start()
+  next(batches)  # the first one includes what is slow once
+  value = measure(batches)
+  if hasattr(batches, "close"):
+    batches.close()
+  return value
 
 
 def rate(batches: Iterator[Any], args: argparse.Namespace) -> float:

@@ -2,7 +2,7 @@
 
   python -m benchmarks.quality [--images=50000] [--features=512] [--json=PATH]
 
-The references (clean-fid, torch-fidelity, prdc) are what they compute, written
+The references compute as clean-fid, torch-fidelity and prdc do, and are written
 down here in NumPy, SciPy and PyTorch: a root of the product of covariances,
 kernels in subsets, and whole matrices of distances a part at a time.
 """
@@ -64,8 +64,8 @@ def _kernel(x, y, num_subsets: int = 100, size: int = 1000) -> float:
   for _ in range(num_subsets):
     a, b = (z[rng.choice(len(z), size, replace=False)] for z in (x, y))
     k = lambda p, q: (p @ q.T / p.shape[1] + 1) ** 3
-    own = k(a, a) + k(b, b)
-    total += (own.sum() - np.trace(own)) / (size - 1) / size
+    within = k(a, a) + k(b, b)
+    total += (within.sum() - np.trace(within)) / (size - 1) / size
     total -= 2 * k(a, b).mean()
   return total / num_subsets
 
@@ -81,8 +81,8 @@ def _precision_recall(x, y, k: int = 3, part: int = 2000):
 
   def inside(rows, balls):
     rims = radii(balls)
-    found = [(torch.cdist(p, balls) <= rims).any(1) for p in rows.split(part)]
-    return torch.cat(found).float().mean().item()
+    hits = [(torch.cdist(p, balls) <= rims).any(1) for p in rows.split(part)]
+    return torch.cat(hits).float().mean().item()
 
   return inside(drawn, real), inside(real, drawn)
 

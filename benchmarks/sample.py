@@ -40,7 +40,7 @@ class Sides(NamedTuple):
   """One step of a network on both sides."""
 
   ours: Compiled
-  theirs: Any  # torch_sampling.Steps, or None
+  theirs: Any  # torch_timing.Ways, or None
   seconds: dict[str, float]  # of "ours" and of each of PyTorch's ways
 
 
@@ -54,15 +54,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-  flags, add = devices.make_parser(__doc__, peak=True)
+  flags, add = devices.make_parser(__doc__, tiny=True, peak=True)
   flags.add_argument(
     "--preset", choices=(*PRESETS, "both"), default="both", help="one of them"
   )
   flags.add_argument(
     "--whole", action="store_true", help="walk every step on a CPU, too"
-  )
-  flags.add_argument(
-    "--tiny", action="store_true", help="small networks, for a test"
   )
   add("rounds", 3, "of which the median is taken")
   add("batch", 0, "images drawn at once; 0 is 16, on a CPU 1")
@@ -70,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(args, device: str, has_torch: bool) -> list[dict]:
-  """Times what is asked for; returns the rows."""
+  """Times the chosen presets; returns the rows."""
   stages = glide_stages.TINY if args.tiny else glide_stages.RELEASED
   args.dtype = "float32" if device.startswith("CPU") else "bfloat16"
   args.clock = devices.clock_of(device)
@@ -78,7 +75,7 @@ def measure(args, device: str, has_torch: bool) -> list[dict]:
     name: time_step(name, stage, args, has_torch)
     for name, stage in stages.items()
   }
-  peaks, of = devices.peaks_of(
+  args.peaks = devices.peaks_of(
     device, has_torch, peak=args.peak, side=args.matmul
   )
   rows = []
@@ -86,13 +83,12 @@ def measure(args, device: str, has_torch: bool) -> list[dict]:
     if args.whole:
       glide_stages.write_weights(pathlib.Path(folder), stages)
     for preset in PRESETS if args.preset == "both" else (args.preset,):
-      make_row = lambda *cells, **more: table.row(*cells, device=device, **more)
       whole = None
       if args.whole:
         whole = time_whole(PRESETS[preset], stages, sides, folder, args)
-      rows += preset_rows(preset, sides, whole, args, make_row, peaks, of)
+      rows += preset_rows(preset, sides, whole, args, device)
     for name, side in sides.items():
-      rows += stage_rows(name, stages[name], side, args, make_row)
+      rows += stage_rows(name, stages[name], side, args, device)
   return rows
 
 
@@ -169,8 +165,8 @@ def time_whole(
     }
     for way in shared_ways(sides) - {"ours"}:
       timed[way] = torch_sampling.make_draw(
-        {name: each.forwards["PyTorch"] for name, each in theirs.items()},
-        {name: each.forwards[way] for name, each in theirs.items()},
+        {name: ways.forwards["PyTorch"] for name, ways in theirs.items()},
+        {name: ways.forwards[way] for name, ways in theirs.items()},
         walks,
         batch=args.batch,
         image_sizes={name: stage.image_size for name, stage in stages.items()},
@@ -187,8 +183,8 @@ def shared_ways(sides: Mapping[str, Sides]) -> set[str]:
 # --- rows -------------------------------------------------------------------
 
 
-def preset_rows(preset, sides, whole, args, make_row, peaks, of) -> list[dict]:
-  """Returns the rows of a preset: images/s, FLOPs and what share of a peak."""
+def preset_rows(preset, sides, whole, args, device: str) -> list[dict]:
+  """Returns the rows of a preset: images/s, FLOPs and the share of a peak."""
   from synthjax.diffusion import schedule
 
   counts = {
@@ -207,55 +203,43 @@ def preset_rows(preset, sides, whole, args, make_row, peaks, of) -> list[dict]:
     title += ", of one step each"
     seconds = {
       way: total(lambda side, way=way: side.seconds[way])
-      for way in shared_ways(sides)
+      for way in sorted(shared_ways(sides))
     }
-  row = lambda what, *cells, **more: make_row(
-    f"{title}: {what}", *cells, **more
-  )
-  theirs = {way: s for way, s in seconds.items() if way != "ours"}
+  row = table.titled(title, device)
   rates = {way: args.batch / s for way, s in seconds.items()}
-  rows = [
-    row(
-      f"drawing, against {way}",
-      "images/s",
-      rates["ours"],
-      rates.get(way),
-      more_is_better=True,
-    )
-    for way in sorted(theirs) or ("PyTorch",)
-  ]
-  flops, found = total(lambda side: side.ours.flops) / args.batch, None
-  if theirs:
-    found = total(lambda side: side.theirs.flops) / args.batch / 1e12
-  rows.append(row("FLOPs", "TFLOP/image", flops / 1e12, found))
-  shares = [100 * flops * rates["ours"] / peaks["ours"], None]
-  if theirs:
-    best = max(rates[way] for way in theirs)
-    shares[1] = 100 * flops * best / peaks["theirs"]
-  rows.append(row(f"FLOP/s, of {of}", "%", *shares, more_is_better=True))
+  has_theirs = len(seconds) > 1
+  rows = table.rows_against(
+    row, "drawing", "images/s", rates, more_is_better=True
+  ) + devices.speed_rows(
+    row,
+    (
+      total(lambda side: side.ours.flops),
+      total(lambda side: side.theirs.flops) if has_theirs else None,
+    ),
+    rates,
+    batch=args.batch,
+    peaks=args.peaks,
+  )
   if first is not None:
     rows.append(row("the first call, which compiles", "s", first, None))
   return rows
 
 
-def stage_rows(name, stage, side: Sides, args, make_row) -> list[dict]:
+def stage_rows(name, stage, side: Sides, args, device: str) -> list[dict]:
   """Returns the rows of one step of a network."""
   guided = "" if stage.guidance_scale is None else ", guided"
   title = f"GLIDE's {name}, a step at {stage.image_size} px{guided}, batch "
-  title += f"{args.batch}, {args.dtype}"
-  row = lambda what, *cells: make_row(f"{title}: {what}", *cells)
-  scale = lambda x: None if x is None else x / 2**30
-  ways = [way for way in side.seconds if way != "ours"] or ["PyTorch"]
-  compiling, held = side.theirs and side.theirs.seconds, None
-  if side.theirs:
-    held = side.theirs.peak_bytes
+  row = table.titled(f"{title}{args.batch}, {args.dtype}", device)
+  ours, theirs = side.ours, side.theirs
   return [
-    *(
-      row(f"against {way}", "s", side.seconds["ours"], side.seconds.get(way))
-      for way in ways
+    *table.rows_against(row, "", "s", side.seconds),
+    row("compiling", "s", ours.seconds, theirs and theirs.seconds),
+    row(
+      "peak memory",
+      "GiB",
+      table.gib(ours.peak_bytes),
+      theirs and table.gib(theirs.peak_bytes),
     ),
-    row("compiling", "s", side.ours.seconds, compiling),
-    row("peak memory", "GiB", scale(side.ours.peak_bytes), scale(held)),
   ]
 
 

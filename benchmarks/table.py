@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 LIBRARIES = ("jax", "flax", "optax", "numpy", "torch", "synthjax")
@@ -21,10 +21,10 @@ def row(
   """Returns one measurement.
 
   Args:
-    name: what was measured, and how where that is not plain.
+    name: what was measured, and how.
     unit: of both figures, such as "s" or "images/s".
-    ours: of this project.
-    reference: of what it is compared with; None where that did not run.
+    ours: the figure of this project.
+    reference: that of the other side; None where it did not run.
     device: both ran on.
     more_is_better: of the unit; False for seconds.
 
@@ -45,29 +45,70 @@ def row(
   }
 
 
+def titled(title: str, device: str) -> Callable[..., dict[str, Any]]:
+  """Returns `row` for measurements named "TITLE: WHAT" of one device."""
+  return lambda what, *cells, **more: row(
+    f"{title}: {what}", *cells, device=device, **more
+  )
+
+
+def rows_against(
+  make_row: Callable[..., dict[str, Any]],
+  what: str,
+  unit: str,
+  figures: Mapping[str, float],
+  **more: Any,
+) -> list[dict[str, Any]]:
+  """Returns a row for each way of PyTorch, against which ours is compared.
+
+  Args:
+    make_row: of `titled`.
+    what: was measured; "" names the way alone.
+    unit: of the figures.
+    figures: of "ours", and of each way that PyTorch ran in.
+    **more: of `row`.
+  """
+  ways = [way for way in figures if way != "ours"] or ["PyTorch"]
+  return [
+    make_row(
+      f"{what}, against {way}" if what else f"against {way}",
+      unit,
+      figures["ours"],
+      figures.get(way),
+      **more,
+    )
+    for way in ways
+  ]
+
+
+def gib(count: float | None) -> float | None:
+  """Returns bytes in GiB, and None where they are unknown."""
+  return None if count is None else count / 2**30
+
+
 def versions() -> dict[str, str]:
   """Returns the versions of Python and of the libraries that are installed."""
-  found = {"python": platform.python_version()}
+  installed = {"python": platform.python_version()}
   for name in LIBRARIES:
     try:
-      found[name] = importlib.metadata.version(name)
+      installed[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       continue
-  return found
+  return installed
 
 
 def show(rows: Sequence[dict[str, Any]], path: str | None = None) -> None:
   """Prints the rows, and writes them as a list to a path where one is given."""
   cell = lambda value: "-" if value is None else f"{value:.4g}"
   lines = [["", "unit", "ours", "reference", "ratio"]]
-  for each in rows:
-    figures = [cell(each[key]) for key in ("ours", "reference", "ratio")]
-    lines.append([each["name"], each["unit"], *figures])
+  for line in rows:
+    figures = [cell(line[key]) for key in ("ours", "reference", "ratio")]
+    lines.append([line["name"], line["unit"], *figures])
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   for line in lines:
     padded = [text.rjust(w) for text, w in zip(line, widths, strict=True)]
     print("  ".join([line[0].ljust(widths[0]), *padded[1:]]))
-  for device in dict.fromkeys(each["device"] for each in rows):
+  for device in dict.fromkeys(line["device"] for line in rows):
     print(f"\n{device}; a ratio above 1 means that ours is faster.")
   if path is not None:
     with open(path, "w") as file:

@@ -1,13 +1,14 @@
-"""Times functions in turn, and compiles ours with what XLA says of it."""
+"""Times functions in turn, and measures our compiled ones."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 
 class Compiled(NamedTuple):
-  """What was compiled, and what XLA says of it."""
+  """A compiled function, and XLA's figures of it."""
 
   run: Callable[..., Any]
   seconds: float  # of compiling
@@ -39,12 +40,25 @@ def medians(
   clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
   """Runs all functions in turn, and returns the median seconds of each."""
-  seconds = {name: [] for name in functions}
+
+  def seconds(function):
+    start = clock()
+    function()
+    return clock() - start
+
   for function in functions.values():
     function()  # compiles, and allocates what is kept
+  return medians_of(
+    {k: partial(seconds, f) for k, f in functions.items()}, rounds
+  )
+
+
+def medians_of(
+  measures: Mapping[str, Callable[[], float]], rounds: int
+) -> dict[str, float]:
+  """Calls all measures in turn, and returns the median value of each."""
+  values = {name: [] for name in measures}
   for _ in range(rounds):
-    for name, function in functions.items():
-      start = clock()
-      function()
-      seconds[name].append(clock() - start)
-  return {name: statistics.median(each) for name, each in seconds.items()}
+    for name, measure in measures.items():
+      values[name].append(measure())
+  return {name: statistics.median(each) for name, each in values.items()}

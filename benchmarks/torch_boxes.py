@@ -1,4 +1,4 @@
-"""What lies between the two halves of Faster R-CNN, in plain PyTorch.
+"""Boxes, proposals and RoIAlign of Faster R-CNN, in plain PyTorch.
 
 Non-maximum suppression and RoIAlign are torchvision's compiled ones where it is
 installed, and written out with NumPy and `grid_sample` where not.
@@ -131,14 +131,14 @@ def roi_align(
   for count in counts.unique(dim=0):
     alike = (counts == count).all(1).nonzero()[:, 0]
     kx, ky = count.tolist()
-    for own in alike.split(32):
+    for group in alike.split(32):
       places = []
       for axis, k in enumerate((kx, ky)):
         share = torch.arange(size * k, device=rois.device) + 0.5
         share = share / (size * k)
-        at = start[own, axis, None] + extent[own, axis, None] * share
+        at = start[group, axis, None] + extent[group, axis, None] * share
         places.append((2 * at + 1) / lengths[axis] - 1)
-      shape = (len(own), size * ky, size * kx)
+      shape = (len(group), size * ky, size * kx)
       x, y = (
         places[0][:, None].expand(shape),
         places[1][..., None].expand(shape),
@@ -147,7 +147,7 @@ def roi_align(
       sampled = F.grid_sample(
         features[None], grid, padding_mode="border", align_corners=False
       )
-      sampled = sampled.reshape(-1, len(own), size, ky, size, kx).mean((3, 5))
+      sampled = sampled.reshape(-1, len(group), size, ky, size, kx).mean((3, 5))
       pooled.append(sampled.transpose(0, 1))
-      order.append(own)
+      order.append(group)
   return torch.cat(pooled)[torch.cat(order).argsort()]

@@ -1,12 +1,13 @@
 """CLIP's image towers in PyTorch, and images read for them from files.
 
-What the benchmark of encoding compares with: the ViT is that of transformers,
-the ResNet is here, by the names of OpenAI's weights without their "visual.".
+The benchmark of encoding compares with them. The ViT is that of transformers;
+the ResNet is here, by the names of OpenAI's weights without "visual.".
 """
 
 import pathlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,38 +15,22 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import torch_models, torch_timing
+from benchmarks.made_up import ImageFiles
 from synthjax.models.clip.model import MEAN, STD
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(torch_models.Bottleneck):
   """1x1, 3x3 and 1x1 residual block that pools where it would have a stride."""
 
   def __init__(self, channels: int, width: int, stride: int):
-    super().__init__()
-    wide = 4 * width
-    self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
-    self.bn1 = nn.BatchNorm2d(width)
-    self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
-    self.bn2 = nn.BatchNorm2d(width)
-    self.conv3 = nn.Conv2d(width, wide, 1, bias=False)
-    self.bn3 = nn.BatchNorm2d(wide)
-    self.pool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
-    self.downsample = None
-    if stride > 1 or channels != wide:
-      layers = {
-        "-1": self.pool,
-        "0": nn.Conv2d(channels, wide, 1, bias=False),
-        "1": nn.BatchNorm2d(wide),
-      }
-      self.downsample = nn.Sequential(OrderedDict(layers))
-
-  def forward(self, x: torch.Tensor) -> torch.Tensor:
-    y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-    y = self.pool(F.relu(self.bn2(self.conv2(y)), inplace=True))
-    y = self.bn3(self.conv3(y))
-    return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+    super().__init__(channels, width, 1)
+    if stride > 1:
+      self.pool = nn.AvgPool2d(stride)
+    if self.downsample is not None:
+      layers = dict(zip("01", self.downsample, strict=True))
+      self.downsample = nn.Sequential(OrderedDict({"-1": self.pool} | layers))
 
 
 class AttentionPool(nn.Module):
@@ -87,13 +72,7 @@ class ModifiedResNet(nn.Module):
       setattr(self, f"conv{i + 1}", conv)
       setattr(self, f"bn{i + 1}", nn.BatchNorm2d(wide))
       channels = wide
-    for i, size in enumerate(layers):
-      blocks = []
-      for j in range(size):
-        stride = 2 if i > 0 and j == 0 else 1
-        blocks.append(Bottleneck(channels, width * 2**i, stride))
-        channels = 4 * width * 2**i
-      setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+    channels = torch_models.add_stages(self, Bottleneck, layers, width)
     places = (image_size // 32) ** 2
     self.attnpool = AttentionPool(places, channels, embed_dim, heads)
 
@@ -110,7 +89,7 @@ class ModifiedResNet(nn.Module):
 
 
 def make_tower(fields: Mapping[str, Any]) -> nn.Module:
-  """Returns the image tower of a CLIP of these fields of `models.clip.CLIP`."""
+  """Returns the image tower of a CLIP with these fields."""
   if fields["image_tower"] == "resnet":
     tower = ModifiedResNet(
       embed_dim=fields["embed_dim"],
@@ -141,9 +120,9 @@ def make_encode(tower: nn.Module, forward: Callable) -> Callable:
 
   Args:
     tower: of `make_tower`; a GPU's becomes float16, as CLIP's is there.
-    forward: the tower, or what torch.compile has made of it.
+    forward: the tower, or its compiled version.
   """
-  on = "cuda" if torch.cuda.is_available() else "cpu"
+  on = torch_timing.place()
   tower.to(on, memory_format=torch.channels_last)
   dtype = torch.float16 if on == "cuda" else torch.float32
   tower.to(dtype)
@@ -154,63 +133,36 @@ def make_encode(tower: nn.Module, forward: Callable) -> Callable:
   def encode(images):
     with torch.no_grad():
       x = images.to(on).to(dtype, memory_format=torch.channels_last)
-      found = forward((x / 255 - mean) / std)
-      return getattr(found, "image_embeds", found).cpu()
+      output = forward((x / 255 - mean) / std)
+      return getattr(output, "image_embeds", output).cpu()
 
   return encode
 
 
 def make_encoders(
   fields: Mapping[str, Any], images: np.ndarray, *, compiled: bool
-) -> tuple[dict[str, Callable], float, int | None]:
-  """Returns an encoder as it is, and through torch.compile where that works.
+) -> torch_timing.Ways:
+  """Returns encoders of uint8 images [n, 3, h, w] to features [n, d].
 
   Args:
-    fields: of `models.clip.CLIP`.
-    images: uint8 [n, h, w, 3].
+    fields: of `clip.model.CLIP`.
+    images: uint8 [n, h, w, 3], to measure with.
     compiled: tries torch.compile.
-
-  Returns:
-    The encoders, the FLOPs of encoding the images, and a GPU's bytes at most.
   """
-  tower, peak_bytes = make_tower(fields), None
-  encoders = {"PyTorch": make_encode(tower, tower)}
+  tower = make_tower(fields)
   x = torch.from_numpy(images).permute(0, 3, 1, 2)
-  with FlopCounterMode(display=False) as counter:
-    encoders["PyTorch"](x)
-  if torch.cuda.is_available():
-    torch.cuda.reset_peak_memory_stats()
-    encoders["PyTorch"](x)
-    peak_bytes = torch.cuda.max_memory_allocated()
-  if compiled:
-    encode = make_encode(tower, torch.compile(tower))
-    try:
-      encode(x)  # a compiler may be missing, which shows now
-      encoders["torch.compile"] = encode
-    except Exception as error:  # of TorchDynamo, its compiler, or the system
-      problem = f"{type(error).__name__}: {error}".splitlines()[0]
-      print(f"torch.compile does not work here: {problem}\n")
-  return encoders, counter.get_total_flops(), peak_bytes
+  make_run = lambda forward: make_encode(tower, forward)
+  return torch_timing.make_ways(tower, make_run, x, compiled=compiled)
 
 
-class Folder:
-  """Image files, resized and cropped as CLIP's are; a data set of PyTorch's."""
-
-  def __init__(self, files: Sequence[pathlib.Path], size: int):
-    self.files, self.size = files, size
-
-  def __len__(self) -> int:
-    return len(self.files)
-
-  def __getitem__(self, index: int) -> torch.Tensor:
-    with self.files[index].open("rb") as file:
-      image = Image.open(file).convert("RGB")
-    short = min(image.size)
-    wide, high = (int(self.size * side / short) for side in image.size)
-    image = image.resize((wide, high), Image.Resampling.BICUBIC)
-    x, y = round((wide - self.size) / 2), round((high - self.size) / 2)
-    image = image.crop((x, y, x + self.size, y + self.size))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def fit(image: Image.Image, size: int) -> torch.Tensor:
+  """Resizes and crops an image as CLIP's are, to uint8 [3, size, size]."""
+  short = min(image.size)
+  wide, high = (int(size * side / short) for side in image.size)
+  image = image.resize((wide, high), Image.Resampling.BICUBIC)
+  x, y = round((wide - size) / 2), round((high - size) / 2)
+  image = image.crop((x, y, x + size, y + size))
+  return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 def read(
@@ -218,9 +170,9 @@ def read(
 ) -> torch.utils.data.DataLoader:
   """Returns batches of uint8 [n, 3, size, size], in the order of the files."""
   return torch.utils.data.DataLoader(
-    Folder(sorted(folder.iterdir()), size),
+    ImageFiles(sorted(folder.iterdir()), partial(fit, size=size)),
     batch_size=batch_size,
     num_workers=num_workers,
-    # A fork would copy the locks of JAX's threads, taken as they may be.
+    # A fork would copy the locks of JAX's threads, which may be taken.
     multiprocessing_context="spawn" if num_workers else None,
   )

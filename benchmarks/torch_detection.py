@@ -7,17 +7,9 @@ import numpy as np
 import torch
 
 from benchmarks import torch_boxes, torch_detector
+from benchmarks.torch_timing import place, wait
 
 Run = Callable[[], Any]
-
-
-def place() -> str:
-  return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def wait() -> None:
-  if torch.cuda.is_available():
-    torch.cuda.synchronize()
 
 
 def make_runs(
@@ -27,11 +19,11 @@ def make_runs(
   sgd: Mapping[str, Any],
   **sizes,
 ) -> dict[str, Run]:
-  """Returns what does a training step, and an inference.
+  """Returns runs of a training step and of an inference.
 
   Args:
-    batch: as `train.detection` takes it.
-    options: a `train.regions.Options`.
+    batch: of `detection_inputs.make_batch`.
+    options: a `detection.regions.Options`.
     num_classes: without the background.
     sgd: lr and weight_decay.
     **sizes: of the ResNet, where they are not ResNet-50's.
@@ -65,9 +57,9 @@ def make_runs(
 
   def infer():
     with half():
-      found = fixed.detect(batch)
+      detections = fixed.detect(batch)
     wait()
-    return found
+    return detections
 
   return {"train": train, "inference": infer}
 
@@ -94,20 +86,20 @@ def make_parts(
 
   def propose(train):
     def run():
-      each = zip(logits, deltas, inputs.size, strict=True)
-      found = [
-        torch_boxes.propose(*z, anchors, size, options, train=train)
-        for *z, size in each
+      images = zip(logits, deltas, inputs.size, strict=True)
+      proposals = [
+        torch_boxes.propose(*image, anchors, size, options, train=train)
+        for *image, size in images
       ]
       wait()
-      return found
+      return proposals
 
     return run
 
   def pool():
-    each = zip(features, rois, strict=True)
+    images = zip(features, rois, strict=True)
     return torch.stack(
-      [torch_boxes.roi_align(*z, roi_size, 1 / stride) for z in each]
+      [torch_boxes.roi_align(*image, roi_size, 1 / stride) for image in images]
     )
 
   def forward():
@@ -119,8 +111,8 @@ def make_parts(
   grads = torch.ones_like(forward())
 
   def forward_and_back():
-    found = torch.autograd.grad(pool(), features, grads)
+    gradients = torch.autograd.grad(pool(), features, grads)
     wait()
-    return found
+    return gradients
 
   return propose(True), propose(False), forward, forward_and_back

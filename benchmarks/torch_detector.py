@@ -2,7 +2,7 @@
 
 What the benchmark of detection and the parity tests compare with. After the
 papers (Ren et al. 2015; He et al. 2017 for RoIAlign) and the constants of
-detectron2's R50-C4 with MoCo's extra norm: lists of what was found where ours
+detectron2's R50-C4 with MoCo's extra norm: lists of boxes where ours
 has masks, loops over images where ours has arrays.
 """
 
@@ -88,7 +88,7 @@ class Detector(torch_models.ResNet):
       x = getattr(self, f"layer{i + 1}")(x)
     y = F.relu(self.rpn["conv"](x))
     rated = [self.rpn[name](y) for name in ("objectness", "deltas")]
-    # Of [n, 4a, h, w] the four of an anchor lie together.
+    # In [n, 4a, h, w] the four deltas of an anchor are neighbours.
     logits, deltas = (z.permute(0, 2, 3, 1).flatten(1).float() for z in rated)
     anchors = make_anchors(self.options, x.shape[2:], self.stride).to(x.device)
     return x, logits, deltas.unflatten(1, (-1, 4)), anchors
@@ -98,8 +98,8 @@ class Detector(torch_models.ResNet):
   ) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns logits [r, k + 1] and deltas [r, k, 4] of all images' regions."""
     pooled = [
-      roi_align(x, own, self.roi_size, 1 / self.stride)
-      for x, own in zip(features, rois, strict=True)
+      roi_align(x, boxes, self.roi_size, 1 / self.stride)
+      for x, boxes in zip(features, rois, strict=True)
     ]
     x = getattr(self, f"layer{self.num_stages}")(torch.cat(pooled))
     x = self.norm(x).mean((2, 3))
@@ -113,10 +113,10 @@ class Detector(torch_models.ResNet):
     rpn_cls = rpn_box = 0.0
     rois, labels, targets = [], [], []
     for i in range(n):
-      there = batch["valid"][i]
+      valid = batch["valid"][i]
       boxes, classes = (
-        batch["boxes"][i][there],
-        batch["labels"][i][there].long(),
+        batch["boxes"][i][valid],
+        batch["labels"][i][valid].long(),
       )
       index, label = match(iou(boxes, anchors), *o.anchor_iou, low_quality=True)
       positive, negative = self._draw(
@@ -126,12 +126,12 @@ class Detector(torch_models.ResNet):
       rpn_cls += F.binary_cross_entropy_with_logits(
         logits[i, chosen], (label[chosen] == 1).float(), reduction="sum"
       )
-      wanted = encode(
+      target = encode(
         boxes[index[positive]], anchors[positive], o.anchor_weights
       )
-      rpn_box += F.l1_loss(deltas[i, positive], wanted, reduction="sum")
+      rpn_box += F.l1_loss(deltas[i, positive], target, reduction="sum")
 
-      found = propose(
+      proposals = propose(
         logits[i].detach(),
         deltas[i].detach(),
         anchors,
@@ -139,15 +139,15 @@ class Detector(torch_models.ResNet):
         o,
         train=True,
       )
-      found = torch.cat([found, boxes])
-      overlap = iou(boxes, found)
+      proposals = torch.cat([proposals, boxes])
+      overlap = iou(boxes, proposals)
       index, label = match(overlap, o.roi_iou, o.roi_iou, low_quality=False)
       positive, negative = self._draw(label, o.num_rois, o.max_foreground)
-      rois.append(found[torch.cat([positive, negative])])
+      rois.append(proposals[torch.cat([positive, negative])])
       background = torch.full_like(negative, self.num_classes)
       labels.append(torch.cat([classes[index[positive]], background]))
       targets.append(
-        encode(boxes[index[positive]], found[positive], o.roi_weights)
+        encode(boxes[index[positive]], proposals[positive], o.roi_weights)
       )
     scores, moves = self.classify(features, rois)
     labels, targets = torch.cat(labels), torch.cat(targets)
@@ -175,14 +175,14 @@ class Detector(torch_models.ResNet):
     for i, size in enumerate(batch["size"]):
       rois = propose(logits[i], deltas[i], anchors, size, o, train=False)
       scores, moves = self.classify(features[i : i + 1], [rois])
-      scores, found = scores.softmax(1), []
+      scores, detections = scores.softmax(1), []
       for k in range(self.num_classes):
         good = scores[:, k] > o.min_score
         boxes = decode(moves[good, k], rois[good], o.roi_weights)
-        boxes, own = clip(boxes, size), scores[good, k]
-        kept = nms(boxes, own, o.detection_nms, o.max_detections)
-        found.append((own[kept], torch.full_like(kept, k), boxes[kept]))
-      scores, labels, boxes = map(torch.cat, zip(*found, strict=True))
+        boxes, rated = clip(boxes, size), scores[good, k]
+        kept = nms(boxes, rated, o.detection_nms, o.max_detections)
+        detections.append((rated[kept], torch.full_like(kept, k), boxes[kept]))
+      scores, labels, boxes = map(torch.cat, zip(*detections, strict=True))
       best = scores.argsort(descending=True)[: o.max_detections]
       results.append((scores[best], labels[best], boxes[best]))
     return results

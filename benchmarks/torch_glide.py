@@ -1,9 +1,9 @@
 """GLIDE in PyTorch, by the names of its released weights.
 
-What the benchmark of sampling compares with; `convert.glide` writes weights
-that it loads. As in the release, half precision is that of the convolutions of
-the UNet's blocks, the transformer's products and the tokens' table: the norms
-and what is between them and the time's embedding stay float32.
+The benchmark of sampling compares with it; it loads the weights that
+`models.glide.weights` writes. As in the release, half precision is that of the
+convolutions of the UNet's blocks, the transformer's products and the tokens'
+table: norms, activations after them and the time's embedding stay float32.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 
 class Text(NamedTuple):
-  """What the UNet reads of a prompt."""
+  """An encoded prompt."""
 
   pooled: torch.Tensor  # [n, 4 * model_channels]
   sequence: torch.Tensor  # [n, d, l]
@@ -62,8 +62,8 @@ class ResBlock(nn.Module):
     """Maps [n, c, h, w] and float32 [n, e] to [n, c', h', w']."""
     h = self.in_layers[1](self.in_layers[0](x))
     h = self.in_layers[2](self.resample(h))
-    found = self.emb_layers(embedding)[:, :, None, None].to(h.dtype)
-    scale, shift = found.chunk(2, 1)
+    modulation = self.emb_layers(embedding)[:, :, None, None].to(h.dtype)
+    scale, shift = modulation.chunk(2, 1)
     h = self.out_layers[0](h) * (1 + scale) + shift
     return self.skip_connection(self.resample(x)) + self.out_layers[1:](h)
 

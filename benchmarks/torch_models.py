@@ -1,10 +1,11 @@
 """ResNet-50 and DeiT-S in PyTorch, by the names of torchvision and timm.
 
-What the benchmark of training compares with; `convert.resnet` and `convert.vit`
-write weights that they load.
+The benchmark of training compares with them. They load the weights that
+`models.resnet.weights` and `models.vit.weights` write.
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -24,7 +25,7 @@ class Bottleneck(nn.Module):
     self.conv3 = nn.Conv2d(width, wide, 1, bias=False)
     self.bn3 = nn.BatchNorm2d(wide)
     nn.init.zeros_(self.bn3.weight)
-    self.downsample = None
+    self.pool, self.downsample = nn.Identity(), None
     if stride > 1 or channels != wide:
       self.downsample = nn.Sequential(
         nn.Conv2d(channels, wide, 1, stride, bias=False), nn.BatchNorm2d(wide)
@@ -32,9 +33,24 @@ class Bottleneck(nn.Module):
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
     y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-    y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+    y = self.pool(F.relu(self.bn2(self.conv2(y)), inplace=True))
     y = self.bn3(self.conv3(y))
     return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+def add_stages(
+  model: nn.Module, block: type[nn.Module], sizes: Sequence[int], width: int
+) -> int:
+  """Adds layer1, layer2, ...; returns the channels of the last one."""
+  channels = width
+  for i, size in enumerate(sizes):
+    blocks = []
+    for j in range(size):
+      stride = 2 if i > 0 and j == 0 else 1
+      blocks.append(block(channels, width * 2**i, stride))
+      channels = 4 * width * 2**i
+    setattr(model, f"layer{i + 1}", nn.Sequential(*blocks))
+  return channels
 
 
 class ResNet(nn.Module):
@@ -44,14 +60,8 @@ class ResNet(nn.Module):
     super().__init__()
     self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
     self.bn1 = nn.BatchNorm2d(width)
-    self.num_stages, channels = len(stage_sizes), width
-    for i, size in enumerate(stage_sizes):
-      blocks = []
-      for j in range(size):
-        stride = 2 if i > 0 and j == 0 else 1
-        blocks.append(Bottleneck(channels, width * 2**i, stride))
-        channels = 4 * width * 2**i
-      setattr(self, f"layer{i + 1}", nn.Sequential(*blocks))
+    self.num_stages = len(stage_sizes)
+    channels = add_stages(self, Bottleneck, stage_sizes, width)
     self.fc = nn.Linear(channels, num_classes)
 
   def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -1,15 +1,14 @@
 """GLIDE's sampling loops in PyTorch, as the benchmark of sampling runs them."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import torch_timing
 from benchmarks.torch_glide import Glide, Text
 from synthjax.diffusion.schedule import Schedule
 
@@ -28,7 +27,7 @@ def make_predictor(
   """Returns a predictor of n images.
 
   Args:
-    forward: a Glide, or what torch.compile has made of it.
+    forward: a Glide, or its compiled version.
     text: of n prompts; guided, of them and of n empty ones.
     guidance_scale: without a classifier; None: unguided.
     low_res: [n, c, h', w'] in [-1, 1], for the upsampler.
@@ -89,7 +88,7 @@ def walk(
 
 
 def quantise(x: torch.Tensor) -> torch.Tensor:
-  """Rounds [-1, 1] to what 8 bits hold."""
+  """Rounds [-1, 1] to 8 bits."""
   return ((x + 1) * 127.5).round().clamp(0, 255)
 
 
@@ -115,7 +114,7 @@ def make_step(
   low_res: int | None,
   guidance_scale: float | None,
 ) -> Callable[[], None]:
-  """Returns a run of `steps`, for which the prompts were read before."""
+  """Returns a run of `steps`, with the prompts read in advance."""
   on = model.time_embed[0].weight.device
   draw = lambda *shape: torch.randn(shape, device=on)
   x = draw(batch, 3, image_size, image_size)
@@ -127,59 +126,30 @@ def make_step(
     text = model.encode_text(tokens, tokens == 0)
 
   def run():
-    # What torch.compile makes does not like inference mode.
+    # Compiled models do not run in inference mode.
     with torch.no_grad():
       predict = make_predictor(
         forward, text, guidance_scale=guidance_scale, low_res=small
       )
       walk(predict, steps, sampler, x)
-    if on.type == "cuda":
-      torch.cuda.synchronize()
+    torch_timing.wait()
 
   return run
 
 
-class Steps(NamedTuple):
-  """A network's step, as it is and through torch.compile where that works."""
-
-  runs: dict[str, Callable[[], None]]
-  forwards: dict[str, Callable[..., torch.Tensor]]  # the network, likewise
-  flops: float  # of products and convolutions
-  seconds: float | None  # of compiling
-  peak_bytes: int | None  # of a GPU
-
-
 def make_steps(
   model: Glide, *args: Any, compiled: bool, **kwargs: Any
-) -> Steps:
-  """Returns a run of the model as it is, and through torch.compile.
+) -> torch_timing.Ways:
+  """Returns the runs of a model; the other arguments are those of `make_step`.
 
   Args:
     model: of `make_model`.
-    *args: of `make_step`.
-    compiled: tries torch.compile; where it does not work it says so.
-    **kwargs: of `make_step`.
+    *args: from `steps` on.
+    compiled: tries torch.compile.
+    **kwargs: of the shapes.
   """
-  forwards = {"PyTorch": model}
-  runs = {"PyTorch": make_step(model, model, *args, **kwargs)}
-  seconds = peak_bytes = None
-  with FlopCounterMode(display=False) as counter:
-    runs["PyTorch"]()
-  if torch.cuda.is_available():
-    torch.cuda.reset_peak_memory_stats()
-    runs["PyTorch"]()
-    peak_bytes = torch.cuda.max_memory_allocated()
-  if compiled:
-    began, forward = time.perf_counter(), torch.compile(model)
-    try:
-      run = make_step(model, forward, *args, **kwargs)
-      run()  # a compiler may be missing, which shows now
-      seconds = time.perf_counter() - began
-      runs["torch.compile"], forwards["torch.compile"] = run, forward
-    except Exception as error:  # of TorchDynamo, its compiler, or the system
-      problem = f"{type(error).__name__}: {error}".splitlines()[0]
-      print(f"torch.compile does not work here: {problem}\n")
-  return Steps(runs, forwards, counter.get_total_flops(), seconds, peak_bytes)
+  make_run = lambda forward: make_step(model, forward, *args, **kwargs)
+  return torch_timing.make_ways(model, make_run, compiled=compiled)
 
 
 def make_draw(
@@ -195,7 +165,7 @@ def make_draw(
 
   Args:
     models: "base" and "upsampler".
-    forwards: those, or what torch.compile has made of them.
+    forwards: those, or their compiled versions.
     walks: the steps and the sampler of each.
     batch: images.
     image_sizes: px of each.

@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import torch_models
+from benchmarks import torch_models, torch_timing
 
 Run = Callable[[], float]  # does one step, and returns the loss before it
 
 
 def make_model(name: str, *, tiny: bool, image_size: int) -> torch.nn.Module:
-  """Returns "resnet50" or "deit_s", or a smaller network of its kind."""
+  """Returns "resnet50" or "deit_s", or a small network of the kind."""
   if name == "resnet50":
     small = dict(stage_sizes=(1, 1), width=4) if tiny else {}
     return torch_models.ResNet(**small)
@@ -30,11 +29,8 @@ def make_steps(
   *,
   smoothing: float,
   compiled: bool,
-) -> tuple[dict[str, Run], float, int | None]:
-  """Returns the steps of a model, as it is and through torch.compile.
-
-  Both train the same weights. Where torch.compile does not work it says so, and
-  is left out.
+) -> torch_timing.Ways:
+  """Returns the training steps of a model, which all train the same weights.
 
   Args:
     model: of `make_model`.
@@ -43,29 +39,14 @@ def make_steps(
     labels: [n].
     smoothing: of the labels.
     compiled: tries torch.compile.
-
-  Returns:
-    The steps, the FLOPs of one, and the most bytes that one holds on a GPU.
   """
-  step = lambda forward: make_step(
-    model, forward, optimizer, images, labels, smoothing=smoothing
+  return torch_timing.make_ways(
+    model,
+    lambda forward: make_step(
+      model, forward, optimizer, images, labels, smoothing=smoothing
+    ),
+    compiled=compiled,
   )
-  steps, peak_bytes = {"PyTorch": step(model)}, None
-  with FlopCounterMode(display=False) as counter:
-    steps["PyTorch"]()
-  if torch.cuda.is_available():
-    torch.cuda.reset_peak_memory_stats()
-    steps["PyTorch"]()
-    peak_bytes = torch.cuda.max_memory_allocated()
-  if compiled:
-    try:
-      run = step(torch.compile(model))
-      run()  # a compiler may be missing, which shows now
-      steps["torch.compile"] = run
-    except Exception as error:  # of TorchDynamo, its compiler, or the system
-      found = f"{type(error).__name__}: {error}".splitlines()[0]
-      print(f"torch.compile does not work here: {found}\n")
-  return steps, counter.get_total_flops(), peak_bytes
 
 
 def make_step(
@@ -77,17 +58,12 @@ def make_step(
   *,
   smoothing: float,
 ) -> Run:
-  """Returns a step; on a GPU it runs in bfloat16 where autocast does.
+  """Returns a step by `forward`, the model or its compiled version.
 
-  Args:
-    model: whose parameters are trained.
-    forward: the model, or what torch.compile has made of it.
-    optimizer: name, lr and weight_decay.
-    images: [n, h, w, 3] normalised.
-    labels: [n].
-    smoothing: of the labels.
+  On a GPU it runs in bfloat16 where autocast does. The other arguments are
+  those of `make_steps`.
   """
-  on = "cuda" if torch.cuda.is_available() else "cpu"
+  on = torch_timing.place()
   model.to(on, memory_format=torch.channels_last).train()
   x = torch.from_numpy(images).permute(0, 3, 1, 2).to(on)
   x = x.contiguous(memory_format=torch.channels_last)

@@ -11,9 +11,9 @@ where that works, through torch.compile. After compilation they take turns, so
 that other work on the machine slows all; the figures are the medians of the
 rounds.
 
-The FLOPs of a step are those that XLA counts, and PyTorch beside it; of their
-rate it tells the share of the device's peak. Where that is unknown, as a CPU's
-is, one large matrix product of the same library takes its place.
+The FLOPs of a step are those that XLA counts, with PyTorch's count beside them.
+Their rate is a share of the device's peak. Where that is unknown, as for CPUs,
+the rate of one large matrix product in the same library stands for it.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import devices, table
+from benchmarks.made_up import fill
 from benchmarks.timing import Compiled, compile_timed, medians
 
 SMOOTHING, LR = 0.1, 1e-3
@@ -40,11 +41,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-  flags, add = devices.make_parser(__doc__, peak=True)
+  flags, add = devices.make_parser(__doc__, tiny=True, peak=True)
   flags.add_argument("--only", choices=sorted(MODELS), help="one model")
-  flags.add_argument(
-    "--tiny", action="store_true", help="two small networks, for a test"
-  )
   add("rounds", 5, "of which the median is taken")
   add("steps", 2, "in a round")
   add("batch", 16, "images in a step")
@@ -53,67 +51,52 @@ def parser() -> argparse.ArgumentParser:
 
 
 def model_rows(name: str, args, device: str, has_torch: bool) -> list[dict]:
-  """Times a model, and returns what was found."""
+  """Times a model; returns the rows."""
   import jax
 
-  shown, _ = MODELS[name]
+  title, optimizer = MODELS[name]
   images, labels = make_batch(args.batch, args.image)
   ours = our_step(name, images, labels, tiny=args.tiny)
-  timed = {"ours": ours.run}
-  theirs, flops, peak_bytes = {}, None, None
+  timed, theirs = {"ours": ours.run}, None
   if has_torch:
     from benchmarks import torch_training
 
-    theirs, flops, peak_bytes = torch_training.make_steps(
+    theirs = torch_training.make_steps(
       torch_training.make_model(name, tiny=args.tiny, image_size=args.image),
-      MODELS[name][1] | {"lr": LR},
+      optimizer | {"lr": LR},
       images,
       labels,
       smoothing=SMOOTHING,
       compiled=not args.eager,
     )
-    timed |= theirs
+    timed |= theirs.runs
   repeat = lambda run: lambda: [run() for _ in range(args.steps)]
   seconds = medians({k: repeat(run) for k, run in timed.items()}, args.rounds)
   rates = {k: args.batch * args.steps / s for k, s in seconds.items()}
   dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-  title = f"{shown}, {args.image} px, batch {args.batch}, {dtype}"
-  best = max(theirs, key=rates.get, default=None)
-  row = lambda what, unit, ours, reference=None, **kwargs: table.row(
-    f"{title}: {what}", unit, ours, reference, device=device, **kwargs
-  )
-  rows = [
+  title = f"{title}, {args.image} px, batch {args.batch}, {dtype}"
+  row = table.titled(title, device)
+  return [
+    *table.rows_against(
+      row, "training", "images/s", rates, more_is_better=True
+    ),
+    *devices.speed_rows(
+      row,
+      (ours.flops, theirs and theirs.flops),
+      rates,
+      batch=args.batch,
+      peaks=devices.peaks_of(
+        device, has_torch, peak=args.peak, side=args.matmul
+      ),
+      what="model FLOP/s",
+    ),
     row(
-      f"training, against {kind}",
-      "images/s",
-      rates["ours"],
-      rates.get(kind),
-      more_is_better=True,
-    )
-    for kind in theirs or ("PyTorch",)
+      "peak memory",
+      "GiB",
+      table.gib(ours.peak_bytes),
+      theirs and table.gib(theirs.peak_bytes),
+    ),
   ]
-  scale = lambda x, by: None if x is None else x / by
-  per_image = args.batch * 1e9
-  rows.append(
-    row("FLOPs", "GFLOP/image", ours.flops / per_image, scale(flops, per_image))
-  )
-  speeds = {k: ours.flops / args.batch * rate for k, rate in rates.items()}
-  peaks, of = devices.peaks_of(
-    device, has_torch, peak=args.peak, side=args.matmul
-  )
-  rows.append(
-    row(
-      f"model FLOP/s, of {of}",
-      "%",
-      100 * speeds["ours"] / peaks["ours"],
-      100 * speeds[best] / peaks["theirs"] if best else None,
-      more_is_better=True,
-    )
-  )
-  rows.append(
-    row("peak memory", "GiB", ours.peak_bytes / 2**30, scale(peak_bytes, 2**30))
-  )
-  return rows
 
 
 def make_batch(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -134,22 +117,6 @@ def our_model(name: str, *, tiny: bool, dtype: str = "float32") -> Any:
   return make_classifier(name, num_classes=1000, dtype=dtype, **small)
 
 
-def fill(like: Any) -> Any:
-  """Returns variables of these shapes: noise, and norms as they start."""
-  import jax
-
-  draws = np.random.default_rng(0)
-  starts = {"mean": 0, "var": 1, "scale": 1, "bias": 0}
-
-  def leaf(path, x):
-    if (start := starts.get(path[-1].key)) is not None:
-      return np.full(x.shape, start, x.dtype)
-    deviation = max(np.prod(x.shape[:-1]), 100) ** -0.5
-    return draws.normal(0, deviation, x.shape).astype(x.dtype)
-
-  return jax.tree_util.tree_map_with_path(leaf, like)
-
-
 def our_step(
   name: str,
   images: np.ndarray,
@@ -164,7 +131,7 @@ def our_step(
     name: a key of MODELS.
     images: [n, h, w, 3] normalised.
     labels: [n].
-    tiny: takes a smaller network of its kind.
+    tiny: makes the network small.
     variables: to start from; random ones if None.
   """
   import jax

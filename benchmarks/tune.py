@@ -165,12 +165,12 @@ def search_rows(args, device: str, has_torch: bool) -> list[dict]:
   on_device = jax.device_put((cache, head, *validation))
 
   def ours():
-    found = tip_adapter.search(
+    result = tip_adapter.search(
       *on_device,
       scale=tip_adapter.Strengths(*SEARCH_SCALE),
       steps=(args.betas, args.alphas),
     )
-    return jax.block_until_ready(found)
+    return jax.block_until_ready(result)
 
   functions = {"ours": ours}
   timed = min(args.timed_betas, args.betas)

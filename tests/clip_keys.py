@@ -168,11 +168,6 @@ def timm_resnet(width, layers, *, embed, size=224):
   return shapes | affine("head.proj", embed, into)
 
 
-def zeros(shapes, dtype=np.float16):
-  """Returns arrays of these shapes that take no memory."""
-  return {k: np.broadcast_to(dtype(0), shape) for k, shape in shapes.items()}
-
-
 def randoms(shapes, *, seed=0, dtype=np.float32):
   """Returns weights under which activations stay near one, none of them equal.
 

@@ -121,11 +121,6 @@ def noised_clip_text() -> dict[str, tuple[int, ...]]:
   } | _tower(512)
 
 
-def zeros(shapes: dict, dtype=np.float32) -> dict[str, np.ndarray]:
-  """Fills a list with zeros that take no memory."""
-  return {k: np.broadcast_to(dtype(0), v) for k, v in shapes.items()}
-
-
 def small(shapes: dict, seed: int, dtype=np.float32) -> dict[str, np.ndarray]:
   """Fills a list with small numbers, and the scales of norms with ones."""
   rng = np.random.default_rng(seed)

@@ -8,7 +8,6 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from synthjax.models.stable_diffusion import weight_names
 from synthjax.models.stable_diffusion import weights as convert
 from synthjax.models.stable_diffusion.folder import describe
 from synthjax.tokenizers import bpe
@@ -140,7 +139,7 @@ def write_folder(folder, version="v1", *, dtype=np.float32, old_names=False):
   merges, vocab = made_up_words()
   weights, settings = released(version, len(vocab))
   if old_names:
-    weights["vae"] = weight_names.old_vae_names(weights["vae"])
+    weights["vae"] = convert.old_vae_names(weights["vae"])
   for part, file in convert.CONFIGS.items():
     (folder / part).mkdir(parents=True)
     (folder / part / file).write_text(json.dumps(settings[part]))

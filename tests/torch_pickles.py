@@ -1,4 +1,4 @@
-"""Writes pickles and files as torch.save does, and as it never would."""
+"""Writes files as torch.save does and as it never would, and reads them."""
 
 import io
 import pickle
@@ -6,6 +6,10 @@ import zipfile
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
+
+from synthjax.runtime.errors import UserError
+from synthjax.weights.torch_files import mapped, reader
 
 
 class Name(NamedTuple):
@@ -103,3 +107,25 @@ def legacy_file(path, value, storages=None):
     file.write(numel.to_bytes(8, "little") + raw)
   path.write_bytes(file.getvalue())
   return path
+
+
+# --- reading -----------------------------------------------------------------
+
+
+def read(path) -> dict[str, np.ndarray]:
+  """Reads the weights of a file of PyTorch."""
+  return reader.parse(mapped.map_file(path), path)
+
+
+def refusal(path) -> str:
+  """Returns the message with which a file is refused."""
+  with pytest.raises(UserError) as error:
+    read(path)
+  assert str(path) in str(error.value)
+  return str(error.value)
+
+
+def assert_same(got, want):
+  """Compares arrays bit for bit, so that NaN equals itself."""
+  assert got.dtype == want.dtype and got.shape == want.shape
+  assert got.tobytes() == want.tobytes()

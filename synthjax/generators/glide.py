@@ -16,8 +16,7 @@ from synthjax.config.schema import Count, Dtype, NotNegative, Range
 from synthjax.diffusion import guidance, samplers, schedule
 from synthjax.generators import Generator, batching
 from synthjax.generators import glide_clip_guidance as clips
-from synthjax.models.glide.model import Glide
-from synthjax.models.glide.text import Text
+from synthjax.models.glide.model import Glide, Text
 from synthjax.models.pixels import to_uint8, to_unit
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe

@@ -1,17 +1,21 @@
-"""Attention without a mask: in plain JAX, or by cuDNN where that has it."""
+"""Attention without a mask: by cuDNN where it has a kernel, else in plain JAX.
+
+Used by GLIDE, Stable Diffusion and the ViTs. CLIP and T5 mask and scale in
+their own ways, which their released numbers depend on.
+"""
 
 import jax
 import jax.numpy as jnp
 
-# Queries that attend at once: 64x64 places would else need 64 MiB of logits
+# Queries that attend at once. All of 64x64 places would need 64 MiB of logits
 # for each head and image.
 QUERIES = 1024
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """Attends with logits and softmax in float32, and in half precision by cuDNN.
+  """Attends with logits and softmax in float32.
 
-  Without cuDNN, some queries at a time.
+  Uses cuDNN in half precision where it can, and else QUERIES queries at a time.
 
   Args:
     q: [n, l, h, d] queries.
@@ -48,14 +52,14 @@ def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def has_kernel(dtype: jnp.dtype, width: int, device: jax.Device) -> bool:
-  """Tells whether cuDNN's attention takes heads of a width and a type.
+  """Returns whether cuDNN's attention takes heads of a width and a type.
 
   Args:
     dtype: of queries, keys and values.
     width: of a head.
     device: that it runs on.
   """
-  # NVIDIA's are numbers, as "9.0"; other GPUs have names, and CPUs none.
+  # A number for NVIDIA, as "9.0"; a name for other GPUs, and missing for CPUs.
   capability = str(getattr(device, "compute_capability", ""))
   return (
     dtype in (jnp.bfloat16, jnp.float16)

@@ -9,7 +9,7 @@ from synthjax.models.vit import model as vit
 
 CLASSIFIERS = {**resnet.MODELS, **vit.MODELS}
 
-# What turns features into logits: of ResNets, of MoCo's, of ViTs.
+# The heads, from features to logits: of ResNets, of MoCo's, of ViTs.
 HEADS = ("fc", "fc_0", "fc_2", "head")
 # A block `model`: a key of CLASSIFIERS, and fields of its module that differ.
 MODEL = schema.Choice("name", CLASSIFIERS, filled=("num_classes",))
@@ -28,10 +28,10 @@ def make_classifier(
     name: a key of CLASSIFIERS.
     num_classes: k; None makes the module return its features.
     dtype: of the activations.
-    **sizes: fields of the module that shall differ, such as `width`.
+    **sizes: fields of the module to change, such as `width`.
 
   Raises:
-    UserError: for an unknown model or field, or a value that cannot be.
+    UserError: for an unknown model or field, or a wrong value.
   """
   block = {"name": name, "dtype": dtype, **sizes}
   return schema.read(MODEL, block, "model")(num_classes=num_classes)
@@ -45,7 +45,7 @@ def describe(family: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict:
     sizes: fields of the module, plain data with lists for tuples.
 
   Returns:
-    {"name": ...} and those sizes that are not the named model's own.
+    {"name": ...} and the sizes that differ from those of the named model.
   """
 
   def differing(name):
@@ -60,8 +60,8 @@ def describe(family: Mapping[str, Any], sizes: Mapping[str, Any]) -> dict:
 def backbone(variables: Mapping[str, Any]) -> dict[str, Any]:
   """Returns a classifier's variables without its head.
 
-  They are those of the same model with `num_classes=None`, and a start for the
-  same model with other classes, whose head is then drawn anew.
+  They fit the same model with `num_classes=None`, and start the same model with
+  other classes and a new head.
   """
   params = {k: v for k, v in variables["params"].items() if k not in HEADS}
   return {**variables, "params": params}

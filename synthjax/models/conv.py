@@ -1,13 +1,19 @@
-"""A convolution whose weight gradient is fast on XLA's CPU backend.
+"""Convolutions whose gradients are fast on XLA's CPU backend too.
 
-XLA's CPU backend runs the weight gradient of a small 3x3 convolution more than
-ten times slower than its forward pass. As a sum over the kernel's taps of plain
-matrix products it keeps up. The results are the same up to rounding; on other
-backends, and for large images, this is `jax.lax.conv_general_dilated` itself.
+Both are drop-ins for `jax.lax.conv_general_dilated`, for
+`nn.Conv(conv_general_dilated=...)`, with the same kernels and, up to rounding,
+the same results:
+
+- `conv_general_dilated`: small kernels on small images. XLA's CPU backend runs
+  their weight gradient more than ten times slower than the forward pass; as a
+  sum of matrix products over the kernel's taps it keeps up. On other backends
+  and for large images it is `jax.lax.conv_general_dilated` itself.
+- `convolve_patches`: a stride as large as the kernel, as in a ViT's patches.
 """
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,22 +36,8 @@ def conv_general_dilated(
 ) -> jax.Array:
   """Convolves images [n, h, w, c] with kernels [kh, kw, c, o].
 
-  A drop-in for `jax.lax.conv_general_dilated`, to be handed to
-  `nn.Conv(conv_general_dilated=...)`, which uses it with NHWC images.
-
-  Args:
-    lhs: [n, h, w, c] images.
-    rhs: [kh, kw, c, o] kernels.
-    window_strides: strides of h and w.
-    padding: "SAME", "VALID" or pairs for h and w.
-    lhs_dilation: as in `jax.lax`; anything but 1 takes the native path.
-    rhs_dilation: as in `jax.lax`; anything but 1 takes the native path.
-    dimension_numbers: as in `jax.lax`.
-    feature_group_count: as in `jax.lax`; anything but 1 takes the native path.
-    **kwargs: `precision` and other arguments of `jax.lax`.
-
-  Returns:
-    [n, h', w', o].
+  The arguments are those of `jax.lax.conv_general_dilated`. A dilation or
+  number of groups other than 1 takes the native path.
   """
   plain = (
     lhs.ndim == 4
@@ -127,3 +119,25 @@ def _backward(strides, padding, precision, saved, grad):
 
 
 _conv.defvjp(_forward, _backward)
+
+
+def convolve_patches(
+  images: jax.Array, kernel: jax.Array, *_: Any, precision: Any = None, **__
+) -> jax.Array:
+  """Convolves at a stride as large as the kernel, as one matrix product.
+
+  Args:
+    images: [n, h, w, c], with h and w multiples of p.
+    kernel: [p, p, c, d].
+    precision: of the product. `nn.Conv` passes other arguments, which are
+      ignored.
+
+  Returns:
+    [n, h/p, w/p, d].
+  """
+  (n, h, w, c), p = images.shape, len(kernel)
+  x = images.reshape(n, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
+  x = x.reshape(n, h // p, w // p, p * p * c)
+  return jnp.matmul(
+    x, kernel.reshape(p * p * c, kernel.shape[-1]), precision=precision
+  )

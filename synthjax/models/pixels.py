@@ -1,9 +1,9 @@
-"""Pixels: uint8 in [0, 255] to and from what networks take."""
+"""Maps pixels, uint8 in [0, 255], to and from the ranges of networks."""
 
 import jax
 import jax.numpy as jnp
 
-# Of ImageNet, for pixels in [0, 1]; DeiT uses them for other sets as well.
+# Statistics of ImageNet, for pixels in [0, 1]; DeiT uses them for all data.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 

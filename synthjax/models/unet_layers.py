@@ -1,4 +1,9 @@
-"""What the networks of GLIDE and of Stable Diffusion are both built of."""
+"""Layers of UNets.
+
+GLIDE's UNet, Stable Diffusion's UNet and its autoencoder share them. Only
+`ResnetBlock` is for Stable Diffusion's two networks alone, and
+`timestep_embedding` for the two UNets.
+"""
 
 from functools import partial
 
@@ -60,15 +65,26 @@ def resample(x: jax.Array, direction: str | None) -> jax.Array:
   return x
 
 
+def check_sides(what: str, images: jax.Array, levels: int) -> None:
+  """Checks that images [n, h, w, c] can be halved for all levels but one.
+
+  Raises:
+    ValueError: about other sides.
+  """
+  smallest = 2 ** (levels - 1)
+  if images.shape[1] % smallest or images.shape[2] % smallest:
+    raise ValueError(
+      f"{levels} levels halve {what} {levels - 1} times, so its sides must be "
+      f"multiples of {smallest}; found {images.shape[1:3]}."
+    )
+
+
 def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
   """Embeds timesteps [n] as [n, width]: cosines, then sines."""
   half = width // 2
   frequencies = jnp.exp(-jnp.log(10_000.0) * jnp.arange(half) / half)
   angles = t.astype(jnp.float32)[:, None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-# --- what Stable Diffusion's UNet and its autoencoder are both built of ------
 
 
 class ResnetBlock(nn.Module):

@@ -1,4 +1,4 @@
-"""Folders that are complete or not, and say what made them.
+"""Folders that record what made them and whether they are complete.
 
 A folder is claimed by its specification (`spec.json`), filled with files that
 appear under their names only when they are whole, and completed by
@@ -26,8 +26,8 @@ from synthjax.runtime.errors import UserError
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
 _LIBRARIES = ("jax", "flax", "numpy")
-# Fields of a training that change nothing of what it computes: a specification
-# leaves them out at any depth, also one that an older version has written.
+# Fields of a training that do not change its result. Specifications leave them
+# out at any depth, and ignore them in those of older versions.
 NOT_OF_THE_RESULT = frozenset(
   {"log_every", "checkpoint_every", "num_workers", "fsdp"}
 )
@@ -43,15 +43,15 @@ def begin(folder: epath.PathLike, spec: Mapping[str, Any]) -> bool:
   Args:
     folder: made if it is not there.
     spec: plain data (dicts, lists, tuples, strings, numbers, bools, None):
-      all that decides what the folder will hold.
+      all that decides the content of the folder.
 
   Returns:
     True if the folder is already complete for this specification, so that the
-    work can be skipped. False if it is to be filled, or filled further.
+    work can be skipped. False if it must be filled, or filled further.
 
   Raises:
     SpecMismatch: if the folder was claimed by another specification.
-    UserError: if a file of a complete folder is gone or cut short.
+    UserError: if a file of a complete folder is missing or cut short.
   """
   folder, spec = epath.Path(folder), of_the_result(plain(spec))
   if (folder / MANIFEST).exists():
@@ -82,13 +82,13 @@ def finish(
     **summary: plain data worth reading later: counts, seconds, accuracies.
 
   Returns:
-    The manifest; nothing in a process that leaves writing to another.
+    The manifest; {} in a process that leaves writing to another.
 
   Raises:
-    UserError: if one of the files is not there.
+    UserError: if one of the files is missing.
   """
   folder, spec = epath.Path(folder), of_the_result(plain(spec))
-  if discards():  # nor does it know what the other has written yet
+  if discards():  # the other process may not have written its files yet
     return {}
   if (folder / SPEC).exists():
     _require_same(folder, _read_json(folder / SPEC), spec)
@@ -130,7 +130,7 @@ def load(folder: epath.PathLike) -> dict[str, Any]:
 def check_complete(
   workdir: epath.PathLike, tasks: Iterable[str], *, planned: Collection[str]
 ) -> None:
-  """Checks that tasks have been completed, but for those that are planned.
+  """Checks that all tasks but the planned ones have been completed.
 
   Raises:
     UserError: as `load`.
@@ -143,8 +143,7 @@ def check_complete(
 def digest(folder: epath.PathLike) -> str:
   """Returns the SHA-256 (hex) over the names and contents of the files.
 
-  It is what a dependent puts in its own specification, so that it notices
-  that its input has changed.
+  Tasks put it in their own specifications, so that a changed input shows.
   """
   files = load(folder)["files"]
   pairs = sorted((name, entry["sha256"]) for name, entry in files.items())
@@ -168,10 +167,10 @@ def verify(folder: epath.PathLike) -> None:
 
 
 def plain(value: Any, path: str = "spec") -> Any:
-  """Returns plain JSON data, with lists for tuples and NumPy's scalars read.
+  """Returns plain JSON data: lists for tuples, numbers for NumPy's scalars.
 
   Raises:
-    TypeError: naming, by its dotted path, what JSON cannot hold exactly.
+    TypeError: with the dotted path of a value that JSON cannot hold exactly.
   """
   if hasattr(value, "items"):
     if wrong := [key for key in value if not isinstance(key, str)]:
@@ -222,8 +221,8 @@ def _require_same(folder: epath.Path, found: Any, asked: Any) -> None:
         *lines[:20],
         *more,
         "Nothing was changed. Give another --workdir to have both, put the "
-        f"values back to go on with what is there, or delete {folder} yourself "
-        "to make it anew.",
+        f"values back to go on with the folder, or delete {folder} yourself to "
+        "make it again.",
       ]
     )
   )
@@ -259,12 +258,12 @@ def _measure_all(
   folder: epath.Path, rows: Mapping[str, int]
 ) -> dict[str, dict[str, Any]]:
   names = sorted(rows)
-  # Hashing is done outside of Python's lock.
+  # Hashing releases Python's lock.
   with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
     measured = pool.map(lambda name: _measure(folder / name), names)
     return {
-      name: {"rows": int(rows[name])} | found
-      for name, found in zip(names, measured, strict=True)
+      name: {"rows": int(rows[name])} | sizes
+      for name, sizes in zip(names, measured, strict=True)
     }
 
 
@@ -288,8 +287,8 @@ def _raise_damage(folder: epath.Path, problems: Mapping[str, str]) -> None:
   if problems:
     listed = "\n".join(f"  {name}: {what}" for name, what in problems.items())
     raise UserError(
-      f"{folder} is no longer what its manifest says:\n{listed}\n"
-      "Put the files back from a copy; or delete what is left of them and "
+      f"{folder} no longer fits its manifest:\n{listed}\nPut the files back "
+      "from a copy; or delete the rest of them and "
       f"{folder / MANIFEST} yourself, and run the task again."
     )
 
@@ -308,6 +307,6 @@ def _read_json(path: epath.Path) -> Any:
 
 def _corrupt(path: epath.Path, why: str) -> UserError:
   return UserError(
-    f"{path} is damaged ({why}). If the other files of {path.parent} are of "
-    "use, put it back; if not, delete the folder yourself to make it anew."
+    f"{path} is damaged ({why}). Put it back from a copy to keep the other "
+    f"files of {path.parent}, or delete that folder yourself to make it again."
   )

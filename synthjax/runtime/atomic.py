@@ -1,4 +1,4 @@
-"""Files that appear under their names only when they are whole."""
+"""Writes files that get their names only when they are whole."""
 
 import contextlib
 import errno
@@ -15,7 +15,7 @@ from etils import epath
 from synthjax.runtime.errors import UserError
 
 _PREFIX = ".tmp-"  # of temporary names
-_STALE_AFTER = 3600  # seconds without a write: whoever wrote it is gone
+_STALE_AFTER = 3600  # seconds without a write: its process has ended
 _discards = False
 
 
@@ -31,7 +31,7 @@ def discarding(discard: bool) -> Iterator[None]:
 
 
 def discards() -> bool:
-  """Tells whether this process leaves writing to another."""
+  """Returns whether this process leaves writing to another."""
   return _discards
 
 
@@ -42,13 +42,13 @@ def replace(
   """Yields a temporary path that becomes folder/name if all goes well.
 
   The new file is on the disk before it gets its name, so that a killed run or
-  a power cut leaves the old file or none, never half of one. After an error
-  the temporary file is removed.
+  a power cut leaves the old file or none, never half of one. An error removes
+  the temporary file.
 
   Args:
     folder: of the file; for `gs://` the temporary file is in a local folder.
     name: of the file, possibly with folders ("train/a.npz").
-    need: bytes that will be written, where known, for the message.
+    need: bytes that will be written, for the message.
 
   Raises:
     UserError: if the disk is full.
@@ -82,7 +82,7 @@ def replace(
 
 
 def remove_stale(folder: epath.Path) -> None:
-  """Removes what killed runs left under temporary names, and only that."""
+  """Removes the temporary files of killed runs, and nothing else."""
   if "://" not in os.fspath(folder):
     for path in pathlib.Path(folder).rglob(f"{_PREFIX}*"):
       with contextlib.suppress(FileNotFoundError):
@@ -115,7 +115,6 @@ def _disk_full(
   free = shutil.disk_usage(temporary.parent).free
   return UserError(
     f"The disk of {temporary.parent} is full: {written:,} bytes{needed} of "
-    f"{target} were written, {free:,} are free. What was complete before is "
-    "kept. Free some space, and the same command goes on from there; or give "
-    "another --workdir."
+    f"{target} were written, {free:,} are free. Complete files are kept. Free "
+    "some space and run the same command to go on; or give another --workdir."
   )

@@ -1,4 +1,4 @@
-"""The folder for what can be made again, such as compiled functions."""
+"""The cache folder: compiled functions and fetched weights."""
 
 import os
 import pathlib
@@ -12,8 +12,8 @@ RELEASED = "released:"  # begins a reference to a fetched file
 def private_folder() -> pathlib.Path:
   """Returns a folder that this user alone can read and write.
 
-  The environment's SYNTHJAX_CACHE names it, or else it lies in the platform's
-  cache folder. It is private, as whoever writes there chooses what runs here.
+  SYNTHJAX_CACHE names it; without it, it lies in the platform's cache folder.
+  It must be private, as compiled functions in it are run.
 
   Raises:
     UserError: if the folder cannot be made, or can be written by others.
@@ -27,8 +27,8 @@ def private_folder() -> pathlib.Path:
       f"Cannot make the cache folder {folder} ({error.strerror}); set "
       "SYNTHJAX_CACHE to a folder that you can write."
     ) from error
-  found = folder.stat()
-  if found.st_uid != os.getuid() or found.st_mode & 0o022:
+  status = folder.stat()
+  if status.st_uid != os.getuid() or status.st_mode & 0o022:
     raise UserError(
       f"The cache folder {folder} can be written by other users. Run "
       f"`chmod 700 {folder}` if it is yours, or set SYNTHJAX_CACHE to a folder "
@@ -53,7 +53,7 @@ def use_compilation_cache() -> pathlib.Path:
 
 
 def weights_folder(name: str) -> pathlib.Path:
-  """Returns where the files of a released checkpoint lie, if they do."""
+  """Returns the folder for the files of a released checkpoint."""
   return private_folder() / "weights" / name
 
 
@@ -61,14 +61,14 @@ def fetched(reference: str) -> pathlib.Path:
   """Returns the file that "released:NAME/FILE" stands for.
 
   Raises:
-    UserError: if there is no such file, with the command that gets it.
+    UserError: if there is no such file, with the command that fetches it.
   """
   name, _, file = reference.removeprefix(RELEASED).partition("/")
   path = weights_folder(name) / file
   if not file or not path.is_file():
     raise UserError(
       f"{reference} is not here ({path}): `python -m synthjax.weights fetch "
-      f"{name}` gets it. Or try the same run in the embedded world, which "
+      f"{name}` fetches it. Or try the same run in the embedded world, which "
       "ships its weights: add :runlocal to the config."
     )
   return path

@@ -1,4 +1,4 @@
-"""Files of others, fetched whole: resumed, verified, and named at the end."""
+"""Downloads files: resumes, verifies, and names them when they are whole."""
 
 import contextlib
 import fcntl
@@ -30,7 +30,7 @@ _MORE_SPACE = (
 
 
 def partial(path: pathlib.Path) -> tuple[int, int | None] | None:
-  """Returns how many bytes a broken-off fetch has left, and of how many."""
+  """Returns the bytes that an interrupted download has left, and its total."""
   part = _part(path)
   if not part.exists():
     return None
@@ -46,49 +46,49 @@ def fetch(
   retries: int = 6,
   pause: float = 1.0,
 ) -> str:
-  """Fetches a file; what an earlier call has left is not fetched again.
+  """Fetches a file, from where an earlier call was interrupted.
 
   Until it is whole and verified it is called `path` + ".part". A second process
-  that wants the same file waits for the first.
+  that fetches the same file waits for the first.
 
   Args:
     url: http or https.
-    path: of the file; nothing is fetched if it is there.
-    sha256: of the file, or its first digits; None takes what comes.
-    timeout: seconds without a byte, after which the connection is given up.
-    retries: attempts in a row that may bring nothing new.
+    path: of the file; an existing one is not fetched again.
+    sha256: of the file, or its first digits; None accepts any file.
+    timeout: seconds without a byte after which to close the connection.
+    retries: attempts in a row that may receive nothing.
     pause: seconds before the first of them; doubled each time.
 
   Returns:
     The SHA-256 of the file.
 
   Raises:
-    UserError: when the file cannot be had, or is another one.
+    UserError: when the file cannot be fetched, or has another hash.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with _alone(path) as lock:
-    found = path
+    received = path
     if not path.exists():
-      found = _part(path)
-      _download(url, found, bool(sha256), timeout, retries, pause)
-    digest = _verify(found, path, sha256, url)
-    if found != path:
-      with open(found, "rb") as file:
+      received = _part(path)
+      _download(url, received, bool(sha256), timeout, retries, pause)
+    digest = _verify(received, path, sha256, url)
+    if received != path:
+      with open(received, "rb") as file:
         os.fsync(file.fileno())
-      os.replace(found, path)
-      _memory(found).unlink(missing_ok=True)
-    lock.unlink(missing_ok=True)  # whoever waits for it finds the file
+      os.replace(received, path)
+      _memory(received).unlink(missing_ok=True)
+    lock.unlink(missing_ok=True)  # a waiting process then sees the file
   return digest
 
 
-def _download(url, part, known, timeout, retries, pause) -> None:
-  """Connects again and again, as long as that brings the file forward."""
+def _download(url, part, has_hash, timeout, retries, pause) -> None:
+  """Connects until the file is whole, while connections bring new bytes."""
   first = most = _size(part)
   failures = 0
   while True:
     try:
-      if _receive(url, part, known, timeout):
+      if _receive(url, part, has_hash, timeout):
         return
       reason = "the server sends too little, or another file than before"
     except urllib.error.HTTPError as error:
@@ -100,16 +100,16 @@ def _download(url, part, known, timeout, retries, pause) -> None:
         raise
       wrapped = isinstance(error, urllib.error.URLError)
       cause = error.reason if wrapped else error
-      fatal = (ValueError,)  # an unfit address, or a certificate that is
+      fatal = (ValueError,)  # a bad address or certificate
       if isinstance(cause, socket.gaierror) and most == first:
-        fatal += (socket.gaierror,)  # there is no network, or no such host
+        fatal += (socket.gaierror,)  # no network, or no such host
       if isinstance(cause, fatal):
         raise _unreachable(url, cause, part) from error
       reason = f"{type(cause).__name__}: {cause}"
     size = _size(part)
     failures = 0 if size > most else failures + 1
     most = max(most, size)
-    # Where nothing comes at all, the user is told soon.
+    # Fails early where nothing was received at all.
     if failures > (retries if most > first else min(retries, 3)):
       raise _unreachable(url, reason, part)
     wait = min(pause * 2 ** max(failures - 1, 0), 60)
@@ -117,13 +117,15 @@ def _download(url, part, known, timeout, retries, pause) -> None:
     time.sleep(wait)
 
 
-def _receive(url: str, part: pathlib.Path, known: bool, timeout: float) -> bool:
-  """Goes on from what is there, over one connection; true if that is all."""
+def _receive(
+  url: str, part: pathlib.Path, has_hash: bool, timeout: float
+) -> bool:
+  """Receives the rest over one connection; true if the file is whole."""
   before = _remembered(part)
   start = _size(part)
-  # The rest of another file must not be joined to this one: the server is told
-  # which one was begun. If it cannot tell, the hash does in the end.
-  if before.get("url") != url or not (before.get("validator") or known):
+  # The rest of another file must not be joined to this one, so If-Range names
+  # the file that was begun. If the server has no validator, the hash decides.
+  if before.get("url") != url or not (before.get("validator") or has_hash):
     start = 0
   if start and start == before.get("total"):
     return True
@@ -138,19 +140,19 @@ def _receive(url: str, part: pathlib.Path, known: bool, timeout: float) -> bool:
   except urllib.error.HTTPError as error:
     if error.code != 416 or not start:
       raise
-    return _forget(part)  # it has fewer bytes than are here: another file
+    return _forget(part)  # the file there has fewer bytes: another one
   with response:
     _refuse_pages(url, response)
     now = {"url": url, "validator": _validator(response.headers)}
     now["total"] = _total(response)
     if response.status == 206:
       range_ = response.headers.get("Content-Range", "")
-      now["validator"] = now["validator"] or before["validator"]  # may lack
+      now["validator"] = now["validator"] or before["validator"]  # optional
       if now != before or not range_.startswith(f"bytes {start}-"):
         return _forget(part)
-    else:  # the whole file, as it has changed or the server knows no ranges
+    else:  # the whole file, as it has changed or the server has no ranges
       start = 0
-      part.write_bytes(b"")  # before its description, should we be killed here
+      part.write_bytes(b"")  # before its description, in case of a kill here
       _memory(part).write_text(json.dumps(now))
     _check_space(part, start, now["total"])
     size = _write(part, response, start, now["total"])
@@ -158,10 +160,10 @@ def _receive(url: str, part: pathlib.Path, known: bool, timeout: float) -> bool:
 
 
 def _write(part: pathlib.Path, response, start: int, total: int | None) -> int:
-  """Appends what comes, and returns the size."""
-  size, tell = start, transfer(part.name.removesuffix(".part"), start, total)
+  """Appends the received bytes, and returns the size."""
+  size, show = start, transfer(part.name.removesuffix(".part"), start, total)
   with open(part, "ab") as file:
-    # read1 hands over what has come; read would lose it at a timeout.
+    # read1 returns what has arrived; read would lose it at a timeout.
     while data := response.read1(_CHUNK):
       try:
         file.write(data)
@@ -172,26 +174,26 @@ def _write(part: pathlib.Path, response, start: int, total: int | None) -> int:
           f"there and kept. {_MORE_SPACE}"
         ) from error
       size += len(data)
-      tell(size)
-  tell(size, last=True)
+      show(size)
+  show(size, last=True)
   return size
 
 
-# --- what the server says ---------------------------------------------------
+# --- the server's answers -----------------------------------------------------
 
 
 def _total(response: http.client.HTTPResponse) -> int | None:
-  """Returns the size of the whole file, where it is told."""
-  found = response.headers.get("Content-Length", "")
+  """Returns the size of the whole file, where the server states it."""
+  size = response.headers.get("Content-Length", "")
   if response.status == 206:
-    found = response.headers.get("Content-Range", "").rpartition("/")[2]
-  return int(found) if found.isdigit() else None
+    size = response.headers.get("Content-Range", "").rpartition("/")[2]
+  return int(size) if size.isdigit() else None
 
 
 def _validator(headers: Mapping[str, str]) -> str | None:
-  """Returns what tells this file from later ones under the same address."""
+  """Returns the version of the file, for If-Range."""
   etag = headers.get("ETag")
-  if etag and not etag.startswith("W/"):  # weak ones are not for ranges
+  if etag and not etag.startswith("W/"):  # ranges need a strong one
     return etag
   return headers.get("Last-Modified")
 
@@ -200,12 +202,12 @@ def _refuse_pages(url: str, response: http.client.HTTPResponse) -> None:
   kind = response.headers.get("Content-Type", "")
   if kind.startswith("text/html"):
     raise UserError(
-      f"{url} answers with a web page, not with a file: perhaps one of a proxy "
-      f"that wants a login. Open the address in a browser. {_OTHERWISE}"
+      f"{url} answers with a web page, not with a file: perhaps the login page "
+      f"of a proxy. Open the address in a browser. {_OTHERWISE}"
     )
   if url.startswith("https:") and not response.url.startswith("https:"):
     raise UserError(
-      f"{url} leads to {response.url}, which is not encrypted and so not "
+      f"{url} redirects to {response.url}, which is not encrypted and was not "
       f"followed. {_OTHERWISE}"
     )
 
@@ -213,8 +215,8 @@ def _refuse_pages(url: str, response: http.client.HTTPResponse) -> None:
 def _refused(url: str, error: urllib.error.HTTPError) -> UserError:
   return UserError(
     f"{url} cannot be fetched: the server answers {error.code} "
-    f"{error.reason}. The publisher may have moved the file, or not let this "
-    f"network in. {_OTHERWISE}"
+    f"{error.reason}. The publisher may have moved the file, or refuse this "
+    f"network. {_OTHERWISE}"
   )
 
 
@@ -222,12 +224,12 @@ def _unreachable(url: str, reason: Any, part: pathlib.Path) -> UserError:
   return UserError(
     f"{url} cannot be fetched: {reason}. The same command goes on from the "
     f"{_size(part):,} bytes that are here. Where only a mirror can be reached, "
-    "name it in SYNTHJAX_MIRROR: MIRROR/NAME/FILE is asked for. "
+    "name it in SYNTHJAX_MIRROR, to fetch MIRROR/NAME/FILE instead. "
     f"{_OTHERWISE}"
   )
 
 
-# --- what lies on the disk --------------------------------------------------
+# --- files on the disk --------------------------------------------------------
 
 
 def _part(path: pathlib.Path) -> pathlib.Path:
@@ -241,12 +243,12 @@ def _memory(part: pathlib.Path) -> pathlib.Path:
 def _remembered(part: pathlib.Path) -> dict[str, Any]:
   try:
     return dict(json.loads(_memory(part).read_text()))
-  except (OSError, ValueError, TypeError):  # none, or damaged: begin anew
+  except (OSError, ValueError, TypeError):  # none, or damaged: start again
     return {}
 
 
 def _forget(part: pathlib.Path) -> bool:
-  """Removes what was begun; false, as the file is not here."""
+  """Removes the partial file; false, as the file is not whole."""
   part.unlink(missing_ok=True)
   _memory(part).unlink(missing_ok=True)
   return False
@@ -260,35 +262,35 @@ def _check_space(part: pathlib.Path, start: int, total: int | None) -> None:
   need, free = (total or 0) - start, shutil.disk_usage(part.parent).free
   if need > free:
     raise UserError(
-      f"{part.name.removesuffix('.part')} needs {need:,} bytes more, but "
+      f"{part.name.removesuffix('.part')} needs {need:,} more bytes, but "
       f"{free:,} are free on the disk of {part.parent}. {_MORE_SPACE}"
     )
 
 
 def _verify(
-  found: pathlib.Path, path: pathlib.Path, sha256: str | None, url: str
+  received: pathlib.Path, path: pathlib.Path, sha256: str | None, url: str
 ) -> str:
-  """Returns the hash; a file with another one than expected is put aside."""
-  with open(found, "rb") as file:
+  """Returns the hash; moves a file with an unexpected one aside."""
+  with open(received, "rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
   if sha256 and not digest.startswith(sha256):
     aside = path.with_name(path.name + ".wrong")
-    os.replace(found, aside)
-    _memory(found).unlink(missing_ok=True)
+    os.replace(received, aside)
+    _memory(received).unlink(missing_ok=True)
     raise UserError(
       f"{path.name} from {url} is not the expected file.\n"
       f"  expected SHA-256 {sha256}\n  got              {digest}\n"
-      f"It was moved to {aside}. It was damaged on its way, or something else "
-      "is published there now: run the same command to fetch it anew. If the "
-      "same hash comes again, look at what the publisher says, and do not use "
-      "the file unless you trust it."
+      f"It was moved to {aside}. It was damaged on its way, or another file is "
+      "published there now: run the same command to fetch it again. If it has "
+      "the same hash again, read the publisher's page, and do not use the file "
+      "unless you trust it."
     )
   return digest
 
 
 @contextlib.contextmanager
 def _alone(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Lets one process at a time in; a killed one lets go by itself."""
+  """Admits one process at a time; a killed one releases the lock."""
   lock = path.with_name(path.name + ".lock")
   with open(lock, "w") as file:
     try:

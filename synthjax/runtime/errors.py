@@ -1,4 +1,4 @@
-"""Errors that are a user's to mend, and the words that help to mend them."""
+"""Errors that a user can correct, and messages that say how."""
 
 import difflib
 import inspect

@@ -1,10 +1,11 @@
 """Locks that a crash releases: of a workdir, and of the parts of a task.
 
-They are POSIX record locks, which the kernel holds for a process and drops when
-it ends, however it ends. NFS (with its lock daemon), Lustre (mounted with
-`flock`) and local disks have them. A bucket (`gs://`) has none: there a note
-with a heartbeat stands for the lock of a workdir, and nothing is claimed, so
-that two processes may do the same part twice, to the same bytes.
+They are POSIX record locks, shared or of single bytes, which the kernel holds
+for a process and drops when it ends, however it ends. NFS (with its lock
+daemon), Lustre (mounted with `flock`) and local disks have them. A bucket
+(`gs://`) has none: a note with a heartbeat stands for the lock of a workdir,
+and parts are not claimed, so that two processes may do the same part twice, to
+the same bytes.
 """
 
 import contextlib
@@ -39,10 +40,10 @@ def workdir(folder: epath.PathLike, *, shared: bool = False) -> Iterator[None]:
 
   Args:
     folder: made if it is not there.
-    shared: lets others in that are shared as well, but no others.
+    shared: admits other runs that are shared too.
 
   Raises:
-    UserError: saying who holds it.
+    UserError: about the run that holds it.
   """
   folder = epath.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
@@ -61,12 +62,11 @@ def workdir(folder: epath.PathLike, *, shared: bool = False) -> Iterator[None]:
 def claims(folder: epath.PathLike) -> Iterator[Callable[[int], bool]]:
   """Yields a function that claims a part by its number.
 
-  It returns False while another process has the part. What was claimed is
-  given back when the context ends, or the process does; by then the part is
-  there under its name, or was not finished.
+  It returns False while another process has the part. Claims end with the
+  context or the process, by when the part has its name or is unfinished.
 
   Args:
-    folder: of the task, which is there.
+    folder: of the task; must exist.
   """
   if "://" in os.fspath(folder):
     yield lambda part: True
@@ -82,23 +82,25 @@ def share(
   process: tuple[int, int] = (0, 1),
   wait: float = 2.0,
 ) -> Iterator[int]:
-  """Yields the parts that are for this process to do, one after the other.
+  """Yields the parts that this process should do, one after the other.
 
-  Those that are there are left out, and so are those that others are at. It
-  ends when all are there, so that what a lost process had in hand is done by
-  one that is left.
+  Skips parts whose file exists and those that other processes have claimed.
+  Ends when all files exist, so that the part of a killed process is done by
+  another one.
 
   Args:
     folder: of the task.
     names: of the file of each part.
-    process: which one this is, and of how many: each begins elsewhere.
-    wait: seconds between looks at what others are at.
+    process: the index of this one, and how many there are: each begins
+      elsewhere.
+    wait: seconds between two checks of the parts that others have claimed.
   """
   folder = epath.Path(folder)
   # One listing: asking for thousands of names takes minutes on a bucket.
-  there = {path.name for path in folder.iterdir()}
+  existing = {path.name for path in folder.iterdir()}
   first = _first(folder, len(names), *process)
-  left = [i for i in _turned(len(names), first) if names[i] not in there]
+  order = itertools.chain(range(first, len(names)), range(first))
+  left = [i for i in order if names[i] not in existing]
   with claims(folder) as claim:
     while left:
       taken = []
@@ -107,7 +109,7 @@ def share(
           continue
         if not claim(part):
           taken.append(part)
-        elif not (folder / names[part]).exists():  # nor done just before
+        elif not (folder / names[part]).exists():  # not finished meanwhile
           yield part
       left = taken
       if left:
@@ -117,13 +119,10 @@ def share(
 def _first(folder: epath.Path, total: int, index: int, count: int) -> int:
   """Returns the part to begin with, so that processes keep apart."""
   if count == 1 and "://" in os.fspath(folder) and total:
-    # A bucket has no locks to tell processes apart that know nothing of others.
+    # On a bucket there are no locks to keep processes apart that were started
+    # separately.
     return random.randrange(total)
   return index * total // count
-
-
-def _turned(count: int, first: int) -> Iterator[int]:
-  return itertools.chain(range(first, count), range(first))
 
 
 @contextlib.contextmanager
@@ -136,9 +135,9 @@ def _opened(path: pathlib.Path) -> Iterator[int]:
 
 
 def _take(descriptor: int, start: int, *, shared: bool = False) -> bool:
-  """Locks one byte, which need not be there; False if another has it.
+  """Locks one byte, which need not exist; False if another process has it.
 
-  Where the file system has no locks, a process is on its own.
+  Returns True where the file system has no locks.
   """
   import fcntl  # not on Windows, where nothing else of this works either
 
@@ -157,14 +156,14 @@ def _take(descriptor: int, start: int, *, shared: bool = False) -> bool:
 
 
 def _note() -> str:
-  """Writes who this is, for the message that another run will show."""
-  who = {
+  """Describes this process, for the message that another run will show."""
+  process = {
     "host": socket.gethostname(),
     "pid": os.getpid(),
     "since": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     "command": " ".join(sys.argv)[:1000],
   }
-  return json.dumps(who)
+  return json.dumps(process)
 
 
 def _read_note(text: bytes | str) -> dict[str, Any]:
@@ -174,37 +173,37 @@ def _read_note(text: bytes | str) -> dict[str, Any]:
     return {}
 
 
-def _held(folder: epath.Path, who: dict[str, Any]) -> UserError:
-  what = ", ".join(f"{key} {value}" for key, value in who.items())
+def _held(folder: epath.Path, holder: dict[str, Any]) -> UserError:
+  note = ", ".join(f"{key} {value}" for key, value in holder.items())
   return UserError(
-    f"Another run is at work in {folder} ({what or 'it left no note'}). Wait "
-    "for it, stop it, or give another --workdir. Commands that shall draw and "
-    "score one workdir's images together need --shared, each of them."
+    f"Another run is at work in {folder} ({note or 'it left no note'}). Wait "
+    "for it, stop it, or give another --workdir. To draw or score the images "
+    "of one workdir by several commands, give --shared to each of them."
   )
 
 
 @contextlib.contextmanager
 def _noted(path: epath.Path, *, shared: bool) -> Iterator[None]:
   """Holds a bucket's folder by a note that is written again each minute."""
-  if shared:  # they do no harm to each other, and a run would find its own
+  if shared:  # shared runs cannot harm each other, and need no note
     yield
     return
-  found = _read_note(path.read_text()) if path.exists() else {}
-  if time.time() - found.get("beat", 0) < _DEAD_AFTER:
-    found.pop("beat")
-    raise _held(path.parent, found)
-  mine, over = json.loads(_note()), threading.Event()
+  holder = _read_note(path.read_text()) if path.exists() else {}
+  if time.time() - holder.get("beat", 0) < _DEAD_AFTER:
+    holder.pop("beat")
+    raise _held(path.parent, holder)
+  note, over = json.loads(_note()), threading.Event()
 
   def beat():
-    path.write_text(json.dumps(mine | {"beat": time.time()}))
+    path.write_text(json.dumps(note | {"beat": time.time()}))
 
-  def keep_on():
+  def beat_on():
     while not over.wait(_BEAT):
-      with contextlib.suppress(OSError):  # the next one may pass
+      with contextlib.suppress(OSError):  # the next one may succeed
         beat()
 
   beat()
-  thread = threading.Thread(target=keep_on, daemon=True)
+  thread = threading.Thread(target=beat_on, daemon=True)
   thread.start()
   try:
     yield

@@ -1,4 +1,4 @@
-"""The devices: one mesh, of the axes `data` and `fsdp`."""
+"""One mesh over the devices, with the axes `data` and `fsdp`."""
 
 import contextlib
 import contextvars
@@ -14,16 +14,16 @@ from jax.sharding import PartitionSpec as P
 
 from synthjax.runtime.errors import UserError
 
-# Numbers of an array below which sharding it costs more than it saves.
+# Arrays with fewer numbers cost more to shard than sharding saves.
 MIN_SHARDED = 4096
 
-# Whether this process works alone, whatever the other ones do.
+# Whether this process works alone, independently of the other ones.
 _ALONE = contextvars.ContextVar("alone", default=False)
 
 
 @contextlib.contextmanager
 def own_devices() -> Iterator[None]:
-  """Makes every mesh within it one of this process's own devices."""
+  """Makes every mesh in its context one of this process's own devices."""
   token = _ALONE.set(True)
   try:
     yield
@@ -32,7 +32,7 @@ def own_devices() -> Iterator[None]:
 
 
 def works_alone() -> bool:
-  """Tells whether this is within `own_devices`."""
+  """Returns whether this is within `own_devices`."""
   return _ALONE.get()
 
 
@@ -42,7 +42,7 @@ def make_mesh(fsdp: int = 1, *, local: bool = False) -> Mesh:
   Args:
     fsdp: devices that share the parameters between them; 1 copies them.
     local: takes the devices of this process alone, for work that each process
-      does for itself, as `own_devices` does for all that is called within it.
+      does for itself; `own_devices` does so for a whole context.
 
   Raises:
     UserError: when the devices do not split into groups of that size.
@@ -57,8 +57,8 @@ def make_mesh(fsdp: int = 1, *, local: bool = False) -> Mesh:
     )
   shape, axes = (count // fsdp, fsdp), ("data", "fsdp")
   laid = jax.make_mesh(shape, axes, devices=devices).devices
-  # Process after process, so that the rows of a batch that one of them holds
-  # lie together, the first ones on the first; see `data.pipeline`.
+  # Process after process, so that the rows of a batch that a process holds lie
+  # together and in order; see `data.pipeline`.
   laid = sorted(laid.flat, key=lambda device: device.process_index)
   return Mesh(
     np.array(laid).reshape(shape), axes, axis_types=(AxisType.Auto,) * 2
@@ -76,11 +76,11 @@ def copied(mesh: Mesh) -> NamedSharding:
 
 
 def shard(mesh: Mesh, tree: Any, *, min_size: int = MIN_SHARDED) -> Any:
-  """Returns where each array of a state lies: over `fsdp`, or copied.
+  """Returns a sharding for each array of a state: over `fsdp`, or copied.
 
-  Of an array, the largest dimension that divides is split, so that each device
-  of a group keeps its part of the parameters, of the optimizer's state and of
-  the average alone (Rajbhandari et al. 2020, ZeRO-3).
+  An array's largest dimension that divides is split, so that each device of a
+  group keeps only its share of the parameters, of the optimizer's state and of
+  the average (Rajbhandari et al. 2020, ZeRO-3).
 
   Args:
     mesh: of the devices.
@@ -109,7 +109,7 @@ def place_key(mesh: Mesh, rng: jax.Array) -> jax.Array:
 
 
 def fetch(tree: Any) -> Any:
-  """Returns NumPy copies of arrays, wherever their parts lie.
+  """Returns NumPy copies of arrays that may be split over devices.
 
   With several processes, all must call it together, and each gets everything.
   """
@@ -117,7 +117,7 @@ def fetch(tree: Any) -> Any:
 
 
 def to_own(mesh: Mesh, tree: Any) -> Any:
-  """Copies arrays, wherever their parts lie, to every device of a local mesh.
+  """Copies arrays that may be split to every device of a local mesh.
 
   With several processes, all must call it together.
 
@@ -129,7 +129,7 @@ def to_own(mesh: Mesh, tree: Any) -> Any:
 
 
 def _whole(x: Any) -> Any:
-  """Returns an array of this process's own devices, of one that is shared."""
+  """Returns an array that lies on this process's own devices."""
   if not isinstance(x, jax.Array) or x.is_fully_addressable:
     return x
   if not x.is_fully_replicated:
@@ -143,7 +143,7 @@ def _identity(x: jax.Array, sharding: NamedSharding) -> jax.Array:
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
-  """Joins what the processes hold of a batch into arrays over the mesh."""
+  """Joins the processes' shares of a batch into arrays over the mesh."""
   sharding = split(mesh)
   return jax.tree.map(
     lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),

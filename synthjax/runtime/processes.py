@@ -1,4 +1,4 @@
-"""Several processes that train as one: joining, waiting, and stopping."""
+"""Joins, synchronises and stops several processes that train as one."""
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ import jax
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
 
-# What a shell reports of a process that SIGTERM ended, 128 + 15: the run is
+# The exit code of a process that SIGTERM ended, 128 + 15, in shells: the run is
 # saved, and the same command goes on.
 PREEMPTED = 143
 _PATIENCE = 7 * 24 * 3600  # seconds that processes wait for one another
@@ -32,40 +32,36 @@ def join() -> None:
     UserError: when the environment describes no processes, or makes no sense.
   """
   address = os.environ.get("JAX_COORDINATOR_ADDRESS")
-  found = {name: os.environ.get(name) for name in _BY_HAND}
+  given = {name: os.environ.get(name) for name in _BY_HAND}
   try:
-    count, index = (x if x is None else int(x) for x in found.values())
+    count, index = (x if x is None else int(x) for x in given.values())
     jax.distributed.initialize(address, count, index)
   except ValueError as error:
-    told = ", ".join(
-      f"{name}={value}"
-      for name, value in {"JAX_COORDINATOR_ADDRESS": address, **found}.items()
-    )
+    given = {"JAX_COORDINATOR_ADDRESS": address, **given}
+    listed = ", ".join(f"{name}={value}" for name, value in given.items())
     raise UserError(
-      f"Cannot join the other processes ({error}). The environment has {told}. "
-      "On a TPU pod, under Slurm, Open MPI or Kubernetes leave all three out; "
-      "elsewhere set all three in each process: HOST:PORT of the first one, "
-      "how many there are, and which one this is, from 0."
+      f"Cannot join the other processes ({error}). The environment has "
+      f"{listed}. On a TPU pod, under Slurm, Open MPI or Kubernetes leave all "
+      "three out; elsewhere set all three in each process: HOST:PORT of the "
+      "first one, how many there are, and which one this is, from 0."
     ) from error
 
 
 def is_first() -> bool:
-  """Tells whether this process is the one that writes and speaks for all."""
+  """Returns whether this process writes and prints for all."""
   return jax.process_index() == 0
 
 
 def wait_for_all(place: str) -> None:
-  """Waits until every process has come to the same place.
+  """Waits until every process has come to the place of this name.
 
-  Args:
-    place: a name of it; that all are at the same one is checked.
+  A process at another place is an error.
   """
   if jax.process_count() > 1 and not meshes.works_alone():
     from orbax.checkpoint import multihost
 
-    # By JAX's coordinator, which waits as long as it takes: a collective of the
-    # devices gives up, or hangs, where one process comes minutes after another.
-    # It wants a name of its own for each time.
+    # By JAX's coordinator: a collective of the devices gives up, or hangs, when
+    # one process comes minutes after another. Each barrier needs a new name.
     multihost.sync_global_processes(
       f"{place} {next(_BARRIERS)}",
       timeout=_PATIENCE,
@@ -75,12 +71,12 @@ def wait_for_all(place: str) -> None:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[int], bool]]:
-  """Yields what tells, asked after each step, whether to save and stop.
+  """Yields step -> whether to save and stop, to be called after each step.
 
   SIGTERM, which announces a preemption, makes it true. A second one ends the
   process at once. Where several processes have joined, JAX passes the signal
-  of one on to all, which get True at the same step, a little later. That step
-  may be behind the last one of a run; then the next run does not hear of it.
+  of one on to all, which get True at the same step, a little later. If that
+  step comes after the last one of a run, the signal is lost.
   """
   if _joined():
     from jax.experimental import multihost_utils
@@ -90,16 +86,16 @@ def stop_signal() -> Iterator[Callable[[int], bool]]:
   if threading.current_thread() is not threading.main_thread():
     yield lambda step: False  # only the main thread may take signals
     return
-  told = threading.Event()
+  stop = threading.Event()
 
-  def tell(number, frame):
+  def receive(number, frame):
     del number, frame
-    told.set()
+    stop.set()
     signal.signal(signal.SIGTERM, before)
 
-  before = signal.signal(signal.SIGTERM, tell)
+  before = signal.signal(signal.SIGTERM, receive)
   try:
-    yield lambda step: told.is_set()
+    yield lambda step: stop.is_set()
   finally:
     signal.signal(signal.SIGTERM, before)
 

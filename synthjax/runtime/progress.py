@@ -1,4 +1,4 @@
-"""What a long wait shows: one live line on a terminal, else a line at times."""
+"""Shows progress on standard error: one live line on a terminal, else a log."""
 
 import os
 import shutil
@@ -21,23 +21,23 @@ def counter(
   processes: int = 1,
   shown: bool = True,
 ) -> Callable[..., float | None]:
-  """Returns a function that counts what has been done, and tells of it.
+  """Returns a function that counts work and shows how far it is.
 
   Args:
-    label: what is at work, for people.
-    total: of all that is to do.
-    unit: what is counted, in the plural.
-    done: of `total`, before this run.
-    processes: that share the work; this one does its part of what is left.
-    shown: false where another process tells the same.
+    label: the name of the work.
+    total: the units of the whole work.
+    unit: the name of the units, in the plural.
+    done: the units that were done before this run.
+    processes: the number that share the rest of the work.
+    shown: false where another process shows the same.
 
   Returns:
     (count=1, note="") -> the rate per second, None until it is known. The
-    first call starts the clock, as what comes before it is mostly compilation.
-    `note` is told as well. The call that reaches `total` ends the live line,
-    with the rate of everything.
+    first call starts the clock, as most of the time before it is compilation.
+    `note` is shown too. The call that reaches `total` ends the live line, with
+    the rate of the whole run.
   """
-  watch, tell = watch_devices(), paced()
+  watch, show = watch_devices(), paced()
   first, before, began, since = time.monotonic(), done, None, 0
 
   def count_on(count: int = 1, note: str = "") -> float | None:
@@ -50,40 +50,36 @@ def counter(
       since += count
       rate = since / max(now - began, 1e-9)
     last = done >= total
-    if last:  # of all, as is the time behind it
+    if last:  # of the whole run, as is the time that is shown
       rate = (done - before) / max(now - first, 1e-9)
 
     def line():
-      words = [f"{label}: {done:,}/{total:,} {unit}", note]
-      words.append(f"{_short(rate)} {unit}/s" if rate else "")
+      parts = [f"{label}: {done:,}/{total:,} {unit}", note]
+      parts.append(f"{_short(rate)} {unit}/s" if rate else "")
       if last:
-        words.append(f"in {duration(now - first)}")
+        parts.append(f"in {duration(now - first)}")
       elif rate:
-        words.append(f"{duration((total - done) / rate / processes)} left")
-      return "  ".join(filter(None, [*words, watch()]))
+        parts.append(f"{duration((total - done) / rate / processes)} left")
+      return "  ".join(filter(None, [*parts, watch()]))
 
     if shown:
-      tell(line, last=last)
+      show(line, last=last)
     return rate
 
   return count_on
 
 
 def transfer(name: str, start: int, total: int | None) -> Callable[..., None]:
-  """Returns a function that tells how far the bytes of a file have come.
+  """Returns (size, last=False) -> None, which shows the progress of a download.
 
   Args:
     name: of the file.
     start: bytes that were there before, for the rate.
     total: bytes of the whole file, where known.
-
-  Returns:
-    (size, last=False) -> None, to be called as often as one likes; `last` ends
-    the live line.
   """
-  began, tell = time.monotonic(), paced()
+  began, show = time.monotonic(), paced()
 
-  def come(size: int, last: bool = False) -> None:
+  def receive(size: int, last: bool = False) -> None:
     def line():
       rate = (size - start) / max(time.monotonic() - began, 1e-3)
       of = f" of {total / 1e6:,.1f}" if total else ""
@@ -92,38 +88,33 @@ def transfer(name: str, start: int, total: int | None) -> Callable[..., None]:
         text += f", {duration((total - size) / rate)} left"
       return text
 
-    tell(line, last=last)
+    show(line, last=last)
 
-  return come
+  return receive
 
 
 def paced() -> Callable[..., None]:
-  """Returns (() -> line, last) -> None, which shows some of the lines.
+  """Returns (() -> line, last) -> None, which shows a line now and then.
 
-  Only those are made that are shown: it may be called for every image.
+  It makes only the lines that it shows, so it may be called for every image.
   """
-  began = told = time.monotonic()
+  began = shown = time.monotonic()
 
-  def tell(make_line: Callable[[], str], *, last: bool) -> None:
-    nonlocal told
+  def show(make_line: Callable[[], str], *, last: bool) -> None:
+    nonlocal shown
     now, pause = time.monotonic(), _REDRAWN
     if not _is_live():
       # A run of a day should not fill its log.
       pause = min(max(_LOGGED[0], (now - began) / 60), _LOGGED[1])
-    if last or now - told >= pause:
-      told = now
+    if last or now - shown >= pause:
+      shown = now
       say(make_line(), last=last)
 
-  return tell
+  return show
 
 
 def say(line: str, *, last: bool = True) -> None:
-  """Shows a line beside the results: on standard error, at once.
-
-  Args:
-    line: of text.
-    last: false for one that the next line replaces, on a terminal.
-  """
+  """Prints a line on standard error; a terminal replaces it unless `last`."""
   global _open
   if not _is_live():
     print(line, file=sys.stderr, flush=True)
@@ -137,7 +128,7 @@ def say(line: str, *, last: bool = True) -> None:
 
 
 def end_line() -> None:
-  """Leaves a live line as it is; what follows stands below it."""
+  """Ends the live line, so that other output starts below it."""
   global _open
   if _open:
     print(file=sys.stderr, flush=True)
@@ -160,18 +151,17 @@ def _is_live() -> bool:
   return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
 
 
-# --- how busy the devices are, in a few words for a line of progress ---------
+# --- how busy the devices are -------------------------------------------------
 
 _ASKED = 10  # seconds between two calls of nvidia-smi, which takes a while
 
 
 def watch_devices() -> Callable[[], str]:
-  """Returns () -> what the devices of this process have been doing.
+  """Returns () -> the use of this process's devices, as a short text.
 
-  On a CPU these are the cores at work since the last call, as "1.9 of 2 cores".
-  On accelerators they are the memory in use and, on NVIDIA's, the share of time
-  that they computed, as "97 % busy, 41 of 80 GB"; TPUs tell no such share from
-  within. Nothing is told where nothing is known.
+  On a CPU it shows the cores at work since the last call, as "1.9 of 2 cores".
+  On accelerators it shows the memory in use and, on NVIDIA's, the share of time
+  that they computed, as "97 % busy, 41 of 80 GB". TPUs report no such share.
   """
   cpu, wall, busy, asked = time.process_time(), time.monotonic(), None, None
 
@@ -188,8 +178,8 @@ def watch_devices() -> Callable[[], str]:
       return f"{spent / passed:.1f} of {_cores()} cores"
     if devices[0].platform == "gpu" and (asked is None or now - asked > _ASKED):
       busy, asked = _busy(), now
-    words = [f"{busy:.0f} % busy" if busy is not None else "", _memory(devices)]
-    return ", ".join(filter(None, words))
+    share = f"{busy:.0f} % busy" if busy is not None else ""
+    return ", ".join(filter(None, [share, _memory(devices)]))
 
   return use
 
@@ -211,10 +201,10 @@ def _busy() -> float | None:
   if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
     command.append(f"--id={visible}")
   try:
-    told = subprocess.run(
+    output = subprocess.run(
       command, capture_output=True, text=True, timeout=2, check=True
     ).stdout
-    shares = [float(line) for line in told.split()]
+    shares = [float(line) for line in output.split()]
   except (OSError, subprocess.SubprocessError, ValueError):
     return None  # a line of progress is no reason to fail
   return sum(shares) / len(shares) if shares else None

@@ -1,8 +1,8 @@
-"""What each run of a task took: a small file for each, beside the artifacts.
+"""Records the time of each run of a task, in a small file in `log/tasks`.
 
-They lie in `log/tasks` of a workdir, which no digest covers: an artifact is the
-same however long it took. Each run has a file of its own, so that commands that
-share a workdir need not wait for each other, and a bucket will do.
+No digest covers that folder, as an artifact is the same however long it took.
+Each run has a file of its own, so that commands that share a workdir need not
+wait for each other.
 """
 
 import contextlib
@@ -26,24 +26,19 @@ _NAME = re.compile(r"\d+T\d+-(\w+)-[0-9a-f]+\.json")
 
 
 class Timing:
-  """How a run of a task went.
-
-  Attributes:
-    seconds: that it took.
-    skipped: whether it was complete before, and left as it was.
-  """
+  """The duration of a run of a task."""
 
   seconds: float = 0.0
-  skipped: bool = False
+  skipped: bool = False  # the task was complete before the run
 
 
 @contextlib.contextmanager
 def timed(workdir: epath.PathLike, task: str) -> Iterator[Timing]:
-  """Records when a run of a task began, how long it took, and on what.
+  """Records when a run of a task began, how long it took, and its devices.
 
-  The file is there from the start, so that it is known of a run that is killed,
-  though not how long it was. Of a task that is skipped none is left. One that
-  cannot be written does not end the run.
+  The file is written at the start too, so that a killed run leaves a record
+  without its length. A skipped task leaves none. A record that cannot be
+  written does not end the run.
   """
   import jax
 
@@ -79,24 +74,24 @@ def timed(workdir: epath.PathLike, task: str) -> Iterator[Timing]:
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
-  """Returns what was recorded of each run of a task, in their order.
+  """Returns the records of all runs, in their order.
 
-  One that cannot be read counts as one that was killed.
+  A record that cannot be read counts as that of a killed run.
   """
   folder, records = epath.Path(workdir) / FOLDER, []
   for path in sorted(folder.iterdir()) if folder.exists() else ():
     if match := _NAME.fullmatch(path.name):
       try:
-        found = json.loads(path.read_text())
+        record = json.loads(path.read_text())
       except ValueError:
-        found = None
-      found = found if isinstance(found, dict) else {}
-      records.append(found | {"task": match[1]})
+        record = None
+      record = record if isinstance(record, dict) else {}
+      records.append(record | {"task": match[1]})
   return records
 
 
 def _manifests(folder: epath.Path) -> dict[str, bytes]:
-  """Reads those of a task, which may have some in folders of its own."""
+  """Reads the manifests of a task and of the folders in it."""
   if not folder.exists():
     return {}
   paths = [folder / MANIFEST, *folder.glob(f"*/{MANIFEST}")]

@@ -1,0 +1,14 @@
+"""Files of weights.
+
+| module           | subject                                                   |
+| ---------------- | --------------------------------------------------------- |
+| read             | any released file: PyTorch, safetensors, msgpack          |
+| torch_files      | PyTorch's files, without running their code               |
+| rules            | conversion by rules, from PyTorch's names and back        |
+| files            | our own files, and references to them in configs          |
+| catalogue        | the released checkpoints                                  |
+| __main__         | the command: list, fetch, convert, check, pack            |
+| fetch, make,     | its parts: download, convert, and verify checkpoints      |
+| check            |                                                           |
+| licences         | descriptions of files for dataset cards                   |
+"""

@@ -1,13 +1,13 @@
 r"""Fetches released weights, and converts them to what configs name.
 
-  python -m synthjax.weights list              what there is, and what is here
+  python -m synthjax.weights list              all checkpoints and their states
   python -m synthjax.weights fetch NAME...     download, verify, convert
   python -m synthjax.weights convert NAME FILE...  the same with your own files
   python -m synthjax.weights check NAME...     read everything again
   python -m synthjax.weights pack FOLDER --output=FOLDER
                                                Stable Diffusion, in two files
 
-A broken-off fetch goes on where it stopped. A config then names the results as
+An interrupted fetch goes on where it stopped. Configs name the results as
 released:NAME/FILE. They lie in the cache folder (SYNTHJAX_CACHE), or with
 `convert --output=FOLDER` anywhere. SYNTHJAX_MIRROR=https://host/path fetches
 from https://host/path/NAME/FILE instead of from the publishers.
@@ -18,7 +18,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from synthjax.models.stable_diffusion import pack as stable_diffusion
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.weights import check, fetch, make
 from synthjax.weights.catalogue import RELEASED
@@ -33,11 +32,11 @@ def run(command: str, names: Sequence[str], output: str | None) -> None:
     command: of COMMANDS.
     names: of checkpoints; for "convert" one of them, then files; for "pack" a
       folder in diffusers' layout.
-    output: the folder of what "convert" makes; None is the cache. "pack" needs
-      one.
+    output: the folder for the results of "convert" or "pack"; None is the
+      cache, which "pack" does not take.
 
   Raises:
-    UserError: about what is misspelt or missing, or from the command.
+    UserError: about misspelt or missing arguments, or from the command.
   """
   if command not in COMMANDS:
     raise unknown_names("command", [command], COMMANDS)
@@ -46,7 +45,9 @@ def run(command: str, names: Sequence[str], output: str | None) -> None:
       raise UserError(
         "`pack` needs a folder in diffusers' layout and --output=FOLDER."
       )
-    return stable_diffusion.pack(names[0], output)
+    from synthjax.models.stable_diffusion.weights import pack
+
+    return pack(names[0], output)
   if output is not None and command != "convert":
     raise UserError(
       "--output is for `convert` and `pack`; SYNTHJAX_CACHE moves all."
@@ -58,8 +59,8 @@ def run(command: str, names: Sequence[str], output: str | None) -> None:
       "publisher, under its licence. config.generator reads it as it is, and "
       "`pack FOLDER --output=FOLDER` makes two files of it."
     )
-  known = names[:1] if command == "convert" else names
-  if unknown := [name for name in known if name not in RELEASED]:
+  checkpoints = names[:1] if command == "convert" else names
+  if unknown := [name for name in checkpoints if name not in RELEASED]:
     raise unknown_names("released checkpoint", unknown, RELEASED)
   if command == "list":
     check.list_all(names)

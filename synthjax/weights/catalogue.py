@@ -1,9 +1,8 @@
-"""The released checkpoints: where they are, whose, and what becomes of them."""
+"""The catalogue of released checkpoints: files, publishers and conversions."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
-
-# --- what is known of a released checkpoint, and where publishers keep theirs
 
 OPENAI = "https://openaipublic.blob.core.windows.net"
 HUGGING_FACE = "https://huggingface.co"
@@ -16,18 +15,18 @@ class File(NamedTuple):
 
   name: str
   url: str
-  # As its publisher states it, or its first digits; where it is None, the first
-  # one seen is remembered.
+  # The published hash or its first digits. Where it is None, the hash of the
+  # first download is expected again.
   sha256: str | None = None
-  megabytes: float | None = None  # about, where known
+  megabytes: float | None = None  # approximate
   others: tuple[str, ...] = ()  # addresses of the same weights in other formats
 
 
 class Made(NamedTuple):
-  """One file that is made of a publisher's."""
+  """One file that is converted from a publisher's."""
 
   sources: tuple[str, ...]  # names of files
-  field: str | None = None  # of a config, that takes it
+  field: str | None = None  # the field of a config for it
   parameters: int | None = None  # without BatchNorm's averages
 
 
@@ -43,15 +42,39 @@ class Released(NamedTuple):
 
 
 def hub(repository: str, name: str, megabytes: float, *others: str) -> File:
-  """A file of a repository of the Hugging Face hub."""
+  """Returns a file of a repository of the Hugging Face hub."""
   folder = f"{HUGGING_FACE}/{repository}/resolve/main"
   rest = tuple(f"{folder}/{other}" for other in others)
   return File(name, f"{folder}/{name}", None, megabytes, rest)
 
 
-# --- the released encoders of images that a dataset card measures by ---------
+def _one_file(
+  what: str,
+  file: File,
+  family: str,
+  licence: str,
+  parameters: int | None = None,
+  note: str = "",
+  *,
+  name: str,
+  field: str,
+) -> Released:
+  """Returns a checkpoint of one file, which is converted to the file `name`."""
+  makes = {name: Made((file.name,), field, parameters)}
+  return Released(what, (file,), makes, family, licence, note)
 
-_FID = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights"
+
+_features = partial(
+  _one_file, name="encoder.safetensors", field="card.encoders"
+)
+_backbone = partial(
+  _one_file, name="backbone.safetensors", field="transfer.weights"
+)
+
+
+# --- encoders of images, for the measures of a dataset card ------------------
+
+_INCEPTION = "pt_inception-2015-12-05-6726825d.pth"
 
 
 def _dinov2(size: str, parameters: int, megabytes: float) -> Released:
@@ -61,8 +84,9 @@ def _dinov2(size: str, parameters: int, megabytes: float) -> Released:
     f"DINOv2 ViT-{size.upper()}/14, the authors'",
     File(file, f"{META}/dinov2/{name}/{file}", None, megabytes),
     "dinov2",
+    "Apache-2.0",
     parameters,
-    note="for figures of image quality; no published hash",
+    "for figures of image quality; no published hash",
   )
 
 
@@ -73,36 +97,10 @@ def _dinov2_hub(size: str, parameters: int, megabytes: float) -> Released:
     f"DINOv2 ViT-{size.upper()}/14, Hugging Face's",
     hub(folder, "model.safetensors", megabytes, "pytorch_model.bin"),
     "dinov2",
+    "Apache-2.0",
     parameters,
-    note="the same weights in another layout",
+    "the same weights in another layout",
   )
-
-
-def _inception(name: str, sha256: str) -> Released:
-  other = f"weights-inception-2015-12-05-{sha256[:8]}.pth"
-  return _features(
-    "Inception-v3 of FID, pytorch-fid's port",
-    File(
-      name,
-      f"{_FID}/{name}",
-      sha256,
-      95.6,
-      # torch-fidelity's release of the same bytes.
-      (
-        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
-        f"{other}",
-      ),
-    ),
-    "inception",
-    23_850_960,
-    note="for figures of image quality, FID among them",
-  )
-
-
-def _features(what, file, family, parameters, note) -> Released:
-  made = Made((file.name,), "card.encoders", parameters)
-  makes = {"encoder.safetensors": made}
-  return Released(what, (file,), makes, family, "Apache-2.0", note)
 
 
 IMAGE_ENCODERS = {
@@ -112,11 +110,26 @@ IMAGE_ENCODERS = {
   "dinov2_vits14_hf": _dinov2_hub("s", 22_056_576, 88.2),
   "dinov2_vitb14_hf": _dinov2_hub("b", 86_580_480, 346.3),
   "dinov2_vitl14_hf": _dinov2_hub("l", 304_368_640, 1217.5),
-  "inception_fid": _inception(
-    "pt_inception-2015-12-05-6726825d.pth",
-    # The name states the first eight digits; the rest is as several projects
-    # that use the file have recorded it.
-    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+  "inception_fid": _features(
+    "Inception-v3 of FID, pytorch-fid's port",
+    File(
+      _INCEPTION,
+      "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+      f"{_INCEPTION}",
+      # The name states the first eight digits; the rest is as several projects
+      # that use the file have recorded it.
+      "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+      95.6,
+      # torch-fidelity's release of the same bytes.
+      (
+        "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+        "weights-inception-2015-12-05-6726825d.pth",
+      ),
+    ),
+    "inception",
+    "Apache-2.0",
+    23_850_960,
+    "for figures of image quality, FID among them",
   ),
 }
 
@@ -158,53 +171,43 @@ _GLIDE_BPE = (
   ),
 )
 _GUIDE = "generator.clip_guidance"
-_CLIP_TOKENIZER = Made((_CLIP_BPE.name,), "encoder.tokenizer")
 
 
 def _glide(name: str) -> File:
   return File(name, f"{OPENAI}/diffusion/dec-2021/{name}")
 
 
-def _clip(model: str, sha256: str, megabytes: int, parameters: int) -> Released:
-  """OpenAI's archive: TorchScript, mostly float16."""
-  name = f"{model.replace('/', '-')}.pt"
+def _clip(what: str, file: File, parameters: int, note: str = "") -> Released:
   return Released(
-    f"CLIP {model}",
-    (
-      File(name, f"{OPENAI}/clip/models/{sha256}/{name}", sha256, megabytes),
-      _CLIP_BPE,
-    ),
+    what,
+    (file, _CLIP_BPE),
     {
-      "clip.safetensors": Made((name,), "encoder.weights", parameters),
-      "tokenizer.json": _CLIP_TOKENIZER,
+      "clip.safetensors": Made((file.name,), "encoder.weights", parameters),
+      "tokenizer.json": Made((_CLIP_BPE.name,), "encoder.tokenizer"),
     },
     "clip",
     "MIT",
+    note,
   )
+
+
+def _clip_openai(
+  model: str, sha256: str, megabytes: int, parameters: int
+) -> Released:
+  """OpenAI's archive: TorchScript, mostly float16."""
+  name = f"{model.replace('/', '-')}.pt"
+  url = f"{OPENAI}/clip/models/{sha256}/{name}"
+  return _clip(f"CLIP {model}", File(name, url, sha256, megabytes), parameters)
 
 
 def _clip_hub(model: str, parameters: int, *of_file) -> Released:
   """The same weights in Hugging Face's layout, or in open_clip's."""
-  file = hub(*of_file)
-  return Released(
+  return _clip(
     f"CLIP {model}, as float32",
-    (file, _CLIP_BPE),
-    {
-      "clip.safetensors": Made((file.name,), "encoder.weights", parameters),
-      "tokenizer.json": _CLIP_TOKENIZER,
-    },
-    "clip",
-    "MIT",
+    hub(*of_file),
+    parameters,
     "the same weights in another layout",
   )
-
-
-def _backbone(
-  what: str, file: File, family: str, licence: str, parameters=None, note=""
-) -> Released:
-  made = Made((file.name,), "transfer.weights", parameters)
-  makes = {"backbone.safetensors": made}
-  return Released(what, (file,), makes, family, licence, note)
 
 
 def _moco(epochs: int, md5: str) -> Released:
@@ -254,25 +257,25 @@ RELEASED = {
     "MIT",
     "no published hash",
   ),
-  "clip_rn50": _clip(
+  "clip_rn50": _clip_openai(
     "RN50",
     "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
     256,
     102_007_137,
   ),
-  "clip_vit_b32": _clip(
+  "clip_vit_b32": _clip_openai(
     "ViT-B/32",
     "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
     354,
     151_277_313,
   ),
-  "clip_vit_b16": _clip(
+  "clip_vit_b16": _clip_openai(
     "ViT-B/16",
     "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
     351,
     149_620_737,
   ),
-  "clip_vit_l14": _clip(
+  "clip_vit_l14": _clip_openai(
     "ViT-L/14",
     "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
     933,

@@ -1,4 +1,4 @@
-"""Tells what is here, and how far, and whether it is whole."""
+"""Lists released checkpoints, and checks those that were fetched."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from synthjax.weights.catalogue import RELEASED, File
 
 
 def list_all(names: Sequence[str]) -> None:
-  """Prints what can be fetched and what is here; of some, all that is known."""
+  """Prints all checkpoints and their states, or details of the named ones."""
   rows = [("name", "what", "MB", "licence", "state")]
   for name in names or RELEASED:
     entry = RELEASED[name]
@@ -25,28 +25,28 @@ def list_all(names: Sequence[str]) -> None:
       print("".join(f"    or {other}\n" for other in file.others), end="")
   print(
     f"\nThey lie in {cache.weights_folder('')} (SYNTHJAX_CACHE moves it).\n"
-    "`python -m synthjax.weights fetch NAME` gets one."
+    "`python -m synthjax.weights fetch NAME` fetches one."
   )
 
 
 def state(name: str) -> str:
-  """Returns how far a checkpoint is on its way, judged by files alone."""
+  """Returns how far a checkpoint is fetched and converted, by its files."""
   entry, folder = RELEASED[name], cache.weights_folder(name)
   if all((folder / made).exists() for made in entry.makes):
     return "converted"
   if all((folder / file.name).exists() for file in entry.files):
     return "fetched"
-  found = [_bytes(folder, file) for file in entry.files]
-  here = sum(have for have, _ in found)
+  sizes = [_bytes(folder, file) for file in entry.files]
+  here = sum(have for have, _ in sizes)
   if not here:
     return "not fetched"
-  if all(total for _, total in found):
-    return f"partial {100 * here / sum(total for _, total in found):.0f} %"
+  if all(total for _, total in sizes):
+    return f"partial {100 * here / sum(total for _, total in sizes):.0f} %"
   return f"partial {here / 1e6:,.0f} MB"
 
 
 def _bytes(folder: pathlib.Path, file: File) -> tuple[int, float | None]:
-  """Returns how many bytes of a file are here, and of how many, if known."""
+  """Returns the bytes of a file that are here, and its size where known."""
   path = folder / file.name
   if path.exists():
     return path.stat().st_size, path.stat().st_size
@@ -55,10 +55,10 @@ def _bytes(folder: pathlib.Path, file: File) -> tuple[int, float | None]:
 
 
 def check_all(names: Sequence[str]) -> None:
-  """Reads everything again, and prints and compares what is found.
+  """Reads all files of checkpoints again, and prints a table.
 
   Raises:
-    UserError: listing all that is not as it should be.
+    UserError: listing every file that is missing, damaged or changed.
   """
   from synthjax.weights import files
 
@@ -70,12 +70,12 @@ def check_all(names: Sequence[str]) -> None:
       if not (folder / file.name).exists():
         continue  # not needed once it has been converted
       digest = files.sha256(folder / file.name)
-      wanted = file.sha256 or hashes.get(file.name) or ""
+      expected = file.sha256 or hashes.get(file.name) or ""
       state = "as published" if file.sha256 else "as first fetched"
-      if not digest.startswith(wanted):
+      if not digest.startswith(expected):
         state = "CHANGED"
         problems.append(
-          f"{folder / file.name} has SHA-256 {digest}, expected {wanted}: "
+          f"{folder / file.name} has SHA-256 {digest}, expected {expected}: "
           "delete it and fetch again."
         )
       rows.append(_row(folder / file.name, f"{digest[:12]}...", state))
@@ -92,7 +92,7 @@ def check_all(names: Sequence[str]) -> None:
 
 
 def _check_made(name: str, made: str, hashes: Mapping[str, str]) -> tuple:
-  """Returns the row of a converted file, all of which is read."""
+  """Reads a converted file whole, and returns its row."""
   import numpy as np
   from flax import traverse_util
 
@@ -103,7 +103,7 @@ def _check_made(name: str, made: str, hashes: Mapping[str, str]) -> tuple:
   command = f"`python -m synthjax.weights fetch {name}`"
   again = f"Delete {path} and run {command}."
   if not path.exists():
-    raise UserError(f"{path} is not there: {command}.")
+    raise UserError(f"{path} is missing: run {command}.")
   if made == "tokenizer.json":
     try:
       bpe.load(path)
@@ -124,12 +124,12 @@ def _check_made(name: str, made: str, hashes: Mapping[str, str]) -> tuple:
   if about.parameters not in (None, number):
     raise UserError(
       f"{path} holds {number:,} parameters, the released model has "
-      f"{about.parameters:,}: it was made of other weights. {again}"
+      f"{about.parameters:,}: it was made from other weights. {again}"
     )
   for source, digest in description.get("sources", {}).items():
     if hashes.get(source, digest) != digest:
       raise UserError(
-        f"{path} was made of another {source} than the one fetched. {again}"
+        f"{path} was made from another {source} than the one fetched. {again}"
       )
   return _row(path, f"{number:,} parameters, {', '.join(kinds)}", "reads well")
 

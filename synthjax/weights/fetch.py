@@ -1,4 +1,4 @@
-"""Downloads released checkpoints into the cache, and has them converted."""
+"""Downloads released checkpoints into the cache, and converts them."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def _fetch(name: str, file: File, before: str | None) -> str:
   if mirror:
     url = f"{mirror.rstrip('/')}/{name}/{file.name}"
   path = cache.weights_folder(name) / file.name
-  # A hash that nobody has published is compared with the first one seen.
+  # Without a published hash, the first one seen is expected again.
   full = file.sha256 if file.sha256 and len(file.sha256) == 64 else None
   try:
     digest = download.fetch(url, path, sha256=full or before or file.sha256)
@@ -45,7 +45,7 @@ def _fetch(name: str, file: File, before: str | None) -> str:
       raise
     others = "\n  ".join(file.others)
     raise UserError(
-      f"{error}\n`convert {name}` takes the same weights from\n  {others}\ntoo."
+      f"{error}\n`convert {name}` also takes the same weights from\n  {others}"
     ) from None
   print(f"{file.name}: {_trust(file, before)}, SHA-256 {digest}")
   return digest
@@ -58,7 +58,7 @@ def _trust(file: File, before: str | None) -> str:
 
 
 def _complete(name: str, hashes: Mapping[str, str]) -> bool:
-  """Whether all is converted, and from what was fetched; quickly."""
+  """Returns whether all is converted from the files that were fetched."""
   folder = cache.weights_folder(name)
   for made in RELEASED[name].makes:
     if not (folder / made).exists():
@@ -68,7 +68,7 @@ def _complete(name: str, hashes: Mapping[str, str]) -> bool:
 
       try:
         about = files.read_description(folder / made)
-      except UserError:  # damaged: made again from what was fetched
+      except UserError:  # damaged: made again from the fetched files
         return False
       if any(
         hashes.get(s, d) != d for s, d in about.get("sources", {}).items()
@@ -77,16 +77,16 @@ def _complete(name: str, hashes: Mapping[str, str]) -> bool:
   return True
 
 
-# --- the hashes of what was fetched, beside it -------------------------------
+# --- the hashes of fetched files, kept beside them ----------------------------
 
 _FILE = "sources.json"
 
 
 def read(folder: pathlib.Path) -> dict[str, str]:
-  """Returns {file: SHA-256} of what was fetched into a folder."""
+  """Returns {file: SHA-256} of the files that were fetched into a folder."""
   try:
     return json.loads((folder / _FILE).read_text())
-  except (OSError, ValueError):  # nothing was
+  except (OSError, ValueError):  # nothing was fetched
     return {}
 
 

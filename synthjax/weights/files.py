@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors that describe themselves."""
+"""Our own files of weights: safetensors with a description in the header."""
 
 import contextlib
 import hashlib
@@ -25,12 +25,12 @@ def save_params(
   *,
   dtype: str | None = "float32",
 ) -> None:
-  """Writes parameters and what they are parameters of.
+  """Writes parameters and the description of their model.
 
   Args:
     path: of the new file.
     params: nested dicts of arrays.
-    description: plain data, such as the model's sizes; kept in the header.
+    description: plain data, such as the model's sizes.
     dtype: of the floats on disk; None keeps float16, all else is float32.
   """
   from safetensors.numpy import save_file
@@ -49,7 +49,7 @@ def save_params(
     temporary.touch()
     mode = temporary.stat().st_mode
     save_file(arrays, temporary, metadata=header)
-    temporary.chmod(mode)  # else nobody but the owner could read it
+    temporary.chmod(mode)  # save_file leaves it readable to its owner alone
 
 
 def _on_disk(value: Any) -> str:
@@ -73,7 +73,7 @@ def load_params(
   """
   with _open(path) as (file, description):
     arrays = {
-      # The file is mapped, so at most this one array is there twice.
+      # The file is mapped, so at most this one array is in memory twice.
       name: _as(file.get_tensor(name), dtype)
       for name in file.keys()
     }
@@ -85,7 +85,7 @@ def _as(array: np.ndarray, dtype: str | None) -> np.ndarray:
 
 
 def read_description(path: epath.PathLike) -> dict[str, Any]:
-  """Reads what a file of `save_params` says of itself, and no arrays.
+  """Reads the description in a file of `save_params`, and no arrays.
 
   Raises:
     UserError: as `load_params`.
@@ -121,7 +121,7 @@ def _open(path: epath.PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 @contextlib.contextmanager
 def _local(path: epath.Path) -> Iterator[str]:
-  """Yields a path that can be mapped: that of a copy, if it is in a bucket."""
+  """Yields a local path that can be mapped; for a bucket, that of a copy."""
   if "://" not in str(path):
     yield str(path)
     return
@@ -132,7 +132,7 @@ def _local(path: epath.Path) -> Iterator[str]:
 
 
 EMBEDDED = epath.Path(__file__).parent.parent / "embedded"
-# What is fetched for a family, where nothing else is chosen.
+# The checkpoint of a family that messages suggest.
 DEFAULTS = {
   "glide": "glide",
   "noised_clip": "glide_clip",
@@ -144,7 +144,7 @@ DEFAULTS = {
 
 
 def locate(weights: str | None, *, field: str, family: str) -> epath.Path:
-  """Finds a weights file, or says how to get one.
+  """Returns the path of a weights file.
 
   Args:
     weights: a path, local or gs://, "embedded:NAME" for a file of the package,
@@ -154,7 +154,8 @@ def locate(weights: str | None, *, field: str, family: str) -> epath.Path:
     family: a key of DEFAULTS.
 
   Raises:
-    UserError: when the field is empty or no such file exists.
+    UserError: when the field is empty or no such file exists, with the command
+      that fetches one.
   """
   if weights and weights.startswith(cache.RELEASED):
     return epath.Path(cache.fetched(_whole_reference(weights, field)))
@@ -164,32 +165,32 @@ def locate(weights: str | None, *, field: str, family: str) -> epath.Path:
     path = epath.Path(weights or "").expanduser()
   if weights and path.exists():
     return path
-  found = f"there is no file {path}" if weights else "it is not set"
+  problem = f"there is no file {path}" if weights else "it is not set"
   name = DEFAULTS.get(family, "NAME")
-  known = _references(name) if name in RELEASED else ["released:NAME/FILE"]
+  names = _references(name) if name in RELEASED else ["released:NAME/FILE"]
   raise UserError(
-    f"config.{field} must name a weights file, but {found}. `python -m "
+    f"config.{field} must name a weights file, but {problem}. `python -m "
     f"synthjax.weights fetch {name}` fetches and converts released ones, which "
-    f"{' or '.join(known)} then names; `python -m synthjax.weights list` lists "
+    f"{' or '.join(names)} then names; `python -m synthjax.weights list` lists "
     "all. Or try the same run in the embedded world, which ships its weights: "
     "add :runlocal to the config."
   )
 
 
 def _whole_reference(weights: str, field: str) -> str:
-  """Adds the file to "released:NAME", and checks both against the table."""
+  """Adds the file to "released:NAME", and checks both names."""
   name, _, file = weights.removeprefix(cache.RELEASED).partition("/")
   if name not in RELEASED:
     raise unknown_names(
       f"released checkpoint (config.{field})", [name], RELEASED
     )
-  known = _references(name)
-  if not file and len(known) == 1:
-    return known[0]
-  if weights not in known:
+  references = _references(name)
+  if not file and len(references) == 1:
+    return references[0]
+  if weights not in references:
     raise UserError(
       f"config.{field}={weights} names no weights; {name} has "
-      f"{' and '.join(known)}."
+      f"{' and '.join(references)}."
     )
   return weights
 
@@ -202,6 +203,6 @@ def _references(name: str) -> list[str]:
 
 
 def sha256(path: epath.PathLike) -> str:
-  """Returns the SHA-256 of a file, to tell weights from other weights."""
+  """Returns the SHA-256 of a file, which identifies its weights."""
   with epath.Path(path).open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Says what a file of weights is, and its licence where that is known."""
+"""Describes files of weights: what they are, and their licences."""
 
 import json
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ _EMBEDDED = "embedded:"
 
 
 def describe(reference: str | None, sha256: str) -> dict[str, Any]:
-  """Describes a file by what a config calls it.
+  """Describes the file that a config names.
 
   Args:
-    reference: "released:NAME/FILE" or what `files.locate` takes for it,
-      "embedded:NAME", a path, or None where nothing tells.
-    sha256: of the file that was used. If the reference leads to another file
-      now, or to none, it is not believed.
+    reference: "released:NAME/FILE" or another reference of `files.locate`,
+      "embedded:NAME", a path, or None where it is unknown.
+    sha256: of the file that was used. A reference to a file with another hash,
+      or to none, is ignored.
 
   Returns:
     `name`, `what` and `licence`, None where unknown, and `sha256`.
@@ -36,37 +36,39 @@ def describe(reference: str | None, sha256: str) -> dict[str, Any]:
   elif reference.startswith(cache.RELEASED):
     released = RELEASED[reference.removeprefix(cache.RELEASED).split("/")[0]]
     about |= {"what": released.what, "licence": released.licence}
-  else:  # a path of somebody's machine says nothing to others
+  else:  # a path on one machine is of no use to others
     about["name"] = path.name
   return about
 
 
 def artwork() -> list[dict[str, str]]:
   """Lists the icon sets that the embedded models were trained on."""
-  found = json.loads((files.EMBEDDED / "concepts.json").read_text())["sources"]
+  concepts = json.loads((files.EMBEDDED / "concepts.json").read_text())
   keys = ("title", "author", "license", "license_url", "url")
-  return [{key: source[key] for key in keys} for source in found.values()]
+  return [
+    {k: source[k] for k in keys} for source in concepts["sources"].values()
+  ]
 
 
 def identified(
   identity: Mapping[str, Any], block: Mapping[str, Any], path: str
 ) -> list[dict[str, Any]]:
-  """Describes every file that an identity tells the hash of.
+  """Describes every file whose hash is in an identity.
 
   Args:
     identity: plain data, where a value of 64 hexadecimal digits is a SHA-256.
-    block: of the config, with the same names for what the files are called.
+    block: of the config, with the references of the files by the same names.
     path: dotted, of both.
   """
-  found = []
+  described = []
   for key, value in identity.items():
     of_block = block.get(key) if hasattr(block, "get") else None
     if hasattr(value, "items"):
-      found += identified(value, of_block or {}, f"{path}.{key}")
+      described += identified(value, of_block or {}, f"{path}.{key}")
     elif isinstance(value, str) and _is_hash(value):
       reference = of_block if isinstance(of_block, str) else None
-      found.append({"field": f"{path}.{key}"} | describe(reference, value))
-  return found
+      described.append({"field": f"{path}.{key}"} | describe(reference, value))
+  return described
 
 
 def settings(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +86,7 @@ def _is_hash(value: str) -> bool:
 
 
 def _find(reference: str) -> epath.Path | None:
-  """Returns the file that a reference stands for, if it is there."""
+  """Returns the file of a reference, if it exists."""
   if reference.startswith(cache.RELEASED):
     try:
       return files.locate(reference, field="weights", family="clip")

@@ -1,4 +1,4 @@
-"""Makes what configs name of the files of the publishers."""
+"""Converts the publishers' files to the files that configs name."""
 
 import importlib
 import pathlib
@@ -17,13 +17,13 @@ def convert_files(name: str, given: Sequence[str], output: str | None) -> None:
   """Converts files that the user brings.
 
   Args:
-    name: of the checkpoint that they are.
-    given: their paths. They go by their published names, possibly with ".gz";
-      where there is one file of weights, it may have any name and format.
-    output: a folder; None is the place of fetched ones in the cache.
+    name: of their checkpoint.
+    given: their paths, which end in the published names, possibly with ".gz";
+      a checkpoint's only file of weights may have any name and format.
+    output: a folder; None is that of fetched checkpoints in the cache.
 
   Raises:
-    UserError: about files that are missing, not wanted, or do not convert.
+    UserError: about files that are missing, superfluous, or do not convert.
   """
   from synthjax.weights import files
 
@@ -36,42 +36,42 @@ def convert_files(name: str, given: Sequence[str], output: str | None) -> None:
       digest = files.sha256(path)
       if not digest.startswith(file.sha256):
         print(
-          f"{path} is not byte for byte the published one (SHA-256 {digest}, "
+          f"{path} differs from the published file (SHA-256 {digest}, "
           f"published {file.sha256}): converted as it is."
         )
   for made, missing in make(name, paths, folder).items():
-    print(f"{made} is not made: it needs {' and '.join(missing)}.")
+    print(f"{made} was not made: it needs {' and '.join(missing)}.")
   if output is None:
     tell_use(name)
 
 
 def _match(name: str, paths: Sequence[pathlib.Path]) -> dict[str, pathlib.Path]:
-  """Finds out which of the publisher's files each path is."""
-  wanted = [file.name for file in RELEASED[name].files]
-  weights = [n for n in wanted if not n.endswith(_TEXTS)]
-  found, problems = {}, []
+  """Returns the paths by the names of the publisher's files."""
+  published = [file.name for file in RELEASED[name].files]
+  weights = [n for n in published if not n.endswith(_TEXTS)]
+  matched, problems = {}, []
   for path in paths:
-    options = [n for n in wanted if path.name in (n, f"{n}.gz")]
+    options = [n for n in published if path.name in (n, f"{n}.gz")]
     if not options and len(weights) == 1 and not path.name.endswith(_TEXTS):
-      options = weights  # whatever it is called, and in whichever format
+      options = weights  # of any name and format
     if not path.is_file():
       problems.append(f"There is no file {path}.")
-    elif not options or options[0] in found:
+    elif not options or options[0] in matched:
       problems.append(f"{path} is not one of them, or one too many.")
     else:
-      found[options[0]] = path
+      matched[options[0]] = path
   if problems or not paths:
     raise UserError(
-      f"`convert {name}` takes {', '.join(wanted)}, by these names. "
+      f"`convert {name}` takes {', '.join(published)}, by these names. "
       + (" ".join(problems) or "Give the files after the name.")
     )
-  return found
+  return matched
 
 
 def make(
   name: str, paths: Mapping[str, pathlib.Path], folder: pathlib.Path
 ) -> dict[str, list[str]]:
-  """Makes what can be made of the files; returns what else needs which."""
+  """Makes all files whose sources are given; returns what the others lack."""
   from synthjax.tokenizers import bpe
 
   entry, lacking = RELEASED[name], {}
@@ -110,7 +110,7 @@ def _convert_weights(
 
 
 def tell_use(name: str) -> None:
-  """Says how configs name what is there."""
+  """Prints how configs name the files that exist."""
   folder = cache.weights_folder(name)
   print(f"In {folder}:")
   for made, about in RELEASED[name].makes.items():

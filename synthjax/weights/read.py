@@ -1,4 +1,4 @@
-"""Weights from any file they are released in, told apart by their content."""
+"""Reads weights from any released file, whose kind its content shows."""
 
 import json
 import math
@@ -32,7 +32,7 @@ SAFETENSORS_DTYPES = {
 MAX_HEADER = 100_000_000  # bytes, as the format itself demands
 MAX_DEPTH = 100
 
-# Files that come in place of weights, by how they begin in lower case.
+# Files that are no weights, by their first bytes in lower case.
 IMPOSTORS = {
   b"<!doctype": "a web page: the download led to a login or an error page",
   b"<html": "a web page: the download led to a login or an error page",
@@ -65,13 +65,11 @@ def read_weights(path: epath.PathLike) -> dict[str, np.ndarray]:
 
   Raises:
     UserError: when there is no such file, or it is of none of these kinds, cut
-      short or damaged. No program in it is ever run.
+      short or damaged. No code in it is ever run.
   """
   data = map_file(path)
-  if any(
-    tells(data)
-    for tells in (torch_files.is_zip, torch_files.is_pickle, torch_files.is_tar)
-  ):
+  kinds = (torch_files.is_zip, torch_files.is_pickle, torch_files.is_tar)
+  if any(is_of_kind(data) for is_of_kind in kinds):
     return torch_files.parse(data, path)
   with reading(path, *torch_files.DAMAGE, AttributeError, AssertionError):
     if _is_safetensors(data):
@@ -81,9 +79,9 @@ def read_weights(path: epath.PathLike) -> dict[str, np.ndarray]:
     if _is_msgpack_dict(data):
       return _read_msgpack(data)
     raise UserError(
-      f"it begins with {data[:16].tobytes()!r}, which none of the kinds of "
-      "files does that are read here: torch.save (.pt, .pth, .bin), "
-      "safetensors, and Flax's msgpack. Fetch it again, or convert it."
+      f"it begins with {data[:16].tobytes()!r}, unlike the kinds of files that "
+      "can be read: torch.save (.pt, .pth, .bin), safetensors, and Flax's "
+      "msgpack. Fetch it again, or convert it."
     )
 
 
@@ -115,9 +113,9 @@ def _read_safetensors(data: np.ndarray) -> dict[str, np.ndarray]:
     if entry["dtype"] not in SAFETENSORS_DTYPES
   }
   if unknown:
-    found = [f"{short(n)} ({short(d)})" for n, d in list(unknown.items())[:20]]
+    arrays = [f"{short(n)} ({short(d)})" for n, d in list(unknown.items())[:20]]
     raise UserError(
-      f"it has arrays of a dtype that is not read here: {', '.join(found)}. "
+      f"it has arrays of a dtype that cannot be read: {', '.join(arrays)}. "
       f"Allowed: {', '.join(SAFETENSORS_DTYPES)}."
     )
   arrays = {}
@@ -167,7 +165,7 @@ def _flatten(
     name = f"{prefix}{key}"
     if isinstance(value, Mapping):
       yield from _flatten(value, f"{name}/", depth + 1)
-    elif value is not None:  # as of a layer without a bias
+    elif value is not None:  # as the bias of a layer without one
       yield name, _number(name, value)
 
 

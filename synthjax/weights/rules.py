@@ -1,13 +1,19 @@
-"""Turns released PyTorch weights into Flax variables, and back."""
+"""Turns released PyTorch weights into Flax variables, and back.
+
+Each `models.NAME.weights` lists the `Rule`s of its network and has the same two
+functions. `from_released(weights)` returns variables and their description,
+plain data from which the module can be built again; `to_released(variables,
+description, layout)` returns the weights under the names of one of its LAYOUTS.
+"""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from flax import traverse_util
 
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, unknown_names
 
 
 class Layout(NamedTuple):
@@ -75,31 +81,124 @@ def batch_norm(torch_name: str, flax_path: str) -> list[Rule]:
   ]
 
 
+def join_thirds(
+  weights: Mapping[str, np.ndarray], parts: Sequence[str], whole: str
+) -> dict[str, np.ndarray]:
+  """Joins queries, keys and values, which most networks here have as one.
+
+  Weights that do not come in threes of one shape stay as they are, so that
+  `convert` reports them.
+
+  Args:
+    weights: by their released names.
+    parts: of a name of queries, keys and values, such as (".query.", ...).
+    whole: takes the place of the part, such as ".qkv.".
+  """
+  joined = dict(weights)
+  for name in [name for name in joined if parts[0] in name]:
+    thirds = [name.replace(parts[0], part) for part in parts]
+    if len({np.shape(joined.get(third)) for third in thirds}) == 1:
+      arrays = [joined.pop(third) for third in thirds]
+      joined[name.replace(parts[0], whole)] = np.concatenate(arrays)
+  return joined
+
+
+def split_thirds(
+  weights: Mapping[str, np.ndarray], parts: Sequence[str], whole: str
+) -> dict[str, np.ndarray]:
+  """Undoes `join_thirds`, with the same arguments."""
+  split = {}
+  for name, weight in weights.items():
+    if whole in name:
+      for part, third in zip(parts, np.split(weight, 3), strict=True):
+        split[name.replace(whole, part)] = third
+    else:
+      split[name] = weight
+  return split
+
+
+def require(
+  weights: Mapping[str, np.ndarray], names: Sequence[str], *, family: str
+) -> None:
+  """Checks that weights hold those that show the network's sizes.
+
+  Raises:
+    UserError: listing the missing ones, and some of those that are there.
+  """
+  if missing := [name for name in names if name not in weights]:
+    raise UserError(
+      f"These are not weights of {family}: no {', '.join(missing)} among "
+      f"{len(weights)} weights, such as {some_names(weights)}. Give the "
+      "released file."
+    )
+
+
+def find_layout(
+  weights: Mapping[str, np.ndarray],
+  decisive: Mapping[str, Sequence[str]],
+  *,
+  family: str,
+  advice: str,
+) -> str:
+  """Returns the layout that weights are in.
+
+  Args:
+    weights: by the names of one of the layouts.
+    decisive: for each layout, the names that show the network's sizes.
+    family: for the message, as the layouts call it.
+    advice: for the message: which weights can be given instead.
+
+  Raises:
+    UserError: when the weights have all decisive names of no layout.
+  """
+  for layout, names in decisive.items():
+    if all(name in weights for name in names):
+      return layout
+  sought = "; or for ".join(map(", ".join, decisive.values()))
+  raise UserError(
+    f"These are not the weights of {family}. Looked for {sought}. Names "
+    f"found: {some_names(weights)}. {advice}"
+  )
+
+
+def some_names(weights: Mapping[str, np.ndarray]) -> str:
+  """Returns the first names of weights, for a message."""
+  return ", ".join(sorted(weights)[:5]) or "none at all"
+
+
+def check_layout(family: str, layout: str, layouts: Iterable[str]) -> None:
+  """Raises UserError about a layout that is not one of `layouts`."""
+  if layout not in layouts:
+    raise unknown_names(f"layout of {family} weights", [layout], layouts)
+
+
+def numbers_in(
+  weights: Mapping[str, np.ndarray], pattern: str
+) -> list[tuple[int, ...]]:
+  """Returns the numbers in the names that start with a regular expression."""
+  matches = (re.match(pattern, name) for name in weights)
+  return [tuple(map(int, match.groups())) for match in matches if match]
+
+
 def convert(
   weights: Mapping[str, np.ndarray], rules: Sequence[Rule], like: Mapping
 ) -> dict:
   """Returns the PyTorch weights as variables of the structure of `like`.
 
   Args:
-    weights: by the released names; the caller drops what is not wanted, such
-      as `num_batches_tracked`.
+    weights: by the released names, without those that the network does not
+      use, such as `num_batches_tracked`.
     rules: tried in order.
     like: variables, or their shapes from `jax.eval_shape`.
 
   Raises:
     UserError: listing every weight that is unused, missing or misshapen.
   """
-  patterns = [(_pattern(rule.torch_name), rule) for rule in rules]
   want = traverse_util.flatten_dict(like, sep="/")
-  got, problems = {}, []
-  for name, weight in weights.items():
-    for pattern, rule in patterns:
-      if match := pattern.fullmatch(name):
-        path = rule.flax_path.format(**match.groupdict())
-        got[path] = rule.layout.to_flax(np.asarray(weight))
-        break
-    else:
-      problems.append(f"{name}: no rule takes it")
+  got, unused = rename(
+    weights, [(r.torch_name, r.flax_path, r.layout.to_flax) for r in rules]
+  )
+  problems = [f"{name}: no rule takes it" for name in unused]
   for path in want.keys() | got.keys():
     have, need = (np.shape(t[path]) if path in t else None for t in (got, want))
     if have != need:
@@ -121,25 +220,45 @@ def restore(variables: Mapping, rules: Sequence[Rule]) -> dict[str, np.ndarray]:
   Raises:
     UserError: listing every variable that no rule gives a name.
   """
-  patterns = [(_pattern(rule.flax_path), rule) for rule in rules]
-  got, problems = {}, []
-  for path, value in traverse_util.flatten_dict(variables, sep="/").items():
-    for pattern, rule in patterns:
-      if match := pattern.fullmatch(path):
-        name = rule.torch_name.format(**match.groupdict())
-        got[name] = rule.layout.to_torch(np.asarray(value))
-        break
-    else:
-      problems.append(f"{path}: no rule takes it")
-  if problems:
+  got, nameless = rename(
+    traverse_util.flatten_dict(variables, sep="/"),
+    [(r.flax_path, r.torch_name, r.layout.to_torch) for r in rules],
+  )
+  if nameless:
+    lines = [f"{path}: no rule takes it" for path in sorted(nameless)]
     raise UserError(
-      "These variables have no released names:\n  "
-      + "\n  ".join(sorted(problems))
+      "These variables have no released names:\n  " + "\n  ".join(lines)
     )
   return got
 
 
+def rename(
+  arrays: Mapping[str, np.ndarray],
+  renames: Sequence[tuple[str, str, Callable[[np.ndarray], np.ndarray]]],
+) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Renames and reorders arrays.
+
+  Args:
+    arrays: by their old names.
+    renames: old names, new names and functions from old to new arrays; the
+      first that matches a name counts.
+
+  Returns:
+    The arrays by their new names, and the old names that nothing matches.
+  """
+  patterns = [(_pattern(old), new, change) for old, new, change in renames]
+  renamed, unmatched = {}, []
+  for name, array in arrays.items():
+    for pattern, new, change in patterns:
+      if match := pattern.fullmatch(name):
+        renamed[new.format(**match.groupdict())] = change(np.asarray(array))
+        break
+    else:
+      unmatched.append(name)
+  return renamed, unmatched
+
+
 def _pattern(template: str) -> re.Pattern:
-  """Lets "layer{i}.conv.weight" match "layer3.conv.weight"."""
+  """Returns an expression by which "layer{i}.conv" matches "layer3.conv"."""
   escaped = re.escape(template)
   return re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", escaped))

@@ -1,6 +1,7 @@
 """Tests of the benchmark of encoding: both towers encode the same."""
 
 import json
+from functools import partial
 
 import clip_keys
 import jax
@@ -10,7 +11,7 @@ import tiny_clip
 from PIL import Image
 
 from benchmarks import encode as bench
-from benchmarks import encoder_inputs
+from benchmarks import encoder_inputs, made_up
 from synthjax.encoders.resize import fit_image
 from synthjax.models.clip import model as clip
 from synthjax.models.clip import weights as convert
@@ -77,7 +78,8 @@ def test_files_are_resized_as_ours_are(tmp_path):
   for i, shape in enumerate([(40, 40, 3), (37, 61, 3)]):
     image = rng.integers(0, 256, shape, np.uint8)
     Image.fromarray(image).save(tmp_path / "image.png")
-    read = torch_clip.Folder([tmp_path / "image.png"], 32)[0]
+    files = [tmp_path / "image.png"]
+    read = made_up.ImageFiles(files, partial(torch_clip.fit, size=32))[0]
     error = np.abs(
       read.movedim(0, -1).numpy() - fit_image(image, 32).astype(int)
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import devices
+from benchmarks import devices, made_up
 from benchmarks import input as benchmark
 from synthjax.data.generated import shards
 from synthjax.data.pipeline import codecs
@@ -72,8 +72,8 @@ def test_both_sides_read_the_same_images(tmp_path, args):
   assert theirs.shape == (4, 3, 16, 16) and theirs.dtype == torch.uint8
 
 
-def test_the_reference_crops_what_it_should():
-  """A picture of its own coordinates tells where each crop was cut."""
+def test_the_reference_crops_as_specified():
+  """A picture of its own coordinates shows where each crop was cut."""
   pytest.importorskip("torch")
   y, x = np.mgrid[:200, :200]
   image = Image.fromarray(np.stack([y, x, x], -1).astype(np.uint8))
@@ -89,7 +89,7 @@ def test_the_reference_crops_what_it_should():
 
 def test_pictures_have_the_spectrum_of_photographs():
   """Halving the scale halves the amplitude, or a little less."""
-  drawn = benchmark.picture(np.random.default_rng(0), 128)
+  drawn = made_up.picture(np.random.default_rng(0), 128)
   assert drawn.dtype == np.uint8 and 30 < drawn.std() < 90
   again = codecs.decode_image(
     codecs.encode(drawn, image_format="jpeg", quality=90)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import devices, train
+from benchmarks import devices, made_up, train
 from synthjax.models.resnet import weights as resnet_weights
 from synthjax.models.vit import weights as vit_weights
 
@@ -25,7 +25,7 @@ def test_both_sides_take_the_same_steps(name, family):
   torch = pytest.importorskip("torch")
   from benchmarks import torch_training
 
-  variables = train.fill(
+  variables = made_up.fill(
     jax.eval_shape(
       train.our_model(name, tiny=True).init,
       jax.random.key(0),
@@ -40,7 +40,7 @@ def test_both_sides_take_the_same_steps(name, family):
   )
   assert not unexpected
   assert all(key.endswith("num_batches_tracked") for key in missing)
-  steps, flops, _ = torch_training.make_steps(
+  theirs = torch_training.make_steps(
     model,
     train.MODELS[name][1] | {"lr": train.LR},
     images,
@@ -51,12 +51,12 @@ def test_both_sides_take_the_same_steps(name, family):
   with jax.default_matmul_precision("highest"):
     ours = train.our_step(name, images, labels, tiny=True, variables=variables)
     ours.run()
-    want = [steps["PyTorch"]() for _ in range(3)]
+    want = [theirs.runs["PyTorch"]() for _ in range(3)]
     found = [ours.run() for _ in range(3)]
   np.testing.assert_allclose(found, want, rtol=2e-4)
   assert want[0] > want[-1] + 1e-3  # it trains
   # XLA counts more than the products and convolutions that PyTorch counts.
-  assert 1 < ours.flops / flops < 2
+  assert 1 < ours.flops / theirs.flops < 2
   assert ours.peak_bytes > sum(x.nbytes for x in jax.tree.leaves(variables))
 
 

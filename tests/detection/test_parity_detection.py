@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from models.test_parity_classifiers import randomise, relative_error
+from torch_parity import randomise, relative_error
 
 from synthjax.detection.faster_rcnn import FasterRCNN
 from synthjax.detection.objective import DetectionState, detection, predictor

@@ -11,10 +11,9 @@ import tiny_sd
 from safetensors.numpy import load_file
 
 from synthjax.generators import load_generator, stable_diffusion
-from synthjax.models.stable_diffusion import weight_names
 from synthjax.models.stable_diffusion import weights as convert
 from synthjax.models.stable_diffusion.folder import describe
-from synthjax.models.stable_diffusion.pack import TOKENIZER, WEIGHTS, pack
+from synthjax.models.stable_diffusion.weights import TOKENIZER, WEIGHTS, pack
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
@@ -293,5 +292,5 @@ def test_names_of_text_towers_with_and_without_the_prefix_are_one():
   weights = tiny_sd.released()[0]["text_encoder"]
   bare = {k.removeprefix("text_model."): w for k, w in weights.items()}
   assert bare.keys() != weights.keys()
-  got, want = map(weight_names.openai_names, (bare, weights))
+  got, want = map(convert.openai_names, (bare, weights))
   assert got.keys() == want.keys()

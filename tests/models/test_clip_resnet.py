@@ -63,7 +63,7 @@ def test_with_training_the_batch_is_used_and_statistics_move(tiny_resnet):
   other = variables | {"batch_stats": fill(variables["batch_stats"], seed=9)}
   np.testing.assert_allclose(features, encode(other)[0], atol=1e-5)
 
-  # Of the first convolution, by hand: a tenth of the way to the batch's.
+  # The first convolution's, by hand: a tenth of the way to the batch's.
   kernel = variables["params"]["visual"]["conv1"]["kernel"]
   y = jax.lax.conv_general_dilated(
     images,

@@ -10,6 +10,7 @@ import pytest
 import tiny_world
 from clip_keys import RESNET, VIT, weights_of
 from flax import traverse_util
+from plain_weights import zeros
 
 from synthjax import encoders
 from synthjax.models.clip import model as clip
@@ -46,7 +47,7 @@ def assert_equal(got, want):
 def test_every_key_of_openais_archives_is_taken(name, tensors, numbers):
   shapes = clip_keys.openai(**clip_keys.SIZES[name])
   assert len(shapes) == tensors
-  weights = clip_keys.zeros(shapes | clip_keys.EXTRA)
+  weights = zeros(shapes | clip_keys.EXTRA, np.float16)
   variables, description = from_released(weights)
 
   flat = traverse_util.flatten_dict(variables, sep="/")
@@ -74,8 +75,8 @@ def test_every_key_of_openais_archives_is_taken(name, tensors, numbers):
 def test_every_key_of_hugging_faces_clip_is_taken(name, tensors):
   shapes = clip_keys.huggingface(**clip_keys.SIZES[name])
   assert len(shapes) == tensors + 2  # the position_ids of older files
-  # Of one byte, as q, k and v are copied.
-  variables, description = from_released(clip_keys.zeros(shapes, np.int8))
+  # One byte each, as q, k and v are copied.
+  variables, description = from_released(zeros(shapes, np.int8))
   assert clip.CLIP(**description["model"]) == clip.MODELS[name]()
   back = to_released(variables, description, "huggingface")
   assert {k: v.shape for k, v in back.items()} == {
@@ -93,7 +94,7 @@ def test_every_key_of_timms_resnet_is_taken():
   assert shapes["stages.3.2.conv3_1x1.conv.weight"] == (2048, 512, 1, 1)
   assert shapes["head.pos_embed"] == (50, 2048)
   assert shapes["head.proj.weight"] == (1024, 2048)
-  variables, description = from_released(clip_keys.zeros(shapes))
+  variables, description = from_released(zeros(shapes, np.float16))
   assert description == {
     "kind": "clip_visual",
     "image_tower": "resnet",
@@ -195,7 +196,7 @@ def test_an_image_tower_alone_is_that_of_the_whole(sizes):
     assert module.heads == about["model"]["vision_heads"]
 
 
-def test_what_wraps_a_state_dict_is_taken_off():
+def test_a_state_dict_is_unwrapped():
   weights = weights_of(RESNET)
   want, about = from_released(weights)
   inner = {f"module.{name}": value for name, value in weights.items()}

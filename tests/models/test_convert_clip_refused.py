@@ -38,12 +38,12 @@ def without(weights, *starts):
     ),
   ],
 )
-def test_weights_that_are_no_clip_say_what_is_wrong(make, words):
+def test_weights_of_no_clip_are_refused_with_their_problems(make, words):
   with pytest.raises(UserError, match=words):
     from_released(make(weights_of(VIT)))
 
 
-def test_a_torchvision_resnet_is_told_from_a_clip():
+def test_a_torchvision_resnet_is_no_clip():
   weights = {
     "conv1.weight": np.zeros((64, 3, 7, 7)),
     "layer1.0.conv1.weight": np.zeros((64, 64, 1, 1)),

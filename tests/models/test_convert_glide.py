@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import plain_weights
 import pytest
 import released_glide
 
@@ -12,7 +13,7 @@ STAGES = {
   "base": released_glide.BASE,
   "upsampler": released_glide.UPSAMPLER,
 }
-# Tensors, parameters, and what is told from the shapes of the released files.
+# Tensors, parameters and sizes of the released files, read from their shapes.
 EXPECTED = {
   "base": (783, 385_030_726, (1, 2, 3, 4), 3, (2, 4, 8)),
   "upsampler": (797, 398_361_286, (1, 1, 2, 2, 4, 4), 2, (8, 16, 32)),
@@ -46,7 +47,7 @@ def test_every_released_weight_is_taken(stage):
   assert len(shapes) == tensors
   assert sum(map(np.prod, shapes.values())) == parameters
   variables, description = glide_weights.from_released(
-    released_glide.zeros(shapes)
+    plain_weights.zeros(shapes)
   )
   leaves = jax.tree.leaves(variables)
   assert len(leaves) == tensors and sum(x.size for x in leaves) == parameters
@@ -105,11 +106,11 @@ def test_sizes_are_read_off_recorded_weights_which_return_as_they_were(
 def test_inpainting_weights_are_refused(channels, words):
   shapes = released_glide.glide(released_glide.BASE | {"channels": channels})
   with pytest.raises(UserError, match=words):
-    glide_weights.from_released(released_glide.zeros(shapes))
+    glide_weights.from_released(plain_weights.zeros(shapes))
 
 
 def test_weights_that_do_not_fit_are_all_listed():
-  weights = released_glide.zeros(released_glide.glide(released_glide.BASE))
+  weights = plain_weights.zeros(released_glide.glide(released_glide.BASE))
   weights["surplus.weight"] = np.zeros(3)
   weights["out.2.bias"] = np.zeros(7)
   del weights["final_ln.bias"]
@@ -123,7 +124,7 @@ def test_weights_that_do_not_fit_are_all_listed():
     assert problem in str(error.value)
 
 
-def test_other_weights_are_refused_with_what_was_looked_for():
+def test_other_weights_are_refused_with_the_expected_names():
   with pytest.raises(UserError) as error:
     glide_weights.from_released({"conv1.weight": np.zeros((64, 3, 7, 7))})
   for words in ("no token_embedding.weight", "out.2.weight", "conv1.weight"):
@@ -138,7 +139,7 @@ def test_other_weights_are_refused_with_what_was_looked_for():
   ],
 )
 def test_heads_that_cannot_be_are_refused(options, words):
-  weights = released_glide.zeros(released_glide.glide(released_glide.BASE))
+  weights = plain_weights.zeros(released_glide.glide(released_glide.BASE))
   with pytest.raises(UserError, match=words):
     glide_weights.from_released(weights, **options)
 

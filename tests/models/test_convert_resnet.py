@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from plain_weights import random, zeros
 
 from synthjax.models.classifiers import backbone, make_classifier
 from synthjax.models.resnet import weights as resnet_weights
@@ -52,16 +53,6 @@ def torchvision_shapes(
   elif classes:
     shapes |= {"fc.weight": (classes, c), "fc.bias": (classes,)}
   return shapes
-
-
-def zeros(shapes):
-  """Returns weights of these shapes that take no memory."""
-  return {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
-
-
-def random(shapes):
-  rng = np.random.default_rng(0)
-  return {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
 
 
 def small(**changes):
@@ -243,7 +234,7 @@ def test_names_beside_mocos_encoder_are_not_lost_silently():
     resnet_weights.from_released(weights)
 
 
-def test_other_weights_are_refused_with_what_was_looked_for():
+def test_other_weights_are_refused_with_the_expected_names():
   with pytest.raises(UserError, match=r"conv1\.weight.*Names found: cls_token"):
     resnet_weights.from_released({"cls_token": np.zeros((1, 1, 4))})
   with pytest.raises(UserError, match="none at all"):

@@ -57,7 +57,7 @@ def test_every_weight_of_t5_base_finds_its_place():
   assert {name: w.shape for name, w in back.items()} == shapes
 
 
-def test_heads_and_their_width_are_told_apart():
+def test_heads_and_their_width_are_read_separately():
   """As in t5-3b, where they are not d_model together."""
   shapes = released_shapes(layers=1, d_model=16, width=96, d_ff=20, heads=3)
   fields = converter.from_released(zeros(shapes))[1]["model"]
@@ -106,7 +106,7 @@ def changed(change):
       ),
       "DenseReluDense.wi.weight missing.*gated",
     ),
-    (lambda w: w.clear(), "shared.weight.*found nothing"),
+    (lambda w: w.clear(), "shared.weight.*found none at all"),
     (
       lambda w: w.pop("decoder.block.1.layer.0.SelfAttention.q.weight"),
       "decoder/block_1/layer_0/SelfAttention/q/kernel: weights have None",
@@ -119,6 +119,8 @@ def test_other_weights_are_refused(change, words):
     converter.from_released(changed(change))
 
 
-def test_there_is_no_other_layout():
-  with pytest.raises(UserError, match="no layout 'mesh'.*huggingface"):
+def test_another_layout_is_refused():
+  with pytest.raises(
+    UserError, match="layout of T5 weights 'mesh'.*huggingface"
+  ):
     converter.to_released({}, {}, "mesh")

@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+from plain_weights import random, zeros
+from vit_keys import SHAPES, huggingface_shapes, timm_shapes
 
 from synthjax.models.classifiers import backbone, make_classifier
 from synthjax.models.vit import weights as vit_weights
@@ -12,77 +14,6 @@ from synthjax.weights import files
 
 DEIT_S = dict(width=384, depth=12, patch=16, grid=14, classes=1000)
 SMALL = dict(width=128, depth=2, patch=4, grid=3, classes=5)
-
-
-def timm_shapes(*, width, depth, patch, grid, classes, hidden=None):
-  """Returns timm's names with their shapes, written down by hand."""
-  hidden = hidden or 4 * width
-  shapes = {
-    "cls_token": (1, 1, width),
-    "pos_embed": (1, grid * grid + 1, width),
-    "patch_embed.proj.weight": (width, 3, patch, patch),
-    "patch_embed.proj.bias": (width,),
-  }
-  for i in range(depth):
-    for name, out, in_ in (
-      ("attn.qkv", 3 * width, width),
-      ("attn.proj", width, width),
-      ("mlp.fc1", hidden, width),
-      ("mlp.fc2", width, hidden),
-    ):
-      shapes[f"blocks.{i}.{name}.weight"] = (out, in_)
-      shapes[f"blocks.{i}.{name}.bias"] = (out,)
-    for norm in ("norm1", "norm2"):
-      shapes[f"blocks.{i}.{norm}.weight"] = (width,)
-      shapes[f"blocks.{i}.{norm}.bias"] = (width,)
-  shapes |= {"norm.weight": (width,), "norm.bias": (width,)}
-  if classes:
-    shapes |= {"head.weight": (classes, width), "head.bias": (classes,)}
-  return shapes
-
-
-def huggingface_shapes(*, width, depth, patch, grid, classes, prefix="vit."):
-  """Returns the names of ViTForImageClassification with their shapes."""
-  shapes = {
-    "embeddings.cls_token": (1, 1, width),
-    "embeddings.position_embeddings": (1, grid * grid + 1, width),
-    "embeddings.patch_embeddings.projection.weight": (width, 3, patch, patch),
-    "embeddings.patch_embeddings.projection.bias": (width,),
-  }
-  for i in range(depth):
-    layer = f"encoder.layer.{i}"
-    for name, out, in_ in (
-      ("attention.attention.query", width, width),
-      ("attention.attention.key", width, width),
-      ("attention.attention.value", width, width),
-      ("attention.output.dense", width, width),
-      ("intermediate.dense", 4 * width, width),
-      ("output.dense", width, 4 * width),
-    ):
-      shapes[f"{layer}.{name}.weight"] = (out, in_)
-      shapes[f"{layer}.{name}.bias"] = (out,)
-    for norm in ("layernorm_before", "layernorm_after"):
-      shapes[f"{layer}.{norm}.weight"] = (width,)
-      shapes[f"{layer}.{norm}.bias"] = (width,)
-  shapes |= {"layernorm.weight": (width,), "layernorm.bias": (width,)}
-  shapes = {f"{prefix}{name}": shape for name, shape in shapes.items()}
-  if classes:
-    shapes["classifier.weight"] = (classes, width)
-    shapes["classifier.bias"] = (classes,)
-  return shapes
-
-
-SHAPES = {"timm": timm_shapes, "huggingface": huggingface_shapes}
-
-
-def zeros(shapes):
-  """Returns weights of these shapes that take no memory."""
-  return {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
-
-
-def random(shapes):
-  rng = np.random.default_rng(0)
-  return {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
 
 
 @pytest.mark.parametrize(
@@ -212,7 +143,7 @@ def test_a_query_without_its_key_is_found():
   assert "blocks_0/attn/qkv/kernel: weights have None" in str(error.value)
 
 
-def test_other_weights_are_refused_with_what_was_looked_for():
+def test_other_weights_are_refused_with_the_expected_names():
   with pytest.raises(UserError, match=r"pos_embed.*Names found: model\..*"):
     vit_weights.from_released({"model": {}})
   with pytest.raises(UserError, match="none at all"):

@@ -3,6 +3,8 @@
 import jax
 import numpy as np
 import pytest
+import vit_keys
+from plain_weights import random, zeros
 
 from synthjax.models.dinov2 import model as dinov2
 from synthjax.models.dinov2 import weights as convert
@@ -16,68 +18,36 @@ COUNTS = {"s": 22_056_576, "b": 86_580_480, "l": 304_368_640}
 SMALL = dict(width=128, depth=2, grid=3)
 
 
-def authors_shapes(*, width, depth, grid=37, patch=14):
-  """Returns the names of dinov2_vit*14_pretrain.pth, written down by hand."""
-  shapes = {
-    "cls_token": (1, 1, width),
-    "pos_embed": (1, grid * grid + 1, width),
-    "mask_token": (1, width),
-    "patch_embed.proj.weight": (width, 3, patch, patch),
-    "patch_embed.proj.bias": (width,),
-  }
-  for i in range(depth):
-    for name, out, in_ in (
-      ("attn.qkv", 3 * width, width),
-      ("attn.proj", width, width),
-      ("mlp.fc1", 4 * width, width),
-      ("mlp.fc2", width, 4 * width),
-    ):
-      shapes[f"blocks.{i}.{name}.weight"] = (out, in_)
-      shapes[f"blocks.{i}.{name}.bias"] = (out,)
-    for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"):
-      shapes[f"blocks.{i}.{name}"] = (width,)
-    shapes |= {f"blocks.{i}.ls{j}.gamma": (width,) for j in (1, 2)}
-  return shapes | {"norm.weight": (width,), "norm.bias": (width,)}
+def authors_shapes(*, width, depth, grid=37):
+  """Returns the names of dinov2_vit*14_pretrain.pth with their shapes."""
+  shapes = vit_keys.timm_shapes(
+    width=width, depth=depth, patch=14, grid=grid, classes=None
+  )
+  scales = [f"blocks.{i}.ls{j}.gamma" for i in range(depth) for j in (1, 2)]
+  return shapes | dict.fromkeys(scales, (width,)) | {"mask_token": (1, width)}
 
 
-def huggingface_shapes(*, width, depth, grid=37, patch=14):
-  """Returns the names of facebook/dinov2-*, written down by hand."""
-  shapes = {
-    "embeddings.cls_token": (1, 1, width),
-    "embeddings.mask_token": (1, width),
-    "embeddings.position_embeddings": (1, grid * grid + 1, width),
-    "embeddings.patch_embeddings.projection.weight": (width, 3, patch, patch),
-    "embeddings.patch_embeddings.projection.bias": (width,),
-  }
-  for i in range(depth):
-    layer = f"encoder.layer.{i}"
-    for name, out, in_ in (
-      ("attention.attention.query", width, width),
-      ("attention.attention.key", width, width),
-      ("attention.attention.value", width, width),
-      ("attention.output.dense", width, width),
-      ("mlp.fc1", 4 * width, width),
-      ("mlp.fc2", width, 4 * width),
-    ):
-      shapes[f"{layer}.{name}.weight"] = (out, in_)
-      shapes[f"{layer}.{name}.bias"] = (out,)
-    for name in ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias"):
-      shapes[f"{layer}.{name}"] = (width,)
-    shapes |= {f"{layer}.layer_scale{j}.lambda1": (width,) for j in (1, 2)}
-  return shapes | {"layernorm.weight": (width,), "layernorm.bias": (width,)}
+def huggingface_shapes(*, width, depth, grid=37):
+  """Returns the names of facebook/dinov2-* with their shapes."""
+  shapes = vit_keys.huggingface_shapes(
+    width=width,
+    depth=depth,
+    patch=14,
+    grid=grid,
+    classes=None,
+    prefix="",
+    names=("norm1", "norm2", "mlp.fc1", "mlp.fc2"),
+  )
+  scales = [
+    f"encoder.layer.{i}.layer_scale{j}.lambda1"
+    for i in range(depth)
+    for j in (1, 2)
+  ]
+  shapes["embeddings.mask_token"] = (1, width)
+  return shapes | dict.fromkeys(scales, (width,))
 
 
 SHAPES = {"authors": authors_shapes, "huggingface": huggingface_shapes}
-
-
-def zeros(shapes):
-  """Returns weights of these shapes that take no memory."""
-  return {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
-
-
-def random(shapes):
-  rng = np.random.default_rng(0)
-  return {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
 
 
 # --- parity -----------------------------------------------------------------
@@ -211,7 +181,7 @@ def test_both_layouts_give_the_same_module_but_for_the_offset():
   jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
-def test_what_cannot_be_converted_is_refused():
+def test_unsupported_weights_are_refused():
   weights = random(authors_shapes(**SMALL))
   with pytest.raises(UserError, match="register_tokens: no rule takes it"):
     convert.from_released(weights | {"register_tokens": np.zeros((1, 4, 128))})

@@ -67,7 +67,7 @@ def upsampler(golden):
 
 
 @pytest.mark.golden
-def test_the_base_predicts_what_the_reference_does(base):
+def test_the_base_predicts_as_the_reference(base):
   case, (x, t, tokens, mask), model, variables = base
   text = model.apply(variables, tokens, mask, method="encode_text")
   sequence = case["out/text_sequence_NCL"].transpose(0, 2, 1)
@@ -79,7 +79,7 @@ def test_the_base_predicts_what_the_reference_does(base):
 
 
 @pytest.mark.golden
-def test_the_upsampler_predicts_what_the_reference_does(upsampler):
+def test_the_upsampler_predicts_as_the_reference(upsampler):
   case, inputs, model, variables = upsampler
   out = jax.jit(model.apply)(variables, *inputs)
   np.testing.assert_allclose(out, images(case["out/y"]), atol=1e-4)

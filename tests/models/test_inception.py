@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny_encoders
 import torch_pickles as tp
+from plain_weights import zeros
 
 from synthjax.models.inception import model as inception
 from synthjax.models.inception import weights as convert
@@ -22,11 +23,6 @@ AVERAGED = ("5b", "5c", "5d", "6b", "6c", "6d", "6e", "7b")
 @pytest.fixture(scope="module")
 def weights():
   return tiny_encoders.inception_weights()
-
-
-def zeros(shapes):
-  """Returns weights of these shapes that take no memory."""
-  return {k: np.broadcast_to(np.float32(0), s) for k, s in shapes.items()}
 
 
 # --- parity -----------------------------------------------------------------
@@ -46,7 +42,7 @@ def relative_error(weights, *, size, n, logits):
     )
   want = found[logits].numpy()
   assert got.shape == want.shape and got.dtype == want.dtype
-  assert want.std(0).mean() > 0.01  # images are told apart
+  assert want.std(0).mean() > 0.01  # images differ
   return abs(got - want).max() / abs(want).max()
 
 
@@ -139,7 +135,7 @@ def test_weights_come_back_as_they_were(weights, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
-def test_what_cannot_be_converted_is_refused(weights):
+def test_unsupported_weights_are_refused(weights):
   with pytest.raises(UserError, match=r"AuxLogits\.fc\.weight: no rule"):
     convert.from_released(weights | {"AuxLogits.fc.weight": np.zeros((1, 1))})
   name = "Mixed_6b.branch7x7_2.bn.running_var"

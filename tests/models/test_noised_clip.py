@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import plain_weights
 import pytest
 import released_glide
 
@@ -169,7 +170,7 @@ def test_texts_equal_a_plain_reading_whatever_follows_their_end():
 )
 def test_every_released_weight_is_taken(tower, shapes, tensors, parameters):
   assert len(shapes) == tensors
-  variables, description = convert.from_released(released_glide.zeros(shapes))
+  variables, description = convert.from_released(plain_weights.zeros(shapes))
   leaves = jax.tree.leaves(variables)
   assert len(leaves) == tensors and sum(x.size for x in leaves) == parameters
   assert description["tower"] == tower
@@ -191,7 +192,7 @@ def test_weights_return_as_they_were(tower):
     np.testing.assert_array_equal(back[name], value)
 
 
-def test_bad_weights_are_refused_with_all_that_is_wrong():
+def test_bad_weights_are_refused_with_all_problems():
   with pytest.raises(
     UserError, match=r"no blocks\.input\.w_t, .*such as fc\.w"
   ):

@@ -87,9 +87,7 @@ def test_prompts_are_encoded_as_by_transformers(golden, networks, version):
 
 @pytest.mark.golden
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_unet_predicts_what_that_of_diffusers_does(
-  golden, networks, version
-):
+def test_the_unet_predicts_as_that_of_diffusers(golden, networks, version):
   case = golden("sd_unet")
   (unet, _, _), params = networks(version)
   given = (case[f"in/{version}/{name}"] for name in ("x", "t", "context"))
@@ -222,7 +220,7 @@ def test_steps_are_spaced_as_the_scheduler_has_it(
 
 
 @pytest.mark.parametrize("respacing", [0, 1000, 1001])
-def test_more_steps_than_there_are_is_told(respacing):
+def test_too_many_steps_are_refused(respacing):
   with pytest.raises(ValueError, match="were trained"):
     latents.kept_timesteps(
       respacing, latents.scaled_linear(), spacing="leading", offset=1

@@ -13,6 +13,7 @@ from synthjax.models.classifiers import (
   describe,
   make_classifier,
 )
+from synthjax.models.conv import convolve_patches
 from synthjax.models.vit import model as vit
 from synthjax.runtime.errors import UserError
 from synthjax.training import supervised
@@ -104,7 +105,7 @@ def test_patches_as_a_product_equal_the_convolution():
   want = jax.lax.conv_general_dilated(
     images, kernel, (4, 4), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
-  got = vit.convolve_patches(images, kernel)
+  got = convolve_patches(images, kernel)
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
@@ -259,7 +260,7 @@ def test_the_supervised_objective_trains_it():
 # --- what does not fit ------------------------------------------------------
 
 
-def test_what_does_not_fit_says_what_to_change():
+def test_wrong_inputs_are_refused_with_a_remedy():
   variables = random_variables(tiny(), 8)
   with pytest.raises(UserError, match=r"64 patches.*for 16.*resize_positions"):
     tiny().apply(variables, random_images(1, 16))
@@ -279,3 +280,52 @@ def test_a_description_gives_the_same_module_again():
   assert found == {"name": "deit_s", "depth": 3, "mlp_ratio": 2.0}
   model = make_classifier(num_classes=2, **found)
   assert {name: getattr(model, name) for name in sizes} == sizes
+
+
+# --- positions ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("old", "new"),
+  [
+    ((14, 14), (24, 24)),
+    ((14, 14), (7, 7)),
+    ((24, 24), (14, 14)),
+    ((5, 3), (4, 9)),
+    ((2, 2), (5, 5)),
+    ((6, 6), (1, 1)),
+  ],
+)
+def test_positions_are_resized_as_in_pytorch(old, new):
+  torch = pytest.importorskip("torch")
+  rng = np.random.default_rng(0)
+  positions = rng.normal(size=(1, 1 + old[0] * old[1], 6)).astype(np.float32)
+  # In float64, as in float32 PyTorch's own places are rounded.
+  grid = torch.from_numpy(positions[:, 1:]).double().reshape(1, *old, 6)
+  want = torch.nn.functional.interpolate(
+    grid.permute(0, 3, 1, 2), size=new, mode="bicubic", align_corners=False
+  )
+  want = want.permute(0, 2, 3, 1).reshape(1, -1, 6).numpy()
+  got = vit.resize_positions(positions, old, new)
+  np.testing.assert_array_equal(got[:, :1], positions[:, :1])
+  np.testing.assert_allclose(got[:, 1:], want, atol=2e-6)
+
+
+def test_the_cubic_has_the_weights_of_its_formula():
+  """Halfway between two places, a = -0.75 gives -3, 19, 19, -3 of 32."""
+  line = np.zeros((1, 1 + 4, 4), np.float32)
+  line[0, 1:] = np.eye(4)
+  got = vit.resize_positions(line, (1, 4), (1, 2))
+  np.testing.assert_allclose(got[0, 1] * 32, [-3 + 19, 19, -3, 0], atol=1e-5)
+  np.testing.assert_allclose(got[0, 2] * 32, [0, -3, 19, 19 - 3], atol=1e-5)
+
+
+def test_the_same_grid_changes_nothing_and_params_are_taken_too():
+  params = random_variables(tiny(), 8)["params"]
+  same = vit.resize_positions(params["pos_embed"], 4, 4)
+  np.testing.assert_allclose(same, params["pos_embed"], atol=1e-6)
+  larger = vit.resize_positions(params, 4, (8, 8))
+  assert larger.keys() == params.keys()
+  logits = tiny().apply({"params": larger}, random_images(2, 16))
+  assert logits.shape == (2, 3)
+  assert params["pos_embed"].shape == (1, 17, 16)

@@ -93,7 +93,7 @@ def test_plain_data_is_read_from_configs_and_numpy():
 
 
 @pytest.mark.parametrize("bad", [object(), float("nan"), np.zeros(2), {1: 2}])
-def test_what_json_cannot_hold_is_named_by_its_path(tmp_path, bad):
+def test_a_value_that_json_cannot_hold_is_named_by_its_path(tmp_path, bad):
   with pytest.raises(TypeError, match=r"spec\.model\.bad"):
     artifacts.begin(tmp_path / "a", {"model": {"bad": bad}})
   assert not (tmp_path / "a").exists()
@@ -175,7 +175,7 @@ def test_a_disk_that_fills_up_at_the_sync_is_noticed(tmp_path, monkeypatch):
 
 
 @pytest.mark.faults
-def test_the_text_of_a_full_disk_is_known_from_writers_in_cpp(tmp_path):
+def test_errors_of_writers_in_cpp_about_a_full_disk_are_recognised(tmp_path):
   with pytest.raises(UserError, match="is full"):
     with artifacts.replace(tmp_path, "x"):
       raise RuntimeError("INTERNAL: write(): No space left on device")
@@ -257,7 +257,7 @@ def test_the_manifest_is_written_last(tmp_path, monkeypatch):
   )
 
 
-def test_what_decides_nothing_of_the_result_blocks_no_resume(tmp_path):
+def test_fields_that_do_not_change_the_result_block_no_resume(tmp_path):
   """A run goes on with another number of workers; an old one knew it."""
   trained = {"epochs": 3, "arms": [{"lr": 0.1, "num_workers": 16}]}
   folder = tmp_path / "pretrain"

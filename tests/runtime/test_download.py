@@ -130,7 +130,7 @@ def test_a_file_arrives_whole_and_alone(server, fetch, capsys):
   assert "base.pt: 0.3 of 0.3 MB" in capsys.readouterr().err
 
 
-def test_a_file_that_is_there_is_not_fetched(server, fetch):
+def test_an_existing_file_is_not_fetched(server, fetch):
   fetch()
   assert fetch(sha256=SHA256[:8]) == SHA256
   assert len(server.log) == 1
@@ -223,7 +223,7 @@ def test_a_file_that_changes_meanwhile_is_fetched_anew(server, fetch, size):
 
 
 @pytest.mark.faults
-def test_a_change_that_the_server_hides_is_seen_in_what_it_sends(server, fetch):
+def test_a_change_that_the_server_hides_shows_in_its_bytes(server, fetch):
   """Its answer to If-Range is another version's rest, or another place's."""
   server.plan = [{"drop_after": 50_000}, {"lie_by": 7}]
   assert fetch(sha256=SHA256) == SHA256
@@ -248,7 +248,7 @@ def test_more_than_the_server_has_is_thrown_away(server, fetch):
 
 
 @pytest.mark.faults
-def test_another_file_is_put_aside_and_both_hashes_told(server, fetch):
+def test_another_file_is_put_aside_and_both_hashes_are_reported(server, fetch):
   server.content = CONTENT[::-1]
   got = hashlib.sha256(server.content).hexdigest()
   with pytest.raises(UserError, match=f"(?s)expected.*{SHA256}.*got.*{got}"):
@@ -269,7 +269,7 @@ def test_a_web_page_is_not_taken_for_a_file(server, fetch):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("status", [403, 404, 410])
-def test_a_refusal_is_told_at_once(server, fetch, status):
+def test_a_refusal_is_reported_at_once(server, fetch, status):
   server.plan = [{"status": status}]
   with pytest.raises(UserError) as error:
     fetch()
@@ -323,16 +323,18 @@ def test_a_closed_port_fails_after_some_tries(tmp_path):
 
 
 @pytest.mark.faults
-def test_a_full_disk_is_told_before_it_is_filled(server, fetch, monkeypatch):
+def test_a_lack_of_space_is_reported_before_the_disk_is_full(
+  server, fetch, monkeypatch
+):
   usage = types.SimpleNamespace(free=1000)
   monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-  with pytest.raises(UserError, match="needs 300,000 bytes more, but 1,000"):
+  with pytest.raises(UserError, match="needs 300,000 more bytes, but 1,000"):
     fetch()
 
 
 @pytest.mark.faults
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_disk_that_fills_up_meanwhile_is_told(server, fetch):
+def test_a_disk_that_fills_up_meanwhile_is_reported(server, fetch):
   fetch.part.parent.mkdir(parents=True)
   fetch.part.symlink_to("/dev/full")
   with pytest.raises(UserError, match="Cannot write.*No space left"):
@@ -402,10 +404,10 @@ def test_two_processes_fetch_a_file_once(server, fetch):
   first = start(server, fetch)
   wait_until(lambda: size(fetch.part) > 0)
   second = start(server, fetch)
-  told = second.communicate(timeout=30)[1]
+  output = second.communicate(timeout=30)[1]
   assert first.wait(30) == second.returncode == 0
   first.stderr.close()
-  assert "Another process is fetching" in told
+  assert "Another process is fetching" in output
   assert len(server.log) == 1
   assert fetch.path.read_bytes() == CONTENT
   assert left(fetch) == ["base.pt"]

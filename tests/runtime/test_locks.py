@@ -59,7 +59,7 @@ def holder():
 
 
 def test_another_run_is_refused_until_the_first_is_gone(tmp_path, holder):
-  """It is told by host, process and time; SIGKILL leaves no lock behind."""
+  """The message has host, process and time; SIGKILL leaves no lock behind."""
   process, line = holder(HOLD, tmp_path)
   assert line == "held"
   with pytest.raises(UserError) as error:
@@ -82,7 +82,7 @@ def test_shared_runs_go_together_and_with_no_other(tmp_path, holder):
     assert line == "held"
   with locks.workdir(tmp_path, shared=True):
     pass
-  with pytest.raises(UserError, match="--shared, each of them"):
+  with pytest.raises(UserError, match="--shared to each of them"):
     with locks.workdir(tmp_path):
       pass
 
@@ -123,13 +123,13 @@ def test_parts_of_a_lost_process_are_done_by_another(tmp_path, holder):
   assert done == [1, 4, 2]
 
 
-def test_processes_that_start_apart_do_every_part_once(tmp_path):
+def test_separate_processes_do_every_part_once(tmp_path):
   names = [f"part-{i}" for i in range(5)]
   assert list(locks.share(tmp_path, names, process=(2, 3))) == [3, 4, 0, 1, 2]
   assert list(locks.share(tmp_path, [])) == []
 
 
-def test_what_is_claimed_is_free_again_afterwards(tmp_path, holder):
+def test_claims_are_released_afterwards(tmp_path, holder):
   with locks.claims(tmp_path) as claim:
     assert claim(0) and claim(2)
     process, line = holder(CLAIM, tmp_path)

@@ -55,7 +55,7 @@ assert all(x.is_fully_replicated for x in jax.tree.leaves(own))
 
 
 def test_batches_are_split_over_both_axes_and_large_arrays_over_fsdp():
-  """Of four devices; each array by its largest dimension that divides."""
+  """On four devices; each array by its largest dimension that divides."""
   laid = json.loads(simulated.finish(simulated.start(SCRIPT, devices=4)))
   assert laid == {
     "wide": ["P(None, None, 'fsdp')", 3 * 64 * 64],

@@ -15,7 +15,7 @@ from synthjax.runtime import progress
 
 @pytest.fixture
 def clock(monkeypatch):
-  """A time that passes when told to; the CPU works on one and a half cores."""
+  """A clock that the test advances; the CPU works on one and a half cores."""
   now = [0.0]
   monkeypatch.setattr(time, "monotonic", lambda: now[0])
   monkeypatch.setattr(time, "process_time", lambda: 1.5 * now[0])
@@ -23,7 +23,7 @@ def clock(monkeypatch):
   return now
 
 
-def test_rate_and_time_left_are_of_what_was_not_compiled(clock, capsys):
+def test_rate_and_time_left_ignore_compilation(clock, capsys):
   """100 images of 1,000 are there; 20 s of compiling, then 50 in 10 s."""
   count_on = progress.counter("generate", 1000, done=100)
   clock[0] = 20
@@ -36,7 +36,7 @@ def test_rate_and_time_left_are_of_what_was_not_compiled(clock, capsys):
   ]
 
 
-def test_processes_share_what_is_left(clock, capsys):
+def test_processes_share_the_rest(clock, capsys):
   count_on = progress.counter("score", 1000, processes=4)
   count_on(0)
   clock[0] = 10
@@ -44,7 +44,7 @@ def test_processes_share_what_is_left(clock, capsys):
   assert "  22 s left" in capsys.readouterr().err
 
 
-def test_the_last_call_tells_how_long_it_took(clock, capsys):
+def test_the_last_call_shows_the_duration(clock, capsys):
   count_on = progress.counter("tune", 2, unit="heads")
   clock[0] = 1
   count_on(note="LE, 30 rows")
@@ -66,13 +66,13 @@ def test_a_log_of_a_long_run_does_not_fill_the_disk(clock, capsys):
 
 
 def test_a_file_that_comes_has_size_rate_and_time(clock, capsys):
-  tell = progress.transfer("base.pt", 100_000_000, 1_500_000_000)
+  show = progress.transfer("base.pt", 100_000_000, 1_500_000_000)
   clock[0] = 5
-  tell(110_000_000)  # too early for a line
+  show(110_000_000)  # too early for a line
   clock[0] = 20
-  tell(300_000_000)
+  show(300_000_000)
   clock[0] = 21
-  tell(1_500_000_000, last=True)
+  show(1_500_000_000, last=True)
   assert capsys.readouterr().err.splitlines() == [
     "base.pt: 300.0 of 1,500.0 MB, 10.0 MB/s, 2 min left",
     "base.pt: 1,500.0 of 1,500.0 MB, 66.7 MB/s",
@@ -99,7 +99,7 @@ def on_a_terminal(code: str) -> str:
   while True:
     try:
       piece = os.read(here, 4096)
-    except OSError:  # how Linux tells that the other end is closed
+    except OSError:  # Linux: the other end is closed
       break
     if not piece:
       break
@@ -150,13 +150,13 @@ def smi(tmp_path, monkeypatch):
   return write
 
 
-def test_gpus_tell_memory_and_the_share_of_time_they_are_busy(smi, monkeypatch):
+def test_gpus_report_memory_and_busy_time(smi, monkeypatch):
   monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
   smi('case "$*" in *--id=2,3*) echo 90; echo 96;; esac')
   assert progress.watch_devices()() == "93 % busy, 40 of 80 GB"
 
 
 @pytest.mark.parametrize("script", ["exit 9", "echo '[N/A]'", "true"])
-def test_without_nvidias_word_the_memory_is_told(smi, script):
+def test_without_nvidia_smi_the_memory_is_shown(smi, script):
   smi(script)
   assert progress.watch_devices()() == "40 of 80 GB"

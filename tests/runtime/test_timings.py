@@ -65,7 +65,7 @@ def test_an_error_and_a_signal_are_recorded_as_stopped(tmp_path):
   assert all(record["seconds"] >= 0 for record in found)
 
 
-def test_records_do_not_change_what_an_artifact_is(tmp_path):
+def test_records_do_not_change_an_artifact(tmp_path):
   for name in ("one", "other"):
     with timings.timed(tmp_path / name, "tune"):
       complete(tmp_path / name, "tune")
@@ -76,7 +76,7 @@ def test_records_do_not_change_what_an_artifact_is(tmp_path):
   ]
 
 
-def test_what_cannot_be_read_counts_as_killed(tmp_path):
+def test_an_unreadable_record_counts_as_killed(tmp_path):
   with timings.timed(tmp_path, "train_clip"):
     pass
   folder = tmp_path / timings.FOLDER

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from models.test_parity_classifiers import (
+from torch_parity import (
   numpy_of,
   random_images,
   randomise,

@@ -16,7 +16,7 @@ PARAMS = {
 }
 
 
-def test_weights_come_back_with_what_they_are(tmp_path):
+def test_weights_come_back_with_their_description(tmp_path):
   path = tmp_path / "w.safetensors"
   files.save_params(path, PARAMS, {"kind": "x", "sizes": [1, 2]})
   params, about = files.load_params(path)
@@ -175,7 +175,7 @@ def test_fetched_weights_are_found_by_reference(cache, reference, file):
     ("embedded:none", "clip", ["no file"]),
   ],
 )
-def test_what_is_not_there_names_the_command(cache, weights, family, words):
+def test_missing_weights_name_the_command(cache, weights, family, words):
   with pytest.raises(UserError) as error:
     files.locate(weights, field="x.weights", family=family)
   for word in words:

@@ -15,7 +15,7 @@ from synthjax.weights import __main__ as command
     ("fetch", ["glide"], "x", "`convert` and `pack`"),
   ],
 )
-def test_what_is_missing_is_told(name, names, output, words):
+def test_missing_arguments_are_named(name, names, output, words):
   with pytest.raises(UserError, match=words):
     command.run(name, names, output)
 

@@ -3,20 +3,14 @@
 import ml_dtypes
 import numpy as np
 import pytest
+import torch_pickles as tp
 
 from synthjax.runtime.errors import UserError
-from synthjax.weights.torch_files import reader as torch_files
 
 DTYPES = (
   *("float64", "float32", "float16", "bfloat16", "bool"),
   *("int64", "int32", "int16", "int8", "uint8"),
 )
-
-
-def assert_same(got, want):
-  """Compares arrays bit for bit."""
-  assert got.dtype == want.dtype and got.shape == want.shape
-  assert got.tobytes() == want.tobytes()
 
 
 @pytest.fixture
@@ -64,16 +58,16 @@ def test_every_dtype_and_view_equals_torch_load(torch, tmp_path, dtype, new):
   path = tmp_path / "x.pt"
   state = random_state(torch, dtype)
   torch.save(state, path, _use_new_zipfile_serialization=new)
-  weights, want = torch_files.read(path), torch.load(path)
+  weights, want = tp.read(path), torch.load(path)
   assert list(weights) == list(want)
   for name, value in want.items():
-    assert_same(weights[name], as_numpy(value))
+    tp.assert_same(weights[name], as_numpy(value))
 
 
 def test_names_that_share_a_storage_share_memory(torch, tmp_path):
   path = tmp_path / "x.pt"
   torch.save(random_state(torch, "float32"), path)
-  weights = torch_files.read(path)
+  weights = tp.read(path)
   assert np.shares_memory(weights["plain"], weights["again"])
   assert np.shares_memory(weights["plain"], weights["strided"])
   assert not np.shares_memory(weights["plain"], weights["last"])
@@ -125,10 +119,10 @@ def test_modules_state_dicts_equal_torch_load(torch, tmp_path, new, protocol):
     _use_new_zipfile_serialization=new,
     pickle_protocol=protocol,
   )
-  weights = torch_files.read(path)
+  weights = tp.read(path)
   assert list(weights) == list(state)
   for name, value in state.items():
-    assert_same(weights[name], as_numpy(value))
+    tp.assert_same(weights[name], as_numpy(value))
 
 
 @pytest.mark.parametrize("how", ["script", "trace"])
@@ -142,11 +136,11 @@ def test_torchscript_equals_its_state_dict(torch, tmp_path, how):
   else:
     module = torch.jit.trace(net, torch.ones(2, 3, 8, 8), check_trace=False)
   torch.jit.save(module, path)
-  weights, want = torch_files.read(path), torch.jit.load(path).state_dict()
+  weights, want = tp.read(path), torch.jit.load(path).state_dict()
   assert weights.keys() == want.keys()
   assert "blocks.0.attn.in_proj_weight" in weights
   for name, value in want.items():
-    assert_same(weights[name], as_numpy(value))
+    tp.assert_same(weights[name], as_numpy(value))
 
 
 @pytest.mark.parametrize("make", ["sparse", "quantized", "module", "numpy"])
@@ -171,7 +165,7 @@ def test_other_objects_are_refused_by_their_names(torch, tmp_path, make):
     with pytest.raises(
       UserError, match="nothing of the file was exec"
     ) as error:
-      torch_files.read(path)
+      tp.read(path)
     assert name in str(error.value)
 
 
@@ -182,4 +176,4 @@ def test_files_without_checksums_are_read(torch, tmp_path):
     torch.save({"w": torch.ones(4)}, path)
   finally:
     torch.serialization.set_crc32_options(True)
-  assert_same(torch_files.read(path)["w"], np.ones(4, np.float32))
+  tp.assert_same(tp.read(path)["w"], np.ones(4, np.float32))

@@ -1,4 +1,4 @@
-"""Reading weights of any kind of file, told apart by their content."""
+"""Reading weights of any kind of file, recognised by its content."""
 
 import gzip
 import json
@@ -53,7 +53,7 @@ def refusal(path) -> str:
 @pytest.mark.golden
 @pytest.mark.parametrize("name", ["x.safetensors", "x", "x.msgpack"])
 @pytest.mark.parametrize("file", ["zip.pt", "legacy.pth.tar", "scripted.pt"])
-def test_files_of_pytorch_are_known_by_their_content(tmp_path, name, file):
+def test_files_of_pytorch_are_recognised_by_their_content(tmp_path, name, file):
   path = written(tmp_path, (RECORDED / file).read_bytes(), name)
   assert {"scale", "float32"} & read.read_weights(path).keys()
 
@@ -126,7 +126,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n"
     (b"\x80", "begins with"),
   ],
 )
-def test_what_is_no_file_of_weights_is_named(tmp_path, raw, words):
+def test_a_file_of_another_kind_is_named(tmp_path, raw, words):
   assert words in refusal(written(tmp_path, raw))
 
 

@@ -10,31 +10,15 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch_pickles as tp
-
-from synthjax.runtime.errors import UserError
-from synthjax.weights.torch_files import reader as torch_files
+from torch_pickles import assert_same, refusal
 
 RECORDED = pathlib.Path(__file__).parents[1] / "golden" / "torch_files"
-
-
-def assert_same(got, want):
-  """Compares arrays bit for bit, so that NaN equals itself."""
-  assert got.dtype == want.dtype and got.shape == want.shape
-  assert got.tobytes() == want.tobytes()
-
-
-def refusal(path) -> str:
-  """Returns the message with which a file is refused."""
-  with pytest.raises(UserError) as error:
-    torch_files.read(path)
-  assert str(path) in str(error.value)
-  return str(error.value)
 
 
 @pytest.mark.golden
 @pytest.mark.parametrize("name", ["zip.pt", "legacy.pth.tar"])
 def test_recorded_state_dicts_are_read(name):
-  weights = torch_files.read(RECORDED / name)
+  weights = tp.read(RECORDED / name)
   base = np.arange(12, dtype=np.float32).reshape(3, 4)
   want = {
     "float32": base,
@@ -55,7 +39,7 @@ def test_recorded_state_dicts_are_read(name):
 @pytest.mark.golden
 @pytest.mark.parametrize("name", ["scripted.pt", "traced.pt"])
 def test_recorded_torchscript_is_read_under_the_names_of_its_modules(name):
-  weights = torch_files.read(RECORDED / name)
+  weights = tp.read(RECORDED / name)
   want = {
     "layers.0.weight": np.arange(6).reshape(2, 3).astype(np.float16) / 4,
     "layers.0.size": np.array(224),
@@ -73,7 +57,7 @@ def test_any_prefix_and_compressed_members_are_read(tmp_path, prefix, compress):
   path = tp.zip_file(
     tmp_path / "x.pt", {"w": tp.tensor()}, prefix=prefix, compress=compress
   )
-  assert_same(torch_files.read(path)["w"], np.ones((2, 2), np.float32))
+  assert_same(tp.read(path)["w"], np.ones((2, 2), np.float32))
 
 
 def test_big_endian_storages_are_swapped(tmp_path):
@@ -82,7 +66,7 @@ def test_big_endian_storages_are_swapped(tmp_path):
     tmp_path / "x.pt", {"w": tp.tensor()}, {"0": raw}, byteorder=b"big"
   )
   want = np.arange(4, dtype=np.float32).reshape(2, 2)
-  assert_same(torch_files.read(path)["w"], want)
+  assert_same(tp.read(path)["w"], want)
   path = tp.zip_file(tmp_path / "y.pt", {"w": tp.tensor()}, byteorder=b"middle")
   assert "byteorder is" in refusal(path)
 
@@ -95,7 +79,7 @@ def test_views_of_storages_in_old_files_are_narrowed(tmp_path):
     {"w": tp.tensor(of=view), "all": tp.tensor((6,), (1,), 0, tp.storage(6))},
     {"0": (6, raw.tobytes())},
   )
-  weights = torch_files.read(path)
+  weights = tp.read(path)
   assert_same(weights["w"], raw[2:].reshape(2, 2))
   assert_same(weights["all"], raw)
 
@@ -105,7 +89,7 @@ def test_state_dicts_of_python_2_are_read(tmp_path):
   pairs = b"](](U\x01w" + tp.operations(tp.tensor()) + b"ee"
   ordered = b"ccollections\nOrderedDict\n" + pairs + b"\x85R"
   path = tp.legacy_file(tmp_path / "x.pth", ordered)
-  assert_same(torch_files.read(path)["w"], np.ones((2, 2), np.float32))
+  assert_same(tp.read(path)["w"], np.ones((2, 2), np.float32))
 
 
 def test_parameters_from_before_pytorch_0_4_are_read(tmp_path):
@@ -118,7 +102,7 @@ def test_parameters_from_before_pytorch_0_4_are_read(tmp_path):
   parameter = tp.Name("torch.nn.parameter", "Parameter")
   tree = {"w": tp.Call(parameter, (tp.Call(*parts),), flags)}
   path = tp.legacy_file(tmp_path / "x.pth", tree)
-  assert_same(torch_files.read(path)["w"], np.ones(4, np.float32))
+  assert_same(tp.read(path)["w"], np.ones(4, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +116,7 @@ def test_parameters_from_before_pytorch_0_4_are_read(tmp_path):
 )
 def test_checkpoints_are_opened_through_the_usual_keys(tmp_path, wrap):
   path = tp.zip_file(tmp_path / "x.pt", wrap({"a.w": tp.tensor()}))
-  assert list(torch_files.read(path)) == ["a.w"]
+  assert list(tp.read(path)) == ["a.w"]
 
 
 @pytest.mark.parametrize(
@@ -147,7 +131,7 @@ def test_checkpoints_are_opened_through_the_usual_keys(tmp_path, wrap):
     (tp.tensor(), "not a state dict"),
   ],
 )
-def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path, tree, words):
+def test_a_file_without_a_state_dict_lists_its_keys(tmp_path, tree, words):
   path = tp.zip_file(tmp_path / "x.pt", tree)
   assert words in refusal(path)
 
@@ -169,7 +153,7 @@ def test_archives_of_others_are_named(tmp_path):
 
 @pytest.mark.golden
 def test_storages_stay_in_the_file_until_they_are_used():
-  weights = torch_files.read(RECORDED / "zip.pt")
+  weights = tp.read(RECORDED / "zip.pt")
   base = weights["column"]
   while isinstance(base, np.ndarray):
     base = base.base

@@ -83,7 +83,7 @@ def state_of(name, capsys):
   return line
 
 
-def test_the_list_tells_how_far_each_is(tiny, publisher, capsys):
+def test_the_list_shows_the_state_of_each(tiny, publisher, capsys):
   assert state_of("tiny", capsys).endswith(" not fetched")
   tiny.mkdir(parents=True)
   part = tiny / "text.pt.part"
@@ -160,7 +160,7 @@ def test_float32_stays_float32(tiny, publisher):
   assert {w.dtype.name for w in jax.tree.leaves(variables)} == {"float32"}
 
 
-def test_what_is_there_is_not_fetched_again(tiny, server, capsys):
+def test_an_existing_file_is_not_fetched_again(tiny, server, capsys):
   run("fetch", "tiny")
   assert len(server.asked) == 3
   (tiny / "text.pt").unlink()  # it has been converted
@@ -257,19 +257,19 @@ def test_weights_alone_are_converted_to_any_folder(
   out = tmp_path / "out"
   run("convert", "tiny", str(publisher / "text.pt"), f"--output={out}")
   assert [p.name for p in out.iterdir()] == ["text.safetensors"]
-  assert "tokenizer.json is not made: it needs encoder.json and vocab.bpe" in (
+  assert "tokenizer.json was not made: it needs encoder.json and vocab.bpe" in (
     capsys.readouterr().out
   )
   assert not tiny.exists()
 
 
-def test_a_file_of_another_release_is_converted_and_told(
+def test_a_file_of_another_release_is_converted_with_a_warning(
   tiny, publisher, capsys
 ):
   (publisher / "vocab.bpe").write_text("#version: other\na b\n")
   run("convert", "tiny", *map(str, publisher.glob("*[en]")), code=0)
   run("convert", "tiny", str(publisher / "vocab.bpe"))
-  assert "is not byte for byte the published one" in capsys.readouterr().out
+  assert "differs from the published file" in capsys.readouterr().out
 
 
 @pytest.mark.faults
@@ -283,9 +283,7 @@ def test_a_file_of_another_release_is_converted_and_told(
     (["page.pt"], "web page"),
   ],
 )
-def test_files_that_will_not_do_are_named(
-  tiny, publisher, given, words, capsys
-):
+def test_unsuitable_files_are_named(tiny, publisher, given, words, capsys):
   (publisher / "vocab.json").write_text("{}")
   (publisher / "page.pt").write_text("<!doctype html><p>404")
   run("convert", "tiny", *(str(publisher / name) for name in given), code=2)

@@ -34,7 +34,7 @@ def test_a_check_reads_all_again(tiny, capsys):
 
 
 @pytest.mark.faults
-def test_a_check_lists_all_that_is_wrong(tiny, capsys):
+def test_a_check_lists_all_problems(tiny, capsys):
   run("fetch", "tiny")
   path = tiny / "text.pt"
   data = bytearray(path.read_bytes())
@@ -87,7 +87,7 @@ def test_a_check_of_nothing_names_the_command(tiny, capsys):
     (["fetch", "glide", "--output=x"], "--output is for `convert` and `pack`"),
   ],
 )
-def test_what_is_misspelt_ends_in_one_clean_message(args, words, capsys):
+def test_a_misspelt_argument_ends_in_one_message(args, words, capsys):
   run(*args, code=2)
   err = capsys.readouterr().err
   assert err.startswith("synthjax: ") and words in err
@@ -116,7 +116,7 @@ def start(*args, **env):
 
 @pytest.mark.faults
 def test_ctrl_c_ends_a_waiting_fetch_cleanly(tmp_path):
-  """Of the real table, from a mirror that says nothing."""
+  """From the real catalogue and a mirror that never answers."""
   with socket.create_server(("127.0.0.1", 0)) as silent:
     port = silent.getsockname()[1]
     process = start(

@@ -1,5 +1,8 @@
 """CLIP (Radford et al. 2021), with the submodule names of OpenAI's weights.
 
+`vit` has the transformer of both towers and the ViT, `resnet` the other image
+tower, `weights` the converter of all published layouts.
+
 `visual.transformer.resblocks.0.attn.in_proj_weight` is here
 `visual/transformer/resblocks_0/attn/in_proj/kernel`, transposed.
 """
@@ -14,8 +17,9 @@ import jax.numpy as jnp
 from synthjax.config.schema import Count, Counts, one_of
 from synthjax.models.clip.resnet import ModifiedResNet
 from synthjax.models.clip.vit import LayerNorm, Transformer, VisionTransformer
+from synthjax.models.pixels import normalize
 
-# Of the images CLIP was trained on, for pixels in [0, 1].
+# Statistics of CLIP's training images, for pixels in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -41,7 +45,7 @@ def preprocess(images: jax.Array) -> jax.Array:
       "convert the images to uint8, or give normalised floats to the model "
       "without preprocess."
     )
-  return (images.astype(jnp.float32) / 255 - jnp.array(MEAN)) / jnp.array(STD)
+  return normalize(images, MEAN, STD)
 
 
 # Both take the same fields.
@@ -145,8 +149,8 @@ def make_image_tower(model: CLIP) -> nn.Module:
   """Returns the module of a CLIP's image tower: its variables are `visual`."""
   if model.image_tower not in IMAGE_TOWERS:
     raise ValueError(
-      f"image_tower={model.image_tower!r} is not known; "
-      f"choose one of {sorted(IMAGE_TOWERS)}."
+      f"Unknown image_tower={model.image_tower!r}; choose one of "
+      f"{sorted(IMAGE_TOWERS)}."
     )
   return IMAGE_TOWERS[model.image_tower](
     embed_dim=model.embed_dim,

@@ -1,20 +1,41 @@
-"""The transformer of both CLIP towers (Radford et al. 2021), and its ViT."""
+"""The transformer of CLIP's towers (Radford et al. 2021), and its ViT.
 
+Both towers use `Transformer`, and so does Stable Diffusion's text encoder.
+"""
+
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from synthjax.models.conv import convolve_patches
+
 normal = nn.initializers.normal
 # PyTorch's epsilon; the two-pass variance survives the large means that the
 # residual stream of the released weights has.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
+# A convolution whose stride is its kernel: [n, h, w, c] to [n, h/p, w/p, d].
+PatchConv = partial(
+  nn.Conv,
+  padding="VALID",
+  use_bias=False,
+  conv_general_dilated=convolve_patches,
+)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
   """Computes x * sigmoid(1.702 x), as CLIP was trained with."""
   return x * nn.sigmoid(1.702 * x)
+
+
+# OpenAI's CLIP has the first, OpenCLIP's models in Stable Diffusion 2.x the
+# second.
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  "quick_gelu": quick_gelu,
+  "gelu": partial(nn.gelu, approximate=False),
+}
 
 
 class Attention(nn.Module):
@@ -47,6 +68,7 @@ class MLP(nn.Module):
 
   in_std: float
   out_std: float
+  activation: str  # a key of ACTIVATIONS
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -55,7 +77,7 @@ class MLP(nn.Module):
     d = x.shape[-1]
     dense = partial(nn.Dense, dtype=self.dtype)
     x = dense(4 * d, kernel_init=normal(self.in_std), name="c_fc")(x)
-    x = quick_gelu(x)
+    x = ACTIVATIONS[self.activation](x)
     return dense(d, kernel_init=normal(self.out_std), name="c_proj")(x)
 
 
@@ -64,6 +86,7 @@ class ResidualAttentionBlock(nn.Module):
 
   heads: int
   layers: int  # of the whole tower: deeper towers start with smaller outputs
+  activation: str = "quick_gelu"
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -74,7 +97,7 @@ class ResidualAttentionBlock(nn.Module):
     norm = partial(LayerNorm, dtype=self.dtype)
     attn = Attention(self.heads, d**-0.5, out_std, self.dtype, name="attn")
     x = x + attn(norm(name="ln_1")(x), mask)
-    mlp = MLP((2 * d) ** -0.5, out_std, self.dtype, name="mlp")
+    mlp = MLP((2 * d) ** -0.5, out_std, self.activation, self.dtype, name="mlp")
     return x + mlp(norm(name="ln_2")(x))
 
 
@@ -89,6 +112,7 @@ class Transformer(nn.Module):
   heads: int
   dtype: jnp.dtype = jnp.float32
   remat: bool = False  # computes each block again for the gradients
+  activation: str = "quick_gelu"  # a key of ACTIVATIONS
 
   @nn.compact
   def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -100,33 +124,10 @@ class Transformer(nn.Module):
       )
     make = ResidualAttentionBlock
     make = nn.remat(make) if self.remat else make
+    make = partial(make, self.heads, self.layers, self.activation, self.dtype)
     for i in range(self.layers):
-      block = make(self.heads, self.layers, self.dtype, name=f"resblocks_{i}")
-      x = block(x, mask)
+      x = make(name=f"resblocks_{i}")(x, mask)
     return x
-
-
-class PatchConv(nn.Module):
-  """A convolution whose stride is its kernel, as one matrix product.
-
-  The same map as `nn.Conv(width, (p, p), p, use_bias=False)` and the same
-  kernel, but with fast gradients on CPUs too.
-  """
-
-  width: int
-  patch_size: int
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [n, h, w, c] to [n, l, width] for l = (h/p) (w/p) patches."""
-    n, h, w, c = x.shape
-    p = self.patch_size
-    init = nn.initializers.lecun_normal()
-    kernel = self.param("kernel", init, (p, p, c, self.width))
-    x = x.reshape(n, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
-    x = x.reshape(n, (h // p) * (w // p), p * p * c).astype(self.dtype)
-    return x @ kernel.reshape(p * p * c, self.width).astype(self.dtype)
 
 
 class VisionTransformer(nn.Module):
@@ -152,7 +153,8 @@ class VisionTransformer(nn.Module):
         f"resize to [n, {size}, {size}, 3], and choose a patch size that "
         "divides the image size."
       )
-    x = PatchConv(d, p, self.dtype, name="conv1")(images)
+    x = PatchConv(d, (p, p), p, dtype=self.dtype, name="conv1")(images)
+    x = x.reshape(len(x), -1, d)  # [n, l, d]
     init = normal(d**-0.5)
     first = self.param("class_embedding", init, (d,))
     positions = self.param(

@@ -1,34 +1,26 @@
-"""What CLIP's weights are called in other collections than OpenAI's.
+"""The names of CLIP's weights in other collections than OpenAI's.
 
 Each layout is two functions, to OpenAI's names and back, for weights ordered
-as in PyTorch. A name that a layout does not know stays as it is, so that the
+as in PyTorch. A name that is not of the layout stays as it is, so that the
 conversion reports it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from synthjax.weights import rules
 
 Weights = Mapping[str, np.ndarray]
 # (their name, OpenAI's); "{i}" stands for a number.
 Pairs = Sequence[tuple[str, str]]
 
 
-def rename(weights: Weights, pairs: Pairs) -> dict[str, np.ndarray]:
+def _rename(weights: Weights, pairs: Pairs) -> dict[str, np.ndarray]:
   """Returns the weights under the second names of `pairs`, tried in order."""
-  patterns = [
-    (re.compile(re.escape(old).replace(r"\{i\}", r"(?P<i>\d+)")), new)
-    for old, new in pairs
-  ]
-  renamed = {}
-  for name, weight in weights.items():
-    for pattern, new in patterns:
-      if match := pattern.fullmatch(name):
-        name = new.format(**match.groupdict())
-        break
-    renamed[name] = weight
-  return renamed
+  renames = [(old, new, lambda weight: weight) for old, new in pairs]
+  renamed, unmatched = rules.rename(weights, renames)
+  return renamed | {name: weights[name] for name in unmatched}
 
 
 def _swapped(pairs: Pairs) -> Pairs:
@@ -65,7 +57,7 @@ _HUGGINGFACE = [
     f"{_VISION}.embeddings.position_embedding.weight",
     "visual.positional_embedding",
   ),
-  # Spelt so.
+  # Misspelt in the release.
   *_layer(f"{_VISION}.pre_layrnorm", "visual.ln_pre", _AFFINE),
   *_block(
     f"{_VISION}.encoder.layers.{{i}}", "visual.transformer.resblocks.{i}"
@@ -79,44 +71,36 @@ _HUGGINGFACE = [
   ("text_projection.weight", "text_projection"),
 ]
 _TRANSPOSED = ("visual_projection.weight", "text_projection.weight")
-_QKV = re.compile(r"(.+\.self_attn\.)([qkv])(_proj\.(?:weight|bias))")
+# Arguments of `rules.join_thirds`: OpenAI's `in_proj` holds all three.
+_THIRDS = (
+  (".self_attn.q_proj.", ".self_attn.k_proj.", ".self_attn.v_proj."),
+  ".self_attn.in_proj.",
+)
 
 
 def from_huggingface(weights: Weights) -> dict[str, np.ndarray]:
-  """Returns a state dict of CLIPModel under OpenAI's names.
-
-  The rows of q, k and v become the thirds of one matrix. Where one of the
-  three is missing or of another shape, they stay as they are.
-  """
-  merged = {}
-  for name, weight in weights.items():
-    weight = np.asarray(weight)
-    match = _QKV.fullmatch(name)
-    thirds = [f"{match[1]}{x}{match[3]}" for x in "qkv"] if match else [name]
-    shapes = {np.shape(weights.get(third)) for third in thirds}
-    if not match or shapes != {weight.shape}:
-      merged[name] = weight.T if name in _TRANSPOSED else weight
-    elif match[2] == "q":
-      whole = f"{match[1]}in{match[3]}"
-      merged[whole] = np.concatenate([weights[third] for third in thirds])
-  return rename(merged, _HUGGINGFACE)
+  """Returns a state dict of CLIPModel under OpenAI's names."""
+  joined = rules.join_thirds(weights, *_THIRDS)
+  return _rename(_transpose(joined), _HUGGINGFACE)
 
 
 def to_huggingface(weights: Weights) -> dict[str, np.ndarray]:
   """Returns weights of OpenAI's names as a state dict of CLIPModel."""
-  split = {}
-  for name, weight in rename(weights, _swapped(_HUGGINGFACE)).items():
-    if ".self_attn.in_proj." in name:
-      for x, third in zip("qkv", np.split(weight, 3), strict=True):
-        split[name.replace(".in_proj.", f".{x}_proj.")] = third
-    else:
-      split[name] = weight.T if name in _TRANSPOSED else weight
-  return split
+  renamed = _transpose(_rename(weights, _swapped(_HUGGINGFACE)))
+  return rules.split_thirds(renamed, *_THIRDS)
+
+
+def _transpose(weights: Weights) -> dict[str, np.ndarray]:
+  """Transposes the projections, which OpenAI has as [in, out]."""
+  return {
+    name: np.transpose(weight) if name in _TRANSPOSED else weight
+    for name, weight in weights.items()
+  }
 
 
 # --- Hugging Face's FlaxCLIPModel -------------------------------------------
 
-# The places of a kernel's axes in PyTorch, by their number; and back.
+# Permutations of a kernel's axes, by their number.
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
 _TO_FLAX = {2: (1, 0), 4: (2, 3, 1, 0)}
 _TABLES = ("token_embedding", "position_embedding")
@@ -191,9 +175,9 @@ _TIMM = [
 
 def from_timm(weights: Weights) -> dict[str, np.ndarray]:
   """Returns a state dict of timm's resnet50_clip under OpenAI's names."""
-  return rename(weights, _TIMM)
+  return _rename(weights, _TIMM)
 
 
 def to_timm(weights: Weights) -> dict[str, np.ndarray]:
   """Returns an image tower of OpenAI's names as timm's resnet50_clip."""
-  return rename(weights, _swapped(_TIMM))
+  return _rename(weights, _swapped(_TIMM))

@@ -1,7 +1,7 @@
-"""Names of the released CLIP weights, of OpenAI and of other collections.
+"""Converts released CLIPs, of OpenAI and of other collections.
 
-Every layout is first brought to OpenAI's names and axes, so that sizes are
-found and weights are converted in one place; messages speak of those names.
+Weights of every layout first get OpenAI's names and axes (`weight_names`), so
+that there is one place that reads sizes and converts. Messages use these names.
 """
 
 import re
@@ -16,15 +16,17 @@ from flax import traverse_util
 from synthjax.models.clip import model as clip
 from synthjax.models.clip import weight_names
 from synthjax.models.clip.resnet import REDUCTION
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError
 from synthjax.weights.rules import (
   Rule,
   batch_norm,
+  check_layout,
   conv,
   convert,
   dense,
   linear,
   norm,
+  numbers_in,
   restore,
 )
 
@@ -76,8 +78,7 @@ def image_fields(
   if side**2 != places - 1:
     raise UserError(
       f"This CLIP's image tower has {places} positions, which is not one more "
-      "than a square: only square images are known here. Give weights of "
-      "square images."
+      "than a square. Only weights of square images can be converted."
     )
   return tower, {
     "embed_dim": embed_dim,
@@ -121,7 +122,7 @@ def _shapes(
 
   Args:
     weights: by OpenAI's names.
-    ranks: how many axes each of the weights must have.
+    ranks: the number of axes that each of the weights must have.
   """
   lacking = [
     f"{name} with {rank} axes"
@@ -133,7 +134,7 @@ def _shapes(
       f"{name} {np.shape(weights[name])}" for name in sorted(weights)[:6]
     )
     raise UserError(
-      "These are not the weights of a known CLIP. Its sizes are read from "
+      "These are not the weights of a CLIP. Its sizes are read from "
       f"{', '.join(ranks)} (OpenAI's names, also of other layouts); there is "
       f"no {', no '.join(lacking)}. Found {len(weights)} weights, such as "
       f"{some or 'none'}. Give the whole state dict of a CLIP, or of the image "
@@ -144,9 +145,7 @@ def _shapes(
 
 def _count(weights: Mapping[str, np.ndarray], prefix: str) -> int:
   """Counts the layers whose names begin with `prefix` and a number."""
-  pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-  found = [int(m[1]) for name in weights if (m := pattern.match(name))]
-  return 1 + max(found)
+  return 1 + max(numbers_in(weights, re.escape(prefix) + r"(\d+)\."))[0]
 
 
 def _heads(width: int, field: str) -> int:
@@ -154,13 +153,15 @@ def _heads(width: int, field: str) -> int:
   if width % HEAD:
     raise UserError(
       f"This CLIP attends with a width of {width}, which does not split into "
-      f"heads of {HEAD}: OpenAI's rule does not tell how many there are. Pass "
-      f"{field}=... to from_released."
+      f"heads of {HEAD}, as in OpenAI's models. Pass {field}=... to "
+      "from_released."
     )
   return width // HEAD
 
 
-# --- ------
+# --- the rules of OpenAI's names ---------------------------------------------
+
+
 def _block(tower: str) -> list[Rule]:
   """Returns the rules of a transformer's block."""
   name = f"{tower}transformer.resblocks.{{i}}"
@@ -184,7 +185,6 @@ def _attnpool(x: str) -> list[Rule]:
 _LAYER = "visual.layer{i}.{j}", "visual/layer{i}_{j}"
 _VISUAL = "params/visual"
 
-# Of OpenAI's names.
 RULES = [
   Rule("token_embedding.weight", "params/token_embedding/embedding"),
   Rule(POSITIONS, f"params/{POSITIONS}"),
@@ -217,7 +217,7 @@ RULES = [
   *(rule for x in "qkvc" for rule in _attnpool(x)),
 ]
 
-# To OpenAI's names, and back. open_clip kept them.
+# Functions to OpenAI's names and back. open_clip kept them.
 LAYOUTS = {
   "openai": (dict, dict),
   "open_clip": (dict, dict),
@@ -229,7 +229,7 @@ LAYOUTS = {
   "timm": (weight_names.from_timm, weight_names.to_timm),
 }
 
-# What the archives hold beside the weights.
+# Entries of the archives that are no weights.
 _DROPPED = re.compile(
   r"input_resolution|context_length|vocab_size|attn_mask"
   r"|.*\bnum_batches_tracked|.*\bposition_ids"
@@ -242,22 +242,22 @@ def from_released(
   vision_heads: int | None = None,
   text_heads: int | None = None,
 ) -> tuple[dict, dict[str, Any]]:
-  """Converts a released CLIP of any of the LAYOUTS.
+  """Converts a released CLIP in any of the LAYOUTS.
 
-  Two things that weights do not show must be as in OpenAI's models: QuickGELU
-  (some models of open_clip have the exact GELU, Hugging Face's `hidden_act`),
-  and a text that is read at its largest token. With an `eos_token_id` other
-  than 2, Hugging Face reads at the first token of that id: the same place
-  where the end of text is the largest id, as in OpenAI's vocabulary.
+  Weights do not show the activation, which must be QuickGELU as in OpenAI's
+  models (some of open_clip have the exact GELU), nor the token whose feature is
+  read, which must have the largest id. With an `eos_token_id` other than 2,
+  Hugging Face reads at the first token of that id, which is the same place
+  wherever the end of text has the largest id, as in OpenAI's vocabulary.
 
   Args:
     weights: arrays by their names in OpenAI's archive (also below
       "state_dict", and with "module." in front), in the state dict of Hugging
       Face's CLIPModel, in the nested or flat parameters of its FlaxCLIPModel,
       or in timm's resnet50_clip; or an image tower of OpenAI's names alone.
-    vision_heads: of attention; None is the rule of every CLIP of OpenAI, one
-      for 64 numbers of the width (of 32 times the width in a ResNet's
-      pooling). The shapes do not show it.
+    vision_heads: of attention, which the shapes do not show; None is the rule
+      of every CLIP of OpenAI, one for 64 numbers of the width (of 32 times the
+      width in a ResNet's pooling).
     text_heads: likewise.
 
   Returns:
@@ -298,23 +298,21 @@ def from_released(
 def to_released(
   variables: Mapping, description: Mapping[str, Any], layout: str = "openai"
 ) -> dict[str, np.ndarray]:
-  """Returns variables of `from_released` under released names.
+  """Returns variables under the released names of one of LAYOUTS.
 
-  The counts of batches that PyTorch's BatchNorm keeps are left out; its
-  `load_state_dict` does without them. Nor do released names hold the numbers
-  of heads: where they break OpenAI's rule, `from_released` must be told.
+  The numbers of batches that PyTorch's BatchNorm counts are left out; its
+  `load_state_dict` does without them.
 
   Args:
     variables: of a CLIP, or of an image tower.
     description: as `from_released` returns it.
-    layout: one of LAYOUTS. Those of Hugging Face have no ResNet, and timm's
-      has nothing but the image tower of one.
+    layout: Hugging Face's have no ResNet, and timm's has only the image tower
+      of one.
 
   Raises:
     UserError: about a layout that is unknown or has no such model.
   """
-  if layout not in LAYOUTS:
-    raise unknown_names("layout of CLIP weights", [layout], LAYOUTS)
+  check_layout("CLIP", layout, LAYOUTS)
   kind = description["kind"]
   tower = description.get("image_tower") or description["model"].get(
     "image_tower", "vit"
@@ -336,7 +334,7 @@ def to_released(
 
 
 def _openai_names(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Returns what is a weight under OpenAI's names, whatever the layout."""
+  """Returns the weights of any layout under OpenAI's names."""
   weights = weights.get("state_dict", weights)
   weights = traverse_util.flatten_dict(dict(weights), sep="/")
   weights = {
@@ -353,7 +351,7 @@ def _openai_names(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _layout(weights: Mapping[str, Any]) -> str:
-  """Tells the layout by how the names of its weights begin."""
+  """Returns the layout, which the beginnings of the names show."""
   starts = {
     "huggingface_flax": ("vision_model/", "text_model/"),
     "huggingface": ("vision_model.", "text_model."),

@@ -12,21 +12,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from synthjax.models.pixels import normalize
 from synthjax.models.vit import model as vit
 from synthjax.runtime.errors import UserError
 
-# Of ImageNet, in the order of RGB.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 # The authors' code resizes positions by a factor of (patches + 0.1) / 37, so
 # that rounding never loses a patch; Hugging Face's by the patches alone.
 OFFSET = 0.1
 
-
-def preprocess(images: jax.Array) -> jax.Array:
-  """Normalises uint8 [n, h, w, 3] to float32."""
-  x = images.astype(jnp.float32) / 255
-  return (x - jnp.array(MEAN)) / jnp.array(STD)
+preprocess = normalize  # uint8 [n, h, w, 3] to float32, as for ImageNet
 
 
 class LayerScale(nn.Module):
@@ -85,7 +79,7 @@ class DINOv2(nn.Module):
     new = images.shape[1] // p, images.shape[2] // p
     x = vit.PatchEmbed(d, p, self.dtype, name="patch_embed")(images)
     first = self.param("cls_token", vit.normal, (1, 1, d)).astype(self.dtype)
-    # What hid patches in training; kept so that weights come back whole.
+    # Replaced patches in training; kept so that weights come back whole.
     self.param("mask_token", nn.initializers.zeros, (1, d))
     x = jnp.concatenate([jnp.tile(first, (len(x), 1, 1)), x], axis=1)
     positions = self.param("pos_embed", vit.normal, (1, 1 + self.grid**2, d))

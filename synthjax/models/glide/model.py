@@ -4,9 +4,11 @@ One module at any size: the released base (64 px, 385M parameters) and upsampler
 (64 to 256 px, 398M) and the small embedded ones differ only in their fields.
 Submodules carry the names of the released weights, with `_` for `.`, under
 `text` (the transformer and its embeddings) and `unet` (the rest).
+`weights` converts the release; `noised_clip` guides it.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,15 +16,85 @@ import jax.numpy as jnp
 
 from synthjax.config.schema import BelowOne, Count, Counts
 from synthjax.models.attention import attend
-from synthjax.models.glide.text import Text, TextEncoder
 from synthjax.models.unet_layers import (
   Conv3x3,
   GroupNorm,
+  check_sides,
   resample,
   timestep_embedding,
 )
 
 zeros = nn.initializers.zeros_init()  # each block starts as its shortcut
+
+
+class Text(NamedTuple):
+  """An encoded prompt, as the UNet reads it."""
+
+  pooled: jax.Array  # [n, 4 * model_channels], added to the time embedding
+  sequence: jax.Array  # [n, l, d], attended to
+
+
+class TextBlock(nn.Module):
+  """A pre-norm transformer block; attention is bidirectional, unmasked."""
+
+  heads: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [n, l, d] to [n, l, d]."""
+    width = x.shape[-1]
+    dense = partial(nn.Dense, dtype=self.dtype)
+    norm = partial(nn.LayerNorm, epsilon=1e-5)
+
+    y = dense(3 * width, name="attn_c_qkv")(norm(name="ln_1")(x))
+    # The channels of q, k and v lie together within each head.
+    y = y.reshape(*y.shape[:2], self.heads, -1)
+    y = attend(*jnp.split(y, 3, axis=-1))
+    x = x + dense(width, name="attn_c_proj")(y)
+
+    y = dense(4 * width, name="mlp_c_fc")(norm(name="ln_2")(x))
+    y = nn.gelu(y, approximate=False)
+    return x + dense(width, name="mlp_c_proj")(y)
+
+
+class TextEncoder(nn.Module):
+  """The transformer that reads a prompt."""
+
+  vocab_size: int
+  context: int
+  width: int
+  layers: int
+  heads: int
+  pooled_width: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, tokens: jax.Array, mask: jax.Array) -> Text:
+    """Encodes int32 tokens [n, l] of which mask [n, l] marks the real ones."""
+    if tokens.shape[-1] != self.context:
+      raise ValueError(
+        f"The text encoder reads {self.context} tokens, found "
+        f"{tokens.shape[-1]}: pad or cut the prompts to its context."
+      )
+    normal = nn.initializers.normal(0.01)
+    table = (self.context, self.width)
+    embed = nn.Embed(
+      self.vocab_size,
+      self.width,
+      embedding_init=nn.initializers.normal(0.02),
+      name="token_embedding",
+    )
+    x = embed(tokens) + self.param("positional_embedding", normal, table)
+    padding = self.param("padding_embedding", normal, table)
+    # Padded places lose their position too: the whole vector is replaced.
+    x = jnp.where(mask[..., None], x, padding).astype(self.dtype)
+    for i in range(self.layers):
+      name = f"transformer_resblocks_{i}"
+      x = TextBlock(self.heads, self.dtype, name=name)(x)
+    x = nn.LayerNorm(epsilon=1e-5, name="final_ln")(x)
+    pooled = nn.Dense(self.pooled_width, name="transformer_proj")(x[:, -1])
+    return Text(pooled, x)
 
 
 class ResBlock(nn.Module):
@@ -99,13 +171,7 @@ class UNet(nn.Module):
     self, x: jax.Array, t: jax.Array, text: Text, *, train: bool
   ) -> jax.Array:
     """Maps images [n, h, w, c] at timesteps [n] to [n, h, w, out_channels]."""
-    smallest = 2 ** (len(self.channel_mult) - 1)
-    if x.shape[1] % smallest or x.shape[2] % smallest:
-      raise ValueError(
-        f"{len(self.channel_mult)} levels halve the image "
-        f"{len(self.channel_mult) - 1} times, so its sides must be multiples "
-        f"of {smallest}; found {x.shape[1:3]}."
-      )
+    check_sides("the image", x, len(self.channel_mult))
     width = 4 * self.model_channels
     embedding = timestep_embedding(t, self.model_channels)
     embedding = nn.silu(nn.Dense(width, name="time_embed_0")(embedding))
@@ -148,18 +214,18 @@ class UNet(nn.Module):
     for level in reversed(range(levels)):
       channels = self.channel_mult[level] * self.model_channels
       for i in range(self.num_res_blocks + 1):
-        name, part = f"output_blocks_{index}", 1
+        name, next_layer = f"output_blocks_{index}", 1
         h = jnp.concatenate([h, skips.pop()], axis=-1)
         h = residual(h, f"{name}_0", channels)
         if 2**level in self.attention_downsamples:
-          h = attention(h, f"{name}_{part}")
-          part += 1
+          h = attention(h, f"{name}_{next_layer}")
+          next_layer += 1
         if level and i == self.num_res_blocks:
-          h = residual(h, f"{name}_{part}", channels, "up")
+          h = residual(h, f"{name}_{next_layer}", channels, "up")
         index += 1
 
     h = nn.silu(GroupNorm(name="out_0")(h))
-    # In float32: what the network says of the noise is not rounded.
+    # In float32, so that the predicted noise is not rounded.
     return Conv3x3(self.out_channels, kernel_init=zeros, name="out_2")(h)
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from synthjax.models.clip.vit import LayerNorm, PatchConv
 
-# Of the images CLIP was trained on, for pixels in 0..255.
+# Statistics of CLIP's training images, for pixels in 0..255.
 MEAN = (122.77093945, 116.74601272, 104.09373519)
 STD = (68.50053285, 66.63215831, 70.32316309)
 # A constant: the release's files hold no logit scale.
@@ -109,7 +109,9 @@ class ImageInput(nn.Module):
   def __call__(self, x: jax.Array, t: jax.Array) -> jax.Array:
     """Maps normalised [n, h, w, 3] and int [n] to [n, 1 + l, width]."""
     init = normal(self.width**-0.5)
-    x = PatchConv(self.width, self.patch_size, self.dtype, name="patch_proj")(x)
+    p = self.patch_size
+    conv = PatchConv(self.width, (p, p), p, dtype=self.dtype, name="patch_proj")
+    x = conv(x).reshape(len(x), -1, self.width)
     table = self.param("w_t", init, (self.timesteps, self.width))
     positions = self.param("w_pos", init, (1 + x.shape[1], self.width))
     x = jnp.concatenate(

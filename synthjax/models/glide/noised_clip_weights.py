@@ -1,6 +1,5 @@
-"""Released weights of the noised CLIP (clip_image_enc.pt, clip_text_enc.pt)."""
+"""Converts the noised CLIP: clip_image_enc.pt and clip_text_enc.pt."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from synthjax.models.glide.noised_clip import ImageEncoder, TextEncoder
-from synthjax.models.glide.weights import require
-from synthjax.runtime.errors import UserError, unknown_names
-from synthjax.weights.rules import Rule, conv, convert, linear, restore
+from synthjax.runtime.errors import UserError
+from synthjax.weights.rules import (
+  Rule,
+  check_layout,
+  conv,
+  convert,
+  linear,
+  numbers_in,
+  require,
+  restore,
+)
 
 LAYOUTS = ("glide",)
 HEAD_WIDTH = 64  # of both released towers; no weight shows it
@@ -52,7 +59,7 @@ RULES = [
   *_norm("blocks.output.ln", f"{_OUTPUT}/ln"),
   Rule("blocks.output.f.w", f"{_OUTPUT}/f/kernel", linear),
 ]
-_LAYER = re.compile(r"blocks\.block_\d+\.f_attn\.ln\.g")
+_LAYER = r"blocks\.block_(\d+)\.f_attn\.ln\.g"
 _DECISIVE = {
   "image": (
     "blocks.input.w_t",
@@ -75,9 +82,9 @@ def from_released(
     heads: of the attention; None: one for every 64 channels.
 
   Returns:
-    Variables of `models.noised_clip.ImageEncoder` or `TextEncoder`, of the
-    weights' dtypes, and their description: kind "noised_clip", the tower, the
-    fields of the module.
+    Variables of `noised_clip.ImageEncoder` or `TextEncoder`, of the weights'
+    dtypes, and their description: kind "noised_clip", the tower, the fields of
+    the module.
 
   Raises:
     UserError: listing what is missing, unused or misshapen.
@@ -93,7 +100,7 @@ def from_released(
     )
   sizes = {
     "width": width,
-    "layers": len([n for n in weights if _LAYER.fullmatch(n)]),
+    "layers": len(numbers_in(weights, _LAYER)),
     "heads": heads,
     "embed_dim": np.shape(weights["blocks.output.f.w"])[0],
   }
@@ -117,10 +124,9 @@ def from_released(
 def to_released(
   variables: Mapping, description: Mapping[str, Any], *, layout: str = "glide"
 ) -> dict[str, np.ndarray]:
-  """Returns variables under their released names: `from_released` undone."""
+  """Returns variables under their released names."""
   del description  # the names follow from the variables
-  if layout not in LAYOUTS:
-    raise unknown_names("layout of the noised CLIP", [layout], LAYOUTS)
+  check_layout("noised CLIP", layout, LAYOUTS)
   return restore(variables, RULES)
 
 

@@ -1,7 +1,6 @@
-"""Released GLIDE weights (base.pt, upsample.pt)."""
+"""Converts GLIDE's released weights: base.pt and upsample.pt."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,15 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from synthjax.models.glide.model import Glide
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError
 from synthjax.weights.rules import (
   Rule,
+  check_layout,
   conv,
   convert,
   dense,
   norm,
+  numbers_in,
   pointwise1d,
   pointwise2d,
+  require,
   restore,
 )
 
@@ -63,15 +65,13 @@ RULES = [
   *_block("middle_block.{i}", f"{_UNET}/middle_block_{{i}}"),
   *_block("output_blocks.{i}.{j}", f"{_UNET}/output_blocks_{{i}}_{{j}}"),
 ]
-_OUTPUT_RESIDUAL = re.compile(
-  r"output_blocks\.(\d+)\.(\d+)\.in_layers\.0\.bias"
-)
-_TEXT_LAYER = re.compile(r"transformer\.resblocks\.\d+\.ln_1\.weight")
+_OUTPUT_RESIDUAL = r"output_blocks\.(\d+)\.(\d+)\.in_layers\.0\.bias"
+_TEXT_LAYER = r"transformer\.resblocks\.(\d+)\.ln_1\.weight"
 
 LAYOUTS = ("glide",)
 HEAD_CHANNELS = 64  # of the release's attention everywhere; no weight shows it
 
-# What the network reads tells which of the released ones it is.
+# The released networks, by the number of channels that they read.
 STAGES = {
   3: dict(stage="base", image_size=64, low_res=None, betas="squared_cosine"),
   6: dict(stage="upsampler", image_size=256, low_res=64, betas="linear"),
@@ -102,13 +102,12 @@ def from_released(
     weights: by their released names.
     head_channels: of the image's attention.
     text_heads: of the transformer; None: one for every 64 channels.
-    image_size: px; None: 64 for a base and 256 for an upsampler, told apart by
-      the channels that they read.
+    image_size: px; None: 64 for a base and 256 for an upsampler.
     low_res: px of the small image; None: 64 for an upsampler.
 
   Returns:
-    Variables of `models.glide.Glide`, of the weights' dtypes, and their
-    description, as `generators.glide` reads it.
+    Variables of `Glide`, of the weights' dtypes, and their description, as
+    `generators.glide` reads it.
 
   Raises:
     UserError: about weights of an inpainting model, or listing what is
@@ -117,9 +116,9 @@ def from_released(
   require(weights, _DECISIVE, family="GLIDE")
   channels = np.shape(weights["input_blocks.0.0.weight"])[1]
   if channels not in STAGES:
-    found = _INPAINTING.get(channels, "an unknown variant")
+    variant = _INPAINTING.get(channels, "an unknown variant")
     raise UserError(
-      f"These weights read {channels} channels, as {found} of GLIDE does. "
+      f"These weights read {channels} channels, as {variant} of GLIDE does. "
       "Only the text-to-image models are supported: base.pt (3 channels) and "
       "upsample.pt (6); inpainting is not."
     )
@@ -146,23 +145,10 @@ def from_released(
 def to_released(
   variables: Mapping, description: Mapping[str, Any], *, layout: str = "glide"
 ) -> dict[str, np.ndarray]:
-  """Returns variables under their released names: `from_released` undone."""
+  """Returns variables under their released names."""
   del description  # the names follow from the variables
-  if layout not in LAYOUTS:
-    raise unknown_names("layout of GLIDE's weights", [layout], LAYOUTS)
+  check_layout("GLIDE", layout, LAYOUTS)
   return restore(variables, RULES)
-
-
-def require(
-  weights: Mapping[str, np.ndarray], names: Sequence[str], *, family: str
-) -> None:
-  """Raises UserError when weights lack the names that tell their sizes."""
-  if missing := [name for name in names if name not in weights]:
-    found = ", ".join(list(weights)[:5]) or "nothing"
-    raise UserError(
-      f"These are not weights of {family}: no {', '.join(missing)} among "
-      f"{len(weights)} weights, such as {found}. Give the released file."
-    )
 
 
 def _sizes(
@@ -175,11 +161,7 @@ def _sizes(
   if text_heads is None:
     text_heads = text_width // HEAD_CHANNELS
   # On the way up, a second residual block ends every level but the last.
-  places = {
-    tuple(map(int, match.groups()))
-    for match in map(_OUTPUT_RESIDUAL.fullmatch, weights)
-    if match
-  }
+  places = numbers_in(weights, _OUTPUT_RESIDUAL)
   ends = sorted(i for i, j in places if j)
   count = len({i for i, _ in places})
   per_level, levels = ends[0] + 1 if ends else count, len(ends) + 1
@@ -206,7 +188,7 @@ def _sizes(
     vocab_size=vocab_size,
     text_context=shapes["positional_embedding"][0],
     text_width=text_width,
-    text_layers=len([n for n in weights if _TEXT_LAYER.fullmatch(n)]),
+    text_layers=len(numbers_in(weights, _TEXT_LAYER)),
     text_heads=text_heads,
     model_channels=width,
     channel_mult=[c // width for c in channels],

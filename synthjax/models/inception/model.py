@@ -125,7 +125,7 @@ def block_d(conv: Conv, x: jax.Array) -> jax.Array:
 
 
 def block_e(conv: Conv, x: jax.Array, *, pool: Callable) -> jax.Array:
-  """Returns [n, h, w, 2048]; `pool` keeps the size of what it is given."""
+  """Returns [n, h, w, 2048]; `pool` keeps the height and width."""
   one = conv("branch1x1", 320)(x)
   three = conv("branch3x3_1", 384)(x)
   three = [
@@ -185,7 +185,7 @@ class Inception(nn.Module):
 
   @property
   def num_features(self) -> int:
-    """Of an image: 2048 of the released network."""
+    """The number of features of an image; the released network has 2048."""
     return 64 * self.width
 
   @nn.compact

@@ -1,8 +1,8 @@
-"""Names of the Inception-v3 of FID: pytorch-fid's, which torch-fidelity shares.
+"""Converts FID's Inception-v3, by the names of pytorch-fid and torch-fidelity.
 
-Of the same names and shapes, but for the last layer, are torchvision's and
-timm's Inception-v3 of 1000 classes: other weights, whose features give other
-distances. They are refused by that layer.
+The Inception-v3 of torchvision and timm has the same names and shapes but for
+its last layer, of 1000 classes. Its weights are others, and its features give
+other distances: the last layer tells them apart, and they are refused.
 """
 
 from collections.abc import Mapping
@@ -25,14 +25,10 @@ _DROPPED = ".num_batches_tracked"
 def from_released(
   weights: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns the variables of an Inception and what they are variables of.
+  """Returns the variables of an Inception, and their description.
 
   Args:
     weights: by the names of pt_inception-2015-12-05-6726825d.pth.
-
-  Returns:
-    `params` and `batch_stats`; and the description, whose `model` are the
-    arguments of `models.inception.make`.
 
   Raises:
     UserError: listing what is missing, unused or misshapen.
@@ -52,31 +48,22 @@ def from_released(
 def to_released(
   variables: Mapping[str, Any], description: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Returns the variables under their released names: the way back.
-
-  Args:
-    variables: `params` and `batch_stats`.
-    description: of `from_released`.
-
-  Raises:
-    UserError: for variables that are not an Inception's.
-  """
+  """Returns variables under their released names."""
   like = _shapes(**description["model"])
   return rules.restore(variables, rules_of(like))
 
 
 def rules_of(like: Mapping[str, Any]) -> list[Rule]:
   """Returns a rule for each weight of the module, named as its path is."""
-  found = rules.dense("fc", "params/fc")
-  for path in traverse_util.flatten_dict(like["params"]):
-    if path[-2:] == ("conv", "kernel"):
-      layer = path[:-2]
+  layers = rules.dense("fc", "params/fc")
+  for *layer, part, name in traverse_util.flatten_dict(like["params"]):
+    if (part, name) == ("conv", "kernel"):
       name, at = ".".join(layer), "/".join(layer)
-      found.append(
+      layers.append(
         Rule(f"{name}.conv.weight", f"params/{at}/conv/kernel", rules.conv)
       )
-      found += rules.batch_norm(f"{name}.bn", f"{at}/bn")
-  return found
+      layers += rules.batch_norm(f"{name}.bn", f"{at}/bn")
+  return layers
 
 
 def _shapes(width: int) -> Mapping[str, Any]:
@@ -96,17 +83,16 @@ def _width(weights: Mapping[str, np.ndarray]) -> int:
     for name in (_FIRST, _LAST)
   )
   if not first or len(first) != 4 or not first[0] or first[0] % 2:
-    found = ", ".join(sorted(weights)[:5]) or "none at all"
     raise UserError(
       "These are not the weights of FID's Inception as pytorch-fid calls them. "
       f"Looked for {_FIRST} of 32 kernels (found {first or 'none'}). Names "
-      f"found: {found}."
+      f"found: {rules.some_names(weights)}."
     )
   if last and last[0] != inception.NUM_CLASSES:
     raise UserError(
-      f"This Inception tells {last[0]:,} classes apart ({_LAST}), that of FID "
-      f"{inception.NUM_CLASSES:,}: torchvision's and timm's is another one, "
-      "whose distances compare with no FID. `python -m synthjax.weights fetch "
-      "inception_fid` gets the one that is meant."
+      f"This Inception has {last[0]:,} classes ({_LAST}), that of FID "
+      f"{inception.NUM_CLASSES:,}. It is torchvision's or timm's, whose "
+      "distances cannot be compared with FID. `python -m synthjax.weights "
+      "fetch inception_fid` fetches the right one."
     )
   return int(first[0])

@@ -103,14 +103,14 @@ class ResNet(nn.Module):
     Raises:
       ValueError: for an unknown block, stem or head.
     """
-    for name, value, known in (
+    for name, value, choices in (
       ("block", self.block, sorted(BLOCKS)),
       ("stem", self.stem, STEMS),
       ("head", self.head, HEADS),
     ):
-      if value not in known:
+      if value not in choices:
         raise ValueError(
-          f"{name}={value!r} is not known; choose one of {', '.join(known)}."
+          f"Unknown {name}={value!r}; choose one of {', '.join(choices)}."
         )
     conv = partial(Conv, dtype=self.dtype)
     if self.stem == "imagenet":

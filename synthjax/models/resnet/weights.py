@@ -1,10 +1,10 @@
-"""Names of the released ResNets: torchvision's, timm's and MoCo's.
+"""Converts ResNets, by the names of torchvision, timm and MoCo.
 
 timm calls the weights of its plain ResNets as torchvision does. MoCo's
-checkpoints hold the encoder that is trained below `module.encoder_q`, with
-torchvision's names; the rest of them (the momentum encoder, the queue) is
-dropped. So is `num_batches_tracked`, which PyTorch's BatchNorm counts and does
-not use; it is not written back, and `load_state_dict` fills it with zero.
+checkpoints hold the trained encoder below `module.encoder_q`, by torchvision's
+names; the momentum encoder and the queue are dropped. So is
+`num_batches_tracked`, which PyTorch's BatchNorm counts and does not use; it is
+not written back, and `load_state_dict` fills it with zero.
 """
 
 import re
@@ -16,15 +16,15 @@ import numpy as np
 
 from synthjax.models.classifiers import describe, make_classifier
 from synthjax.models.resnet import model as resnet
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError
 from synthjax.weights import rules
 from synthjax.weights.rules import Rule, conv
 
-# What stands before torchvision's names.
+# Layouts, and their prefixes of torchvision's names.
 LAYOUTS = {"torchvision": "", "timm": "", "moco": "module.encoder_q."}
 
-# Before what is read too: MoCo's and plain classifiers from one and from
-# several devices. The first that fits counts.
+# Prefixes that are removed: those of MoCo and of plain classifiers, trained on
+# several devices or on one. The first that fits counts.
 _PREFIXES = ("module.encoder_q.", "encoder_q.", "module.", "")
 _DROPPED = re.compile(
   r"(module\.)?(encoder_k\..*|queue|queue_ptr)|.*\.num_batches_tracked"
@@ -55,17 +55,15 @@ RULES = [
 def from_released(
   weights: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns the variables of a ResNet and what they are variables of.
+  """Returns the variables of a ResNet, and their description.
+
+  `models.classifiers.backbone` drops the head. The description's `model` and
+  `num_classes` (None without a head; the dimensions of MoCo's projection) are
+  arguments of `make_classifier`. Weights do not show the size of the images:
+  `image_size` is 224, or 32 where the first convolution is 3x3.
 
   Args:
     weights: by the names of torchvision, timm or MoCo, with or without a head.
-
-  Returns:
-    `params` and `batch_stats`, of which `models.classifiers.backbone` drops the
-    head; and the description, whose `model` and `num_classes` (None without a
-    head, the dimensions of the projection with MoCo's) are arguments of
-    `make_classifier`. Weights do not tell the size of the images: `image_size`
-    is 224, or 32 where the first convolution is 3x3.
 
   Raises:
     UserError: listing what is missing, unused or misshapen.
@@ -74,7 +72,7 @@ def from_released(
     (p for p in _PREFIXES if f"{p}conv1.weight" in weights), _PREFIXES[-1]
   )
   weights = {
-    # Names without the prefix stay, so that the rules complain about them.
+    # Names without the prefix stay, so that the rules report them.
     name.removeprefix(prefix): weight
     for name, weight in weights.items()
     if not _DROPPED.fullmatch(name)
@@ -97,20 +95,12 @@ def to_released(
   description: Mapping[str, Any],
   layout: str = "torchvision",
 ) -> dict[str, np.ndarray]:
-  """Returns the variables under their released names: the way back.
+  """Returns variables under the released names of one of LAYOUTS.
 
-  Args:
-    variables: `params` and `batch_stats`.
-    description: of `from_released`; the names need nothing of it.
-    layout: one of LAYOUTS. "moco" writes the trained encoder alone, which is
-      all that transfer reads.
-
-  Raises:
-    UserError: for an unknown layout, or variables that are not a ResNet's.
+  "moco" has the trained encoder alone, which is all that transfer reads.
   """
-  del description
-  if layout not in LAYOUTS:
-    raise unknown_names("layout of ResNet weights", [layout], LAYOUTS)
+  del description  # the names follow from the variables
+  rules.check_layout("ResNet", layout, LAYOUTS)
   prefix = LAYOUTS[layout]
   released = rules.restore(variables, RULES)
   return {f"{prefix}{name}": weight for name, weight in released.items()}
@@ -119,25 +109,19 @@ def to_released(
 def _sizes(weights: Mapping[str, np.ndarray]) -> tuple[dict, int | None]:
   """Returns the fields of the module and the number of classes."""
   stem = np.shape(weights["conv1.weight"]) if "conv1.weight" in weights else ()
-  blocks = [
-    (int(match[1]), int(match[2]))
-    for name in weights
-    if (match := re.match(r"layer(\d+)\.(\d+)\.", name))
-  ]
+  blocks = rules.numbers_in(weights, r"layer(\d+)\.(\d+)\.")
   stems = {(7, 7): "imagenet", (3, 3): "cifar"}
   if stem[2:] not in stems or not blocks:
-    found = ", ".join(sorted(weights)[:5]) or "none at all"
     raise UserError(
       "These are not the weights of a ResNet as torchvision, timm and MoCo "
       "call them. Looked for conv1.weight, of a 7x7 or 3x3 convolution (found "
       f"{stem or 'none'}), and for layer1.0.conv1.weight and the like (found "
       f"{len(blocks)}), as they are or after one of "
-      f"{', '.join(_PREFIXES[:-1])}. Names found: {found}."
+      f"{', '.join(_PREFIXES[:-1])}. Names found: {rules.some_names(weights)}."
     )
   stages = range(1, 1 + max(stage for stage, _ in blocks))
   stage_sizes = [
-    max((1 + block for at, block in blocks if at == stage), default=0)
-    for stage in stages
+    max((1 + j for i, j in blocks if i == stage), default=0) for stage in stages
   ]
   if 0 in stage_sizes:
     raise UserError(

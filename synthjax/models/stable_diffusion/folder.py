@@ -1,4 +1,4 @@
-"""What the configurations in a diffusers folder say of Stable Diffusion."""
+"""Reads the configurations in a diffusers folder of Stable Diffusion."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from synthjax.runtime.errors import UserError
 
 Config = Mapping[str, Any]
 
-# What a field must be where it is there, as there is no other way here.
+# The supported values of fields, where they are given.
 _UNET_FIXED = {
   "act_fn": ("silu",),
   "addition_embed_type": (None,),
@@ -54,7 +54,7 @@ _SCHEDULER_FIXED = {
   "trained_betas": (None,),
 }
 
-# For each configuration: what it must have, and what must be as given.
+# For each configuration: required fields, and the tables above.
 _FIXED = {
   "unet": (
     ("block_out_channels", "cross_attention_dim", "attention_head_dim"),
@@ -76,29 +76,29 @@ _FIXED = {
 
 
 def describe(configs: Mapping[str, Config]) -> dict[str, Any]:
-  """Returns the fields of the modules, and all else that weights do not show.
+  """Returns the fields of the modules, and what else weights do not show.
 
   Args:
     configs: the contents of the files of `unet`, `vae`, `text_encoder` and
       `scheduler`.
 
   Returns:
-    Plain data: "model", with the fields of `sd_unet.UNet`,
-    `sd_vae.Autoencoder` and `sd_text.TextEncoder` as "unet", "vae" and "text";
+    Plain data: "model", with the fields of `unet.UNet`, `vae.Autoencoder` and
+    `text.TextEncoder` as "unet", "vae" and "text";
     "image_size" in px; "latent_scale"; "schedule"; "linear_projection".
 
   Raises:
-    UserError: listing every field that is missing or that is not supported.
+    UserError: listing every field that is missing or not supported.
   """
   problems = []
   for part, (needed, fixed) in _FIXED.items():
-    found = configs[part]
-    problems += [f"{part}: no {f}" for f in needed if found.get(f) is None]
+    given = configs[part]
+    problems += [f"{part}: no {f}" for f in needed if given.get(f) is None]
     problems += [
-      f"{part}: {field}={found[field]!r}, supported: "
+      f"{part}: {field}={given[field]!r}, supported: "
       + " or ".join(map(repr, allowed))
       for field, allowed in fixed.items()
-      if field in found and _plain(found[field]) not in allowed
+      if field in given and _plain(given[field]) not in allowed
     ]
   if not problems:
     unet, unet_problems = _unet(configs["unet"])
@@ -116,7 +116,7 @@ def describe(configs: Mapping[str, Config]) -> dict[str, Any]:
   return {
     "model": {"unet": unet, "vae": vae, "text": text},
     "image_size": side * _side(configs["unet"].get("sample_size", 64)),
-    # The files of old say nothing; every released model has this one.
+    # Old files lack it; every released model has this value.
     "latent_scale": configs["vae"].get("scaling_factor") or 0.18215,
     "schedule": _schedule(configs["scheduler"]),
     "linear_projection": bool(configs["unet"].get("use_linear_projection")),
@@ -124,7 +124,7 @@ def describe(configs: Mapping[str, Config]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-  """Returns a list whose entries are all the same as one of them."""
+  """Returns the entry of a list whose entries are all the same."""
   if isinstance(value, Sequence) and not isinstance(value, str) and value:
     return value[0] if len({*map(repr, value)}) == 1 else repr(value)
   return value
@@ -134,17 +134,17 @@ def _side(value: Any) -> int:
   return int(value[0] if isinstance(value, Sequence) else value)
 
 
-def _each(value: Any, levels: int) -> list[Any]:
-  """Returns a field of each level, which may be given once for all."""
+def _per_level(value: Any, levels: int) -> list[Any]:
+  """Returns a field for each level, which may be given once for all."""
   return list(value) if isinstance(value, Sequence) else [value] * levels
 
 
 def _unet(settings: Config) -> tuple[dict[str, Any], list[str]]:
-  """Returns the fields of the UNet, and what is wrong with them."""
+  """Returns the fields of the UNet, and their problems."""
   widths = list(settings["block_out_channels"])
-  # diffusers calls the number of heads so, for the sake of old files.
+  # diffusers calls the number of heads attention_head_dim, as old files do.
   heads = settings.get("num_attention_heads") or settings["attention_head_dim"]
-  heads = _each(heads, len(widths))
+  heads = _per_level(heads, len(widths))
   layers = settings.get("layers_per_block", 2)
   default = ["CrossAttnDownBlock2D"] * (len(widths) - 1) + ["DownBlock2D"]
   downs = settings.get("down_block_types", default)
@@ -187,7 +187,7 @@ def _unet(settings: Config) -> tuple[dict[str, Any], list[str]]:
 
 
 def _vae(settings: Config) -> tuple[dict[str, Any], list[str]]:
-  """Returns the fields of the autoencoder, and what is wrong with them."""
+  """Returns the fields of the autoencoder, and their problems."""
   widths = list(settings["block_out_channels"])
   problems = [
     f"vae: a level of {width} channels does not split into 32 groups"
@@ -222,7 +222,7 @@ def _text(settings: Config) -> dict[str, Any]:
 
 
 def _misfits(unet: Config, vae: Config, text: Config, raw: Config) -> list[str]:
-  """Returns what does not go together."""
+  """Returns the problems of fields that do not fit each other."""
   problems = []
   latent = vae["latent_channels"]
   if {unet["in_channels"], unet["out_channels"]} != {latent}:
@@ -250,7 +250,7 @@ def _misfits(unet: Config, vae: Config, text: Config, raw: Config) -> list[str]:
 
 
 def _schedule(settings: Config) -> dict[str, Any]:
-  """Returns the noise schedule, with diffusers' defaults for what is absent."""
+  """Returns the noise schedule, with diffusers' defaults for missing fields."""
   return {
     "betas": settings["beta_schedule"],
     "first": settings["beta_start"],

@@ -3,69 +3,13 @@
 Submodules carry OpenAI's names, as those of `models.clip` do.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from synthjax.models.clip.vit import Attention, LayerNorm, normal, quick_gelu
-
-# Of OpenAI's CLIP, which 1.x reads, and of OpenCLIP's, which 2.x reads.
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  "quick_gelu": quick_gelu,
-  "gelu": partial(nn.gelu, approximate=False),
-}
-
-
-class MLP(nn.Module):
-  """Two linear layers, four times as wide between them."""
-
-  activation: str
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [n, l, d] to [n, l, d]."""
-    d = x.shape[-1]
-    dense = partial(nn.Dense, dtype=self.dtype)
-    x = ACTIVATIONS[self.activation](dense(4 * d, name="c_fc")(x))
-    return dense(d, name="c_proj")(x)
-
-
-class Block(nn.Module):
-  """Pre-norm attention and MLP."""
-
-  heads: int
-  activation: str
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Maps [n, l, d] to [n, l, d]; mask [l, l] is True where seen."""
-    d, norm = x.shape[-1], partial(LayerNorm, dtype=self.dtype)
-    attn = Attention(self.heads, d**-0.5, d**-0.5, self.dtype, name="attn")
-    x = x + attn(norm(name="ln_1")(x), mask)
-    mlp = MLP(self.activation, self.dtype, name="mlp")
-    return x + mlp(norm(name="ln_2")(x))
-
-
-class Blocks(nn.Module):
-  """A stack of blocks."""
-
-  layers: int
-  heads: int
-  activation: str
-  dtype: jnp.dtype = jnp.float32
-
-  @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-    """Maps [n, l, d] to [n, l, d]; mask [l, l] is True where seen."""
-    make = partial(Block, self.heads, self.activation, self.dtype)
-    for i in range(self.layers):
-      x = make(name=f"resblocks_{i}")(x, mask)
-    return x
+from synthjax.models.clip.vit import LayerNorm, Transformer, normal
 
 
 class TextEncoder(nn.Module):
@@ -81,7 +25,7 @@ class TextEncoder(nn.Module):
   width: int = 768
   layers: int = 12
   heads: int = 12
-  activation: str = "quick_gelu"  # of ACTIVATIONS
+  activation: str = "quick_gelu"  # a key of clip.vit.ACTIVATIONS
   dtype: jnp.dtype = jnp.float32  # of activations; parameters stay float32
 
   @nn.compact
@@ -102,6 +46,12 @@ class TextEncoder(nn.Module):
     shape = (self.context_length, self.width)
     positions = self.param("positional_embedding", normal(0.01), shape)
     x = x + positions[:length].astype(self.dtype)
-    make = partial(Blocks, self.layers, self.heads, self.activation, self.dtype)
-    x = make(name="transformer")(x, jnp.tril(jnp.ones((length, length), bool)))
+    transformer = Transformer(
+      self.layers,
+      self.heads,
+      self.dtype,
+      activation=self.activation,
+      name="transformer",
+    )
+    x = transformer(x, jnp.tril(jnp.ones((length, length), bool)))
     return LayerNorm(name="ln_final")(x.astype(jnp.float32))

@@ -11,19 +11,19 @@ import jax
 import jax.numpy as jnp
 
 from synthjax.models.attention import attend
+from synthjax.models.clip.vit import LayerNorm
 from synthjax.models.unet_layers import (
   Conv3x3,
   GroupNorm,
   ResnetBlock,
+  check_sides,
   resample,
   timestep_embedding,
 )
 
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
-
 
 class Attention(nn.Module):
-  """Attends to itself, or to what is given."""
+  """Attends to the given context, which may be the image itself."""
 
   heads: int
   dtype: jnp.dtype = jnp.float32
@@ -126,7 +126,12 @@ class UNet(nn.Module):
       ValueError: about sides that cannot be halved as often as there are
         levels, or a prompt of another width.
     """
-    self._check(x, context)
+    check_sides("a latent", x, len(self.widths))
+    if context.shape[-1] != self.context_dim:
+      raise ValueError(
+        f"The UNet reads prompts of width {self.context_dim}, found "
+        f"{context.shape[-1]}: take the text encoder that it was trained with."
+      )
     width = 4 * self.widths[0]
     embedding = timestep_embedding(t, self.widths[0])
     embedding = nn.silu(
@@ -173,19 +178,5 @@ class UNet(nn.Module):
         h = conv(h, self.widths[level], f"{name}_upsamplers_0_conv")
 
     h = nn.silu(GroupNorm(name="conv_norm_out")(h))
-    # In float32: what the network says of the noise is not rounded.
+    # In float32, so that the prediction is not rounded.
     return conv(h, self.out_channels, "conv_out", dtype=jnp.float32)
-
-  def _check(self, x: jax.Array, context: jax.Array) -> None:
-    smallest = 2 ** (len(self.widths) - 1)
-    if x.shape[1] % smallest or x.shape[2] % smallest:
-      raise ValueError(
-        f"{len(self.widths)} levels halve a latent {len(self.widths) - 1} "
-        f"times, so its sides must be multiples of {smallest}; found "
-        f"{x.shape[1:3]}."
-      )
-    if context.shape[-1] != self.context_dim:
-      raise ValueError(
-        f"The UNet reads prompts of width {self.context_dim}, found "
-        f"{context.shape[-1]}: take the text encoder that it was trained with."
-      )

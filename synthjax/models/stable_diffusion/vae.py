@@ -15,6 +15,7 @@ from synthjax.models.unet_layers import (
   Conv3x3,
   GroupNorm,
   ResnetBlock,
+  check_sides,
   resample,
 )
 
@@ -48,7 +49,7 @@ def _middle(h: jax.Array) -> jax.Array:
 
 
 class Encoder(nn.Module):
-  """Images to what the moments of their latents are read from."""
+  """Maps images to features, from which moments of latents are computed."""
 
   widths: tuple[int, ...]
   layers: int
@@ -71,7 +72,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """Latents to images."""
+  """Maps latents to images."""
 
   widths: tuple[int, ...]
   layers: int
@@ -93,7 +94,7 @@ class Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-  """The way from images to latents, and back, in float32.
+  """Maps images to latents and back, in float32.
 
   An image's sides are those of its latent times 2 ** (levels - 1), which is 8.
   """
@@ -117,12 +118,7 @@ class Autoencoder(nn.Module):
       mean and logarithm of the variance, float32 [n, h/f, w/f, latent_channels]
       each, not scaled.
     """
-    factor = 2 ** (len(self.widths) - 1)
-    if images.shape[1] % factor or images.shape[2] % factor:
-      raise ValueError(
-        f"The autoencoder shrinks images {factor} times, so their sides must "
-        f"be multiples of {factor}; found {images.shape[1:3]}."
-      )
+    check_sides("the image", images, len(self.widths))
     moments = self.quant_conv(self.encoder(images))
     mean, log_variance = jnp.split(moments, 2, axis=-1)
     return mean, jnp.clip(log_variance, -30, 20)

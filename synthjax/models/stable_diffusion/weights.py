@@ -1,10 +1,13 @@
-"""Released weights of Stable Diffusion 1.x and 2.x, in diffusers' layout.
+"""Converts Stable Diffusion 1.x and 2.x, and packs a folder into two files.
 
-A folder holds `unet/`, `vae/`, `text_encoder/`, `tokenizer/` and `scheduler/`,
-each with a configuration, and the first three with weights.
+A folder in diffusers' layout holds `unet/`, `vae/`, `text_encoder/`,
+`tokenizer/` and `scheduler/`, each with a configuration, and the first three
+with weights. `folder` reads the configurations.
 """
 
 import json
+import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,19 +16,35 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from synthjax.models.stable_diffusion import weight_names
+from synthjax.models.clip import weight_names as clip_names
+from synthjax.models.clip import weights as clip_weights
 from synthjax.models.stable_diffusion.folder import describe
 from synthjax.models.stable_diffusion.text import TextEncoder
 from synthjax.models.stable_diffusion.unet import UNet
 from synthjax.models.stable_diffusion.vae import Autoencoder
-from synthjax.runtime.errors import UserError, unknown_names
-from synthjax.weights import read
-from synthjax.weights.rules import Rule, convert, restore
+from synthjax.runtime.atomic import replace
+from synthjax.runtime.errors import UserError
+from synthjax.tokenizers import bpe
+from synthjax.weights import files, read
+from synthjax.weights.rules import (
+  Layout,
+  Rule,
+  check_layout,
+  conv,
+  convert,
+  dense,
+  linear,
+  norm,
+  pointwise2d,
+  restore,
+)
 
 KIND = "stable_diffusion"
+# The files that `pack` makes.
+WEIGHTS, TOKENIZER = "stable_diffusion.safetensors", "tokenizer.json"
 # The second writes the autoencoder's attention as diffusers did until 2023.
 LAYOUTS = ("diffusers", "diffusers_old")
-# Folders of weights, and what each is called here.
+# Folders of weights, and the networks' names here.
 PARTS = {"unet": "unet", "vae": "vae", "text_encoder": "text"}
 _WEIGHTS = {
   "unet": "diffusion_pytorch_model",
@@ -61,23 +80,23 @@ def from_released(
   Returns:
     Variables, {"params": {"unet", "vae", "text"}} of the weights' dtypes, and
     their description, as `generators.stable_diffusion` reads it: that of
-    `sd_config.describe`, with "kind" and "pad_token".
+    `folder.describe`, with "kind" and "pad_token".
 
   Raises:
-    UserError: listing what the configurations lack or what is not supported, or
+    UserError: listing the missing or unsupported fields of configurations, or
       every weight that is unused, missing or misshapen, of all networks.
   """
   about = {"kind": KIND, "pad_token": pad_token} | describe(configs)
-  wanted, rules = shapes(about["model"]), _rules(about)
+  like, rules = shapes(about["model"]), _rules(about)
   named = {
     "unet": dict(weights["unet"]),
-    "vae": weight_names.new_vae_names(weights["vae"]),
-    "text": weight_names.openai_names(weights["text_encoder"]),
+    "vae": new_vae_names(weights["vae"]),
+    "text": openai_names(weights["text_encoder"]),
   }
   params, problems = {}, []
   for folder, part in PARTS.items():
     try:
-      converted = convert(named[part], rules[part], wanted[part])
+      converted = convert(named[part], rules[part], like[part])
       params[part] = converted["params"]
     except UserError as error:
       problems.append(f"{folder}: {error}")
@@ -92,41 +111,32 @@ def to_released(
   *,
   layout: str = "diffusers",
 ) -> dict[str, dict[str, np.ndarray]]:
-  """Returns the weights of each folder by their released names.
-
-  Args:
-    variables: of `from_released`.
-    description: likewise.
-    layout: of LAYOUTS.
-
-  Raises:
-    UserError: about an unknown layout.
-  """
-  if layout not in LAYOUTS:
-    raise unknown_names("layout of Stable Diffusion", [layout], LAYOUTS)
+  """Returns the weights of each folder under the names of one of LAYOUTS."""
+  check_layout("Stable Diffusion", layout, LAYOUTS)
   rules = _rules(description)
   released = {
     folder: restore({"params": variables["params"][part]}, rules[part])
     for folder, part in PARTS.items()
   }
   if layout == "diffusers_old":
-    released["vae"] = weight_names.old_vae_names(released["vae"])
-  text = weight_names.huggingface_names(released["text_encoder"])
-  return released | {"text_encoder": text}
+    released["vae"] = old_vae_names(released["vae"])
+  return released | {
+    "text_encoder": clip_names.to_huggingface(released["text_encoder"])
+  }
 
 
 def from_folder(folder: epath.PathLike) -> tuple[dict, dict[str, Any]]:
   """Converts a folder in diffusers' layout.
 
   Args:
-    folder: local or `gs://`. Of several files of the same weights, one of
-      safetensors and of whole precision is read first.
+    folder: local or `gs://`. Among files of the same weights, safetensors and
+      whole precision come first.
 
   Returns:
     As `from_released`; float16 stays float16.
 
   Raises:
-    UserError: listing what is missing of the folder, or as `from_released`.
+    UserError: listing the files that are missing, or as `from_released`.
   """
   folder = epath.Path(folder)
   weights, configs, problems = {}, {}, []
@@ -143,7 +153,7 @@ def from_folder(folder: epath.PathLike) -> tuple[dict, dict[str, Any]]:
     raise UserError(
       f"{folder} is no folder of Stable Diffusion in diffusers' layout: it "
       f"lacks {', '.join(problems)}. A single file of weights (.ckpt or "
-      ".safetensors) is not read: take the folders of the same release."
+      ".safetensors) cannot be read: take the folders of the same release."
     )
   weights = {part: read.read_weights(path) for part, path in paths.items()}
   try:
@@ -160,6 +170,30 @@ def files_of(folder: epath.PathLike) -> list[epath.Path]:
   paths += [folder / VOCABULARY, folder / MERGES]
   paths += [folder / "tokenizer" / name for name in _PADS]
   return [path for path in paths if path is not None and path.exists()]
+
+
+def pack(folder: epath.PathLike, output: epath.PathLike) -> None:
+  """Converts a folder into one file of weights and one of the tokenizer.
+
+  Args:
+    folder: in diffusers' layout.
+    output: a folder for WEIGHTS and TOKENIZER, made where there is none.
+      float16 stays float16, all else is float32.
+
+  Raises:
+    UserError: about files that are missing, or do not convert.
+  """
+  folder, output = epath.Path(folder), epath.Path(output)
+  tokenizer = bpe.read(folder / VOCABULARY, folder / MERGES)
+  variables, about = from_folder(folder)
+  about["sources"] = {
+    str(pathlib.PurePath(path).relative_to(folder)): files.sha256(path)
+    for path in files_of(folder)
+  }
+  output.mkdir(parents=True, exist_ok=True)
+  with replace(output, TOKENIZER) as temporary:
+    temporary.write_text(tokenizer.bpe.to_str())
+  files.save_params(output / WEIGHTS, variables, about, dtype=None)
 
 
 def _weights_file(folder: epath.Path, part: str) -> epath.Path | None:
@@ -239,9 +273,166 @@ def shapes(model: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _rules(about: Mapping[str, Any]) -> dict[str, list[Rule]]:
-  linear = about["linear_projection"]
   return {
-    "unet": weight_names.unet_rules(linear_projection=linear),
-    "vae": weight_names.vae_rules(),
-    "text": weight_names.TEXT_RULES,
+    "unet": unet_rules(linear_projection=about["linear_projection"]),
+    "vae": vae_rules(),
+    "text": clip_weights.RULES,  # named as CLIP's by Hugging Face
   }
+
+
+# --- the rules of the UNet and the autoencoder --------------------------------
+
+# Old files have convolutions over one place, where newer ones have matrices.
+_matrix = Layout(lambda w: w.reshape(w.shape[:2]).T, linear.to_torch)
+
+
+def _resnet(name: str, path: str) -> list[Rule]:
+  return [
+    *norm(f"{name}.norm{{k}}", f"{path}/norm{{k}}"),
+    *dense(f"{name}.conv{{k}}", f"{path}/conv{{k}}", conv),
+    *dense(f"{name}.time_emb_proj", f"{path}/time_emb_proj"),
+    *dense(f"{name}.conv_shortcut", f"{path}/conv_shortcut", pointwise2d),
+  ]
+
+
+def _transformer(name: str, path: str, projection: Layout) -> list[Rule]:
+  block = f"{name}.transformer_blocks.0", f"{path}/transformer_blocks_0"
+  attn = f"{block[0]}.attn{{k}}", f"{block[1]}/attn{{k}}"
+  return [
+    *norm(f"{name}.norm", f"{path}/norm"),
+    *dense(f"{name}.proj_in", f"{path}/proj_in", projection),
+    *dense(f"{name}.proj_out", f"{path}/proj_out", projection),
+    *norm(f"{block[0]}.norm{{k}}", f"{block[1]}/norm{{k}}"),
+    *(
+      Rule(f"{attn[0]}.to_{x}.weight", f"{attn[1]}/to_{x}/kernel", linear)
+      for x in "qkv"
+    ),
+    *dense(f"{attn[0]}.to_out.0", f"{attn[1]}/to_out_0"),
+    *dense(f"{block[0]}.ff.net.0.proj", f"{block[1]}/ff_net_0_proj"),
+    *dense(f"{block[0]}.ff.net.2", f"{block[1]}/ff_net_2"),
+  ]
+
+
+# Where numbered layers lie in a network: (in diffusers, here).
+_PLACES = {
+  "blocks": ("{way}_blocks.{i}.{what}.{j}", "{way}_blocks_{i}_{what}_{j}"),
+  "middle": ("mid_block.{what}.{j}", "mid_block_{what}_{j}"),
+}
+
+
+def _at(what: str, torch: str = "", flax: str = "") -> list[tuple[str, str]]:
+  """Returns the places of the layers `what`, as names and paths for rules."""
+  numbers = dict(i="{i}", j="{j}", what=what)
+  return [
+    (
+      torch + _PLACES[kind][0].format(way=way, **numbers),
+      flax + _PLACES[kind][1].format(way=way, **numbers),
+    )
+    for kind, way in (("blocks", "down"), ("blocks", "up"), ("middle", ""))
+  ]
+
+
+def _samplers(torch: str, flax: str) -> list[Rule]:
+  return [
+    rule
+    for way in ("down", "up")
+    for rule in dense(
+      f"{torch}{way}_blocks.{{i}}.{way}samplers.0.conv",
+      f"{flax}{way}_blocks_{{i}}_{way}samplers_0_conv",
+      conv,
+    )
+  ]
+
+
+def unet_rules(*, linear_projection: bool) -> list[Rule]:
+  """Returns the rules of the UNet.
+
+  Args:
+    linear_projection: whether a transformer's `proj_in` and `proj_out` are
+      matrices in the released weights, as in 2.x.
+  """
+  projection = linear if linear_projection else pointwise2d
+  root = "params/"
+  rules = [
+    *dense("conv_in", "params/conv_in", conv),
+    *dense("conv_out", "params/conv_out", conv),
+    *norm("conv_norm_out", "params/conv_norm_out"),
+    *dense("time_embedding.linear_{i}", "params/time_embedding_linear_{i}"),
+    *_samplers("", root),
+  ]
+  for name, path in _at("resnets", "", root):
+    rules += _resnet(name, path)
+  for name, path in _at("attentions", "", root):
+    rules += _transformer(name, path, projection)
+  return rules
+
+
+def vae_rules() -> list[Rule]:
+  """Returns the rules of the autoencoder, with the newer names of attention."""
+  rules = [
+    *dense("quant_conv", "params/quant_conv", pointwise2d),
+    *dense("post_quant_conv", "params/post_quant_conv", pointwise2d),
+  ]
+  for half in ("encoder", "decoder"):
+    root = f"params/{half}"
+    rules += [
+      *dense(f"{half}.conv_in", f"{root}/conv_in", conv),
+      *dense(f"{half}.conv_out", f"{root}/conv_out", conv),
+      *norm(f"{half}.conv_norm_out", f"{root}/conv_norm_out"),
+      *_samplers(f"{half}.", f"{root}/"),
+    ]
+    for name, path in _at("resnets", f"{half}.", f"{root}/"):
+      rules += _resnet(name, path)
+    name = f"{half}.mid_block.attentions.0"
+    path = f"{root}/mid_block_attentions_0"
+    rules += norm(f"{name}.group_norm", f"{path}/group_norm")
+    for layer in _ATTENTION.values():
+      here = layer.replace(".", "_")
+      rules += dense(f"{name}.{layer}", f"{path}/{here}", _matrix)
+  return rules
+
+
+# The autoencoder's attention: diffusers' names until 2023, and those of now.
+_ATTENTION = {
+  "query": "to_q",
+  "key": "to_k",
+  "value": "to_v",
+  "proj_attn": "to_out.0",
+}
+
+
+def new_vae_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the autoencoder's weights under the newer names of attention."""
+  return _renamed(weights, _ATTENTION)
+
+
+def old_vae_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the autoencoder's weights under the older names of attention."""
+  return _renamed(weights, {new: old for old, new in _ATTENTION.items()})
+
+
+def _renamed(
+  weights: Mapping[str, np.ndarray], names: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+  layers = "|".join(map(re.escape, names))
+  pattern = re.compile(rf"(.+\.attentions\.\d+\.)({layers})(\.(?:weight|bias))")
+  return {
+    pattern.sub(lambda m: m[1] + names[m[2]] + m[3], name): weight
+    for name, weight in weights.items()
+  }
+
+
+_TEXT = "text_model."
+
+
+def openai_names(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns the text tower's weights under OpenAI's names.
+
+  Recent versions of transformers write them without "text_model." in front.
+  """
+  named = {
+    name if name.startswith(_TEXT) else _TEXT + name: weight
+    for name, weight in weights.items()
+    if not name.endswith("position_ids")  # numbers, and no weights
+  }
+  return clip_names.from_huggingface(named)

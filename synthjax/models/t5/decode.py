@@ -77,9 +77,9 @@ def empty_cache(model: T5, n: int, length: int) -> tuple:
 def keep_likely(logits: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
   """Sets the logits of unlikely tokens to -inf.
 
-  First all but the top_k are dropped. Of the rest, the fewest are kept whose
-  probabilities come to top_p (Holtzman et al. 2020), the likeliest always.
-  Tokens as likely as the last one kept are kept too.
+  It first drops all but the top_k. Of these it keeps the fewest whose
+  probabilities reach top_p (Holtzman et al. 2020), the likeliest always, and
+  those as likely as the last one.
 
   Args:
     logits: float32 [n, v].

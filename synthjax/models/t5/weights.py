@@ -1,6 +1,5 @@
-"""Names of the released weights of T5 v1.0, as Hugging Face stores them."""
+"""Converts the released weights of T5 v1.0, by Hugging Face's names."""
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +9,15 @@ import numpy as np
 
 from synthjax.models.t5.model import T5
 from synthjax.runtime.errors import UserError
-from synthjax.weights.rules import Rule, convert, linear, restore
+from synthjax.weights.rules import (
+  Rule,
+  check_layout,
+  convert,
+  linear,
+  numbers_in,
+  restore,
+  some_names,
+)
 
 LAYOUTS = ("huggingface",)
 
@@ -57,7 +64,7 @@ HEAD = "lm_head.weight"
 UNUSED = (
   "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 )
-# The first block of the encoder tells the sizes.
+# The first block of the encoder shows the sizes.
 _FIRST = "encoder.block.0.layer"
 _TABLE = f"{_FIRST}.0.SelfAttention.relative_attention_bias.weight"
 _QUERY, _MLP = (
@@ -69,13 +76,10 @@ _QUERY, _MLP = (
 def from_released(
   weights: Mapping[str, np.ndarray],
 ) -> tuple[dict, dict[str, Any]]:
-  """Converts weights, whose names and shapes tell the sizes.
+  """Returns the variables of a T5, and their description.
 
   Args:
     weights: by Hugging Face's names of T5ForConditionalGeneration.
-
-  Returns:
-    Variables of `models.t5.T5`, and {"kind": "t5", "model": its fields}.
 
   Raises:
     UserError: about another release of T5, or listing every weight that is
@@ -103,14 +107,9 @@ def to_released(
   description: Mapping[str, Any] | None = None,
   layout: str = "huggingface",
 ) -> dict[str, np.ndarray]:
-  """Returns variables under Hugging Face's names, the embedding once.
-
-  Raises:
-    UserError: about another layout, or variables that are not of a T5.
-  """
-  del description
-  if layout not in LAYOUTS:
-    raise UserError(f"T5 has no layout {layout!r}; allowed: {LAYOUTS[0]}.")
+  """Returns variables under Hugging Face's names, the embedding once."""
+  del description  # the names follow from the variables
+  check_layout("T5", layout, LAYOUTS)
   return restore(variables, RULES)
 
 
@@ -118,12 +117,11 @@ def _fields(weights: Mapping[str, np.ndarray]) -> dict[str, int]:
   """Reads the fields of T5 off the shapes."""
   needed = ("shared.weight", _TABLE, _QUERY, _MLP)
   if missing := [name for name in needed if name not in weights]:
-    found = ", ".join(sorted(weights)[:5]) or "nothing"
     gated = any(".wi_0." in name for name in weights)
     hint = " The gated MLP is of T5 v1.1, not v1.0." * gated
     raise UserError(
-      f"These are no weights of T5 v1.0: {', '.join(missing)} missing, found "
-      f"{found}, ...{hint}"
+      f"These are not weights of T5 v1.0: {', '.join(missing)} missing, found "
+      f"{some_names(weights)}, ...{hint}"
     )
   vocab_size, d_model = np.shape(weights["shared.weight"])
   num_buckets, heads = np.shape(weights[_TABLE])
@@ -141,6 +139,5 @@ def _fields(weights: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 
 def _depth(weights: Mapping[str, np.ndarray], stack: str) -> int:
-  pattern = re.compile(rf"{stack}\.block\.(\d+)\.")
-  found = {int(m[1]) for name in weights if (m := pattern.match(name))}
-  return max(found, default=-1) + 1
+  blocks = numbers_in(weights, rf"{stack}\.block\.(\d+)\.")
+  return max(blocks, default=(-1,))[0] + 1

@@ -15,6 +15,7 @@ import numpy as np
 
 from synthjax.config.schema import BelowOne, Count, Flag, Positive
 from synthjax.models.attention import attend
+from synthjax.models.conv import convolve_patches
 from synthjax.runtime.errors import UserError
 
 # timm truncates at +-2, which is a hundred deviations: an ordinary normal.
@@ -22,30 +23,6 @@ normal = nn.initializers.normal(0.02)
 Dense = partial(nn.Dense, kernel_init=normal)
 # The two-pass variance survives the large means of a deep residual stream.
 LayerNorm = partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False)
-
-
-def convolve_patches(
-  images: jax.Array, kernel: jax.Array, *_: Any, precision: Any = None, **__
-) -> jax.Array:
-  """Convolves at a stride as large as the kernel, as one matrix product.
-
-  It is handed to `nn.Conv`, whose other arguments it ignores: the same map and
-  the same kernel as without it, but with fast gradients on CPUs too.
-
-  Args:
-    images: [n, h, w, c], with h and w multiples of p.
-    kernel: [p, p, c, d].
-    precision: of the product.
-
-  Returns:
-    [n, h/p, w/p, d].
-  """
-  (n, h, w, c), p = images.shape, len(kernel)
-  x = images.reshape(n, h // p, p, w // p, p, c).transpose(0, 1, 3, 2, 4, 5)
-  x = x.reshape(n, h // p, w // p, p * p * c)
-  return jnp.matmul(
-    x, kernel.reshape(p * p * c, kernel.shape[-1]), precision=precision
-  )
 
 
 class PatchEmbed(nn.Module):
@@ -132,8 +109,8 @@ class Block(nn.Module):
 def drop_path(rate: float, train: bool) -> nn.Dropout:
   """Returns stochastic depth (Huang et al. 2016) for branches [n, l, d].
 
-  In training each image loses its branch with probability `rate`, and what is
-  kept is divided by 1 - rate, so that the mean stays.
+  In training each image loses its branch with probability `rate`. The others
+  are divided by 1 - rate, so that the mean stays.
   """
   return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
 
@@ -290,9 +267,6 @@ MODELS = {
 }
 
 
-# --- the start of a vision transformer at another image size -----------------
-
-
 def fit_positions(
   variables: Mapping[str, Any],
   description: Mapping[str, Any],
@@ -303,7 +277,7 @@ def fit_positions(
 
   Args:
     variables: of a classifier; those of a ResNet are returned as they are.
-    description: what the weights say of themselves; of it `image_size`.
+    description: of the weights, with `image_size`.
     image_size: px, to train at.
   """
   params = variables["params"]

@@ -1,7 +1,6 @@
-"""Names of the released ViTs: timm's and DeiT's, and Hugging Face's."""
+"""Converts ViTs, by the names of timm and DeiT or by Hugging Face's."""
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -10,13 +9,13 @@ import numpy as np
 
 from synthjax.models.classifiers import describe, make_classifier
 from synthjax.models.vit import model as vit
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError
 from synthjax.weights import rules
 from synthjax.weights.rules import Rule, conv
 
 
 class Names(NamedTuple):
-  """How a layout calls the parts of a ViT; "{i}" is the number of a block."""
+  """The names of a ViT's layers in a layout; "{i}" is the number of a block."""
 
   cls_token: str
   pos_embed: str
@@ -65,41 +64,57 @@ LAYOUTS = {
   ),
 }
 _PREFIX = "vit."
-_THIRDS = ("query", "key", "value")
+# Arguments of `rules.join_thirds`, for Hugging Face's names.
+THIRDS = (
+  (".attention.query.", ".attention.key.", ".attention.value."),
+  ".attention.qkv.",
+)
 
 
 def from_released(
   weights: Mapping[str, np.ndarray], *, heads: int | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns the variables of a ViT and what they are variables of.
+  """Returns the `params` of a ViT, and their description.
+
+  `models.classifiers.backbone` drops the head and `vit.model.resize_positions`
+  changes the image size. The description's `model` and `num_classes` (None
+  without a head) are arguments of `make_classifier`.
 
   Args:
-    weights: by the names of timm or Hugging Face, with or without a head. Of
-      DeiT's files, what is below their key "model".
+    weights: by the names of timm or Hugging Face, with or without a head. Give
+      what DeiT's files hold under the key "model".
     heads: of the attention, which the weights do not show; None takes width /
       64, as in every released ViT.
-
-  Returns:
-    `params`, of which `models.classifiers.backbone` drops the head and
-    `models.vit.resize_positions` changes the image size; and the description,
-    whose `model` and `num_classes` (None without a head) are arguments of
-    `make_classifier`.
 
   Raises:
     UserError: listing what is missing, unused or misshapen.
   """
-  weights = _merged(weights)
-  names = _layout_of(weights)
+  # The pooler behind ViTModel does not belong to the classifier.
+  weights = {
+    name.removeprefix(_PREFIX): weight
+    for name, weight in weights.items()
+    if not name.removeprefix(_PREFIX).startswith("pooler.")
+  }
+  weights = rules.join_thirds(weights, *THIRDS)
+  names = LAYOUTS[
+    rules.find_layout(
+      weights,
+      {layout: decisive(names) for layout, names in LAYOUTS.items()},
+      family="a ViT as timm and Hugging Face call them",
+      advice='Give what DeiT\'s files hold under the key "model".',
+    )
+  ]
   sizes, grid = read_sizes(weights, names, heads)
   head = weights.get(f"{names.head}.weight")
-  num_classes = None if head is None else len(head)
   description = {
     "kind": "classifier",
     "model": describe(vit.MODELS, sizes),
     "image_size": grid * sizes["patch_size"],
-    "num_classes": num_classes,
+    "num_classes": None if head is None else len(head),
   }
-  model = make_classifier(num_classes=num_classes, **description["model"])
+  model = make_classifier(
+    num_classes=description["num_classes"], **description["model"]
+  )
   size = description["image_size"]
   images = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
   like = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -111,31 +126,23 @@ def to_released(
   description: Mapping[str, Any],
   layout: str = "timm",
 ) -> dict[str, np.ndarray]:
-  """Returns the variables under their released names: the way back.
+  """Returns variables under the released names of one of LAYOUTS.
 
-  Args:
-    variables: `params`.
-    description: of `from_released`; the names need nothing of it.
-    layout: one of LAYOUTS. "huggingface" writes ViTForImageClassification, or
-      ViTModel without its pooler where the variables have no head.
-
-  Raises:
-    UserError: for an unknown layout, or variables that are not a ViT's.
+  "huggingface" has the names of ViTForImageClassification, or without a head
+  those of ViTModel without its pooler.
   """
-  del description
-  if layout not in LAYOUTS:
-    raise unknown_names("layout of ViT weights", [layout], LAYOUTS)
+  del description  # the names follow from the variables
+  rules.check_layout("ViT", layout, LAYOUTS)
   names = LAYOUTS[layout]
   released = rules.restore(variables, rules_of(names))
   if layout == "timm":
     return released
   prefix = _PREFIX if f"{names.head}.weight" in released else ""
-  return split_qkv(
-    {
-      name if name.startswith(f"{names.head}.") else prefix + name: weight
-      for name, weight in released.items()
-    }
-  )
+  released = {
+    name if name.startswith(f"{names.head}.") else prefix + name: weight
+    for name, weight in released.items()
+  }
+  return rules.split_thirds(released, *THIRDS)
 
 
 def rules_of(names: Names) -> list[Rule]:
@@ -157,63 +164,10 @@ def rules_of(names: Names) -> list[Rule]:
   ]
 
 
-def _merged(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Returns Hugging Face's names as in LAYOUTS; timm's stay as they are.
-
-  The pooler behind ViTModel is not the classifier's, and is dropped.
-  """
-  return merge_qkv(
-    {
-      name.removeprefix(_PREFIX): weight
-      for name, weight in weights.items()
-      if not name.removeprefix(_PREFIX).startswith("pooler.")
-    }
-  )
-
-
-def merge_qkv(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Joins Hugging Face's queries, keys and values to one weight each.
-
-  What does not come in threes of a shape stays, so that the rules complain
-  about it.
-  """
-  merged = dict(weights)
-  for name in [name for name in merged if ".attention.query." in name]:
-    thirds = [name.replace("query", third) for third in _THIRDS]
-    shapes = {np.shape(merged.get(third)) for third in thirds}
-    if len(shapes) == 1:
-      whole = np.concatenate([merged.pop(third) for third in thirds])
-      merged[name.replace("query", "qkv")] = whole
-  return merged
-
-
-def split_qkv(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """Parts what `merge_qkv` has joined."""
-  split = {}
-  for name, weight in weights.items():
-    if ".qkv." in name:
-      thirds = zip(_THIRDS, np.split(weight, 3), strict=True)
-      split |= {name.replace("qkv", third): w for third, w in thirds}
-    else:
-      split[name] = weight
-  return split
-
-
-def _layout_of(weights: Mapping[str, np.ndarray]) -> Names:
-  """Returns the names of the layout that holds all sizes."""
-  looked_for = []
-  for names in LAYOUTS.values():
-    fc1 = f"{names.block.format(i=0)}.{names.fc1}.weight"
-    decisive = (names.pos_embed, f"{names.patches}.weight", fc1)
-    if all(name in weights for name in decisive):
-      return names
-    looked_for.append(", ".join(decisive))
-  found = ", ".join(sorted(weights)[:5]) or "none at all"
-  raise UserError(
-    "These are not the weights of a ViT as timm and Hugging Face call them. "
-    f"Looked for {'; or for '.join(looked_for)}. Names found: {found}. Of "
-    'DeiT\'s files, give what is below "model".'
-  )
+def decisive(names: Names) -> list[str]:
+  """Returns the names of the weights that show the sizes of a ViT."""
+  fc1 = f"{names.block.format(i=0)}.{names.fc1}.weight"
+  return [names.pos_embed, f"{names.patches}.weight", fc1]
 
 
 def read_sizes(
@@ -223,7 +177,7 @@ def read_sizes(
 
   Args:
     weights: with q, k and v as one matrix.
-    names: of the layout; the weights have those that tell the sizes.
+    names: of the layout; the weights have all of `decisive(names)`.
     heads: see `from_released`.
 
   Raises:
@@ -245,12 +199,12 @@ def read_sizes(
       f"The ViT is {width} wide, which does not split over {heads} heads: give "
       "from_released the heads that it was trained with."
     )
-  block = re.compile(re.escape(names.block).replace(r"\{i\}", r"(\d+)") + r"\.")
+  block = names.block.replace(".", r"\.").format(i=r"(\d+)") + r"\."
   hidden = len(weights[f"{names.block.format(i=0)}.{names.fc1}.weight"])
   sizes = {
     "patch_size": patches[-1],
     "width": width,
-    "depth": 1 + max(int(m[1]) for name in weights if (m := block.match(name))),
+    "depth": 1 + max(rules.numbers_in(weights, block))[0],
     "heads": heads,
     "mlp_ratio": hidden / width,
   }

@@ -1,4 +1,4 @@
-"""Files as arrays of bytes, which the disk keeps until they are looked at."""
+"""Maps files to arrays of bytes, whose pages are read when they are used."""
 
 import contextlib
 import mmap
@@ -13,11 +13,11 @@ from synthjax.runtime.errors import UserError
 def map_file(path: epath.PathLike) -> np.ndarray:
   """Returns the bytes of a file, uint8 [n], read-only.
 
-  A local file is mapped, so that its pages are read when they are used; do not
-  change it meanwhile. One in a bucket is read at once.
+  A local file is mapped: do not change it meanwhile. A file in a bucket is read
+  at once.
 
   Raises:
-    UserError: when there is no such file, or nothing in it.
+    UserError: when there is no such file, or it is empty.
   """
   path = epath.Path(path)
   if not path.exists():
@@ -61,13 +61,13 @@ def as_array(
   """
   dtype = np.dtype(dtype)
   if 0 in shape:
-    array = np.zeros(shape, dtype)  # whose offset and strides may be anything
+    array = np.zeros(shape, dtype)  # any offset and strides are valid
   else:
     if strides is not None:
       strides = [stride * dtype.itemsize for stride in strides]
     array = np.ndarray(shape, dtype, raw, offset * dtype.itemsize, strides)
   if dtype.kind == "b":
-    # NumPy trusts that there are 0 and 1 alone. A scalar stays an array.
+    # NumPy relies on bytes of 0 and 1. A scalar stays an array.
     array = np.asarray(array.view(np.uint8) != 0)
   elif not array.flags.aligned:
     array = array.copy()

@@ -1,4 +1,4 @@
-"""Weights that PyTorch saved, read without PyTorch and without running them.
+"""Reads weights that PyTorch saved, without PyTorch and without running code.
 
 Three kinds of files: zip archives of torch.save (since PyTorch 1.6), zip
 archives of torch.jit.save (TorchScript, as CLIP is released), and the rows of
@@ -19,7 +19,7 @@ from etils import epath
 
 from synthjax.runtime.errors import UserError
 from synthjax.weights.torch_files import unpickle, zip_archive
-from synthjax.weights.torch_files.mapped import as_array, map_file, reading
+from synthjax.weights.torch_files.mapped import as_array, reading
 from synthjax.weights.torch_files.records import Module, Storage, Tensor, short
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle before the zip archives
@@ -35,28 +35,24 @@ DAMAGE = (
 )
 
 
-def read(path: epath.PathLike) -> dict[str, np.ndarray]:
+def parse(data: np.ndarray, path: epath.PathLike) -> dict[str, np.ndarray]:
   """Reads the weights of a file of torch.save or torch.jit.save.
 
   Args:
-    path: of the file; its first bytes tell which kind it is.
+    data: uint8 [n], the bytes of the file.
+    path: of the file.
 
   Returns:
     Arrays by the names of the state dict, which may lie alone or under
-    "state_dict", "model" or "module". Of TorchScript, all tensors among the
-    attributes of the modules: parameters, buffers, and what else was set as
-    one. Arrays are read-only, of NumPy's dtypes or ml_dtypes.bfloat16, and
-    mapped from the file where they can be: do not change it meanwhile.
+    "state_dict", "model" or "module". TorchScript gives all tensors among the
+    attributes of its modules: parameters, buffers, and others. Arrays are
+    read-only, of NumPy's dtypes or ml_dtypes.bfloat16, and mapped from the file
+    where they can be: do not change it meanwhile.
 
   Raises:
-    UserError: when there is no such file, when it is of another kind, cut short
-      or damaged, asks for anything but plain tensors, or holds no state dict.
+    UserError: when the file is of another kind, cut short or damaged, asks for
+      anything but plain tensors, or holds no state dict.
   """
-  return parse(map_file(path), path)
-
-
-def parse(data: np.ndarray, path: epath.PathLike) -> dict[str, np.ndarray]:
-  """Reads the bytes, uint8 [n], of the file at `path`, as `read` does."""
   with reading(path, *DAMAGE):
     if is_zip(data):
       tree, bytes_of = zip_archive.read(data, path)
@@ -78,24 +74,24 @@ def parse(data: np.ndarray, path: epath.PathLike) -> dict[str, np.ndarray]:
 
 
 def is_zip(data: np.ndarray) -> bool:
-  """Tells zip archives by their first bytes, uint8 [n]."""
+  """Returns whether the bytes, uint8 [n], are those of a zip archive."""
   return data[:4].tobytes() in (b"PK\3\4", b"PK\5\6")
 
 
 def is_pickle(data: np.ndarray) -> bool:
-  """Tells pickles of protocol 2 or later by their first bytes, uint8 [n]."""
+  """Returns whether the bytes, uint8 [n], are a pickle of protocol 2 to 5."""
   return len(data) > 1 and data[0] == 0x80 and 2 <= data[1] <= 5
 
 
 def is_tar(data: np.ndarray) -> bool:
-  """Tells tar archives by their first header, uint8 [n]."""
+  """Returns whether the bytes, uint8 [n], are those of a tar archive."""
   return data[257:262].tobytes() == b"ustar"
 
 
 def _read_legacy(
   data: np.ndarray,
 ) -> tuple[Any, Callable[[Storage], np.ndarray]]:
-  """Reads four pickles, that of the keys of storages, and the storages."""
+  """Reads four pickles, a fifth with the keys of storages, and the storages."""
   file = io.BytesIO(data[: zip_archive.MAX_PICKLE].tobytes())
   magic, _ = unpickle.load(file)
   if magic != MAGIC:
@@ -106,15 +102,15 @@ def _read_legacy(
   version, _ = unpickle.load(file)
   if version != VERSION:
     raise UserError(
-      f"torch.save wrote it in version {short(version)} of its format, and "
-      f"{VERSION} is known here. Load it in PyTorch and save it again."
+      f"torch.save wrote it in version {short(version)} of its format, where "
+      f"only {VERSION} can be read. Load it in PyTorch and save it again."
     )
-  unpickle.load(file)  # the sizes of C's integers where it was written
+  unpickle.load(file)  # the sizes of C's integers on the machine that wrote it
   tree, storages = unpickle.load(file)
   keys, _ = unpickle.load(file)
   raw, position = {}, file.tell()
   for key in keys:
-    # Of the first mention, as when it was written.
+    # The first mention of the storage counts, as when it was written.
     declared, size = storages[key].numel, storages[key].dtype.itemsize
     # Always little-endian, whatever the machine.
     numel = int.from_bytes(data[position : position + 8].tobytes(), "little")
@@ -140,7 +136,7 @@ def _read_legacy(
 
 
 def _state_dict(tree: Any) -> dict[str, Tensor]:
-  """Finds the names and tensors in what a file holds."""
+  """Returns the names and tensors in the content of a file."""
   for _ in range(len(WRAPPERS) + 1):
     if type(tree) is Module:
       return _module_tensors(tree)
@@ -156,12 +152,12 @@ def _state_dict(tree: Any) -> dict[str, Tensor]:
         break
     else:
       break
-  found = [f"{short(k)} ({_kind(v)})" for k, v in list(tree.items())[:20]]
+  keys = [f"{short(k)} ({_kind(v)})" for k, v in list(tree.items())[:20]]
   more = f" and {len(tree) - 20} more" if len(tree) > 20 else ""
   raise UserError(
     "it holds no state dict, that is, a dict of names to tensors, alone or "
-    f"under one of the keys {', '.join(WRAPPERS)}. Found were the keys "
-    f"{', '.join(found)}{more}. Load it in PyTorch, and save the part that is "
+    f"under one of the keys {', '.join(WRAPPERS)}. Found the keys "
+    f"{', '.join(keys)}{more}. Load it in PyTorch, and save the part that is "
     "the state dict."
   )
 
@@ -176,7 +172,7 @@ def _module_tensors(root: Module) -> dict[str, Tensor]:
   while waiting:
     prefix, module = waiting.pop()
     attributes = module.state[0] if module.state else {}
-    # Others are packed weights of quantized layers, or members of enumerations.
+    # Other types hold quantized layers or members of enumerations.
     attributes = attributes if type(attributes) is dict else {}
     for name, value in attributes.items():
       seen += 1

@@ -1,4 +1,4 @@
-"""What a PyTorch pickle may name and call, as records without behaviour."""
+"""The names that a PyTorch pickle may use, as records without behaviour."""
 
 import reprlib
 from collections.abc import Callable
@@ -23,7 +23,7 @@ STORAGES = {
   "torch.UntypedStorage": np.dtype(np.uint8),
   "torch.storage.UntypedStorage": np.dtype(np.uint8),
 }
-# Named beside tensors at times, and of no weight.
+# Some files name these beside tensors.
 DTYPES = {
   f"torch.{name}"
   for name in (
@@ -34,7 +34,7 @@ DTYPES = {
 TORCHSCRIPT = "__torch__."  # before the name of each class of torch.jit.save
 
 MAX_DIMENSIONS = 64  # NumPy's own limit
-# Hashes of greater integers can be made to collide, one and all.
+# Greater integers can be chosen so that all their hashes collide.
 MAX_INT = 2**61 - 2
 
 
@@ -45,7 +45,7 @@ class Global(NamedTuple):
 
 
 class Storage(NamedTuple):
-  """Where the entries of tensors lie; several tensors can share one."""
+  """The entries of tensors; several tensors can share one."""
 
   dtype: np.dtype
   key: str
@@ -54,7 +54,7 @@ class Storage(NamedTuple):
 
 
 class Tensor(NamedTuple):
-  """What a torch.Tensor is made of; within the bounds of its storage."""
+  """A torch.Tensor, checked to lie within its storage."""
 
   storage: Storage
   offset: int  # this and the strides in entries
@@ -84,7 +84,7 @@ _REPR.repr_instance = lambda value, level: (
 
 
 def is_key(value: Any) -> bool:
-  """Tells whether a dict may have this key; others can be slow to hash."""
+  """Returns whether a dict may have this key; others can be slow to hash."""
   if type(value) is int:
     return abs(value) <= MAX_INT
   return type(value) in (str, bool, type(None))
@@ -95,7 +95,7 @@ def _natural(*values: Any) -> bool:
 
 
 def storage(pid: Any) -> Storage:
-  """Returns the storage that a persistent id stands for.
+  """Returns the storage of a persistent id.
 
   Args:
     pid: ("storage", type, key, location, numel), and (key, offset, size) of a
@@ -114,7 +114,7 @@ def storage(pid: Any) -> Storage:
     view = views[0] if views else None
   if fine and view is not None:
     fine = type(view) is tuple and len(view) == 3 and _natural(*view[1:])
-    # The key of the view is of no use: what is stored is the root.
+    # The key of the view is not needed: the file stores the root.
     view = view[1:]
     fine = fine and sum(view) <= numel
   if not fine:
@@ -198,6 +198,6 @@ CALLS: dict[str, Callable] = {
 
 
 def is_allowed(name: str) -> bool:
-  """Tells whether a pickle of weights may name this."""
-  known = name in CALLS or name in STORAGES or name in DTYPES
-  return known or name.startswith(TORCHSCRIPT)
+  """Returns whether a pickle of weights may use this name."""
+  listed = name in CALLS or name in STORAGES or name in DTYPES
+  return listed or name.startswith(TORCHSCRIPT)

@@ -1,4 +1,4 @@
-"""The zip archives of torch.save and torch.jit.save, mapped where possible."""
+"""Reads zip archives of torch.save and torch.jit.save, mapped if possible."""
 
 import collections
 import io
@@ -18,7 +18,7 @@ from synthjax.weights.torch_files.records import Storage, short
 # No pickle of weights is longer, and no archive of them is packed tighter.
 MAX_PICKLE = 2**26
 MAX_PACKING = 16
-MAX_SMALL = 2**26  # bytes that are no burden however small the file is
+MAX_SMALL = 2**26  # bytes that are allowed however small the file is
 
 
 class Archive(NamedTuple):
@@ -32,14 +32,14 @@ class Archive(NamedTuple):
 def read(
   data: np.ndarray, path: epath.PathLike
 ) -> tuple[Any, Callable[[Storage], np.ndarray]]:
-  """Returns what data.pkl holds, and a function from storages to bytes.
+  """Returns the content of data.pkl, and a function from storages to bytes.
 
-  The pickled constants and the code of TorchScript are not looked at: no weight
-  of a state dict is among them.
+  It ignores the pickled constants and the code of TorchScript, which hold no
+  weights of a state dict.
 
   Args:
     data: uint8 [n], the archive.
-    path: of the same.
+    path: of the archive.
 
   Raises:
     UserError and the exceptions of `zipfile` and `zlib`: when it is not an
@@ -92,8 +92,8 @@ def _open(data: np.ndarray, path: epath.PathLike) -> Archive:
   size = sum(entry.file_size for entry in entries)
   if size > MAX_PACKING * len(data) + MAX_SMALL:
     raise UserError(
-      f"its zip archive says that it unpacks to {size:,} bytes from "
-      f"{len(data):,}, which weights never do. Nothing was unpacked."
+      f"its zip archive declares {size:,} bytes in {len(data):,}, a ratio that "
+      "weights never have. Nothing was unpacked."
     )
   pickles = [n for n in names if n == "data.pkl" or n.endswith("/data.pkl")]
   if not pickles:
@@ -104,15 +104,15 @@ def _open(data: np.ndarray, path: epath.PathLike) -> Archive:
 
 
 def _other_zip(names: list[str]) -> str:
-  found = f"its zip archive holds no data.pkl but {_listed(names)}"
+  problem = f"its zip archive holds no data.pkl but {_listed(names)}"
   if any(name.endswith("model.json") for name in names):
     return (
-      f"{found}: TorchScript from before PyTorch 1.4. Load it there with "
+      f"{problem}: TorchScript from before PyTorch 1.4. Load it there with "
       "torch.jit.load, and save its state_dict() with torch.save."
     )
   if names and all(name.endswith(".npy") for name in names):
-    return f"{found}: arrays of NumPy. Save them as safetensors."
-  return f"{found}. If weights are among these, unpack it first."
+    return f"{problem}: arrays of NumPy. Save them as safetensors."
+  return f"{problem}. If weights are among these, unpack it first."
 
 
 def _listed(names: list[str]) -> str:
@@ -121,7 +121,7 @@ def _listed(names: list[str]) -> str:
 
 
 def _member(archive: Archive, name: str) -> np.ndarray:
-  """Returns a member's bytes [n]: of the file itself, if not compressed."""
+  """Returns a member's bytes [n]: a view of the file, if not compressed."""
   entry = archive.members.get(name)
   if entry is None:
     raise UserError(
@@ -136,7 +136,7 @@ def _member(archive: Archive, name: str) -> np.ndarray:
       f"its {short(name)} is encrypted or compressed in an uncommon way. "
       "Unpack the archive, and pack it again without compression."
     )
-  # The directory tells where a member's own header is; behind that it starts.
+  # The directory has the offset of a member's header; the member follows it.
   head = archive.data[max(entry.header_offset, 0) :][:30].tobytes()
   signature, name_length, extra_length = struct.unpack("<4s22xHH", head)
   start = entry.header_offset + 30 + name_length + extra_length
@@ -150,14 +150,14 @@ def _member(archive: Archive, name: str) -> np.ndarray:
     raw = np.frombuffer(unpacked, np.uint8)
   if len(raw) != entry.file_size:
     raise zipfile.BadZipFile(f"{short(name)} has another size than declared")
-  # PyTorch can be told to compute no checksums, and writes 0 instead.
+  # PyTorch has an option to compute no checksums, and then writes 0.
   if entry.CRC and zlib.crc32(raw) != entry.CRC:
     raise zipfile.BadZipFile(f"{short(name)} has another checksum")
   return raw
 
 
 def _is_swapped(archive: Archive) -> bool:
-  """Tells whether the storages are big-endian."""
+  """Returns whether the storages are big-endian."""
   name = f"{archive.prefix}byteorder"
   if name not in archive.members:
     return False  # older files are little-endian
