@@ -8,6 +8,7 @@ the same command starts a run, resumes it, and extends it.
 """
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import re
@@ -23,12 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from synthjax.config import schema, unknown_fields
 from synthjax.runtime import atomic, cache, locks, progress, timings
-from synthjax.runtime.errors import (
-  WHOLE,
-  UserError,
-  check_values,
-  unknown_names,
-)
+from synthjax.runtime.errors import UserError, unknown_names
 
 # Each module of the folder `tasks` is one. A config may also name the dotted
 # path of a task in another package.
@@ -69,6 +65,13 @@ _DISTRIBUTED = flags.DEFINE_bool(
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Common:
+  """Fields of a config that all its tasks share."""
+
+  seed: schema.Whole = 0
+
+
 def run_tasks(
   config: ConfigDict, workdir: str, *, shared: bool = False
 ) -> None:
@@ -86,7 +89,7 @@ def run_tasks(
   """
   if not isinstance(config.get("tasks"), tuple | list):
     raise UserError("A config needs the field `tasks`, a tuple of task names.")
-  check_values("config", config, {"seed": WHOLE})
+  schema.read(Common, {"seed": config.get("seed")}, "config")
   modules = _load_tasks(config.tasks)
   alone = [
     name
@@ -213,10 +216,8 @@ def fields_of(config: ConfigDict, block: str) -> Collection[str]:
   name = outer if outer in modules else of_others.get(outer)
   if name is None:
     return ()
-  module = schema.resolve(name, modules)
-  if hasattr(module, "FIELDS"):
-    return schema.fields_of(module.FIELDS, config.get(outer), inner)
-  return getattr(module, "BLOCKS", {}).get(inner, ()) if inner else module.KNOWN
+  fields = schema.resolve(name, modules).FIELDS
+  return schema.fields_of(fields, config.get(outer), inner)
 
 
 def load_config(path: str) -> ConfigDict:

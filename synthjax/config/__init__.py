@@ -1,11 +1,9 @@
 """What configs need: their argument, blocks that they share, and checks."""
 
-from synthjax.config.arguments import parse_arg
-from synthjax.config.checks import (
+from synthjax.config.arguments import (
   check_strategies,
-  read_named,
+  parse_arg,
   unknown_fields,
-  validate,
 )
 from synthjax.config.presets import (
   EMBEDDED_PRESETS,
@@ -33,7 +31,6 @@ __all__ = [
   "exports",
   "finetuning_on_cifar100",
   "parse_arg",
-  "read_named",
   "real_images",
   "released_clip",
   "released_glide",
@@ -43,5 +40,4 @@ __all__ = [
   "unknown_names",
   "use_deit_finetuning",
   "use_deit_recipe",
-  "validate",
 ]

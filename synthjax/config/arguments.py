@@ -1,6 +1,7 @@
-"""The argument behind the colon of --config=FILE:..."""
+"""What a command line may set: arguments of a config file, and its fields."""
 
 import types
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from synthjax.runtime.errors import UserError, unknown_names
@@ -53,3 +54,65 @@ def _read_value(name: str, text: str, default: Any) -> Any:
       f"Config argument {name}={text} is not of type {kind.__name__}; "
       f"its default is {default}."
     ) from None
+
+
+def check_strategies(config: Mapping, names: Iterable[str]) -> None:
+  """Checks that a run draws images by the prompt strategies that are used.
+
+  A run that writes no prompts is not checked: images that are there decide.
+
+  Args:
+    config: with the block `prompts` and maybe `generate`.
+    names: of strategies; "rg16" is real guidance by 16 shots.
+
+  Raises:
+    UserError: naming those that no prompts are written by.
+  """
+  if "prompts" not in config.tasks or "prompts" not in config:
+    return
+  guided = (config.get("generate") or {}).get("real_guidance")
+  drawn = {*config.prompts.strategies}
+  drawn |= {f"rg{shots}" for shots in (guided.shots if guided else ())}
+  if unknown := sorted({*names} - drawn):
+    raise unknown_names("prompt strategy of this run", unknown, drawn)
+
+
+def unknown_fields(
+  config: Mapping,
+  fields: Iterable[str],
+  known: Callable[[Mapping, str], Iterable[str]] = lambda config, block: (),
+) -> UserError | None:
+  """Returns an error about the dotted `fields` that a config cannot hold.
+
+  Args:
+    config: the config, as its file has it.
+    fields: of it, such as "tune.lr".
+    known: the config and the name of a block, such as "tune" or
+      "detect.options", -> the fields that it may hold besides those that it
+      holds.
+  """
+  problems = []
+  for field in fields:
+    if problem := _why_unknown(config, field, known):
+      problems.append(problem)
+  return UserError("\n".join(problems)) if problems else None
+
+
+def _why_unknown(config: Mapping, field: str, known: Callable) -> str | None:
+  block, path = config, []
+  for key in (keys := field.split(".")):
+    name = ".".join(["config", *path])
+    if not hasattr(block, "keys"):
+      return f"{name} is a value and has no fields."
+    if key not in block:
+      more = [*known(config, ".".join(path))]
+      if key not in more:
+        return str(unknown_names(f"{name} field", [key], {*block, *more}))
+      if [*path, key] == keys:
+        return None
+      return (
+        f"{name} has no {key} yet: give all of it at once, as in "
+        f"--{name}.{key}=\"{{'{keys[-1]}': ...}}\"."
+      )
+    block, path = block[key], [*path, key]
+  return None

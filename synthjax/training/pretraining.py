@@ -130,8 +130,9 @@ def blocks_of(block: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
       arms must share.
   """
   common = {k: v for k, v in block.items() if k != "arms"}
-  arms = block.get("arms") or [{"name": ALONE}]
-  is_tuple = isinstance(arms, list | tuple)
+  arms = block.get("arms")
+  arms = [{"name": ALONE}] if arms is None else arms
+  is_tuple = isinstance(arms, list | tuple) and len(arms) > 0
   if not is_tuple or not all(isinstance(arm, Mapping) for arm in arms):
     raise UserError(f"config.pretrain.arms={arms!r}: needed blocks of fields")
   arms = [dict(arm) for arm in arms]

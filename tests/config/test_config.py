@@ -3,8 +3,7 @@
 import ml_collections
 import pytest
 
-from synthjax.config import parse_arg, unknown_fields, validate
-from synthjax.runtime import errors
+from synthjax.config import parse_arg, unknown_fields
 from synthjax.runtime.errors import UserError
 
 
@@ -50,20 +49,6 @@ def test_a_default_of_another_type_is_a_bug_and_not_a_users_error():
     parse_arg("sizes=1", sizes=(1, 2))
 
 
-def test_a_block_holds_only_known_fields():
-  block = ml_collections.ConfigDict({"shots": 1, "temprature": 2.0})
-  with pytest.raises(UserError, match="'temperature'") as error:
-    validate(block, ("shots", "temperature"), name="tune")
-  assert "config.tune" in str(error.value)
-  validate(block, ("shots", "temprature"), name="tune")
-
-
-def test_a_block_holds_what_is_required():
-  with pytest.raises(UserError, match="config.tune lacks encoder"):
-    validate({"shots": 1}, ("shots",), name="tune", required=("encoder",))
-  validate({"encoder": 1}, ("shots",), name="tune", required=("encoder",))
-
-
 def test_every_dotted_field_that_is_not_there_is_found():
   config = ml_collections.ConfigDict({"seed": 0, "data": {"size": 32}})
   assert unknown_fields(config, ["seed", "data.size", "data"]) is None
@@ -75,22 +60,3 @@ def test_every_dotted_field_that_is_not_there_is_found():
     "config.seed is",
   ):
     assert word in error
-
-
-@pytest.mark.parametrize(
-  ("kind", "good", "bad"),
-  [
-    (errors.COUNT, (1, 7, None), (0, -1, 1.0, True, "1", (1,))),
-    (errors.WHOLE, (0, 3), (-1, 0.5, False)),
-    (errors.POSITIVE, (1, 1e-9), (0, -1, float("nan"), float("inf"), "x")),
-    (errors.SHARE, (0, 0.5, 1), (1.01, -0.1, True)),
-    (errors.SEEDS, ((0,), [3, 1]), ((), (0, 0), (-1,), ("a",), 3)),
-    (errors.DTYPE, ("bfloat16",), ("half", 32)),
-  ],
-)
-def test_values_are_of_their_kind(kind, good, bad):
-  for value in good:
-    errors.check_values("config.x", {"a": value}, {"a": kind, "b": kind})
-  for value in bad:
-    with pytest.raises(UserError, match=r"config\.x\.a=.*: needed"):
-      errors.check_values("config.x", {"a": value}, {"a": kind})

@@ -1,24 +1,17 @@
 """A value that a field cannot have stops a run before its first task."""
 
 import copy
-import dataclasses
 import functools
 import importlib
 import pathlib
+import re
 
 import pytest
 from ml_collections import ConfigDict
 
 from synthjax import main
-from synthjax.adapt import few_shot_methods
-from synthjax.detection import recipe as detector_fields
-from synthjax.detection.regions import Options
-from synthjax.models.classifiers import CLASSIFIERS, SIZES
-from synthjax.models.clip import model as clip
-from synthjax.models.glide import model as glide
+from synthjax.config import schema
 from synthjax.runtime.errors import UserError
-from synthjax.tasks import train_clip, train_generator
-from synthjax.training import mixup, optimizer, pretraining_fields, recipes
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 # A config with a block of each task.
@@ -40,11 +33,21 @@ TASKS = {
   "report": "quickstart.py",
 }
 VALUES = (-1, 0, 1.5, "x", float("nan"), 1e999, True, (), (1, 1), {"a": 1})
-# Kinds of other modules tell these, in words of their own.
-ELSEWHERE = {("report", "paper"), ("card", "encoders")}
-# Tasks that outline a network before they look at the optimizer, of which all
-# have the same fields.
-OUTLINED = ("detect", "pretrain", "tune_encoder")
+# Blocks that the schema hands on: the sources of images, which open them, check
+# what is inside.
+HANDED_ON = {
+  "validation",
+  "test",
+  "test_parts",
+  "pool",
+  "train",
+  "real",
+  "data",
+  "filter_encoder",
+  "model",
+}
+# Fields of one objective alone.
+OF_MOCO = re.compile(r"pretrain\.(moco|knn)\b")
 
 
 def test_each_task_is_looked_at():
@@ -56,67 +59,45 @@ def load(name):
   return main.load_config(f"{CONFIGS / name}:runlocal").to_dict()
 
 
+def paths_of(fields, block, path=""):
+  """Yields the dotted path of every field of a block and of blocks inside."""
+  for name in schema.fields_of(fields, ConfigDict(block), path):
+    inner = f"{path}.{name}".strip(".")
+    yield inner
+    if name not in HANDED_ON:
+      yield from paths_of(fields, block, inner)
+
+
 def cases():
-  """Yields a task, a block within its own or none, a field and its kind."""
-  for task in TASKS:
-    module = importlib.import_module(main.TASKS[task])
-    blocks = {"": module.KNOWN} | getattr(module, "BLOCKS", {})
-    for block, fields in blocks.items():
-      if (task, block) == ("prompts", "writer"):
-        continue  # that needs weights; see test_prompts.py
-      outlined = block == "optimizer" and task in OUTLINED
-      for field, kind in fields.items():
-        if (task, field) not in ELSEWHERE and not outlined:
-          name = ".".join(filter(None, (task, block, field)))
-          yield pytest.param(task, block, field, kind, id=name)
+  """Yields a task and the dotted path of a field in its block."""
+  for task, config in TASKS.items():
+    fields = importlib.import_module(main.TASKS[task]).FIELDS
+    for path in paths_of(fields, load(config).get(task) or {}):
+      yield pytest.param(task, path, id=f"{task}.{path}")
 
 
-@pytest.mark.parametrize(("task", "block", "field", "kind"), [*cases()])
-def test_what_a_field_cannot_be_is_refused(task, block, field, kind, tmp_path):
-  config = copy.deepcopy(load(TASKS[task]))
-  inner = config[task]
-  for name in filter(None, block.split(".")):
-    inner = inner.setdefault(name, {})
+@pytest.mark.parametrize(("task", "path"), [*cases()])
+def test_a_run_refuses_what_a_field_cannot_be(task, path, tmp_path):
+  """All values that the schema refuses are refused by the task's check."""
   module = importlib.import_module(main.TASKS[task])
+  is_of_moco = OF_MOCO.match(f"{task}.{path}")
+  name = "pretrain_moco.py" if is_of_moco else TASKS[task]
+  *outer, field = path.split(".")
+  refused = 0
   for value in VALUES:
-    if kind.fits(value):
-      continue
-    before = dict(inner)
-    inner[field] = value
-    with pytest.raises(UserError, match=field):
-      module.check(ConfigDict(config), str(tmp_path))
-    inner.clear()
-    inner.update(before)
-
-
-def test_the_tables_name_all_that_the_functions_take():
-  named = optimizer.options_of
-  schedules = set().union(*map(named, optimizer.RATES.values()))
-  kinds = set().union(*map(named, optimizer.OPTIMIZERS.values()))
-  common = {"name", "lr", "rate", "warmup", *named(optimizer.with_rate)}
-  assert optimizer.FIELDS.keys() == common | schedules | kinds
-  by_epochs = named(recipes.make_epoch_rate) - {"num_steps", "epochs"}
-  assert recipes.OPTIMIZER.keys() == optimizer.FIELDS.keys() | by_epochs
-
-  kinds = few_shot_methods.METHODS
-  options = set().union(*map(few_shot_methods.options_of, kinds))
-  assert few_shot_methods.OPTIONS.keys() == options
-  assert set(few_shot_methods.FIELDS) == set(few_shot_methods.Method._fields)
-  assert detector_fields.OPTIONS.keys() == set(Options._fields)
-  assert pretraining_fields.MIX.keys() == named(mixup.mix)
-  assert pretraining_fields.KNN.keys() == pretraining_fields.KNN_VALUES.keys()
-
-  sizes = set().union(*(fields_of(make.func) for make in CLASSIFIERS.values()))
-  assert SIZES.keys() == sizes - {"num_classes"}
-  own = {"vocab_size", "dtype"}
-  assert train_clip.MODEL.keys() == fields_of(clip.CLIP) - own
-  own |= {"out_channels"}
-  assert train_generator.MODEL.keys() == fields_of(glide.Glide) - own
-
-
-def fields_of(module):
-  names = {field.name for field in dataclasses.fields(module)}
-  return names - {"parent", "name"}
+    config = copy.deepcopy(load(name))
+    block = config.setdefault(task, {})
+    for key in outer:
+      if not isinstance(block.get(key), dict):
+        block[key] = {}
+      block = block[key]
+    block[field] = value
+    lines = schema.problems(module.FIELDS, config[task], f"config.{task}")
+    if any(re.search(rf"\b{field}\b", line.split(": ")[0]) for line in lines):
+      refused += 1
+      with pytest.raises(UserError, match=rf"\b{field}\b"):
+        module.check(ConfigDict(config), str(tmp_path))
+  assert refused, "the field takes any value: give it a type and a rule"
 
 
 @pytest.mark.parametrize(
@@ -129,5 +110,34 @@ def test_images_of_a_strategy_that_is_not_drawn_are_refused(
   config = copy.deepcopy(load(name))
   config[task]["strategy"] = "enhansed"
   module = importlib.import_module(main.TASKS[task])
-  with pytest.raises(UserError, match="draws by, 'enhansed'; did you mean"):
+  with pytest.raises(UserError, match="of this run 'enhansed'; did you mean"):
     module.check(ConfigDict(config), str(tmp_path))
+
+
+def test_a_block_with_seven_mistakes_lists_all_seven(tmp_path):
+  config = main.load_config(str(CONFIGS / "quickstart.py"))
+  config.tasks = ("tune",)
+  arm = dict(name="LE", strategy="enhanced", filter="yes", soft_weight=2.0)
+  mistakes = dict(
+    learning_rate=0.1,  # no such field
+    num_epochs=0,
+    batch_size=1.5,
+    seeds=(0, 0),
+    temperature=-1.0,
+    arms=(arm,),  # two of its fields
+  )
+  config.tune = ConfigDict(config.tune.to_dict() | mistakes)
+  with pytest.raises(UserError) as caught:
+    main.run_tasks(config, str(tmp_path))
+  lines = str(caught.value).splitlines()
+  assert len(lines) == 7
+  for name in (
+    "learning_rate",
+    "num_epochs",
+    "batch_size",
+    "seeds",
+    "temperature",
+    r"arms[0].filter",
+    r"arms[0].soft_weight",
+  ):
+    assert sum(name in line.split(":")[0] for line in lines) == 1, name
