@@ -72,7 +72,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     "config": config_data,
   }
   if artifacts.begin(folder, spec):
-    if artifacts.load(folder).get("summary") == inputs:
+    # Older versions also list tasks that have left nothing, with None.
+    before = artifacts.load(folder).get("summary") or {}
+    if _complete(before) == _complete(inputs):
       return
     (folder / artifacts.MANIFEST).unlink()  # no longer complete
 
@@ -111,6 +113,12 @@ def run(config: ConfigDict, workdir: str) -> None:
       # A prompt may hold half of a character, which UTF-8 has no bytes for.
       path.write_bytes(text.encode("utf-8", "replace"))
   artifacts.finish(folder, spec, dict.fromkeys(texts, 1), **inputs)
+
+
+def _complete(summary: dict) -> dict:
+  """Returns the summary of a report without tasks that have left nothing."""
+  digests = summary.get("inputs") or {}
+  return summary | {"inputs": {k: v for k, v in digests.items() if v}}
 
 
 def _encoder(config: ConfigDict) -> str | None:

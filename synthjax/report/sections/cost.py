@@ -1,6 +1,7 @@
 """What a run cost: the time of each task, on how many devices, in money."""
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -24,8 +25,9 @@ def measure(
   """Adds up what runs of tasks have taken.
 
   Args:
-    records: of `timings.read`; tasks come in their order. Those of `report` are
-      left out, as the page is written before its own time is known.
+    records: of `timings.read`; tasks come in the order in which they ended.
+      Those of `report` are left out, as the page is written before its own
+      time is known.
     states: of the tasks, as of `checked_files.Run`.
     curves: as of `curves.curves`.
     price: of an hour of one device, or None.
@@ -38,7 +40,9 @@ def measure(
     task did, and how much in a second, or None), and price.
   """
   by_task: dict[str, list[Mapping]] = {}
-  for record in records:
+  # Names of records have whole seconds, in which several tasks may begin.
+  ends = lambda record: getattr(_span(record), "end", math.inf)
+  for record in sorted(records, key=ends):
     if record["task"] != "report":
       by_task.setdefault(record["task"], []).append(record)
   tasks = [
