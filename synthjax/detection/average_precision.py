@@ -62,7 +62,7 @@ def average_precision(
     ValueError: for entries that do not fit, and if there are no objects.
   """
   average = INTERPOLATIONS[interpolation]
-  _check(detections, truth, num_classes)
+  check(detections, truth, num_classes)
   detected, image_of_detection = _join(detections)
   objects, image_of_object = _join(truth)
   boxes, scores = as_written(detected.boxes, detected.scores)
@@ -226,7 +226,7 @@ def _join(images: Sequence[NamedTuple]) -> tuple[NamedTuple, np.ndarray]:
   return joined, np.repeat(np.arange(len(images)), sizes)
 
 
-def _check(
+def check(
   detections: Sequence[Detections], truth: Sequence[Truth], num_classes: int
 ) -> None:
   """Checks the sizes of each image, the labels, and that all is finite."""

@@ -146,7 +146,7 @@ def test_the_higher_score_counts_not_the_better_box():
 
 
 def test_the_object_taken_is_the_best_one_even_if_it_is_gone():
-  """VOC looks at the best object alone."""
+  """VOC looks at the best object alone; COCO would take the other."""
   detections = [detected((BOX, 0.9), (shifted(1), 0.8))]
   truth = [
     objects(BOX, shifted(5))
