@@ -28,8 +28,8 @@ for argument; do
   arguments+=("$argument")
 done
 
-cores=$(python -c 'import os; print(min(4, os.cpu_count() or 1))')
-workers=${SYNTHJAX_WORKERS:-$cores}
+cores=$(getconf _NPROCESSORS_ONLN)
+workers=${SYNTHJAX_WORKERS:-$((cores < 4 ? cores : 4))}
 if [ $chosen = 0 ] && [ "$workers" -gt 1 ] &&
   python -c 'import xdist' 2>/dev/null; then
   # The tests of a file share what they make, and so one process.
