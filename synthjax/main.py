@@ -31,22 +31,12 @@ from synthjax.runtime.errors import (
   unknown_names,
 )
 
+# Each module of the folder `tasks` is one. A config may also name the dotted
+# path of a task in another package.
 TASKS = {
-  "train_generator": "synthjax.tasks.train_generator",
-  "train_clip": "synthjax.tasks.train_clip",
-  "prompts": "synthjax.tasks.prompts",
-  "generate": "synthjax.tasks.generate",
-  "score": "synthjax.tasks.score",
-  "select": "synthjax.tasks.select",
-  "card": "synthjax.tasks.card",
-  "tune": "synthjax.tasks.tune",
-  "few_shot": "synthjax.tasks.few_shot",
-  "tune_encoder": "synthjax.tasks.tune_encoder",
-  "pretrain": "synthjax.tasks.pretrain",
-  "transfer": "synthjax.tasks.transfer",
-  "detect": "synthjax.tasks.detect",
-  "export": "synthjax.tasks.export",
-  "report": "synthjax.tasks.report",
+  path.stem: f"synthjax.tasks.{path.stem}"
+  for path in sorted((pathlib.Path(__file__).parent / "tasks").glob("*.py"))
+  if path.stem != "__init__"
 }
 
 # Blocks of what tasks load, and who tells the fields of each.
@@ -98,11 +88,7 @@ def run_tasks(
   if not isinstance(config.get("tasks"), tuple | list):
     raise UserError("A config needs the field `tasks`, a tuple of task names.")
   check_values("config", config, {"seed": WHOLE})
-  if unknown := [name for name in config.tasks if name not in TASKS]:
-    raise unknown_names("task", unknown, TASKS)
-  modules = {
-    name: importlib.import_module(TASKS[name]) for name in config.tasks
-  }
+  modules = _load_tasks(config.tasks)
   alone = [
     name
     for name, module in modules.items()
@@ -117,6 +103,19 @@ def run_tasks(
   _check_all(modules.values(), config, workdir)
   with _lock(workdir, shared):
     _run_all(modules, config, workdir)
+
+
+def _load_tasks(names: Iterable[str]) -> dict[str, types.ModuleType]:
+  """Returns the module of each task.
+
+  Raises:
+    UserError: listing every name that is none of TASKS and no dotted path.
+  """
+  is_dotted = lambda name: isinstance(name, str) and "." in name
+  unknown = [n for n in names if n not in TASKS and not is_dotted(n)]
+  if unknown:
+    raise unknown_names("task", unknown, TASKS)
+  return {name: schema.resolve(name, TASKS) for name in names}
 
 
 def _lock(workdir: str, shared: bool) -> contextlib.AbstractContextManager:
@@ -204,17 +203,20 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def fields_of(config: ConfigDict, block: str) -> Collection[str]:
-  """Returns the fields that are read of a block, such as "detect.options".
+  """Returns the fields that a block such as "detect.options" may hold.
 
-  They are KNOWN of the task, and BLOCKS of the blocks in its own; of a block of
-  LOADED, those of the generator or encoder that it names.
+  The dataclass FIELDS of a task lists them. For a block of LOADED, the
+  generator or encoder that it names does.
   """
   outer, _, inner = block.partition(".")
   if outer in LOADED and not inner:
     return importlib.import_module(LOADED[outer]).fields_of(config[outer].name)
-  if outer not in TASKS:
+  # The block of a task of another package has the last part of its path.
+  of_others = {n.split(".")[-1]: n for n in config.get("tasks") or ()}
+  name = outer if outer in TASKS else of_others.get(outer)
+  if name is None:
     return ()
-  module = importlib.import_module(TASKS[outer])
+  module = schema.resolve(name, TASKS)
   if hasattr(module, "FIELDS"):
     return schema.fields_of(module.FIELDS, config.get(outer), inner)
   return getattr(module, "BLOCKS", {}).get(inner, ()) if inner else module.KNOWN

@@ -84,7 +84,7 @@ OPTIMIZERS = {"sgd": Sgd, "adamw": AdamW}
 SAMPLERS = {
   "euler": euler,
   "short": functools.partial(euler, steps=2),
-  "lazy": "tests.test_schema:euler",
+  "lazy": "config.test_schema:euler",
 }
 
 
@@ -301,14 +301,14 @@ def test_a_name_may_stand_for_a_block():
   assert sampler({"name": "euler", "steps": 3, "eta": 1})(1, 2)[2:4] == (1, 3)
   assert sampler("short")(1, 2)[2:4] == (0.0, 2)
   assert sampler({"name": "lazy", "steps": 3}).keywords == {"steps": 3}
-  given = {"name": "tests.test_schema.euler", "steps": 3, "extra": {"a": 1}}
+  given = {"name": "config.test_schema.euler", "steps": 3, "extra": {"a": 1}}
   assert sampler(given)(1, 2)[4] == {"a": 1}
   for value, message in (
     ("euler", "x.sampler lacks steps: needed a whole number, 1 or more"),
     ("eular", "x.sampler='eular': needed one of euler, short, lazy; did you "),
     ("short.er", "x.sampler='short.er': cannot import short.er (Module"),
     ({"name": "short", "noise": 1}, "x.sampler has no field 'noise'"),
-    ("tests.test_schema", "x.sampler='tests.test_schema': needed a function"),
+    ("config.test_schema", "x.sampler='config.test_schema': needed a function"),
   ):
     (line,) = problems(Train, block(sampler=value), "x")
     assert line.startswith(message)

@@ -146,10 +146,11 @@ def test_a_long_run_is_estimated_from_its_second_batch(
 
 
 WORKER = """
-import sys, test_fill
+import sys
+from generators import test_draw_shards
 before = lambda: print("batch", flush=True)
-generator = test_fill.make_generator(before=before)
-test_fill.fill_folder(sys.argv[1], 2000, generator, shard_size=10)
+generator = test_draw_shards.make_generator(before=before)
+test_draw_shards.fill_folder(sys.argv[1], 2000, generator, shard_size=10)
 """
 
 

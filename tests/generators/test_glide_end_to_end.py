@@ -89,7 +89,7 @@ def test_bfloat16_draws_nearly_the_same_with_trained_weights():
 CONVERT = """
 import json, resource, sys, time
 began = time.monotonic()
-from synthjax.models.glide.model import weights as glide_weights
+from synthjax.models.glide import weights as glide_weights
 from synthjax.weights import files
 from synthjax.weights.read import read_weights
 for source, target in zip(sys.argv[1::2], sys.argv[2::2]):

@@ -17,7 +17,7 @@ from synthjax.runtime import processes
 RESHARDED = """
 import json, os, pathlib, sys
 import jax, numpy as np, optax
-from synthjax.data.pipeline.loader import loader as pipeline
+from synthjax.data.pipeline import loader as pipeline
 from synthjax.models.classifiers import make_classifier
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime import processes
@@ -122,7 +122,7 @@ def _off(found, want):
 STOPPED = """
 import os, pathlib, sys, time
 import jax, jax.numpy as jnp, numpy as np
-from synthjax.data.pipeline.loader import loader as pipeline
+from synthjax.data.pipeline import loader as pipeline
 from synthjax.runtime import processes
 from synthjax.training import run
 from synthjax.training.denoising import DenoisingState

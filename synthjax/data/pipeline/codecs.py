@@ -77,7 +77,7 @@ def crop(image: Image.Image, box: Box, image_size: int) -> np.ndarray:
   its size where the rectangle still has as many pixels as the result: most
   frequencies that the resize would take away are then never transformed. That
   is 0.2 to 0.7 of 255 from a full decode on average, and 5 at most (made-up
-  photographs, tests/data/pipeline/test_codecs.py). All else gives the very same pixels.
+  photographs, in test_codecs.py). All else gives the very same pixels.
 
   Args:
     image: as `open_image` returns it.

@@ -60,8 +60,8 @@ def test_rows_come_back_in_order(tmp_path):
 WATCHED = """
 import builtins, sys
 import numpy as np
-from synthjax.data.generated.drawn_images import shards
-from synthjax.data.pipeline.loader import codecs
+from synthjax.data.generated import shards
+from synthjax.data.pipeline import codecs
 
 swapped = []
 
@@ -152,7 +152,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
   script = f"""
 import sys
 sys.path[:0] = {sys.path!r}
-from tests.test_shards import write
+from data.generated.test_shards import write
 write({str(tmp_path / "b")!r})
 """
   subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
