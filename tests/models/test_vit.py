@@ -221,6 +221,7 @@ def test_dropout_is_active_in_training_alone():
   )
 
 
+@pytest.mark.slow
 def test_rematerialised_blocks_have_the_same_gradients():
   images, rngs = random_images(2, 8), {"dropout": jax.random.key(0)}
   fields = dict(drop_path=0.5, dropout=0.1)
