@@ -1,15 +1,38 @@
 #!/usr/bin/env bash
-# Runs the tests, the fast ones first:
+# Runs the tests:
 #
-#   bash launch/test.sh                         all but those that need a GPU
-#   bash launch/test.sh -m "not slow"           the fast ones
-#   bash launch/test.sh -m gpu                  those that need a GPU
+#   bash launch/test.sh                    the fast ones: every capability is in
+#   bash launch/test.sh --all              the slow ones too, as .ci/run does
+#   bash launch/test.sh -m gpu             those that need a GPU, and nothing else
 #   bash launch/test.sh tests/diffusion/test_samplers.py    any arguments of pytest
-#   SYNTHJAX_TORCH=1 bash launch/test.sh        and parity with PyTorch
+#   SYNTHJAX_TORCH=1 bash launch/test.sh   parity with PyTorch too
+#
+# The fast ones take about ten minutes on two cores. Tests that are chosen by -m,
+# by -k or by their file are run whether they are slow or fast.
+#
+# One process runs on each core, up to four; SYNTHJAX_WORKERS=1 runs all in one,
+# as debuggers need it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
 prepare dev
 [ "${SYNTHJAX_TORCH:-0}" != 1 ] || prepare torch
 
-exec python -m pytest "$@"
+marks=(-m "not slow") chosen=0 arguments=()
+for argument; do
+  case $argument in
+    --all) marks=() && continue ;;
+    -m* | -k* | *.py | *.py::* | tests | tests/*) marks=() chosen=1 ;;
+    --pdb | --trace | -s) chosen=1 ;; # a terminal belongs to one process
+  esac
+  arguments+=("$argument")
+done
+
+cores=$(getconf _NPROCESSORS_ONLN)
+workers=${SYNTHJAX_WORKERS:-$((cores < 4 ? cores : 4))}
+if [ $chosen = 0 ] && [ "$workers" -gt 1 ] &&
+  python -c 'import xdist' 2>/dev/null; then
+  # The tests of a file share what they make, and so one process.
+  marks+=(-n "$workers" --dist loadfile)
+fi
+exec python -m pytest ${marks[@]+"${marks[@]}"} ${arguments[@]+"${arguments[@]}"}

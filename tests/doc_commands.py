@@ -102,7 +102,7 @@ def check_weights(words: list[str]) -> None:
 
 def check_benchmark(name: str, words: list[str]) -> None:
   """Lets the benchmark read its arguments; a test of its own runs it small."""
-  assert (ROOT / f"tests/test_benchmarks_{name}.py").exists()
+  assert (ROOT / f"tests/benchmarks/test_benchmarks_{name}.py").exists()
   check_program(f"benchmarks.{name}", words)
 
 
@@ -122,12 +122,17 @@ def check_program(module: str, words: list[str]) -> None:
 
 
 def check_tests(words: list[str]) -> None:
-  assert words in ([], ["-m", words[-1]] if words else []), words
-  known = {
-    m.split(":")[0] for m in PROJECT["tool"]["pytest"]["ini_options"]["markers"]
-  }
-  expression = words[-1] if words else ""
-  assert set(re.findall(r"\w+", expression)) <= known | {"not", "and", "or"}
+  match words:
+    case [] | ["--all"]:
+      pass
+    case ["-m", expression]:
+      markers = PROJECT["tool"]["pytest"]["ini_options"]["markers"]
+      names = {marker.split(":")[0] for marker in markers}
+      assert set(re.findall(r"\w+", expression)) <= names | {"not", "and", "or"}
+    case [path]:
+      assert path.startswith("tests/") and (ROOT / path).exists(), path
+    case _:
+      raise AssertionError(words)
 
 
 def check_pip(words: list[str]) -> None:
@@ -211,7 +216,7 @@ CHECKS = {
     "synthjax.classify", c.words[3:]
   ),
   r"python -m synthjax\.weights ": lambda c, _: check_weights(c.words[3:]),
-  r"python -m synthjax\.embedded\.build( --help)?$": lambda c, _: (
+  r"python -m tools\.embedded_world\.build( --help)?$": lambda c, _: (
     importlib.import_module("tools.embedded_world.build")
   ),
   r"python -m benchmarks\.\w+": lambda c, _: check_benchmark(

@@ -120,6 +120,25 @@ def lines(file):
 CONFIG = ("--config=configs/a.py:b", "--workdir=gs://b/it's")
 
 
+@pytest.mark.parametrize(
+  ("arguments", "passed"),
+  [
+    ((), "-m not slow -n 2 --dist loadfile"),
+    (("--durations=5",), "-m not slow -n 2 --dist loadfile --durations=5"),
+    (("--all", "-x"), "-n 2 --dist loadfile -x"),
+    (("--all", "--pdb"), "--pdb"),
+    (("-m", "gpu"), "-m gpu"),
+    (("-k", "nms"), "-k nms"),
+    (("tests/test_launch.py",), "tests/test_launch.py"),
+  ],
+)
+def test_slow_tests_run_when_they_are_asked_for(
+  launch, tmp_path, arguments, passed
+):
+  end(launch("test.sh", *arguments, codes=["0"], SYNTHJAX_WORKERS="2"))
+  assert lines(tmp_path / "python.log") == [f"-m pytest {passed} ids="]
+
+
 def test_keep_makes_the_vm_again_until_the_run_is_done(launch, tmp_path):
   codes = ("preempted", "1", "0")
   end(launch("tpu.sh", "keep", "it", "v4-8", *CONFIG, codes=codes, SPOT="1"))

@@ -1,5 +1,6 @@
 """A GLIDE of random weights, small enough for a test."""
 
+import functools
 import pathlib
 
 import jax
@@ -25,6 +26,19 @@ SIZES = {
 }
 
 
+@functools.cache
+def shapes_of(side: int, low_res: int | None) -> dict:
+  """Returns the shapes of a stage's parameters."""
+  model = Glide(vocab_size=bpe.load().glide_vocab_size, **SIZES)
+  tokens = jnp.zeros((1, SIZES["text_context"]), int)
+  small = None if low_res is None else jnp.zeros((1, low_res, low_res, 3))
+  x = jnp.zeros((1, side, side, 3))
+  shapes = jax.eval_shape(
+    model.init, jax.random.key(0), x, jnp.zeros(1), tokens, tokens > 0, small
+  )
+  return shapes["params"]
+
+
 def write_glide(folder: pathlib.Path) -> dict:
   """Writes base and upsampler and returns config.generator."""
   vocab_size = bpe.load().glide_vocab_size
@@ -37,17 +51,10 @@ def write_glide(folder: pathlib.Path) -> dict:
   }
   stages = (("base", 8, None), ("upsampler", 16, 8))
   for seed, (stage, side, low_res) in enumerate(stages):
-    model = Glide(vocab_size=vocab_size, **SIZES)
-    tokens = jnp.zeros((1, SIZES["text_context"]), int)
-    small = None if low_res is None else jnp.zeros((1, low_res, low_res, 3))
-    x = jnp.zeros((1, side, side, 3))
-    shapes = jax.eval_shape(
-      model.init, jax.random.key(0), x, jnp.zeros(1), tokens, tokens > 0, small
-    )
     path = folder / f"{stage}.safetensors"
     files.save_params(
       path,
-      fill(shapes["params"], seed),
+      fill(shapes_of(side, low_res), seed),
       {
         "kind": "glide",
         "stage": stage,

@@ -1,5 +1,6 @@
 """Small stand-ins for what a run makes: weights, drawn images, configs."""
 
+import functools
 import json
 import pathlib
 
@@ -34,6 +35,17 @@ def write_space(folder: pathlib.Path, **changes) -> str:
   return str(path)
 
 
+@functools.cache
+def clip_params(seed: int, sizes: tuple) -> dict:
+  """Draws the parameters of a CLIP, once for each seed and sizes."""
+  sizes = dict(sizes)
+  side = sizes["image_size"]
+  images = jnp.zeros((1, side, side, 3))
+  tokens = jnp.zeros((1, sizes["context_length"]), int)
+  init = jax.jit(clip.CLIP(**sizes).init)
+  return init(jax.random.key(seed), images, tokens)["params"]
+
+
 def write_clip(path: pathlib.Path, *, seed: int = 0, **sizes) -> str:
   """Writes a CLIP of random weights for 32 px and returns its path."""
   sizes = {
@@ -49,12 +61,7 @@ def write_clip(path: pathlib.Path, *, seed: int = 0, **sizes) -> str:
     "text_layers": 1,
     "text_heads": 2,
   } | sizes
-  model, side = clip.CLIP(**sizes), sizes["image_size"]
-  params = model.init(
-    jax.random.key(seed),
-    jnp.zeros((1, side, side, 3)),
-    jnp.zeros((1, sizes["context_length"]), int),
-  )["params"]
+  params, side = clip_params(seed, tuple(sizes.items())), sizes["image_size"]
   description = {"kind": "clip", "model": sizes, "image_size": side}
   files.save_params(path, params, description)
   return str(path)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from synthjax.adapt import coop, linear_head
+from synthjax.adapt.soft_targets import hard_cross_entropy
 from synthjax.encoders.clip import prompt_tokens
 from synthjax.models.clip.vit import Transformer
 from synthjax.runtime.errors import UserError
@@ -177,17 +178,18 @@ def test_learning_finds_a_context_that_explains_the_labels(problem):
   """The labels are those that another, hidden context gives.
 
   A random tower hears little of its context, so that there is not much to
-  learn.
+  learn: the loss falls from 0.268 to 0.194, whatever vector instructions XLA
+  compiles for. Accuracy would hang on one image of the 40.
   """
   before = copy.deepcopy(problem["variables"])
   rng = np.random.default_rng(1)
   features = rng.normal(size=(40, DIM)).astype(np.float32)
   hidden = rng.normal(0, 0.4, (CONTEXT, WIDTH))
   tower = problem["encode"], problem["prompts"]
-  classify = lambda context: linear_head.logits_fn(
+  logits = lambda context: linear_head.logits_fn(
     head_of(*tower, context, SCALE), features
-  ).argmax(-1)
-  labels = classify(hidden)
+  )
+  labels = logits(hidden).argmax(-1)
   index = linear_head.epochs_index(40, batch_size=10, num_epochs=40, seed=0)
   learned = coop.tune(
     *(*tower, problem["context"], features, labels),
@@ -199,8 +201,8 @@ def test_learning_finds_a_context_that_explains_the_labels(problem):
   losses = np.asarray(learned.losses).reshape(40, -1).mean(1)
   assert learned.context.shape == (CONTEXT, WIDTH)
   assert losses[-3:].mean() < 0.8 * losses[0]
-  right = lambda context: np.mean(classify(context) == labels)
-  assert right(learned.context) > right(problem["context"])
+  loss = lambda context: hard_cross_entropy(logits(context), labels).mean()
+  assert loss(learned.context) < 0.8 * loss(problem["context"])
   jax.tree.map(np.testing.assert_array_equal, before, problem["variables"])
 
 

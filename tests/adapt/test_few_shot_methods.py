@@ -332,6 +332,7 @@ def test_context_of_known_words_reads_as_their_text(encoder):
   assert np.abs(got - other).max() > 1e-2
 
 
+@pytest.mark.slow
 def test_coop_learns_a_classifier_of_the_names(encoder, problem):
   rng = np.random.default_rng(2)
   texts = encoder.encode_texts([f"a {name}." for name in NAMES])

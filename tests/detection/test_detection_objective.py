@@ -11,6 +11,7 @@ import simulated
 from flax import linen as nn
 from tiny_detector import SMALL, make_small, two_images
 
+from synthjax.detection import geometry, regions
 from synthjax.detection.objective import (
   DetectionState,
   detection,
@@ -160,35 +161,118 @@ def test_another_start_replaces_the_variables_alone():
   assert state.step == 0 and state.opt_state == {"trace": 0}
 
 
+class Fitted:
+  """A model whose outputs are those that the targets ask for.
+
+  Its variables are the true boxes, and two factors: `sure` of the logits and
+  `near` of the deltas. Zeros make it say nothing.
+  """
+
+  num_classes, num_anchors, stride = 2, 6, 16
+
+  def apply(self, variables, *args, method, train=False, mutable=None):
+    del train
+    fit = {"propose": self.propose, "classify": self.classify}[method]
+    out = fit(variables["params"], variables["truth"], *args)
+    return (out, {}) if mutable else out
+
+  def propose(self, params, truth, images):
+    grid = images.shape[1] // self.stride, images.shape[2] // self.stride
+    anchors = regions.make_anchors(self, SMALL, grid)
+    every = SMALL._replace(
+      num_anchors=len(anchors), max_positive_anchors=len(anchors)
+    )
+    sample = partial(regions.sample_anchors, rng, anchors, options=every)
+    targets = jax.vmap(sample)(truth["boxes"], truth["valid"])
+    logits = params["sure"] * jnp.where(targets.positive, 1.0, -1.0)
+    features = jnp.zeros((len(images), *grid, 1))
+    return features, logits, params["near"] * targets.deltas
+
+  def classify(self, params, truth, features, rois, valid):
+    del features, valid
+
+    def fit(rois, boxes, labels, exists):
+      overlap = jnp.where(exists[:, None], geometry.iou(boxes, rois), 0.0)
+      index, foreground = overlap.argmax(0), overlap.max(0) >= SMALL.roi_iou
+      label = jnp.where(foreground, labels[index], self.num_classes)
+      deltas = geometry.encode(boxes[index], rois, SMALL.roi_weights)
+      deltas = jnp.where(foreground[:, None], deltas, 0.0)
+      scores = jax.nn.one_hot(label, self.num_classes + 1)
+      return scores, jnp.repeat(deltas[:, None], self.num_classes, 1)
+
+    scores, deltas = jax.vmap(fit)(
+      rois, truth["boxes"], truth["labels"], truth["valid"]
+    )
+    return params["sure"] * scores, params["near"] * deltas
+
+
+def test_outputs_without_a_loss_are_detected_as_the_true_boxes():
+  """The objective and the predictor mean the same boxes and classes."""
+  batch, tx = two_images(), optax.sgd(0.0)
+  truth = {name: batch[name] for name in ("boxes", "labels", "valid")}
+
+  def variables(sure, near):
+    params = {"sure": jnp.float32(sure), "near": jnp.float32(near)}
+    return {"params": params, "truth": truth}
+
+  step = jax.jit(detection(Fitted(), tx, options=SMALL).step)
+
+  def losses(variables):
+    state = DetectionState(jnp.array(0), variables, tx.init(None))
+    return step(state, batch, rng)[1]
+
+  silent, fitted = losses(variables(0, 0)), losses(variables(10, 1))
+  np.testing.assert_allclose(silent["loss_rpn_cls"], np.log(2), rtol=1e-5)
+  np.testing.assert_allclose(silent["loss_cls"], np.log(3), rtol=1e-5)
+  assert min(silent["loss_rpn_box"], silent["loss_box"]) > 0.01
+  # Of a logit of 10: softplus(-10), and log(1 + 2 exp(-10)).
+  np.testing.assert_allclose(fitted["loss_rpn_cls"], 4.54e-5, rtol=1e-2)
+  np.testing.assert_allclose(fitted["loss_cls"], 9.08e-5, rtol=1e-2)
+  assert max(fitted["loss_rpn_box"], fitted["loss_box"]) < 1e-5
+
+  got = predictor(Fitted(), SMALL)(variables(10, 1), batch)
+  for i, exists in enumerate(batch["valid"]):
+    valid = np.asarray(got["valid"][i])
+    assert valid.sum() == exists.sum()
+    order = np.argsort(got["labels"][i][valid])  # as the true ones are
+    for name in ("labels", "boxes"):
+      found = np.asarray(got[name][i])[valid][order]
+      np.testing.assert_allclose(found, batch[name][i][exists], atol=1e-3)
+
+
 @pytest.mark.slow
-def test_two_images_are_learnt_by_heart():
+def test_training_finds_the_objects_of_two_images():
+  """By the means of three seeds, as rounding alone moves single boxes.
+
+  A step samples anchors and regions, so that training is chaotic: after 200
+  steps, compiled for AVX2, a box was off by 16 px. Measured here, for AVX2 and
+  SSE4.2: the loss falls to 0.27 to 0.34 of its start; the best boxes overlap
+  the objects by 0.55 to 0.87, by 0.70 and 0.76 in the mean.
+  """
   model, batch = make_small(), two_images()
   objective = detection(model, optax.sgd(0.02, momentum=0.9), options=SMALL)
-  state = jax.jit(objective.init)(rng, batch)
-  step, rows = jax.jit(objective.step, donate_argnums=0), []
-  for i in range(200):
-    state, metrics = step(state, batch, jax.random.fold_in(rng, i))
-    rows.append({k: float(v) for k, v in metrics.items()})
-  assert state.step == 200
-  mean = lambda name, rows: np.mean([row[name] for row in rows])
-  for name in rows[0]:
-    first, last = mean(name, rows[:5]), mean(name, rows[-5:])
-    print(f"{name}: {first:.4f} -> {last:.4f}")
-    # With better proposals there is more foreground, and more to move.
-    assert name in ("foreground", "loss_box") or last < 0.5 * first, name
-
-  variables = precise_bn(model, state.variables, [batch] * 4, 4, options=SMALL)
-  got = predictor(model, SMALL)(variables, batch)
-  for i, there in enumerate(batch["valid"]):
-    # The best detections are what is there, as the rest scores less.
-    count = there.sum()
-    for box, label in zip(
-      batch["boxes"][i][there], batch["labels"][i][there], strict=True
-    ):
-      same = np.asarray(got["labels"][i][:count]) == label
-      error = np.abs(np.asarray(got["boxes"][i][:count]) - box).max(1)[same]
-      print(f"image {i}, class {label}: off by {error} px")
-      assert len(error) == 1 and error < 5
+  init, step = jax.jit(objective.init), jax.jit(objective.step)
+  predict = predictor(model, SMALL)
+  falls, overlaps = [], []
+  for seed in range(3):
+    key, losses = jax.random.key(seed), []
+    state = init(key, batch)
+    for i in range(50):
+      state, metrics = step(state, batch, jax.random.fold_in(key, i))
+      losses.append(float(metrics["loss"]))
+    assert state.step == 50
+    falls.append(np.mean(losses[-5:]) / np.mean(losses[:5]))
+    variables = precise_bn(
+      model, state.variables, [batch] * 4, 4, options=SMALL
+    )
+    got = predict(variables, batch)
+    for i, exists in enumerate(batch["valid"]):
+      iou = geometry.iou(batch["boxes"][i][exists], got["boxes"][i])
+      alike = batch["labels"][i][exists][:, None] == got["labels"][i]
+      overlaps.extend(np.where(alike & got["valid"][i], iou, 0).max(1))
+  print(f"losses fall to {falls}, best overlaps {np.round(overlaps, 2)}")
+  assert np.mean(falls) < 0.5
+  assert np.mean(overlaps) > 0.5
 
 
 SCRIPT = """

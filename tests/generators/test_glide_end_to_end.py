@@ -73,6 +73,7 @@ def gap(block):
   return difference.mean(), np.percentile(difference, 99), between
 
 
+@pytest.mark.slow
 def test_bfloat16_draws_nearly_the_same(tiny):
   """Random networks amplify rounding, yet most pixels hardly move."""
   mean, _, between = gap(tiny)

@@ -100,6 +100,7 @@ def test_the_length_counts_the_start(max_length):
   assert tokens.shape == (1, max_length)
 
 
+@pytest.mark.slow
 def test_texts_are_the_same_in_batches_of_any_size():
   model, variables = tiny_t5.make_variables()
   encoded, mask = make_encoded(model, variables, (5, 3, 4, 5, 2, 1, 3, 4))

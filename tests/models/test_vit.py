@@ -1,5 +1,7 @@
 """Vision transformers: sizes, stochastic depth, positions of other grids."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -85,7 +87,7 @@ def test_submodules_are_named_as_in_timm():
 
 
 def test_weights_start_with_timms_deviation():
-  variables = tiny(width=64, depth=1).init(
+  variables = jax.jit(tiny(width=64, depth=1).init)(
     jax.random.key(0), jnp.zeros((1, 16, 16, 3))
   )
   flat = traverse_util.flatten_dict(variables["params"], sep="/")
@@ -122,19 +124,19 @@ def test_without_classes_the_class_token_comes_back_in_float32():
   assert "head" not in variables["params"]
   features = jax.jit(model.apply)(variables, random_images(2, 8))
   assert features.shape == (2, 16) and features.dtype == jnp.float32
-  full = tiny(num_classes=None).apply(variables, random_images(2, 8))
+  full = jax.jit(tiny(num_classes=None).apply)(variables, random_images(2, 8))
   np.testing.assert_allclose(features, full, atol=0.1)
 
 
 def test_backbone_drops_the_head_alone():
   variables = random_variables(tiny(), 8)
-  features = tiny(num_classes=None).apply(
+  features = jax.jit(tiny(num_classes=None).apply)(
     backbone(variables), random_images(2, 8)
   )
   head = variables["params"]["head"]
   np.testing.assert_allclose(
     features @ head["kernel"] + head["bias"],
-    tiny().apply(variables, random_images(2, 8)),
+    jax.jit(tiny().apply)(variables, random_images(2, 8)),
     atol=1e-5,
   )
 
@@ -184,7 +186,9 @@ def test_each_image_takes_one_of_the_four_ways_through_a_block():
   variables = random_variables(model, 8)
   images = np.repeat(random_images(1, 8), 200, axis=0)
   rngs = {"dropout": jax.random.key(0)}
-  got = model.apply(variables, images, train=True, rngs=rngs)  # [200, 3]
+  train = jax.jit(partial(model.apply, train=True))
+  got = train(variables, images, rngs=rngs)  # [200, 3]
+  evaluate = jax.jit(tiny().apply)
 
   def outcome(attn, mlp):
     """Returns the logits when the last layers of the branches are scaled."""
@@ -194,7 +198,7 @@ def test_each_image_takes_one_of_the_four_ways_through_a_block():
         name = f"params/blocks_1/{path}/{kind}"
         flat[name] = factor * flat[name]
     scaled = traverse_util.unflatten_dict(flat, sep="/")
-    return tiny().apply(scaled, images[:1])[0]
+    return evaluate(scaled, images[:1])[0]
 
   outcomes = np.stack([outcome(a, m) for a in (0, 2) for m in (0, 2)])
   distances = abs(np.asarray(got)[:, None] - outcomes).max(-1)  # [200, 4]
@@ -206,16 +210,19 @@ def test_each_image_takes_one_of_the_four_ways_through_a_block():
 def test_dropout_is_active_in_training_alone():
   model = tiny(dropout=0.5)
   variables, images = random_variables(model, 8), random_images(2, 8)
-  run = lambda seed: model.apply(
-    variables, images, train=True, rngs={"dropout": jax.random.key(seed)}
+  train = jax.jit(partial(model.apply, train=True))
+  run = lambda seed: train(
+    variables, images, rngs={"dropout": jax.random.key(seed)}
   )
   assert not np.allclose(run(0), run(1))
   np.testing.assert_array_equal(run(0), run(0))
   np.testing.assert_array_equal(
-    model.apply(variables, images), tiny().apply(variables, images)
+    jax.jit(model.apply)(variables, images),
+    jax.jit(tiny().apply)(variables, images),
   )
 
 
+@pytest.mark.slow
 def test_rematerialised_blocks_have_the_same_gradients():
   images, rngs = random_images(2, 8), {"dropout": jax.random.key(0)}
   fields = dict(drop_path=0.5, dropout=0.1)

@@ -192,7 +192,7 @@ def test_a_monitor_learns_from_its_pool_and_names_the_held_out(
 def test_both_objectives_start_from_given_weights(tmp_path, space):
   draw(tmp_path)
   model = make_classifier(num_classes=5, **MODEL)
-  given = model.init(jax.random.key(3), np.zeros((1, 8, 8, 3)))
+  given = jax.jit(model.init)(jax.random.key(3), np.zeros((1, 8, 8, 3)))
   start = tmp_path / "start.safetensors"
   files.save_params(start, given, {"model": MODEL, "image_size": 8})
   still = dict(name="sgd", lr=0.0, rate="constant")
@@ -223,7 +223,7 @@ def test_both_objectives_start_from_given_weights(tmp_path, space):
 def test_weights_of_another_model_stop_before_any_work(tmp_path, space):
   draw(tmp_path)
   model = make_classifier(num_classes=2, **MODEL)
-  given = model.init(jax.random.key(3), np.zeros((1, 8, 8, 3)))
+  given = jax.jit(model.init)(jax.random.key(3), np.zeros((1, 8, 8, 3)))
   start = tmp_path / "start.safetensors"
   files.save_params(start, given, {"image_size": 8})
   with pytest.raises(UserError, match="does not fit the model"):
@@ -238,7 +238,7 @@ def test_weights_of_another_model_stop_before_any_work(tmp_path, space):
 
 def test_a_vit_starts_with_the_positions_of_its_new_size():
   model = make_classifier(num_classes=2, **VIT)
-  given = model.init(jax.random.key(0), np.zeros((1, 8, 8, 3)))
+  given = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 3)))
   fitted = vit.fit_positions(given, {"image_size": 8}, image_size=16)
   assert fitted["params"]["pos_embed"].shape == (1, 1 + 16, 8)
   resnet = {"params": {"conv1": 1}, "batch_stats": {}}
@@ -441,7 +441,7 @@ def test_configs_are_whole(tmp_path, module, arg):
   if "init" in arg:
     config = module.get_config("runlocal")
     model = make_classifier(num_classes=16, **config.pretrain.model)
-    given = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3)))
+    given = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3)))
     start = tmp_path / "start.safetensors"
     files.save_params(start, given, {"image_size": 32})
     config = module.get_config(f"runlocal,init={start}")

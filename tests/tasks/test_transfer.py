@@ -74,9 +74,9 @@ def pretrain(workdir, model=MODEL, num_classes=5):
   """Writes random backbones of two seeds, as `pretrain` would."""
   folder, rows, found = workdir / "pretrain", {}, []
   artifacts.begin(folder, {})
-  module = make_classifier(num_classes=num_classes, **model)
+  init = jax.jit(make_classifier(num_classes=num_classes, **model).init)
   for seed in range(2):
-    variables = module.init(jax.random.key(seed + 7), np.zeros((1, 8, 8, 3)))
+    variables = init(jax.random.key(seed + 7), np.zeros((1, 8, 8, 3)))
     files.save_params(
       folder / f"backbone-s{seed}.safetensors", variables, {"model": model}
     )
@@ -190,6 +190,7 @@ def test_a_linear_probe_leaves_the_backbone_as_it_was(tmp_path, config, opened):
   assert np.abs(after["params"]["fc"]["kernel"]).max() > 0.5
 
 
+@pytest.mark.slow
 def test_the_device_may_augment_and_mix(tmp_path, config, opened):
   config.transfer.inits = ConfigDict(dict(random=dict()))
   config.transfer.update(
@@ -252,16 +253,15 @@ def test_a_killed_run_goes_on_where_it_stopped(
 def test_a_backbone_is_taken_whole_and_its_head_is_not():
   model = make_classifier(num_classes=2, **MODEL)
   images = np.zeros((1, 8, 8, 3), np.uint8)
-  backbone = make_classifier(num_classes=5, **MODEL).init(
+  backbone = jax.jit(make_classifier(num_classes=5, **MODEL).init)(
     jax.random.key(3), np.zeros((1, 8, 8, 3))
   )
   tx = optimizer.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
   scratch = supervised.supervised(model, tx, ema_decay=0.9)
   batch = {"image": images, "label": np.zeros(1, int)}
-  fresh = scratch.init(jax.random.key(0), batch)
-  state = finetune.start_from(scratch, backbone, heads=HEADS).init(
-    jax.random.key(0), batch
-  )
+  fresh = jax.jit(scratch.init)(jax.random.key(0), batch)
+  started = finetune.start_from(scratch, backbone, heads=HEADS)
+  state = jax.jit(started.init)(jax.random.key(0), batch)
 
   for variables in (state.variables, state.ema):
     params = variables["params"]
@@ -306,7 +306,7 @@ def test_each_seed_starts_from_a_backbone_of_its_own(
 
 def test_a_backbone_of_another_model_is_refused(tmp_path):
   narrow, wide = (
-    make_classifier(num_classes=2, **MODEL | dict(width=width)).init(
+    jax.jit(make_classifier(num_classes=2, **MODEL | dict(width=width)).init)(
       jax.random.key(0), np.zeros((1, 8, 8, 3))
     )
     for width in (4, 6)
@@ -318,7 +318,7 @@ def test_a_backbone_of_another_model_is_refused(tmp_path):
 def test_a_vit_starts_at_another_image_size_with_resized_positions():
   """As the constant part of the positions of 4 patches, seen with 9."""
   sizes = dict(name="vit_tiny", width=8, depth=1, heads=1, patch_size=4)
-  backbone = make_classifier(num_classes=5, **sizes).init(
+  backbone = jax.jit(make_classifier(num_classes=5, **sizes).init)(
     jax.random.key(3), np.zeros((1, 8, 8, 3))
   )
   backbone["params"]["pos_embed"] = np.full((1, 5, 8), 0.5, np.float32)
@@ -327,9 +327,8 @@ def test_a_vit_starts_at_another_image_size_with_resized_positions():
   tx = optimizer.make_optimizer("sgd", lr=0.1, num_steps=4, epochs=1)
   scratch = supervised.supervised(model, tx)
   batch = {"image": np.zeros((1, 12, 12, 3), np.uint8)}
-  state = finetune.start_from(scratch, start, heads=HEADS).init(
-    jax.random.key(0), batch
-  )
+  started = finetune.start_from(scratch, start, heads=HEADS)
+  state = jax.jit(started.init)(jax.random.key(0), batch)
   params = state.variables["params"]
   np.testing.assert_allclose(params["pos_embed"], np.full((1, 10, 8), 0.5))
   assert params["head"]["kernel"].shape == (8, 2)
@@ -338,9 +337,8 @@ def test_a_vit_starts_at_another_image_size_with_resized_positions():
     backbone["params"]["blocks_0"]["attn"]["qkv"]["kernel"],
   )
   with pytest.raises(UserError, match="pos_embed: the weights have"):
-    finetune.start_from(scratch, backbone, heads=HEADS).init(
-      jax.random.key(0), batch
-    )
+    misfit = finetune.start_from(scratch, backbone, heads=HEADS)
+    jax.eval_shape(misfit.init, jax.random.key(0), batch)
 
 
 # --- what is refused --------------------------------------------------------

@@ -33,6 +33,8 @@ class Encoder(nn.Module):
 make = partial(
   moco, Encoder(), optax.sgd(0.1), dim=4, queue_size=24, num_groups=2
 )
+# Compiled once for all tests.
+start, usual_step = jax.jit(make().init), jax.jit(make().step)
 
 
 def views(n=8, seed=0):
@@ -54,12 +56,10 @@ def test_the_start_is_a_copy_and_a_queue_of_unit_vectors():
 
 
 def test_the_queue_holds_the_keys_of_the_last_batches():
-  objective = make()
-  step = jax.jit(objective.step)
-  state = objective.init(rng, views())
+  state = start(rng, views())
   before, queues = state.queue, []
   for i in range(4):
-    state, _ = step(state, views(seed=i), jax.random.fold_in(rng, i))
+    state, _ = usual_step(state, views(seed=i), jax.random.fold_in(rng, i))
     assert state.pointer == 8 * (i + 1) % 24 and state.step == i + 1
     queues.append(np.asarray(state.queue))
   np.testing.assert_array_equal(queues[0][8:], before[8:])
@@ -72,16 +72,15 @@ def test_the_queue_holds_the_keys_of_the_last_batches():
 
 
 def test_the_momentum_moves_parameters_and_not_statistics():
-  objective = make(momentum=0.75)
-  state = objective.init(rng, views())
-  first, _ = objective.step(state, views(), rng)
+  state, step = start(rng, views()), jax.jit(make(momentum=0.75).step)
+  first, _ = step(state, views(), rng)
   # Both start equal, so one step in the keys' parameters have not moved.
   jax.tree.map(
     partial(np.testing.assert_allclose, rtol=1e-6),
     first.key["params"],
     state.query["params"],
   )
-  second, _ = objective.step(first, views(), rng)
+  second, _ = step(first, views(), rng)
   want = jax.tree.map(
     lambda k, q: 0.75 * k + 0.25 * q,
     first.key["params"],
@@ -105,32 +104,36 @@ def test_each_group_has_statistics_of_its_own():
   batch = views()
   moved = {**batch, "query": batch["query"].copy()}
   moved["query"][4:] += 5  # the second of two groups
-  state = make().init(rng, batch)
+  state, whole_step = start(rng, batch), jax.jit(make(num_groups=1).step)
 
-  def variance(num_groups, batch):
-    state_after, _ = make(num_groups=num_groups).step(state, batch, rng)
+  def variance(step, batch):
+    state_after, _ = step(state, batch, rng)
     return np.asarray(state_after.query["batch_stats"]["bn"]["var"])
 
-  np.testing.assert_allclose(variance(2, moved), variance(2, batch), rtol=1e-3)
-  assert np.abs(variance(1, moved) - variance(1, batch)).max() > 0.1
+  two = variance(usual_step, moved), variance(usual_step, batch)
+  np.testing.assert_allclose(*two, rtol=1e-3)
+  one = variance(whole_step, moved), variance(whole_step, batch)
+  assert np.abs(one[0] - one[1]).max() > 0.1
 
 
 def test_the_order_of_the_keys_is_undone():
   """With one group the permutation changes nothing but rounding."""
-  objective = make(num_groups=1)
-  state = objective.init(rng, views())
-  one, two = (
-    objective.step(state, views(), jax.random.key(seed))[0] for seed in (1, 2)
-  )
+  state, step = start(rng, views()), jax.jit(make(num_groups=1).step)
+  one, two = (step(state, views(), jax.random.key(seed))[0] for seed in (1, 2))
   np.testing.assert_allclose(one.queue, two.queue, atol=1e-5)
-  grouped = [
-    make().step(state, views(), jax.random.key(seed))[0] for seed in (1, 2)
-  ]
-  assert np.abs(grouped[0].queue - grouped[1].queue).max() > 1e-2
+  one, two = (
+    usual_step(state, views(), jax.random.key(seed))[0] for seed in (1, 2)
+  )
+  assert np.abs(one.queue - two.queue).max() > 1e-2
 
 
-def test_training_tells_images_apart():
-  """Views that are noisy copies of 24 images are found in the queue."""
+def test_training_finds_the_copies_of_images():
+  """Views are noisy copies of 24 images; the mean of four seeds is measured.
+
+  The share of copies that are nearest rises from 0.66 to 0.91, and the loss
+  falls to 0.35 of its first steps with a full queue. Single seeds reach 0.78 to
+  0.99 and 0.25 to 0.50.
+  """
   draws = np.random.default_rng(0)
   base = draws.normal(size=(24, 3, 3, 3))
   objective = moco(
@@ -145,13 +148,17 @@ def test_training_tells_images_apart():
     name: (base[chosen] + 0.1 * draws.normal(size=(8, 3, 3, 3))).astype("f4")
     for name in ("query", "key")
   }
-  state = objective.init(rng, batch_of(range(8)))
-  step, top1 = jax.jit(objective.step, donate_argnums=0), []
-  for i in range(90):
-    chosen = np.arange(8) + 8 * (i % 3)  # none that the queue still holds
-    state, metrics = step(state, batch_of(chosen), jax.random.fold_in(rng, i))
-    top1.append(float(metrics["top1"]))
-  assert np.mean(top1[-10:]) > 0.9 > np.mean(top1[:3])
+  init, step = jax.jit(objective.init), jax.jit(objective.step)
+  top1, loss = np.zeros((4, 90)), np.zeros((4, 90))
+  for seed in range(4):
+    key = jax.random.key(seed)
+    state = init(key, batch_of(range(8)))
+    for i in range(90):
+      chosen = np.arange(8) + 8 * (i % 3)  # none that the queue still holds
+      state, metrics = step(state, batch_of(chosen), jax.random.fold_in(key, i))
+      top1[seed, i], loss[seed, i] = metrics["top1"], metrics["loss"]
+  assert top1[:, -10:].mean() > 0.8 > top1[:, :3].mean()
+  assert loss[:, -10:].mean() < 0.6 * loss[:, 3:6].mean()
 
 
 @pytest.mark.slow
@@ -165,7 +172,7 @@ def test_both_views_are_made_of_one_image():
     return made
 
   objective = make(augment=augment)
-  state = objective.init(rng, {"image": images})
+  state = jax.jit(objective.init)(rng, {"image": images})
   del seen[:]
   _, metrics = objective.step(state, {"image": images}, rng)
   jax.effects_barrier()
@@ -176,7 +183,7 @@ def test_both_views_are_made_of_one_image():
 def test_a_backbone_starts_both_encoders():
   backbone = Encoder(dim=7).init(jax.random.key(5), views()["query"])
   objective = finetune.start_from(make(), backbone, heads=("fc",))
-  state = objective.init(rng, views())
+  state = jax.jit(objective.init)(rng, views())
   for variables in (state.query, state.key):
     params = variables["params"]
     for name in ("conv1", "bn"):
