@@ -1,5 +1,7 @@
 """Mixup, CutMix and erasing against closed forms."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
