@@ -82,7 +82,8 @@ def check(config: ConfigDict, workdir: str) -> None:
   for weights in _further_encoders(fields).weights:
     check_image_encoder(weights, field="card.encoders")
   if fields.real:
-    real_images.check_real(fields.real, spaces.load_space(config.space))
+    space = spaces.load_space(config.space)
+    real_images.check_real(fields.real, space, "config.card.real")
   artifacts.check_complete(workdir, INPUTS, planned=config.tasks)
 
 

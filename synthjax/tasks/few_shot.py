@@ -36,9 +36,10 @@ def check(config: ConfigDict, workdir: str) -> None:
   _check_strategies(config, fields)
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
-  for block in real_images.splits_of(config.few_shot.to_dict()).values():
-    real_images.check_real(block, space)
-  real_images.check_pool(fields.pool, space, fields.shots)
+  for split, block in real_images.splits_of(config.few_shot.to_dict()).items():
+    real_images.check_real(block, space, f"config.few_shot.{split}")
+  name = "config.few_shot.pool"
+  real_images.check_pool(fields.pool, space, fields.shots, name)
   artifacts.check_complete(workdir, _inputs(fields), planned=config.tasks)
 
 

@@ -111,7 +111,8 @@ def _check_guided(guided: RealGuidance, most: int, space: str) -> None:
       f"generator walks {most} steps (its respacing): choose 1 to {most} for "
       "each."
     )
-  real_images.check_pool(guided.pool, spaces.load_space(space), steps)
+  name = "config.generate.real_guidance.pool"
+  real_images.check_pool(guided.pool, spaces.load_space(space), steps, name)
 
 
 def run(config: ConfigDict, workdir: str) -> None:

@@ -43,8 +43,8 @@ def check(config: ConfigDict, workdir: str) -> None:
   space = spaces.load_space(config.space)
   for fields in arms.values():
     _check_arm(fields, space)
-  for images in pretraining.real_images(arms.values()):
-    real_images.check_real(images, space)
+  for name, images in pretraining.real_images(arms.values()):
+    real_images.check_real(images, space, f"config.pretrain.{name}")
   common = next(iter(arms.values()))
   if common.strategy:
     check_strategies(config, [common.strategy])

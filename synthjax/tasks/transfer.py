@@ -34,10 +34,11 @@ def check(config: ConfigDict, workdir: str) -> None:
     host_augment.transforms(fields.augment, image_size=32, num_classes=2)
     for lr in fields.rates:
       fields.optimizer(lr=lr, num_steps=10**9, epochs=fields.epochs)
-  real_images.check_pool(fields.train, space, fields.shots)
-  for images in (fields.validation, fields.test):
-    if images:
-      real_images.check_real(images, space)
+  name = "config.transfer"
+  real_images.check_pool(fields.train, space, fields.shots, f"{name}.train")
+  for split in ("validation", "test"):
+    if images := getattr(fields, split):
+      real_images.check_real(images, space, f"{name}.{split}")
   if "pretrained" in trainings:
     if fields.weights:
       files.load_params(_locate(fields.weights))

@@ -47,8 +47,8 @@ def check(config: ConfigDict, workdir: str) -> None:
   check_strategies(config, [arm.strategy for arm in fields.arms])
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
-  for block in real_images.splits_of(config.tune.to_dict()).values():
-    real_images.check_real(block, space)
+  for split, block in real_images.splits_of(config.tune.to_dict()).items():
+    real_images.check_real(block, space, f"config.tune.{split}")
   artifacts.check_complete(workdir, _inputs(fields.arms), planned=config.tasks)
 
 

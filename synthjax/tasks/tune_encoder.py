@@ -45,9 +45,11 @@ def check(config: ConfigDict, workdir: str) -> None:
   if unknown := sorted({arm.up_to for arm in fields.arms} - rungs.keys()):
     raise unknown_names("rung (up_to) of this encoder,", unknown, rungs)
   fields.optimizer(num_steps=10**9, epochs=fields.epochs)  # checks the options
-  real_images.check_real(fields.test, space)
+  name = "config.tune_encoder"
+  real_images.check_real(fields.test, space, f"{name}.test")
   if _learns_from(fields, "real"):
-    real_images.check_pool(fields.pool, space, [fields.shots])
+    shots = [fields.shots]
+    real_images.check_pool(fields.pool, space, shots, f"{name}.pool")
   if _learns_from(fields, "synthetic") and fields.strategy:
     check_strategies(config, [fields.strategy])
   artifacts.check_complete(workdir, _inputs(fields), planned=config.tasks)

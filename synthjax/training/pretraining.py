@@ -201,12 +201,16 @@ def label_of(seed: int, arm: str = ALONE) -> str:
   return f"{file_stem(arm)}-s{seed}"
 
 
-def real_images(arms: Iterable[Pretraining]) -> list[Block]:
-  """Returns the blocks of real images that arms name, each once."""
-  blocks = []
+def real_images(arms: Iterable[Pretraining]) -> list[tuple[str, Block]]:
+  """Returns the blocks of real images that arms name, each once.
+
+  Each has the name of its field, such as "monitor.pool".
+  """
+  named = []
   for arm in arms:
-    blocks += [arm.validation, arm.test, *arm.pools().values()]
-  return [x for i, x in enumerate(blocks) if x and x not in blocks[:i]]
+    blocks = {"validation": arm.validation, "test": arm.test} | arm.pools()
+    named += [item for item in blocks.items() if item[1]]
+  return [item for i, item in enumerate(named) if item not in named[:i]]
 
 
 def trace(fields: Recipe, objective: Objective) -> None:

@@ -31,7 +31,7 @@ def encoder_of(weights="a", pixels="bicubic", scale=1.0):
 def read(tmp_path, monkeypatch):
   """Reads 3 images, which are of the value that is asked for."""
 
-  def open_real(block, space):
+  def open_real(block, space, name="images"):
     image = np.full((4, 4, 3), block["value"], np.uint8)
     rows = [{"image": image + i, "label": i} for i in range(3)]
     return Source(3, rows.__getitem__)

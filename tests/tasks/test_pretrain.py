@@ -103,7 +103,7 @@ def test_it_tells_how_well_real_images_are_recognised(
   draw(tmp_path)
   rows = shards.open_shards(tmp_path / "generate")
   monkeypatch.setattr(
-    real_images, "open_real", lambda block, space: [rows[i] for i in range(16)]
+    real_images, "open_real", lambda *_: [rows[i] for i in range(16)]
   )
   config = a_config(space, validation=dict(split="validation"), epochs=8)
   pretrain.run(config, str(tmp_path))

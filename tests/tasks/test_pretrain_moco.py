@@ -45,7 +45,7 @@ def opened(monkeypatch, tmp_path):
   """Replaces real images by the generated ones; tells what was opened."""
   log = []
 
-  def open_real(block, _):
+  def open_real(block, _, name="images"):
     log.append(block["split"])
     rows = shards.open_shards(tmp_path / "generate")
     return [rows[i] for i in range(len(rows))]

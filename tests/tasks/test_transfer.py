@@ -28,7 +28,7 @@ def opened(monkeypatch):
   """Replaces the real images by shades; tells which were opened, in order."""
   log = []
 
-  def open_real(block, space):
+  def open_real(block, space, name="images"):
     log.append(block["split"])
     n, rng = SPLITS[block["split"]], np.random.default_rng(len(block["split"]))
     return [
@@ -41,7 +41,7 @@ def opened(monkeypatch):
     ]
 
   monkeypatch.setattr(real_images, "open_real", open_real)
-  monkeypatch.setattr(real_images, "check_real", lambda block, space: None)
+  monkeypatch.setattr(real_images, "check_real", lambda *_: None)
   return log
 
 
