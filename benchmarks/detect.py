@@ -206,7 +206,7 @@ def our_parts(inputs: Parts, options: Any) -> dict[str, Run]:
 
   from synthjax.detection import regions
   from synthjax.detection.anchors import make_anchors
-  from synthjax.detection.roi_align import roi_align
+  from synthjax.detection.faster_rcnn import roi_align
 
   p = jax.device_put(inputs)
   anchors = make_anchors(

@@ -19,15 +19,15 @@ def main(argv: list[str] | None = None) -> None:
   args = flags.parse_args(argv)
   device, has_torch = devices.set_up(args.threads)
   clock = devices.clock_of(device)
-  from synthjax.evals import feature_distances, image_quality
+  from synthjax.evals import image_quality
 
   rng = np.random.default_rng(0)
   shape = (args.images, args.features)
   x, y = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
   pairs = {
-    "Fréchet distance": (feature_distances.frechet_distance, _frechet),
+    "Fréchet distance": (image_quality.frechet_distance, _frechet),
     "kernel distance, 100 subsets": (
-      feature_distances.kernel_distance_of_subsets,
+      image_quality.kernel_distance_of_subsets,
       _kernel,
     ),
     "precision, recall": (

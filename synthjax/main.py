@@ -22,7 +22,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from synthjax.config import schema, unknown_fields
+from synthjax.config import schema
+from synthjax.config.arguments import unknown_fields
 from synthjax.runtime import atomic, cache, locks, progress, timings
 from synthjax.runtime.errors import UserError, unknown_names
 

@@ -10,9 +10,10 @@ from PIL import Image
 from synthjax.data.generated import shards
 from synthjax.detection import average_precision
 from synthjax.detection import results as detectors
-from synthjax.evals import arms, finetuned
+from synthjax.evals import arms
 from synthjax.runtime import artifacts
 from synthjax.tasks import report
+from synthjax.training import finetune
 
 NAMES = ["land animal", "bird species", "<script>alert('x')</script> & \"co\""]
 STRATEGIES = ("basic", "enhanced")
@@ -160,11 +161,11 @@ def make_pretrained(folder):
 
 def make_transfer(folder):
   tested = {
-    finetuned.Run(init, 16, 0.1, seed): base + 0.01 * seed
+    finetune.Run(init, 16, 0.1, seed): base + 0.01 * seed
     for init, base in (("random", 0.3), ("pretrained", 0.4567))
     for seed in SEEDS
   }
-  finish(folder, {"results.json": finetuned.summarize(tested, {})})
+  finish(folder, {"results.json": finetune.summarize(tested, {})})
 
 
 # --- few-shot methods and tuned encoders -------------------------------------

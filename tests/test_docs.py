@@ -23,7 +23,7 @@ from doc_blocks import (
 from doc_commands import check
 
 from synthjax import main
-from synthjax.config import unknown_fields
+from synthjax.config.arguments import unknown_fields
 
 pytest_plugins = ("doc_workspace",)  # fixtures
 

@@ -205,7 +205,7 @@ ONCE = {
 
 def test_what_is_run_elsewhere_is_run_there():
   for config, file in ELSEWHERE.items():
-    assert config in (ROOT / "tests" / file).read_text()
+    assert config in (ROOT / "tests/tasks" / file).read_text()
   ran = [config_of(command) for command in ONCE.values()]
   assert set(LIKE_ANOTHER.values()) <= set(ran)
 

@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from synthjax.adapt.linear_head import Head, logits_fn, unit
+from synthjax.adapt.linear_head import Head, logits_fn
 from synthjax.adapt.soft_targets import hard_cross_entropy
 from synthjax.encoders.clip import NUM_CONTEXT
+from synthjax.models.unit import unit
 
 # By shots; on ImageNet always 50.
 NUM_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}

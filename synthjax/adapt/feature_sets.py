@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.adapt import linear_head
-from synthjax.data.generated import clip_filter, scores
+from synthjax.data.generated import filters, scores
 from synthjax.data.pipeline import few_shot, host_augment
 from synthjax.data.pipeline.rows import Example
 from synthjax.data.real import real_images
@@ -71,7 +71,7 @@ def read_scored(workdir: epath.PathLike, *, filtered: bool) -> Scored:
   workdir = epath.Path(workdir)
   images, kept = scores.read(workdir / "score"), None
   if filtered:
-    kept = clip_filter.read_kept(workdir / "select", workdir / "score", images)
+    kept = filters.read_kept(workdir / "select", workdir / "score", images)
   texts = scores.read_texts(workdir / "score")
   head = linear_head.init_head(texts.text_features, texts.logit_scale)
   return Scored(images, kept, head)
@@ -125,7 +125,7 @@ def limit_per_class(
       f"{min(too_few.values())}, or raise generate.images_per_class or "
       "select.max_per_class."
     )
-  chance = functools.partial(clip_filter.chance_of, seed)
+  chance = functools.partial(filters.chance_of, seed)
   by_chance = lambda row: chance(images.ids[row])
   kept = [sorted(x, key=by_chance)[:images_per_class] for x in rows_of]
   return np.sort(np.concatenate(kept))

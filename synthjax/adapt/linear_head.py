@@ -31,6 +31,7 @@ from synthjax.config.schema import (
   unique_names,
 )
 from synthjax.evals.arms import ZERO_SHOT
+from synthjax.models.unit import unit
 from synthjax.prompts.strategies import STRATEGIES
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.weights import files
@@ -135,11 +136,6 @@ def init_head(text_features: jax.Array, logit_scale: float) -> Head:
     )
   mean = unit(jnp.asarray(text_features, jnp.float32)).mean(1)
   return Head(logit_scale * unit(mean), jnp.zeros(len(text_features)))
-
-
-def unit(x: jax.Array) -> jax.Array:
-  """Scales the last axis to length 1."""
-  return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def logits_fn(head: Head, features: jax.Array) -> jax.Array:

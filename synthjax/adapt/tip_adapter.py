@@ -15,8 +15,9 @@ import numpy as np
 import optax
 
 from synthjax.adapt import linear_head
-from synthjax.adapt.linear_head import Head, unit
+from synthjax.adapt.linear_head import Head
 from synthjax.adapt.soft_targets import hard_cross_entropy
+from synthjax.models.unit import unit
 from synthjax.runtime.errors import UserError
 
 

@@ -1,10 +1,6 @@
-"""What configs need: their argument, blocks that they share, and checks."""
+"""What the files of configs/ import: their argument, and shared blocks."""
 
-from synthjax.config.arguments import (
-  check_strategies,
-  parse_arg,
-  unknown_fields,
-)
+from synthjax.config.arguments import parse_arg
 from synthjax.config.presets import (
   EMBEDDED_PRESETS,
   PRESETS,
@@ -25,7 +21,6 @@ from synthjax.runtime.errors import unknown_names
 __all__ = [
   "EMBEDDED_PRESETS",
   "PRESETS",
-  "check_strategies",
   "embedded_pretraining",
   "embedded_world",
   "exports",
@@ -36,7 +31,6 @@ __all__ = [
   "released_glide",
   "released_t5",
   "report",
-  "unknown_fields",
   "unknown_names",
   "use_deit_finetuning",
   "use_deit_recipe",

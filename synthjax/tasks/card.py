@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from synthjax.adapt import feature_sets
 from synthjax.config import schema
 from synthjax.config.schema import Block, Count, Inside, Rule, Several, Whole
-from synthjax.data.generated import clip_filter
+from synthjax.data.generated import filters
 from synthjax.data.generated import scores as stored
 from synthjax.data.real import real_images
 from synthjax.encoders import (
@@ -239,7 +239,7 @@ def _open_drawn(
 ) -> figures.Drawn:
   scores, kept = stored.read(workdir / "score"), None
   if "select" in inputs:
-    kept = clip_filter.read_kept(workdir / "select", workdir / "score", scores)
+    kept = filters.read_kept(workdir / "select", workdir / "score", scores)
   return figures.open_drawn(
     workdir / "generate",
     scores,

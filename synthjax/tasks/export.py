@@ -21,7 +21,7 @@ from synthjax.data.formats import (
   png_folder,
   webdataset,
 )
-from synthjax.data.generated import clip_filter, drawn_images, scores
+from synthjax.data.generated import drawn_images, filters, scores
 from synthjax.data.pipeline import codecs
 from synthjax.data.pipeline.rows import Source
 from synthjax.detection import sources, voc
@@ -166,7 +166,7 @@ def _export_images(
   _check_names(images, names)
   source = drawn_images.open_generated(
     images,
-    selection=workdir / "select" / clip_filter.FILE if selects else None,
+    selection=workdir / "select" / filters.FILE if selects else None,
     decode=False,
   )
   rows = export_rows.rows(
@@ -192,7 +192,7 @@ def _counted(label: str, rows: Source) -> Source:
 def _digest_selection(workdir: epath.Path) -> str:
   """Returns the digest of a selection, which must be of these images."""
   scores.check_inputs(workdir / "score")
-  clip_filter.check_selection(workdir / "select", workdir / "score")
+  filters.check_selection(workdir / "select", workdir / "score")
   return artifacts.digest(workdir / "select")
 
 

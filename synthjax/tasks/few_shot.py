@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 from synthjax.adapt import feature_sets, few_shot_methods, linear_head
 from synthjax.adapt.few_shot_methods import FewShot, Method
 from synthjax.adapt.mixed_tuning import Problem
-from synthjax.config import check_strategies, schema
-from synthjax.data.generated import real_filter
+from synthjax.config import schema
+from synthjax.config.arguments import check_strategies
+from synthjax.data.generated import filters
 from synthjax.data.real import real_images
 from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.evals import accuracy, arms
@@ -212,7 +213,7 @@ def _problem_maker(
     )
 
   def synthetic_for(method, shots, seed, real_shots):
-    rows = real_filter.images_for(
+    rows = filters.images_for(
       scored.images,
       strategy=_strategy(method, shots),
       seed=seed,

@@ -7,7 +7,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax.adapt import linear_probe
-from synthjax.config import check_strategies
+from synthjax.config.arguments import check_strategies
 from synthjax.data.generated import drawn_images
 from synthjax.data.pipeline import host_augment
 from synthjax.data.pipeline import loader as pipeline

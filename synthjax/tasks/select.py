@@ -7,7 +7,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax.config import schema
-from synthjax.data.generated import clip_filter, scores
+from synthjax.data.generated import filters, scores
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime.progress import say
@@ -45,17 +45,15 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   scored = scores.read(workdir / "score")
-  selected = clip_filter.select(
+  selected = filters.select(
     scored,
     class_names=space.class_names,
     max_per_class=fields.max_per_class,
     seed=config.seed,
   )
-  clip_filter.write(folder, scored, selected)
+  filters.write(folder, scored, selected)
   counts = _counts(scored, selected)
-  artifacts.finish(
-    folder, spec, {clip_filter.FILE: len(scored.ids)}, kept=counts
-  )
+  artifacts.finish(folder, spec, {filters.FILE: len(scored.ids)}, kept=counts)
   for name, count in counts.items():
     say(
       f"select: {name}: kept {count['kept']:,} of {count['images']:,} images; "
@@ -65,12 +63,12 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 def _counts(
-  scored: scores.Scores, selected: clip_filter.Selection
+  scored: scores.Scores, selected: filters.Selection
 ) -> dict[str, dict[str, int]]:
   """Counts the images, those that pass and those that are kept, by strategy."""
   strategies, _ = scores.origin(scored.ids)
-  filled = selected.reasons == clip_filter.FILLED
-  passed = np.isin(selected.reasons, (clip_filter.KEPT, clip_filter.OVER))
+  filled = selected.reasons == filters.FILLED
+  passed = np.isin(selected.reasons, (filters.KEPT, filters.OVER))
   return {
     str(name): {
       "images": int((strategies == name).sum()),

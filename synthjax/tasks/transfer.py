@@ -9,7 +9,7 @@ from synthjax.data.pipeline import few_shot, host_augment
 from synthjax.data.pipeline import loader as pipeline
 from synthjax.data.pipeline.rows import labels_of, subset
 from synthjax.data.real import real_images
-from synthjax.evals import accuracy, finetuned
+from synthjax.evals import accuracy
 from synthjax.labels import spaces
 from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.models.vit import model as vit
@@ -70,7 +70,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     return
   runs_of = {
     (start, shots, lr): [
-      finetuned.Run(start, shots, lr, seed) for seed in fields.seeds
+      finetune.Run(start, shots, lr, seed) for seed in fields.seeds
     ]
     for init, fields in trainings.items()
     for start in (backbones if init == "pretrained" else [init])
@@ -88,26 +88,26 @@ def run(config: ConfigDict, workdir: str) -> None:
   validation = {}
   if common.validation:
     validation = measure(every, real_images.open_real(common.validation, space))
-  chosen = finetuned.choose(runs_of, validation)
+  chosen = finetune.choose(runs_of, validation)
   tested = measure(chosen, real_images.open_real(common.test, space))
   results = {
     "space": space.name,
     "classes": [c.name for c in space.classes],
-    **finetuned.summarize(tested, validation, compare=common.compare),
+    **finetune.summarize(tested, validation, compare=common.compare),
   }
   rows = {f"{run.label()}{_WEIGHTS}": 1 for run in every}
   rows |= runs.count_rows(folder, [run.label() for run in every])
   rows |= accuracy.write(folder, results)
   artifacts.finish(folder, spec, rows)
   if processes.is_first():
-    print(finetuned.table(results))
+    print(finetune.table(results))
 
 
 # --- training and measuring -------------------------------------------------
 
 
 def _finetune(
-  same: list[finetuned.Run],
+  same: list[finetune.Run],
   fields: finetune.Transfer,
   model: dict,
   space: spaces.LabelSpace,

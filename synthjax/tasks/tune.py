@@ -19,8 +19,9 @@ from ml_collections import ConfigDict
 from synthjax.adapt import feature_sets, linear_head
 from synthjax.adapt.feature_sets import Features
 from synthjax.adapt.linear_head import Arm, Tune
-from synthjax.config import check_strategies, schema
-from synthjax.data.generated import clip_filter
+from synthjax.config import schema
+from synthjax.config.arguments import check_strategies
+from synthjax.data.generated import filters
 from synthjax.data.real import real_images
 from synthjax.encoders import check_encoder, load_encoder
 from synthjax.evals import accuracy, arms
@@ -145,7 +146,7 @@ def _rows_of(
 ) -> tuple[int, np.ndarray]:
   """Returns the seed of an arm's images, and their rows of the scores."""
   everything = np.ones(len(scored.images.ids), bool)
-  image_seed, rows = clip_filter.images_of(
+  image_seed, rows = filters.images_of(
     scored.images,
     strategy=arm.strategy,
     seed=seed,

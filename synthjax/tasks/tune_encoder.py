@@ -16,7 +16,8 @@ from ml_collections import ConfigDict
 from synthjax.adapt import encoder_tuning, feature_sets
 from synthjax.adapt.encoder_tuning import Arm, TuneEncoder
 from synthjax.adapt.linear_head import Head
-from synthjax.config import check_strategies, schema
+from synthjax.config import schema
+from synthjax.config.arguments import check_strategies
 from synthjax.data.generated import drawn_images
 from synthjax.data.pipeline import few_shot, host_augment
 from synthjax.data.pipeline import loader as pipeline

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 
 from synthjax.runtime.errors import UserError, unknown_names
-from synthjax.weights import check, fetch, make
+from synthjax.weights import fetch, make
 from synthjax.weights.catalogue import RELEASED
 
 COMMANDS = ("list", "fetch", "convert", "check", "pack")
@@ -63,13 +63,13 @@ def run(command: str, names: Sequence[str], output: str | None) -> None:
   if unknown := [name for name in checkpoints if name not in RELEASED]:
     raise unknown_names("released checkpoint", unknown, RELEASED)
   if command == "list":
-    check.list_all(names)
+    fetch.list_all(names)
   elif not names:
     raise UserError(f"`{command}` needs a name; `list` lists them.")
   elif command == "convert":
     make.convert_files(names[0], names[1:], output)
   else:
-    {"fetch": fetch.fetch_all, "check": check.check_all}[command](names)
+    {"fetch": fetch.fetch_all, "check": fetch.check_all}[command](names)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Downloads released checkpoints into the cache, and converts them."""
+"""Downloads, converts, lists and checks released checkpoints."""
 
 import json
 import os
@@ -96,3 +96,143 @@ def remember(folder: pathlib.Path, file: str, digest: str) -> dict[str, str]:
   with replace(folder, _FILE) as temporary:
     temporary.write_text(json.dumps(hashes, indent=1))
   return hashes
+
+
+# --- listing and checking ----------------------------------------------------
+
+
+def list_all(names: Sequence[str]) -> None:
+  """Prints all checkpoints and their states, or details of the named ones."""
+  rows = [("name", "what", "MB", "licence", "state")]
+  for name in names or RELEASED:
+    entry = RELEASED[name]
+    sizes = [file.megabytes for file in entry.files]
+    total = "?" if None in sizes else f"~{sum(sizes):,.0f}"
+    rows.append((name, entry.what, total, entry.licence, state(name)))
+  _print_table(rows)
+  for name in names:
+    print(f"\n{name}{RELEASED[name].note and ': '}{RELEASED[name].note}")
+    for file in RELEASED[name].files:
+      print(f"  {file.url}\n    SHA-256 {file.sha256 or 'not published'}")
+      print("".join(f"    or {other}\n" for other in file.others), end="")
+  print(
+    f"\nThey lie in {cache.weights_folder('')} (SYNTHJAX_CACHE moves it).\n"
+    "`python -m synthjax.weights fetch NAME` fetches one."
+  )
+
+
+def state(name: str) -> str:
+  """Returns how far a checkpoint is fetched and converted, by its files."""
+  entry, folder = RELEASED[name], cache.weights_folder(name)
+  if all((folder / made).exists() for made in entry.makes):
+    return "converted"
+  if all((folder / file.name).exists() for file in entry.files):
+    return "fetched"
+  sizes = [_bytes(folder, file) for file in entry.files]
+  here = sum(have for have, _ in sizes)
+  if not here:
+    return "not fetched"
+  if all(total for _, total in sizes):
+    return f"partial {100 * here / sum(total for _, total in sizes):.0f} %"
+  return f"partial {here / 1e6:,.0f} MB"
+
+
+def _bytes(folder: pathlib.Path, file: File) -> tuple[int, float | None]:
+  """Returns the bytes of a file that are here, and its size where known."""
+  path = folder / file.name
+  if path.exists():
+    return path.stat().st_size, path.stat().st_size
+  have, total = download.partial(path) or (0, None)
+  return have, total or (file.megabytes and file.megabytes * 1e6)
+
+
+def check_all(names: Sequence[str]) -> None:
+  """Reads all files of checkpoints again, and prints a table.
+
+  Raises:
+    UserError: listing every file that is missing, damaged or changed.
+  """
+  from synthjax.weights import files
+
+  problems, rows = [], [("file", "MB", "content", "state")]
+  for name in names:
+    entry, folder = RELEASED[name], cache.weights_folder(name)
+    hashes = read(folder)
+    for file in entry.files:
+      if not (folder / file.name).exists():
+        continue  # not needed once it has been converted
+      digest = files.sha256(folder / file.name)
+      expected = file.sha256 or hashes.get(file.name) or ""
+      state = "as published" if file.sha256 else "as first fetched"
+      if not digest.startswith(expected):
+        state = "CHANGED"
+        problems.append(
+          f"{folder / file.name} has SHA-256 {digest}, expected {expected}: "
+          "delete it and fetch again."
+        )
+      rows.append(_row(folder / file.name, f"{digest[:12]}...", state))
+    for made in entry.makes:
+      try:
+        rows.append(_check_made(name, made, hashes))
+      except UserError as error:
+        state = "WRONG" if (folder / made).exists() else "not made"
+        rows.append((f"{name}/{made}", "", "", state))
+        problems.append(str(error))
+  _print_table(rows)
+  if problems:
+    raise UserError("\n".join(problems))
+
+
+def _check_made(name: str, made: str, hashes: Mapping[str, str]) -> tuple:
+  """Reads a converted file whole, and returns its row."""
+  import numpy as np
+  from flax import traverse_util
+
+  from synthjax.tokenizers import bpe
+  from synthjax.weights import files
+
+  path, about = cache.weights_folder(name) / made, RELEASED[name].makes[made]
+  command = f"`python -m synthjax.weights fetch {name}`"
+  again = f"Delete {path} and run {command}."
+  if not path.exists():
+    raise UserError(f"{path} is missing: run {command}.")
+  if made == "tokenizer.json":
+    try:
+      bpe.load(path)
+    except UserError as error:
+      raise UserError(f"{error} {again}") from None
+  if not made.endswith(".safetensors"):
+    return _row(path, "", "reads well")
+  variables, description = files.load_params(path, dtype=None)
+  flat = traverse_util.flatten_dict(variables, sep="/")
+  kinds = sorted({str(value.dtype) for value in flat.values()})
+  bad = [key for key, value in flat.items() if not np.isfinite(value).all()]
+  number = sum(v.size for k, v in flat.items() if k.startswith("params/"))
+  if bad:
+    raise UserError(
+      f"{path} holds numbers that are not finite, in {', '.join(bad[:5])} "
+      f"({len(bad)} in all). {again}"
+    )
+  if about.parameters not in (None, number):
+    raise UserError(
+      f"{path} holds {number:,} parameters, the released model has "
+      f"{about.parameters:,}: it was made from other weights. {again}"
+    )
+  for source, digest in description.get("sources", {}).items():
+    if hashes.get(source, digest) != digest:
+      raise UserError(
+        f"{path} was made from another {source} than the one fetched. {again}"
+      )
+  return _row(path, f"{number:,} parameters, {', '.join(kinds)}", "reads well")
+
+
+def _row(path: pathlib.Path, content: str, state: str) -> tuple:
+  size = f"{path.stat().st_size / 1e6:,.1f}"
+  return (f"{path.parent.name}/{path.name}", size, content, state)
+
+
+def _print_table(rows: Sequence[Sequence[str]]) -> None:
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  for row in rows:
+    cells = zip(row, widths, strict=True)
+    print("  ".join(f"{cell:{width}}" for cell, width in cells).rstrip())

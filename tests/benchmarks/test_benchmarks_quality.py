@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import quality
-from synthjax.evals import feature_distances
+from synthjax.evals import image_quality
 from synthjax.evals.image_quality import compare_manifolds
 
 
@@ -24,7 +24,7 @@ def test_both_sides_compute_the_same():
   pytest.importorskip("torch")
   rng = np.random.default_rng(0)
   x, y = (rng.normal(size=(300, 8)).astype(np.float32) for _ in range(2))
-  found = feature_distances.frechet_distance(x, y)
+  found = image_quality.frechet_distance(x, y)
   np.testing.assert_allclose(found, quality._frechet(x, y), rtol=1e-4)
   found = compare_manifolds(x, y, k=3)[:2]
   np.testing.assert_allclose(found, quality._precision_recall(x, y), rtol=1e-6)

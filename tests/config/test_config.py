@@ -3,7 +3,7 @@
 import ml_collections
 import pytest
 
-from synthjax.config import parse_arg, unknown_fields
+from synthjax.config.arguments import parse_arg, unknown_fields
 from synthjax.runtime.errors import UserError
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.detection import roi_align as pooling
-from synthjax.detection.roi_align import roi_align
+from synthjax.detection import faster_rcnn as pooling
+from synthjax.detection.faster_rcnn import roi_align
 
 H, W, C, OUTPUT, SCALE = 9, 13, 3, 3, 1 / 16
 f32 = np.float32

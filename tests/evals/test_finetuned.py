@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from synthjax.evals import finetuned
-from synthjax.evals.finetuned import Run
+from synthjax.training import finetune
+from synthjax.training.finetune import Run
 
 
 def test_the_rate_is_chosen_by_the_mean_on_validation_images():
@@ -19,7 +19,7 @@ def test_the_rate_is_chosen_by_the_mean_on_validation_images():
   validation[Run("random", 4, 0.1, 0)] = 0.9  # but 0.1 with the other seed
   validation[Run("random", 4, 0.1, 1)] = 0.0
   validation[Run("pretrained", 4, 0.2, 1)] = 0.6
-  chosen = finetuned.choose(runs_of, validation)
+  chosen = finetune.choose(runs_of, validation)
   assert {(run.init, run.lr) for run in chosen} == {
     ("random", 0.2),
     ("pretrained", 0.2),
@@ -33,12 +33,12 @@ def test_pairs_share_their_seed():
     Run("pretrained", 4, 0.1, 0): 0.3,
     Run("pretrained", 4, 0.1, 1): 0.7,
   }
-  results = finetuned.summarize(tested, {})
+  results = finetune.summarize(tested, {})
   [difference] = results["differences"]
   assert difference["mean"] == pytest.approx(0.1)
   assert difference["stderr"] == pytest.approx(0, abs=1e-9)
   spread = [row["std"] for row in results["summary"]]
   np.testing.assert_allclose(spread, 0.2 * np.sqrt(2))
-  lines = finetuned.table(results).splitlines()
+  lines = finetune.table(results).splitlines()
   assert lines[0].split()[:3] == ["random", "4", "shots:"]
   assert "+10.0 points" in lines[2]

@@ -8,13 +8,7 @@ The recorded figures are those of clean-fid 0.1.35, torch-fidelity 0.4.0, prdc
 import numpy as np
 import pytest
 
-from synthjax.evals import (
-  diversity,
-  duplicates,
-  feature_distances,
-  image_quality,
-  neighbours,
-)
+from synthjax.evals import diversity, image_quality, neighbours
 
 CLOSE = dict(rtol=1e-4)
 
@@ -37,23 +31,21 @@ def draw(seed, n, d, shift=0.0):
   ("key", "n", "m"), [("frechet", 400, 350), ("frechet_unequal", 60, 40)]
 )
 def test_the_frechet_distance_is_that_of_clean_fid(recorded, key, n, m):
-  found = feature_distances.frechet_distance(
-    recorded["x"][:n], recorded["y"][:m]
-  )
+  found = image_quality.frechet_distance(recorded["x"][:n], recorded["y"][:m])
   np.testing.assert_allclose(found, recorded[f"cleanfid/{key}"], rtol=1e-9)
 
 
 def test_gaussians_of_one_shape_are_apart_by_their_means():
   x = draw(0, 50, 6)
   shift = np.arange(6)
-  found = feature_distances.frechet_distance(x.astype(np.float64), x + shift)
+  found = image_quality.frechet_distance(x.astype(np.float64), x + shift)
   np.testing.assert_allclose(found, np.square(shift).sum(), rtol=1e-6)
-  assert feature_distances.frechet_distance(x, x) < 1e-12
+  assert image_quality.frechet_distance(x, x) < 1e-12
 
 
 def test_diagonal_covariances_have_a_closed_form():
   a, b = np.array([1.0, 4, 9]), np.array([4.0, 1, 0])
-  found = feature_distances.distance_of_moments(
+  found = image_quality.distance_of_moments(
     np.zeros(3), np.diag(a), np.ones(3), np.diag(b)
   )
   want = 3 + np.square(np.sqrt(a) - np.sqrt(b)).sum()
@@ -72,14 +64,14 @@ def test_fewer_images_than_features_are_no_trouble():
     - 2 * root
   )
   np.testing.assert_allclose(
-    feature_distances.frechet_distance(x, y), want, rtol=1e-9
+    image_quality.frechet_distance(x, y), want, rtol=1e-9
   )
 
 
 def test_moments_do_not_depend_on_blocks(monkeypatch):
   x = draw(3, 100, 5, 2.0).astype(np.float16)
-  monkeypatch.setattr(feature_distances, "_ROWS", 7)
-  mean, cov = feature_distances.moments(x)
+  monkeypatch.setattr(image_quality, "_ROWS", 7)
+  mean, cov = image_quality.moments(x)
   np.testing.assert_allclose(mean, x.astype(float).mean(0), rtol=1e-12)
   want = np.cov(x.astype(float), rowvar=False)
   np.testing.assert_allclose(cov, want, rtol=1e-10)
@@ -87,7 +79,7 @@ def test_moments_do_not_depend_on_blocks(monkeypatch):
 
 def test_one_image_has_no_covariance():
   with pytest.raises(ValueError, match="2 or more rows, found 1"):
-    feature_distances.moments(np.ones((1, 3)))
+    image_quality.moments(np.ones((1, 3)))
 
 
 # --- kernel distance --------------------------------------------------------
@@ -109,9 +101,9 @@ def unbiased(x, y):
 @pytest.mark.golden
 def test_the_kernel_distance_is_that_of_torch_fidelity(recorded):
   x, y = recorded["x"], recorded["y"]
-  found = feature_distances.kernel_distance(x[:350], y)
+  found = image_quality.kernel_distance(x[:350], y)
   np.testing.assert_allclose(found, recorded["fidelity/mmd2_all"], **CLOSE)
-  mean, std = feature_distances.kernel_distance_of_subsets(
+  mean, std = image_quality.kernel_distance_of_subsets(
     x, y, num_subsets=20, subset_size=100
   )
   np.testing.assert_allclose(mean, recorded["fidelity/kid_mean"], **CLOSE)
@@ -121,12 +113,12 @@ def test_the_kernel_distance_is_that_of_torch_fidelity(recorded):
 @pytest.mark.parametrize("scale", [1.0, 0.05])
 def test_the_kernel_distance_is_its_definition_in_blocks(monkeypatch, scale):
   """Also where all kernels are nearly 1, and sets differ in size."""
-  monkeypatch.setattr(feature_distances, "_SIDE", 32)
+  monkeypatch.setattr(image_quality, "_SIDE", 32)
   x, y = scale * draw(4, 70, 6), scale * draw(5, 45, 6, 0.4)
-  found = feature_distances.kernel_distance(x, y)
+  found = image_quality.kernel_distance(x, y)
   np.testing.assert_allclose(found, unbiased(x, y), **CLOSE)
   np.testing.assert_allclose(
-    feature_distances.kernel_distance(y, x), found, **CLOSE
+    image_quality.kernel_distance(y, x), found, **CLOSE
   )
 
 
@@ -231,12 +223,12 @@ def test_the_clip_score_is_a_mean_cosine():
 
 
 def test_near_duplicates_are_found_across_blocks(monkeypatch):
-  monkeypatch.setattr(duplicates, "_SIDE", 16)
+  monkeypatch.setattr(neighbours, "_SIDE", 16)
   x = draw(11, 60, 32)
   x[50] = 7 * x[3] + 1e-3  # nearly the same direction, far apart in rows
   x[20] = x[3]
   x[59] = x[40]
-  found = duplicates.near_duplicates(x, threshold=0.99, limit=2)
+  found = neighbours.near_duplicates(x, threshold=0.99, limit=2)
   assert found.num_pairs == 4  # (3, 20), (3, 50), (20, 50), (40, 59)
   assert len(found.pairs) == 2
   assert (3, 20) in [tuple(p) for p in found.pairs]
@@ -250,16 +242,16 @@ def test_the_threshold_is_reached_or_not():
   angle = np.arccos(0.9)
   x = np.array([[1, 0], [np.cos(angle), np.sin(angle)], [0, 0]])
   for threshold, pairs in [(0.899, 1), (0.901, 0)]:
-    found = duplicates.near_duplicates(x, threshold=threshold)
+    found = neighbours.near_duplicates(x, threshold=threshold)
     assert found.num_pairs == pairs
   with pytest.raises(ValueError, match="must be above 0"):
-    duplicates.near_duplicates(x, threshold=0)
+    neighbours.near_duplicates(x, threshold=0)
 
 
 def test_the_nearest_in_another_set_is_told_by_its_cosine():
   x, y = draw(12, 30, 8), draw(13, 20, 8)
   y[11] = 5 * x[4]
-  cosines, rows = duplicates.nearest_cosines(x, y)
+  cosines, rows = neighbours.nearest_cosines(x, y)
   unit = lambda a: a / np.linalg.norm(a, axis=1, keepdims=True)
   whole = unit(x) @ unit(y).T
   np.testing.assert_array_equal(rows, whole.argmax(1))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from synthjax.data.generated import shards
 from synthjax.encoders import load_image_encoder
-from synthjax.evals import feature_distances
+from synthjax.evals import image_quality
 from synthjax.report.card import tables as card_tables
 from synthjax.report.sections import quality
 from synthjax.runtime import artifacts
@@ -99,7 +99,7 @@ def test_fetched_weights_are_used_and_their_figures_shown(
   drawn = encoder.encode_images([drawn[i]["image"] for i in range(12)])
   paths = sorted((tmp_path / "real").rglob("*.png"))
   real = encoder.encode_images([np.asarray(Image.open(p)) for p in paths])
-  want = feature_distances.frechet_distance(real, drawn)
+  want = image_quality.frechet_distance(real, drawn)
   np.testing.assert_allclose(found["frechet"], want, rtol=0.02)  # of float16
   assert found["images"] == 12 and 0 <= found["coverage"] <= 1
   assert further["sets"]["real"]["figures"].get("frechet") is None
@@ -133,7 +133,7 @@ def test_fid_is_that_of_inceptions_features(
   drawn = encoder.encode_images([drawn[i]["image"] for i in range(12)])
   paths = sorted((tmp_path / "real").rglob("*.png"))
   real = encoder.encode_images([np.asarray(Image.open(p)) for p in paths])
-  want = feature_distances.frechet_distance(real, drawn)
+  want = image_quality.frechet_distance(real, drawn)
   found = further["sets"]["all"]["figures"]
   np.testing.assert_allclose(found["frechet"], want, rtol=0.02)  # of float16
   readme = (tmp_path / "card" / "README.md").read_text()

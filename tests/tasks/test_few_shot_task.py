@@ -8,7 +8,7 @@ import tiny_world
 
 from synthjax.adapt import feature_sets, linear_head, mixed_tuning
 from synthjax.adapt import few_shot_methods as methods
-from synthjax.data.generated import real_filter, scores
+from synthjax.data.generated import filters, scores
 from synthjax.data.pipeline import few_shot as draws
 from synthjax.data.real import real_images
 from synthjax.encoders import load_encoder
@@ -230,13 +230,13 @@ def test_the_real_filter_sees_the_shots_of_the_seed(
   world, tmp_path, monkeypatch
 ):
   config = linked(world, tmp_path)
-  seen, select_by_real = [], real_filter.select_by_real
+  seen, select_by_real = [], filters.select_by_real
 
   def spy(found, features, labels, **kwargs):
     seen.append((len(found.ids), labels.tolist(), kwargs["margin"]))
     return select_by_real(found, features, labels, **kwargs)
 
-  monkeypatch.setattr(real_filter, "select_by_real", spy)
+  monkeypatch.setattr(filters, "select_by_real", spy)
   few_shot.run(
     changed(
       config,

@@ -1,5 +1,6 @@
 """The command line: what runs, in which order, and what is refused."""
 
+import importlib
 import os
 import stat
 import subprocess
@@ -54,7 +55,7 @@ def tasks(monkeypatch):
 
   modules = {"first": task("first"), "second": task("second")}
   monkeypatch.setattr(main, "TASKS", {name: name for name in modules})
-  monkeypatch.setattr(main.importlib, "import_module", modules.get)
+  monkeypatch.setattr(importlib, "import_module", modules.get)
   return calls
 
 

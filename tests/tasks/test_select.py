@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_world
 
-from synthjax.data.generated import clip_filter, scores
+from synthjax.data.generated import filters, scores
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import score, select
@@ -29,7 +29,7 @@ def scores_of(p_own, *, strategy="basic", seed=0, labels=None):
 
 
 def choose(found, max_per_class, seed=0, names=NAMES):
-  return clip_filter.select(
+  return filters.select(
     found, class_names=names, max_per_class=max_per_class, seed=seed
   )
 
@@ -144,7 +144,7 @@ def test_the_task_leaves_a_row_for_each_image(scored):
   assert sum(row["kept"] for row in rows) == 2 * 2 * 3 * 2
   assert {row["reason"] for row in rows if row["kept"]} <= {"kept", "filled"}
   np.testing.assert_array_equal(
-    clip_filter.read_kept(workdir / "select", workdir / "score", found),
+    filters.read_kept(workdir / "select", workdir / "score", found),
     [row["kept"] for row in rows],
   )
   summary = artifacts.load(workdir / "select")["summary"]
@@ -194,7 +194,7 @@ def test_a_selection_by_other_scores_is_refused(tmp_path):
   score.run(config, str(tmp_path))
   found = scores.read(tmp_path / "score")
   with pytest.raises(UserError, match="made by other scores"):
-    clip_filter.read_kept(tmp_path / "select", tmp_path / "score", found)
+    filters.read_kept(tmp_path / "select", tmp_path / "score", found)
 
 
 @pytest.mark.faults
@@ -207,6 +207,6 @@ def test_an_edited_selection_is_refused(scored, tmp_path):
   found = scores.read(workdir / "score")
   try:
     with pytest.raises(UserError, match="content has changed"):
-      clip_filter.read_kept(workdir / "select", workdir / "score", found)
+      filters.read_kept(workdir / "select", workdir / "score", found)
   finally:
     path.write_text(text)

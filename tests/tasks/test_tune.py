@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from synthjax.adapt import linear_head
-from synthjax.data.generated import clip_filter, scores
+from synthjax.data.generated import filters, scores
 from synthjax.data.real import real_images
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
@@ -337,7 +337,7 @@ def scores_of(seeds):
 def images_of(found, **changes):
   options = dict(strategy="basic", seed=0, class_names=("cat", "dog"))
   options["kept"] = np.ones(len(found.ids), bool)
-  return clip_filter.images_of(found, **options | changes)
+  return filters.images_of(found, **options | changes)
 
 
 # --- what is refused --------------------------------------------------------

@@ -143,7 +143,7 @@ def test_a_step_of_deit_equals_pytorch(torch):
   fields = recipes.RECIPES["deit"]["optimizer"]
   fields = {k: fields[k] for k in ("name", "weight_decay", "decay")}
   assert fields["weight_decay"] == 0.05
-  tx = recipes.make_optimizer(
+  tx = optimizer.make_optimizer(
     num_steps=10, epochs=1, lr=lr, rate="constant", **fields
   )
   variables, description = vit_weights.from_released(before)
@@ -255,7 +255,7 @@ def test_a_step_of_moco_equals_pytorch(torch):
   )
   fields = recipes.RECIPES["moco_v2"]["optimizer"]
   assert fields["lr"] == lr
-  tx = recipes.make_optimizer(num_steps=2000, epochs=200, **fields)
+  tx = optimizer.make_optimizer(num_steps=2000, epochs=200, **fields)
   objective = moco(
     make_classifier(num_classes=dim, **description["model"]),
     tx,

@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from synthjax.data.generated.clip_filter import chance_of
+from synthjax.data.generated.filters import chance_of
 from synthjax.data.pipeline import codecs
 from synthjax.data.pipeline.rows import Example, Source, subset
 from synthjax.runtime.artifacts import replace

@@ -17,7 +17,7 @@ from synthjax.data.formats import parquet, png_folder, webdataset
 from synthjax.data.generated.shards import open_shards
 from synthjax.data.pipeline import few_shot
 from synthjax.data.pipeline.rows import Example, labels_of
-from synthjax.data.real import archives, coop_files
+from synthjax.data.real import archives
 from synthjax.data.real.paper_datasets import BENCHMARKS, Splits
 from synthjax.data.real.tfds import open_tfds
 from synthjax.embedded import captions, world
@@ -223,7 +223,7 @@ SOURCES = {
   "benchmark": benchmark,
   "birdsnap": archives.birdsnap,
   "caltech256": archives.caltech256,
-  "coop": coop_files.coop,
+  "coop": archives.coop,
   "embedded": world.open_split,
   "folder": png_folder.open_folder,
   "parquet": parquet.open_parquet,

@@ -18,6 +18,7 @@ from synthjax.config.schema import Count, Counts, one_of
 from synthjax.models.clip.resnet import ModifiedResNet
 from synthjax.models.clip.vit import LayerNorm, Transformer, VisionTransformer
 from synthjax.models.pixels import normalize
+from synthjax.models.unit import unit
 
 # Statistics of CLIP's training images, for pixels in [0, 1].
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -162,11 +163,6 @@ def make_image_tower(model: CLIP) -> nn.Module:
     dtype=model.dtype,
     remat=model.remat,
   )
-
-
-def unit(x: jax.Array) -> jax.Array:
-  """Scales the rows of [n, d] to length 1."""
-  return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
 openai = partial(CLIP, context_length=77, vocab_size=49408, text_layers=12)

@@ -15,7 +15,7 @@ from synthjax.data.pipeline.codecs import shrink
 from synthjax.data.pipeline.rows import Source
 from synthjax.encoders import ImageEncoder
 from synthjax.evals import diversity, image_quality
-from synthjax.evals.duplicates import near_duplicates, nearest_cosines
+from synthjax.evals.neighbours import near_duplicates, nearest_cosines
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
 

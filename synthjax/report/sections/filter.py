@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from synthjax.data.generated.clip_filter import FILLED
+from synthjax.data.generated.filters import FILLED
 from synthjax.report import charts, markup
 from synthjax.report.results import NUM_BINS, class_names
 from synthjax.report.sections import Tile

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from synthjax.data.generated import real_filter, scores
+from synthjax.data.generated import filters, scores
 from synthjax.runtime.errors import UserError
 
 NAMES = ("cat", "dog")
@@ -23,7 +23,7 @@ def features_of(rows, labels):
 
 
 def by_real(found, max_per_class, **options):
-  return real_filter.select_by_real(
+  return filters.select_by_real(
     found,
     SHOTS,
     SHOT_LABELS,
@@ -40,7 +40,7 @@ def test_the_nearest_real_image_decides_and_not_the_mean():
     [[0, 5, 4], [1, 0, 4], [0, 1, 2], [0, 3, 1]], [0, 0, 1, 1]
   )
   chosen = by_real(found, 1)
-  other = real_filter.OTHER
+  other = filters.OTHER
   assert chosen.reasons.tolist() == ["kept", other, "kept", other]
 
 
@@ -62,7 +62,7 @@ def test_the_least_wrong_fill_up():
 def test_a_class_without_a_real_image_is_named():
   found = features_of([[1, 0, 0], [0, 0, 1]], [0, 1])
   with pytest.raises(UserError, match="1 have none: dog"):
-    real_filter.select_by_real(
+    filters.select_by_real(
       found,
       SHOTS[:2],
       SHOT_LABELS[:2],
