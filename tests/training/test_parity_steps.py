@@ -26,6 +26,7 @@ from synthjax.models.resnet import weights as resnet_weights
 from synthjax.models.vit import weights as vit_weights
 from synthjax.training import mixup, recipes
 from synthjax.training.moco import MocoState, moco
+from synthjax.training.optimizer import make_optimizer
 from synthjax.training.supervised import SupervisedState, supervised
 
 
@@ -143,9 +144,7 @@ def test_a_step_of_deit_equals_pytorch(torch):
   fields = recipes.RECIPES["deit"]["optimizer"]
   fields = {k: fields[k] for k in ("name", "weight_decay", "decay")}
   assert fields["weight_decay"] == 0.05
-  tx = optimizer.make_optimizer(
-    num_steps=10, epochs=1, lr=lr, rate="constant", **fields
-  )
+  tx = make_optimizer(num_steps=10, epochs=1, lr=lr, rate="constant", **fields)
   variables, description = vit_weights.from_released(before)
   net = make_classifier(num_classes=5, **description["model"])
   mix = lambda images, rng: (mixup.mixup(images, share), jnp.full(6, share))
@@ -255,7 +254,7 @@ def test_a_step_of_moco_equals_pytorch(torch):
   )
   fields = recipes.RECIPES["moco_v2"]["optimizer"]
   assert fields["lr"] == lr
-  tx = optimizer.make_optimizer(num_steps=2000, epochs=200, **fields)
+  tx = make_optimizer(num_steps=2000, epochs=200, **fields)
   objective = moco(
     make_classifier(num_classes=dim, **description["model"]),
     tx,
