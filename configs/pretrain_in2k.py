@@ -14,7 +14,7 @@ r"""Downstream-agnostic: generated images of 2,000 classes of ImageNet.
 `init` takes any weights of the same model: a path, or what
 `python -m synthjax.weights list` names; fetch them first. The authors released
 no list of the 1,000 classes that they added to ImageNet-1K: those of the space
-"in2k" were drawn anew; tools/build_in2k.py tells how.
+"in2k" are our own draw, by tools/build_in2k.py.
 
 Paper, Table 9 (CIFAR-100, DeiT-S, top-1 in %):
   no pre-training 69.29; 2.4M 88.57; 4.0M 88.91

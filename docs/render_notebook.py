@@ -18,7 +18,7 @@ def render() -> None:
   for cell in book.cells:
     if cell.cell_type != "code":
       continue
-    # What is told while one waits is no result, and one picture is enough.
+    # Progress lines are no result, and one picture is enough.
     cell.outputs = [x for x in cell.outputs if x.get("name") != "stderr"]
     for output in cell.outputs:
       output.get("data", {}).pop("image/jpeg", None)

@@ -14,7 +14,7 @@
 #     bash launch/gpu.sh --config=... --workdir=...
 #
 # The workdir is a folder that all machines share, or gs://BUCKET/FOLDER. After an
-# exit code of 143 the run was told to stop and is saved: the same command goes on.
+# exit code of 143 a signal stopped the run, which is saved: the same command resumes.
 # SYNTHJAX_INSTALL=0 installs nothing, where machines have no network.
 set -euo pipefail
 cd "$(dirname "$0")/.."

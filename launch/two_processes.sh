@@ -26,7 +26,7 @@ for index in 0 1; do
 done
 trap 'kill "${processes[@]}" 2>/dev/null || true' TERM INT
 
-# The code of the one that failed; 143 is that of a run that was told to stop and
+# The code of the one that failed; 143 is that of a run that a signal stopped and
 # is saved.
 status=0
 for process in "${processes[@]}"; do

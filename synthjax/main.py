@@ -148,7 +148,7 @@ def _run_all(
 def _run(module: types.ModuleType, config: ConfigDict, workdir: str) -> None:
   """Runs a task in all processes that it is for, and waits for them.
 
-  Its PROCESSES tells which: "shared" where each works for itself on its own
+  Its PROCESSES says which: "shared" where each works for itself on its own
   devices, and finds out what others leave to it; "all" where they work together
   and the first one writes; otherwise one does it.
   """
@@ -270,7 +270,7 @@ def _main(argv: Sequence[str]) -> None:
   else:  # JAX takes the signal, and passes it on to all
     signal.signal(signal.SIGTERM, _stop)
   if not flags.FLAGS["verbosity"].present:  # not given on the command line
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every step
+    logging.set_verbosity(logging.WARNING)  # Orbax logs every step
   cache.use_compilation_cache()
   workdir = os.path.expanduser(_WORKDIR.value)
   run_tasks(_CONFIG.value, workdir, shared=_SHARED.value)
@@ -279,7 +279,9 @@ def _main(argv: Sequence[str]) -> None:
 def _stop(signum: int, frame: Any) -> None:
   """Ends the run as an error would, so that files are closed and removed."""
   del frame
-  print("synthjax: told to stop; the same command goes on.", file=sys.stderr)
+  print(
+    "synthjax: stopped by a signal; the same command resumes.", file=sys.stderr
+  )
   sys.exit(128 + signum)
 
 

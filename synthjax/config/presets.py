@@ -193,7 +193,7 @@ def use_deit_recipe(config: Any) -> None:
 
 
 def use_deit_finetuning(config: Any) -> None:
-  """Puts DeiT's finetuning into `transfer`; the paper does not tell its own."""
+  """Puts DeiT's finetuning into `transfer`; the paper states none."""
   for name in ("epochs", "batch_size", "optimizer"):  # the recipe has its own
     del config.transfer[name]
   config.transfer.update(

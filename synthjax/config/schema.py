@@ -154,7 +154,7 @@ def read(cls: Any, block: Any, name: str) -> Any:
 
   Args:
     cls: a dataclass, function, flax module, `Arguments` or `Choice`. A method
-      `problems(self) -> Iterable[str]` of a dataclass tells what is wrong
+      `problems(self) -> Iterable[str]` of a dataclass yields what is wrong
       between fields that are right by themselves.
     block: a ConfigDict or dict; None is an empty one.
     name: of the block, for messages, such as "config.tune".

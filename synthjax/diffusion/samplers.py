@@ -340,7 +340,7 @@ SAMPLER = Choice(
 
 
 def identify(sampler: functools.partial) -> str | dict[str, Any]:
-  """Returns plain data that tells samplers of SAMPLER and their options apart.
+  """Returns plain data that identifies samplers of SAMPLER and their options.
 
   A sampler without options is its name.
   """

@@ -36,7 +36,7 @@ class Encoder(NamedTuple):
   encode_images: Callable[[Sequence[np.ndarray]], np.ndarray]
   encode_texts: Callable[[Sequence[str]], np.ndarray]
   logit_scale: float  # the factor on cosines, already exp
-  identity: dict[str, Any]  # plain data that tells weights and pixels apart
+  identity: dict[str, Any]  # plain data that identifies weights and pixels
   # Names and a number of context vectors -> a function (embeddings [k, l, w],
   # end [k]) -> features [k, d], and those embeddings and ends, with room for
   # the context behind the first token. None where texts cannot be learned.

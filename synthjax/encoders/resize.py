@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-# Of the cubic kernel (Keys 1981); 2 pixels to either side, of the coarser grid.
+# The cubic kernel (Keys 1981) reaches 2 pixels of the coarser grid each way.
 _A, _SUPPORT = -0.5, 2.0
 # Pillow's weights are whole multiples of 2^-22. Of the halves of 11 bits each,
 # products with 8 bits and their sums are exact in float32.

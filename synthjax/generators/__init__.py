@@ -39,7 +39,7 @@ class Generator(NamedTuple):
   image_size: int  # px
   reference_size: int  # r, px
   num_steps: int  # the most start_steps there can be
-  identity: dict[str, Any]  # plain data that tells weights and sampling apart
+  identity: dict[str, Any]  # plain data that identifies weights and sampling
 
 
 def load_generator(name: str | None = None, **fields: Any) -> Generator:

@@ -42,7 +42,7 @@ class NoisedClip(NamedTuple):
   text: TextEncoder
   tokenizer: bpe.Tokenizer
   scale: float
-  identity: dict[str, Any]  # plain data that tells weights and scale apart
+  identity: dict[str, Any]  # plain data that identifies weights and scale
 
   def tokens(self, prompts: list[str]) -> np.ndarray:
     """Reads prompts as the text tower does: int32 [n, l]."""

@@ -17,7 +17,7 @@ MAX_LISTED = 40  # lines of problems in an error
 def lookup(space: Any) -> dict[str, int]:
   """Returns every name and key of a label space -> label.
 
-  A name that two classes share is left out: their keys tell them apart.
+  A name that two classes share is left out: their keys differ.
   """
   counts = collections.Counter(c.name for c in space.classes)
   names = {c.name: c.id for c in space.classes if counts[c.name] == 1}

@@ -19,7 +19,7 @@ from synthjax.runtime.errors import UserError
 
 # Each module has `Fields`, a dataclass that inherits `Writing`, and functions
 # of it: `check(fields)`, which says before it costs anything what keeps `load`
-# from working; `identify(fields)`, plain data that tells its files apart; and
+# from working; `identify(fields)`, plain data that identifies its files; and
 # `load(fields, seed=...) -> Sample`.
 WRITERS = {"t5": "synthjax.prompts.t5_writer"}
 WRITER = Choice("name", WRITERS, member="Fields")

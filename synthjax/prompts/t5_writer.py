@@ -53,7 +53,7 @@ def check(fields: Fields) -> None:
 
 
 def identify(fields: Fields) -> dict[str, Any]:
-  """Returns plain data that tells weights and pieces apart."""
+  """Returns plain data that identifies weights and pieces."""
   return {
     "writer": "t5",
     "weights": files.sha256(_weights(fields)),

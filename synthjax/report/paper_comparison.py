@@ -124,7 +124,7 @@ def _batch_norms(results: Mapping, index: Index) -> dict:
     for arm in tuned:
       if arm["data"] == our_data:
         rungs.setdefault(arm["up_to"], {}).setdefault(arm["batch_norm"], arm)
-    # Of several rungs, one that has both; the first of the config counts.
+    # If several rungs have both, the first of the config counts.
     both = [arms for arms in rungs.values() if len(arms) > 1]
     for arms in (both or [*rungs.values()])[:1]:
       for words, batch_norm in _BATCH_NORM.items():

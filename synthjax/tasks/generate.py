@@ -49,7 +49,7 @@ class RealGuidance:
   pool: Block  # real images, for the shots; see `real_images.open_real`
   shots: Shots  # of each class; each number is a strategy, "rg16" of 16
   start_steps: Counts | None = None  # one for each of shots; START_STEPS
-  # Of the shots, as in few-shot learning.
+  # The draw of the shots, as in few-shot learning.
   sampler: Annotated[str, schema.one_of(few_shot.SAMPLERS)] = "nested"
 
   def problems(self) -> Iterable[str]:

@@ -33,7 +33,7 @@ class Prompts:
   per_class: Count = 200  # texts of "enhanced", as in the paper
   # Of "enhanced": the grammar, or a language model.
   writer: Literal["grammar"] | Annotated[Any, sentences.WRITER] = "grammar"
-  # Of that writer: a key of GRAMMARS, or templates and slots.
+  # The grammar's name in GRAMMARS, or its templates and slots.
   grammar: str | Block | None = None  # "photo"
 
   def problems(self) -> Iterable[str]:
@@ -184,7 +184,7 @@ def _unknown_words(
 
 
 def _identify(fields: Prompts) -> dict[str, Any]:
-  """Returns plain data that tells the writer's files and settings apart."""
+  """Returns plain data that identifies the writer's files and settings."""
   writer = fields.model
   settings = dataclasses.asdict(writer) | {
     "num_samples": fields.num_samples,

@@ -148,7 +148,7 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:
 def _blur_matrix(side: int, sigma: jax.Array) -> jax.Array:
   """Returns the weights [side, side] of the places of a line."""
   radius = round(3 * MAX_SIGMA)
-  # Of a line that goes on by the radius on both sides.
+  # Sums of a line that extends by the radius on both sides.
   offsets = np.arange(-radius, side + radius) - np.arange(side)[:, None]
   weights = jnp.exp(-jnp.square(offsets / sigma) / 2)
   weights = jnp.where(np.abs(offsets) <= radius, weights, 0)

@@ -61,7 +61,7 @@ class LinearProbe:
 
     def classify(features, labels, queries):
       mean, std = features.mean(0), features.std(0)
-      # A unit that is always off tells nothing, and stays 0.
+      # A unit that is always off has no information, and stays 0.
       scale = 1 / np.where(std > 1e-6 * std.max(), std, np.inf)
       features, queries = (features - mean) * scale, (queries - mean) * scale
       return fit(features, labels, queries, num_classes=num_classes, **options)

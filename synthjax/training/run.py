@@ -65,7 +65,7 @@ def train(
     fields: of the block of the training.
     folder: of the task, gets `<label>_checkpoints/` and
       `<label>_metrics.jsonl`. Beside it, in the workdir, lies `tensorboard/`,
-      with a folder for each task and label: its files tell the time, and are
+      with a folder for each task and label: its files hold times, and are
       not part of what a task leaves.
     label: of this run within its folder.
     num_steps: of the whole training.

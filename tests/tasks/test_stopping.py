@@ -1,4 +1,4 @@
-"""The command when it is told to stop, is not alone, or finds damage."""
+"""The command when a signal stops it, when it is not alone, or finds damage."""
 
 import os
 import pathlib
@@ -86,7 +86,7 @@ def test_told_to_stop_it_leaves_whole_shards_and_no_litter(config, workdir):
   process.send_signal(signal.SIGTERM)
   _, said = process.communicate(timeout=60)
   assert process.returncode == 128 + signal.SIGTERM
-  assert "told to stop; the same command goes on" in said
+  assert "stopped by a signal; the same command resumes" in said
   assert "Traceback" not in said
   found = whole(workdir)
   assert 2 <= len(found) < 180 and not list(workdir.rglob(".tmp-*"))

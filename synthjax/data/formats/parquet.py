@@ -182,7 +182,7 @@ def open_parquet(
     for column in zip(*indices, strict=True)
   )
   labels = class_names.of_rows(numbers, names, classes, where=str(path))
-  # Of each row group: its file, its number there; and the row it ends before.
+  # The file and number of each row group, and the row that it ends before.
   places = [
     (file, _stamp(file), number)
     for file, (*_, sizes) in zip(files, indices, strict=True)

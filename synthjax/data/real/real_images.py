@@ -93,7 +93,7 @@ def splits_of(block: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def identify(block: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns plain data that tells one set of real images from another.
+  """Returns plain data that identifies a set of real images.
 
   Only the embedded set is hashed. Other sets go by their block, as reading all
   of them at every start would take too long.

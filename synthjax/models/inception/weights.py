@@ -2,7 +2,7 @@
 
 The Inception-v3 of torchvision and timm has the same names and shapes but for
 its last layer, of 1000 classes. Its weights are others, and its features give
-other distances: the last layer tells them apart, and they are refused.
+other distances: their last layer differs, and they are refused.
 """
 
 from collections.abc import Mapping

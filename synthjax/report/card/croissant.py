@@ -31,7 +31,7 @@ _CONTEXT = {
     "subField transform"
   ).split()
 }
-# Of images.jsonl: name, type, what it is.
+# The columns of images.jsonl: name, type, content.
 _FIELDS = (
   ("id", "sc:Text", "Strategy, class, prompt, seed and number of the image."),
   ("label", "sc:Integer", "The class, counted from 0."),

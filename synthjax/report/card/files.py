@@ -18,7 +18,7 @@ from synthjax.report.card.figures import Drawn
 from synthjax.runtime import artifacts
 
 IMAGES, PICTURE = "images.jsonl", "samples.png"
-# Of the picture.
+# The picture.
 COLUMNS = 8  # images of a class
 MAX_CLASSES = 40
 SIDE = 64  # px of an image
