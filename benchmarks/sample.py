@@ -27,12 +27,12 @@ from typing import Any, NamedTuple
 
 from benchmarks import devices, glide_stages, table
 from benchmarks.timing import Compiled, medians
-from synthjax import config
+from synthjax.config.presets import PRESETS
 
 # The sampler and the respacing of either network, as configs have them.
 PRESETS = {
   name: dict(zip(("base", "upsampler"), walks, strict=True))
-  for name, walks in config.PRESETS.items()
+  for name, walks in PRESETS.items()
 }
 
 

@@ -16,7 +16,7 @@ from made_up_run import (
 )
 
 from synthjax import main
-from synthjax.report import paper
+from synthjax.report import paper_comparison
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def made_up(tmp_path_factory):
   make_few_shot(workdir / "few_shot", [*METHODS, "RF", "CoOp"])
   make_encoder(workdir / "tune_encoder")
   make_detect(workdir / "detect")
-  write(workdir, make_config(paper=tuple(paper.keys())))
+  write(workdir, make_config(paper=tuple(paper_comparison.keys())))
   return workdir / "report"
 
 

@@ -1,6 +1,7 @@
 """Reads a block of a config into a frozen dataclass, which is its schema.
 
 A function or a flax module is a schema as well: its arguments are the fields.
+This module lists no fields: those of config.TASK are FIELDS of tasks/TASK.py.
 """
 
 import dataclasses

@@ -1,0 +1,1 @@
+"""The embedded world: its images, captions, label spaces and weights."""

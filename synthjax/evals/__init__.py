@@ -1,0 +1,1 @@
+"""Measures: accuracies over seeds, distances of image sets, near duplicates."""

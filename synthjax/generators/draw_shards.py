@@ -1,4 +1,7 @@
-"""Fills a folder with drawn images: on every device, by every process."""
+"""Fills a folder with drawn images, on every device and by every process.
+
+`image_keys` derives the random key of each image, whatever the batches.
+"""
 
 import hashlib
 import itertools

@@ -1,4 +1,7 @@
-"""GLIDE as a generator: base, upsampler and guidance, jitted whole."""
+"""GLIDE as a generator, jitted whole.
+
+`_draw` walks base and upsampler with guidance, by `diffusion.samplers`.
+"""
 
 import dataclasses
 import os

@@ -1,0 +1,1 @@
+"""The report: `page` builds it from `sections`; `card` is the dataset card."""

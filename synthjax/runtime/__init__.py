@@ -1,0 +1,3 @@
+"""What every room needs: artifacts (folders of tasks), errors, locks, progress,
+the device mesh, processes, downloads and the cache.
+"""

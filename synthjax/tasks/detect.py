@@ -51,7 +51,11 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Detect(runs.Loop, Recipe, loader.Images):
-  """Fields of config.detect."""
+  """Fields of config.detect.
+
+  The bases have more: `run.Loop` (logging, checkpoints, fsdp), `recipe.Recipe`
+  (steps, batch, optimizer) and `loader.Images` (sizes).
+  """
 
   # Images with boxes.
   train: Annotated[Any, sources.SOURCE]

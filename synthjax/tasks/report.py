@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from synthjax import __version__
 from synthjax.config import schema
 from synthjax.config.schema import NotNegative, Whole, one_of
-from synthjax.report import page, paper, paper_comparison
+from synthjax.report import page, paper_comparison
 from synthjax.report import results as result_numbers
 from synthjax.report.checked_files import json_data, open_run
 from synthjax.report.sections import cost, detection, export, images
@@ -21,11 +21,11 @@ from synthjax.runtime import artifacts, timings
 
 # Encoders of the paper, by the start of their weights.
 ENCODERS = {
-  "released:clip_rn50/": paper.RN50,
-  "released:clip_vit_b16/": paper.VIT_B16,
+  "released:clip_rn50/": paper_comparison.RN50,
+  "released:clip_vit_b16/": paper_comparison.VIT_B16,
 }
 _LIBRARIES = ("jax", "flax", "numpy")
-PaperTable = Annotated[str, one_of(paper.keys())]
+PaperTable = Annotated[str, one_of(paper_comparison.keys())]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Report:
   samples_per_class: Whole = 8  # images that are shown
   price_per_device_hour: NotNegative | None = None  # in any money
   # Tables of report/paper_tables.json to compare with.
-  paper: tuple[PaperTable, ...] = ()
+  paper_comparison: tuple[PaperTable, ...] = ()
 
 
 FIELDS = Report

@@ -1,0 +1,1 @@
+"""Text to tokens: `bpe` (CLIP, GLIDE), `sentence_pieces` (T5)."""

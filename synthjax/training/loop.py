@@ -1,4 +1,7 @@
-"""The loop that runs every objective."""
+"""The loop that runs every objective.
+
+Metrics, checkpoints and resuming are hooks, which `run.train` adds.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple

@@ -13,9 +13,9 @@ from synthjax import main
 from synthjax.data.formats import export_rows
 from synthjax.data.generated import scores as stored
 from synthjax.data.generated import shards
-from synthjax.report.card import croissant
 from synthjax.report.card import figures as card_figures
 from synthjax.report.card import files as card_files
+from synthjax.report.card import files as croissant
 from synthjax.report.card import readme as dataset_card
 from synthjax.report.sections import quality
 from synthjax.runtime.errors import UserError

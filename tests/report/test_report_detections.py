@@ -22,7 +22,7 @@ from made_up_run import (
 from PIL import Image
 from report_page import TO, Page
 
-from synthjax.report import paper
+from synthjax.report import paper_comparison
 from synthjax.report.checked_files import Run
 from synthjax.report.sections import detection
 from synthjax.runtime.errors import UserError
@@ -278,7 +278,7 @@ def test_other_images_than_voc_are_marked(tmp_path):
 
 
 def test_the_names_of_table_11_are_all_of_its_rows():
-  table = paper.read("table11")
+  table = paper_comparison.read("table11")
   (grid,) = table.grids
   assert table.arms.keys() == {
     f"{row}, {column}" for row, column in grid.values

@@ -17,7 +17,7 @@ from made_up_run import (
 )
 from report_page import TO, Page
 
-from synthjax.report import paper
+from synthjax.report import paper_comparison
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import report
 
@@ -41,9 +41,9 @@ def cells(found):
 # --- the tables themselves --------------------------------------------------
 
 
-@pytest.mark.parametrize("key", paper.keys())
+@pytest.mark.parametrize("key", paper_comparison.keys())
 def test_every_table_can_be_read(key):
-  table = paper.read(key)
+  table = paper_comparison.read(key)
   assert table.title and table.metric
   assert any(grid.typical for grid in table.grids)
   for grid in table.grids:
@@ -78,25 +78,29 @@ def test_every_table_can_be_read(key):
   ],
 )
 def test_a_number_of_each_table_is_in_its_place(key, data, at, percent):
-  grids = [grid for grid in paper.read(key).grids if grid.data == data]
+  grids = [
+    grid for grid in paper_comparison.read(key).grids if grid.data == data
+  ]
   assert grids[0].values[at] == pytest.approx(percent / 100)
 
 
 def test_the_data_sets_are_our_label_spaces_and_the_papers():
   from synthjax.labels import spaces
 
-  data_sets = paper.data_sets().items()
+  data_sets = paper_comparison.data_sets().items()
   images = {space: name for space, name in data_sets if space != "voc"}
   assert images.keys() <= set(spaces.built_in_spaces())
   in_table1 = {
-    grid.data for grid in paper.read("table1").grids if not grid.typical
+    grid.data
+    for grid in paper_comparison.read("table1").grids
+    if not grid.typical
   }
   assert {*images.values()} == in_table1
 
 
-@pytest.mark.parametrize("key", paper.keys())
+@pytest.mark.parametrize("key", paper_comparison.keys())
 def test_arms_and_references_are_about_rows_that_exist(key):
-  table = paper.read(key)
+  table = paper_comparison.read(key)
   rows = {row for grid in table.grids for row, _ in grid.values}
   cells = {f"{row}, {x}" for grid in table.grids for row, x in grid.values}
   assert table.arms.keys() <= rows | cells
@@ -264,7 +268,7 @@ def test_random_weights_of_a_transfer_stand_beside_the_papers(tmp_path):
   assert cells(found["table8"])["random", "0"]["arm"] is None
 
 
-@pytest.mark.parametrize("key", paper.keys())
+@pytest.mark.parametrize("key", paper_comparison.keys())
 def test_without_anything_run_all_is_not_run(tmp_path, key):
   page, found = run(tmp_path, key)
   assert all(cell["ours"] is None for cell in found[key]["cells"])

@@ -18,8 +18,7 @@ from synthjax.models.classifiers import make_classifier
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import generate, pretrain
-from synthjax.training import optimizer, recipes, supervised
-from synthjax.training import run as checkpoint
+from synthjax.training import checkpoint, optimizer, recipes, supervised
 from synthjax.weights import files
 
 __all__ = ["space"]  # a fixture

@@ -14,8 +14,7 @@ from shaken_rows import shake
 
 from synthjax.data.pipeline import loader as pipeline
 from synthjax.runtime.errors import UserError
-from synthjax.training import loop, metrics
-from synthjax.training import run as checkpoint
+from synthjax.training import checkpoint, loop, metrics
 from synthjax.training import run as runs
 from synthjax.training.denoising import DenoisingState
 from synthjax.training.loop import Objective

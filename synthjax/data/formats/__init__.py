@@ -1,0 +1,1 @@
+"""Exports, and reading them again: one module for each format."""

@@ -5,8 +5,9 @@ each class by the name that the files have, by default from the label space; and
 `image_size`, the side of squares that images are cropped and resized to. It
 raises a UserError about missing files, and about names of no class.
 
-Another data set needs no file but a module of its own, which `kind` names: see
-`real_images.open_real`.
+To add a data set, write a function here and name it in `real_images.SOURCES`.
+Or write it in a module of your own and name that by `kind`; see
+docs/extending.md.
 """
 
 import io

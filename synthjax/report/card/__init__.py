@@ -1,0 +1,1 @@
+"""The dataset card: README.md, Croissant, samples.png, and their figures."""

@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""The confusion matrices, which `evals.arms` has counted."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from synthjax.report import markup
 from synthjax.report.charts import hundred
 from synthjax.report.interval_charts import Curve, Point
-from synthjax.report.paper import ZERO_SHOT
+from synthjax.report.paper_comparison import ZERO_SHOT
 from synthjax.report.sections import few_shot
 
 PLACE, TITLE = 40, "Ours beside the paper's"

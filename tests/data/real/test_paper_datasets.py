@@ -8,8 +8,7 @@ from PIL import Image
 
 from synthjax.data.real import real_images
 from synthjax.data.real.paper_datasets import BENCHMARKS, Part, Splits
-from synthjax.data.real.real_images import SOURCES
-from synthjax.data.real.tfds import label_table
+from synthjax.data.real.real_images import SOURCES, label_table
 from synthjax.labels import spaces
 from synthjax.labels.class_names import lookup
 from synthjax.runtime.artifacts import plain

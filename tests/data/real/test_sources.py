@@ -10,7 +10,7 @@ from synthjax.data.formats import png_folder
 from synthjax.data.generated import shards
 from synthjax.data.pipeline import image_files
 from synthjax.data.real import real_images
-from synthjax.data.real.tfds import open_tfds
+from synthjax.data.real.real_images import open_tfds
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 
