@@ -25,6 +25,7 @@ from synthjax.config.schema import (
   Seeds,
   Share,
   Text,
+  Whole,
   one_of,
   unique_names,
 )
@@ -68,6 +69,7 @@ class TuneEncoder(Loop):
   shots: Count | None = None  # of each class
   strategy: Text | None = None  # of the images of data="synthetic"
   filter: Flag = False  # of those, takes only what `select` has kept
+  log_every: Whole = 20  # steps between rows of metrics; 0: the last step
   soft_weight: Share = 0.5  # of the teacher, for generated images: the SCE
   temperature: Positive = 2.0  # of the teacher
   remat: Flag = False  # computes activations again, which saves memory

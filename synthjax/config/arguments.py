@@ -56,19 +56,25 @@ def _read_value(name: str, text: str, default: Any) -> Any:
     ) from None
 
 
-def check_strategies(config: Mapping, names: Iterable[str]) -> None:
+def check_strategies(
+  config: Mapping,
+  names: Iterable[str],
+  *,
+  tasks: Iterable[str] = ("prompts", "generate"),
+) -> None:
   """Checks that a run draws images by the prompt strategies that are used.
 
-  A run that writes no prompts is not checked: images that are there decide.
+  A run without these tasks is not checked: images that are there decide.
 
   Args:
     config: with the block `prompts` and maybe `generate`.
     names: of strategies; "rg16" is real guidance by 16 shots.
+    tasks: that draw images, or write the prompts of scores.
 
   Raises:
     UserError: naming those that no prompts are written by.
   """
-  if "prompts" not in config.tasks or "prompts" not in config:
+  if "prompts" not in config or not {*tasks} <= {*config.tasks}:
     return
   guided = (config.get("generate") or {}).get("real_guidance")
   drawn = {*config.prompts.strategies}

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import math
 import operator
+import os
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -307,7 +308,8 @@ def _read_choice(
     schema = choice.pick(chosen)
   except UserError as error:
     where = name if is_name else f"{name}.{choice.field}"
-    missing = f"{name} lacks {choice.field}: needed {_needed(choice)[0]}"
+    needed = f"needed one of {', '.join(choice.table)}"
+    missing = f"{name} lacks {choice.field}: {needed}"
     lines.append(missing if chosen is None else f"{where}={error}")
     return None
   block = {} if is_name else {key: value[key] for key in [*value]}
@@ -439,6 +441,7 @@ _WORDS = {
   float: "a number",
   int: "a whole number",
   str: "text",
+  os.PathLike: "a path",
 } | dict.fromkeys(_MAPPINGS, "a block of fields, such as {'split': 'test'}")
 
 

@@ -1,6 +1,7 @@
 """How long a detector is trained, and by which optimizer."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 from synthjax.config import schema
@@ -58,27 +59,32 @@ class Training(NamedTuple):
 
 
 def plan_training(
-  common: Recipe, init: Init, num_images: int, *, name: str
+  common: Mapping[str, Any],
+  init: Mapping[str, Any],
+  num_images: int,
+  *,
+  name: str,
 ) -> Training:
   """Returns how a detector is trained from one initialisation.
 
   A field of the initialisation wins over the common one, and both win over
-  the recipe that is named.
+  the recipe that is named; None wins, too, and unsets the field.
 
   Args:
-    common: of all initialisations.
-    init: what differs for this one.
+    common: the fields of `Recipe` that all initialisations share, as given.
+    init: those that differ for this one, as given.
     num_images: to train on.
     name: of the initialisation, for messages.
 
   Raises:
     UserError: about fields that are missing or contradict each other.
   """
-  given = _given(Recipe, common) | _given(Recipe, init)
-  given["optimizer"] = {
-    **_given(Optimizer, common.optimizer),
-    **_given(Optimizer, init.optimizer),
-  }
+  fields = [field.name for field in dataclasses.fields(Recipe)]
+  # A placeholder of the config is None: it unsets nothing.
+  given = {k: common[k] for k in fields if common.get(k) is not None}
+  given |= {k: init[k] for k in fields if k in init}
+  optimizers = (common.get("optimizer"), init.get("optimizer"))
+  given["optimizer"] = {k: v for x in optimizers for k, v in (x or {}).items()}
   num_steps = given.get("num_steps")
   if num_steps and given.get("epochs"):
     raise UserError(
@@ -91,7 +97,7 @@ def plan_training(
   missing += [
     f"optimizer.{field}"
     for field in ("name", "lr")
-    if field not in filled["optimizer"]
+    if filled["optimizer"].get(field) is None
   ]
   if not num_steps and not filled.get("epochs"):
     missing.append("num_steps")
@@ -108,9 +114,3 @@ def plan_training(
       num_images, epochs=epochs, batch_size=batch_size
     )
   return Training(num_steps, epochs, batch_size, filled["optimizer"])
-
-
-def _given(cls: type, block: Any) -> dict[str, Any]:
-  """Returns those fields of a dataclass that a block sets."""
-  values = {f.name: getattr(block, f.name) for f in dataclasses.fields(cls)}
-  return {name: value for name, value in values.items() if value is not None}

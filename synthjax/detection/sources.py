@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from etils import epath
 
 from synthjax.config import schema
-from synthjax.config.schema import Choice, Count, Pairs, Rule, Whole
+from synthjax.config.schema import Choice, Count, Rule, Whole
 from synthjax.data.formats import coco
 from synthjax.data.pipeline.rows import Detection
 from synthjax.detection import scenes, voc
@@ -14,7 +14,9 @@ from synthjax.embedded import captions
 from synthjax.labels import class_names, file_names
 
 Folder = Annotated[epath.PathLike, Rule(bool, "the path of a folder")]
-Sets = Annotated[Pairs, Rule(len, "pairs of year and split")]
+Sets = Annotated[
+  tuple[tuple[str | int, str], ...], Rule(len, "pairs of year and split")
+]
 
 
 def _voc(

@@ -146,8 +146,10 @@ def check(config: ConfigDict, workdir: str) -> None:
   meshes.check_batch(
     mesh, fields.eval_batch_size, field="detect.eval_batch_size"
   )
-  for name, init in fields.inits.items():
-    training = plan_training(fields, init, num_images["train"], name=name)
+  for name in fields.inits:
+    init = setup.block["inits"][name] or {}
+    num_train = num_images["train"]
+    training = plan_training(setup.block, init, num_train, name=name)
     meshes.check_batch(mesh, training.batch_size, field="detect.batch_size")
     objective = _objective(setup, training)
     detection.trace(
@@ -245,9 +247,8 @@ def _train_all(
   """Trains a detector from each start with each seed; writes its weights."""
   fields, source, objectives = setup.fields, _open(setup, "train"), {}
   for name, start in starts.items():
-    training = plan_training(
-      fields, fields.inits[start.init], len(source), name=start.init
-    )
+    init = setup.block["inits"][start.init] or {}
+    training = plan_training(setup.block, init, len(source), name=start.init)
     # Starts that train alike share an objective, whose step is compiled once.
     key = json.dumps(training._asdict(), sort_keys=True)
     if key not in objectives:

@@ -21,7 +21,10 @@ from synthjax.runtime.progress import say
 
 Strategies = Annotated[
   tuple[Annotated[str, schema.one_of(strategies.STRATEGIES)], ...],
-  Rule(lambda x: 0 < len(x) == len({*x}), "one strategy or more, each once"),
+  Rule(
+    lambda x: 0 < len(x) == len({*x}),
+    f"one or more of {', '.join(strategies.STRATEGIES)}, each once",
+  ),
 ]
 
 
@@ -50,6 +53,11 @@ class Prompts:
     return self.writer if is_used else None
 
   @property
+  def texts(self) -> str | Block:
+    """The grammar that writes the texts, if no language model does."""
+    return grammar.DEFAULT if self.grammar is None else self.grammar
+
+  @property
   def num_samples(self) -> int:
     """How many sentences of a class the language model writes in a round."""
     return self.model.num_samples or self.per_class + 50
@@ -62,7 +70,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and the files of a language model."""
   del workdir
   fields = schema.read(Prompts, config.prompts, "config.prompts")
-  grammar.read_grammar(fields.grammar or grammar.DEFAULT)
+  grammar.read_grammar(fields.texts)
   space = spaces.load_space(config.space)
   if fields.model:
     sentences.read_blocklist(fields.model.blocklist)
@@ -100,7 +108,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     space,
     strategies=fields.strategies,
     per_class=fields.per_class,
-    grammar=fields.grammar or grammar.DEFAULT,
+    grammar=fields.texts,
     written=written,
     seed=config.seed,
   )

@@ -45,7 +45,8 @@ class Trained(NamedTuple):
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
   fields = schema.read(Tune, config.tune, "config.tune")
-  check_strategies(config, [arm.strategy for arm in fields.arms])
+  names = [arm.strategy for arm in fields.arms]
+  check_strategies(config, names, tasks=("prompts",))
   check_encoder(**config.encoder.to_dict())
   space = spaces.load_space(config.space)
   for split, block in real_images.splits_of(config.tune.to_dict()).items():

@@ -95,8 +95,10 @@ def read(block: Mapping[str, Any]) -> dict[str, Transfer]:
   inits, trainings, lines = block.get("inits"), {}, []
   if schema.problems(Inits, inits, "config.transfer.inits"):
     inits = {"": {}}  # `inits` is reported along with the common fields
-  for name in [name for name in ("random", "pretrained", "") if name in inits]:
-    own = inits[name] or {}
+  for name in [
+    name for name in ("random", "pretrained", "") if inits.get(name) is not None
+  ]:
+    own = inits[name]
     where = "config.transfer" + (f".inits.{name}" if own else "")
     if shared := sorted(own.keys() & _COMMON):
       lines.append(f"{where} has {', '.join(shared)}, which all of them share")

@@ -201,7 +201,9 @@ def fill(fields: Mapping[str, Any], *, linear: bool = False) -> dict[str, Any]:
   name = fields.get("recipe")
   if name is None:
     return dict(fields)
-  if not isinstance(name, str) or name not in RECIPES:
+  if not isinstance(name, str):
+    return dict(fields)  # `schema.read` refuses it by its field
+  if name not in RECIPES:
     raise unknown_names("recipe", [name], RECIPES)
   recipe = RECIPES[name]
   if linear and fields.get("batch_size"):

@@ -27,7 +27,7 @@ class Loop:
   that a run goes on with other ones; see `artifacts.NOT_OF_THE_RESULT`.
   """
 
-  log_every: Count = 50  # steps between rows of metrics
+  log_every: Whole = 50  # steps between rows of metrics; 0: the last step
   checkpoint_every: Count = 1_000  # steps between checkpoints
   num_workers: Whole = 0  # processes that read; 0 reads in this one
   fsdp: Count = 1  # devices that share one copy of the state between them

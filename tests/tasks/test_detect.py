@@ -314,15 +314,26 @@ def test_differences_are_paired_by_seed_whatever_the_order():
 
 
 def test_a_rate_follows_the_batch_size_unless_it_is_given():
-  common = recipe.Recipe(recipe="voc_detection", batch_size=4)
-  training = recipe.plan_training(common, recipe.Init(), 16_551, name="random")
+  common = dict(recipe="voc_detection", batch_size=4)
+  training = recipe.plan_training(common, {}, 16_551, name="random")
   assert training.num_steps == 96_000
   assert training.optimizer["lr"] == pytest.approx(0.005)
   assert training.optimizer["warmup"] == 400
-  init = recipe.Init(optimizer=recipe.Optimizer(lr=0.1), num_steps=50)
+  init = dict(optimizer=dict(lr=0.1), num_steps=50)
   training = recipe.plan_training(common, init, 100, name="random")
   assert training.num_steps == 50 and training.optimizer["lr"] == 0.1
   assert training.epochs == 2
+
+
+def test_none_unsets_a_field_for_one_start():
+  common = dict(recipe="voc_detection", batch_size=4, num_steps=100)
+  init = dict(num_steps=None, epochs=5, optimizer=dict(warmup=None))
+  training = recipe.plan_training(common, init, 1_000, name="random")
+  assert (training.num_steps, training.epochs) == (1_250, 5)
+  assert training.optimizer["warmup"] is None
+  plain = dict(recipe=None, optimizer=dict(name="sgd", lr=0.1))
+  training = recipe.plan_training(common, plain, 1_000, name="random")
+  assert training.optimizer == {"name": "sgd", "lr": 0.1}
 
 
 # --- refusals ---------------------------------------------------------------
@@ -419,8 +430,9 @@ def test_the_embedded_config_passes_the_check(tmp_path, arg):
 def test_the_full_size_is_the_protocol_of_moco():
   block = detect_voc.get_config("init=random,data=/voc").detect
   fields = schema.read(detect.Detect, block, "config.detect")
-  init = fields.inits["random"]
-  training = recipe.plan_training(fields, init, 16_551, name="random")
+  block = block.to_dict()
+  init = block["inits"]["random"]
+  training = recipe.plan_training(block, init, 16_551, name="random")
   assert (training.num_steps, training.batch_size) == (24_000, 16)
   assert fields.short_sides[0] == 480 and fields.short_sides[-1] == 800
   assert (fields.eval_short_side, fields.max_size) == (800, 1333)
