@@ -32,6 +32,7 @@ def draw(block, **changes):
   return generator.draw(PROMPTS, keys).astype(int)
 
 
+@pytest.mark.slow
 def test_small_networks_go_from_torch_to_images_unchanged(tmp_path, tiny):
   """Files of torch.save draw what the same weights draw without them."""
   torch = pytest.importorskip("torch")

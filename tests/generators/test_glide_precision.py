@@ -25,6 +25,7 @@ def small_inputs():
   return x, jnp.array([30, 700]), jnp.asarray(tokens), jnp.asarray(tokens > 4)
 
 
+@pytest.mark.slow
 def test_bfloat16_predicts_nearly_what_float32_does():
   inputs = small_inputs()
   shapes = jax.eval_shape(

@@ -51,6 +51,7 @@ def test_an_image_depends_on_its_prompt_and_key_alone(generator):
   np.testing.assert_array_equal(others[1:], images[1:])
 
 
+@pytest.mark.slow
 def test_real_guidance_starts_from_the_noised_latent_of_the_image(
   tmp_path, block
 ):

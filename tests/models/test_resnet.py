@@ -179,6 +179,7 @@ def test_without_classes_the_pooled_features_come_back():
   assert features.shape == (2, 64) and features.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_rematerialised_blocks_change_nothing_but_memory():
   """Outputs, statistics and gradients, in the same tree of parameters."""
   fields = dict(stage_sizes=(1, 1), num_classes=5, width=8, stem="cifar")

@@ -114,6 +114,7 @@ def test_fetched_weights_are_used_and_their_figures_shown(
   assert "dinov2" not in croissant
 
 
+@pytest.mark.slow
 def test_fid_is_that_of_inceptions_features(
   config, tmp_path, cache, monkeypatch
 ):

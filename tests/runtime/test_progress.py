@@ -111,7 +111,7 @@ def on_a_terminal(code: str) -> str:
 
 def test_a_terminal_has_one_line_that_others_do_not_run_into():
   shown = on_a_terminal(
-    "from synthjax import progress\n"
+    "from synthjax.runtime import progress\n"
     "progress.say('a ' * 50, last=False)\n"
     "progress.say('b', last=False)\n"
     "progress.say('whole')\n"

@@ -290,6 +290,7 @@ def test_an_upsampler_may_start_from_the_small_image(weights):
   assert spread["3<10"] < 0.7 * spread["3"]
 
 
+@pytest.mark.slow
 def test_real_guidance_stays_near_its_reference(weights):
   """One step from a reference changes it less than many steps do."""
   options = {k: v for k, v in weights.items() if k != "name"}

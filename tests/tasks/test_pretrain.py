@@ -112,6 +112,7 @@ def test_it_tells_how_well_real_images_are_recognised(
   assert "backbone-s0: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_arms_train_on_their_own_parts_and_go_on_where_they_stopped(
   tmp_path, space
 ):

@@ -245,6 +245,7 @@ def test_a_vit_starts_with_the_positions_of_its_new_size():
   assert vit.fit_positions(resnet, {}, image_size=16) == resnet
 
 
+@pytest.mark.slow
 def test_the_device_augments_and_mixes(tmp_path, space, opened):
   """Larger images are delivered and cropped to size on the device."""
   draw(tmp_path, size=12)

@@ -203,6 +203,7 @@ def test_the_device_may_augment_and_mix(tmp_path, config, opened):
   assert len(results_of(tmp_path)["rows"]) == 1
 
 
+@pytest.mark.slow
 def test_a_start_of_its_own_learns_shades(tmp_path, config, opened):
   config.transfer.inits = ConfigDict(dict(random=dict(epochs=20)))
   config.transfer.seeds = (0,)
