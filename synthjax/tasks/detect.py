@@ -53,8 +53,9 @@ _SPLITS = ("train", "validation", "test")
 class Detect(runs.Loop, Recipe, loader.Images):
   """Fields of config.detect.
 
-  The bases have more: `run.Loop` (logging, checkpoints, fsdp), `recipe.Recipe`
-  (steps, batch, optimizer) and `loader.Images` (sizes).
+  The bases have more: Loop in training/run.py (logging, checkpoints, workers,
+  fsdp), Recipe in detection/recipe.py (recipe, steps, batch, optimizer) and
+  Images in detection/loader.py (sizes). Options is in detection/regions.py.
   """
 
   # Images with boxes.

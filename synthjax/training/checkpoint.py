@@ -1,7 +1,8 @@
 """Saves and restores the state of a training (Orbax), on any devices.
 
 The input needs none of its own: batch i is that of step i, and
-`data.pipeline.Batches` starts at any of them, with any number of processes.
+`data.pipeline.loader.Batches` starts at any of them, with any number of
+processes.
 """
 
 import os

@@ -159,7 +159,7 @@ def _blur_matrix(side: int, sigma: jax.Array) -> jax.Array:
   return inner.at[:, 0].add(before).at[:, -1].add(after)
 
 
-# --- ------
+# --- augmentation of batches --------------------------------------------------
 # (images [n, h, w, 3], rng) -> images.
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 # (one image [h, w, 3], rng) -> image.

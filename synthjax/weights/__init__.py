@@ -8,7 +8,7 @@
 | files            | our own files, and references to them in configs          |
 | catalogue        | the released checkpoints                                  |
 | __main__         | the command: list, fetch, convert, check, pack            |
-| fetch, make,     | its parts: download, convert, and verify checkpoints      |
-| check            |                                                           |
+| fetch            | downloads, lists and verifies released checkpoints        |
+| make             | converts them                                             |
 | licences         | descriptions of files for dataset cards                   |
 """

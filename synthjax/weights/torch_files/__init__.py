@@ -1,0 +1,1 @@
+"""PyTorch's files as data: `reader.parse` reads one without running it."""
