@@ -36,7 +36,7 @@ class Report:
   samples_per_class: Whole = 8  # images that are shown
   price_per_device_hour: NotNegative | None = None  # in any money
   # Tables of report/paper_tables.json to compare with.
-  paper_comparison: tuple[PaperTable, ...] = ()
+  paper: tuple[PaperTable, ...] = ()
 
 
 FIELDS = Report

@@ -290,7 +290,7 @@ def test_a_field_chooses_the_schema():
     (line,) = optimizer_problems(wrong)
     assert "needed one of sgd, adamw" in line
   assert problems(Choice("kind", OPTIMIZERS), {"lr": 1}, "x") == [
-    "x lacks kind: needed one of sgd, adamw, or a block with this kind"
+    "x lacks kind: needed one of sgd, adamw"
   ]
 
 

@@ -149,7 +149,7 @@ def test_other_prompts_in_the_same_folder_are_refused(tmp_path):
     ({"per_clas": 5}, "did you mean 'per_class'"),
     ({"strategies": ("enhance",)}, "did you mean 'enhanced'"),
     ({"grammar": "drawings"}, "did you mean 'drawing'"),
-    ({"strategies": ()}, "one strategy or more"),
+    ({"strategies": ()}, "one or more of basic, "),
     ({"strategies": ("basic", "basic")}, "each once"),
     ({"per_class": 0}, "1 or more"),
   ],
