@@ -7,7 +7,7 @@
 #   bash launch/test.sh tests/diffusion/test_samplers.py    any arguments of pytest
 #   SYNTHJAX_TORCH=1 bash launch/test.sh   parity with PyTorch too
 #
-# The fast ones take about ten minutes on two cores. Tests that are chosen by -m,
+# The fast ones take about eleven minutes on two cores. Tests chosen by -m,
 # by -k or by their file are run whether they are slow or fast.
 #
 # One process runs on each core, up to four; SYNTHJAX_WORKERS=1 runs all in one,

@@ -129,6 +129,7 @@ def test_statistics_move_with_the_batch_alone(encoder, head):
   assert changed(first.params["encoder"], last.params["encoder"]) == set()
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_equals_tuning_on_stored_features(encoder, head):
   """The same head as `linear_head.tune` on the features, step by step."""
   batch = batch_of(4)

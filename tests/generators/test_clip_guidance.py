@@ -91,6 +91,7 @@ def test_guidance_of_scale_0_is_none_and_others_change_the_images(
   assert np.abs(pulled - bare).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_guided_images_are_nearer_to_their_prompts(weights):
   """From a denoiser that knows no prompt, CLIP alone leads there."""
   block = weights["clip_guidance"]

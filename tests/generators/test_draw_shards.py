@@ -152,6 +152,7 @@ test_draw_shards.fill_folder(sys.argv[1], 2000, generator, shard_size=10)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_processes_fill_a_folder_together_and_for_a_lost_one(tmp_path):
   """Three draw; one is killed in the middle; the others have it all."""

@@ -100,6 +100,7 @@ def load(folder, seed=0, **changes):
 LONG = "a big white horse near the old harbour </s>"
 
 
+@pytest.mark.slow
 def test_a_sentence_depends_on_its_text_its_number_and_the_seed(folder):
   sample = load(folder)
   texts, numbers = ["dog </s>", LONG, "dog </s>", "cat </s>", LONG], range(5)

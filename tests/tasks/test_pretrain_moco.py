@@ -189,6 +189,7 @@ def test_a_monitor_learns_from_its_pool_and_names_the_held_out(
   assert rows[-1] == {"step": 2, "knn": 1.0}
 
 
+@pytest.mark.slow
 def test_both_objectives_start_from_given_weights(tmp_path, space):
   draw(tmp_path)
   model = make_classifier(num_classes=5, **MODEL)
@@ -294,6 +295,7 @@ def test_a_recipe_fills_what_is_not_given():
   assert stated["optimizer"]["lr"] == 0.03  # the table is as it was
 
 
+@pytest.mark.slow
 def test_a_recipe_by_name_is_trained(tmp_path, space):
   draw(tmp_path)
   config = a_config(space, recipe="aware", epochs=1)

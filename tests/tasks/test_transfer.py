@@ -135,6 +135,7 @@ def test_both_starts_are_finetuned_and_tested(tmp_path, config, opened, capsys):
   assert opened == before
 
 
+@pytest.mark.slow
 def test_every_arm_of_pretraining_is_a_start(tmp_path, config, opened):
   first, second = pretrain(tmp_path / "elsewhere")
   arms, rows = {"A 1": first, "A 1-s": second}, {}
@@ -316,6 +317,7 @@ def test_a_backbone_of_another_model_is_refused(tmp_path):
     finetune.replace_backbone(narrow, wide, heads=HEADS)
 
 
+@pytest.mark.slow
 def test_a_vit_starts_at_another_image_size_with_resized_positions():
   """As the constant part of the positions of 4 patches, seen with 9."""
   sizes = dict(name="vit_tiny", width=8, depth=1, heads=1, patch_size=4)
