@@ -75,8 +75,10 @@ def interval_or_seed(summary: Mapping) -> str:
 
 
 def ratio(x: float | None, y: float | None) -> float | None:
-  """Divides; None for what is not there and for zero below."""
-  return None if x is None or not y or not math.isfinite(x / y) else x / y
+  """Returns x / y, and None where one is missing or y is zero up to rounding."""
+  if x is None or y is None or abs(y) <= 1e-9 * abs(x):
+    return None
+  return x / y if math.isfinite(x / y) else None
 
 
 def table(

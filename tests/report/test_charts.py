@@ -55,3 +55,10 @@ def test_numbers_read_well():
   ):
     for nothing in (None, float("nan"), float("inf"), "3"):
       assert write_number(nothing) == (None, "–")
+
+
+def test_a_ratio_to_an_error_that_is_only_rounding_is_none():
+  """Three equal accuracies have a deviation of about 1e-17."""
+  assert markup.ratio(0.25, 1.2e-17) is None
+  assert markup.ratio(0.0, 0.0) is None and markup.ratio(None, 1.0) is None
+  assert markup.ratio(0.25, 0.1) == 2.5
