@@ -75,7 +75,7 @@ def interval_or_seed(summary: Mapping) -> str:
 
 
 def ratio(x: float | None, y: float | None) -> float | None:
-  """Returns x / y, and None where one is missing or y is zero up to rounding."""
+  """Returns x / y; None if one is missing or y is zero up to rounding."""
   if x is None or y is None or abs(y) <= 1e-9 * abs(x):
     return None
   return x / y if math.isfinite(x / y) else None
