@@ -177,6 +177,25 @@ def read(cls: Any, block: Any, name: str) -> Any:
   return value
 
 
+def read_checked(cls: Any, block: Any, name: str) -> functools.partial:
+  """Reads a block into a function, and has its module check the arguments.
+
+  Args:
+    cls: of functions, such as the `Choice` of a generator. The module of the
+      function may have a `check` with the same arguments.
+    block: as in `read`.
+    name: as in `read`.
+
+  Raises:
+    UserError: as `read`, or as the module's `check`.
+  """
+  function = read(cls, block, name)
+  check = getattr(inspect.getmodule(function.func), "check", None)
+  if check:
+    check(**function.keywords)
+  return function
+
+
 def problems(cls: Any, block: Any, name: str) -> list[str]:
   """Returns the lines of the error that `read` raises with these arguments.
 

@@ -1,7 +1,5 @@
 """Encoders of images and texts behind one interface."""
 
-import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -103,7 +101,8 @@ def load_encoder(name: str | None = None, **fields: Any) -> Encoder:
   Raises:
     UserError: as `check_encoder`, or about weights that do not fit.
   """
-  return _checked(name, fields)()
+  block = {"name": name} | fields
+  return schema.read_checked(FIELDS, block, "config.encoder")()
 
 
 def check_encoder(name: str | None = None, **fields: Any) -> None:
@@ -113,13 +112,5 @@ def check_encoder(name: str | None = None, **fields: Any) -> None:
     UserError: about an unknown name, unknown or missing fields, bad values, or
       weights that are not there.
   """
-  _checked(name, fields)
-
-
-def _checked(name: str | None, fields: dict[str, Any]) -> functools.partial:
-  """Returns `load` of an encoder with its arguments."""
-  load = schema.read(FIELDS, {"name": name} | fields, "config.encoder")
-  check = getattr(inspect.getmodule(load.func), "check", None)
-  if check:
-    check(**load.keywords)
-  return load
+  block = {"name": name} | fields
+  schema.read_checked(FIELDS, block, "config.encoder")

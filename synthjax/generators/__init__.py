@@ -1,6 +1,5 @@
 """Text-to-image generators behind one interface."""
 
-import functools
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -52,7 +51,8 @@ def load_generator(name: str | None = None, **fields: Any) -> Generator:
   Raises:
     UserError: as `check_generator`, or about weights that do not fit.
   """
-  return _checked(name, fields)()
+  block = {"name": name} | fields
+  return schema.read_checked(FIELDS, block, "config.generator")()
 
 
 def check_generator(name: str | None = None, **fields: Any) -> None:
@@ -62,24 +62,12 @@ def check_generator(name: str | None = None, **fields: Any) -> None:
     UserError: about an unknown name, unknown or missing fields, bad values, or
       weights that are not there.
   """
-  _checked(name, fields)
+  block = {"name": name} | fields
+  schema.read_checked(FIELDS, block, "config.generator")
 
 
 def num_steps(name: str | None = None, **fields: Any) -> int:
   """Returns the most steps that real guidance can walk, without loading."""
-  load = _read(name, fields)
+  load = schema.read(FIELDS, {"name": name} | fields, "config.generator")
   count = getattr(inspect.getmodule(load.func), "num_steps", None)
   return count(**load.keywords) if count else 0
-
-
-def _checked(name: str | None, fields: dict[str, Any]) -> functools.partial:
-  load = _read(name, fields)
-  check = getattr(inspect.getmodule(load.func), "check", None)
-  if check:
-    check(**load.keywords)
-  return load
-
-
-def _read(name: str | None, fields: dict[str, Any]) -> functools.partial:
-  """Returns `load` of a generator with its arguments."""
-  return schema.read(FIELDS, {"name": name} | fields, "config.generator")
