@@ -52,7 +52,7 @@ def open_voc(
   """
   root = epath.Path(path).expanduser()
   root = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
-  labels_of, rows, problems = _labels_of(classes), [], []
+  found, problems = [], []
   for year, split in sets:
     folder = root / f"VOC{year}"
     listed = folder / "ImageSets" / "Main" / f"{split}.txt"
@@ -70,9 +70,10 @@ def open_voc(
         continue
       try:
         annotation = parse((folder / note).read_bytes())
-        rows.append((folder / image, _row(name, annotation, labels_of)))
+        found.append((folder / note, folder / image, name, annotation))
       except ValueError as error:
         problems += _lines(folder / note, error)
+  rows = _rows(found, classes, problems)
   class_names.raise_problems(
     problems, f"{root} cannot be opened as PASCAL VOC", _ADVICE
   )
@@ -100,7 +101,7 @@ def open_voc_tfds(
   Raises:
     UserError: listing every mistake in an annotation.
   """
-  labels_of, sources, rows, problems = _labels_of(classes), [], [], []
+  sources, found, problems = [], [], []
   skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
   for year, split in sets:
     split = _TFDS_SPLITS.get(split, split)
@@ -112,25 +113,20 @@ def open_voc_tfds(
       record = records[position]
       file = record["image/filename"]
       file = file.decode() if isinstance(file, bytes) else str(file)
+      where = f"voc/{year} {split}, row {position} ({file})"
       try:
         annotation = _from_tfds(record, names)
-        row = _row(file.rsplit(".", 1)[0], annotation, labels_of)
-        rows.append(((len(sources), position), row))
+        name = file.rsplit(".", 1)[0]
+        found.append((where, (len(sources), position), name, annotation))
       except _BAD_IMAGE as error:
-        where = f"voc/{year} {split}, row {position} ({file})"
         problems += _lines(where, error)
     sources.append(records)
+  rows = _rows(found, classes, problems)
   class_names.raise_problems(
     problems, "TFDS's PASCAL VOC cannot be opened", _ADVICE
   )
   read = functools.partial(_read_record, sources)
   return _source(rows, read, drop_empty, "TFDS's PASCAL VOC")
-
-
-def _labels_of(classes: Mapping[str, int] | None) -> dict[str, int]:
-  if classes is None:
-    classes = class_names.lookup(spaces.load_space("voc"))
-  return class_names.table(classes)
 
 
 def _lines(where: Any, error: Exception) -> list[str]:
@@ -229,22 +225,39 @@ def _from_tfds(record: Mapping[str, Any], names: Sequence[str]) -> Annotation:
   )
 
 
-def _row(
-  name: str, annotation: Annotation, labels_of: Mapping[str, int]
-) -> Example:
-  """Returns a row but for its image, of the id `name`."""
-  labels = {
-    n: labels_of.get(class_names.canonical(n)) for n in annotation.names
-  }
-  if unknown := sorted(n for n, label in labels.items() if label is None):
-    raise ValueError(f"has objects of no class: {', '.join(unknown)}")
-  return {
-    "boxes": annotation.boxes,
-    "labels": np.array([labels[n] for n in annotation.names], np.int32),
-    "difficult": annotation.difficult,
-    "id": name,
-    "size": annotation.size,
-  }
+def _rows(
+  found: Sequence[tuple[Any, Any, str, Annotation]],
+  classes: Mapping[str, int] | None,
+  problems: list[str],
+) -> list[tuple[Any, Example]]:
+  """Returns the place of each image, and its row but for the image.
+
+  Args:
+    found: where the annotation stands, the place, the id, the annotation.
+    classes: name in the annotations -> label; those of VOC by default.
+    problems: gets a line for each name of no class.
+  """
+  if classes is None:
+    classes = class_names.lookup(spaces.load_space("voc"))
+  names = (name for *_, annotation in found for name in annotation.names)
+  labels_of, rows = class_names.resolve(names, classes), []
+  for where, place, image_id, annotation in found:
+    unknown = sorted({n for n in annotation.names if labels_of[n] is None})
+    if unknown:
+      problems += [
+        f"{where}: has an object {class_names.no_class(name, classes)}"
+        for name in unknown
+      ]
+      continue
+    row = {
+      "boxes": annotation.boxes,
+      "labels": np.array([labels_of[n] for n in annotation.names], np.int32),
+      "difficult": annotation.difficult,
+      "id": image_id,
+      "size": annotation.size,
+    }
+    rows.append((place, row))
+  return rows
 
 
 def _to_boxes(

@@ -1,17 +1,30 @@
 """The class of a name, or of a number, in a data set's own files.
 
-Those write "Faces_easy", "faces easy" or "FacesEasy": letters and digits count,
-case and all other marks do not.
+Every reader finds classes here. A name that is written as the class's is that
+class, however its accents are encoded. Otherwise "Faces_easy", "faces easy" and
+"FacesEasy" are alike, and "C" and "C++", "2.5 m" and "25 m" are not; the alike
+are one class only where no other class and no other name of the files is so.
 """
 
 import collections
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from synthjax.runtime.errors import UserError
 
 MAX_LISTED = 40  # lines of problems in an error
+_SPACES = re.compile(r"[\s_,?!()\[\]{}'’‘`\"“”]+")
+_SIGN = re.compile(r"(?<!\S)-(?=\d)")
+# Marks that join words, between two characters of which one is no digit: a
+# point within a number and a mark at an end, as in "A-", have a meaning.
+_JOIN = r" \-–—./&:;·"
+_JOINS = re.compile(
+  rf"(?<=[^\d{_JOIN}])[{_JOIN}]+(?=[^{_JOIN}])"
+  rf"|(?<=[^{_JOIN}])[{_JOIN}]+(?=[^\d{_JOIN}])"
+)
 
 
 def lookup(space: Any) -> dict[str, int]:
@@ -24,19 +37,46 @@ def lookup(space: Any) -> dict[str, int]:
   return names | {c.key: c.id for c in space.classes if c.key}
 
 
+def composed(name: str) -> str:
+  """Returns a name whose accents are encoded in the one way of NFC.
+
+  Files that come from macOS have them as characters of their own.
+  """
+  return unicodedata.normalize("NFC", name)
+
+
 def canonical(name: str) -> str:
-  """Returns the letters and digits of a name, case-folded."""
-  return "".join(filter(str.isalnum, name.casefold()))
+  """Returns what alike names share: neither case nor marks between words."""
+  text = _SPACES.sub(" ", composed(name).casefold()).strip()
+  text = _JOINS.sub("", _SIGN.sub("−", text))
+  return re.sub(r"(?<=\d)[ -]+(?=\d)", " ", text) or name
 
 
-def table(classes: Mapping[str, int]) -> dict[str, int]:
-  """Returns canonical name -> label, without those of more than one label."""
-  labels_of = collections.defaultdict(set)
+def resolve(
+  names: Iterable[str], classes: Mapping[str, int]
+) -> dict[str, int | None]:
+  """Returns the label of each name, None for those of no class.
+
+  Args:
+    names: all those in the files of a data set, as two alike names that differ
+      by more than case may be of two classes.
+    classes: name -> label; several names may have one label.
+  """
+  names = dict.fromkeys(names)
+  exact = {composed(name): label for name, label in classes.items()}
+  ours, theirs = collections.defaultdict(set), collections.defaultdict(set)
   for name, label in classes.items():
-    labels_of[canonical(name)].add(label)
-  return {
-    name: min(labels) for name, labels in labels_of.items() if len(labels) == 1
-  }
+    ours[canonical(name)].add(label)
+  for name in names:
+    theirs[canonical(name)].add(composed(name).casefold())
+
+  def find(name):
+    alike = canonical(name)
+    if composed(name) in exact or len(theirs[alike]) > 1:
+      return exact.get(composed(name))
+    return min(ours[alike]) if len(ours[alike]) == 1 else None
+
+  return {name: find(name) for name in names}
 
 
 def match(
@@ -52,11 +92,19 @@ def match(
   Raises:
     UserError: as `check`.
   """
-  labels_of = table(classes)
-  labels = {name: labels_of.get(canonical(name)) for name in names}
+  labels = resolve(names, classes)
   unknown = [name for name, label in labels.items() if label is None]
   check(classes, unknown, labels.values(), where=where)
   return labels
+
+
+def no_class(name: str, classes: Iterable[str]) -> str:
+  """Says that no class has a name of the files, and which one is nearest."""
+  letters = lambda text: "".join(filter(str.isalnum, text.casefold()))
+  equal = [other for other in classes if letters(other) == letters(name)]
+  near = equal or difflib.get_close_matches(name, classes, n=1)
+  hint = f"; the nearest is {near[0]!r}" if near else ""
+  return f"{name!r}: no class is called so{hint}"
 
 
 def check(
@@ -76,11 +124,7 @@ def check(
   """
   names = {label: name for name, label in reversed(classes.items())}
   missing = [names[label] for label in sorted(names.keys() - set(labels))]
-  lines = []
-  for name in unknown:
-    near = difflib.get_close_matches(name, classes, n=1)
-    hint = f"; the nearest is {near[0]!r}" if near else ""
-    lines.append(f"{name!r}: no class is called so{hint}")
+  lines = [no_class(name, classes) for name in unknown]
   lines += [f"{name!r}: this class is not there" for name in missing]
   raise_problems(
     lines,
@@ -88,21 +132,6 @@ def check(
     "Choose the label space of this data set, or give the classes that it "
     "calls otherwise a `key`.",
   )
-
-
-def resolve(
-  names: Iterable[str], classes: Mapping[str, int]
-) -> dict[str, int | None]:
-  """Returns the label of each name, None for those of no class.
-
-  A name that is written as in `classes` is that class. Only letters and digits
-  of others count, which "C" and "C++" share.
-  """
-  labels_of = table(classes)
-  return {
-    name: classes.get(name, labels_of.get(canonical(name)))
-    for name in dict.fromkeys(names)
-  }
 
 
 def of_rows(

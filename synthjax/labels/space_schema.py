@@ -12,6 +12,7 @@ from absl import logging
 
 from synthjax.embedded import world
 from synthjax.labels import articles, senses
+from synthjax.labels.class_names import composed
 from synthjax.labels.space_yaml import WRITTEN, Path, Place, Problem, invalid
 from synthjax.runtime.errors import UserError, unknown_names
 
@@ -274,8 +275,8 @@ def _clashes(classes: Sequence[Class]) -> list[Problem]:
   for kind, values_of in (
     ("id", lambda c: [str(c.id)]),
     # As with ImageNet's two missiles, whose synsets differ.
-    ("name", lambda c: [] if are_keyed else [c.name.lower()]),
-    ("key", lambda c: [c.key] if c.key else []),
+    ("name", lambda c: [] if are_keyed else [composed(c.name).lower()]),
+    ("key", lambda c: [composed(c.key)] if c.key else []),
     ("subcategory", lambda c: c.subcategories),
   ):
     positions = collections.defaultdict(list)

@@ -222,7 +222,7 @@ def test_all_mistakes_are_listed_at_once(devkit):
     "inverted.xml: object 1 has the box (9, 1, 5, 5), which ends before it",
     "outside.xml: object 1 has the box (1, 1, 33, 5), outside of its image of "
     "30 x 20 pixels",
-    "unknown.xml: has objects of no class: unicorn",
+    "unknown.xml: has an object 'unicorn': no class is called so",
     "nan.xml: object 1 has the box (nan, 1, 5, 5), which is not finite",
     "word.xml: has 'left' for <bndbox/xmin>, which is no number",
     "flag.xml: has '2' for <difficult>, where 0 or 1 belongs",

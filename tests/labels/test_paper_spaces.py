@@ -65,9 +65,10 @@ def test_a_space_of_the_paper_is_whole(name, size):
 @pytest.mark.parametrize("name", SIZES)
 def test_every_class_is_found_by_its_name_in_the_files(name):
   space = spaces.load_space(name)
-  by_name = class_names.table(class_names.lookup(space))
-  for each in space.classes:
-    assert by_name[class_names.canonical(each.key or each.name)] == each.id
+  keys = {
+    key.lower().replace(" ", "_"): label for label, key in enumerate(space.keys)
+  }
+  assert class_names.resolve(keys, class_names.lookup(space)) == keys
 
 
 def test_classes_of_one_name_keep_their_ids():

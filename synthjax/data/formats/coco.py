@@ -241,7 +241,9 @@ def _read_objects(
     else:
       difficult = bool(entry.get("iscrowd") or entry.get("difficult"))
       objects[image].append((box, labels_of[name], difficult))
-  problems += [f"category {name!r}: no class is called so" for name in unknown]
+  problems += [
+    f"category {class_names.no_class(name, classes)}" for name in unknown
+  ]
   return objects
 
 

@@ -17,7 +17,7 @@ from synthjax.data.formats import export_rows
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example
-from synthjax.labels import file_names
+from synthjax.labels import class_names, file_names
 from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
 
@@ -74,9 +74,9 @@ def open_folder(
 
   Args:
     path: local or gs://.
-    classes: name of each class folder -> label; by default the keys of the
-      label space, or names where there is no key. Labels never follow from the
-      order of folders, which changes with each class that is added.
+    classes: name of each class folder -> label; by default those of
+      `class_folders`. Labels never follow from the order of folders, which
+      changes with each class that is added.
     image_size: crops and resizes the images to squares of this side.
     space: the label space.
 
@@ -90,48 +90,50 @@ def open_folder(
       file that is no image is reported when its row is read.
   """
   if classes is None:
-    classes = class_folders(path, space)
+    classes = class_folders(space)
   path = epath.Path(path).expanduser()
   if not path.is_dir():
     raise UserError(f"There is no folder {path} of class folders.")
   folders = {entry.name: entry for entry in path.iterdir() if entry.is_dir()}
+  labels_of = class_names.resolve(folders, classes)
+  named = {label: name for name, label in reversed(classes.items())}
   problems = [
-    f"{name}: there is no such folder" for name in classes - folders.keys()
-  ]
-  problems += [
-    f"{name}: no class is called so" for name in folders.keys() - classes
+    f"{name}: there is no such folder"
+    for label, name in named.items()
+    if label not in labels_of.values()
   ]
   files, labels = [], []
-  for name in sorted(folders.keys() & classes.keys()):
+  for name, label in sorted(labels_of.items()):
+    if label is None:
+      problems.append(class_names.no_class(name, classes))
+      continue
     images = image_files.list_images(folders[name])
     files += [f"{name}/{image}" for image in images]
-    labels += [classes[name]] * len(images)
+    labels += [label] * len(images)
     if not images:
       endings = ", ".join(sorted(image_files.ENDINGS))
       problems.append(f"{name}: holds no image ({endings})")
   if problems:
     listed = "\n  ".join(sorted(problems))
     raise UserError(
-      f"{path} does not fit its {len(classes)} classes:\n  {listed}"
+      f"{path} does not fit its {len(named)} classes:\n  {listed}"
     )
   stored = _stored_ids(path)
   ids = [stored.get(file, file) for file in files]
   return image_files.open_files(path, files, labels, image_size, ids)
 
 
-def class_folders(path: epath.PathLike, space: Any) -> dict[str, int]:
-  """Returns the name of each class's folder -> label.
+def class_folders(space: Any) -> dict[str, int]:
+  """Returns the names that each class's folder may have -> label.
 
-  It is the class's key, or its name where there is none; or the folder name
-  that `write` has made of it, which any system can have.
+  They are the class's key, or its name where there is none; and what `write`
+  has made of it, which any system can have.
   """
-  path = epath.Path(path).expanduser()
-  present = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
-  keys = space.keys
-  written = file_names.folder_names(keys, RESERVED)
+  written = file_names.folder_names(space.keys, RESERVED)
   return {
-    (name if name in present and key not in present else key): label
-    for label, (key, name) in enumerate(zip(keys, written, strict=True))
+    name: label
+    for names in (space.keys, written)
+    for label, name in enumerate(names)
   }
 
 

@@ -349,14 +349,18 @@ def _labels(
   records: Sequence[Datum], classes: Mapping[str, int], *, where: str
 ) -> list[int]:
   """Returns our label of each record."""
-  labels_of, labels = class_names.table(classes), []
-  unknown, ours_of, theirs_of = {}, {}, {}
-  for impath, theirs, name in records:
-    # The folder decides about a name of two classes, as two of ImageNet's are.
-    folder = impath.rsplit("/", 2)[-2] if "/" in impath else ""
-    ours = labels_of.get(class_names.canonical(name))
-    if ours is None and folder:
-      ours = labels_of.get(class_names.canonical(folder))
+  # The folder decides about a name of two classes, as two of ImageNet's are.
+  folders = [
+    impath.rsplit("/", 2)[-2] if "/" in impath else ""
+    for impath, _, _ in records
+  ]
+  by_name = class_names.resolve((r.classname for r in records), classes)
+  by_folder = class_names.resolve(folders, classes)
+  labels, unknown, ours_of, theirs_of = [], {}, {}, {}
+  for (_, theirs, name), folder in zip(records, folders, strict=True):
+    ours = by_name[name]
+    if ours is None:
+      ours = by_folder[folder]
     if ours is None:
       unknown[name] = None
       continue

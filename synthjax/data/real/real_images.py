@@ -114,11 +114,10 @@ def label_table(
   where: str,
 ) -> list[int | None]:
   """Returns our label of each label of TFDS, None for those of no class."""
-  label_of_name = class_names.table(classes)
-  table = [
-    None if name in left_out else label_of_name.get(class_names.canonical(name))
-    for name in names
-  ]
+  labels_of = class_names.resolve(
+    (name for name in names if name not in left_out), classes
+  )
+  table = [labels_of.get(name) for name in names]
   if set(classes.values()) - set(table):
     unknown = [
       name

@@ -57,8 +57,8 @@ def test_empty_missing_and_unknown_folders_are_all_listed(class_folders):
   message = str(error.value)
   assert "empty: holds no image" in message
   assert "gone: there is no such folder" in message
-  assert "other: no class is called so" in message
-  assert "cat:" not in message
+  assert "'other': no class is called so" in message
+  assert "'cat'" not in message
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
