@@ -31,6 +31,7 @@ from synthjax.config.schema import (
   unique_names,
 )
 from synthjax.evals.arms import ZERO_SHOT
+from synthjax.labels import class_names
 from synthjax.models.unit import unit
 from synthjax.prompts.strategies import STRATEGIES
 from synthjax.runtime.errors import UserError, unknown_names
@@ -409,7 +410,10 @@ def load(path: epath.PathLike, *, arm: str | None = None) -> Saved:
     raise unknown_names("arm", [arm], arms)
   heads = [Head(**params[name]) for name in arms[arm]]
   head = jax.tree.map(lambda *x: np.mean(x, axis=0), *heads)
-  return Saved(head, tuple(description["classes"]), description["encoder"])
+  # Older versions wrote one name for two classes.
+  names = description["classes"]
+  names = class_names.unique(names, range(len(names)))
+  return Saved(head, names, description["encoder"])
 
 
 def label(arm: str, seed: int) -> str:

@@ -11,7 +11,7 @@ from synthjax.data.formats import coco
 from synthjax.data.pipeline.rows import Detection
 from synthjax.detection import scenes, voc
 from synthjax.embedded import captions
-from synthjax.labels import class_names, file_names
+from synthjax.labels import class_names
 
 Folder = Annotated[epath.PathLike, Rule(bool, "the path of a folder")]
 Sets = Annotated[
@@ -43,8 +43,7 @@ def _scenes(
 def _coco(
   space: Any, drop_empty: bool, *, path: Folder, split: str
 ) -> Detection:
-  # A category is called by its class's name, in which case matters as well.
-  classes = file_names.lookup(space)
+  classes = class_names.lookup(space)
   return coco.open_coco(path, split, classes, drop_empty)
 
 

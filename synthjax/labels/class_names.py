@@ -27,14 +27,25 @@ _JOINS = re.compile(
 )
 
 
+def unique(names: Sequence[str], marks: Iterable[Any]) -> tuple[str, ...]:
+  """Returns names, of which those that classes share are followed by a mark."""
+  counts = collections.Counter(names)
+  return tuple(
+    f"{name} ({mark})" if counts[name] > 1 else name
+    for name, mark in zip(names, marks, strict=True)
+  )
+
+
 def lookup(space: Any) -> dict[str, int]:
   """Returns every name and key of a label space -> label.
 
-  A name that two classes share is left out: their keys differ.
+  A name that two classes share has its key behind it, as in `class_names`; or
+  its label, as in sets that older versions have exported.
   """
-  counts = collections.Counter(c.name for c in space.classes)
-  names = {c.name: c.id for c in space.classes if counts[c.name] == 1}
-  return names | {c.key: c.id for c in space.classes if c.key}
+  ids = [c.id for c in space.classes]
+  older = unique([c.name for c in space.classes], ids)
+  keys = {c.key: c.id for c in space.classes if c.key}
+  return dict(zip((*older, *space.class_names), ids * 2, strict=True)) | keys
 
 
 def composed(name: str) -> str:

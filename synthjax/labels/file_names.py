@@ -12,8 +12,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from synthjax.labels import class_names
-
 _PLAIN_KEY = re.compile(r"[a-z0-9_][a-z0-9_-]{0,79}")
 # Windows takes these for devices, with any ending.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -53,26 +51,6 @@ def folder_names(
     f"{folder}-{_hash(name)}" if count[_folded(folder)] > 1 else folder
     for name, folder in zip(names, folders, strict=True)
   ]
-
-
-def unique_names(space: Any) -> list[str]:
-  """Returns the class names of a label space by id, no two alike.
-
-  They are those of TFDS's label.labels.txt beside the image shards: names that
-  classes share are followed by the ids.
-  """
-  names = [" ".join(name.split()) for name in space.class_names]
-  count = collections.Counter(names)
-  return [
-    f"{name} ({i})" if count[name] > 1 or not name else name
-    for i, name in enumerate(names)
-  ]
-
-
-def lookup(space: Any) -> dict[str, int]:
-  """Returns each name, key and unique name of a label space -> label."""
-  unique = {name: label for label, name in enumerate(unique_names(space))}
-  return unique | class_names.lookup(space)
 
 
 def is_word(name: Any) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from synthjax.embedded import world
-from synthjax.labels import articles, senses
+from synthjax.labels import articles, class_names, senses
 from synthjax.labels.class_names import composed
 from synthjax.labels.space_yaml import WRITTEN, Path, Place, Problem, invalid
 from synthjax.runtime.errors import UserError, unknown_names
@@ -50,7 +50,12 @@ class LabelSpace(NamedTuple):
 
   @property
   def class_names(self) -> tuple[str, ...]:
-    return tuple(c.name for c in self.classes)
+    """What each class is called, no two alike: "missile (n03773504)".
+
+    Only names that classes share have the key behind them.
+    """
+    names = [c.name for c in self.classes]
+    return class_names.unique(names, (c.key or c.id for c in self.classes))
 
   @property
   def keys(self) -> tuple[str, ...]:

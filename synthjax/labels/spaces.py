@@ -24,8 +24,9 @@ that have neither. Related words are written as they are, in place of the name.
 
 The `key` of a class is its folder, synset or label in the data set's own files,
 if that is not its name: {id: 0, name: tench, key: n01440764}. Two classes may
-share a name only where every class has a key. Classes of the embedded set also
-list the Unicode `subcategories` they hold.
+share a name only where every class has a key, which then follows the name
+wherever they are told apart: "missile (n03773504)". Classes of the embedded set
+also list the Unicode `subcategories` they hold.
 
 `space_schema` checks the fields, and `space_yaml` reads the text.
 """

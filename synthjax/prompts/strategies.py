@@ -29,7 +29,7 @@ class Prompt(NamedTuple):
 
   id: str  # of `plan.prompt_id`
   label: int
-  class_name: str
+  class_name: str  # of `LabelSpace.class_names`, which differ
   text: str
   strategy: str  # a key of STRATEGIES
 
@@ -103,17 +103,17 @@ def make(
     raise UserError(f"Templates need one {{}} for the class; found {wrong}.")
   rows = []
   for strategy in strategies:
-    for c in space.classes:
+    for c, name in zip(space.classes, space.class_names, strict=True):
       texts = STRATEGIES[strategy](
         space,
         c,
         per_class=per_class,
         grammar=grammar,
         written=written,
-        rng=class_rng(seed, c.name),
+        rng=class_rng(seed, name),
       )
       rows += [
-        Prompt(prompt_id(strategy, c.id, i), c.id, c.name, text, strategy)
+        Prompt(prompt_id(strategy, c.id, i), c.id, name, text, strategy)
         for i, text in enumerate(texts)
       ]
   return rows

@@ -217,7 +217,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   # The test images are opened last, when nothing is left to train or to choose.
   source, names = _open(setup, "test"), space.class_names
   # As VOC's own files name them.
-  keys = [c.key or c.name for c in space.classes]
+  keys = space.keys
   for this_run, measured, detections in _measure(
     setup, all_runs, source, folder
   ):

@@ -25,7 +25,7 @@ from synthjax.data.generated import drawn_images, filters, scores
 from synthjax.data.pipeline import codecs
 from synthjax.data.pipeline.rows import Source
 from synthjax.detection import sources, voc
-from synthjax.labels import file_names, spaces
+from synthjax.labels import class_names, file_names, spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.progress import counter, say
@@ -144,7 +144,7 @@ def _export_images(
 ) -> None:
   space, selects = _space(config), fields.selects(config)
   folder, images = workdir / "export" / name, workdir / "generate"
-  names = file_names.unique_names(space)
+  names = space.class_names
   spec = {
     "format": name,
     "split": fields.split,
@@ -163,7 +163,7 @@ def _export_images(
     spec |= {"shard_size": fields.shard_size, "shuffle": fields.shuffle}
   if artifacts.begin(folder, spec):
     return
-  _check_names(images, names)
+  _check_names(images, space)
   source = drawn_images.open_generated(
     images,
     selection=workdir / "select" / filters.FILE if selects else None,
@@ -196,13 +196,14 @@ def _digest_selection(workdir: epath.Path) -> str:
   return artifacts.digest(workdir / "select")
 
 
-def _check_names(folder: epath.Path, names: Sequence[str]) -> None:
+def _check_names(folder: epath.Path, space: spaces.LabelSpace) -> None:
   """Checks that the images were drawn for these classes."""
   path = folder / "label.labels.txt"
   if not path.exists():
     return
   drawn = path.read_bytes().decode().removesuffix("\n").split("\n")
-  if drawn != list(names):
+  names, label_of = space.class_names, class_names.lookup(space)
+  if [label_of.get(name) for name in drawn] != [*range(len(names))]:
     raise UserError(
       f"The images of {folder} are of {len(drawn)} classes, {drawn[0]!r}, ..., "
       f"and config.space has {len(names)}, {names[0]!r}, ...: give the label "

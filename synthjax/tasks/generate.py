@@ -175,7 +175,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   described = shards.write_dataset_info(
     folder,
     list(written.values()),
-    {c.id: c.name for c in space.classes},
+    dict(enumerate(space.class_names)),
     description=f"Images of {len(space.classes)} classes drawn by synthjax.",
     name=NAME,
     image_size=encoding["image_size"],
@@ -201,5 +201,5 @@ def _report_weak(
     encoder.encode_images(images),
     texts,
   )
-  names = [c.name for c in space.classes]
+  names = space.class_names
   say(weak_classes.verdict(scored.labels, scored.probs, names))

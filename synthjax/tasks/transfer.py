@@ -169,7 +169,7 @@ def _finetune(
       "model": model,
       "image_size": fields.image_size,
       "space": space.name,
-      "classes": [c.name for c in space.classes],
+      "classes": list(space.class_names),
       "training": {"num_steps": num_steps} | run._asdict(),
     }
     variables = meshes.fetch(objective.weights(state))

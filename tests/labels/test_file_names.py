@@ -4,7 +4,7 @@ import pytest
 from odd_rows import IDS, NAMES
 
 from synthjax.data.formats import png_folder
-from synthjax.labels import file_names, spaces
+from synthjax.labels import class_names, file_names, spaces
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,12 @@ def test_names_that_two_classes_share_get_their_ids():
       spaces.Class(2, "jay"),
     ),
   )
-  assert file_names.unique_names(space) == ["crane (0)", "crane (1)", "jay"]
-  assert file_names.lookup(space) == {
+  assert space.class_names == ("crane (n1)", "crane (n2)", "jay")
+  assert class_names.lookup(space) == {
     "crane (0)": 0,
     "crane (1)": 1,
+    "crane (n1)": 0,
+    "crane (n2)": 1,
     "jay": 2,
     "n1": 0,
     "n2": 1,

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from synthjax import classify
+from synthjax.adapt import linear_head
 from synthjax.data.real import real_images
 from synthjax.encoders import load_encoder
 from synthjax.labels import spaces
@@ -148,3 +149,12 @@ def test_other_weights_of_the_encoder_are_refused(run, tmp_path):
   files.save_params(path, heads, about)
   with pytest.raises(UserError, match="an older version"):
     classify.load(copy)
+
+
+def test_no_class_is_lost_where_two_share_a_name(tmp_path):
+  """Older versions wrote ImageNet's two missiles by one name."""
+  head = linear_head.Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
+  names = ["missile", "owl", "missile"]
+  linear_head.save(tmp_path, head, {}, names, {})
+  saved = linear_head.load(tmp_path / linear_head.HEADS)
+  assert saved.classes == ("missile (0)", "owl", "missile (2)")

@@ -114,6 +114,35 @@ def test_the_key_depends_on_seed_class_prompt_and_number_alone():
   assert len({tuple(key) for key in data}) == 5
 
 
+def test_two_classes_of_one_name_have_images_of_their_own():
+  """As ImageNet's missiles; the images of other classes stay as they were."""
+  twins = [dict(name="missile", key=k) for k in ("n1", "n2")]
+  owl = dict(name="owl", key="n3")
+  space = spaces.parse_space([*twins, owl], where="here")
+  turned = spaces.parse_space([owl, *twins[::-1]], where="here")
+  keys = {}
+  for each in (space, turned):
+    made = texts.make(
+      each, strategies=("basic",), per_class=1, grammar="photo", seed=0
+    )
+    drawn = [plan.Row(p.id, p.label, p.class_name, p.text, 0, 0) for p in made]
+    guided = plan.rows_of(
+      plan.plan_guided(each, [0, 1, 2], {1: 2}, seeds=(0,)), images_per_class=1
+    )
+    assert [row.prompt for row in guided] == [p.text for p in made]
+    guided = [row._replace(reference=0) for row in guided]
+    data = jax.random.key_data(draw_shards.image_keys([*drawn, *guided]))
+    data = np.asarray(data).reshape(2, 3, 2)
+    assert len(np.unique(data.reshape(-1, 2), axis=0)) == 6
+    for i, c in enumerate(each.classes):
+      keys.setdefault(c.key, []).append(data[:, i].tolist())
+  # Nor do they depend on the order of the classes.
+  assert all(first == second for first, second in keys.values())
+  row = plan.Row("", 2, "owl", "a photo of a owl", 0, 0)
+  alone = np.asarray(jax.random.key_data(draw_shards.image_keys([row])))
+  assert keys["n3"][0][0] == alone[0].tolist()
+
+
 def test_an_image_is_the_same_in_every_batch(weights):
   """Batches of 3 and 4 draw the same images, up to rounding of a float."""
   rows = [plan.Row(str(i), 0, "cat", f"cat {i % 3}", 0, i) for i in range(8)]

@@ -164,7 +164,7 @@ def open_parquet(
   """
   check_installed()
   if classes is None and space is not None:
-    classes = file_names.lookup(space)
+    classes = class_names.lookup(space)
   files = [
     os.fspath(file)
     for file in numbered_files.find(path, ".parquet", split=split)

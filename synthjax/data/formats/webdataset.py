@@ -120,7 +120,7 @@ def open_webdataset(
       damaged image shows when its row is read.
   """
   if classes is None and space is not None:
-    classes = file_names.lookup(space)
+    classes = class_names.lookup(space)
   files = numbered_files.find(path, ".tar", split=split)
   samples, problems = [], []
   for number, file in enumerate(files):

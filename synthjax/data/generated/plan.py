@@ -62,7 +62,7 @@ class Row(NamedTuple):
 
   id: str  # of an ImageId
   label: int
-  class_name: str
+  class_name: str  # of `LabelSpace.class_names`, which differ
   prompt: str
   seed: int
   number: int  # of the images of this prompt and seed
@@ -165,7 +165,8 @@ def plan_guided(
     seeds: of the shots, as few-shot tuning draws them, and of the images.
     sampler: of the shots, a key of few_shot.SAMPLERS.
   """
-  blocks = []
+  names, blocks = space.class_names, []
+  prompts = [space.prompts[0].replace("{}", c.name) for c in space.classes]
   for shots, steps in start_steps.items():
     for seed in seeds:
       chosen = few_shot.draw_by(
@@ -173,7 +174,10 @@ def plan_guided(
       )
       blocks += [
         Block(
-          shots, functools.partial(_guided_row, space, label, rows, steps, seed)
+          shots,
+          functools.partial(
+            _guided_row, prompts[label], names[label], label, rows, steps, seed
+          ),
         )
         for label, rows in enumerate(chosen.reshape(-1, shots))
       ]
@@ -181,7 +185,8 @@ def plan_guided(
 
 
 def _guided_row(
-  space: Any,
+  prompt: str,
+  class_name: str,
   label: int,
   rows: np.ndarray,
   start_steps: int,
@@ -189,12 +194,11 @@ def _guided_row(
   place: int,
   number: int,
 ) -> Row:
-  name = space.classes[label].name
   return Row(
     id=str(ImageId(f"rg{len(rows)}", label, place, seed, number)),
     label=label,
-    class_name=name,
-    prompt=space.prompts[0].replace("{}", name),
+    class_name=class_name,
+    prompt=prompt,
     seed=seed,
     number=number,
     reference=int(rows[place]),
