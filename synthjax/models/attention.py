@@ -26,8 +26,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     [n, l, h * d].
   """
   if has_kernel(q.dtype, q.shape[-1], jax.devices()[0]):
-    # Never holds the [n, h, l, m] weights.
-    out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    out = _attend_fused(q, k, v)
   elif q.shape[1] <= QUERIES or q.shape[1] % QUERIES:
     out = _attend(q, k, v)
   else:
@@ -36,6 +35,22 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     out = jax.lax.map(lambda piece: _attend(piece, k, v), pieces)
     out = out.swapaxes(0, 1).reshape(q.shape)
   return out.reshape(*out.shape[:2], -1)
+
+
+def _attend_fused(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  """Attends by cuDNN, which never holds the [n, h, l, m] weights."""
+  n, length, num_keys = len(q), q.shape[1], k.shape[1]
+  lengths = {}
+  if length % 2 or num_keys % 2:
+    # The gradient takes even lengths alone, and a ViT has 197 tokens.
+    even = lambda x: jnp.pad(x, [(0, 0), (0, x.shape[1] % 2), (0, 0), (0, 0)])
+    q, k, v = even(q), even(k), even(v)
+    lengths = {
+      "query_seq_lengths": jnp.full(n, length, jnp.int32),
+      "key_value_seq_lengths": jnp.full(n, num_keys, jnp.int32),
+    }
+  out = jax.nn.dot_product_attention(q, k, v, implementation="cudnn", **lengths)
+  return out[:, :length]
 
 
 def _attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
@@ -61,10 +76,12 @@ def has_kernel(dtype: jnp.dtype, width: int, device: jax.Device) -> bool:
   """
   # A number for NVIDIA, as "9.0"; a name for other GPUs, and missing for CPUs.
   capability = str(getattr(device, "compute_capability", ""))
+  if not capability.replace(".", "", 1).isdecimal():
+    return False
+  generation = float(capability)
   return (
     dtype in (jnp.bfloat16, jnp.float16)
     and width % 8 == 0
-    and width <= 128
-    and capability.replace(".", "", 1).isdecimal()
-    and float(capability) >= 8.0
+    and width <= (256 if generation >= 9.0 else 128)  # from Hopper on
+    and generation >= 8.0
   )

@@ -1,7 +1,6 @@
 """GLIDE in half precision: what is rounded, what is not, and who attends."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,6 @@ import pytest
 import tiny_glide
 from flax.traverse_util import flatten_dict
 
-from synthjax.models import attention
 from synthjax.models.glide.model import Glide
 
 
@@ -65,40 +63,3 @@ def test_what_half_precision_would_harm_stays_float32():
       assert dtype == jnp.float32, path
   names = {path[-1] for path in found if path}
   assert {"time_embed_2", "emb_layers_1", "norm", "out_2", "qkv"} <= names
-
-
-@pytest.mark.parametrize(
-  ("dtype", "width", "capability", "fits"),
-  [
-    (jnp.bfloat16, 64, "9.0", True),
-    (jnp.float16, 128, "8.0", True),
-    (jnp.float32, 64, "9.0", False),  # exact, for parity
-    (jnp.bfloat16, 60, "9.0", False),
-    (jnp.bfloat16, 192, "9.0", False),
-    (jnp.bfloat16, 64, "7.5", False),
-    (jnp.bfloat16, 64, "gfx90a", False),  # of AMD
-    (jnp.bfloat16, 64, None, False),  # a CPU or a TPU
-  ],
-)
-def test_cudnn_attends_only_where_it_can(dtype, width, capability, fits):
-  device = SimpleNamespace(compute_capability=capability)
-  if capability is None:
-    device = SimpleNamespace()
-  assert attention.has_kernel(jnp.dtype(dtype), width, device) is fits
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("length", [64, 256, 1024])
-def test_cudnn_attends_as_plain_jax_does(length):
-  """With 128 places of text before those of the image, as in the base."""
-  rngs = jax.random.split(jax.random.key(0), 3)
-  lengths = (length, length + 128, length + 128)
-  q, k, v = (
-    jax.random.normal(rng, (2, m, 6, 64), jnp.bfloat16)
-    for rng, m in zip(rngs, lengths, strict=True)
-  )
-  if not attention.has_kernel(q.dtype, q.shape[-1], jax.devices()[0]):
-    pytest.skip("the GPU is older than cuDNN's attention, or not NVIDIA's")
-  got = attention.attend(q, k, v).astype(jnp.float32)
-  exact = (x.astype(jnp.float32) for x in (q, k, v))
-  np.testing.assert_allclose(got, attention.attend(*exact), atol=0.02)
