@@ -58,11 +58,8 @@ def _check_arm(fields: Pretraining, space: spaces.LabelSpace) -> None:
       f"config.pretrain.num_classes={fields.num_classes}, but the label space "
       f"{space.name!r} has {len(space.classes)} classes: choose 1 to that."
     )
-  make_classifier(num_classes=2, **fields.model)
   meshes.make_mesh(fields.fsdp)
-  objective = _make_objective(fields, len(space.classes), num_steps=10**9)
-  if fields.init or not objective.has_classifier:
-    pretraining.trace(fields, objective)
+  fields.trace(_make_objective(fields, len(space.classes), num_steps=10**9))
 
 
 def run(config: ConfigDict, workdir: str) -> None:

@@ -18,6 +18,7 @@ from synthjax.runtime import mesh as meshes
 from synthjax.training import backbones as pretrained
 from synthjax.training import finetune, recipes, supervised
 from synthjax.training import run as runs
+from synthjax.training.loop import Objective
 from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
@@ -29,11 +30,11 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and names, and that the pool has shots enough."""
   trainings = finetune.read(config.transfer.to_dict())
   space = _space(config)
-  make_classifier(num_classes=len(space.classes), **_model(config))
   for fields in trainings.values():
     host_augment.transforms(fields.augment, image_size=32, num_classes=2)
     for lr in fields.rates:
-      fields.optimizer(lr=lr, num_steps=10**9, epochs=fields.epochs)
+      objective = _objective(fields, _model(config), space, lr, 10**9)
+    fields.trace(objective)  # rates are no shapes: one does for all
   name = "config.transfer"
   real_images.check_pool(fields.train, space, fields.shots, f"{name}.train")
   for split in ("validation", "test"):
@@ -128,11 +129,7 @@ def _finetune(
     batch_size=fields.batch_size,
   )
   # One for all seeds, so that its step is compiled once.
-  scratch = fields.supervised(
-    make_classifier(num_classes=num_classes, **model),
-    fields.optimizer(lr=lr, num_steps=num_steps, epochs=fields.epochs),
-    trained=HEADS if fields.method == "linear" else None,
-  )
+  scratch = _objective(fields, model, space, lr, num_steps)
   for number, run in enumerate(same):
     path = folder / f"{run.label()}{_WEIGHTS}"
     if path.exists():
@@ -174,6 +171,21 @@ def _finetune(
     }
     variables = meshes.fetch(objective.weights(state))
     files.save_params(path, variables, description)
+
+
+def _objective(
+  fields: finetune.Transfer,
+  model: dict,
+  space: spaces.LabelSpace,
+  lr: float,
+  num_steps: int,
+) -> Objective:
+  """Returns the training of one learning rate, from a random start."""
+  return fields.supervised(
+    make_classifier(num_classes=len(space.classes), **model),
+    fields.optimizer(lr=lr, num_steps=num_steps, epochs=fields.epochs),
+    trained=HEADS if fields.method == "linear" else None,
+  )
 
 
 def _measurer(model: Any, image_size: int, folder: epath.Path) -> Any:

@@ -6,8 +6,6 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import jax
-import numpy as np
 import optax
 
 from synthjax.config import schema
@@ -211,20 +209,3 @@ def real_images(arms: Iterable[Pretraining]) -> list[tuple[str, Block]]:
     blocks = {"validation": arm.validation, "test": arm.test} | arm.pools()
     named += [item for item in blocks.items() if item[1]]
   return [item for i, item in enumerate(named) if item not in named[:i]]
-
-
-def trace(fields: Recipe, objective: Objective) -> None:
-  """Traces a start and a step, and computes neither.
-
-  Raises:
-    UserError: about shapes and sizes that do not fit, in seconds and not after
-      hours.
-  """
-  n, size = fields.batch_size, fields.delivered_size
-  batch = {
-    "image": jax.ShapeDtypeStruct((n, size, size, 3), np.uint8),
-    "label": jax.ShapeDtypeStruct((n,), np.int32),
-  }
-  rng = jax.random.key(0)
-  state = jax.eval_shape(objective.init, rng, batch)
-  jax.eval_shape(objective.step, state, batch, rng)

@@ -7,6 +7,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
+import jax
+import numpy as np
+
 from synthjax.config.schema import Count, Positive, one_of
 from synthjax.runtime.errors import unknown_names
 from synthjax.training import run
@@ -16,6 +19,7 @@ from synthjax.training.device_augment import (
   Augment,
   make_augment,
 )
+from synthjax.training.loop import Objective
 from synthjax.training.optimizer import OPTIMIZER
 
 # What the paper and the methods that it uses state; lr is that of the batch
@@ -153,6 +157,21 @@ class Recipe(run.Loop):
       crop=self.crops,
       image_size=self.image_size if self.crops else None,
     )
+
+  def trace(self, objective: Objective) -> None:
+    """Traces a start and a step, and computes neither.
+
+    What does not fit, or what the device cannot do, raises here, in seconds and
+    not after the hours in which images are drawn.
+    """
+    n, size = self.batch_size, self.delivered_size
+    batch = {
+      "image": jax.ShapeDtypeStruct((n, size, size, 3), np.uint8),
+      "label": jax.ShapeDtypeStruct((n,), np.int32),
+    }
+    rng = jax.random.key(0)
+    state = jax.eval_shape(objective.init, rng, batch)
+    jax.eval_shape(objective.step, state, batch, rng)
 
   def problems(self) -> Iterable[str]:
     if self.source_size and not self.crops:
