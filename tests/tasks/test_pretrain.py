@@ -26,6 +26,10 @@ __all__ = ["space"]  # a fixture
 NUM_STEPS = 8
 
 
+def refuse(*_):
+  raise NotImplementedError("Unsupported sequence length")
+
+
 def stop_after(monkeypatch, step):
   """Makes training end as if killed, once a step has been done."""
   save_hook = checkpoint.save_hook
@@ -95,6 +99,16 @@ def test_the_backbone_has_learnt_and_says_what_it_is(tmp_path, space):
   pretrain.run(config, str(tmp_path))  # complete: nothing is done again
   with pytest.raises(artifacts.SpecMismatch, match="batch_size"):
     pretrain.run(a_config(space, batch_size=4), str(tmp_path))
+
+
+def test_a_step_that_a_device_refuses_is_found_by_the_check(
+  tmp_path, space, monkeypatch
+):
+  """Before images are drawn, though it is the gradient that fails."""
+  draw(tmp_path)
+  monkeypatch.setattr(supervised.optax, "softmax_cross_entropy", refuse)
+  with pytest.raises(NotImplementedError, match="length"):
+    pretrain.check(a_config(space), str(tmp_path))
 
 
 def test_it_tells_how_well_real_images_are_recognised(

@@ -5,6 +5,7 @@ from collections import Counter
 
 import jax
 import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -202,6 +203,19 @@ def test_the_device_may_augment_and_mix(tmp_path, config, opened):
   transfer.check(config, str(tmp_path))
   transfer.run(config, str(tmp_path))
   assert len(results_of(tmp_path)["rows"]) == 1
+
+
+def test_a_step_that_a_device_refuses_is_found_by_the_check(
+  tmp_path, config, opened, monkeypatch
+):
+  pretrain(tmp_path)
+
+  def refuse(*_):
+    raise NotImplementedError("Unsupported sequence length")
+
+  monkeypatch.setattr(optax, "softmax_cross_entropy", refuse)
+  with pytest.raises(NotImplementedError, match="length"):
+    transfer.check(config, str(tmp_path))
 
 
 @pytest.mark.slow

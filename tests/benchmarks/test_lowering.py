@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from benchmarks import hot_functions
+from benchmarks.hot_functions import PLATFORMS, TINY
 from synthjax.models import attention
-from tools import hot_functions
-from tools.hot_functions import PLATFORMS, TINY
 
 FORWARD, BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
 # Kernels of cuDNN by function; all others have none.
