@@ -80,14 +80,6 @@ def open_detection(
   return schema.read(SOURCE, block, name)(space, drop_empty)
 
 
-def can_open(block: Mapping[str, Any]) -> bool:
-  """Returns whether opening needs local files alone.
-
-  TFDS would download the data set.
-  """
-  return block.get("kind") != "voc_tfds"
-
-
 def identify(block: Mapping[str, Any]) -> dict[str, Any]:
   """Returns plain data that differs for different images.
 

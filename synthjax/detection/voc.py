@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets
 from etils import epath
 from PIL import Image, UnidentifiedImageError
 
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.rows import Detection, Example
+from synthjax.data.real import tfds_copies
 from synthjax.labels import class_names, spaces
 from synthjax.runtime import atomic
 from synthjax.runtime.errors import UserError
@@ -94,20 +94,21 @@ def open_voc_tfds(
 
   Args:
     sets: pairs of year and split, such as ("2012", "trainval").
-    data_dir: where TFDS keeps it; preparing it anew needs TensorFlow.
+    data_dir: where TFDS has prepared it.
     classes: name of a label in TFDS -> label; those of VOC by default.
     drop_empty: leaves out images without an object, as training does.
 
   Raises:
-    UserError: listing every mistake in an annotation.
+    UserError: from `tfds_copies.open_copy`, or listing every mistake in an
+      annotation.
   """
+  import tensorflow_datasets
+
   sources, found, problems = [], [], []
   skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
   for year, split in sets:
     split = _TFDS_SPLITS.get(split, split)
-    records = tensorflow_datasets.data_source(
-      f"voc/{year}", split=split, data_dir=data_dir, decoders=skip
-    )
+    records = tfds_copies.open_copy(f"voc/{year}", split, data_dir, skip)
     names = records.dataset_info.features["objects"]["label"].names
     for position in range(len(records)):
       record = records[position]

@@ -135,10 +135,8 @@ class Setup(NamedTuple):
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields, names, images and boxes, and that the weights fit."""
   setup = _read(config)
-  fields, num_images = setup.fields, {"train": 10_000}  # a guess for TFDS
-  for split in fields.splits():
-    if sources.can_open(setup.block[split]):
-      num_images[split] = len(_open(setup, split))
+  fields = setup.fields
+  num_images = {split: len(_open(setup, split)) for split in fields.splits()}
   weights_of = _weights_of(setup, config, epath.Path(workdir))
   names = [name for pair in fields.compare for name in pair]
   if unknown := [name for name in names if name not in weights_of]:

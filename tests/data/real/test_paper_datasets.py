@@ -1,14 +1,14 @@
 """The table of the paper's 17 data sets, and how their splits are opened."""
 
 import json
-import sys
 
 import pytest
 from PIL import Image
 
 from synthjax.data.real import real_images
 from synthjax.data.real.paper_datasets import BENCHMARKS, Part, Splits
-from synthjax.data.real.real_images import SOURCES, label_table
+from synthjax.data.real.real_images import SOURCES
+from synthjax.data.real.tfds_copies import label_table
 from synthjax.labels import spaces
 from synthjax.labels.class_names import lookup
 from synthjax.runtime.artifacts import plain
@@ -206,12 +206,6 @@ def test_a_wrong_benchmark_says_what_to_change(more, space, words):
 def test_a_benchmark_needs_a_name_and_a_split():
   with pytest.raises(UserError, match="lacks name(.|\n)*lacks split"):
     real_images.open_real({"kind": "benchmark"}, spaces.load_space("eurosat"))
-
-
-def test_tfds_is_not_asked_before_it_is_needed(monkeypatch):
-  monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-  block = dict(kind="benchmark", name="cifar10", split="test")
-  real_images.check_real(block, spaces.load_space("cifar10"))
 
 
 def test_imagenet_is_read_from_folders_of_synsets(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from synthjax.data.formats import png_folder
 from synthjax.data.generated import shards
 from synthjax.data.pipeline import image_files
 from synthjax.data.real import real_images
-from synthjax.data.real.real_images import open_tfds
+from synthjax.data.real.tfds_copies import open_tfds
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 
@@ -251,6 +251,42 @@ def test_labels_of_tfds_that_do_not_fit_are_named(prepared):
   assert source[0]["label"] == 0
   with pytest.raises(UserError, match="label 1 of TFDS, which is none"):
     source[1]
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (
+      lambda b, at: b | {"split": "test"},
+      "has no split 'test', but train, and",
+    ),
+    (
+      lambda b, at: b | {"name": "cifar10"},
+      "`tfds build cifar10 --file_format=array_record --data_dir=",
+    ),
+    (lambda b, at: at.unlink() or b, "lacks 1 of 1 files of its 'train'.*anew"),
+    (
+      lambda b, at: _as_tfrecord(at) or b,
+      "is prepared as tfrecord, which has no random access: `tfds "
+      "convert_format --dataset_version_dir=.*1.0.0 --out_file_format=array_r",
+    ),
+  ],
+)
+def test_a_copy_that_cannot_be_read_says_how_to_prepare_it(
+  prepared, change, words
+):
+  """Before a run, in one sentence, which needs no TensorFlow."""
+  pytest.importorskip("tensorflow_datasets")
+  (shard,) = prepared["data_dir"].glob("*/*/*.array_record*")
+  block = change(dict(kind="tfds", **prepared), shard)
+  with pytest.raises(UserError, match=words) as error:
+    real_images.check_real(block, None)
+  assert str(error.value).count("\n") == 0
+
+
+def _as_tfrecord(shard):
+  info = shard.parent / "dataset_info.json"
+  info.write_text(info.read_text().replace("array_record", "tfrecord"))
 
 
 def test_a_user_s_folders_are_found_by_key(class_folders):
