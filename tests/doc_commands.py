@@ -24,8 +24,8 @@ from synthjax.weights.catalogue import RELEASED
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What `check` of a task may miss: files of others, and tasks before it.
 ABSENT = re.compile(
-  r"synthjax\.weights fetch|There is no (folder|file)|is not there"
-  r"|has not been completed"
+  r"synthjax\.(weights|datasets) fetch|There is no (folder|file)|is not there"
+  r"|has not been completed|TFDS has prepared no"
 )
 # Tasks whose checks outline large networks, which takes seconds.
 OUTLINED = ("pretrain", "detect")
