@@ -8,7 +8,6 @@ one version of pyarrow, which `pip install "synthjax[parquet]"` installs.
 
 import functools
 import importlib.util
-import io
 import itertools
 import json
 import operator
@@ -18,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from synthjax.config.schema import Count
 from synthjax.data.formats import export_rows, numbered_files
@@ -302,8 +300,7 @@ def _read(
   with image_files.reading(name, pa.ArrowException, TypeError):
     value = _group(*places[group], image_key)[index - start].as_py()
     content = value.get("bytes") if isinstance(value, dict) else value
-    if content is None:
-      raise ValueError("it names a file, and holds no bytes")
-    with Image.open(io.BytesIO(content)) as image:
-      pixels = image_files.to_pixels(image, image_size)
+    if not isinstance(content, bytes):
+      raise ValueError("it holds no bytes of a file, and may name one")
+    pixels = image_files.decode(content, image_size, name=name)
   return {"image": pixels, "label": labels[index], "id": ids[index]}

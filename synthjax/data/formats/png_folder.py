@@ -87,14 +87,23 @@ def open_folder(
 
   Raises:
     UserError: listing every folder that is missing, empty, or in no class. A
-      file that is no image is reported when its row is read.
+      file that is no image is reported when its row is read. What is hidden,
+      left by a system or not named as an image is passed over, with a warning.
   """
   if classes is None:
     classes = class_folders(space)
   path = epath.Path(path).expanduser()
   if not path.is_dir():
     raise UserError(f"There is no folder {path} of class folders.")
-  folders = {entry.name: entry for entry in path.iterdir() if entry.is_dir()}
+  folders, left_out = [], []
+  for entry in path.iterdir():
+    # Whatever the name of a class is.
+    if entry.name not in classes and image_files.is_leftover(entry.name):
+      left_out.append(entry.name)
+    elif entry.is_dir():
+      folders.append(entry.name)
+    elif image_files.is_image(entry):
+      left_out.append(entry.name)
   labels_of = class_names.resolve(folders, classes)
   named = {label: name for name, label in reversed(classes.items())}
   problems = [
@@ -107,8 +116,8 @@ def open_folder(
     if label is None:
       problems.append(class_names.no_class(name, classes))
       continue
-    images = image_files.list_images(folders[name])
-    files += [f"{name}/{image}" for image in images]
+    images = image_files.list_images(path, name, left_out)
+    files += images
     labels += [label] * len(images)
     if not images:
       endings = ", ".join(sorted(image_files.ENDINGS))
@@ -118,6 +127,7 @@ def open_folder(
     raise UserError(
       f"{path} does not fit its {len(named)} classes:\n  {listed}"
     )
+  image_files.warn_left_out(path, tuple(sorted(left_out)))
   stored = _stored_ids(path)
   ids = [stored.get(file, file) for file in files]
   return image_files.open_files(path, files, labels, image_size, ids)

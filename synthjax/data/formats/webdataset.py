@@ -146,12 +146,15 @@ def _index(path: epath.Path, number: int, problems: list[str]) -> list[_Sample]:
   """Lists the samples of a tar file, and adds to the problems."""
   images: dict[str, tuple[int, int]] = {}
   texts: dict[str, dict[str, bytes]] = {}
+  left_out: list[str] = []
   with path.open("rb") as file:
     try:
       with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in filter(tarfile.TarInfo.isreg, tar):
           key, ending = _split(member.name)
-          if ending in _IMAGES:
+          if any(map(image_files.is_leftover, member.name.split("/"))):
+            left_out.append(member.name)
+          elif ending in _IMAGES:
             if key in images:
               problems.append(f"{path.name}: {key} has two images")
             images[key] = (member.offset_data, member.size)
@@ -172,6 +175,7 @@ def _index(path: epath.Path, number: int, problems: list[str]) -> list[_Sample]:
     return []
   if not images:
     problems.append(f"{path.name}: holds no image")
+  image_files.warn_left_out(path, tuple(left_out))
   problems += [
     f"{path.name}: {key} has no image" for key in texts.keys() - images.keys()
   ]

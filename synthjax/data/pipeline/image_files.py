@@ -1,4 +1,10 @@
-"""Image files as rows, whatever lists them."""
+"""Image files as rows, whatever lists them: which are images, how they decode.
+
+Every loader decodes by `decode` or `read_pixels`, opens headers by `opened` or
+`read_header`, and lists by `list_images` or `is_leftover`. So they agree on
+what an image is: its pixels as a viewer shows them, turned by EXIF; and on the
+error about one that is not: a UserError with its name.
+"""
 
 import collections
 import contextlib
@@ -6,17 +12,52 @@ import dataclasses
 import functools
 import io
 import operator
+import struct
+import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from synthjax.data.pipeline import orientation
+from synthjax.data.pipeline.orientation import Header
 from synthjax.data.pipeline.rows import Example, Source
 from synthjax.runtime.errors import UserError
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+# Pillow would try others too, some of which start programs, as EPS does.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+# What Pillow raises about files that are damaged, forged or of another kind.
+BAD_IMAGE = (
+  OSError,
+  EOFError,
+  SyntaxError,
+  ValueError,
+  TypeError,
+  LookupError,
+  ArithmeticError,
+  AttributeError,
+  AssertionError,
+  MemoryError,
+  RuntimeError,
+  struct.error,
+  zlib.error,
+  Image.DecompressionBombError,
+)
+# Names that systems, and the disks of networks, leave in folders; hidden ones
+# begin with a dot.
+_LEFTOVERS = {
+  *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "lost+found"),
+  *("$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"),
+}
+_SHOWN = 5  # names that a message lists
+
+# It comes from half of the pixels on that are refused, and names no file.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,24 +127,65 @@ def check_present(
 
 
 def is_image(path: epath.Path) -> bool:
-  """Returns whether a file is named as an image."""
-  return path.suffix.lower() in ENDINGS
+  """Returns whether a file is named as an image, and is no leftover."""
+  return path.suffix.lower() in ENDINGS and not is_leftover(path.name)
 
 
-def list_images(folder: epath.Path) -> list[str]:
-  """Returns the sorted names of the images in a folder."""
-  return sorted(file.name for file in folder.iterdir() if is_image(file))
+def is_leftover(name: str) -> bool:
+  """Returns whether a file or folder is hidden, or left by a system."""
+  is_hidden = name.startswith(".") and name not in (".", "..")
+  return is_hidden or name.lower() in _LEFTOVERS
+
+
+def list_images(
+  path: epath.Path, folder: str, left_out: list[str]
+) -> list[str]:
+  """Returns the sorted paths, below `path`, of the images in a folder.
+
+  Args:
+    path: local or gs://.
+    folder: of this name in it.
+    left_out: gets the paths of what else is there, for `warn_left_out`.
+  """
+  names = sorted(entry.name for entry in (path / folder).iterdir())
+  images = []
+  for name in names:
+    kept = images if is_image(epath.Path(name)) else left_out
+    kept.append(f"{folder}/{name}")
+  return images
+
+
+@functools.cache  # once a process, as a folder may be opened many times
+def warn_left_out(path: epath.PathLike, names: tuple[str, ...]) -> None:
+  """Counts what lies in a folder and is not read; nothing if there is none."""
+  if names:
+    logging.warning("%s", left_out(path, names))
+
+
+def left_out(path: epath.PathLike, names: Sequence[str]) -> str:
+  """Returns the sentence that counts what is not read."""
+  listed = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+  return (
+    f"{path}: {len(names):,} {'entry' if len(names) == 1 else 'entries'} passed "
+    f"over, as hidden, left by a system or not named as an image: {listed}."
+  )
+
+
+# --- decoding -----------------------------------------------------------------
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
   """Returns an image of any mode as RGB, over white where it is transparent."""
+  if image.mode.startswith("I;16"):  # 16 bits: convert() would clip, not scale
+    values = np.asarray(image)
+    scaled = (values >> 8).astype(np.uint8)
+    if (clear := image.info.get("transparency")) is not None:
+      scaled[values == clear] = 255
+    return Image.fromarray(scaled).convert("RGB")
   if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
     image = image.convert("RGBA")
     white = Image.new("RGBA", image.size, "white")
     return Image.alpha_composite(white, image).convert("RGB")
-  if image.mode.startswith("I;16"):  # 16 bits: convert() would clip, not scale
-    scaled = np.asarray(image) >> 8
-    return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
   return image.convert("RGB")
 
 
@@ -116,37 +198,96 @@ def to_square(image: Image.Image, size: int) -> Image.Image:
   return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
-def to_pixels(image: Image.Image, image_size: int | None) -> np.ndarray:
-  """Returns an image as uint8 [h, w, 3], a square if `image_size` is given."""
-  image = to_rgb(image)
+def to_pixels(
+  image: Image.Image,
+  image_size: int | None = None,
+  turn: int | None = None,
+) -> np.ndarray:
+  """Returns an image as uint8 [h, w, 3].
+
+  Args:
+    image: as `opened` yields it.
+    image_size: gives a square of this side.
+    turn: the orientation that it is turned by; EXIF's by default.
+  """
+  image = to_rgb(orientation.turned(image, turn))
   if image_size is not None and image.size != (image_size, image_size):
     image = to_square(image, image_size)
   return np.asarray(image)
 
 
-def read_pixels(file: epath.Path, image_size: int | None = None) -> np.ndarray:
-  """Reads a file as uint8 [h, w, 3], a square if `image_size` is given.
+def read_pixels(
+  file: epath.Path, image_size: int | None = None, turn: int | None = None
+) -> np.ndarray:
+  """Reads a file as uint8 [h, w, 3]; see `to_pixels`.
 
   Raises:
-    UserError: if it is no image, or is damaged.
+    UserError: if it is no image, is damaged, or is too large.
   """
-  with (
-    reading(file),
-    file.open("rb") as opened,
-    Image.open(opened) as image,
-  ):
-    return to_pixels(image, image_size)
+  with opened(file) as image:
+    return to_pixels(image, image_size, turn)
 
 
 def decode(
-  content: bytes, image_size: int | None = None, *, name: str
+  content: bytes,
+  image_size: int | None = None,
+  turn: int | None = None,
+  *,
+  name: str,
 ) -> np.ndarray:
   """Reads a file's content as `read_pixels` reads a file; `name` is for errors.
 
-  Unlike `codecs.decode_image`, it takes any mode and format.
+  `codecs.decode_image` is for what this package encoded.
   """
-  with reading(name), Image.open(io.BytesIO(content)) as image:
-    return to_pixels(image, image_size)
+  with opened(content, name) as image:
+    return to_pixels(image, image_size, turn)
+
+
+def read_header(file: epath.Path) -> Header:
+  """Reads the size and the orientation of an image, and decodes nothing.
+
+  Raises:
+    UserError: about what the start of the file shows to be wrong.
+  """
+  with opened(file) as image:
+    return orientation.header(image)
+
+
+@contextlib.contextmanager
+def opened(
+  content: epath.Path | bytes, name: Any = None
+) -> Iterator[Image.Image]:
+  """Opens an image by its header alone: its size and mode are known.
+
+  Args:
+    content: a file, or its content.
+    name: of the image, and where it is, for errors; by default the file's.
+
+  Raises:
+    UserError: if it is no image, has too many pixels for the memory, or pixels
+      of no known white; and for what Pillow raises about it in the block.
+  """
+  name = content if name is None else name
+  is_bytes = isinstance(content, bytes)
+  with (
+    reading(name),
+    io.BytesIO(content) if is_bytes else content.open("rb") as file,
+  ):
+    try:
+      image = Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError:
+      file.seek(0)
+      raise ValueError(
+        f"it is no {', '.join(_FORMATS)} of a known kind, and begins with "
+        f"{file.read(16)!r}"
+      ) from None
+    with image:
+      if image.mode in ("I", "F"):
+        raise UserError(
+          f"{name} has pixels of 32 bits or with a sign, and it is not known "
+          "which is white: save it with 8 or 16 bits, or move it away."
+        )
+      yield image
 
 
 @contextlib.contextmanager
@@ -159,7 +300,16 @@ def reading(name: Any, *errors: type[Exception]) -> Iterator[None]:
   """
   try:
     yield
-  except (OSError, SyntaxError, ValueError, *errors) as error:
+  except UserError:
+    raise
+  except Image.DecompressionBombError as error:
+    # Pillow raises it by the header, before it takes the memory.
+    sizes = str(error).partition(",")[0]
+    raise UserError(
+      f"{name} is too large an image ({sizes}): make it smaller, or move it "
+      "away."
+    ) from error
+  except (*BAD_IMAGE, *errors) as error:
     raise UserError(
       f"{name} cannot be read as an image ({error}): copy the file again, or "
       "move it away."

@@ -148,7 +148,11 @@ def caltech256(
   path = inside if inside.is_dir() else path
   if not path.is_dir():
     raise UserError(f"There is no folder {path}.")
-  folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+  folders = sorted(
+    entry.name
+    for entry in path.iterdir()
+    if entry.is_dir() and not image_files.is_leftover(entry.name)
+  )
   labels_of = class_names.match(
     folders,
     class_names.lookup(space) if classes is None else classes,
@@ -159,13 +163,13 @@ def caltech256(
     "test": slice(train_per_class, None),
     "all": slice(None),
   }[split]
-  files, labels, few = [], [], {}
+  files, labels, few, left_out = [], [], {}, []
   for folder in folders:
     # Two folders of the archive hold a folder and a script beside the images.
-    images = image_files.list_images(path / folder)
+    images = image_files.list_images(path, folder, left_out)
     if len(images) <= train_per_class:
       few[folder] = len(images)
-    files += [f"{folder}/{image}" for image in images[of_split]]
+    files += images[of_split]
     labels += [labels_of[folder]] * len(images[of_split])
   if few:
     listed = ", ".join(f"{folder} has {n}" for folder, n in few.items())
@@ -173,6 +177,7 @@ def caltech256(
       f"{path}: more than {train_per_class} images of each class are needed, "
       f"but {listed}. Unpack the archive anew, or lower train_per_class."
     )
+  image_files.warn_left_out(path, tuple(left_out))
   return image_files.open_files(path, files, labels, image_size)
 
 
