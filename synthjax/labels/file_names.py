@@ -15,6 +15,13 @@ from typing import Any
 _PLAIN_KEY = re.compile(r"[a-z0-9_][a-z0-9_-]{0,79}")
 # Windows takes these for devices, with any ending.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# Hugging Face's `imagefolder` takes a folder for a split that has one of these
+# words between such marks or at its ends; it passes over "__a" as over ".a".
+_SPLITS = re.compile(
+  r"(?:(?<=[-._ 0-9])|^)"
+  r"(train|training|validation|valid|dev|val|test|testing|eval|evaluation)"
+  r"(?=[-._ 0-9]|$)"
+)
 _FORBIDDEN = re.compile(r'[/\\:*?"<>|]')
 _MAX_BYTES = 180  # of the 255 that file systems take, with room for endings
 
@@ -37,8 +44,9 @@ def folder_names(
 ) -> list[str]:
   """Returns the name of a folder for each class.
 
-  A class keeps its name where any system can have it. Forbidden characters
-  become "_", and folders of the same name get a hash of their class's name.
+  A class keeps its name where any system, and Hugging Face's `imagefolder`, can
+  have it. Forbidden characters become "_", words that mean a split get a "+",
+  and folders of the same name get a hash of their class's name.
 
   Args:
     names: of the classes, no two alike.
@@ -73,8 +81,11 @@ def _folder_name(name: str) -> str:
   made = _FORBIDDEN.sub("_", made).rstrip(". ")  # Windows drops these at ends
   if made.startswith(".") or _DEVICES.fullmatch(made) or not made.strip():
     made = f"_{made}"  # nor is it hidden
+  elif made.startswith("__"):
+    made = f"+{made}"
   while len(made.encode()) > _MAX_BYTES:
     made = made[:-1]
+  made = _SPLITS.sub(r"\1+", made)
   # The hash keeps names apart that were cut, or became the same.
   if unicodedata.normalize("NFC", name) != made:
     made = f"{made}-{_hash(name)}"

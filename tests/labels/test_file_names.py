@@ -1,5 +1,7 @@
 """Names of files and folders that any system takes, made of any text."""
 
+import fnmatch
+
 import pytest
 from odd_rows import IDS, NAMES
 
@@ -42,6 +44,24 @@ def test_class_folders_keep_what_names_they_can():
     assert not name.startswith(".") and not name.endswith((".", " "))
     assert len(name.encode()) < 255 and name.isprintable()
     assert name not in png_folder.RESERVED and name.casefold() != "con"
+
+
+def test_no_class_folder_is_a_split_to_hugging_face():
+  """`datasets` 5.2.0 finds words of splits in paths by these patterns."""
+  words = "train training validation valid dev val test testing eval evaluation"
+  names = ["test tube", "dev kit", "bullet train", "test", "crash.test-2 dummy"]
+  names += ["val_3", "a eval b", "9test", "__init__", "x" * 175 + " testing"]
+  kept = ["contest", "trainer", "Valid", "dévaluation", "latest test+"]
+  assert file_names.folder_names(kept) == kept
+  for name in file_names.folder_names(names):
+    assert not name.startswith(("__", ".")), name
+    for word in words.split():
+      for form in ("{}", "{}[{}]*", "*[{}]{}", "*[{}]{}[{}]*"):
+        sep = "-._ 0-9"
+        pattern = form.replace("[{}]", f"[{sep}]").replace("{}", word)
+        assert not fnmatch.fnmatchcase(name, pattern), (name, pattern)
+  space = spaces.parse_space([*names, *kept], where="here")
+  assert {*names} < png_folder.class_folders(space).keys()  # of older exports
 
 
 def test_names_that_two_classes_share_get_their_ids():

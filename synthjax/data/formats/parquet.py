@@ -1,9 +1,10 @@
 """Parquet files that Hugging Face's `datasets` opens as images and classes.
 
 `datasets.load_dataset("parquet", data_dir=...)` finds Image() and ClassLabel
-features, as the schema's metadata describes them. Columns: image (a struct of
-bytes and path), label, id, prompt, seed. The same rows give the same bytes, by
-one version of pyarrow, which `pip install "synthjax[parquet]"` installs.
+features, as the schema's metadata and README.md describe them. Columns: image
+(a struct of bytes and path), label, id, prompt, seed. The same rows give the
+same bytes, by one version of pyarrow, which `pip install "synthjax[parquet]"`
+installs.
 """
 
 import functools
@@ -19,7 +20,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.config.schema import Count
-from synthjax.data.formats import export_rows, numbered_files
+from synthjax.data.formats import export_rows, hub_readme, numbered_files
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example
@@ -28,6 +29,8 @@ from synthjax.runtime.errors import UserError
 
 # A reader that wants one row reads all of its group.
 GROUP = 32
+# Those beside image and label.
+_COLUMNS = {"id": "string", "prompt": "string", "seed": "int64"}
 
 
 def check_installed() -> None:
@@ -77,7 +80,7 @@ def write(
         table = pa.Table.from_pylist(records, schema=schema)
         writer.write_table(table, row_group_size=GROUP)
 
-  return numbered_files.write(
+  written = numbered_files.write(
     folder,
     len(rows),
     shard_size,
@@ -85,26 +88,27 @@ def write(
     split=f"data/{split}",
     ending=".parquet",
   )
+  return written | hub_readme.write(
+    folder,
+    names,
+    split=split,
+    files=f"data/{split}-*.parquet",
+    count=len(rows),
+    columns=_COLUMNS,
+  )
 
 
 def _schema(names: Sequence[str]) -> Any:
   import pyarrow as pa
 
-  value = lambda dtype: {"dtype": dtype, "_type": "Value"}
   features = {
     "image": {"_type": "Image"},
     "label": {"names": list(names), "_type": "ClassLabel"},
-    "id": value("string"),
-    "prompt": value("string"),
-    "seed": value("int64"),
-  }
+  } | {n: {"dtype": kind, "_type": "Value"} for n, kind in _COLUMNS.items()}
   columns = {
     "image": pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
     "label": pa.int64(),
-    "id": pa.string(),
-    "prompt": pa.string(),
-    "seed": pa.int64(),
-  }
+  } | {n: pa.type_for_alias(kind) for n, kind in _COLUMNS.items()}
   info = json.dumps({"info": {"features": features}}, ensure_ascii=False)
   return pa.schema(columns).with_metadata({"huggingface": info})
 

@@ -1,8 +1,9 @@
 """A folder of image files for each class, as Hugging Face's imagefolder reads.
 
 `<split>/<class>/<image>.png`, or `.jpg` or `.webp` where the images are stored
-so; and `<split>/metadata.jsonl`, a row of file_name, label, class_name, prompt,
-seed and id for each image. `open_folder` also reads folders without the list.
+so; `<split>/metadata.jsonl`, a row of file_name, label, class_name, prompt,
+seed and id for each image; and README.md, which tells `datasets` the split.
+`open_folder` also reads folders without the list.
 """
 
 import functools
@@ -13,7 +14,7 @@ from typing import Any
 from etils import epath
 
 from synthjax.config.schema import Count
-from synthjax.data.formats import export_rows
+from synthjax.data.formats import export_rows, hub_readme
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example
@@ -23,7 +24,7 @@ from synthjax.runtime.errors import UserError
 
 METADATA = "metadata.jsonl"
 # Names that are taken beside the folders of the classes.
-RESERVED = (METADATA, "metadata.csv")
+RESERVED = (METADATA, "metadata.csv", "metadata.parquet")
 
 
 def write(
@@ -34,7 +35,7 @@ def write(
   split: str,
   keys: Sequence[str],
 ) -> dict[str, int]:
-  """Writes the image files that are not there yet, and their list at last.
+  """Writes the image files that are not there yet, and then their list.
 
   Args:
     folder: see `export_rows`, as for the others.
@@ -60,7 +61,10 @@ def write(
       about = {n: row[n] for n in ("label", "prompt", "seed", "id")}
       about |= {"file_name": file, "class_name": name}
       metadata.write(json.dumps(about, sort_keys=True) + "\n")
-  return written | {list_file: len(rows)}
+  readme = hub_readme.write(
+    folder, names, split=split, files=f"{split}/**", count=len(rows)
+  )
+  return written | {list_file: len(rows)} | readme
 
 
 def open_folder(

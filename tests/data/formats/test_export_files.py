@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from odd_rows import NAMES, ROWS, SPACE, block_of, write
 from PIL import Image
 
@@ -52,6 +53,7 @@ def test_the_schema_describes_images_and_classes_to_hugging_face(tmp_path):
   assert list(written) == [
     "data/train-00000-of-00002.parquet",
     "data/train-00001-of-00002.parquet",
+    "README.md",
   ]
   file = pq.ParquetFile(tmp_path / "data/train-00000-of-00002.parquet")
   sizes = [file.metadata.row_group(i).num_rows for i in range(2)]
@@ -61,6 +63,12 @@ def test_the_schema_describes_images_and_classes_to_hugging_face(tmp_path):
   assert features["image"] == {"_type": "Image"}
   assert features["label"] == {"_type": "ClassLabel", "names": list(NAMES)}
   assert set(features) == set(file.schema_arrow.names)
+  readme = (tmp_path / "README.md").read_text(encoding="utf-8")
+  card = yaml.safe_load(readme.split("---\n")[1])
+  [label] = [
+    f for f in card["dataset_info"]["features"] if f["name"] == "label"
+  ]
+  assert [*label["dtype"]["class_label"]["names"].values()] == list(NAMES)
   row = file.read().slice(40, 1).to_pylist()[0]
   want = ROWS[40 % len(ROWS)]
   assert row["image"]["bytes"] == want["encoded"]
