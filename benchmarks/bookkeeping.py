@@ -144,8 +144,10 @@ def _fill(args, stop_after: int | None) -> dict:
   began, first = time.monotonic(), None
   artifacts.begin(folder, {"images": images})
   prompts = texts.open_prompts(folder.parent / "prompts" / texts.FILE)
-  blocks = plan.plan(prompts, seeds=(0,))
-  rows = plan.rows_of(blocks, images_per_class=images // len(blocks))
+  num_classes = sum(map(len, prompts.groups.values()))
+  rows = plan.rows_of(
+    plan.plan(prompts, seeds=(0,), images_per_class=images // num_classes)
+  )
   drawn = 0
 
   def stream(prompts, rngs):

@@ -53,6 +53,7 @@ class Arm:
   up_to: Text  # the last rung of `ladder` that is tuned
   batch_norm: Annotated[str, one_of(BATCH_NORMS)]
   lr: NotNegative | None = None  # None: the optimizer's
+  batch_size: Count | None = None  # None: that of all arms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from synthjax.data.pipeline import few_shot, host_augment
 from synthjax.data.pipeline.rows import Example
 from synthjax.data.real import real_images
 from synthjax.labels import spaces
+from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 
 Features = tuple[np.ndarray, np.ndarray]  # float32 [n, d], labels int [n]
@@ -48,6 +49,7 @@ class Scored(NamedTuple):
 
   images: scores.Scores
   kept: np.ndarray | None  # [n] bool, what `select` has kept, if asked for
+  filter: dict[str, int]  # max_per_class and seed of `select`, if asked for
   zero_shot: linear_head.Head  # of the texts of their classes
 
 
@@ -69,12 +71,14 @@ def check_scores(workdir: epath.PathLike, encoder: Any, space: Any) -> None:
 def read_scored(workdir: epath.PathLike, *, filtered: bool) -> Scored:
   """Reads the scores of a workdir, and what `select` has kept if `filtered`."""
   workdir = epath.Path(workdir)
-  images, kept = scores.read(workdir / "score"), None
+  images, kept, options = scores.read(workdir / "score"), None, {}
   if filtered:
     kept = filters.read_kept(workdir / "select", workdir / "score", images)
+    spec = artifacts.load(workdir / "select")["spec"]
+    options = spec["select"] | {"seed": spec["seed"]}
   texts = scores.read_texts(workdir / "score")
   head = linear_head.init_head(texts.text_features, texts.logit_scale)
-  return Scored(images, kept, head)
+  return Scored(images, kept, options, head)
 
 
 def zero_shot_head(encoder: Any, space: Any) -> linear_head.Head:

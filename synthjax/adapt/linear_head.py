@@ -64,6 +64,8 @@ class Arm:
   filter: Flag  # takes only what `select` has kept
   soft_weight: Share  # 0 is CE, 0.5 the paper's SCE
   images_per_class: Count | None = None  # chosen by chance; None takes all
+  # Those that a drawing of so many has, before the filter; None takes all.
+  drawn_per_class: Count | None = None
   label_smoothing: Share | None = None  # of the hard loss
 
 

@@ -29,6 +29,7 @@ class Class(NamedTuple):
   subcategories: tuple[str, ...] = ()  # of the embedded set
   key: str = ""  # its name in the data set's own files, if that is another
   description: str = ""  # its meaning, where the name has several
+  singular: str = ""  # for the language model and the filter, if not the name
 
   @property
   def described(self) -> str:
@@ -44,6 +45,7 @@ class LabelSpace(NamedTuple):
   templates: tuple[str, ...] = TEMPLATES  # of the zero-shot classifier
   prompts: tuple[str, ...] = PROMPTS  # of the generator
   ensemble: tuple[str, ...] = ()  # of the classifier that CLIP's paper averages
+  filter: str | None = None  # template of the CLIP filter; None is the first
   # Whether sentences say "an organ" where a template says "a {}". Built-in
   # spaces keep what was published, "a photo of a umbrella."; see `articles`.
   articles: bool = False
@@ -77,11 +79,16 @@ class LabelSpace(NamedTuple):
       return articles.fill(template, c.described)
     return template.replace("{}", c.described)
 
+  def filter_text(self, c: Class) -> str:
+    """Writes the one text of a class that the CLIP filter knows it by."""
+    named = c._replace(name=c.singular or c.name)
+    return self.sentence(self.filter or self.templates[0], named)
+
 
 CLASS_FIELDS = ("name", "description", "sense", "related", "id", "key")
-CLASS_FIELDS += ("subcategories",)
+CLASS_FIELDS += ("subcategories", "singular")
 SPACE_FIELDS = ("name", "classes", "templates", "prompts", "ensemble")
-SPACE_FIELDS += ("fill_related",)
+SPACE_FIELDS += ("filter", "fill_related")
 
 
 def parse_space(
@@ -120,6 +127,9 @@ def parse_space(
     key: _sentences(key, fields, problems)
     for key in ("templates", "prompts", "ensemble")
   }
+  if fields.get("filter") is not None:
+    given = {"filter": [fields["filter"]]}
+    sentences["filter"] = "".join(_sentences("filter", given, problems))
   if problems:
     raise invalid(where, problems, places())
   if fill:
@@ -212,7 +222,8 @@ def _class(
   if not isinstance(number, int) or isinstance(number, bool):
     text = f"must be a whole number, not {number!r}"
     problems.append(Problem((*path, "id"), text))
-  texts = {"name": name} | {f: value.get(f, "") for f in ("key", "description")}
+  others = ("key", "description", "singular")
+  texts = {"name": name} | {field: value.get(field, "") for field in others}
   for field, text in texts.items():
     if not isinstance(text, str) or (field == "name" and not text.strip()):
       text = f"must be a text, {_not_text(text)}"
@@ -232,6 +243,7 @@ def _class(
     subcategories,
     texts["key"].strip(),
     texts["description"].strip(),
+    texts["singular"].strip(),
   )
   if len(problems) == start:
     try:

@@ -13,6 +13,7 @@ file. A list of names will do; these are all the fields:
     - {name: cow, id: 4}              # by default the position, from 0
   templates: ["a photo of a {}."]     # for the classifier; by default this
   ensemble: ["a {}.", "the {}."]      # more templates, to average; or none
+  filter: "a photo of a {}."          # for CF; by default the first template
   prompts: ["a photo of a {}"]        # for the generator; by default this
   fill_related: true                  # from WordNet, where there are none
 
@@ -26,7 +27,8 @@ The `key` of a class is its folder, synset or label in the data set's own files,
 if that is not its name: {id: 0, name: tench, key: n01440764}. Two classes may
 share a name only where every class has a key, which then follows the name
 wherever they are told apart: "missile (n03773504)". Classes of the embedded set
-also list the Unicode `subcategories` they hold.
+also list the Unicode `subcategories` they hold. `singular`, of "Industrial
+Buildings", is what the language model writes about and the filter asks for.
 
 `space_schema` checks the fields, and `space_yaml` reads the text.
 """

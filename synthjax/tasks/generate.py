@@ -49,6 +49,7 @@ class RealGuidance:
   pool: Block  # real images, for the shots; see `real_images.open_real`
   shots: Shots  # of each class; each number is a strategy, "rg16" of 16
   start_steps: Counts | None = None  # one for each of shots; START_STEPS
+  images_per_class: Count | None = None  # None: as many as without guidance
   # The draw of the shots, as in few-shot learning.
   sampler: Annotated[str, schema.one_of(few_shot.SAMPLERS)] = "nested"
 
@@ -141,7 +142,10 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   prompts = strategies.open_prompts(source / strategies.FILE)
-  blocks, references = plan(prompts, seeds=fields.seeds), None
+  blocks, references = (
+    plan(prompts, seeds=fields.seeds, images_per_class=fields.images_per_class),
+    None,
+  )
   if guided:
     pool = real_images.open_real(guided.pool, space)
     blocks += plan_guided(
@@ -149,10 +153,11 @@ def run(config: ConfigDict, workdir: str) -> None:
       labels_of(pool),
       guided.steps(),
       seeds=fields.seeds,
+      images_per_class=guided.images_per_class or fields.images_per_class,
       sampler=guided.sampler,
     )
     references = partial(read_references, pool, generator.reference_size)
-  rows = rows_of(blocks, images_per_class=fields.images_per_class)
+  rows = rows_of(blocks)
   is_new = jax.process_index() == 0 and not any(folder.glob(f"{NAME}*"))
   if fields.preview and is_new:
     count = fields.preview // len(space.classes)

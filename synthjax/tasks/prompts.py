@@ -93,7 +93,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     "space": {
       "name": space.name,
       "prompts": space.prompts,
-      "classes": {str(c.id): [c.described, *c.related] for c in space.classes},
+      "classes": {
+        str(c.id): [c.described, *c.related, *filter(None, [c.singular])]
+        for c in space.classes
+      },
     },
   }
   if artifacts.begin(folder, spec):
@@ -208,7 +211,7 @@ def _write(
 ) -> tuple[dict[int, list[str]], dict[str, int]]:
   """Writes the texts of each label; counts how many were kept and dropped."""
   writer = fields.model
-  topics = {c.id: _topic(c) for c in space.classes}
+  topics = {c.id: topic(c) for c in space.classes}
   written, counts = sentences.write(
     {topics[c.id]: c.name for c in space.classes},
     inspect.getmodule(type(writer)).load(writer, seed=seed),
@@ -228,8 +231,8 @@ def _write(
   return texts, counts
 
 
-def _topic(c: spaces.Class) -> str:
+def topic(c: spaces.Class) -> str:
   """Returns the name, and the main word of its description if it has one."""
-  word = wordnet.head_word(c.description)
-  is_in_name = word.lower() in c.name.lower().split()
-  return c.name if not word or is_in_name else f"{c.name}, {word}"
+  name, word = c.singular or c.name, wordnet.head_word(c.description)
+  is_in_name = word.lower() in name.lower().split()
+  return name if not word or is_in_name else f"{name}, {word}"

@@ -64,6 +64,8 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   if texts := spaces.identify_texts(space):
     spec["texts"] = texts
+  if space.filter:
+    spec["filter"] = [space.filter_text(c) for c in space.classes]
   encoders = [encoder]
   fields = schema.read(Score, config.get("score"), "config.score")
   if fields.filter_encoder:

@@ -146,12 +146,18 @@ def _rows_of(
   class_names: Sequence[str],
 ) -> tuple[int, np.ndarray]:
   """Returns the seed of an arm's images, and their rows of the scores."""
-  everything = np.ones(len(scored.images.ids), bool)
+  ids = scored.images.ids
+  kept = scored.kept if arm.filter else np.ones(len(ids), bool)
+  if arm.drawn_per_class:
+    kept = filters.in_smaller_drawing(ids, arm.drawn_per_class)
+    if arm.filter:
+      choose = partial(filters.select, class_names=class_names, **scored.filter)
+      kept = filters.keep_among(scored.images, kept, choose)
   image_seed, rows = filters.images_of(
     scored.images,
     strategy=arm.strategy,
     seed=seed,
-    kept=scored.kept if arm.filter else everything,
+    kept=kept,
     class_names=class_names,
   )
   return image_seed, feature_sets.limit_per_class(

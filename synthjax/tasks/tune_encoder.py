@@ -156,8 +156,9 @@ def _tuner(
   params = model.variables["params"]
   tuned = encoder_tuning.parts_up_to(params, arm.up_to)
   size = len(_source(fields, arm, workdir, space, fields.seeds[0]))
+  batch_size = min(arm.batch_size or fields.batch_size, size)
   num_steps = recipes.count_steps(
-    size, epochs=fields.epochs, batch_size=min(fields.batch_size, size)
+    size, epochs=fields.epochs, batch_size=batch_size
   )
   rate = {} if arm.lr is None else {"lr": arm.lr}
   objective = encoder_tuning.encoder_tuning(
@@ -183,7 +184,7 @@ def _tuner(
             host_augment.image_and_label, num_classes=len(space.classes)
           ),
         ],
-        batch_size=min(fields.batch_size, len(source)),
+        batch_size=batch_size,
         seed=seed,
         num_workers=fields.num_workers,
       ),
@@ -191,7 +192,7 @@ def _tuner(
       folder=workdir / "tune_encoder",
       label=_label(arm, seed),
       num_steps=num_steps,
-      batch_size=fields.batch_size,
+      batch_size=batch_size,
       seed=seed,
     )
     variables = {"params": state.params["encoder"]}

@@ -49,7 +49,7 @@ def make_row(which, number):
 
 
 def make_rows(count):
-  return rows_of([Block(2, make_row)], images_per_class=count)
+  return rows_of([Block(count, 2, make_row)])
 
 
 def fill_folder(folder, count=20, generator=None, **changes):

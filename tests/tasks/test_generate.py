@@ -63,8 +63,8 @@ def test_images_are_spread_evenly_over_prompts_and_have_different_ids(tmp_path):
       Prompt("basic-0-1", 0, "cat", "the cat", "basic"),
     ],
   )
-  blocks = plan.plan(prompts, seeds=(7, 8))
-  rows = list(plan.rows_of(blocks, images_per_class=5))
+  blocks = plan.plan(prompts, seeds=(7, 8), images_per_class=5)
+  rows = list(plan.rows_of(blocks))
   assert [row.id for row in rows[:10]] == [
     "basic-0-0-s7-0",
     "basic-0-0-s7-1",
@@ -90,14 +90,15 @@ def test_an_id_reads_back():
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 8])
 def test_a_row_is_read_by_its_index(count):
   """Of 7 images, each of `count` prompts has 7 // count, or one more."""
-  block = plan.Block(count, lambda which, number: (which, number))
-  rows = list(plan.rows_of([block, block], images_per_class=7))
+  block = plan.Block(7, count, lambda which, number: (which, number))
+  single = plan.Block(1, 1, lambda which, number: "single")
+  rows = list(plan.rows_of([block, single, block]))
   want = [
     (which, number)
     for which in range(count)
     for number in range(len(range(which, 7, count)))
   ]
-  assert rows == 2 * want
+  assert rows == [*want, "single", *want]
 
 
 def test_the_key_depends_on_seed_class_prompt_and_number_alone():
@@ -342,8 +343,10 @@ def test_real_guidance_stays_near_its_reference(weights):
 def test_guided_images_are_spread_evenly_over_the_shots():
   space = spaces.parse_space(tiny_world.SPACE, where="here")
   labels = [0, 1, 2] * 5
-  blocks = plan.plan_guided(space, labels, {1: 3, 2: 2}, seeds=(4, 5))
-  rows = list(plan.rows_of(blocks, images_per_class=5))
+  blocks = plan.plan_guided(
+    space, labels, {1: 3, 2: 2}, seeds=(4, 5), images_per_class=5
+  )
+  rows = list(plan.rows_of(blocks))
   assert len(rows) == 2 * 2 * 3 * 5 == len({row.id for row in rows})
   first = rows[:5]
   assert [row.id for row in first] == [f"rg1-0-0-s4-{i}" for i in range(5)]
@@ -361,8 +364,10 @@ def test_guided_images_are_spread_evenly_over_the_shots():
 def test_guided_images_come_from_the_shots_of_the_same_sampler():
   space = spaces.parse_space(tiny_world.SPACE, where="here")
   labels = [2, 0, 1] * 9
-  blocks = plan.plan_guided(space, labels, {2: 1}, seeds=(1,), sampler="coop")
-  rows = list(plan.rows_of(blocks, images_per_class=2))
+  blocks = plan.plan_guided(
+    space, labels, {2: 1}, seeds=(1,), images_per_class=2, sampler="coop"
+  )
+  rows = list(plan.rows_of(blocks))
   coop, _ = few_shot.draw_coop(labels, num_classes=3, shots=2, seed=1)
   assert sorted(row.reference for row in rows) == sorted(coop.tolist())
   assert all(labels[row.reference] == row.label for row in rows)

@@ -8,6 +8,7 @@ import tiny_world
 
 from synthjax.data.generated import scores, shards
 from synthjax.encoders import load_encoder
+from synthjax.labels import spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import score
@@ -37,6 +38,36 @@ def test_probabilities_by_hand():
   np.testing.assert_allclose(made.p_own, [0.9, 0.1], rtol=1e-6)
   np.testing.assert_array_equal(made.features, [[5, 0], [0.5, 0]])
   assert made.probs.dtype == made.features.dtype == np.float16
+
+
+def test_the_filter_may_have_a_text_of_its_own():
+  """It knows a class by that, in the singular; the classifier does not."""
+  classes = [{"name": "Big Barns", "singular": "Big Barn"}, "River"]
+  fields = dict(templates=["itap of {}.", "the {}."], filter="a photo of a {}.")
+  space = spaces.parse_space(
+    fields | dict(name="farm", classes=classes), where="here"
+  )
+  read = []
+
+  def encode(texts):
+    read.extend(texts)
+    return np.array(
+      [[len(read) - len(texts) + i, 1] for i in range(len(texts))]
+    )
+
+  texts = scores.encode_classes(encode, 1.0, space)
+  assert read[:4] == [
+    "itap of Big Barns.",
+    "the Big Barns.",
+    "itap of River.",
+    "the River.",
+  ]
+  assert read[4:] == ["a photo of a Big Barn.", "a photo of a River."]
+  assert texts.text_features.tolist() == [[[0, 1], [1, 1]], [[2, 1], [3, 1]]]
+  made = scores.make_scores(["a"], [0], [[1.0, 0]], texts)
+  cosines = np.array([4, 5]) / np.hypot([4, 5], 1)
+  p_own = 1 / (1 + np.exp(cosines[1] - cosines[0]))
+  np.testing.assert_allclose(made.p_own, [p_own], rtol=1e-6)
 
 
 def test_rows_are_those_of_the_images(config, tmp_path):

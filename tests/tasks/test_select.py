@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_world
 
-from synthjax.data.generated import filters, scores
+from synthjax.data.generated import filters, plan, scores
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import score, select
@@ -51,6 +51,39 @@ def test_an_even_guess_does_not_pass(n):
   )
   chosen = choose(made, 1, names=[str(i) for i in range(n)])
   assert set(chosen.reasons) == {"filled"}
+
+
+def test_a_smaller_drawing_is_found_in_a_larger_one():
+  """Its images, and what the filter would have kept of them."""
+  rows = {}
+  for size in (5, 12):
+    blocks = [
+      plan.Block(
+        size,
+        3,
+        lambda prompt, number, label=label: plan.Row(
+          str(plan.ImageId("basic", label, prompt, 0, number)),
+          label,
+          "",
+          "",
+          0,
+          number,
+        ),
+      )
+      for label in range(2)
+    ]
+    rows[size] = list(plan.rows_of(blocks))
+  labels = [row.label for row in rows[12]]
+  p_own = np.random.default_rng(0).uniform(size=24)
+  found = scores_of(p_own, labels=labels)
+  found = found._replace(ids=np.array([row.id for row in rows[12]]))
+  drawn = filters.in_smaller_drawing(found.ids, 5)
+  small = [row.id for row in rows[5]]
+  assert found.ids[drawn].tolist() == small
+  of_small = scores.Scores(*(column[drawn] for column in found))
+  kept = filters.keep_among(found, drawn, lambda offered: choose(offered, 2))
+  assert kept[drawn].tolist() == choose(of_small, 2).kept.tolist()
+  assert kept.sum() == 4 and not kept[~drawn].any()
 
 
 def test_the_best_fill_up_when_too_few_pass():

@@ -209,14 +209,18 @@ def test_fewer_images_and_smoothed_labels_are_arms(world, tmp_path):
     dict(ARMS[0], name="CE"),
     dict(ARMS[0], name="smooth", label_smoothing=0.2),
     dict(ARMS[2], name="1 kept", images_per_class=1),
+    dict(ARMS[0], name="2 drawn", drawn_per_class=2),
+    dict(ARMS[0], name="1 of 1", drawn_per_class=1, filter=True),
   )
   config = linked(world, tmp_path, arms=arms_of, seeds=(0,), lr=0.5)
   tune.check(config, str(tmp_path))
   tune.run(config, str(tmp_path))
   rows = results_of(tmp_path)["rows"]
-  assert [row["num_images"] for row in rows] == [9, 12, 12, 3]
-  assert [row["images_per_class"] for row in rows] == [3, None, None, 1]
-  assert [row["label_smoothing"] for row in rows] == [None, None, 0.2, None]
+  assert [row["num_images"] for row in rows] == [9, 12, 12, 3, 6, 3]
+  assert [row["images_per_class"] for row in rows][:4] == [3, None, None, 1]
+  assert [row["label_smoothing"] for row in rows] == [None, None, 0.2] + 3 * [
+    None
+  ]
   heads = load_file(tmp_path / "tune" / "heads.safetensors")
   plain, smooth = (heads[f"{n}, seed 0/weight"] for n in ("CE", "smooth"))
   assert np.abs(plain - smooth).max() > 1e-3

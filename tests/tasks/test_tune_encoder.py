@@ -104,6 +104,27 @@ def test_statistics_and_weights_decide_what_is_predicted(finished):
   assert len({tuple(each) for each in losses.values()}) == 3
 
 
+def test_an_arm_may_have_a_rate_and_a_batch_of_its_own(
+  tmp_path, encoder, monkeypatch
+):
+  """Table 6 learns from 32 real images at a time, and from 512 generated."""
+  trained = []
+
+  def train(*args, num_steps, batch_size, **kwargs):
+    trained.append((batch_size, num_steps))
+    raise ZeroDivisionError
+
+  monkeypatch.setattr(tune_encoder.runs, "train", train)
+  for number, own in enumerate(({}, {"batch_size": 2}, {"batch_size": 99})):
+    config = make_config(
+      tmp_path / str(number), encoder, arms=(arm("real", **own),)
+    )
+    with pytest.raises(ZeroDivisionError):
+      tune_encoder.run(config, str(tmp_path / str(number)))
+  # Of 3 classes x 2 shots in 2 epochs.
+  assert trained == [(4, 3), (2, 6), (6, 2)]
+
+
 def test_a_complete_run_is_skipped_and_another_refused(finished):
   workdir, config = finished
   before = (workdir / "tune_encoder/manifest.json").read_bytes()

@@ -6,12 +6,13 @@ lists what the task `select` has kept.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
+from synthjax.data.generated.plan import ImageId
 from synthjax.data.generated.scores import Scores, origin, unit
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError, unknown_names
@@ -111,6 +112,34 @@ def keep(
       "in another --workdir."
     )
   return Selection(np.isin(reasons, (KEPT, FILLED)), reasons)
+
+
+def keep_among(
+  scores: Scores, offered: np.ndarray, choose: Callable[[Scores], Selection]
+) -> np.ndarray:
+  """Returns which images [n] a filter keeps that is offered some [n] alone."""
+  rows, kept = np.flatnonzero(offered), np.zeros(len(offered), bool)
+  kept[rows] = choose(Scores(*(column[rows] for column in scores))).kept
+  return kept
+
+
+def in_smaller_drawing(ids: Sequence[str], images_per_class: int) -> np.ndarray:
+  """Returns which images [n] a drawing of fewer a class would have had.
+
+  As in `plan.rows_of`, it spreads them evenly over the prompts of each class.
+  """
+  parsed = [ImageId.parse(text) for text in ids]
+  num_prompts: dict[tuple, int] = {}
+  for strategy, label, prompt, seed, _ in parsed:
+    block = strategy, label, seed
+    num_prompts[block] = max(num_prompts.get(block, 0), prompt + 1)
+
+  def is_drawn(image: ImageId) -> bool:
+    size = num_prompts[image.strategy, image.label, image.seed]
+    count, more = divmod(images_per_class, size)
+    return image.number < count + (image.prompt < more)
+
+  return np.array([is_drawn(image) for image in parsed], bool)
 
 
 def write(folder: epath.PathLike, scores: Scores, selection: Selection) -> None:
@@ -327,17 +356,18 @@ def images_for(
     )
   kept = np.ones(len(scores.ids), bool) if kept is None else kept
   if real is not None:
-    rows = np.flatnonzero(of_strategy & kept)
-    chosen = select_by_real(
-      Scores(*(column[rows] for column in scores)),
-      *real,
-      margin=margin,
-      class_names=class_names,
-      max_per_class=max_per_class,
-      seed=seed,
+    kept = keep_among(
+      scores,
+      of_strategy & kept,
+      lambda offered: select_by_real(
+        offered,
+        *real,
+        margin=margin,
+        class_names=class_names,
+        max_per_class=max_per_class,
+        seed=seed,
+      ),
     )
-    kept = np.zeros(len(kept), bool)
-    kept[rows] = chosen.kept
   _, rows = images_of(
     scores, strategy=strategy, seed=seed, kept=kept, class_names=class_names
   )

@@ -1,6 +1,8 @@
 """Which images a run draws, and the id of each."""
 
+import bisect
 import functools
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -73,23 +75,26 @@ class Row(NamedTuple):
 class Block(NamedTuple):
   """The images of a class, of one strategy and seed."""
 
+  num_images: int
   num_prompts: int  # over which its images are spread evenly
   make: Callable[[int, int], Row]  # (prompt of the block, number of the image)
 
 
-def rows_of(blocks: Sequence[Block], *, images_per_class: int) -> Source:
+def rows_of(blocks: Sequence[Block]) -> Source:
   """Returns every image of the blocks; each is made when it is read.
 
   The images of a block come prompt by prompt. The numbers of images of two
   prompts differ by one at most.
   """
-  read = functools.partial(_read_row, blocks, images_per_class)
-  return Source(len(blocks) * images_per_class, read)
+  ends = [*itertools.accumulate((b.num_images for b in blocks), initial=0)]
+  return Source(ends[-1], functools.partial(_read_row, blocks, ends))
 
 
-def _read_row(blocks: Sequence[Block], size: int, index: int) -> Row:
-  block, index = blocks[index // size], index % size
-  count, more = divmod(size, block.num_prompts)  # `more` prompts have one more
+def _read_row(blocks: Sequence[Block], ends: Sequence[int], index: int) -> Row:
+  place = bisect.bisect_right(ends, index) - 1
+  block, index = blocks[place], index - ends[place]
+  # `more` prompts have one image more than the others.
+  count, more = divmod(block.num_images, block.num_prompts)
   if index < more * (count + 1):
     return block.make(*divmod(index, count + 1))
   prompt, number = divmod(index - more * (count + 1), count)
@@ -115,15 +120,22 @@ def few_of_each(
   ]
 
 
-def plan(prompts: Any, *, seeds: Sequence[int]) -> list[Block]:
+def plan(
+  prompts: Any, *, seeds: Sequence[int], images_per_class: int
+) -> list[Block]:
   """Lists what is to be drawn: by strategy, seed and class.
 
   Args:
     prompts: of `prompts.strategies.open_prompts`.
     seeds: of the images.
+    images_per_class: of a strategy and seed.
   """
   return [
-    Block(len(indices), functools.partial(_drawn_row, prompts, indices, seed))
+    Block(
+      images_per_class,
+      len(indices),
+      functools.partial(_drawn_row, prompts, indices, seed),
+    )
     for classes in prompts.groups.values()
     for seed in seeds
     for _, indices in sorted(classes.items())
@@ -151,6 +163,7 @@ def plan_guided(
   start_steps: Mapping[int, int],
   *,
   seeds: Sequence[int],
+  images_per_class: int,
   sampler: str = "nested",
 ) -> list[Block]:
   """Lists what is to be drawn with real guidance: by shots, seed and class.
@@ -163,6 +176,7 @@ def plan_guided(
     labels: [n] of the pool.
     start_steps: number of shots -> steps that are walked from one.
     seeds: of the shots, as few-shot tuning draws them, and of the images.
+    images_per_class: of a number of shots and a seed.
     sampler: of the shots, a key of few_shot.SAMPLERS.
   """
   names, blocks = space.class_names, []
@@ -174,6 +188,7 @@ def plan_guided(
       )
       blocks += [
         Block(
+          images_per_class,
           shots,
           functools.partial(
             _guided_row, prompts[label], names[label], label, rows, steps, seed

@@ -18,6 +18,7 @@ from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
 
 TEXT = "text.npz"
+_STORED = ("text_features", "logit_scale")  # of Texts
 _FEW_CHUNKS = 4  # encoded in too short a time to show progress
 
 
@@ -36,6 +37,8 @@ class Texts(NamedTuple):
 
   text_features: np.ndarray  # [k, t, d] float32: each class in each template
   logit_scale: float  # the factor on cosines, already exp
+  # [k, d] float32: those of the filter, if not the first template; not stored
+  filter_features: np.ndarray | None = None
 
 
 def part_name(index: int, num_parts: int) -> str:
@@ -49,7 +52,7 @@ def make_scores(
   features: np.ndarray,
   texts: Texts,
 ) -> Scores:
-  """Classifies features by one prompt for each class, the first template.
+  """Classifies features by one text for each class, that of the filter.
 
   Args:
     ids: [n].
@@ -59,8 +62,11 @@ def make_scores(
   """
   labels = np.asarray(labels, np.int32)
   features = np.asarray(features, np.float64)
-  classes = texts.text_features[:, 0].astype(np.float64)
-  logits = texts.logit_scale * unit(features) @ unit(classes).T  # [n, k]
+  classes = texts.filter_features
+  classes = texts.text_features[:, 0] if classes is None else classes
+  logits = (
+    texts.logit_scale * unit(features) @ unit(classes.astype(np.float64)).T
+  )  # [n, k]
   probs = np.exp(logits - logits.max(-1, keepdims=True))
   probs /= probs.sum(-1, keepdims=True)
   p_own = probs[np.arange(len(labels)), labels]
@@ -78,11 +84,15 @@ def encode_classes(
   logit_scale: float,
   space: Any,
 ) -> Texts:
-  """Encodes every class of a label space in every template."""
+  """Encodes every class in every template, and in the text of the filter."""
   texts = [space.sentence(t, c) for c in space.classes for t in space.templates]
   features = encode_texts(texts)
   shape = len(space.classes), len(space.templates), -1
-  return Texts(features.reshape(shape), logit_scale)
+  features = features.reshape(shape)
+  for_filter = [space.filter_text(c) for c in space.classes]
+  if for_filter == texts[:: len(space.templates)]:
+    return Texts(features, logit_scale)
+  return Texts(features, logit_scale, encode_texts(for_filter))
 
 
 def write_part(folder: epath.PathLike, name: str, scores: Scores) -> None:
@@ -99,12 +109,12 @@ def read_part(path: epath.PathLike) -> Scores:
 def write_texts(folder: epath.PathLike, texts: Texts) -> None:
   """Writes text.npz."""
   with artifacts.replace(folder, TEXT) as path:
-    np.savez(path, **texts._asdict())
+    np.savez(path, **{name: getattr(texts, name) for name in _STORED})
 
 
 def read_texts(folder: epath.PathLike) -> Texts:
   """Reads text.npz."""
-  arrays = read_arrays(epath.Path(folder) / TEXT, Texts._fields)
+  arrays = read_arrays(epath.Path(folder) / TEXT, _STORED)
   return Texts(arrays["text_features"], float(arrays["logit_scale"]))
 
 

@@ -59,6 +59,34 @@ def draw(
   )
 
 
+def hold_out(
+  labels: Sequence[int], *, share: float, seed: int = 0
+) -> dict[str, np.ndarray]:
+  """Splits a training set, as CoOp does where there are no validation images.
+
+  Args:
+    labels: [n] of the training set.
+    share: of the rows of each class, rounded, that validate; CoOp's is 0.2.
+    seed: of the choice.
+
+  Returns:
+    The rows of "train" and of "validation", rising.
+  """
+  labels = np.asarray(labels)
+  chosen = [
+    np.random.default_rng((seed, label)).permutation(rows)[
+      : round(share * len(rows))
+    ]
+    for label in np.unique(labels)
+    for rows in [np.flatnonzero(labels == label)]
+  ]
+  validation = np.sort(np.concatenate(chosen))
+  return {
+    "train": np.setdiff1d(np.arange(len(labels)), validation),
+    "validation": validation,
+  }
+
+
 def draw_splits(
   sampler: str,
   train_labels: Sequence[int],

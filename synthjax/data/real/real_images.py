@@ -12,11 +12,12 @@ from absl import logging
 from etils import epath
 
 from synthjax.config import schema
-from synthjax.config.schema import Block, Choice, Count
+from synthjax.config.schema import Block, Choice, Count, Inside
 from synthjax.data.formats import parquet, png_folder, webdataset
 from synthjax.data.generated.shards import open_shards
 from synthjax.data.pipeline import few_shot
-from synthjax.data.pipeline.rows import Example, labels_of
+from synthjax.data.pipeline.image_files import Labelled
+from synthjax.data.pipeline.rows import Example, labels_of, subset
 from synthjax.data.real import archives, tfds_copies
 from synthjax.data.real.paper_datasets import BENCHMARKS, Splits
 from synthjax.embedded import captions, world
@@ -109,6 +110,7 @@ def benchmark(
   splits: str | None = None,
   data_dir: epath.PathLike | None = None,
   image_size: Count | None = None,
+  held_out: Inside | None = None,
   *,
   space: Any,
 ) -> Sequence[Example]:
@@ -120,12 +122,21 @@ def benchmark(
     splits: a key of BENCHMARKS[name].
     data_dir: of the files.
     image_size: px.
+    held_out: share of the training images of each class that is "validation",
+      and no longer "train", where the splits have none; see
+      `few_shot.hold_out`.
     space: the label space.
   """
-  block, chosen = resolve(name, split, space, splits, data_dir, image_size)
+  opened = split if held_out is None or split == "test" else "train"
+  block, chosen = resolve(name, opened, space, splits, data_dir, image_size)
   source = open_real(block, space)
-  _check_size(len(source), name, split, chosen)
-  return source
+  _check_size(len(source), name, opened, chosen)
+  if held_out is None or split == "test":
+    return source
+  labels = labels_of(source)
+  rows = few_shot.hold_out(labels, share=held_out)[split]
+  part = subset(source, rows)
+  return Labelled(part.size, part.read, labels[rows].__getitem__)
 
 
 def resolve(

@@ -1,7 +1,9 @@
 """The table of the paper's 17 data sets, and how their splits are opened."""
 
 import json
+import pickle
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -206,6 +208,39 @@ def test_a_wrong_benchmark_says_what_to_change(more, space, words):
 def test_a_benchmark_needs_a_name_and_a_split():
   with pytest.raises(UserError, match="lacks name(.|\n)*lacks split"):
     real_images.open_real({"kind": "benchmark"}, spaces.load_space("eurosat"))
+
+
+def test_training_images_validate_where_no_others_do(tmp_path, monkeypatch):
+  space = spaces.load_space("eurosat")
+  for c in space.classes:
+    folder = tmp_path / "train" / c.key
+    folder.mkdir(parents=True)
+    for i in range(5):
+      (folder / f"{i}.jpg").touch()
+  part = Part(dict(kind="folder", path="train"), 50)
+  splits = {"folders": Splits("eurosat", part, part)}
+  monkeypatch.setitem(BENCHMARKS, "eurosat", splits)
+  block = dict(kind="benchmark", name="eurosat", data_dir=str(tmp_path))
+  with pytest.raises(UserError, match="split of eurosat"):
+    real_images.check_real(block | {"split": "validation"}, space)
+  labels = {}
+  for split in ("train", "validation", "test"):
+    held_out = block | {"split": split, "held_out": 0.2}
+    real_images.check_real(held_out, space)
+    source = real_images.open_real(held_out, space)
+    labels[split] = source.labels
+    assert pickle.loads(pickle.dumps(source)).labels.tolist() == [
+      *source.labels
+    ]
+  counts = {split: np.bincount(x).tolist() for split, x in labels.items()}
+  assert counts == {"train": [4] * 10, "validation": [1] * 10, "test": [5] * 10}
+  real_images.check_pool(
+    block | {"split": "train", "held_out": 0.2}, space, [4]
+  )
+  with pytest.raises(UserError, match="class 0 has 4"):
+    real_images.check_pool(
+      block | {"split": "train", "held_out": 0.2}, space, [5]
+    )
 
 
 def test_imagenet_is_read_from_folders_of_synsets(tmp_path, monkeypatch):
