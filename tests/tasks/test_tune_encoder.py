@@ -2,10 +2,14 @@
 
 import json
 
+import numpy as np
 import pytest
 import tiny_clip
 import tiny_world
 
+from synthjax.adapt.linear_head import Head
+from synthjax.config import schema
+from synthjax.labels import spaces
 from synthjax.models.clip import model as clip
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
@@ -104,9 +108,7 @@ def test_statistics_and_weights_decide_what_is_predicted(finished):
   assert len({tuple(each) for each in losses.values()}) == 3
 
 
-def test_an_arm_may_have_a_rate_and_a_batch_of_its_own(
-  tmp_path, encoder, monkeypatch
-):
+def test_an_arm_may_have_a_batch_of_its_own(tmp_path, encoder, monkeypatch):
   """Table 6 learns from 32 real images at a time, and from 512 generated."""
   trained = []
 
@@ -115,12 +117,16 @@ def test_an_arm_may_have_a_rate_and_a_batch_of_its_own(
     raise ZeroDivisionError
 
   monkeypatch.setattr(tune_encoder.runs, "train", train)
-  for number, own in enumerate(({}, {"batch_size": 2}, {"batch_size": 99})):
-    config = make_config(
-      tmp_path / str(number), encoder, arms=(arm("real", **own),)
-    )
+  arms = [arm("4"), arm("2", batch_size=2), arm("all", batch_size=99)]
+  config = make_config(tmp_path, encoder, arms=tuple(arms))
+  fields = schema.read(tune_encoder.FIELDS, config.tune_encoder, "here")
+  model = tune_encoder._load(config.encoder)
+  head = Head(np.zeros((3, 8)), np.zeros(3))
+  space = spaces.load_space(config.space)
+  for each in fields.arms:
+    tune = tune_encoder._tuner(fields, each, model, head, tmp_path, space)
     with pytest.raises(ZeroDivisionError):
-      tune_encoder.run(config, str(tmp_path / str(number)))
+      tune(0)
   # Of 3 classes x 2 shots in 2 epochs.
   assert trained == [(4, 3), (2, 6), (6, 2)]
 

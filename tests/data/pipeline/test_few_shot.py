@@ -66,8 +66,6 @@ POOL = [2, 0, 1] * 20
 VALIDATION = [1, 2, 0] * 6
 
 
-@pytest.mark.parametrize("sampler", few_shot.SAMPLERS)
-@pytest.mark.parametrize(("shots", "held"), [(1, 1), (2, 2), (4, 4), (16, 4)])
 def test_a_fifth_of_each_class_is_held_out_where_nothing_validates():
   """CoOp's rule: of 100 and 12 images, 20 and 2."""
   labels = np.repeat([1, 0], [100, 12])
@@ -80,6 +78,8 @@ def test_a_fifth_of_each_class_is_held_out_where_nothing_validates():
   assert (again["validation"] == rows["validation"]).all()
 
 
+@pytest.mark.parametrize("sampler", few_shot.SAMPLERS)
+@pytest.mark.parametrize(("shots", "held"), [(1, 1), (2, 2), (4, 4), (16, 4)])
 def test_validation_has_at_most_four_of_each_class(sampler, shots, held):
   train, validation = few_shot.draw_splits(
     sampler, POOL, VALIDATION, num_classes=3, shots=shots, seed=1
