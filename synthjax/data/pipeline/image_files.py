@@ -166,8 +166,8 @@ def left_out(path: epath.PathLike, names: Sequence[str]) -> str:
   """Returns the sentence that counts what is not read."""
   listed = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
   return (
-    f"{path}: {len(names):,} {'entry' if len(names) == 1 else 'entries'} passed "
-    f"over, as hidden, left by a system or not named as an image: {listed}."
+    f"{path}: {len(names):,} {'entry' if len(names) == 1 else 'entries'} "
+    f"passed over, as hidden, left by a system or not named as an image: {listed}."
   )
 
 
