@@ -199,6 +199,8 @@ def randoms(shapes, *, seed=0, dtype=np.float32):
 VIT = dict(embed=24, text=64, vision=(8, 128, 3), size=16, layers=2)
 RESNET = dict(embed=24, text=64, vision=(4, (1, 2, 1, 1)), size=64, layers=2)
 SMALL = dict(length=10, vocab=40)
+# What their weights do not show.
+HEADS = dict(vision_heads=2, text_heads=1, activation="quick_gelu")
 
 
 def weights_of(sizes, **kwargs):

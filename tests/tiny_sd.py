@@ -153,8 +153,8 @@ def write_folder(folder, version="v1", *, dtype=np.float32, old_names=False):
     }
     save_file(arrays, folder / part / f"{file}.safetensors")
   (folder / "tokenizer").mkdir()
-  (folder / convert.MERGES).write_text(merges)
-  (folder / convert.VOCABULARY).write_text(json.dumps(vocab))
+  (folder / "tokenizer" / "merges.txt").write_text(merges)
+  (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocab))
   pad = "!" if version == "v2" else "<|endoftext|>"
   (folder / "tokenizer" / "special_tokens_map.json").write_text(
     json.dumps({"pad_token": pad})

@@ -256,8 +256,8 @@ def _read_tokenizer(
 ) -> tuple[bpe.Tokenizer, str]:
   """Returns the tokenizer and the hash of its file."""
   if tokenizer is None and weights.is_dir():
-    merges = weights / convert.MERGES
-    return bpe.read(weights / convert.VOCABULARY, merges), files.sha256(merges)
+    found, path = convert.read_tokenizer(weights)
+    return found, files.sha256(path)
   path = bpe.locate(tokenizer) if tokenizer else weights.parent / TOKENIZER
   return bpe.load(path), files.sha256(path)
 

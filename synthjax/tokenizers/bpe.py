@@ -115,9 +115,16 @@ def clip_bpe(path: epath.PathLike) -> Tokenizer:
   Raises:
     UserError: if the file is not that one.
   """
+  return _clip_bpe(_read_merges(path), path)
+
+
+def _clip_bpe(
+  merges: Sequence[tuple[str, str]], path: epath.PathLike
+) -> Tokenizer:
+  """Builds it from the merges that a file holds; see `clip_bpe`."""
   from tokenizers import Regex, decoders, models, pre_tokenizers
 
-  merges = _read_merges(path)[:_CLIP_MERGES]
+  merges = merges[:_CLIP_MERGES]
   if len(merges) < _CLIP_MERGES:
     raise UserError(
       f"{path} holds {len(merges):,} merges, CLIP needs {_CLIP_MERGES:,}: it "
@@ -231,13 +238,27 @@ def locate(name: str) -> epath.Path:
 def load(path: epath.PathLike = EMBEDDED) -> Tokenizer:
   """Loads a tokenizer.json of Hugging Face's `tokenizers`; by default ours.
 
+  That of Hugging Face's CLIP holds the start and the end among its tokens: it
+  gives the same tokenizer as `read`.
+
   Raises:
     UserError: if the file is missing or is not such a tokenizer.
   """
   import tokenizers  # slow, and not every command reads text
 
   try:
-    bpe = tokenizers.Tokenizer.from_str(epath.Path(path).read_text())
+    text = epath.Path(path).read_text()
+    bpe = tokenizers.Tokenizer.from_str(text)
+    if bpe.token_to_id(START) is not None:
+      model = json.loads(text)["model"]
+      # Older files join the two pieces of a merge by a space.
+      merges = [
+        tuple(m.split(" ") if isinstance(m, str) else m)
+        for m in model["merges"]
+      ]
+      return _agreeing(_clip_bpe(merges, path), model["vocab"], path, path)
+  except UserError:
+    raise
   except Exception as error:  # tokenizers raises nothing more specific
     raise UserError(
       f"Cannot read the tokenizer {path}: {error}. It must be the "
@@ -246,7 +267,7 @@ def load(path: epath.PathLike = EMBEDDED) -> Tokenizer:
   return Tokenizer(bpe)
 
 
-# --- CLIP's tokenizer from the two files of Hugging Face's folders ------------
+# --- CLIP's tokenizer from the files of Hugging Face's folders ----------------
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -262,8 +283,6 @@ def read(vocabulary: epath.PathLike, merges: epath.PathLike) -> Tokenizer:
     UserError: if a file is missing, or they are not those of CLIP.
   """
   tokenizer = clip_bpe(merges)
-  vocab = tokenizer.bpe.get_vocab()
-  vocab |= {START: len(vocab), END: len(vocab) + 1}
   try:
     ids = json.loads(epath.Path(vocabulary).read_text())
   except (OSError, ValueError) as error:
@@ -271,6 +290,18 @@ def read(vocabulary: epath.PathLike, merges: epath.PathLike) -> Tokenizer:
       f"Cannot read {vocabulary} ({type(error).__name__}: {error}): it is "
       "missing or damaged. Fetch it again."
     ) from None
+  return _agreeing(tokenizer, ids, vocabulary, merges)
+
+
+def _agreeing(
+  tokenizer: Tokenizer,
+  ids: Any,
+  vocabulary: epath.PathLike,
+  merges: epath.PathLike,
+) -> Tokenizer:
+  """Returns the tokenizer of `merges`, if `ids` of `vocabulary` are its own."""
+  vocab = tokenizer.bpe.get_vocab()
+  vocab |= {START: len(vocab), END: len(vocab) + 1}
   if ids != vocab:
     ids = ids if isinstance(ids, dict) else {}
     odd = [token for token, i in vocab.items() if ids.get(token) != i]
@@ -278,7 +309,7 @@ def read(vocabulary: epath.PathLike, merges: epath.PathLike) -> Tokenizer:
       f"{vocabulary} is not the vocabulary of CLIP that {merges} makes: it has "
       f"{len(ids):,} tokens, not {len(vocab):,}, or other ids for {len(odd):,}"
       f" of these, such as {', '.join(odd[:3]) or 'none'}. Only the vocabulary "
-      "of OpenAI's CLIP is supported: fetch both files again."
+      "of OpenAI's CLIP is supported: fetch it again."
     )
   return tokenizer
 

@@ -2,10 +2,15 @@ r"""Fetches released weights, and converts them to what configs name.
 
   python -m synthjax.weights list              all checkpoints and their states
   python -m synthjax.weights fetch NAME...     download, verify, convert
-  python -m synthjax.weights convert NAME FILE...  the same with your own files
+  python -m synthjax.weights convert NAME FILE...  the same with your own files,
+                                               of any names: base.pt=MY_FILE
   python -m synthjax.weights check NAME...     read everything again
   python -m synthjax.weights pack FOLDER --output=FOLDER
                                                Stable Diffusion, in two files
+
+`convert` takes the index of weights in several files, and reads the config.json
+beside them for what they do not show: the heads and the activation of a CLIP,
+which --vision_heads, --text_heads and --activation state otherwise.
 
 An interrupted fetch goes on where it stopped. Configs name the results as
 released:NAME/FILE. They lie in the cache folder (SYNTHJAX_CACHE), or with
@@ -16,7 +21,8 @@ from https://host/path/NAME/FILE instead of from the publishers.
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.weights import fetch, make
@@ -25,7 +31,12 @@ from synthjax.weights.catalogue import RELEASED
 COMMANDS = ("list", "fetch", "convert", "check", "pack")
 
 
-def run(command: str, names: Sequence[str], output: str | None) -> None:
+def run(
+  command: str,
+  names: Sequence[str],
+  output: str | None,
+  options: Mapping[str, Any] | None = None,
+) -> None:
   """Runs one command.
 
   Args:
@@ -34,12 +45,16 @@ def run(command: str, names: Sequence[str], output: str | None) -> None:
       folder in diffusers' layout.
     output: the folder for the results of "convert" or "pack"; None is the
       cache, which "pack" does not take.
+    options: of the network, for "convert"; None is not given.
 
   Raises:
     UserError: about misspelt or missing arguments, or from the command.
   """
   if command not in COMMANDS:
     raise unknown_names("command", [command], COMMANDS)
+  options = {k: v for k, v in (options or {}).items() if v is not None}
+  if options and command != "convert":
+    raise UserError(f"{', '.join(f'--{k}' for k in options)}: for `convert`.")
   if command == "pack":
     if len(names) != 1 or output is None:
       raise UserError(
@@ -67,7 +82,7 @@ def run(command: str, names: Sequence[str], output: str | None) -> None:
   elif not names:
     raise UserError(f"`{command}` needs a name; `list` lists them.")
   elif command == "convert":
-    make.convert_files(names[0], names[1:], output)
+    make.convert_files(names[0], names[1:], output, options)
   else:
     {"fetch": fetch.fetch_all, "check": fetch.check_all}[command](names)
 
@@ -82,9 +97,15 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("command", help=" | ".join(COMMANDS))
   parser.add_argument("names", nargs="*", metavar="NAME", help="see `list`")
   parser.add_argument("--output", help="of `convert` and `pack`: a folder")
-  args = parser.parse_intermixed_args(argv)
+  for field, kind, words in (
+    ("vision_heads", int, "heads of its image tower's attention"),
+    ("text_heads", int, "heads of its text tower"),
+    ("activation", str, "quick_gelu or gelu"),
+  ):
+    parser.add_argument(f"--{field}", type=kind, help=f"of a CLIP: {words}")
+  args = vars(parser.parse_intermixed_args(argv))
   try:
-    run(args.command, args.names, args.output)
+    run(args.pop("command"), args.pop("names"), args.pop("output"), args)
     sys.stdout.flush()
   except UserError as error:
     print(f"synthjax: {error}", file=sys.stderr)

@@ -39,6 +39,8 @@ class Released(NamedTuple):
   family: str  # of FAMILIES
   licence: str
   note: str = ""
+  # A key of MODELS of the family: what it has that weights do not show.
+  model: str | None = None
 
 
 def hub(repository: str, name: str, megabytes: float, *others: str) -> File:
@@ -177,9 +179,9 @@ def _glide(name: str) -> File:
   return File(name, f"{OPENAI}/diffusion/dec-2021/{name}")
 
 
-def _clip(what: str, file: File, parameters: int, note: str = "") -> Released:
+def _clip(model: str, file: File, parameters: int, note: str = "") -> Released:
   return Released(
-    what,
+    f"CLIP {model}{note and ', as float32'}",
     (file, _CLIP_BPE),
     {
       "clip.safetensors": Made((file.name,), "encoder.weights", parameters),
@@ -188,6 +190,7 @@ def _clip(what: str, file: File, parameters: int, note: str = "") -> Released:
     "clip",
     "MIT",
     note,
+    f"clip_{model.lower().translate({ord('-'): '_', ord('/'): None})}",
   )
 
 
@@ -197,17 +200,13 @@ def _clip_openai(
   """OpenAI's archive: TorchScript, mostly float16."""
   name = f"{model.replace('/', '-')}.pt"
   url = f"{OPENAI}/clip/models/{sha256}/{name}"
-  return _clip(f"CLIP {model}", File(name, url, sha256, megabytes), parameters)
+  return _clip(model, File(name, url, sha256, megabytes), parameters)
 
 
 def _clip_hub(model: str, parameters: int, *of_file) -> Released:
   """The same weights in Hugging Face's layout, or in open_clip's."""
-  return _clip(
-    f"CLIP {model}, as float32",
-    hub(*of_file),
-    parameters,
-    "the same weights in another layout",
-  )
+  note = "the same weights in another layout"
+  return _clip(model, hub(*of_file), parameters, note)
 
 
 def _moco(epochs: int, md5: str) -> Released:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -56,7 +57,8 @@ def read_weights(path: epath.PathLike) -> dict[str, np.ndarray]:
 
   Args:
     path: of a file of torch.save or torch.jit.save (.pt, .pth, .bin, .pth.tar),
-      of safetensors, or of Flax's msgpack.
+      of safetensors, or of Flax's msgpack; or of the index of such files
+      ("...index.json"), which holds the names of weights in several.
 
   Returns:
     Arrays by their names: those of the state dict, or the keys of nested dicts
@@ -67,6 +69,13 @@ def read_weights(path: epath.PathLike) -> dict[str, np.ndarray]:
     UserError: when there is no such file, or it is of none of these kinds, cut
       short or damaged. No code in it is ever run.
   """
+  if parts := parts_of(path):
+    return _read_parts(parts)
+  return _read_file(path)
+
+
+def _read_file(path: epath.PathLike) -> dict[str, np.ndarray]:
+  """Reads one file; see `read_weights`."""
   data = map_file(path)
   kinds = (torch_files.is_zip, torch_files.is_pickle, torch_files.is_tar)
   if any(is_of_kind(data) for is_of_kind in kinds):
@@ -83,6 +92,65 @@ def read_weights(path: epath.PathLike) -> dict[str, np.ndarray]:
       "can be read: torch.save (.pt, .pth, .bin), safetensors, and Flax's "
       "msgpack. Fetch it again, or convert it."
     )
+
+
+def read_json(path: epath.PathLike) -> dict[str, Any]:
+  """Reads a config beside weights.
+
+  Raises:
+    UserError: when it is not JSON with fields.
+  """
+  try:
+    content = json.loads(epath.Path(path).read_text())
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f"{path} is no JSON ({error}): fetch it again.") from None
+  if not isinstance(content, dict):
+    raise UserError(f"{path} holds no fields: fetch it again.")
+  return content
+
+
+# An index: {"weight_map": {name of a weight: name of its file}}.
+
+
+def parts_of(path: epath.PathLike) -> list[epath.Path]:
+  """Returns the files that an index names; none for any other file.
+
+  Raises:
+    UserError: about an index that names files elsewhere, or missing ones.
+  """
+  data = map_file(path)
+  if data[:1].tobytes() != b"{" or len(data) > MAX_HEADER:
+    return []
+  try:
+    names = {*json.loads(data.tobytes())["weight_map"].values()}
+    names = sorted(name for name in names if isinstance(name, str))
+  except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    return []
+  folder = epath.Path(path).parent
+  odd = [n for n in names if pathlib.PurePath(n).name != n or "\\" in n]
+  lacking = [n for n in names if n not in odd and not (folder / n).exists()]
+  if odd or lacking:
+    raise UserError(
+      f"{path} is the index of {len(names)} files of weights, which lie beside "
+      "it. "
+      + (f"These names are no names of files: {short(odd)}. " if odd else "")
+      + (f"Missing: {', '.join(lacking)}. Fetch them." if lacking else "")
+    )
+  return [folder / name for name in names]
+
+
+def _read_parts(parts: Sequence[epath.Path]) -> dict[str, np.ndarray]:
+  """Reads the weights of all files, which share no name."""
+  weights: dict[str, np.ndarray] = {}
+  for part in parts:
+    for name, weight in _read_file(part).items():
+      if name in weights:
+        raise UserError(
+          f"{short(name)} is in {part} and in another file of the same index: "
+          "they do not belong together. Fetch all again."
+        )
+      weights[name] = weight
+  return weights
 
 
 def _impostor(data: np.ndarray) -> str | None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_sd
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from synthjax.generators import load_generator, stable_diffusion
 from synthjax.models.stable_diffusion import weights as convert
@@ -210,6 +210,44 @@ def test_a_folder_is_read_packed_and_written_back(
   )
   assert networks.unet.heads == ((2, 4) if version == "v2" else (2, 2))
   assert (packed / TOKENIZER).exists()
+
+
+def test_a_folder_of_today_is_the_same(tmp_path):
+  """One file of the tokenizer, as of transformers 5, and weights in parts."""
+  weights, _ = tiny_sd.write_folder(tmp_path)
+  old, _ = convert.read_tokenizer(tmp_path)
+  before, about = convert.from_folder(tmp_path)
+  merges, vocab = tiny_sd.made_up_words()
+  pairs = [line.split(" ") for line in merges.splitlines()[1:]]
+  model = {"type": "BPE", "vocab": vocab, "merges": pairs}
+  whole = tmp_path / "tokenizer" / "tokenizer.json"
+  whole.write_text(json.dumps({"version": "1.0", "model": model}))
+  # An older folder has all three, and keeps its identity.
+  assert whole not in convert.files_of(tmp_path)
+  for name in ("vocab.json", "merges.txt"):
+    (whole.parent / name).unlink()
+  (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+  names, where = sorted(weights["unet"]), {}
+  for i in range(2):
+    part = tmp_path / "unet" / f"part{i}.safetensors"
+    save_file({k: weights["unet"][k] for k in names[i::2]}, part)
+    where |= dict.fromkeys(names[i::2], part.name)
+  index = "diffusion_pytorch_model.safetensors.index.json"
+  (tmp_path / "unet" / index).write_text(json.dumps({"weight_map": where}))
+
+  new, path = convert.read_tokenizer(tmp_path)
+  assert path == whole and new.bpe.to_str() == old.bpe.to_str()
+  after, same = convert.from_folder(tmp_path)
+  assert same == about
+  jax.tree.map(np.testing.assert_array_equal, after, before)
+  paths = convert.files_of(tmp_path)
+  assert {whole, part, tmp_path / "unet" / index} <= {*paths}
+
+  model["vocab"] = vocab | {"a": 7}
+  other = tmp_path / "tokenizer.json"
+  other.write_text(json.dumps({"version": "1.0", "model": model}))
+  with pytest.raises(UserError, match="other ids for 1 of these, such as a"):
+    bpe.load(other)
 
 
 def test_all_that_does_not_fit_is_listed_at_once():

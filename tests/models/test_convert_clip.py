@@ -1,6 +1,7 @@
 """Released CLIP weights: every key of every layout, there and back."""
 
 import json
+from functools import partial
 
 import clip_keys
 import jax
@@ -14,9 +15,12 @@ from plain_weights import zeros
 
 from synthjax import encoders
 from synthjax.models.clip import model as clip
-from synthjax.models.clip.weights import from_released, to_released
+from synthjax.models.clip import weights as convert
+from synthjax.models.clip.weights import to_released
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
+
+from_released = partial(convert.from_released, **clip_keys.HEADS)
 
 
 def kept(weights):
@@ -48,7 +52,7 @@ def test_every_key_of_openais_archives_is_taken(name, tensors, numbers):
   shapes = clip_keys.openai(**clip_keys.SIZES[name])
   assert len(shapes) == tensors
   weights = zeros(shapes | clip_keys.EXTRA, np.float16)
-  variables, description = from_released(weights)
+  variables, description = convert.from_released(weights)
 
   flat = traverse_util.flatten_dict(variables, sep="/")
   assert sum(v.size for k, v in flat.items() if k[0] == "p") == numbers
@@ -76,7 +80,9 @@ def test_every_key_of_hugging_faces_clip_is_taken(name, tensors):
   shapes = clip_keys.huggingface(**clip_keys.SIZES[name])
   assert len(shapes) == tensors + 2  # the position_ids of older files
   # One byte each, as q, k and v are copied.
-  variables, description = from_released(zeros(shapes, np.int8))
+  variables, description = convert.from_released(
+    zeros(shapes, np.int8), model=name
+  )
   assert clip.CLIP(**description["model"]) == clip.MODELS[name]()
   back = to_released(variables, description, "huggingface")
   assert {k: v.shape for k, v in back.items()} == {
@@ -94,7 +100,7 @@ def test_every_key_of_timms_resnet_is_taken():
   assert shapes["stages.3.2.conv3_1x1.conv.weight"] == (2048, 512, 1, 1)
   assert shapes["head.pos_embed"] == (50, 2048)
   assert shapes["head.proj.weight"] == (1024, 2048)
-  variables, description = from_released(zeros(shapes, np.float16))
+  variables, description = convert.from_released(zeros(shapes, np.float16))
   assert description == {
     "kind": "clip_visual",
     "image_tower": "resnet",

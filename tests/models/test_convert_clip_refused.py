@@ -1,11 +1,16 @@
 """What is no CLIP, or has no released names, is refused with its problems."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-from clip_keys import RESNET, VIT, weights_of
+from clip_keys import HEADS, RESNET, VIT, weights_of
 
-from synthjax.models.clip.weights import from_released, to_released
+from synthjax.models.clip import weights as convert
+from synthjax.models.clip.weights import to_released
 from synthjax.runtime.errors import UserError
+
+from_released = partial(convert.from_released, **HEADS)
 
 
 def without(weights, *starts):
@@ -65,18 +70,6 @@ def test_a_third_that_does_not_fit_is_named(change):
   lines = str(error.value)
   assert "layers.1.self_attn.q_proj.weight: no rule takes it" in lines
   assert "resblocks_1/attn/in_proj/kernel: weights have None" in lines
-
-
-def test_heads_that_no_shape_shows_can_be_given():
-  sizes = VIT | {"text": 48, "vision": (8, 32, 1)}
-  weights = weights_of(sizes)
-  with pytest.raises(UserError, match="width of 32.*vision_heads="):
-    from_released(weights)
-  with pytest.raises(UserError, match="width of 48.*text_heads="):
-    from_released(weights, vision_heads=2)
-  _, description = from_released(weights, vision_heads=2, text_heads=3)
-  assert description["model"]["vision_heads"] == 2
-  assert description["model"]["text_heads"] == 3
 
 
 @pytest.mark.parametrize(

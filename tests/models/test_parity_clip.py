@@ -18,15 +18,16 @@ TOLERANCE = 1e-4
 FLAX = pathlib.Path(__file__).parents[1] / "golden" / "clip_flax"
 
 
-def outputs(weights, images, tokens):
+def outputs(weights, images, tokens, **stated):
   """Converts the weights and returns features and logits, and a description.
 
   Args:
     weights: of any released layout.
     images: [n, 3, h, w], normalised.
     tokens: [m, l].
+    **stated: what `from_released` is told beside the weights.
   """
-  variables, description = from_released(weights)
+  variables, description = from_released(weights, **stated)
   model = clip.CLIP(**description["model"])
 
   def features(variables, images, tokens):
@@ -58,7 +59,19 @@ def test_both_towers_equal_the_reference(golden, name):
   case = golden(name)
   start = "weights/"
   weights = {k[len(start) :]: case[k] for k in case if k.startswith(start)}
-  got, description = outputs(weights, case["in/images"], case["in/tokens"])
+  config = case["meta"]["config"]
+  width, layers = config["vision_width"], config["vision_layers"]
+  resnet = isinstance(layers, list)
+  # OpenAI's class computes the heads of its image tower.
+  heads = (width * 32 if resnet else width) // 64
+  stated = {
+    "vision_heads": config.get("vision_heads", heads),
+    "text_heads": config["transformer_heads"],
+    "activation": config.get("activation", "quick_gelu"),
+  }
+  got, description = outputs(
+    weights, case["in/images"], case["in/tokens"], **stated
+  )
   want = {k: case[f"out/{k}"] for k in got}
   assert_close(got, want)
   np.testing.assert_array_equal(
@@ -66,22 +79,17 @@ def test_both_towers_equal_the_reference(golden, name):
   )
 
   # The sizes were found, too.
-  config, model = case["meta"]["config"], description["model"]
-  width, layers = config["vision_width"], config["vision_layers"]
-  resnet = isinstance(layers, list)
-  assert model == {
+  assert {"activation": "quick_gelu"} | description["model"] == stated | {
     "image_tower": "resnet" if resnet else "vit",
     "embed_dim": config["embed_dim"],
     "image_size": config["image_resolution"],
     "patch_size": config["vision_patch_size"],
     "vision_width": width,
     "vision_layers": layers,
-    "vision_heads": width * 32 // 64 if resnet else width // 64,
     "context_length": config["context_length"],
     "vocab_size": config["vocab_size"],
     "text_width": config["transformer_width"],
     "text_layers": config["transformer_layers"],
-    "text_heads": config["transformer_heads"],
   }
 
 
@@ -99,9 +107,12 @@ def test_features_equal_those_of_flax_clip():
   )
   with np.load(FLAX / "outputs.npz") as case:
     case = dict(case)
-  got, description = outputs(weights, case["in/images"], case["in/tokens"])
+  stated = clip_keys.HEADS | {"vision_heads": 1}
+  got, description = outputs(
+    weights, case["in/images"], case["in/tokens"], **stated
+  )
   assert_close(got, {k: case[f"out/{k}"] for k in got}, 1e-5)
-  variables, _ = from_released(weights)
+  variables, _ = from_released(weights, **stated)
   back = to_released(variables, description, "huggingface_flax")
   nested = traverse_util.unflatten_dict(back, sep="/")
   jax.tree.map(np.testing.assert_array_equal, nested, weights)
@@ -110,16 +121,21 @@ def test_features_equal_those_of_flax_clip():
 # --- Hugging Face's CLIPModel -----------------------------------------------
 
 
-def huggingface(*, embed, text, vision, size, layers, length, vocab, eos):
-  """Builds a CLIPModel of these sizes, as `clip_keys.openai` names them."""
+def huggingface(
+  *, embed, text, vision, size, layers, length, vocab, eos, head, act
+):
+  """Builds a CLIPModel of these sizes, as `clip_keys.openai` names them.
+
+  Its heads read `head` numbers, and its activation is `act`.
+  """
   transformers = pytest.importorskip("transformers")
   patch, width, deep = vision
   tower = lambda width, layers: {
     "hidden_size": width,
     "intermediate_size": 4 * width,
     "num_hidden_layers": layers,
-    "num_attention_heads": width // 64,
-    "hidden_act": "quick_gelu",
+    "num_attention_heads": width // head,
+    "hidden_act": act,
   }
   config = transformers.CLIPConfig(
     projection_dim=embed,
@@ -137,9 +153,9 @@ def huggingface(*, embed, text, vision, size, layers, length, vocab, eos):
   return transformers.CLIPModel(config).eval()
 
 
-def compare_with_hugging_face(*, eos, **sizes):
+def compare_with_hugging_face(*, eos, head=64, act="quick_gelu", **sizes):
   torch = pytest.importorskip("torch")
-  model = huggingface(eos=eos, **sizes)
+  model = huggingface(eos=eos, head=head, act=act, **sizes)
   shapes = {k: tuple(v.shape) for k, v in model.state_dict().items()}
   weights = clip_keys.randoms(shapes)
   model.load_state_dict({k: torch.from_numpy(v) for k, v in weights.items()})
@@ -161,18 +177,24 @@ def compare_with_hugging_face(*, eos, **sizes):
       ).logits_per_image,
     }
   want = {k: v.numpy() for k, v in want.items()}
-  got, description = outputs(weights, images, tokens)
+  config = model.config.to_dict()
+  got, description = outputs(weights, images, tokens, settings=config)
   assert_close(got, want)
-  variables, _ = from_released(weights)
+  variables, _ = from_released(weights, settings=config)
   back = to_released(variables, description, "huggingface")
   assert back.keys() == weights.keys()
   for name, value in weights.items():
     np.testing.assert_array_equal(back[name], value, err_msg=name)
 
 
-@pytest.mark.parametrize("eos", [2, 39])
-def test_features_equal_those_of_hugging_faces_clip(eos):
-  """Whether the end of text is found as the largest id (eos 2) or by its id."""
+@pytest.mark.parametrize(
+  ("eos", "head", "act"), [(2, 64, "quick_gelu"), (39, 32, "gelu")]
+)
+def test_features_equal_those_of_hugging_faces_clip(eos, head, act):
+  """Whether the end of text is found as the largest id (eos 2) or by its id.
+
+  Its config alone states the heads, here of 64 and of 32, and the activation.
+  """
   compare_with_hugging_face(
     embed=24,
     text=128,
@@ -182,6 +204,8 @@ def test_features_equal_those_of_hugging_faces_clip(eos):
     length=10,
     vocab=40,
     eos=eos,
+    head=head,
+    act=act,
   )
 
 
@@ -254,13 +278,13 @@ def torch_resnet(weights, images, *, layers, heads, train=False):
   return F.linear(x, w[f"{pool}.c_proj.weight"], w[f"{pool}.c_proj.bias"])
 
 
-def compare_with_torch(width, layers, *, embed, size, train, n=2):
+def compare_with_torch(width, layers, *, embed, size, heads, train, n=2):
   torch = pytest.importorskip("torch")
   shapes = clip_keys.resnet(width, layers, embed=embed, size=size)
   weights = clip_keys.randoms(shapes)
   images = np.random.default_rng(1).normal(size=(n, 3, size, size))
   images = images.astype(np.float32)
-  variables, description = from_released(weights)
+  variables, description = from_released(weights, vision_heads=heads)
   model = clip.IMAGE_TOWERS["resnet"](**description["model"])
 
   @jax.jit
@@ -272,7 +296,7 @@ def compare_with_torch(width, layers, *, embed, size, train, n=2):
   moved = dict(weights)
   with torch.no_grad():
     want = torch_resnet(
-      moved, images, layers=layers, heads=width * 32 // 64, train=train
+      moved, images, layers=layers, heads=heads, train=train
     ).numpy()
   assert_close({"features": np.asarray(got)}, {"features": want})
   after = to_released(dict(variables) | updated, description)
@@ -282,12 +306,14 @@ def compare_with_torch(width, layers, *, embed, size, train, n=2):
       np.testing.assert_allclose(value, moved[name], atol=1e-4, err_msg=name)
 
 
-@pytest.mark.parametrize("train", [False, True])
-def test_the_resnet_equals_pytorch(train):
-  compare_with_torch(8, (1, 2, 2, 1), embed=24, size=64, train=train, n=4)
+@pytest.mark.parametrize(("train", "heads"), [(False, 8), (True, 4)])
+def test_the_resnet_equals_pytorch(train, heads):
+  sizes = dict(embed=24, size=64, heads=heads)
+  compare_with_torch(8, (1, 2, 2, 1), **sizes, train=train, n=4)
 
 
 @pytest.mark.slow
 def test_the_resnet_of_full_size_equals_pytorch():
   width, layers = clip_keys.SIZES["clip_rn50"]["vision"]
-  compare_with_torch(width, layers, embed=1024, size=224, train=False)
+  sizes = dict(embed=1024, size=224, heads=32)
+  compare_with_torch(width, layers, **sizes, train=False)

@@ -240,3 +240,29 @@ def test_programs_in_pickles_are_refused_here_too(tmp_path):
   assert "posix.system" in refusal(tp.zip_file(tmp_path / "x.pt", attack))
   assert "posix.system" in refusal(tp.legacy_file(tmp_path / "y.pt", attack))
   assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+  ("where", "words"),
+  [
+    ("../a.safetensors", "no names of files"),
+    ("/etc/passwd", "no names of files"),
+    ("a.safetensors", "Missing: a.safetensors"),
+    ("b.index.json", "JSON"),  # an index of itself
+    (5, "JSON"),
+  ],
+)
+def test_an_index_that_leads_elsewhere_is_refused(tmp_path, where, words):
+  raw = json.dumps({"weight_map": {"w": where}}).encode()
+  assert words in refusal(written(tmp_path, raw, "b.index.json"))
+
+
+@pytest.mark.faults
+def test_parts_that_share_a_name_are_refused(tmp_path):
+  for name in ("a", "b"):
+    written(tmp_path, safetensors_bytes(), name)
+  raw = json.dumps({"weight_map": {"b": "a", "c": "b"}}).encode()
+  path = written(tmp_path, raw, "x.index.json")
+  with pytest.raises(UserError, match="another file of the same index"):
+    read.read_weights(path)

@@ -2,6 +2,7 @@
 
 import gzip
 import importlib
+import json
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ import runpy
 import subprocess
 import sys
 
+import clip_keys
 import jax
 import numpy as np
 import pytest
@@ -289,3 +291,82 @@ def test_unsuitable_files_are_named(tiny, publisher, given, words, capsys):
   run("convert", "tiny", *(str(publisher / name) for name in given), code=2)
   err = capsys.readouterr().err
   assert words in err and err.startswith("synthjax: ")
+
+
+# --- convert: the layouts of today --------------------------------------------
+
+
+def parts_of(folder, weights, stem="model"):
+  """Saves weights as two files and their index, as transformers does."""
+  folder.mkdir()
+  names, where = sorted(weights), {}
+  for i in (1, 2):
+    part = f"{stem}-0000{i}-of-00002.safetensors"
+    save_file({k: weights[k] for k in names[i - 1 :: 2]}, folder / part)
+    where |= dict.fromkeys(names[i - 1 :: 2], part)
+  index = folder / f"{stem}.safetensors.index.json"
+  index.write_text(json.dumps({"metadata": {}, "weight_map": where}))
+  return index
+
+
+def test_the_index_of_several_files_is_read(tiny, tmp_path, capsys):
+  index = parts_of(tmp_path / "parts", released_text())
+  out = tmp_path / "out"
+  run("convert", "tiny", str(index), f"--output={out}")
+  variables, about = files.load_params(out / "text.safetensors", dtype=None)
+  back = noised_clip_weights.to_released(variables, about)
+  for name, value in released_text().items():
+    np.testing.assert_array_equal(back[name], value)
+  part = index.parent / "model-00001-of-00002.safetensors"
+  assert about["sources"][part.name] == files.sha256(part)
+  # One of them alone is not enough, and none may be missing.
+  run("convert", "tiny", str(part), code=2)
+  assert "give their index" in capsys.readouterr().err
+  part.unlink()
+  run("convert", "tiny", str(index), code=2)
+  assert f"Missing: {part.name}" in capsys.readouterr().err
+
+
+def test_files_of_any_names_are_said_to_be_which(tiny, publisher, tmp_path):
+  out = tmp_path / "out"
+  given = {"text.pt": "a.json", "encoder.json": "b", "vocab.bpe": "c.txt"}
+  for old, new in given.items():
+    (publisher / old).rename(publisher / new)
+  words = [f"{old}={publisher / new}" for old, new in given.items()]
+  run("convert", "tiny", *words, f"--output={out}")
+  assert {p.name for p in out.iterdir()} == {
+    "text.safetensors",
+    "tokenizer.json",
+  }
+
+
+def test_a_clip_and_its_config_are_converted(tmp_path, monkeypatch, capsys):
+  """Beside it, given, or stated by hand."""
+  monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "cache"))
+  source, out = tmp_path / "clip" / "mine.bin", tmp_path / "out"
+  source.parent.mkdir()
+  save_file(clip_keys.weights_of(clip_keys.VIT), source)
+  convert = ["convert", "clip_vit_b32_hf", str(source), f"--output={out}"]
+  heads = ["--vision_heads=4", "--text_heads=4", "--activation=gelu"]
+  run(*convert, code=2)
+  assert "--vision_heads=... --text_heads" in capsys.readouterr().err
+  run(*convert, *heads)
+  assert "vision_heads=4, text_heads=4, activation=gelu, as given" in (
+    capsys.readouterr().out
+  )
+  config = {"model_type": "clip", "vision_config": {"num_attention_heads": 8}}
+  (source.parent / "config.json").write_text(json.dumps(config))
+  run(*convert)
+  model = files.read_description(out / "clip.safetensors")["model"]
+  assert (model["vision_heads"], model["text_heads"]) == (8, 8)
+  assert "activation" not in model  # the default
+  config["vision_config"]["num_attention_heads"] = 2
+  other = tmp_path / "config.json"
+  other.write_text(json.dumps(config))
+  run(*convert, str(other))
+  model = files.read_description(out / "clip.safetensors")["model"]
+  assert model["vision_heads"] == 2
+  run("convert", "t5_common_gen", str(source), *heads, code=2)
+  assert "takes no --vision_heads" in capsys.readouterr().err
+  run("check", "clip_rn50", heads[0], code=2)
+  assert "--vision_heads: for `convert`" in capsys.readouterr().err

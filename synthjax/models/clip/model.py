@@ -1,7 +1,8 @@
 """CLIP (Radford et al. 2021), with the submodule names of OpenAI's weights.
 
 `vit` has the transformer of both towers and the ViT, `resnet` the other image
-tower, `weights` the converter of all published layouts.
+tower, `weights` the converter of all published layouts, `fields` what it reads
+from them and from the configs beside them.
 
 `visual.transformer.resblocks.0.attn.in_proj_weight` is here
 `visual/transformer/resblocks_0/attn/in_proj/kernel`, transposed.
@@ -16,7 +17,12 @@ import jax.numpy as jnp
 
 from synthjax.config.schema import Count, Counts, one_of
 from synthjax.models.clip.resnet import ModifiedResNet
-from synthjax.models.clip.vit import LayerNorm, Transformer, VisionTransformer
+from synthjax.models.clip.vit import (
+  ACTIVATIONS,
+  LayerNorm,
+  Transformer,
+  VisionTransformer,
+)
 from synthjax.models.pixels import normalize
 from synthjax.models.unit import unit
 
@@ -70,6 +76,7 @@ class CLIP(nn.Module):
   image_tower: Annotated[str, one_of(IMAGE_TOWERS)] = "vit"
   dtype: jnp.dtype = jnp.float32  # of activations; parameters stay float32
   remat: bool = False  # computes each block again for the gradients
+  activation: Annotated[str, one_of(ACTIVATIONS)] = "quick_gelu"
 
   def setup(self):
     width = self.text_width
@@ -81,7 +88,11 @@ class CLIP(nn.Module):
       "positional_embedding", normal(0.01), (self.context_length, width)
     )
     self.transformer = Transformer(
-      self.text_layers, self.text_heads, self.dtype, self.remat
+      self.text_layers,
+      self.text_heads,
+      self.dtype,
+      self.remat,
+      self.activation,
     )
     self.ln_final = LayerNorm()
     self.text_projection = self.param(
@@ -162,6 +173,7 @@ def make_image_tower(model: CLIP) -> nn.Module:
     heads=model.vision_heads,
     dtype=model.dtype,
     remat=model.remat,
+    activation=model.activation,
   )
 
 

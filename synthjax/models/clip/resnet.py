@@ -93,6 +93,7 @@ class ModifiedResNet(nn.Module):
   patch_size: None = None  # a field of the other tower, which this has not
   dtype: jnp.dtype = jnp.float32  # of activations; parameters stay float32
   remat: bool = False  # computes each block again for the gradients
+  activation: str = "quick_gelu"  # likewise of the other: this one has ReLU
 
   def check(self, shape: Sequence[int]) -> None:
     """Raises a ValueError about fields or images [n, h, w, 3] that do not fit.

@@ -30,8 +30,7 @@ def quick_gelu(x: jax.Array) -> jax.Array:
   return x * nn.sigmoid(1.702 * x)
 
 
-# OpenAI's CLIP has the first, OpenCLIP's models in Stable Diffusion 2.x the
-# second.
+# OpenAI's CLIPs have the first, and most of open_clip's the second.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "quick_gelu": quick_gelu,
   "gelu": partial(nn.gelu, approximate=False),
@@ -141,6 +140,7 @@ class VisionTransformer(nn.Module):
   heads: int
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
+  activation: str = "quick_gelu"  # a key of ACTIVATIONS
 
   @nn.compact
   def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
@@ -165,7 +165,12 @@ class VisionTransformer(nn.Module):
     x = x + positions.astype(self.dtype)
     x = LayerNorm(dtype=self.dtype, name="ln_pre")(x)
     transformer = Transformer(
-      self.layers, self.heads, self.dtype, self.remat, name="transformer"
+      self.layers,
+      self.heads,
+      self.dtype,
+      self.remat,
+      self.activation,
+      name="transformer",
     )
     x = transformer(x)
     x = LayerNorm(name="ln_post")(x[:, 0].astype(jnp.float32))  # [n, d]

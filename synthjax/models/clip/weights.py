@@ -1,7 +1,7 @@
 """Converts released CLIPs, of OpenAI and of other collections.
 
 Weights of every layout first get OpenAI's names and axes (`weight_names`), so
-that there is one place that reads sizes and converts. Messages use these names.
+that there is one place that converts. Messages use these names.
 """
 
 import re
@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from synthjax.models.clip import fields, weight_names
 from synthjax.models.clip import model as clip
-from synthjax.models.clip import weight_names
-from synthjax.models.clip.resnet import REDUCTION
+from synthjax.models.clip.fields import POSITIONS
 from synthjax.runtime.errors import UserError
 from synthjax.weights.rules import (
   Rule,
@@ -26,138 +26,8 @@ from synthjax.weights.rules import (
   dense,
   linear,
   norm,
-  numbers_in,
   restore,
 )
-
-# --- the sizes of a CLIP, from the shapes of its weights (OpenAI's names) ----
-
-POSITIONS = "positional_embedding"
-HEAD = 64  # numbers that a head reads, in every CLIP of OpenAI
-
-
-def image_fields(
-  weights: Mapping[str, np.ndarray], heads: int | None
-) -> tuple[str, dict[str, Any]]:
-  """Returns the kind of the image tower and its fields.
-
-  Args:
-    weights: by OpenAI's names.
-    heads: None is OpenAI's rule.
-
-  Raises:
-    UserError: when the weights do not show the sizes.
-  """
-  if any(name.startswith("visual.layer") for name in weights):
-    tower, pooled = "resnet", "visual.attnpool."
-    stages = [f"visual.layer{i}." for i in (1, 2, 3, 4)]
-    (width, *_), (places, _), (embed_dim, _), *_ = _shapes(
-      weights,
-      {
-        "visual.layer1.0.conv1.weight": 4,
-        f"{pooled}{POSITIONS}": 2,
-        f"{pooled}c_proj.weight": 2,
-      }
-      | {f"{stage}0.conv1.weight": 4 for stage in stages[1:]},
-    )
-    layers = [_count(weights, stage) for stage in stages]
-    patch, step, read = None, REDUCTION, REDUCTION * width
-  else:
-    tower, blocks = "vit", "visual.transformer.resblocks."
-    (width, _, _, patch), (places, _), (_, embed_dim), *_ = _shapes(
-      weights,
-      {
-        "visual.conv1.weight": 4,
-        f"visual.{POSITIONS}": 2,
-        "visual.proj": 2,
-        f"{blocks}0.ln_1.weight": 1,
-      },
-    )
-    layers, step, read = _count(weights, blocks), patch, width
-  side = round((places - 1) ** 0.5)
-  if side**2 != places - 1:
-    raise UserError(
-      f"This CLIP's image tower has {places} positions, which is not one more "
-      "than a square. Only weights of square images can be converted."
-    )
-  return tower, {
-    "embed_dim": embed_dim,
-    "image_size": step * side,
-    "patch_size": patch,
-    "width": width,
-    "layers": layers,
-    "heads": heads or _heads(read, "vision_heads"),
-  }
-
-
-def text_fields(
-  weights: Mapping[str, np.ndarray], heads: int | None
-) -> dict[str, Any]:
-  """Returns the fields of CLIP that describe its text tower.
-
-  Arguments and errors are those of `image_fields`.
-  """
-  blocks = "transformer.resblocks."
-  (vocab_size, width), (length, _), *_ = _shapes(
-    weights,
-    {
-      "token_embedding.weight": 2,
-      POSITIONS: 2,
-      f"{blocks}0.ln_1.weight": 1,
-    },
-  )
-  return {
-    "context_length": length,
-    "vocab_size": vocab_size,
-    "text_width": width,
-    "text_layers": _count(weights, blocks),
-    "text_heads": heads or _heads(width, "text_heads"),
-  }
-
-
-def _shapes(
-  weights: Mapping[str, np.ndarray], ranks: Mapping[str, int]
-) -> list[tuple[int, ...]]:
-  """Returns the shapes of the weights that sizes are read from.
-
-  Args:
-    weights: by OpenAI's names.
-    ranks: the number of axes that each of the weights must have.
-  """
-  lacking = [
-    f"{name} with {rank} axes"
-    for name, rank in ranks.items()
-    if name not in weights or np.ndim(weights[name]) != rank
-  ]
-  if lacking:
-    some = ", ".join(
-      f"{name} {np.shape(weights[name])}" for name in sorted(weights)[:6]
-    )
-    raise UserError(
-      "These are not the weights of a CLIP. Its sizes are read from "
-      f"{', '.join(ranks)} (OpenAI's names, also of other layouts); there is "
-      f"no {', no '.join(lacking)}. Found {len(weights)} weights, such as "
-      f"{some or 'none'}. Give the whole state dict of a CLIP, or of the image "
-      "tower of one."
-    )
-  return [np.shape(weights[name]) for name in ranks]
-
-
-def _count(weights: Mapping[str, np.ndarray], prefix: str) -> int:
-  """Counts the layers whose names begin with `prefix` and a number."""
-  return 1 + max(numbers_in(weights, re.escape(prefix) + r"(\d+)\."))[0]
-
-
-def _heads(width: int, field: str) -> int:
-  """Returns the heads of OpenAI's rule."""
-  if width % HEAD:
-    raise UserError(
-      f"This CLIP attends with a width of {width}, which does not split into "
-      f"heads of {HEAD}, as in OpenAI's models. Pass {field}=... to "
-      "from_released."
-    )
-  return width // HEAD
-
 
 # --- the rules of OpenAI's names ---------------------------------------------
 
@@ -229,6 +99,7 @@ LAYOUTS = {
   "timm": (weight_names.from_timm, weight_names.to_timm),
 }
 
+_MARK = "input_resolution"  # an entry of OpenAI's archives, and no others
 # Entries of the archives that are no weights.
 _DROPPED = re.compile(
   r"input_resolution|context_length|vocab_size|attn_mask"
@@ -239,26 +110,35 @@ _DROPPED = re.compile(
 def from_released(
   weights: Mapping[str, Any],
   *,
+  settings: Mapping[str, Any] | None = None,
+  model: str | None = None,
   vision_heads: int | None = None,
   text_heads: int | None = None,
+  activation: str | None = None,
 ) -> tuple[dict, dict[str, Any]]:
   """Converts a released CLIP in any of the LAYOUTS.
 
-  Weights do not show the activation, which must be QuickGELU as in OpenAI's
-  models (some of open_clip have the exact GELU), nor the token whose feature is
-  read, which must have the largest id. With an `eos_token_id` other than 2,
-  Hugging Face reads at the first token of that id, which is the same place
-  wherever the end of text has the largest id, as in OpenAI's vocabulary.
+  Weights show neither the heads nor the activation. They are read from the
+  arguments, then from the config, then from the network that they are said to
+  be; at last by OpenAI's rule, where only OpenAI's archives (or timm's network)
+  have such entries. Otherwise they are asked for, and never guessed.
+
+  Nor do weights show the token whose feature is read, which must have the
+  largest id. With an `eos_token_id` other than 2, Hugging Face reads at the
+  first token of that id, which is the same place wherever the end of text has
+  the largest id, as in OpenAI's vocabulary.
 
   Args:
     weights: arrays by their names in OpenAI's archive (also below
       "state_dict", and with "module." in front), in the state dict of Hugging
       Face's CLIPModel, in the nested or flat parameters of its FlaxCLIPModel,
       or in timm's resnet50_clip; or an image tower of OpenAI's names alone.
-    vision_heads: of attention, which the shapes do not show; None is the rule
-      of every CLIP of OpenAI, one for 64 numbers of the width (of 32 times the
-      width in a ResNet's pooling).
+    settings: of the config.json beside them; see `fields.read_config`.
+    model: a key of `clip.MODELS` that they are said to be; it counts where
+      their sizes are its own.
+    vision_heads: of attention (in a ResNet, of its pooling).
     text_heads: likewise.
+    activation: a key of `vit.ACTIVATIONS`, of the transformers.
 
   Returns:
     Flax variables, of the dtype of `weights`, and a description for
@@ -268,31 +148,42 @@ def from_released(
     `clip.IMAGE_TOWERS[description["image_tower"]]`.
 
   Raises:
-    UserError: when the sizes cannot be found, or listing every weight that is
-      unused, missing or misshapen.
+    UserError: when sizes, heads or activation cannot be found, about a config
+      of another network, or listing every weight that is unused, missing or
+      misshapen.
   """
-  weights = _openai_names(weights)
-  tower, fields = image_fields(weights, vision_heads)
-  size = fields["image_size"]
+  weights, by_rule = _openai_names(weights)
+  sizes, alone = fields.image_fields(weights), True
+  if not all(name.startswith("visual.") for name in weights):
+    sizes, alone = sizes | fields.text_fields(weights), False
+  stated = fields.read_config(settings) if settings else {}
+  fields.check_sizes(sizes, stated)
+  given = {
+    "vision_heads": vision_heads,
+    "text_heads": text_heads,
+    "activation": activation,
+  }
+  sources = [given, stated, fields.known_fields(sizes, model)]
+  if by_rule:
+    sources.append(fields.openai_rule(sizes))
+  found = sizes | fields.hidden_fields(sizes, sources)
+  size = found["image_size"]
   images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   rng = jax.random.key(0)
-  if all(name.startswith("visual.") for name in weights):
-    like = jax.eval_shape(clip.IMAGE_TOWERS[tower](**fields).init, rng, images)
+  if alone:
+    tower = found.pop("image_tower")
+    found = {k.removeprefix("vision_"): value for k, value in found.items()}
+    like = jax.eval_shape(clip.IMAGE_TOWERS[tower](**found).init, rng, images)
     like = {kind: {"visual": tree} for kind, tree in like.items()}
     variables = convert(weights, RULES, like)
     variables = {kind: tree["visual"] for kind, tree in variables.items()}
-    about = {"kind": "clip_visual", "image_tower": tower, "model": fields}
+    about = {"kind": "clip_visual", "image_tower": tower, "model": found}
     return variables, about | {"image_size": size}
 
-  model = {
-    f"vision_{key}" if key in ("width", "layers", "heads") else key: value
-    for key, value in fields.items()
-  }
-  model |= {"image_tower": tower} | text_fields(weights, text_heads)
-  tokens = jax.ShapeDtypeStruct((1, model["context_length"]), jnp.int32)
-  like = jax.eval_shape(clip.CLIP(**model).init, rng, images, tokens)
+  tokens = jax.ShapeDtypeStruct((1, found["context_length"]), jnp.int32)
+  like = jax.eval_shape(clip.CLIP(**found).init, rng, images, tokens)
   variables = convert(weights, RULES, like)
-  return variables, {"kind": "clip", "model": model, "image_size": size}
+  return variables, {"kind": "clip", "model": found, "image_size": size}
 
 
 def to_released(
@@ -333,21 +224,28 @@ def to_released(
   return LAYOUTS[layout][1](restore(variables, RULES))
 
 
-def _openai_names(weights: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """Returns the weights of any layout under OpenAI's names."""
+def _openai_names(
+  weights: Mapping[str, Any],
+) -> tuple[dict[str, np.ndarray], bool]:
+  """Returns the weights of any layout under OpenAI's names.
+
+  The flag is whether only networks of OpenAI's rule come in such a file.
+  """
   weights = weights.get("state_dict", weights)
   weights = traverse_util.flatten_dict(dict(weights), sep="/")
   weights = {
     name.removeprefix("module."): weight for name, weight in weights.items()
   }
+  layout = _layout(weights)
+  by_rule = _MARK in weights or layout == "timm"
   weights = {k: v for k, v in weights.items() if not _DROPPED.fullmatch(k)}
-  weights = LAYOUTS[_layout(weights)][0](weights)
+  weights = LAYOUTS[layout][0](weights)
   if "conv1.weight" in weights:  # an image tower alone
     weights = {f"visual.{name}": weight for name, weight in weights.items()}
   if np.size(weights.get("logit_scale", ())) == 1:  # some files hold [1]
     scale = np.reshape(weights["logit_scale"], ())
     weights = weights | {"logit_scale": scale}
-  return weights
+  return weights, by_rule
 
 
 def _layout(weights: Mapping[str, Any]) -> str:

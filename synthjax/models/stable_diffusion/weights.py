@@ -5,7 +5,6 @@ A folder in diffusers' layout holds `unet/`, `vae/`, `text_encoder/`,
 with weights. `folder` reads the configurations.
 """
 
-import json
 import pathlib
 import re
 from collections.abc import Mapping
@@ -58,7 +57,6 @@ CONFIGS = {
   "scheduler": "scheduler_config.json",
 }
 END = "<|endoftext|>"  # pads the prompts of 1.x
-VOCABULARY, MERGES = "tokenizer/vocab.json", "tokenizer/merges.txt"
 # The first of these that names a pad is right: in 2.x they differ.
 _PADS = ("special_tokens_map.json", "tokenizer_config.json")
 
@@ -146,7 +144,7 @@ def from_folder(folder: epath.PathLike) -> tuple[dict, dict[str, Any]]:
       problems.append(f"{part}/{_WEIGHTS[part]}.safetensors")
   for part, name in CONFIGS.items():
     if (folder / part / name).exists():
-      configs[part] = _read_json(folder / part / name)
+      configs[part] = read.read_json(folder / part / name)
     else:
       problems.append(f"{part}/{name}")
   if problems:
@@ -167,9 +165,23 @@ def files_of(folder: epath.PathLike) -> list[epath.Path]:
   folder = epath.Path(folder)
   paths = [_weights_file(folder / part, part) for part in PARTS]
   paths += [folder / part / name for part, name in CONFIGS.items()]
-  paths += [folder / VOCABULARY, folder / MERGES]
+  paths += tokenizer_files(folder)
   paths += [folder / "tokenizer" / name for name in _PADS]
-  return [path for path in paths if path is not None and path.exists()]
+  paths = [path for path in paths if path is not None and path.exists()]
+  return paths + [part for path in paths for part in read.parts_of(path)]
+
+
+def tokenizer_files(folder: epath.Path) -> list[epath.Path]:
+  """Returns the vocabulary and its merges, or the one file of today."""
+  pair = [folder / "tokenizer" / name for name in ("vocab.json", "merges.txt")]
+  whole = folder / "tokenizer" / "tokenizer.json"
+  return [whole] if whole.exists() and not pair[1].exists() else pair
+
+
+def read_tokenizer(folder: epath.Path) -> tuple[bpe.Tokenizer, epath.Path]:
+  """Returns the tokenizer, and the file that identifies it."""
+  paths = tokenizer_files(folder)
+  return (bpe.read if len(paths) > 1 else bpe.load)(*paths), paths[-1]
 
 
 def pack(folder: epath.PathLike, output: epath.PathLike) -> None:
@@ -184,7 +196,7 @@ def pack(folder: epath.PathLike, output: epath.PathLike) -> None:
     UserError: about files that are missing, or do not convert.
   """
   folder, output = epath.Path(folder), epath.Path(output)
-  tokenizer = bpe.read(folder / VOCABULARY, folder / MERGES)
+  tokenizer, _ = read_tokenizer(folder)
   variables, about = from_folder(folder)
   about["sources"] = {
     str(pathlib.PurePath(path).relative_to(folder)): files.sha256(path)
@@ -201,8 +213,11 @@ def _weights_file(folder: epath.Path, part: str) -> epath.Path | None:
   old = "pytorch_model" if part == "text_encoder" else stem
   for name in (
     f"{stem}.safetensors",
+    f"{stem}.safetensors.index.json",
     f"{stem}.fp16.safetensors",
+    f"{stem}.safetensors.index.fp16.json",
     f"{old}.bin",
+    f"{old}.bin.index.json",
     f"{old}.fp16.bin",
   ):
     if (folder / name).exists():
@@ -210,21 +225,11 @@ def _weights_file(folder: epath.Path, part: str) -> epath.Path | None:
   return None
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
-  try:
-    content = json.loads(path.read_text())
-  except ValueError as error:
-    raise UserError(f"{path} is no JSON ({error}): fetch it again.") from None
-  if not isinstance(content, dict):
-    raise UserError(f"{path} holds no fields: fetch it again.")
-  return content
-
-
 def _pad_token(folder: epath.Path) -> str:
   """Returns the token that fills prompts up."""
   for name in _PADS:
     path = folder / "tokenizer" / name
-    token = _read_json(path).get("pad_token") if path.exists() else None
+    token = read.read_json(path).get("pad_token") if path.exists() else None
     if token:
       return token["content"] if isinstance(token, Mapping) else token
   return END
