@@ -72,8 +72,11 @@ def replace(
     else:  # an object of a bucket appears whole or not at all
       epath.Path(temporary).copy(target, overwrite=True)
   except Exception as error:
-    if _says_full(error):
-      raise _disk_full(temporary, target, need) from error
+    if says_full(error):
+      written = temporary.stat().st_size if temporary.exists() else 0
+      needed = f" of {need:,} needed" if need else ""
+      what = f"{written:,} bytes{needed} of {target} were written"
+      raise disk_full(home, what) from error
     raise
   finally:
     temporary.unlink(missing_ok=True)
@@ -99,7 +102,8 @@ def _sync(path: pathlib.Path) -> None:
     os.close(descriptor)
 
 
-def _says_full(error: BaseException) -> bool:
+def says_full(error: BaseException) -> bool:
+  """Returns whether an error is that of a full disk or a used-up quota."""
   # Writers in C++ raise their own kinds of error, with the text of the code.
   codes = (errno.ENOSPC, errno.EDQUOT)
   return getattr(error, "errno", None) in codes or any(
@@ -107,14 +111,16 @@ def _says_full(error: BaseException) -> bool:
   )
 
 
-def _disk_full(
-  temporary: pathlib.Path, target: epath.Path, need: int | None
-) -> UserError:
-  written = temporary.stat().st_size if temporary.exists() else 0
-  needed = f" of {need:,} needed" if need else ""
-  free = shutil.disk_usage(temporary.parent).free
+def disk_full(folder: epath.PathLike, what: str) -> UserError:
+  """Returns the error about a full disk.
+
+  Args:
+    folder: on it.
+    what: could not be written, as the message goes on behind a colon.
+  """
+  free = shutil.disk_usage(folder).free
   return UserError(
-    f"The disk of {temporary.parent} is full: {written:,} bytes{needed} of "
-    f"{target} were written, {free:,} are free. Complete files are kept. Free "
-    "some space and run the same command to go on; or give another --workdir."
+    f"The disk of {folder} is full: {what}, {free:,} are free. Complete files "
+    "are kept. Free some space and run the same command to go on; or give "
+    "another --workdir."
   )

@@ -6,6 +6,7 @@ processes.
 """
 
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from synthjax.runtime import processes
+from synthjax.runtime import atomic, processes
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
 from synthjax.training.loop import Hook
@@ -42,6 +43,9 @@ def open_manager(folder: epath.PathLike, *, keep: int = 2) -> Any:
 def restore(manager: Any, outline: Any) -> Any | None:
   """Returns the newest readable state, None where nothing was saved.
 
+  Damaged checkpoints that are newer are removed: the training comes to their
+  steps again, and Orbax saves no step before the newest that it knows of.
+
   Args:
     manager: of `open_manager`.
     outline: of `loop.outline`: the shapes, and where the arrays shall lie. They
@@ -52,7 +56,7 @@ def restore(manager: Any, outline: Any) -> Any | None:
   """
   import orbax.checkpoint as ocp
 
-  problems = []
+  problems = {}
   for step in sorted(manager.all_steps(), reverse=True):
     restored, problem = None, ""
     try:
@@ -60,16 +64,24 @@ def restore(manager: Any, outline: Any) -> Any | None:
         step, args=ocp.args.Composite(state=ocp.args.StandardRestore(outline))
       )
     except Exception as error:  # Orbax raises a dozen kinds for damage
-      problem = f"step {step}: {type(error).__name__}: {error}"[:300]
+      problem = f"{type(error).__name__}: {error}"[:300]
       logging.warning("Checkpoint of step %d cannot be read: %s", step, error)
     if _all_have(restored is not None):
       logging.info("Resumed from step %d.", step)
+      for damaged in problems:
+        manager.delete(damaged)
+      if problems and processes.is_first():
+        listed = ", ".join(map(str, problems))
+        say(
+          f"{manager.directory}: the checkpoint of step {listed} could not be "
+          f"read and was removed; going on from step {step}."
+        )
       return restored["state"]
-    problems.append(problem or f"step {step}: another process cannot read it")
+    problems[step] = problem or "another process cannot read it"
   if problems:
     raise UserError(
       f"No checkpoint in {manager.directory} can be read:\n  "
-      + "\n  ".join(problems)
+      + "\n  ".join(f"step {step}: {why}" for step, why in problems.items())
       + "\nEither the files are damaged or the model has changed since. Put "
       "the old settings back, or choose another workdir."
     )
@@ -105,10 +117,10 @@ def save_hook(
     stop: of `processes.stop_signal`.
 
   Returns:
-    A hook, which raises UserError rather than save what is not finite, and
-    SystemExit, of code `processes.PREEMPTED`, once a stopped run is saved.
+    A hook, which raises UserError about a full disk or rather than save what is
+    not finite, and SystemExit, of code `processes.PREEMPTED`, once a stopped
+    run is saved.
   """
-  import orbax.checkpoint as ocp
 
   def hook(step: int, state: Any, metrics: dict) -> None:
     stopped = stop(step)
@@ -117,12 +129,7 @@ def save_hook(
     # The loss of this step does not show that its update was not finite.
     numbers = metrics | {"the state": _sum_of_zeros(state)}
     finite(label, step, numbers, kept=lambda: newest(manager))
-    manager.save(
-      step, args=ocp.args.Composite(state=ocp.args.StandardSave(state))
-    )
-    # The next step donates the state's buffers.
-    jax.block_until_ready(state)
-    manager.wait_until_finished()
+    _save(manager, step, state)
     if stopped:
       if processes.is_first():
         say(
@@ -132,6 +139,34 @@ def save_hook(
       raise SystemExit(processes.PREEMPTED)
 
   return hook
+
+
+def _save(manager: Any, step: int, state: Any) -> None:
+  """Saves a state, or leaves nothing of it and raises."""
+  import orbax.checkpoint as ocp
+
+  try:
+    saved = manager.save(
+      step, args=ocp.args.Composite(state=ocp.args.StandardSave(state))
+    )
+    # The next step donates the state's buffers.
+    jax.block_until_ready(state)
+    manager.wait_until_finished()
+  except Exception as error:
+    folder = epath.Path(manager.directory)
+    if processes.is_first() and "://" not in os.fspath(folder):
+      for half in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+        shutil.rmtree(half, ignore_errors=True)
+    if atomic.says_full(error):
+      what = f"the checkpoint of step {step} was not saved"
+      raise atomic.disk_full(folder, what) from error
+    raise
+  if not saved:
+    raise UserError(
+      f"The checkpoint of step {step} was not saved in {manager.directory}, "
+      f"which has steps {sorted(manager.all_steps())}: another run seems to "
+      "write there. Stop it, or give another --workdir."
+    )
 
 
 @jax.jit

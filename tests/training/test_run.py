@@ -1,5 +1,6 @@
 """Training runs that stop and go on, and say what they do."""
 
+import contextlib
 import json
 import re
 from functools import partial
@@ -13,6 +14,7 @@ import pytest
 from shaken_rows import shake
 
 from synthjax.data.pipeline import loader as pipeline
+from synthjax.runtime import processes
 from synthjax.runtime.errors import UserError
 from synthjax.training import checkpoint, loop, metrics
 from synthjax.training import run as runs
@@ -115,14 +117,61 @@ def test_a_checkpoint_that_holds_more_is_read(tmp_path):
   np.testing.assert_array_equal(whole.params, resumed.params)
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, capfd):
   whole = train(tmp_path / "whole", 9)
   train(tmp_path / "parts", 6)
-  for file in (tmp_path / "parts" / "line_checkpoints" / "6").rglob("*"):
-    if file.is_file():
-      file.write_bytes(file.read_bytes()[:3])
+  damage(tmp_path / "parts" / "line_checkpoints" / "6")
   resumed = train(tmp_path / "parts", 9)
   np.testing.assert_array_equal(whole.params, resumed.params)
+  assert "step 6 could not be read and was removed" in capfd.readouterr().err
+
+
+def damage(folder):
+  for file in folder.rglob("*"):
+    if file.is_file():
+      file.write_bytes(file.read_bytes()[:3])
+
+
+@pytest.mark.faults
+def test_a_run_is_saved_though_a_later_checkpoint_was_damaged(
+  tmp_path, monkeypatch
+):
+  train(tmp_path, 6)  # checkpoints of steps 3 and 6
+  damage(tmp_path / "line_checkpoints" / "6")
+
+  @contextlib.contextmanager
+  def at_five():
+    yield lambda step: step == 5
+
+  monkeypatch.setattr(processes, "stop_signal", at_five)
+  with pytest.raises(SystemExit):
+    train(tmp_path, 9, every=100)
+  manager = checkpoint.open_manager(tmp_path / "line_checkpoints")
+  assert sorted(manager.all_steps()) == [3, 5]
+  with pytest.raises(UserError, match="step 4 was not saved.*another run"):
+    state = {"x": jnp.zeros(2)}
+    save = checkpoint.save_hook(manager, label="line", every=1, last=9)
+    save(4, state, {})
+
+
+@pytest.mark.faults
+def test_a_full_disk_leaves_the_older_checkpoint_and_no_half_one(
+  tmp_path, monkeypatch
+):
+  train(tmp_path, 3)
+  half = tmp_path / "line_checkpoints" / "6.orbax-checkpoint-tmp"
+  broken = []
+
+  def wait(manager):
+    if manager.latest_step() == 6 and not broken:
+      half.mkdir(exist_ok=True)
+      broken.append(6)
+      raise ValueError("RESOURCE_EXHAUSTED: No space left on device [28]")
+
+  monkeypatch.setattr(ocp.CheckpointManager, "wait_until_finished", wait)
+  with pytest.raises(UserError, match="is full: the checkpoint of step 6 was"):
+    train(tmp_path, 9)
+  assert not half.exists()
 
 
 def test_when_no_checkpoint_can_be_read_the_run_says_so(tmp_path):
