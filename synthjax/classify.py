@@ -7,9 +7,9 @@ From Python: `load("runs/birds").classify(images)`.
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from synthjax.adapt import linear_head
 from synthjax.data.pipeline import image_files
 from synthjax.encoders import load_encoder
 from synthjax.runtime import cache
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, as_message
 from synthjax.runtime.progress import counter, end_line
 
 _CHUNK = 64  # images that are read and encoded at once
@@ -124,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--top", type=int, default=3, help="so many classes")
   parser.add_argument("--json", action="store_true", help="a line a file")
   args = parser.parse_args(argv)
-  try:
+  with as_message(), contextlib.ExitStack() as stack:
+    stack.callback(end_line)
     cache.use_compilation_cache()
     paths = find_images(args.images)
     classifier = load(args.workdir, arm=args.arm)
@@ -138,10 +139,6 @@ def main(argv: Sequence[str] | None = None) -> None:
       else:
         shown = [f"{name} {p:.1%}" for name, p in best]
         print(f"{path!s:{width}}  {'  '.join(shown)}", flush=True)
-  except UserError as error:
-    end_line()
-    print(f"synthjax: {error}", file=sys.stderr)
-    sys.exit(2)
 
 
 if __name__ == "__main__":

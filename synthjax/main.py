@@ -25,7 +25,7 @@ from ml_collections import ConfigDict, config_flags
 from synthjax.config import schema
 from synthjax.config.arguments import unknown_fields
 from synthjax.runtime import atomic, cache, locks, progress, timings
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError, as_message, unknown_names
 
 # Each module of the folder `tasks` is one. A config may also name the dotted
 # path of a task in another package.
@@ -260,8 +260,9 @@ def _main(argv: Sequence[str]) -> None:
   if argv[1:]:
     raise UserError(f"Cannot make sense of {argv[1:]}; flags start with --.")
   if missing := [
-    f"--{flag.name}" for flag in (_CONFIG, _WORKDIR) if flag.value is None
+    f"--{flag.name}" for flag in (_CONFIG, _WORKDIR) if not flag.value
   ]:
+    # Empty is also what an unset variable of the shell leaves.
     raise UserError(f"{' and '.join(missing)} must be given; see --help.")
   if _DISTRIBUTED.value:
     from synthjax.runtime import processes
@@ -286,14 +287,11 @@ def _stop(signum: int, frame: Any) -> None:
 
 
 def _cleanly(function: Callable) -> Callable:
-  """Makes a UserError one message and exit code 2; bugs keep tracebacks."""
+  """Makes errors of the user one message and exit code 2."""
 
   def call(argv):
-    try:
+    with as_message():
       return function(argv)
-    except UserError as error:
-      print(f"synthjax: {error}", file=sys.stderr)
-      sys.exit(2)
 
   return call
 

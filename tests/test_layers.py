@@ -30,7 +30,7 @@ ROWS = (
   {"generators", "adapt", "detection"},
   {"report"},
   {"tasks"},
-  {"main", "classify", "weights.__main__"},
+  {"main", "classify", "verify", "weights.__main__"},
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
 

@@ -22,6 +22,7 @@ from synthjax.data.real import tfds_copies
 from synthjax.labels import class_names, spaces
 from synthjax.runtime import atomic
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import read_text
 
 _BAD_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
 _TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}
@@ -59,7 +60,7 @@ def open_voc(
     if not listed.exists():
       problems.append(f"{listed}: is not there")
       continue
-    lines = listed.read_text().splitlines()
+    lines = read_text(listed).splitlines()
     names = [line.split()[0] for line in lines if line.strip()]
     images = [f"JPEGImages/{name}.jpg" for name in names]
     notes = [f"Annotations/{name}.xml" for name in names]

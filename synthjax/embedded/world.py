@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import io
-import json
 import pathlib
 import zipfile
 from typing import Annotated, Any, NamedTuple
@@ -13,6 +12,7 @@ from PIL import Image
 
 from synthjax.config.schema import one_of
 from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.text_files import parse_json
 
 FOLDER = pathlib.Path(__file__).parent
 SIZE = 32
@@ -225,7 +225,7 @@ def _index() -> dict:
 def read_index(path: pathlib.Path) -> dict:
   """Reads concepts.json: its concepts, styles and sources."""
   try:
-    index = json.loads(path.read_text())
+    index = parse_json(path.read_bytes(), dict)
     return {key: index[key] for key in ("concepts", "styles", "sources")}
   except (OSError, ValueError, KeyError) as error:
     raise UserError(f"Cannot read {path}: {error!r}. {REINSTALL}") from error

@@ -1,6 +1,5 @@
 """The text of a label-space file as plain data, and errors by its lines."""
 
-import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import yaml
 
 from synthjax.labels import class_names
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 
 Path = tuple[str | int, ...]  # ("classes", 1, "name")
 # The end of a problem with a value that YAML does not read as text.
@@ -42,7 +42,7 @@ def read(text: str, where: str) -> Any:
   loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
   try:
     if path.suffix == ".json":  # YAML reads all of JSON but tabs
-      fields, repeated = json.loads(text), []
+      fields, repeated = parse_json(text), []
     else:
       node = loader.get_single_node()
       top = ("classes",) if isinstance(node, yaml.SequenceNode) else ()

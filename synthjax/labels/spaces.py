@@ -50,6 +50,7 @@ from synthjax.labels.space_schema import (
   parse_space,
 )
 from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.text_files import read_text
 
 __all__ = ["PROMPTS", "TEMPLATES", "Class", "LabelSpace", "parse_space"]
 
@@ -82,15 +83,7 @@ def load_space(name: str) -> LabelSpace:
       )
     allowed = [*built_in_spaces(), "<path>.json", "<path>.yaml"]
     raise unknown_names("label space", [name], allowed)
-  try:
-    text = path.expanduser().read_text()
-  except UnicodeDecodeError as error:
-    raise UserError(
-      f"Cannot read the label space {name}: {error}. Save it as UTF-8."
-    ) from error
-  except (OSError, ValueError) as error:
-    raise UserError(f"Cannot read the label space {name}: {error}") from error
-  return _users_space(text, name)
+  return _users_space(read_text(path, "the label space"), name)
 
 
 @functools.cache

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
-from etils import epath
 
 from synthjax.config.schema import Choice, Count, Rule, Whole
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import read_text
 
 # Each module has `Fields`, a dataclass that inherits `Writing`, and functions
 # of it: `check(fields)`, which says before it costs anything what keeps `load`
@@ -209,10 +209,10 @@ def read_blocklist(blocklist: str | tuple[str, ...]) -> tuple[str, ...]:
   if not isinstance(blocklist, str):
     return blocklist
   try:
-    lines = epath.Path(blocklist).expanduser().read_text().splitlines()
-  except OSError as error:
+    lines = read_text(blocklist).splitlines()
+  except UserError as error:
     raise UserError(
-      f"Cannot read config.prompts.writer.blocklist={blocklist!r}: {error}. It "
+      f"config.prompts.writer.blocklist={blocklist!r}: {error} It "
       "is a file with one word on each line, or a tuple of words."
     ) from error
   entries = (line.partition("#")[0].strip() for line in lines)

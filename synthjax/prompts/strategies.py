@@ -20,6 +20,7 @@ from synthjax.data.generated.plan import prompt_id
 from synthjax.prompts import grammar as grammars
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 
 FILE = "prompts.jsonl"
 
@@ -140,7 +141,7 @@ class Prompts(Sequence[Prompt]):
   def __getitem__(self, index: int) -> Prompt:
     index = range(len(self))[index]  # with its errors
     first, last = self.ends[index : index + 2]
-    return Prompt(**json.loads(self.data[first:last]))
+    return Prompt(**parse_json(self.data[first:last], dict))
 
 
 def open_prompts(path: epath.PathLike) -> Prompts:
@@ -205,8 +206,8 @@ def _map(path: epath.Path) -> bytes | mmap.mmap:
 
 
 def _read_row(line: bytes) -> dict[str, Any]:
-  row = json.loads(line)
-  if not isinstance(row, dict) or set(row) != set(Prompt._fields):
+  row = parse_json(line, dict)
+  if set(row) != set(Prompt._fields):
     raise ValueError(f"needed the keys {', '.join(Prompt._fields)}")
   for key, kind in Prompt.__annotations__.items():
     if type(row[key]) is not kind:

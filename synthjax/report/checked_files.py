@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 
 # Tasks that a report is not about: itself, and one whose folder holds several.
 _LEFT_OUT = ("report", "export")
@@ -84,6 +86,11 @@ def read_rows(run: Run, task: str, name: str) -> Iterator[dict]:
       yield _parse(run, task, f"{name}, line {number}", line)
 
 
+def read_text(run: Run, task: str, name: str) -> str:
+  """Reads a text; raises as `read_json`."""
+  return _read(run, task, name).decode("utf-8", "replace")
+
+
 def read_arrays(run: Run, task: str, name: str) -> dict[str, np.ndarray]:
   """Reads the arrays of an npz file; raises as `read_json`."""
   content = _read(run, task, name)
@@ -107,11 +114,10 @@ def read_image(run: Run, task: str, name: str) -> np.ndarray:
 def json_data(value: Any) -> Any:
   """Returns what JSON keeps of a value, with None for NaN and infinity."""
   to_json = lambda x: x.tolist() if hasattr(x, "tolist") else str(x)
-  return _loads(json.dumps(value, default=to_json))
+  return _parse_json(json.dumps(value, default=to_json))
 
 
-def _loads(content: str | bytes) -> Any:
-  return json.loads(content, parse_constant=lambda name: None)
+_parse_json = partial(parse_json, constant=lambda name: None)
 
 
 def _read(run: Run, task: str, name: str) -> bytes:
@@ -129,13 +135,9 @@ def _read(run: Run, task: str, name: str) -> bytes:
 
 def _parse(run: Run, task: str, where: str, content: bytes) -> dict:
   try:
-    value = _loads(content)
-  except ValueError as error:  # of JSON or of UTF-8
+    return _parse_json(content, dict)
+  except ValueError as error:
     raise _damaged(run, task, where, error) from error
-  if not isinstance(value, dict):
-    reason = f"found a {type(value).__name__}, needed an object"
-    raise _damaged(run, task, where, reason)
-  return value
 
 
 def _damaged(run: Run, task: str, where: str, reason: Any) -> UserError:

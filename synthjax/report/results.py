@@ -14,6 +14,7 @@ from synthjax.report.checked_files import (
   json_data,
   read_json,
   read_rows,
+  read_text,
 )
 
 NUM_BINS = 20  # of the histogram of p_own
@@ -92,10 +93,9 @@ def _spread(size: int, count: int) -> list[int]:
 
 def _label_names(run: Run) -> dict[int, str]:
   """Returns the names that lie beside the shards of drawn images."""
-  path = run.workdir / "generate" / "label.labels.txt"
-  if path.name not in files_of(run, "generate") or not path.exists():
+  if (name := "label.labels.txt") not in files_of(run, "generate"):
     return {}
-  return dict(enumerate(path.read_text().splitlines()))
+  return dict(enumerate(read_text(run, "generate", name).splitlines()))
 
 
 def _selection(run: Run) -> dict:

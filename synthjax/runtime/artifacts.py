@@ -2,9 +2,10 @@
 
 A folder is claimed by its specification (`spec.json`), filled with files that
 appear under their names only when they are whole, and completed by
-`manifest.json`, written last: the specification, library versions, and the
-rows, bytes and SHA-256 of every file. Nothing is ever deleted, nor overwritten
-by another specification. A folder may be local or on Google Cloud (`gs://`).
+`manifest.json`, written last: the specification, library versions, the rows,
+bytes and SHA-256 of every file, and the SHA-256 of all this. Nothing is ever
+deleted, nor overwritten by another specification. A folder may be local or on
+Google Cloud (`gs://`).
 """
 
 import hashlib
@@ -13,7 +14,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent import futures
 from importlib import metadata
 from typing import Any
@@ -23,6 +24,7 @@ from etils import epath
 from synthjax import __version__
 from synthjax.runtime.atomic import discards, remove_stale, replace
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
 _LIBRARIES = ("jax", "flax", "numpy")
@@ -104,6 +106,7 @@ def finish(
     "files": _measure_all(folder, rows),
     "summary": plain(summary, "summary"),
   }
+  manifest["sha256"] = _digest_of(manifest)
   _write_json(folder, MANIFEST, manifest)
   remove_stale(folder)
   return manifest
@@ -122,9 +125,29 @@ def load(folder: epath.PathLike) -> dict[str, Any]:
       f"{path.parent.parent}: run it first, by naming it in config.tasks."
     )
   manifest = _read_json(path)
-  if not isinstance(manifest, dict) or {"spec", "files"} - manifest.keys():
-    raise _corrupt(path, "it lacks the keys 'spec' and 'files'")
+  if not _is_manifest(manifest):
+    raise _corrupt(path, "it lacks 'spec', or 'files' with what each has")
+  written = manifest.pop("sha256", None)  # older versions wrote none
+  if written not in (None, _digest_of(manifest)):
+    raise _corrupt(path, "it is not what the task wrote: its SHA-256 differs")
   return manifest
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+  text = json.dumps(manifest, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_manifest(value: Any) -> bool:
+  if not isinstance(value, dict) or not isinstance(value.get("spec"), dict):
+    return False
+  files = value.get("files")
+  return isinstance(files, dict) and all(
+    isinstance(entry, dict)
+    and isinstance(entry.get("sha256"), str)
+    and all(isinstance(entry.get(key), int) for key in ("rows", "bytes"))
+    for entry in files.values()
+  )
 
 
 def check_complete(
@@ -156,14 +179,64 @@ def verify(folder: epath.PathLike) -> None:
   Raises:
     UserError: listing every file that is missing, cut short or changed.
   """
+  _raise_damage(epath.Path(folder), damage(folder))
+
+
+def damage(
+  folder: epath.PathLike, report: Callable[[int], Any] = lambda count: None
+) -> dict[str, str]:
+  """Returns what is wrong with the files of a complete folder, by their names.
+
+  Args:
+    folder: every file of which is read.
+    report: gets the bytes of each file, once it has been checked.
+  """
   folder = epath.Path(folder)
   manifest = load(folder)
   problems = _sizes_that_differ(folder, manifest)
   for name, entry in manifest["files"].items():
     if name not in problems:
       if _measure(folder / name)["sha256"] != entry["sha256"]:
-        problems[name] = "its content has changed"
-  _raise_damage(folder, problems)
+        problems[name] = _CHANGED
+    report(entry["bytes"])
+  return problems
+
+
+def sha256(path: epath.PathLike) -> str:
+  """Returns the SHA-256 (hex) of a file, checked by the manifest beside it.
+
+  Raises:
+    UserError: if the manifest has another one, or is damaged.
+  """
+  path = epath.Path(path)
+  found, listed = _measure(path)["sha256"], _listed(path)
+  if listed and listed["sha256"] != found:
+    _raise_damage(path.parent, {path.name: _CHANGED})
+  return found
+
+
+def check_file(path: epath.PathLike) -> None:
+  """Reads a file and checks it, if a manifest beside it lists it.
+
+  Raises:
+    UserError: as `sha256`.
+  """
+  if _listed(epath.Path(path)):
+    sha256(path)
+
+
+_CHANGED = "its content has changed"
+
+
+def _listed(path: epath.Path) -> dict[str, Any] | None:
+  """Returns what the manifest beside a file says of it."""
+  beside = path.parent / MANIFEST
+  if not beside.exists():
+    return None
+  value = _read_json(beside)
+  if isinstance(value, dict) and not {"spec", "files"} & value.keys():
+    return None  # of another program
+  return load(path.parent)["files"].get(path.name)
 
 
 def plain(value: Any, path: str = "spec") -> Any:
@@ -300,8 +373,8 @@ def _write_json(folder: epath.Path, name: str, value: Any) -> None:
 
 def _read_json(path: epath.Path) -> Any:
   try:
-    return json.loads(path.read_text())
-  except ValueError as error:  # of JSON or of UTF-8
+    return parse_json(path.read_bytes())
+  except ValueError as error:
     raise _corrupt(path, str(error)) from error
 
 

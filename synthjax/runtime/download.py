@@ -15,8 +15,10 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from synthjax.runtime import locks
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say, transfer
+from synthjax.runtime.text_files import parse_json
 
 _CHUNK = 1 << 20  # bytes
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # of HTTP
@@ -242,8 +244,8 @@ def _memory(part: pathlib.Path) -> pathlib.Path:
 
 def _remembered(part: pathlib.Path) -> dict[str, Any]:
   try:
-    return dict(json.loads(_memory(part).read_text()))
-  except (OSError, ValueError, TypeError):  # none, or damaged: start again
+    return parse_json(_memory(part).read_bytes(), dict)
+  except (OSError, ValueError):  # none, or damaged: start again
     return {}
 
 
@@ -292,7 +294,7 @@ def _verify(
 def _alone(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Admits one process at a time; a killed one releases the lock."""
   lock = path.with_name(path.name + ".lock")
-  with open(lock, "w") as file:
+  with locks.opened(lock) as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -26,6 +26,7 @@ from typing import Any
 from etils import epath
 
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 
 WORKDIR = ".lock"  # in a workdir
 _BEAT = 60  # seconds between signs of life on a bucket
@@ -43,18 +44,23 @@ def workdir(folder: epath.PathLike, *, shared: bool = False) -> Iterator[None]:
     shared: admits other runs that are shared too.
 
   Raises:
-    UserError: about the run that holds it.
+    UserError: about the run that holds it, or a folder that cannot be made or
+      written.
   """
   folder = epath.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
-  if "://" in os.fspath(folder):
-    with _noted(folder / WORKDIR, shared=shared):
-      yield
-    return
-  with _opened(pathlib.Path(folder) / WORKDIR) as descriptor:
-    if not _take(descriptor, 0, shared=shared):
-      raise _held(folder, _read_note(os.pread(descriptor, 4096, 0)))
-    os.ftruncate(descriptor, os.pwrite(descriptor, _note().encode(), 0))
+  with contextlib.ExitStack() as stack:
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+      if "://" in os.fspath(folder):
+        stack.enter_context(_noted(folder / WORKDIR, shared=shared))
+      else:
+        lock = pathlib.Path(folder) / WORKDIR
+        descriptor = stack.enter_context(opened(lock))
+        if not _take(descriptor, 0, shared=shared):
+          raise _held(folder, _read_note(os.pread(descriptor, 4096, 0)))
+        os.ftruncate(descriptor, os.pwrite(descriptor, _note().encode(), 0))
+    except OSError as error:
+      raise _no_workdir(folder, error) from error
     yield
 
 
@@ -71,7 +77,7 @@ def claims(folder: epath.PathLike) -> Iterator[Callable[[int], bool]]:
   if "://" in os.fspath(folder):
     yield lambda part: True
     return
-  with _opened(pathlib.Path(folder) / ".claims") as descriptor:
+  with opened(pathlib.Path(folder) / ".claims") as descriptor:
     yield lambda part: _take(descriptor, part)
 
 
@@ -126,8 +132,14 @@ def _first(folder: epath.Path, total: int, index: int, count: int) -> int:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[int]:
-  descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+def opened(path: pathlib.Path) -> Iterator[int]:
+  """Yields the descriptor of a file to lock, made if it is not there.
+
+  Raises:
+    OSError: also about a symbolic link, which is not followed: what it names
+      could be anything, and is written to.
+  """
+  descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
   try:
     yield descriptor
   finally:
@@ -168,8 +180,8 @@ def _note() -> str:
 
 def _read_note(text: bytes | str) -> dict[str, Any]:
   try:
-    return dict(json.loads(text))
-  except (ValueError, TypeError):  # being written, or by another version
+    return parse_json(text, dict)
+  except ValueError:  # being written, or by another version
     return {}
 
 
@@ -179,6 +191,21 @@ def _held(folder: epath.Path, holder: dict[str, Any]) -> UserError:
     f"Another run is at work in {folder} ({note or 'it left no note'}). Wait "
     "for it, stop it, or give another --workdir. To draw or score the images "
     "of one workdir by several commands, give --shared to each of them."
+  )
+
+
+def _no_workdir(folder: epath.Path, error: OSError) -> UserError:
+  """Says why a folder cannot be one of results."""
+  path, what = pathlib.Path(folder), error.strerror or str(error)
+  if error.errno == errno.ELOOP and (path / WORKDIR).is_symlink():
+    what = f"{WORKDIR} in it is a link to {os.readlink(path / WORKDIR)}"
+  elif error.errno == errno.EEXIST:
+    with contextlib.suppress(OSError):  # of os.readlink, about a file
+      what = "it is a file"
+      what = f"it is a link to {os.readlink(path)}, which is not there"
+  return UserError(
+    f"{folder} cannot be the folder of the results: {what}. Make it one that "
+    "can be written, or give another --workdir."
   )
 
 

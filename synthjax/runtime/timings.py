@@ -20,6 +20,7 @@ from synthjax.runtime.artifacts import MANIFEST
 from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
+from synthjax.runtime.text_files import parse_json
 
 FOLDER = "log/tasks"  # in a workdir
 _NAME = re.compile(r"\d+T\d+-(\w+)-[0-9a-f]+\.json")
@@ -82,10 +83,9 @@ def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
   for path in sorted(folder.iterdir()) if folder.exists() else ():
     if match := _NAME.fullmatch(path.name):
       try:
-        record = json.loads(path.read_text())
+        record = parse_json(path.read_bytes(), dict)
       except ValueError:
-        record = None
-      record = record if isinstance(record, dict) else {}
+        record = {}
       records.append(record | {"task": match[1]})
   return records
 

@@ -201,6 +201,7 @@ def _check_names(folder: epath.Path, space: spaces.LabelSpace) -> None:
   path = folder / "label.labels.txt"
   if not path.exists():
     return
+  artifacts.check_file(path)
   drawn = path.read_bytes().decode().removesuffix("\n").split("\n")
   names, label_of = space.class_names, class_names.lookup(space)
   if [label_of.get(name) for name in drawn] != [*range(len(names))]:

@@ -3,7 +3,6 @@
 import functools
 import gzip
 import html
-import json
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from etils import epath
 
 from synthjax.runtime import cache
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 
 EMBEDDED = epath.Path(__file__).parent.parent / "embedded" / "tokenizer.json"
 _END_OF_WORD = "</w>"  # in the vocabulary of the released CLIP
@@ -158,10 +158,10 @@ def glide_bpe(encoder: epath.PathLike, merges: epath.PathLike) -> Tokenizer:
   from tokenizers import decoders, models, pre_tokenizers
 
   try:
-    vocab = json.loads(_read_text(encoder))
+    vocab = parse_json(_read_text(encoder), dict)
     # The end token is also the pad, which Tokenizer adds itself.
     fits = vocab.pop("<|endoftext|>") == len(vocab)
-  except (ValueError, AttributeError, KeyError):
+  except (ValueError, KeyError):
     fits = False
   pairs = _read_merges(merges)
   fits = fits and all({a, b, a + b} <= vocab.keys() for a, b in pairs)
@@ -284,7 +284,7 @@ def read(vocabulary: epath.PathLike, merges: epath.PathLike) -> Tokenizer:
   """
   tokenizer = clip_bpe(merges)
   try:
-    ids = json.loads(epath.Path(vocabulary).read_text())
+    ids = parse_json(epath.Path(vocabulary).read_bytes())
   except (OSError, ValueError) as error:
     raise UserError(
       f"Cannot read {vocabulary} ({type(error).__name__}: {error}): it is "

@@ -14,6 +14,7 @@ from etils import epath
 from synthjax.runtime import atomic, progress
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import duration, paced, say
+from synthjax.runtime.text_files import parse_json
 from synthjax.training.loop import Hook
 
 # state -> numbers that a run measures now and then, besides those of its steps.
@@ -171,8 +172,8 @@ def read_rows(file: epath.PathLike) -> list[dict[str, float]]:
   rows = []
   for line in file.read_text().splitlines():
     try:
-      rows.append(json.loads(line))
-    except json.JSONDecodeError:
+      rows.append(parse_json(line, dict))
+    except ValueError:
       break
   return rows
 

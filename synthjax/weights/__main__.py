@@ -24,7 +24,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError, as_message, unknown_names
 from synthjax.weights import fetch, make
 from synthjax.weights.catalogue import RELEASED
 
@@ -55,6 +55,8 @@ def run(
   options = {k: v for k, v in (options or {}).items() if v is not None}
   if options and command != "convert":
     raise UserError(f"{', '.join(f'--{k}' for k in options)}: for `convert`.")
+  if output == "":
+    raise UserError("--output is empty: is a variable of the shell unset?")
   if command == "pack":
     if len(names) != 1 or output is None:
       raise UserError(
@@ -105,11 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(f"--{field}", type=kind, help=f"of a CLIP: {words}")
   args = vars(parser.parse_intermixed_args(argv))
   try:
-    run(args.pop("command"), args.pop("names"), args.pop("output"), args)
-    sys.stdout.flush()
-  except UserError as error:
-    print(f"synthjax: {error}", file=sys.stderr)
-    sys.exit(2)
+    with as_message():
+      run(args.pop("command"), args.pop("names"), args.pop("output"), args)
+      sys.stdout.flush()
   except BrokenPipeError:  # of `list | head`, which has read enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   except KeyboardInterrupt:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from synthjax.runtime import cache, download
 from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 from synthjax.weights import make
 from synthjax.weights.catalogue import RELEASED, File
 
@@ -85,7 +86,7 @@ _FILE = "sources.json"
 def read(folder: pathlib.Path) -> dict[str, str]:
   """Returns {file: SHA-256} of the files that were fetched into a folder."""
   try:
-    return json.loads((folder / _FILE).read_text())
+    return parse_json((folder / _FILE).read_bytes(), dict)
   except (OSError, ValueError):  # nothing was fetched
     return {}
 

@@ -1,7 +1,6 @@
 """Our own files of weights: safetensors with a description in the header."""
 
 import contextlib
-import hashlib
 import json
 import pathlib
 import tempfile
@@ -12,9 +11,10 @@ import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from synthjax.runtime import cache
+from synthjax.runtime import artifacts, cache
 from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.text_files import parse_json
 from synthjax.weights.catalogue import RELEASED
 
 
@@ -69,9 +69,11 @@ def load_params(
     Nested dicts of arrays, and the description.
 
   Raises:
-    UserError: when the file is missing, damaged or not one of ours.
+    UserError: when the file is missing, damaged, not one of ours, or not what
+      the manifest beside it lists.
   """
   with _open(path) as (file, description):
+    artifacts.check_file(path)
     arrays = {
       # The file is mapped, so at most this one array is in memory twice.
       name: _as(file.get_tensor(name), dtype)
@@ -108,7 +110,7 @@ def _open(path: epath.PathLike) -> Iterator[tuple[Any, dict[str, Any]]]:
     )
   try:
     with _local(path) as local, safe_open(local, framework="numpy") as file:
-      yield file, json.loads((file.metadata() or {})["description"])
+      yield file, parse_json((file.metadata() or {})["description"], dict)
   except (SafetensorError, ValueError, KeyError, OSError) as error:
     if isinstance(error, UserError):
       raise
@@ -203,6 +205,9 @@ def _references(name: str) -> list[str]:
 
 
 def sha256(path: epath.PathLike) -> str:
-  """Returns the SHA-256 of a file, which identifies its weights."""
-  with epath.Path(path).open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
+  """Returns the SHA-256 of a file, which identifies its weights.
+
+  Raises:
+    UserError: if a manifest beside it has another one.
+  """
+  return artifacts.sha256(path)

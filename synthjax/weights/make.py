@@ -10,6 +10,7 @@ from typing import Any
 from synthjax.runtime import cache
 from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import read_json
 from synthjax.weights.catalogue import FAMILIES, RELEASED
 
 _TEXTS = (".json", ".bpe", ".gz", ".model", ".txt")  # that hold no weights
@@ -148,7 +149,7 @@ def _convert_weights(
     if entry.family == "clip":
       beside = [paths.get(n, source.parent / n) for n in _CONFIGS]
       config = next((p for p in beside if p.is_file()), None)
-      content = read.read_json(config) if config else None
+      content = read_json(config, dict) if config else None
       whence = f"by {config}" if config and not options else whence
       options = {"settings": content, "model": entry.model, **options}
     weights, parts = read.read_weights(source), read.parts_of(source)

@@ -1,6 +1,5 @@
 """Reads weights from any released file, whose kind its content shows."""
 
-import json
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 from synthjax.weights.torch_files import reader as torch_files
 from synthjax.weights.torch_files.mapped import as_array, map_file, reading
 from synthjax.weights.torch_files.records import short
@@ -94,21 +94,6 @@ def _read_file(path: epath.PathLike) -> dict[str, np.ndarray]:
     )
 
 
-def read_json(path: epath.PathLike) -> dict[str, Any]:
-  """Reads a config beside weights.
-
-  Raises:
-    UserError: when it is not JSON with fields.
-  """
-  try:
-    content = json.loads(epath.Path(path).read_text())
-  except (OSError, ValueError, RecursionError) as error:
-    raise UserError(f"{path} is no JSON ({error}): fetch it again.") from None
-  if not isinstance(content, dict):
-    raise UserError(f"{path} holds no fields: fetch it again.")
-  return content
-
-
 # An index: {"weight_map": {name of a weight: name of its file}}.
 
 
@@ -122,9 +107,9 @@ def parts_of(path: epath.PathLike) -> list[epath.Path]:
   if data[:1].tobytes() != b"{" or len(data) > MAX_HEADER:
     return []
   try:
-    names = {*json.loads(data.tobytes())["weight_map"].values()}
+    names = {*parse_json(data.tobytes(), dict)["weight_map"].values()}
     names = sorted(name for name in names if isinstance(name, str))
-  except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+  except (ValueError, LookupError, TypeError, AttributeError):
     return []
   folder = epath.Path(path).parent
   odd = [n for n in names if pathlib.PurePath(n).name != n or "\\" in n]
@@ -173,7 +158,7 @@ def _read_safetensors(data: np.ndarray) -> dict[str, np.ndarray]:
   start = 8 + int.from_bytes(data[:8].tobytes(), "little")
   if start > len(data):
     raise EOFError("it ends within its header")
-  header = json.loads(data[8:start].tobytes())
+  header = parse_json(data[8:start].tobytes(), dict)
   header.pop("__metadata__", None)
   unknown = {
     name: entry["dtype"]

@@ -1,5 +1,6 @@
 """Locks: who holds a workdir, who does which part, and what a crash leaves."""
 
+import errno
 import json
 import os
 import pathlib
@@ -180,3 +181,40 @@ def test_a_note_whose_heart_has_stopped_is_overwritten(tmp_path):
 def test_nothing_is_claimed_in_a_bucket():
   with locks.claims(epath.Path("gs://bucket/folder")) as claim:
     assert claim(0) and claim(0)
+
+
+def test_a_workdir_that_cannot_be_had_is_one_message(tmp_path):
+  (tmp_path / "file").write_text("kept")
+  (tmp_path / "link").symlink_to("/scratch/not/mounted")
+  for name, why in (
+    ("file", "it is a file"),
+    ("file/run", "Not a directory"),
+    ("link", "it is a link to /scratch/not/mounted, which is not there"),
+    ("x" * 300, "File name too long"),
+  ):
+    with pytest.raises(UserError, match=f"results: {why}.*another --workdir"):
+      with locks.workdir(tmp_path / name):
+        pass
+  assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_disk_that_takes_no_lock_is_one_message(tmp_path, monkeypatch):
+  for code in (errno.EROFS, errno.ENOSPC):
+
+    def pwrite(*args, code=code):
+      raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(UserError, match=os.strerror(code)):
+      with locks.workdir(tmp_path):
+        pass
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+  (tmp_path / "precious").write_text("kept")
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / locks.WORKDIR).symlink_to(tmp_path / "precious")
+  with pytest.raises(UserError, match="in it is a link to .*precious"):
+    with locks.workdir(tmp_path / "run"):
+      pass
+  assert (tmp_path / "precious").read_text() == "kept"

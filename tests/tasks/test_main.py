@@ -120,6 +120,7 @@ def run_main(*args):
   ("args", "words"),
   [
     (["--config={}"], ["--workdir must be given"]),
+    (["--config={}", "--workdir="], ["--workdir must be given"]),
     (["--config=missing.py"], ["missing.py", "no config file"]),
     (["--config={}:shoots=2"], ["'shoots'", "'shots'"]),
     (

@@ -23,6 +23,7 @@ from synthjax.data.pipeline.rows import Detection, Example
 from synthjax.labels import class_names, file_names
 from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 
 
 def write(
@@ -167,7 +168,7 @@ def _load(file: epath.Path, problems: list[str]) -> dict[str, list[dict]]:
   if not file.exists():
     raise UserError(f"{file} is not there: `path` or `split` is another one.")
   try:
-    content = json.loads(file.read_bytes())
+    content = parse_json(file.read_bytes())
   except ValueError as error:
     raise UserError(f"{file} is damaged ({error}): copy it again.") from error
   lists = {

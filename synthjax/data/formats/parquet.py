@@ -26,6 +26,7 @@ from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example
 from synthjax.labels import class_names, file_names
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 
 # A reader that wants one row reads all of its group.
 GROUP = 32
@@ -238,8 +239,10 @@ def _class_names(schema: Any, label_key: str) -> list[str] | None:
   description = (schema.metadata or {}).get(b"huggingface")
   if not description:
     return None
-  features = json.loads(description).get("info", {}).get("features", {})
-  return features.get(label_key, {}).get("names")
+  value = parse_json(description)
+  for key in ("info", "features", label_key, "names"):
+    value = value.get(key) if isinstance(value, dict) else None
+  return value if isinstance(value, list) else None
 
 
 def _pair(

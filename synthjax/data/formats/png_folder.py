@@ -21,6 +21,7 @@ from synthjax.data.pipeline.rows import Example
 from synthjax.labels import class_names, file_names
 from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 
 METADATA = "metadata.jsonl"
 # Names that are taken beside the folders of the classes.
@@ -164,7 +165,7 @@ def _stored_ids(path: epath.PathLike) -> Mapping[str, str]:
   lines = path.read_bytes().split(b"\n")
   for number, line in enumerate(lines, start=1):
     try:
-      row = json.loads(line) if line.strip() else {}
+      row = parse_json(line, dict) if line.strip() else {}
       if "id" in row:
         ids[str(row["file_name"])] = str(row["id"])
     except (ValueError, KeyError, TypeError) as error:

@@ -22,6 +22,7 @@ from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example
 from synthjax.labels import class_names, file_names
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 
 _IMAGES = {ending.removeprefix(".") for ending in image_files.ENDINGS}
 _BLOCK = tarfile.BLOCKSIZE
@@ -201,9 +202,10 @@ def _id_and_class(
   key: str, texts: Mapping[str, bytes]
 ) -> tuple[str, int | None, str | None]:
   """Returns the id, the number and the name of the class."""
-  about = json.loads(texts.get("json", b"{}"))
-  if not isinstance(about, dict):
-    raise ValueError("has a .json that is no object")
+  try:
+    about = parse_json(texts.get("json", b"{}"), dict)
+  except ValueError as error:
+    raise ValueError(f"has a bad .json: {error}") from None
   number, name = about.get("label"), about.get("class_name")
   if "cls" in texts:
     text = texts["cls"].decode().strip()

@@ -1,6 +1,5 @@
 """The images that `generate` has drawn: all of a workdir, or a part of them."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,7 +9,9 @@ from etils import epath
 from synthjax.data.generated.plan import ImageId
 from synthjax.data.generated.shards import open_shards
 from synthjax.data.pipeline.rows import Example, Source, subset
+from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json, read_text
 
 
 def open_generated(
@@ -36,7 +37,7 @@ def open_generated(
     UserError: if no image is left, or shards are missing or damaged.
   """
   if selection is not None:
-    rows = [json.loads(x) for x in epath.Path(selection).open() if x.strip()]
+    rows = read_selection(selection)
     strategies = {row["strategy"] for row in rows if row["kept"]}
     ids = [
       row["id"]
@@ -60,6 +61,28 @@ def open_generated(
   if seed not in seeds:
     raise _nothing(folder, f"{strategy}, seed {seed}", seeds)
   return subset(source, seeds[seed])
+
+
+def read_selection(path: epath.PathLike) -> list[dict[str, Any]]:
+  """Reads a selection.jsonl: what `select` says of each image.
+
+  Raises:
+    UserError: if it is not as its manifest says, or a line is no such row.
+  """
+  artifacts.check_file(path)
+  rows = []
+  for number, line in enumerate(read_text(path).splitlines(), start=1):
+    try:
+      row = parse_json(line, dict)
+      if lacking := {"id", "strategy", "kept"} - row.keys():
+        raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+    except ValueError as error:
+      raise UserError(
+        f"{path}, line {number}, is damaged ({error}). Put the file back from "
+        "a copy; or delete its folder yourself and run `select` again."
+      ) from None
+    rows.append(row)
+  return rows
 
 
 def _of_seed(ids: Sequence[str], seed: int | None) -> list[str]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
+from synthjax.data.generated.drawn_images import read_selection
 from synthjax.data.generated.plan import ImageId
 from synthjax.data.generated.scores import Scores, origin, unit
 from synthjax.runtime import artifacts
@@ -176,8 +177,7 @@ def read_kept(
     UserError: if the selection is damaged, or was made by other scores.
   """
   check_selection(folder, scores_folder)
-  path = epath.Path(folder) / FILE
-  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  rows = read_selection(epath.Path(folder) / FILE)
   if [row["id"] for row in rows] != scores.ids.tolist():
     raise _other_scores(folder, scores_folder)
   return np.array([row["kept"] for row in rows], bool)

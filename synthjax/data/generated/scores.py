@@ -179,6 +179,7 @@ def read_arrays(
     UserError: if the file is missing, damaged, or lacks one of them.
   """
   path = epath.Path(path)
+  artifacts.check_file(path)
   try:
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
       return {name: arrays[name] for name in names}

@@ -11,7 +11,6 @@ docs/extending.md.
 """
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -23,6 +22,7 @@ from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.labels import class_names
 from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.text_files import parse_json, read_text
 from synthjax.weights.torch_files import unpickle
 from synthjax.weights.torch_files.records import Module
 
@@ -196,9 +196,7 @@ def _find(
 
 
 def _lines(path: epath.Path) -> list[str]:
-  return [
-    line.strip() for line in path.read_text().splitlines() if line.strip()
-  ]
+  return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _table(path: epath.Path, needed: Sequence[str]) -> list[dict[str, str]]:
@@ -286,7 +284,7 @@ def read_split(file: epath.PathLike, split: str) -> list[Datum]:
     if file.suffix == ".pkl":
       splits = read_draw(io.BytesIO(data))
     else:
-      splits = _read_json(json.loads(data))
+      splits = _read_json(parse_json(data))
   except (OSError, UserError, ValueError) as error:
     problem = str(error).rstrip(".")
     raise UserError(f"Cannot read the splits of {file}: {problem}.") from error

@@ -23,6 +23,7 @@ from synthjax.models.stable_diffusion.unet import UNet
 from synthjax.models.stable_diffusion.vae import Autoencoder
 from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import read_json
 from synthjax.tokenizers import bpe
 from synthjax.weights import files, read
 from synthjax.weights.rules import (
@@ -144,7 +145,7 @@ def from_folder(folder: epath.PathLike) -> tuple[dict, dict[str, Any]]:
       problems.append(f"{part}/{_WEIGHTS[part]}.safetensors")
   for part, name in CONFIGS.items():
     if (folder / part / name).exists():
-      configs[part] = read.read_json(folder / part / name)
+      configs[part] = read_json(folder / part / name, dict)
     else:
       problems.append(f"{part}/{name}")
   if problems:
@@ -195,7 +196,7 @@ def pack(folder: epath.PathLike, output: epath.PathLike) -> None:
   Raises:
     UserError: about files that are missing, or do not convert.
   """
-  folder, output = epath.Path(folder), epath.Path(output)
+  folder, output = (epath.Path(p).expanduser() for p in (folder, output))
   tokenizer, _ = read_tokenizer(folder)
   variables, about = from_folder(folder)
   about["sources"] = {
@@ -229,7 +230,7 @@ def _pad_token(folder: epath.Path) -> str:
   """Returns the token that fills prompts up."""
   for name in _PADS:
     path = folder / "tokenizer" / name
-    token = read.read_json(path).get("pad_token") if path.exists() else None
+    token = read_json(path, dict).get("pad_token") if path.exists() else None
     if token:
       return token["content"] if isinstance(token, Mapping) else token
   return END

@@ -127,7 +127,7 @@ def test_all_problems_of_samples_are_listed(tmp_path):
     "a.tar: 0 has no label",
     "a.tar: 1 ",
     "a.tar: 2 has no image",
-    "a.tar: 3 has a .json that is no object",
+    "a.tar: 3 has a bad .json: found a list, needed an object",
     "a.tar: 4 has two images",
     "a.tar: 5 has the label 1.5",
     "b.tar: holds no image",

@@ -1,0 +1,95 @@
+r"""Checks every file of a workdir against the manifests in it.
+
+  python -m synthjax.verify WORKDIR
+
+Names each file that is damaged, missing or not of its task. The exit code is 0
+if there is none, and 1 otherwise.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+from etils import epath
+
+from synthjax.runtime import artifacts
+from synthjax.runtime.artifacts import MANIFEST, SPEC
+from synthjax.runtime.errors import UserError, as_message
+from synthjax.runtime.progress import counter, end_line
+
+_CHECKPOINTS = "_checkpoints"  # ends folders that no manifest lists
+
+
+def check(workdir: epath.PathLike) -> list[str]:
+  """Reads all files, shows how far it is, and returns what is wrong with them.
+
+  Args:
+    workdir: of a run, or a part of one, such as the folder of a task.
+
+  Raises:
+    UserError: if no task is complete there.
+  """
+  workdir = epath.Path(workdir).expanduser()
+  depths = (MANIFEST, f"*/{MANIFEST}", f"*/*/{MANIFEST}")  # of `export`
+  folders = sorted(p.parent for depth in depths for p in workdir.glob(depth))
+  if not folders:
+    raise UserError(
+      f"There is no {MANIFEST} in {workdir}: give the --workdir of a run that "
+      "has completed a task."
+    )
+  problems, sizes = [], {}
+  for folder in folders:
+    try:
+      files = artifacts.load(folder)["files"].values()
+      sizes[folder] = sum(entry["bytes"] for entry in files)
+    except UserError as error:
+      problems.append(str(error))
+  report = counter("verify", sum(sizes.values()), unit="bytes")
+  for folder in sizes:
+    listed = {SPEC, MANIFEST, *artifacts.load(folder)["files"]}
+    extra = [name for name in _files(folder) if name not in listed]
+    found = artifacts.damage(folder, report)
+    found |= dict.fromkeys(extra, "its task has not written it")
+    problems += [f"{folder / name}: {what}" for name, what in found.items()]
+  end_line()
+  return problems
+
+
+def _files(folder: epath.Path, below: str = "") -> Iterator[str]:
+  """Yields the names of files but hidden ones, checkpoints and artifacts."""
+  for path in sorted((folder / below).iterdir()):
+    name = f"{below}{path.name}"
+    if path.name.startswith(".") or path.name.endswith(_CHECKPOINTS):
+      continue
+    if not path.is_dir():
+      yield name
+    elif not (path / MANIFEST).exists():
+      yield from _files(folder, f"{name}/")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Reads the command line, and exits with 1 if anything is wrong."""
+  parser = argparse.ArgumentParser(
+    prog="python -m synthjax.verify",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  parser.add_argument("workdir", help="of a run")
+  args = parser.parse_args(argv)
+  with as_message():
+    problems = check(args.workdir)
+  for line in problems:
+    print(line)
+  unfinished = [
+    path.parent.name
+    for path in sorted(epath.Path(args.workdir).expanduser().glob(f"*/{SPEC}"))
+    if not (path.parent / MANIFEST).exists()
+  ]
+  if unfinished:
+    print(f"Not complete, and not checked: {', '.join(unfinished)}.")
+  print("All files are as written." if not problems else "Not all are.")
+  sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+  main()
