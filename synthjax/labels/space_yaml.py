@@ -1,5 +1,6 @@
 """The text of a label-space file as plain data, and errors by its lines."""
 
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
 
 Path = tuple[str | int, ...]  # ("classes", 1, "name")
+MAX_VALUES = 1_000_000  # of a file
 # The end of a problem with a value that YAML does not read as text.
 WRITTEN = " <as written>"
 
@@ -46,6 +48,11 @@ def read(text: str, where: str) -> Any:
     else:
       node = loader.get_single_node()
       top = ("classes",) if isinstance(node, yaml.SequenceNode) else ()
+      if node and _size(node, {}) > MAX_VALUES:
+        raise ValueError(
+          f"its anchors (&name, *name) repeat it to more than {MAX_VALUES:,} "
+          "values; write out what is meant"
+        )
       repeated = _repeated(node, top) if node else []
       fields = loader.construct_document(node) if node else None
   except (ValueError, RecursionError, yaml.YAMLError) as error:
@@ -137,6 +144,23 @@ def _repeated(node: yaml.Node, path: Path) -> list[Problem]:
     seen.add(key)
     problems += _repeated(value, (*path, key))
   return problems
+
+
+def _size(node: yaml.Node, known: dict[int, float]) -> float:
+  """Returns how many values a node is when its anchors are written out.
+
+  Args:
+    node: the top one.
+    known: the sizes of nodes that were met, infinite while being counted: an
+      anchor inside of itself has no end.
+  """
+  if isinstance(node, yaml.ScalarNode):
+    return 1
+  if id(node) not in known:
+    known[id(node)] = math.inf
+    sizes = (_size(child, known) for _, child in _children(node))
+    known[id(node)] = 1 + sum(sizes)
+  return known[id(node)]
 
 
 def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node]]:

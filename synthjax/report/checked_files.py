@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from synthjax.data.generated.scores import load_arrays
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
@@ -95,9 +95,8 @@ def read_arrays(run: Run, task: str, name: str) -> dict[str, np.ndarray]:
   """Reads the arrays of an npz file; raises as `read_json`."""
   content = _read(run, task, name)
   try:
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-      return {key: arrays[key] for key in arrays.files}
-  except (ValueError, OSError, zipfile.BadZipFile) as error:
+    return load_arrays(io.BytesIO(content))
+  except ValueError as error:
     raise _damaged(run, task, name, error) from error
 
 

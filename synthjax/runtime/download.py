@@ -21,6 +21,7 @@ from synthjax.runtime.progress import say, transfer
 from synthjax.runtime.text_files import parse_json
 
 _CHUNK = 1 << 20  # bytes
+MAX_UNANNOUNCED = 20_000_000_000  # bytes, where the server states no size
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # of HTTP
 _OTHERWISE = (
   "Or get the file by other means, and give it to `python -m synthjax.weights "
@@ -95,7 +96,7 @@ def _download(url, part, has_hash, timeout, retries, pause) -> None:
       reason = "the server sends too little, or another file than before"
     except urllib.error.HTTPError as error:
       if error.code not in _TRY_AGAIN:
-        raise _refused(url, error) from None
+        raise _refused(url, error.code, error.reason) from None
       reason = f"the server answers {error.code} {error.reason}"
     except (OSError, http.client.HTTPException, ValueError) as error:
       if isinstance(error, UserError):
@@ -144,13 +145,15 @@ def _receive(
       raise
     return _forget(part)  # the file there has fewer bytes: another one
   with response:
+    if response.status not in (200, 206):
+      raise _refused(url, response.status, response.reason)
     _refuse_pages(url, response)
     now = {"url": url, "validator": _validator(response.headers)}
     now["total"] = _total(response)
     if response.status == 206:
       range_ = response.headers.get("Content-Range", "")
-      now["validator"] = now["validator"] or before["validator"]  # optional
-      if now != before or not range_.startswith(f"bytes {start}-"):
+      now["validator"] = now["validator"] or before.get("validator")  # optional
+      if not start or now != before or not range_.startswith(f"bytes {start}-"):
         return _forget(part)
     else:  # the whole file, as it has changed or the server has no ranges
       start = 0
@@ -158,7 +161,7 @@ def _receive(
       _memory(part).write_text(json.dumps(now))
     _check_space(part, start, now["total"])
     size = _write(part, response, start, now["total"])
-  return now["total"] in (None, size)
+  return size > 0 and now["total"] in (None, size)
 
 
 def _write(part: pathlib.Path, response, start: int, total: int | None) -> int:
@@ -177,6 +180,15 @@ def _write(part: pathlib.Path, response, start: int, total: int | None) -> int:
         ) from error
       size += len(data)
       show(size)
+      if size > (MAX_UNANNOUNCED if total is None else total):
+        limit = f"{total:,} that it announced"
+        if total is None:
+          limit = f"{MAX_UNANNOUNCED:,} that a file without a size may have"
+        _forget(part)
+        raise UserError(
+          f"{part.name.removesuffix('.part')}: the server sends more than the "
+          f"{limit}; {part} was removed. {_OTHERWISE}"
+        )
   show(size, last=True)
   return size
 
@@ -214,11 +226,11 @@ def _refuse_pages(url: str, response: http.client.HTTPResponse) -> None:
     )
 
 
-def _refused(url: str, error: urllib.error.HTTPError) -> UserError:
+def _refused(url: str, status: int, reason: str) -> UserError:
   return UserError(
-    f"{url} cannot be fetched: the server answers {error.code} "
-    f"{error.reason}. The publisher may have moved the file, or refuse this "
-    f"network. {_OTHERWISE}"
+    f"{url} cannot be fetched: the server answers {status} {reason}. The "
+    "publisher may have moved the file, or refuse this network. "
+    f"{_OTHERWISE}"
   )
 
 

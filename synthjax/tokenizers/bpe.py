@@ -3,6 +3,7 @@
 import functools
 import gzip
 import html
+import io
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from synthjax.runtime import cache
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
 
+MAX_TEXT = 1 << 26  # bytes; the largest vocabulary has 3 MB
 EMBEDDED = epath.Path(__file__).parent.parent / "embedded" / "tokenizer.json"
 _END_OF_WORD = "</w>"  # in the vocabulary of the released CLIP
 # Contractions, words, single digits, and runs of anything else but space.
@@ -206,10 +208,18 @@ def _read_merges(path: epath.PathLike) -> list[tuple[str, str]]:
 
 
 def _read_text(path: epath.PathLike) -> str:
-  """Reads a text file, gzipped or not."""
+  """Reads a text file of up to MAX_TEXT bytes, gzipped or not."""
   try:
-    data = epath.Path(path).read_bytes()
-    return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode()
+    with epath.Path(path).open("rb") as file:
+      data = file.read(MAX_TEXT + 1)
+    if data[:2] == b"\x1f\x8b":
+      with gzip.open(io.BytesIO(data)) as packed:
+        data = packed.read(MAX_TEXT + 1)
+    if len(data) > MAX_TEXT:
+      raise ValueError(
+        f"it holds more than {MAX_TEXT:,} bytes, which no vocabulary needs"
+      )
+    return data.decode()
   except (OSError, EOFError, ValueError, zlib.error) as error:
     raise UserError(
       f"Cannot read {path} ({type(error).__name__}: {error}): it is missing, "
@@ -250,7 +260,7 @@ def load(path: epath.PathLike = EMBEDDED) -> Tokenizer:
     text = epath.Path(path).read_text()
     bpe = tokenizers.Tokenizer.from_str(text)
     if bpe.token_to_id(START) is not None:
-      model = json.loads(text)["model"]
+      model = parse_json(text)["model"]
       # Older files join the two pieces of a merge by a space.
       merges = [
         tuple(m.split(" ") if isinstance(m, str) else m)

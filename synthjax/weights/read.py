@@ -1,5 +1,6 @@
 """Reads weights from any released file, whose kind its content shows."""
 
+import itertools
 import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +14,7 @@ from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
 from synthjax.weights.torch_files import reader as torch_files
 from synthjax.weights.torch_files.mapped import as_array, map_file, reading
-from synthjax.weights.torch_files.records import short
+from synthjax.weights.torch_files.records import MAX_DIMENSIONS, short
 
 SAFETENSORS_DTYPES = {
   "F64": np.float64,
@@ -171,18 +172,27 @@ def _read_safetensors(data: np.ndarray) -> dict[str, np.ndarray]:
       f"it has arrays of a dtype that cannot be read: {', '.join(arrays)}. "
       f"Allowed: {', '.join(SAFETENSORS_DTYPES)}."
     )
-  arrays = {}
+  arrays, spans = {}, []
   for name, entry in header.items():
     dtype = np.dtype(SAFETENSORS_DTYPES[entry["dtype"]])
     shape, (first, end) = entry["shape"], entry["data_offsets"]
     numbers = [*shape, first, end]
-    if any(type(n) is not int or n < 0 for n in numbers):
+    is_bad = any(type(n) is not int or n < 0 for n in numbers)
+    if is_bad or len(shape) > MAX_DIMENSIONS:
       raise ValueError(f"{short(name)} has the numbers {short(numbers)}")
     if end - first != math.prod(shape) * dtype.itemsize:
       raise ValueError(f"{short(name)} has {end - first} bytes for {shape}")
     if start + end > len(data):
       raise EOFError(f"it ends before {short(name)} does")
     arrays[name] = as_array(data[start + first : start + end], dtype, shape)
+    spans.append((first, end, name))
+  spans.sort()
+  for (_, end, name), (first, _, other) in itertools.pairwise(spans):
+    if first < end:  # a small file could become gigabytes
+      raise UserError(
+        f"its arrays {short(name)} and {short(other)} share bytes, which "
+        "safetensors does not allow."
+      )
   if not arrays:
     raise UserError("it holds no arrays.")
   return arrays

@@ -18,6 +18,7 @@ from synthjax.adapt import linear_head
 from synthjax.data.real import real_images
 from synthjax.encoders import load_encoder
 from synthjax.labels import spaces
+from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import score, tune
 from synthjax.weights import files
@@ -143,6 +144,9 @@ def test_other_weights_of_the_encoder_are_refused(run, tmp_path):
   other = tiny_world.write_clip(tmp_path / "other.safetensors", seed=1)
   about["encoder"]["config"]["weights"] = other
   files.save_params(path, heads, about)
+  with pytest.raises(UserError, match="heads.safetensors: its content has"):
+    classify.load(copy)
+  (copy / "tune" / artifacts.MANIFEST).unlink()
   with pytest.raises(UserError, match="put the old weights back"):
     classify.load(copy)
   del about["arms"]

@@ -160,7 +160,7 @@ def test_a_writer_that_no_strategy_needs_is_not_loaded(tmp_path):
     ({"tokenizer": "gone.model"}, "there is no file gone.model"),
     ({"temperatur": 1.0}, "did you mean 'temperature'"),
     ({"name": "t6"}, "did you mean 't5'"),
-    ({"blocklist": "gone.txt"}, "Cannot read config.prompts.writer.blocklist"),
+    ({"blocklist": "gone.txt"}, "writer.blocklist='gone.txt': Cannot read"),
     (
       {"top_p": 0.0, "max_length": 1, "sentence_template": "a photo"},
       "(?s)max_length=1: .*sentence_template='a photo': .*top_p=0.0: needed",

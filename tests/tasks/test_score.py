@@ -219,7 +219,7 @@ def test_a_damaged_part_is_named(config, tmp_path):
   score.run(config, str(tmp_path))
   path = tmp_path / "score" / "scores-00001-of-00002.npz"
   path.write_bytes(path.read_bytes()[:100])
-  with pytest.raises(UserError, match="scores-00001-of-00002.npz cannot"):
+  with pytest.raises(UserError, match="scores-00001-of-00002.npz: its content"):
     scores.read(tmp_path / "score")
 
 

@@ -198,6 +198,9 @@ def open_parquet(
   return Labelled(len(labels), read, label)
 
 
+MAX_ROWS = 1_000_000  # of a file, however few bytes it has
+
+
 def _index(
   path: str, keys: tuple[str, str, str], problems: list[str]
 ) -> tuple[list, list, list, list]:
@@ -213,6 +216,12 @@ def _index(
         raise ValueError(
           f"lacks {' and '.join(sorted(lacking))}; its columns are "
           f"{', '.join(schema.names)}"
+        )
+      rows, size = opened.metadata.num_rows, _stamp(path)[0]
+      if rows > max(size, MAX_ROWS):
+        raise ValueError(
+          f"claims {rows:,} rows in {size:,} bytes; a file of more than "
+          f"{MAX_ROWS:,} has at most one a byte"
         )
       columns = [n for n in (label_key, id_key) if n in schema.names]
       table = opened.read(columns).to_pydict()

@@ -26,6 +26,7 @@ from synthjax.runtime.text_files import parse_json
 
 _IMAGES = {ending.removeprefix(".") for ending in image_files.ENDINGS}
 _BLOCK = tarfile.BLOCKSIZE
+_MAX_TEXT = 1 << 20  # bytes of a .cls or .json
 
 
 class _Sample(NamedTuple):
@@ -148,11 +149,14 @@ def _index(path: epath.Path, number: int, problems: list[str]) -> list[_Sample]:
   images: dict[str, tuple[int, int]] = {}
   texts: dict[str, dict[str, bytes]] = {}
   left_out: list[str] = []
+  size = path.stat().length
   with path.open("rb") as file:
     try:
       with tarfile.open(fileobj=file, mode="r:") as tar:
         for member in filter(tarfile.TarInfo.isreg, tar):
           key, ending = _split(member.name)
+          if member.offset_data + member.size > size:
+            raise EOFError  # before memory is taken for it
           if any(map(image_files.is_leftover, member.name.split("/"))):
             left_out.append(member.name)
           elif ending in _IMAGES:
@@ -160,6 +164,12 @@ def _index(path: epath.Path, number: int, problems: list[str]) -> list[_Sample]:
               problems.append(f"{path.name}: {key} has two images")
             images[key] = (member.offset_data, member.size)
           elif ending in ("cls", "json"):
+            if member.size > _MAX_TEXT:
+              problems.append(
+                f"{path.name}: {member.name} has {member.size:,} bytes, where "
+                f"{_MAX_TEXT:,} are allowed"
+              )
+              continue
             content = tar.extractfile(member).read()
             texts.setdefault(key, {})[ending] = content
         end = tar.offset
@@ -167,7 +177,8 @@ def _index(path: epath.Path, number: int, problems: list[str]) -> list[_Sample]:
       # as does the block of zeros behind the last member.
       file.seek(end)
       is_whole = file.read(_BLOCK) == bytes(_BLOCK)
-    except (tarfile.TarError, OSError, EOFError):
+    # The name of a member may claim terabytes, and be no text.
+    except (tarfile.TarError, OSError, EOFError, MemoryError, ValueError):
       is_whole = False
   if not is_whole:
     problems.append(

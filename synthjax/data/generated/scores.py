@@ -5,9 +5,9 @@ in float16, un-normalised: a new rule or another head needs no encoding.
 """
 
 import hashlib
-import zipfile
+import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -19,6 +19,8 @@ from synthjax.runtime.progress import counter
 
 TEXT = "text.npz"
 _STORED = ("text_features", "logit_scale")  # of Texts
+# An npz of scores is not compressed, and of few bytes may be packed as it is.
+_MAX_PACKING, _MAX_SMALL = 16, 1 << 26
 _FEW_CHUNKS = 4  # encoded in too short a time to show progress
 
 
@@ -181,14 +183,34 @@ def read_arrays(
   path = epath.Path(path)
   artifacts.check_file(path)
   try:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-      return {name: arrays[name] for name in names}
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    with path.open("rb") as file:
+      return load_arrays(file, names)
+  except (OSError, ValueError) as error:
     raise UserError(
-      f"{path} cannot be read ({type(error).__name__}: {error}). Delete it and "
+      f"{path} cannot be read ({error}). Delete it and "
       f"{artifacts.MANIFEST} beside it yourself: the task "
       f"{path.parent.name!r} makes what is missing again."
     ) from error
+
+
+def load_arrays(
+  file: BinaryIO, names: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+  """Returns the arrays of an npz file, all by default.
+
+  Raises:
+    ValueError: about whatever is wrong with it.
+  """
+  limit = _MAX_PACKING * file.seek(0, os.SEEK_END) + _MAX_SMALL
+  file.seek(0)
+  try:
+    with np.load(file, allow_pickle=False) as arrays:
+      size = sum(member.file_size for member in arrays.zip.infolist())
+      if size > limit:
+        raise ValueError(f"it unpacks to {size:,} bytes, {limit:,} are allowed")
+      return {name: arrays[name] for name in names or arrays.files}
+  except Exception as error:  # NumPy, zipfile and zlib raise a dozen kinds
+    raise ValueError(f"{type(error).__name__}: {error}") from error
 
 
 # --- real images ------------------------------------------------------------

@@ -167,7 +167,8 @@ def left_out(path: epath.PathLike, names: Sequence[str]) -> str:
   listed = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
   return (
     f"{path}: {len(names):,} {'entry' if len(names) == 1 else 'entries'} "
-    f"passed over, as hidden, left by a system or not named as an image: {listed}."
+    "passed over, as hidden, left by a system or not named as an image: "
+    f"{listed}."
   )
 
 

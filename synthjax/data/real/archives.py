@@ -301,6 +301,10 @@ def read_draw(file: BinaryIO) -> dict[str, list[Datum]]:
     UserError: naming what else the pickle asks for, or if it is damaged.
   """
   splits, _ = unpickle.load(file, _PICKLES)
+  lists = list(_typed(splits, dict).values())
+  if len({id(records) for records in lists}) < len(lists):
+    # As every split copies its list, few bytes could become gigabytes.
+    raise UserError("it has one list for several splits")
   return {
     _typed(split, str): [_datum(record) for record in _typed(records, list)]
     for split, records in _typed(splits, dict).items()
