@@ -1,10 +1,26 @@
 # shellcheck shell=bash
 # Sourced by the other scripts, in the root of the repository.
 #
+# show_help ARGUMENTS: prints the head of the script and exits, if one of them asks
+# for help. It changes nothing, and stands before `prepare`.
+#
 # prepare [EXTRA]: makes the virtual environment .venv if there is none, installs
 # synthjax into it with an extra of pyproject.toml, and activates it. What is
 # installed already, from the same pyproject.toml, is not installed again.
 # SYNTHJAX_INSTALL=0 installs nothing at all, as on machines without a network.
+
+head_of_script() {
+  sed -n '2,/^set/s/^#\( \|$\)//p' "launch/${0##*/}"
+}
+
+show_help() {
+  local argument
+  for argument; do
+    case $argument in
+      -h | -help | --help | --helpfull) head_of_script && exit 0 ;;
+    esac
+  done
+}
 
 # Prints the first Python that synthjax runs on. PYTHON=... chooses another.
 find_python() {

@@ -19,6 +19,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
+show_help "$@"
 
 # One process of a machine prepares .venv, the others wait; so do machines that
 # share this folder.

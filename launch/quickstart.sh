@@ -7,6 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
+show_help "$@"
 prepare
 
 workdir=${1:-runs/quickstart}

@@ -18,9 +18,14 @@
 # from the root of the repository, on a file system that all nodes share. Before
 # the time limit and at a preemption, Slurm sends SIGTERM to the tasks: they save
 # and exit with code 143, and the job goes back into the queue. With any other
-# code it ends. Where nodes have no network, run `bash launch/gpu.sh --help` on one
-# that has, and add --export=ALL,SYNTHJAX_INSTALL=0.
+# code it ends. Where nodes have no network, install on one that has, by
+# `bash -c '. launch/environment.sh && prepare cuda'`, and add
+# --export=ALL,SYNTHJAX_INSTALL=0.
 set -euo pipefail
+if [[ " $* " =~ \ (-h|--help|--helpfull)\  ]]; then
+  sed -n '2,/^set/s/^#\( \|$\)//p' "$0"
+  exit
+fi
 # sbatch runs a copy of this file, which lies elsewhere.
 cd "${SLURM_SUBMIT_DIR:?Start it with sbatch, from the root of the repository.}"
 [ -f launch/gpu.sh ] || {

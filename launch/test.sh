@@ -15,6 +15,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
+show_help "$@"
 prepare dev
 [ "${SYNTHJAX_TORCH:-0}" != 1 ] || prepare torch
 

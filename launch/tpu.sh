@@ -25,9 +25,11 @@
 # before each new attempt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. launch/environment.sh
+show_help "$@"
 
 usage() {
-  sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
+  head_of_script >&2
   exit 2
 }
 [ $# -ge 2 ] || usage

@@ -9,6 +9,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
+show_help "$@"
 prepare
 
 port=${PORT:-$(python -c 'import socket

@@ -186,10 +186,15 @@ def _check_all(
 def parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the command line and returns what is left of it.
 
+  Where it asks for help, that is printed, and nothing else is done.
+
   Raises:
     UserError: about an unknown flag, a bad value, a missing config, or every
       field that the config does not hold and its tasks do not read.
   """
+  if any(re.fullmatch(r"--?(h|\?|help(short|full)?)", arg) for arg in argv[1:]):
+    app.usage(shorthelp="--helpfull" not in argv, writeto_stdout=True)
+    sys.exit()
   expanded = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
   path, fields = _config_arguments(expanded)
   if path is not None:

@@ -6,8 +6,10 @@ the same shell commands.
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -115,6 +117,31 @@ def end(process, code=0):
 
 def lines(file):
   return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.mark.parametrize("place", ["only", "last"])
+def test_help_is_shown_and_changes_nothing(launch, tmp_path, place):
+  """Not one script installs, starts or asks for anything before."""
+  scripts = sorted(path.name for path in (ROOT / "launch").glob("*.sh"))
+  scripts.remove("environment.sh")
+  arguments = ["--help"] if place == "only" else ["run", "it", "x", "-h"]
+  files = lambda: sorted((tmp_path / "repo").rglob("*"))
+  before = files()
+  for script in scripts:
+    out = end(launch(script, *arguments, SYNTHJAX_INSTALL="1", ZONE=""))
+    assert f"launch/{script} " in out and "set -euo" not in out
+  assert files() == before and not (tmp_path / "python.log").exists()
+
+
+@pytest.mark.parametrize("module", ["main", "weights"])
+def test_help_of_a_command_ends_well_and_without_jax(module):
+  command = [sys.executable, "-X", "importtime", "-m", f"synthjax.{module}"]
+  flags = ["--config=gone.py"] if module == "main" else []
+  found = subprocess.run(
+    [*command, *flags, "--help"], capture_output=True, text=True, cwd=ROOT
+  )
+  assert found.returncode == 0 and f"-m synthjax.{module}" in found.stdout
+  assert not re.search(r"\| +jax$", found.stderr, re.MULTILINE)
 
 
 CONFIG = ("--config=configs/a.py:b", "--workdir=gs://b/it's")
