@@ -10,8 +10,9 @@ import argparse
 import contextlib
 import json
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -22,7 +23,7 @@ from synthjax.data.pipeline import image_files
 from synthjax.encoders import load_encoder
 from synthjax.runtime import cache
 from synthjax.runtime.errors import UserError, as_message
-from synthjax.runtime.progress import counter, end_line
+from synthjax.runtime.progress import counter, end_line, say
 
 _CHUNK = 64  # images that are read and encoded at once
 
@@ -31,11 +32,13 @@ class Classifier(NamedTuple):
   """A classifier of a run.
 
   `classify` maps uint8 images, an array [n, h, w, 3] or a list of [h, w, 3] of
-  any sizes, to probabilities float32 [n, k].
+  any sizes, to probabilities float32 [n, k]. `fit` reduces an image to what
+  `classify` needs of it, so that many photographs need little memory.
   """
 
   classes: tuple[str, ...]
-  classify: Callable[[Sequence[np.ndarray]], np.ndarray]
+  classify: Callable[[Sequence[Any]], np.ndarray]
+  fit: Callable[[np.ndarray], Any] = np.asarray
 
 
 def load(workdir: epath.PathLike, *, arm: str | None = None) -> Classifier:
@@ -68,11 +71,13 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Classifier:
     logits = linear_head.logits_fn(saved.head, encoder.encode_images(images))
     return np.asarray(jax.nn.softmax(logits))
 
-  return Classifier(saved.classes, classify)
+  return Classifier(saved.classes, classify, encoder.fit)
 
 
 def find_images(paths: Sequence[epath.PathLike]) -> list[pathlib.Path]:
   """Returns the image files among paths, and below those that are folders.
+
+  What else lies below a folder is counted on standard error.
 
   Raises:
     UserError: naming every path that is not there or holds no image.
@@ -80,8 +85,10 @@ def find_images(paths: Sequence[epath.PathLike]) -> list[pathlib.Path]:
   files, problems = [], []
   for path in map(pathlib.Path, paths):
     if path.is_dir():
-      below = sorted(p for p in path.rglob("*") if image_files.is_image(p))
+      below, left_out = _below(path)
       files += below
+      if left_out:
+        say(image_files.left_out(path, left_out))
       if not below:
         ends = ", ".join(sorted(image_files.ENDINGS))
         problems.append(f"{path} holds no image ({ends})")
@@ -94,26 +101,51 @@ def find_images(paths: Sequence[epath.PathLike]) -> list[pathlib.Path]:
   return files
 
 
+def _below(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
+  """Returns the image files below a folder, and the names of other files."""
+  images, left_out = [], []
+  for path in sorted(folder.rglob("*")):
+    name = path.relative_to(folder)
+    is_hidden = any(map(image_files.is_leftover, name.parent.parts))
+    if path.is_file() and image_files.is_image(path) and not is_hidden:
+      images.append(path)
+    elif not path.is_dir():
+      left_out.append(str(name))
+  return images, left_out
+
+
 def classify_files(
   classifier: Classifier, paths: Sequence[pathlib.Path]
-) -> Iterator[tuple[pathlib.Path, np.ndarray]]:
+) -> Iterator[tuple[pathlib.Path, np.ndarray | UserError]]:
   """Yields each file and its probabilities float32 [k].
 
-  Raises:
-    UserError: about the first file that is no image.
+  Of a file that is no image, it is the error that says so.
   """
   is_long = len(paths) > _CHUNK
   report_progress = counter("classify", len(paths)) if is_long else None
+
+  def read(path):
+    try:
+      return classifier.fit(image_files.read_pixels(path))
+    except UserError as error:
+      return error
+
   for first in range(0, len(paths), _CHUNK):
     chunk = paths[first : first + _CHUNK]
-    images = [image_files.read_pixels(path) for path in chunk]
-    yield from zip(chunk, classifier.classify(images), strict=True)
+    images = [read(path) for path in chunk]
+    sound = [image for image in images if not isinstance(image, UserError)]
+    probs = iter(classifier.classify(sound) if sound else ())
+    for path, image in zip(chunk, images, strict=True):
+      yield path, image if isinstance(image, UserError) else next(probs)
     if report_progress:
       report_progress(len(chunk))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Reads the command line; a UserError is one message and exit code 2."""
+  """Reads the command line; a UserError is one message and exit code 2.
+
+  Files that cannot be read are listed at the end, with the same exit code.
+  """
   parser = argparse.ArgumentParser(
     prog="python -m synthjax.classify",
     description="Classifies images by a classifier of the task `tune`.",
@@ -124,21 +156,35 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--top", type=int, default=3, help="so many classes")
   parser.add_argument("--json", action="store_true", help="a line a file")
   args = parser.parse_args(argv)
+  # Names of files need not be UTF-8, and not every terminal has all letters.
+  sys.stdout.reconfigure(errors="backslashreplace")
   with as_message(), contextlib.ExitStack() as stack:
     stack.callback(end_line)
     cache.use_compilation_cache()
     paths = find_images(args.images)
     classifier = load(args.workdir, arm=args.arm)
     width = max(len(str(path)) for path in paths)
-    for path, probs in classify_files(classifier, paths):
-      order = np.argsort(-probs)[: max(args.top, 1)]
-      best = [(classifier.classes[i], probs[i]) for i in order]
+    unread = []
+    for path, found in classify_files(classifier, paths):
+      if isinstance(found, UserError):
+        unread.append(str(found))
+        if args.json:
+          print(json.dumps({"file": str(path), "error": str(found)}))
+        continue
+      order = np.argsort(-found)[: max(args.top, 1)]
+      best = [(classifier.classes[i], found[i]) for i in order]
       if args.json:
         classes = {name: round(float(p), 6) for name, p in best}
         print(json.dumps({"file": str(path), "classes": classes}))
       else:
         shown = [f"{name} {p:.1%}" for name, p in best]
         print(f"{path!s:{width}}  {'  '.join(shown)}", flush=True)
+    if unread:
+      listed = "\n  ".join(unread)
+      raise UserError(
+        f"{len(unread):,} of {len(paths):,} files are not classified:\n  "
+        f"{listed}"
+      )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 
 Features = tuple[np.ndarray, np.ndarray]  # float32 [n, d], labels int [n]
+_HELD = 256  # views that wait to be encoded
 EncodeImages = Callable[[Sequence[np.ndarray]], np.ndarray]
 
 
@@ -40,6 +41,7 @@ def encode_real(
     encoder.encode_images,
     identity=json.dumps(encoder.identity, sort_keys=True),
     folder=folder,
+    fit=encoder.fit,
   )
   return (features, labels), files
 
@@ -183,15 +185,33 @@ def encode_views(
   seed: int,
   *,
   num_views: int,
+  fit: Callable[[np.ndarray], Any] = np.asarray,
 ) -> np.ndarray:
-  """Encodes other views of the shots of a seed: float32 [num_views, n, d]."""
-  rows = _rows(few, shots, seed)
-  images = [
-    host_augment.shot_view(few.source[int(row)], seed=(seed, int(row), number))
-    for number in range(num_views)
-    for row in rows
-  ]
-  return encode_images(images).reshape(num_views, len(rows), -1)
+  """Encodes other views of the shots of a seed: float32 [num_views, n, d].
+
+  Args:
+    few: the pool.
+    encode_images: of an encoder.
+    shots: of each class.
+    seed: of the shots and of their views.
+    num_views: of each shot.
+    fit: of the encoder; _HELD views are held.
+  """
+  rows, features = _rows(few, shots, seed).tolist(), []
+  at_once = max(_HELD // num_views, 1)
+  for first in range(0, len(rows), at_once):
+    features += [
+      encode_images(
+        [
+          fit(host_augment.shot_view(shot, seed=(seed, row, number)))
+          for row in rows[first : first + at_once]
+          for shot in [few.source[row]]
+          for number in range(num_views)
+        ]
+      )
+    ]
+  of_shots = np.concatenate(features).reshape(len(rows), num_views, -1)
+  return np.ascontiguousarray(of_shots.swapaxes(0, 1))
 
 
 def retrieve(

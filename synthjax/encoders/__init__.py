@@ -39,9 +39,10 @@ class Encoder(NamedTuple):
   # end [k]) -> features [k, d], and those embeddings and ends, with room for
   # the context behind the first token. None where texts cannot be learned.
   embed_prompts: Callable[..., tuple[Callable, Any, Any]] | None = None
-  # What the host does to an image [h, w, 3] first; `encode_images` does it as
-  # well, but threads that read ahead spare it the work.
-  fit: Callable[[np.ndarray], np.ndarray] = np.asarray
+  # Reduces an image [h, w, 3] to what `encode_images` needs of it, and takes
+  # too. It changes no feature: whoever holds images holds these, as photographs
+  # are large, and threads that read share the work.
+  fit: Callable[[np.ndarray], Any] = np.asarray
 
 
 class ImageEncoder(NamedTuple):
@@ -49,6 +50,7 @@ class ImageEncoder(NamedTuple):
 
   encode_images: Callable[[Sequence[np.ndarray]], np.ndarray]
   identity: dict[str, Any]
+  fit: Callable[[np.ndarray], Any] = np.asarray
 
 
 def load_image_encoder(

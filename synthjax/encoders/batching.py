@@ -1,7 +1,7 @@
 """Runs a network over any number of rows in batches of one shape."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,6 +11,9 @@ from synthjax.runtime import mesh as meshes
 # Each size of images that the device resizes is compiled; others wait for the
 # host.
 MAX_SHAPES = 8
+# Pixels of an image that may wait to be resized; larger ones, as photographs
+# are, are reduced when they are read.
+MAX_WAITING = 512 * 512
 
 
 def replicate(variables: Any) -> Any:
@@ -87,10 +90,32 @@ def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     yield rows[first : first + size]
 
 
+class Fitted(NamedTuple):
+  """An image that has been resized for its encoder."""
+
+  pixels: np.ndarray
+
+
+def fitted(
+  fit: Callable[[np.ndarray], np.ndarray], image: np.ndarray, *, may_wait: bool
+) -> np.ndarray | Fitted:
+  """Resizes an image as it is read, so that many are held at little memory.
+
+  Args:
+    fit: resizes it on the host.
+    image: [h, w, 3].
+    may_wait: leaves an image of up to MAX_WAITING pixels as it is.
+  """
+  height, width = np.shape(image)[:2]
+  if may_wait and height * width <= MAX_WAITING:
+    return image
+  return Fitted(fit(image))
+
+
 def stacked(
   fit: Callable[[np.ndarray], np.ndarray], *, on_device: bool
-) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-  """Returns what makes one array of a batch of images.
+) -> Callable[[Sequence[np.ndarray | Fitted]], np.ndarray]:
+  """Returns what makes one array of a batch of images, `fitted` or not.
 
   Args:
     fit: resizes an image on the host.
@@ -99,13 +124,18 @@ def stacked(
   """
   left: set[tuple[int, ...]] = set()
 
-  def stack(images: Sequence[np.ndarray]) -> np.ndarray:
-    shapes = {np.shape(image) for image in images}
-    if on_device and len(shapes) == 1:
-      if shapes <= left or len(left) < MAX_SHAPES:
+  def stack(images: Sequence[np.ndarray | Fitted]) -> np.ndarray:
+    if on_device and not any(isinstance(image, Fitted) for image in images):
+      shapes = {np.shape(image) for image in images}
+      if len(shapes) == 1 and (shapes <= left or len(left) < MAX_SHAPES):
         left.update(shapes)
         return np.stack(images)
-    return np.stack([fit(image) for image in images])
+    return np.stack(
+      [
+        image.pixels if isinstance(image, Fitted) else fit(image)
+        for image in images
+      ]
+    )
 
   return stack
 

@@ -96,7 +96,7 @@ def load(
       "dtype": dtype,
     },
     embed_prompts=partial(_embed_prompts, model, variables, vocabulary),
-    fit=fit if resize == "host" else np.asarray,
+    fit=partial(batching.fitted, fit, may_wait=resize == "device"),
   )
 
 

@@ -100,4 +100,6 @@ def _image_encoder(
   def encode_images(images: Sequence[np.ndarray]) -> np.ndarray:
     return run(map(stack, batching.chunks(images, batch_size)))
 
-  return ImageEncoder(encode_images, identity)
+  # Small images stay small: Inception's own size is large, and of floats.
+  fit = partial(batching.fitted, fit, may_wait=True)
+  return ImageEncoder(encode_images, identity, fit)

@@ -209,7 +209,12 @@ def _problem_maker(
   @cache
   def views_of(shots, seed):
     return feature_sets.encode_views(
-      few, encoder.encode_images, shots, seed, num_views=fields.num_views
+      few,
+      encoder.encode_images,
+      shots,
+      seed,
+      num_views=fields.num_views,
+      fit=encoder.fit,
     )
 
   def synthetic_for(method, shots, seed, real_shots):

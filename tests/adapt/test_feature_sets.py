@@ -1,5 +1,6 @@
 """Sets of features: caches that are never stale, and images per class."""
 
+import tracemalloc
 import types
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from synthjax.adapt import feature_sets
 from synthjax.data.generated import scores
-from synthjax.data.pipeline import few_shot
+from synthjax.data.pipeline import few_shot, host_augment
 from synthjax.data.pipeline.rows import Source
 from synthjax.data.real import real_images
 from synthjax.runtime.errors import UserError
@@ -23,7 +24,7 @@ def encoder_of(weights="a", pixels="bicubic", scale=1.0):
 
   identity = {"weights": weights, "pixels": pixels}
   return types.SimpleNamespace(
-    encode_images=encode_images, identity=identity, calls=calls
+    encode_images=encode_images, identity=identity, calls=calls, fit=np.asarray
   )
 
 
@@ -167,3 +168,72 @@ def test_shots_and_validation_are_those_of_the_sampler():
     draw(few)[0][0].tolist()
     != draw(few._replace(sampler="coop"))[0][0].tolist()
   )
+
+
+# --- photographs of full size -------------------------------------------------
+
+
+def photo(i):
+  """A row of 3 MB."""
+  return {"image": np.full((1000, 1000, 3), i, np.uint8), "label": i % 2}
+
+
+def peak(read):
+  """Returns the most megabytes that a call holds, and what it returns."""
+  tracemalloc.start()
+  try:
+    result = read()
+    return tracemalloc.get_traced_memory()[1] / 1e6, result
+  finally:
+    tracemalloc.stop()
+
+
+def test_photographs_are_reduced_before_the_next_ones_are_read(tmp_path):
+  """The hash is of the full pixels, but only the reduced ones are held."""
+  source, fit = Source(40, photo), lambda image: image[:8, :8].copy()
+  options = dict(identity="a", fit=fit, folder=tmp_path)
+  encode = lambda images: np.array([[x.mean(), len(x)] for x in images])
+  held, (features, labels, files) = peak(
+    lambda: scores.encode_source(source, encode, **options)
+  )
+  assert held < 20
+  assert features.tolist() == [[i, 8] for i in range(40)]
+  assert labels.tolist() == [0, 1] * 20
+  # Named by content: as files of earlier versions are, which held all pixels.
+  again = scores.encode_source(source, encode, **options | {"fit": np.asarray})
+  assert again[2] == files
+  held, (images, labels) = peak(
+    lambda: next(host_augment.in_order(source, image_size=8))
+  )
+  assert held < 20
+  assert images.shape == (40, 8, 8, 3) and labels.tolist() == [0, 1] * 20
+
+
+def test_views_are_encoded_some_at_a_time_and_in_order():
+  """As all at once: by number of the view, then by shot."""
+  source = Source(60, lambda i: photo(i) | {"image": noise_of(i)})
+  labels = np.arange(60) % 2
+  few = feature_sets.Few(source, (np.zeros((60, 1)), labels), None, 2)
+  calls = []
+
+  def encode(views):
+    calls.append(len(views))
+    return np.array([view.ravel()[:5] for view in views], np.float32)
+
+  views = feature_sets.encode_views(few, encode, 30, 7, num_views=10)
+  assert sum(calls) == 600 and max(calls) <= 256
+  rows = few_shot.draw_by("nested", labels, num_classes=2, shots=30, seed=7)
+  want = [
+    [
+      host_augment.shot_view(source[int(row)], seed=(7, int(row), number))
+      for row in rows
+    ]
+    for number in range(10)
+  ]
+  want = np.array([[view.ravel()[:5] for view in of_one] for of_one in want])
+  np.testing.assert_array_equal(views, want)
+
+
+def noise_of(i):
+  rng = np.random.default_rng(i)
+  return rng.integers(0, 256, (12, 9, 3), dtype=np.uint8)

@@ -44,6 +44,24 @@ def test_dinov2s_features_are_those_of_the_model(weights):
   np.testing.assert_allclose(
     encoder.encode_images(mixed)[0], got[0], rtol=1e-4, atol=1e-5
   )
+  check_reduced(encoder)
+
+
+@pytest.mark.parametrize("where", ["host", "device"])
+def test_clips_features_are_those_of_images_reduced_on_reading(tmp_path, where):
+  block = tiny_world.encoder_block(tiny_world.write_clip(tmp_path / "c"))
+  check_reduced(encoders.load_encoder(**block | {"resize": where}))
+
+
+def check_reduced(encoder):
+  """Large images that are reduced one by one have the very same features."""
+  photos = [*images_of(3, 600, 700), *images_of(2, 40, 30), *images_of(2, 9, 9)]
+  reduced = [encoder.fit(image) for image in photos]
+  sizes = [np.size(getattr(image, "pixels", image)) for image in reduced]
+  assert max(sizes) <= 299 * 299 * 3
+  np.testing.assert_array_equal(
+    encoder.encode_images(reduced), encoder.encode_images(photos)
+  )
 
 
 @pytest.mark.parametrize("size", [(256, 256), (300, 400), (40, 30)])
@@ -76,6 +94,7 @@ def test_inceptions_features_are_those_of_the_model(tmp_path):
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
   assert abs(got[0] - got[1]).max() > 0.01
   assert "clean-fid" in encoder.identity["pixels"]
+  check_reduced(encoder)
 
 
 def test_weights_of_another_kind_are_refused(tmp_path, monkeypatch):

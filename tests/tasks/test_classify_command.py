@@ -1,6 +1,7 @@
 """The classifier of a run, for images that come later."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -125,13 +126,45 @@ def test_bad_input_is_reported(run, tmp_path, capsys):
       [workdir, "none.png", tmp_path / "empty"],
       "there is no none.png; .*empty",
     ),
-    ([workdir, tmp_path / "bad.png"], "bad.png cannot be read as an image"),
+    ([workdir, tmp_path / "bad.png"], "1 of 1 files .*\n.*bad.png cannot be"),
     ([workdir, tmp_path / "bad.png", "--arm=sof"], "did you mean 'soft'"),
   ):
     with pytest.raises(SystemExit) as error:
       classify.main([str(each) for each in arguments])
     assert error.value.code == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.faults
+def test_one_bad_file_does_not_stop_the_others(run, drawings, tmp_path, capsys):
+  """It is listed at the end; hidden files are counted, names are any bytes."""
+  workdir, _ = run
+  names = [b"a.png", b"gr\xfcn.png", b"z.png"]
+  for name, image in zip(names, drawings[0], strict=False):
+    path = os.fsencode(tmp_path) + b"/" + name
+    with open(path, "wb") as file:
+      Image.fromarray(image).save(file, "PNG")
+  (tmp_path / "m.png").write_bytes(b"<html>")
+  (tmp_path / "__MACOSX").mkdir()
+  (tmp_path / "__MACOSX" / "a.png").write_bytes(b"")
+  (tmp_path / "._a.png").write_bytes(b"")
+  for options, expected in (([], 3), (["--json"], 4)):
+    with pytest.raises(SystemExit) as error:
+      classify.main([str(workdir), str(tmp_path), *options])
+    assert error.value.code == 2
+    found = capsys.readouterr()
+    assert re.search("2 entries passed over", found.err)
+    assert re.search(r"1 of 4 files are not classified:\n.*m\.png", found.err)
+    lines = found.out.splitlines()
+    assert len(lines) == expected
+  rows = [json.loads(line) for line in lines]
+  assert [os.path.basename(os.fsencode(row["file"])) for row in rows] == [
+    *names[:2],
+    b"m.png",
+    names[2],
+  ]
+  assert ["classes" in row for row in rows] == [True, True, False, True]
+  assert "begins with b'<html>'" in rows[2]["error"]
 
 
 @pytest.mark.faults

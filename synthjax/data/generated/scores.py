@@ -6,7 +6,7 @@ in float16, un-normalised: a new rule or another head needs no encoding.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -218,10 +218,11 @@ def load_arrays(
 
 def encode_source(
   source: Sequence[dict[str, Any]],
-  encode: Callable[[Sequence[np.ndarray]], np.ndarray],
+  encode: Callable[[Sequence[Any]], np.ndarray],
   *,
   identity: str,
   folder: epath.PathLike,
+  fit: Callable[[np.ndarray], Any] = np.asarray,
   chunk_size: int = 1024,
   kind: str = "real",
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
@@ -235,6 +236,7 @@ def encode_source(
     encode: maps images to features [n, d].
     identity: of the encoder.
     folder: of the files.
+    fit: reduces an image, as the encoder's does; all of a chunk are held.
     chunk_size: images of a file.
     kind: of the images; the names of the files begin with it.
 
@@ -245,35 +247,28 @@ def encode_source(
   features, labels, files = [], [], {}
   few = len(source) <= _FEW_CHUNKS * chunk_size
   count_on = None if few else counter(f"{kind} images", len(source))
-  for rows in _chunks(source, chunk_size):
-    images = [np.asarray(row["image"]) for row in rows]
-    name = f"{kind}-{_content(identity, images)}.npz"
+  for first in range(0, len(source), chunk_size):
+    images, content = [], hashlib.sha256(identity.encode())
+    for i in range(first, min(first + chunk_size, len(source))):
+      row = source[i]
+      image = np.ascontiguousarray(row["image"])
+      content.update(repr(image.shape).encode() + image.data)
+      images.append(fit(image))
+      labels.append(row["label"])
+    name = f"{kind}-{content.hexdigest()[:24]}.npz"
     path = epath.Path(folder) / name
     if not path.exists():
       with artifacts.replace(folder, name) as temporary:
         np.savez(temporary, features=encode(images).astype(np.float16))
     features.append(read_arrays(path, ["features"])["features"])
-    labels += [row["label"] for row in rows]
-    files[name] = len(rows)
+    files[name] = len(images)
     if count_on:
-      count_on(len(rows))
+      count_on(len(images))
   return (
     np.concatenate(features).astype(np.float32),
     np.asarray(labels, np.int32),
     files,
   )
-
-
-def _chunks(source: Sequence, size: int) -> Iterator[list]:
-  for first in range(0, len(source), size):
-    yield [source[i] for i in range(first, min(first + size, len(source)))]
-
-
-def _content(identity: str, images: Sequence[np.ndarray]) -> str:
-  digest = hashlib.sha256(identity.encode())
-  for image in images:
-    digest.update(repr(image.shape).encode() + np.ascontiguousarray(image).data)
-  return digest.hexdigest()[:24]
 
 
 def unit(x: np.ndarray) -> np.ndarray:

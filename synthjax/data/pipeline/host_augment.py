@@ -245,11 +245,12 @@ def in_order(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields uint8 [n, h, w, 3] and labels int [n]: all rows once, in order."""
   for start in range(0, len(source), batch_size):
-    rows = [
-      source[i] for i in range(start, min(start + batch_size, len(source)))
-    ]
-    images = np.stack([_fit(codecs.pixels(row), image_size) for row in rows])
-    yield images, np.array([row["label"] for row in rows])
+    images, labels = [], []
+    for i in range(start, min(start + batch_size, len(source))):
+      row = source[i]
+      images.append(_fit(codecs.pixels(row), image_size))
+      labels.append(row["label"])
+    yield np.stack(images), np.array(labels)
 
 
 def _contiguous(image: np.ndarray) -> np.ndarray:

@@ -164,11 +164,11 @@ def warn_left_out(path: epath.PathLike, names: tuple[str, ...]) -> None:
 
 def left_out(path: epath.PathLike, names: Sequence[str]) -> str:
   """Returns the sentence that counts what is not read."""
+  kind = "entry" if len(names) == 1 else "entries"
   listed = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
   return (
-    f"{path}: {len(names):,} {'entry' if len(names) == 1 else 'entries'} "
-    "passed over, as hidden, left by a system or not named as an image: "
-    f"{listed}."
+    f"{path}: {len(names):,} {kind} passed over, as hidden, left by a system "
+    f"or not named as an image: {listed}."
   )
 
 

@@ -310,6 +310,7 @@ def measure(
       encoder.encode_images,
       identity=json.dumps(encoder.identity, sort_keys=True),
       folder=folder,
+      fit=encoder.fit,
       kind=kind,
     )
     return features, files
