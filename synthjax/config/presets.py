@@ -38,7 +38,7 @@ def released_glide(
   """Returns the block `generator`: the released GLIDE.
 
   Args:
-    batch_size: images drawn at once.
+    batch_size: images that each device draws at once.
     preset: a key of PRESETS.
   """
   base, upsampler = _walks(PRESETS, preset)
@@ -63,7 +63,7 @@ def released_clip(name: str = "clip_rn50") -> dict[str, Any]:
     name="clip",
     weights=f"released:{name}/clip.safetensors",
     tokenizer=f"released:{name}/tokenizer.json",
-    batch_size=256,
+    batch_size=128,  # of eight devices together, the images that are read ahead
     dtype="float32",
   )
 

@@ -7,7 +7,6 @@ import numpy as np
 from etils import epath
 
 from synthjax.config import schema
-from synthjax.encoders import batching
 from synthjax.runtime.errors import UserError
 from synthjax.weights import files
 
@@ -61,13 +60,12 @@ def load_image_encoder(
   Args:
     weights: a file, as `files.locate` takes it.
     field: of the config, for messages.
-    batch_size: images encoded at once.
+    batch_size: images that each device encodes at once.
 
   Raises:
     UserError: as `check_image_encoder`.
   """
   path, kind = _image_weights(weights, field)
-  batching.check_size(batch_size, field=field)
   load = schema.resolve(kind, IMAGE_ENCODERS)
   return load(path, batch_size=batch_size)
 

@@ -21,13 +21,9 @@ def replicate(variables: Any) -> Any:
   return jax.device_put(variables, meshes.copied(_mesh()))
 
 
-def check_size(batch_size: int, *, field: str) -> None:
-  """Checks that batches split over the devices of this process.
-
-  Raises:
-    UserError: naming the field.
-  """
-  meshes.check_batch(_mesh(), batch_size, field=field)
+def on_all_devices(batch_size: int) -> int:
+  """Returns the rows of a batch of so many on each device of this process."""
+  return batch_size * _mesh().size
 
 
 def in_batches(

@@ -43,16 +43,16 @@ def load(
   Args:
     weights: a file of `train_clip`; "embedded:NAME" is one of the package.
     tokenizer: a tokenizer.json, likewise.
-    batch_size: images, or texts, encoded at once.
+    batch_size: images, or texts, that each device encodes at once.
     dtype: of the activations.
     resize: "device" resizes batches of images of one size there, all others
       on the "host", to the same pixels. By default the host is chosen where
       the device is a CPU, as Pillow is faster there.
 
   Raises:
-    UserError: about missing or unfit weights, or a batch that does not split.
+    UserError: about missing or unfit weights.
   """
-  batching.check_size(batch_size, field="encoder.batch_size")
+  batch_size = batching.on_all_devices(batch_size)
   model, variables, vocabulary = _load_model(weights, tokenizer, dtype)
   logit_scale = float(np.exp(variables["params"]["logit_scale"]))
   variables = batching.replicate(variables)

@@ -24,7 +24,7 @@ def dinov2(path: epath.PathLike, *, batch_size: int) -> ImageEncoder:
 
   Args:
     path: of weights whose kind is "dinov2".
-    batch_size: images encoded at once.
+    batch_size: images that each device encodes at once.
   """
   variables, about = files.load_params(path)
   model = dinov2s.make(**about["model"])
@@ -57,7 +57,7 @@ def inception(path: epath.PathLike, *, batch_size: int) -> ImageEncoder:
 
   Args:
     path: of weights whose kind is "inception".
-    batch_size: images encoded at once.
+    batch_size: images that each device encodes at once.
   """
   variables, about = files.load_params(path)
   model, size = inceptions.make(**about["model"]), inceptions.SIZE
@@ -89,6 +89,7 @@ def _image_encoder(
   identity: dict[str, Any],
 ) -> ImageEncoder:
   """Compiles a function of images; `batching` explains the arguments."""
+  batch_size = batching.on_all_devices(batch_size)
   run = batching.in_batches(
     function,
     batching.replicate(variables),

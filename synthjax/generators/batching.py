@@ -19,19 +19,15 @@ AHEAD = 16  # batches whose prompts are passed on before they are drawn
 class Devices(NamedTuple):
   """How arrays lie on the devices of this process, which draws for itself."""
 
+  count: int
   copied: jax.sharding.Sharding  # a whole copy on each
   split: jax.sharding.Sharding  # the rows of a batch over all
 
 
-def own_devices(batch_size: int) -> Devices:
-  """Returns the devices of this process.
-
-  Raises:
-    UserError: about a batch that does not split over them.
-  """
+def own_devices() -> Devices:
+  """Returns the devices of this process."""
   mesh = meshes.make_mesh(local=True)
-  meshes.check_batch(mesh, batch_size, field="generator.batch_size")
-  return Devices(meshes.copied(mesh), meshes.split(mesh))
+  return Devices(mesh.size, meshes.copied(mesh), meshes.split(mesh))
 
 
 def make_generator(
@@ -47,7 +43,8 @@ def make_generator(
 
   Args:
     draw: (start_steps, params, texts, rngs, references) -> uint8
-      [batch_size, h, w, 3], traced once for each start_steps.
+      [batch_size, h, w, 3], traced once for each start_steps; here and below,
+      batch_size is that of all devices.
     params: its weights, a copy on every device.
     read: (prompts [batch_size], coming) -> texts, arrays split over the
       devices. `coming` are the prompts of the next batches.
@@ -55,7 +52,7 @@ def make_generator(
     batch_size: images drawn at once; shorter requests are filled up.
     **facts: the other fields of the Generator.
   """
-  copied, split = devices
+  _, copied, split = devices
 
   @functools.cache
   def compiled(start_steps):

@@ -92,7 +92,7 @@ def load(
     base: the stage that draws small images.
     upsampler: the stage that enlarges them.
     tokenizer: the tokenizer's file; "embedded:NAME" is one of the package.
-    batch_size: images drawn at once.
+    batch_size: images that each device draws at once.
     guidance_scale: of the base, without a classifier; the upsampler is not
       guided. 1 follows the prompt and no more.
     guidance_interval: the first and the last timestep, 0 to 999, at which
@@ -104,7 +104,8 @@ def load(
   Raises:
     UserError: about unfit weights, or an interval that does not fit them.
   """
-  devices = batching.own_devices(batch_size)
+  devices = batching.own_devices()
+  batch_size *= devices.count
   tokenizer = bpe.locate(os.fspath(tokenizer))
   params, stages = {}, {}
   for name, block in zip(STAGES, (base, upsampler), strict=True):
@@ -229,7 +230,7 @@ def _reader(
   The texts of the base are those of the n prompts, then n empty ones. "clip"
   are the tokens [n, l] of the noised CLIP, or None.
   """
-  copied, split = devices
+  _, copied, split = devices
   stages = dict(zip(STAGES, (cascade.base, cascade.upsampler), strict=True))
   encode = jax.jit(
     partial(_encode, stages),

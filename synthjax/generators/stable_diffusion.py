@@ -71,7 +71,7 @@ def load(
     sampler: see `samplers.SAMPLER`.
     respacing: a number of steps, spaced as the weights' scheduler has it, or
       anything else that `schedule.kept_timesteps` reads.
-    batch_size: images drawn at once.
+    batch_size: images that each device draws at once.
     guidance_scale: without a classifier; 1 follows the prompt and no more, for
       half of the work.
     guidance_interval: the first and the last timestep, 0 to 999, that are
@@ -88,7 +88,8 @@ def load(
     UserError: about unfit weights, or steps, an interval or a size that there
       cannot be.
   """
-  devices = batching.own_devices(batch_size)
+  devices = batching.own_devices()
+  batch_size *= devices.count
   networks, params, hashes = load_networks(_locate(weights), tokenizer, dtype)
   image_size = image_size or networks.image_size
   _check_size(networks, image_size)

@@ -33,7 +33,7 @@ class Fields(Writing):
   weights: str | None = None  # see `files.locate`
   tokenizer: str | None = None  # its spiece.model
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the activations
-  batch_size: Count = 256  # sentences written at once
+  batch_size: Count = 256  # sentences that each device writes at once
   max_length: Several = 20  # tokens, with the start
   temperature: NotNegative = 1.0  # 0: always the likeliest token
   top_k: Whole = 50  # 0: all
@@ -70,12 +70,11 @@ def load(fields: Fields, *, seed: int) -> Sample:
       on nothing else.
 
   Raises:
-    UserError: about missing or unfit weights, or a batch that does not split.
+    UserError: about missing or unfit weights.
   """
   model, params, pieces = _load_model(fields)
-  batch_size = fields.batch_size
   mesh = meshes.make_mesh()
-  meshes.check_batch(mesh, batch_size, field=f"{FIELD}.batch_size")
+  batch_size = fields.batch_size * mesh.size
   copied, split = meshes.copied(mesh), meshes.split(mesh)
   variables = jax.device_put({"params": params}, copied)
   encode = jax.jit(

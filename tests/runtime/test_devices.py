@@ -47,6 +47,27 @@ print(json.dumps(found))
 """
 
 
+BATCHES = """
+import json
+from synthjax.config import presets
+from synthjax.encoders import load_encoder
+from synthjax.generators import load_generator
+
+blocks = presets.embedded_world()
+generator = load_generator(**blocks["generator"] | {"batch_size": 3})
+encoder = load_encoder(**blocks["encoder"] | {"batch_size": 3})
+texts = encoder.encode_texts(["a cat"] * 7)
+print(json.dumps([generator.batch_size, len(texts)]))
+"""
+
+
+@pytest.mark.slow
+def test_a_batch_of_a_generator_or_an_encoder_is_that_of_one_device():
+  """Three, which would not split over two devices."""
+  process = simulated.start(BATCHES, devices=2)
+  assert json.loads(simulated.finish(process)) == [6, 7]
+
+
 @pytest.mark.slow
 def test_eight_devices_have_the_losses_of_one(capsys):
   """To 1e-4 of each number, in float32: sums round in another order.
