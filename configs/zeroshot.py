@@ -9,6 +9,8 @@ r"""Zero-shot recognition with generated images, on any of the paper's 17 sets.
   --config=...:runlocal           the embedded world, some CPU minutes
   --config=...:space=pets         any name of synthjax/labels/label_spaces
   --config=...:encoder=vit_b16    tunes ViT-B/16; RN50 still filters
+  --config=...:encoder=both       both columns of Table 1 from one drawing;
+                                  that of ViT-B/16 is in $OUT/vit_b16
   --config=...:writer=grammar     sentences without T5
   --config=...:preset=fast        a fifth of the sampler's steps; see README.md
   --config=...:data_dir=/data     where the real images are, if not TFDS's
@@ -36,7 +38,11 @@ from synthjax.config import (
   unknown_names,
 )
 
-ENCODERS = {"rn50": "clip_rn50", "vit_b16": "clip_vit_b16"}
+ENCODERS = {
+  "rn50": "clip_rn50",
+  "vit_b16": "clip_vit_b16",
+  "both": "clip_rn50",  # and ViT-B/16 in a folder of its own
+}
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -79,8 +85,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
   config.encoder = released_clip(ENCODERS[arg.encoder])
   config.score = dict()
-  if arg.encoder != "rn50":  # it filters, whatever is tuned
-    config.score.filter_encoder = released_clip("clip_rn50")
+  filtering = dict(filter_encoder=released_clip("clip_rn50"))
+  if arg.encoder == "vit_b16":  # RN50 filters, whatever is tuned
+    config.score = filtering
   config.select = dict(max_per_class=800)
 
   # Appendix C.5.1. The number of seeds is not given.
@@ -106,6 +113,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.export = exports()
   config.report = report(paper=("table1",))
+  if arg.encoder == "both":
+    config.also = dict(
+      vit_b16=dict(encoder=released_clip("clip_vit_b16"), score=filtering)
+    )
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.space = "emoji16"
@@ -115,6 +126,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     for block, fields in embedded_world(preset=arg.preset).items():
       config[block] = fields
     config.score = dict()
+    if arg.encoder == "both":  # the ResNet tower; the other one filters
+      config.also.vit_b16 = dict(
+        encoder=embedded_world(tower="resnet")["encoder"],
+        score=dict(filter_encoder=config.encoder.to_dict()),
+      )
     # One seed of images. The filter's share, rate and batch are those of
     # quickstart.py, chosen on the validation style.
     config.generate = dict(images_per_class=30, seeds=(0,), shard_size=480)

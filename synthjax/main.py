@@ -16,7 +16,14 @@ import runpy
 import signal
 import sys
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any
 
 from absl import app, flags, logging
@@ -71,6 +78,16 @@ class Common:
   """Fields of a config that all its tasks share."""
 
   seed: schema.Whole = 0
+  # Another run's folder in the workdir -> the blocks that differ. It has the
+  # tasks that follow the drawing, as AGAIN has them, of the same images.
+  also: Mapping[str, schema.Block] = dataclasses.field(default_factory=dict)
+
+  def problems(self) -> Iterable[str]:
+    for name in {*self.also} & {*TASKS}:
+      yield f"also.{name} is the folder of a task: choose another name"
+
+
+AGAIN = ("score", "select", "tune", "report")
 
 
 def run_tasks(
@@ -90,7 +107,8 @@ def run_tasks(
   """
   if not isinstance(config.get("tasks"), tuple | list):
     raise UserError("A config needs the field `tasks`, a tuple of task names.")
-  schema.read(Common, {"seed": config.get("seed")}, "config")
+  common = {name: config.get(name) for name in ("seed", "also")}
+  schema.read(Common, common, "config")
   modules = _load_tasks(config.tasks)
   alone = [
     name
@@ -103,9 +121,25 @@ def run_tasks(
       "--config.tasks=\"('generate',)\", or 'score', and run the other tasks "
       "before and after, without --shared."
     )
-  _check_all(modules.values(), config, workdir)
-  with _lock(workdir, shared):
-    _run_all(modules, config, workdir)
+  runs = [(modules, config, workdir), *_others(config, workdir)]
+  _check_all(runs)
+  for modules, config, folder in runs:
+    if folder != workdir:
+      _say(f"{folder}, of the same images:")
+    with _lock(folder, shared):
+      _run_all(modules, config, folder)
+
+
+def _others(
+  config: ConfigDict, workdir: str
+) -> Iterator[tuple[Mapping[str, types.ModuleType], ConfigDict, str]]:
+  """Yields the tasks, config and workdir of each run of `config.also`."""
+  tasks = tuple(name for name in AGAIN if name in config.tasks)
+  for name, blocks in (config.get("also") or {}).items() if tasks else ():
+    fields = config.to_dict() | ConfigDict(blocks).to_dict()
+    fields["score"] = (fields.get("score") or {}) | {"images": workdir}
+    other = ConfigDict(fields | {"tasks": tasks, "also": {}})
+    yield _load_tasks(tasks), other, os.path.join(workdir, name)
 
 
 def _load_tasks(names: Iterable[str]) -> dict[str, types.ModuleType]:
@@ -170,15 +204,16 @@ def _run(module: types.ModuleType, config: ConfigDict, workdir: str) -> None:
 
 
 def _check_all(
-  modules: Iterable[types.ModuleType], config: ConfigDict, workdir: str
+  runs: Iterable[tuple[Mapping[str, types.ModuleType], ConfigDict, str]],
 ) -> None:
   """Stops before hours of work on what is missing or misspelt: on all of it."""
   problems = []
-  for module in modules:
-    try:
-      getattr(module, "check", lambda config, workdir: None)(config, workdir)
-    except UserError as error:
-      problems.append(str(error))
+  for modules, config, workdir in runs:
+    for module in modules.values():
+      try:
+        getattr(module, "check", lambda config, workdir: None)(config, workdir)
+      except UserError as error:
+        problems.append(str(error))
   if problems:
     raise UserError("\n".join(dict.fromkeys(problems)))
 

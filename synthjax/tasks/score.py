@@ -34,6 +34,8 @@ class Score:
 
   # The encoder that gives the probabilities; by default config.encoder.
   filter_encoder: schema.Block | None = None
+  # A workdir whose images are scored, and made by then; None: this one.
+  images: str | None = None
 
 
 FIELDS = Score
@@ -46,13 +48,14 @@ def check(config: ConfigDict, workdir: str) -> None:
   if fields.filter_encoder:
     check_encoder(**fields.filter_encoder)
   spaces.load_space(config.space)
-  if "generate" not in config.tasks:
+  if not fields.images and "generate" not in config.tasks:
     artifacts.load(epath.Path(workdir) / "generate")
 
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `scores-*.npz`, one file for each shard, and `text.npz`."""
-  images = epath.Path(workdir) / "generate"
+  fields = schema.read(Score, config.get("score"), "config.score")
+  images = epath.Path(fields.images or workdir) / "generate"
   folder = epath.Path(workdir) / "score"
   space = spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
@@ -67,7 +70,6 @@ def run(config: ConfigDict, workdir: str) -> None:
   if space.filter:
     spec["filter"] = [space.filter_text(c) for c in space.classes]
   encoders = [encoder]
-  fields = schema.read(Score, config.get("score"), "config.score")
   if fields.filter_encoder:
     encoders.append(load_encoder(**fields.filter_encoder))
     spec["filter_encoder"] = encoders[-1].identity

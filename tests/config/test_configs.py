@@ -17,7 +17,7 @@ from synthjax.weights import catalogue, files
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("[!_]*.py"))
-NO_TASK = {"tasks", "seed", "space", "generator", "encoder"}
+NO_TASK = {"tasks", "seed", "space", "generator", "encoder", "also"}
 
 
 def load(name, arg=""):
@@ -135,6 +135,18 @@ def test_full_size_without_weights_names_the_commands_that_fetch_them(
     r"python -m synthjax.weights fetch (\w+)", str(error.value)
   )
   assert set(fetched) == needed <= catalogue.RELEASED.keys()
+
+
+def test_one_command_measures_both_columns_of_table_1():
+  """The other one is what encoder=vit_b16 would measure on its own drawing."""
+  both, alone = (
+    load("zeroshot.py", f"encoder={n}") for n in ("both", "vit_b16")
+  )
+  assert both.also.keys() == ["vit_b16"] and "also" not in alone
+  for block in ("encoder", "score"):
+    assert both.also.vit_b16[block].to_dict() == alone[block].to_dict()
+  rn50 = load("zeroshot.py").to_dict()
+  assert {k: v for k, v in both.to_dict().items() if k != "also"} == rn50
 
 
 def test_the_ablation_compares_what_table_2_does():

@@ -76,6 +76,40 @@ def test_failed_checks_are_all_told_and_nothing_runs(tasks, tmp_path):
   assert not list(tmp_path.iterdir())
 
 
+def test_other_encoders_take_the_tasks_behind_the_drawing(
+  tasks, tmp_path, monkeypatch
+):
+  """One drawing serves both columns of a table."""
+  monkeypatch.setattr(main, "AGAIN", ("second",))
+  seen, run = [], main.TASKS and importlib.import_module("second").run
+  note = lambda config, workdir: (
+    seen.append((config, workdir)),
+    run(config, workdir),
+  )
+  monkeypatch.setattr(importlib.import_module("second"), "run", note)
+  config = config_of(
+    tasks=("first", "second"),
+    encoder={"name": "clip", "dtype": "float32"},
+    score={"batch": 1},
+    also={"other": {"encoder": {"name": "larger"}}},
+  )
+  main.run_tasks(config, str(tmp_path))
+  assert tasks[:3] == ["check first", "check second", "check second"]
+  assert tasks[3:] == ["run first", "run second", "run second"]
+  (_, first), (other, second) = seen
+  assert (first, second) == (str(tmp_path), str(tmp_path / "other"))
+  assert other.encoder.to_dict() == {"name": "larger"}  # not mixed with ours
+  assert other.score.to_dict() == {"batch": 1, "images": str(tmp_path)}
+  assert (tmp_path / "other" / "second" / "manifest.json").exists()
+  assert not (tmp_path / "other" / "first").exists()
+  config.tasks = ("first",)  # the drawing alone, such as by --shared
+  main.run_tasks(config, str(tmp_path))
+  assert len(seen) == 2
+  config.also = {"first": {}}
+  with pytest.raises(UserError, match="also.first is the folder of a task"):
+    main.run_tasks(config, str(tmp_path))
+
+
 def test_a_misspelt_task_stops_before_anything(tasks, tmp_path):
   with pytest.raises(UserError, match="'frist'; did you mean 'first'"):
     main.run_tasks(config_of(tasks=("second", "frist")), str(tmp_path))
