@@ -160,12 +160,15 @@ def _receive(
       part.write_bytes(b"")  # before its description, in case of a kill here
       _memory(part).write_text(json.dumps(now))
     _check_space(part, start, now["total"])
-    size = _write(part, response, start, now["total"])
+    size = _write(url, part, response, start, now["total"])
   return size > 0 and now["total"] in (None, size)
 
 
-def _write(part: pathlib.Path, response, start: int, total: int | None) -> int:
+def _write(
+  url: str, part: pathlib.Path, response, start: int, total: int | None
+) -> int:
   """Appends the received bytes, and returns the size."""
+  limit = MAX_UNANNOUNCED if total is None else total
   size, show = start, transfer(part.name.removesuffix(".part"), start, total)
   with open(part, "ab") as file:
     # read1 returns what has arrived; read would lose it at a timeout.
@@ -180,14 +183,12 @@ def _write(part: pathlib.Path, response, start: int, total: int | None) -> int:
         ) from error
       size += len(data)
       show(size)
-      if size > (MAX_UNANNOUNCED if total is None else total):
-        limit = f"{total:,} that it announced"
-        if total is None:
-          limit = f"{MAX_UNANNOUNCED:,} that a file without a size may have"
+      if size > limit:
         _forget(part)
         raise UserError(
-          f"{part.name.removesuffix('.part')}: the server sends more than the "
-          f"{limit}; {part} was removed. {_OTHERWISE}"
+          f"{url} sends more than the {limit:,} bytes that "
+          f"{'it announced' if total else 'a file of unknown size may have'}. "
+          f"Nothing was kept. {_OTHERWISE}"
         )
   show(size, last=True)
   return size

@@ -163,7 +163,8 @@ def glide_bpe(encoder: epath.PathLike, merges: epath.PathLike) -> Tokenizer:
     vocab = parse_json(_read_text(encoder), dict)
     # The end token is also the pad, which Tokenizer adds itself.
     fits = vocab.pop("<|endoftext|>") == len(vocab)
-  except (ValueError, KeyError):
+    fits = fits and sorted(vocab.values()) == list(range(len(vocab)))
+  except (ValueError, KeyError, TypeError):
     fits = False
   pairs = _read_merges(merges)
   fits = fits and all({a, b, a + b} <= vocab.keys() for a, b in pairs)

@@ -159,22 +159,33 @@ def _drop_after(file: epath.Path, step: int) -> None:
     return
   kept = [row for row in read_rows(file) if row["step"] <= step]
   text = "".join(json.dumps(row) + "\n" for row in kept)
-  if text != file.read_text():
+  if text.encode() != file.read_bytes():
     with atomic.replace(file.parent, file.name) as path:
       path.write_text(text)
 
 
 def read_rows(file: epath.PathLike) -> list[dict[str, float]]:
-  """Reads metrics; a last line that a crash cut short is left out."""
+  """Reads metrics; a last line that a crash cut short is left out.
+
+  So is what follows a line that is damaged, and this is said.
+  """
   file = epath.Path(file)
   if not file.exists():
     return []
-  rows = []
-  for line in file.read_text().splitlines():
+  rows, lines = [], file.read_bytes().splitlines()
+  for number, line in enumerate(lines, start=1):
     try:
-      rows.append(parse_json(line, dict))
-    except ValueError:
+      row = parse_json(line, dict)
+      if type(row.get("step")) is not int:
+        raise ValueError("it has no step")
+    except ValueError as error:
+      if number < len(lines):
+        say(
+          f"{file}, line {number}, is damaged ({error}): it and the rows "
+          "behind it are left out."
+        )
       break
+    rows.append(row)
   return rows
 
 

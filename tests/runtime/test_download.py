@@ -50,7 +50,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
       if start >= len(content):
         return self._empty(416)
     body = content[start:]
-    self.send_response(206 if start else 200)
+    self.send_response(206 if start or how.get("unasked") else 200)
     self.send_header(
       "Content-Type", how.get("type", "application/octet-stream")
     )
@@ -411,3 +411,33 @@ def test_two_processes_fetch_a_file_once(server, fetch):
   assert len(server.log) == 1
   assert fetch.path.read_bytes() == CONTENT
   assert left(fetch) == ["base.pt"]
+
+
+# --- answers that ask for much, or bring nothing -----------------------------
+
+
+@pytest.mark.parametrize("status", [204, 202])
+def test_an_answer_without_a_file_is_none(fetch, server, status):
+  server.plan[:] = [{"status": status}] * 9
+  with pytest.raises(UserError, match=f"answers {status}"):
+    fetch(sha256=None)
+  assert not fetch.path.exists()
+
+
+def test_an_empty_file_is_none(fetch, server):
+  server.plan[:] = [{"content": b"", "etag": '"x"'}] * 9
+  with pytest.raises(UserError, match="sends too little"):
+    fetch(sha256=None)
+
+
+def test_a_part_that_nobody_asked_for_is_not_taken_for_the_whole(fetch, server):
+  server.plan[:] = [{"unasked": True, "no_etag": True}]
+  assert fetch() == SHA256
+
+
+def test_a_body_without_an_end_is_cut_off(fetch, server, monkeypatch):
+  monkeypatch.setattr(download, "MAX_UNANNOUNCED", 100_000)
+  server.plan[:] = [{"no_length": True}] * 9
+  with pytest.raises(UserError, match="more than the 100,000 bytes that a"):
+    fetch(sha256=None)
+  assert not fetch.part.exists()

@@ -91,6 +91,10 @@ def birdsnap(
     for row in _table(path / lists[0], ("id", "common"))
   }
   rows = _table(path / lists[1], ("path", "species_id"))
+  if odd := [row for row in rows if row["species_id"] not in species]:
+    raise UserError(
+      f"{path / lists[1]}: {lists[0]} does not list the species of {odd[0]}."
+    )
   test_paths = {row["path"] for row in _table(path / lists[2], ("path",))}
   labels = class_names.match(
     species.values(),
@@ -206,7 +210,11 @@ def _table(path: epath.Path, needed: Sequence[str]) -> list[dict[str, str]]:
     raise UserError(
       f"{path} has the columns {header}, without {' and '.join(missing)}."
     )
-  return [dict(zip(header, line, strict=False)) for line in lines]
+  rows = [dict(zip(header, line, strict=False)) for line in lines]
+  for row in rows:
+    if missing := [name for name in needed if not row.get(name)]:
+      raise UserError(f"{path} has a row without {', '.join(missing)}: {row}.")
+  return rows
 
 
 # --- files of CoOp (Zhou et al. 2022): splits and few-shot draws -------------
