@@ -8,7 +8,9 @@ r"""Detection from backbones of generated images: Tables 10 and 11, PASCAL VOC.
                                           Datasets where it is left out
   --config=...:init=random                no pre-training; `both` by default
   --config=...:init=pretrained,weights=released:resnet50_torchvision
-                                          from any ResNet-50, also MoCo's
+                                          IN-1K of Table 10; any ResNet-50
+  --config=...:init=pretrained,weights=released:moco_v2_200
+                                          IN-1K of Table 11
   --config=...:batch_size=32              the rate and the steps follow it
   --config=...:num_steps=6000             fewer of them
   --config.detect.seeds="(0,1,2)"         any single value
@@ -47,6 +49,12 @@ INITS = {
   "both": dict(random=dict(), pretrained=dict()),
   "random": dict(random=dict()),
   "pretrained": dict(pretrained=dict()),
+}
+# Of the IN-1K rows without generated images: with labels, and MoCo v2.
+REAL_IN1K = {
+  "released:resnet50_torchvision": "table10",
+  "released:resnet50_timm": "table10",
+  "released:moco_v2_200": "table11",
 }
 TRAIN = (("2007", "trainval"), ("2012", "trainval"))
 TEST = (("2007", "test"),)
@@ -108,6 +116,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.detect.num_steps = arg.num_steps
   config.export = exports()
   config.report = report(paper=("table10", "table11"))
+  if arg.weights in REAL_IN1K:
+    config.report.paper = (REAL_IN1K[arg.weights],)
+    config.report.paper_rows = dict(pretrained="IN-1K real, 0")
   if arg.runlocal:  # comes last, so that it can shrink anything above
     shrink(config)
   return config

@@ -88,6 +88,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     use_deit_recipe(config)
   config.export = exports()
   config.report = report()
+  if arg.backbone == "resnet50" and not (arg.runlocal or arg.images_per_class):
+    start = "IN-1K real + " if arg.init else ""
+    rows = dict(pretrained=f"{start}C100 Syn, {arg.amount}")
+    config.report.update(paper=("table8",), paper_rows=rows)
   if arg.runlocal:  # comes last, so that it can shrink anything above
     for block, fields in embedded_pretraining(
       vit=arg.backbone == "deit_s"

@@ -93,6 +93,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     use_deit_recipe(config)
   config.export = exports()
   config.report = report()
+  if arg.backbone == "deit_s" and not (arg.runlocal or arg.images_per_class):
+    start = "IN-1K real + " if arg.init else ""
+    rows = dict(pretrained=f"{start}IN-1K Syn, {arg.amount}")
+    config.report.update(paper=("table9",), paper_rows=rows)
   if arg.runlocal:  # comes last, so that it can shrink anything above
     for block, fields in embedded_pretraining(
       vit=arg.backbone == "deit_s", preset=arg.preset

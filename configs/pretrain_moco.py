@@ -7,12 +7,13 @@ r"""MoCo v2 on generated images: pre-training without their labels.
   --config=...:amount=2.4M                      images; 1.2M by default
   --config=...:space=in2k,amount=4.0M           of 2,000 classes; or 2.4M
   --config=...:images_per_class=100             any other number of them
-  --config=...:init=released:resnet50_torchvision   from real IN-1K weights
+  --config=...:init=released:moco_v2_200        from MoCo v2 on real IN-1K
   --config.pretrain.batch_size=512              any single value
 
 `init` takes any weights of the same model: a path, or what
-`python -m synthjax.weights list` names; fetch them first. Half of the 2,000
-classes are not the paper's; see pretrain_in2k.py. MoCo v2 is defined for
+`python -m synthjax.weights list` names; fetch them first. Table 11's IN-1K row
+starts from MoCo v2 (82.44 is MoCo's own number), not from labels. Half of the
+2,000 classes are not the paper's; see pretrain_in2k.py. MoCo v2 is defined for
 ResNets: `backbone` is one of them.
 
 Paper, Table 11 (PASCAL VOC, ResNet-50, AP50):

@@ -33,6 +33,12 @@ from synthjax.config import (
 )
 
 METHODS = ("finetune", "linear")
+# Of the IN-1K rows of Tables 8 and 9.
+REAL_IN1K = (
+  "released:resnet50_torchvision",
+  "released:resnet50_timm",
+  "released:deit_s",
+)
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
@@ -65,6 +71,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.transfer.model.stem = "cifar"
 
   config.report = report()
+  if arg.method == "finetune" and not (arg.shots or arg.runlocal):
+    table = "table9" if arg.backbone == "deit_s" else "table8"
+    config.report.paper = (table,)
+    if arg.weights in REAL_IN1K:
+      config.report.paper_rows = dict(pretrained="IN-1K real, 0")
   if arg.runlocal:
     blocks = embedded_pretraining(vit=arg.backbone == "deit_s")
     config.space = blocks["space"]

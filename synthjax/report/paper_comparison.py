@@ -120,12 +120,15 @@ class Ours(NamedTuple):
 Index = dict[tuple[str, str, Any], dict[Any, float]]
 
 
-def find(key: str, results: Mapping) -> dict[tuple[str, str], Ours]:
+def find(
+  key: str, results: Mapping, given: Mapping[str, str] | None = None
+) -> dict[tuple[str, str], Ours]:
   """Finds our numbers for a table of the paper.
 
   Args:
     key: of the table.
     results: as of `results.gather`.
+    given: our arms -> "row" or "row, column", besides those of the table.
 
   Returns:
     (row, column) -> our arm; for Table 3 with further rows, named by the share
@@ -144,7 +147,7 @@ def find(key: str, results: Mapping) -> dict[tuple[str, str], Ours]:
     }
   ours = {}
   task, names = read(key).task, read(key).arms
-  rows = {arm: row for row, arm in names.items()}
+  rows = {arm: row for row, arm in names.items()} | (given or {})
   for (other, arm, shots), by_seed in index.items():
     if other == task and arm not in names:
       row, column = rows.get(arm, arm), "" if shots is None else f"{shots:g}"
@@ -236,7 +239,12 @@ _OTHER = "compare the differences, not the values"
 
 
 def compare(
-  key: str, results: Mapping, *, space: str | None, encoder: str | None
+  key: str,
+  results: Mapping,
+  *,
+  space: str | None,
+  encoder: str | None,
+  rows: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
   """Sets our numbers beside those of a table of the paper.
 
@@ -245,6 +253,7 @@ def compare(
     results: as of `results.gather`.
     space: the label space of the config.
     encoder: paper.RN50 or paper.VIT_B16 where it is one of them, else None.
+    rows: our arms -> rows of the table, where their names do not say it.
 
   Returns:
     Dict of key, title, metric, note, remark ("" where the values themselves
@@ -255,7 +264,7 @@ def compare(
     and high, or None). The difference is that to the reference; ours is paired
     by seed.
   """
-  table, ours = read(key), find(key, results)
+  table, ours = read(key), find(key, results, rows)
   space = _space(results, space, table.task)
   data = data_sets().get(space)
   grids, remark = _choose(table.grids, data, encoder)

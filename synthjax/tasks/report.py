@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Annotated
 
@@ -37,6 +38,9 @@ class Report:
   price_per_device_hour: NotNegative | None = None  # in any money
   # Tables of report/paper_tables.json to compare with.
   paper: tuple[PaperTable, ...] = ()
+  # Our arms, methods or first weights -> the row (or "row, column") of those
+  # tables that they stand beside, where names do not say it.
+  paper_rows: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 FIELDS = Report
@@ -96,7 +100,11 @@ def run(config: ConfigDict, workdir: str) -> None:
   )
   results["paper"] = [
     paper_comparison.compare(
-      key, results, space=config.get("space"), encoder=_encoder(config)
+      key,
+      results,
+      space=config.get("space"),
+      encoder=_encoder(config),
+      rows=fields.paper_rows,
     )
     for key in fields.paper
   ]

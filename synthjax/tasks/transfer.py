@@ -85,7 +85,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   every = [run for same in runs_of.values() for run in same]
 
   classifier = make_classifier(num_classes=len(space.classes), **model)
-  measure = _measurer(classifier, common.image_size, folder)
+  measure = _measurer(classifier, common, folder)
   validation = {}
   if common.validation:
     validation = measure(every, real_images.open_real(common.validation, space))
@@ -153,6 +153,7 @@ def _finetune(
         batch_size=fields.batch_size,
         seed=run.seed,
         num_workers=fields.num_workers,
+        repeats=fields.repeats,
       ),
       fields,
       folder=folder,
@@ -188,13 +189,15 @@ def _objective(
   )
 
 
-def _measurer(model: Any, image_size: int, folder: epath.Path) -> Any:
+def _measurer(model: Any, fields: finetune.Transfer, folder: epath.Path) -> Any:
   """Returns (runs, source) -> {run: top-1 accuracy on the source}."""
   predict = supervised.predictor(model)
 
   def top1(run, source):
     variables, _ = files.load_params(folder / f"{run.label()}{_WEIGHTS}")
-    images = host_augment.in_order(source, image_size=image_size)
+    images = host_augment.in_order(
+      source, image_size=fields.image_size, crop=fields.crop
+    )
     return accuracy.top1(*supervised.evaluate_all(predict, variables, images))
 
   return lambda every, source: {run: top1(run, source) for run in every}

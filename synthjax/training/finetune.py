@@ -10,7 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from synthjax.config import schema
-from synthjax.config.schema import Block, Pairs, Seeds, Shots
+from synthjax.config.schema import Block, Count, Pairs, Rule, Seeds, Shots
 from synthjax.evals import accuracy
 from synthjax.runtime.artifacts import file_stem
 from synthjax.runtime.errors import UserError
@@ -26,6 +26,7 @@ class Finetuning(Labelled):
 
   optimizer: Annotated[Any, SEARCHED_OPTIMIZER]
   method: Literal["finetune", "linear"] = "finetune"  # or the head alone
+  repeats: Count = 1  # of each image within a batch, as DeiT's augmentation
 
   @property
   def rates(self) -> tuple[float, ...]:
@@ -60,6 +61,9 @@ class Transfer(Finetuning):
   model: Block | None = None  # if not config.pretrain.model
   weights: str | None = None  # of the backbone, if not those of `pretrain`
   compare: Pairs = ()  # of starts, besides all with "random"
+  # Of a side, that measuring keeps: the image is resized to more, and its
+  # middle cut out. ImageNet's usual 224 of 256 are 0.875.
+  crop: Annotated[float, Rule(lambda x: 0 < x <= 1, "above 0, at most 1")] = 1.0
 
   def problems(self) -> Iterable[str]:
     yield from super().problems()

@@ -259,6 +259,27 @@ def test_batch_norm_is_compared_on_the_same_images(tmp_path):
   assert page.table("Table 6")
 
 
+def test_a_config_says_beside_which_row_its_weights_stand():
+  """No name of ours tells the label space, the amount and the first weights."""
+  row = lambda init, share: dict(init=init, shots=None, seed=0, accuracy=share)
+  results = {"transfer": {"rows": [row("random", 0.5), row("pretrained", 0.7)]}}
+  found = paper_comparison.find(
+    "table8", results, {"pretrained": "C100 Syn, 2.4M"}
+  )
+  assert found["C100 Syn", "2.4M"].by_seed == {0: 0.7}
+  assert found["random", "0"].by_seed == {0: 0.5}
+  compared = paper_comparison.compare(
+    "table8",
+    results,
+    space="cifar100",
+    encoder=None,
+    rows={"pretrained": "C100 Syn, 2.4M"},
+  )
+  (cell,) = [c for c in compared["cells"] if c["arm"] == "pretrained"]
+  assert cell["paper"] == pytest.approx({"CIFAR-100": 0.8503})
+  assert round(cell["difference"]["mean"], 3) == 0.2
+
+
 def test_random_weights_of_a_transfer_stand_beside_the_papers(tmp_path):
   make_transfer(tmp_path / "transfer")
   _, found = run(tmp_path, "table4", "table8")

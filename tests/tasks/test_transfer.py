@@ -192,6 +192,30 @@ def test_a_linear_probe_leaves_the_backbone_as_it_was(tmp_path, config, opened):
   assert np.abs(after["params"]["fc"]["kernel"]).max() > 0.5
 
 
+def test_images_are_repeated_and_measured_in_their_middle(
+  tmp_path, config, opened, monkeypatch
+):
+  """What the block says reaches the batches and the measurement."""
+  config.transfer.inits = ConfigDict(dict(random=dict()))
+  config.transfer.update(repeats=2, crop=0.8)
+  config.transfer.update(seeds=(0,), epochs=1)
+  seen, train = [], transfer.pipeline.train_batches
+  in_order = transfer.host_augment.in_order
+
+  def batches(*args, **kwargs):
+    seen.append(("repeats", kwargs["repeats"]))
+    return train(*args, **kwargs)
+
+  def rows(source, **kwargs):
+    seen.append(("crop", kwargs["crop"]))
+    return in_order(source, **kwargs)
+
+  monkeypatch.setattr(transfer.pipeline, "train_batches", batches)
+  monkeypatch.setattr(transfer.host_augment, "in_order", rows)
+  transfer.run(config, str(tmp_path))
+  assert {*seen} == {("repeats", 2), ("crop", 0.8)}
+
+
 @pytest.mark.slow
 def test_the_device_may_augment_and_mix(tmp_path, config, opened):
   config.transfer.inits = ConfigDict(dict(random=dict()))

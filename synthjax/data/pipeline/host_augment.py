@@ -241,14 +241,29 @@ def image_and_label(
 
 
 def in_order(
-  source: Sequence[Example], *, image_size: int, batch_size: int = 256
+  source: Sequence[Example],
+  *,
+  image_size: int,
+  batch_size: int = 256,
+  crop: float = 1.0,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-  """Yields uint8 [n, h, w, 3] and labels int [n]: all rows once, in order."""
+  """Yields uint8 [n, h, w, 3] and labels int [n]: all rows once, in order.
+
+  Args:
+    source: rows of image and label.
+    image_size: px of the squares.
+    batch_size: of all but the last batch.
+    crop: the share of a side that the middle has, which is cut out; with
+      0.875, an image is resized to 256 px for 224.
+  """
+  whole = round(image_size / crop)
+  first = round((whole - image_size) / 2)
+  middle = slice(first, first + image_size)
   for start in range(0, len(source), batch_size):
     images, labels = [], []
     for i in range(start, min(start + batch_size, len(source))):
       row = source[i]
-      images.append(_fit(codecs.pixels(row), image_size))
+      images.append(_fit(codecs.pixels(row), whole)[middle, middle])
       labels.append(row["label"])
     yield np.stack(images), np.array(labels)
 

@@ -82,6 +82,15 @@ def _aircraft(split: str, size: int) -> Part:
   return _files("aircraft", "fgvc_aircraft", size, split=split)
 
 
+# Built-in label spaces that are no name of a data set -> the data set, and its
+# splits where those of the space are not the first.
+SPACES: Mapping[str, tuple[str, str | None]] = {
+  "caltech101_101": ("caltech101", "tfds_101"),
+  "caltech101_102": ("caltech101", "tfds_102"),
+  "eurosat_clip": ("eurosat", None),
+  "eurosat_released": ("eurosat", None),
+}
+
 _SUN = "sun397/standard-part1-120k"  # the config "tfds" has other splits
 _CALTECH101 = "caltech-101/101_ObjectCategories"
 

@@ -19,7 +19,7 @@ from synthjax.data.pipeline import few_shot
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example, labels_of, subset
 from synthjax.data.real import archives, tfds_copies
-from synthjax.data.real.paper_datasets import BENCHMARKS, Splits
+from synthjax.data.real.paper_datasets import BENCHMARKS, SPACES, Splits
 from synthjax.embedded import captions, world
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError, unknown_names
@@ -150,7 +150,7 @@ def resolve(
   """Finds how to open a split of a data set of the paper.
 
   Args:
-    name: a key of BENCHMARKS.
+    name: a key of BENCHMARKS, or of SPACES.
     split: "train", "validation" or "test".
     space: the label space that rows are to be labelled with.
     splits: a key of BENCHMARKS[name], the paper's by default.
@@ -165,9 +165,10 @@ def resolve(
     UserError: about a name, a split that is not there, a label space with
       another number of classes, or a data_dir that is needed.
   """
+  name, usual = SPACES.get(name, (name, None))
   if name not in BENCHMARKS:
     raise unknown_names("data set of the paper,", [name], BENCHMARKS)
-  splits = splits or next(iter(BENCHMARKS[name]))
+  splits = splits or usual or next(iter(BENCHMARKS[name]))
   if splits not in BENCHMARKS[name]:
     raise unknown_names(f"splits of {name},", [splits], BENCHMARKS[name])
   chosen = BENCHMARKS[name][splits]

@@ -60,6 +60,18 @@ def test_jiggle_moves_scales_and_turns(shift, scale, degrees, want):
   assert (moved[0, 0] == 255).all()  # what comes in from outside is white
 
 
+def test_the_middle_of_a_larger_image_is_measured():
+  """As DeiT's: resized to 256 px, of which 224 are cut out."""
+  image = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+  row = {"image": image, "label": 3}
+  (whole, _), (cut, labels) = (
+    next(host_augment.in_order([row], image_size=size, crop=crop))
+    for size, crop in ((256, 1.0), (224, 0.875))
+  )
+  np.testing.assert_array_equal(cut, whole[:, 16:240, 16:240])
+  assert labels.tolist() == [3]
+
+
 def test_shrink_averages_whole_blocks_and_refuses_others():
   image = np.zeros((4, 4, 3), np.uint8)
   image[:2, :2] = [[[0] * 3, [100] * 3], [[200] * 3, [100] * 3]]

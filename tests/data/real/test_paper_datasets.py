@@ -8,7 +8,12 @@ import pytest
 from PIL import Image
 
 from synthjax.data.real import real_images
-from synthjax.data.real.paper_datasets import BENCHMARKS, Part, Splits
+from synthjax.data.real.paper_datasets import (
+  BENCHMARKS,
+  SPACES,
+  Part,
+  Splits,
+)
 from synthjax.data.real.real_images import SOURCES
 from synthjax.data.real.tfds_copies import label_table
 from synthjax.labels import spaces
@@ -162,6 +167,17 @@ def test_the_names_of_classes_may_be_any_of_the_three(
   keys = [c.key for c in space.classes]
   for row in source:
     assert row["id"].startswith(keys[row["label"]])
+  # As zeroshot.py asks for it, by the name of the space.
+  same = real_images.open_real(block | {"name": space.name}, space)
+  assert same.labels.tolist() == source.labels.tolist()
+
+
+def test_every_label_space_with_real_images_has_a_data_set():
+  without = {"in2k", "voc"}  # 2,000 classes that are drawn; boxes
+  shipped = {path.stem for path in spaces.FOLDER.glob("*.yaml")} - without
+  assert shipped == BENCHMARKS.keys() | SPACES.keys()
+  for name in shipped:
+    real_images.resolve(name, "test", spaces.load_space(name), data_dir="D")
 
 
 def test_a_split_of_another_size_is_refused(eurosat):
