@@ -22,6 +22,9 @@ from synthjax.models.unit import unit
 # By shots; on ImageNet always 50.
 NUM_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
 
+# The share of the area that a crop of an image has.
+CROP = (0.08, 1.0)
+
 # (embeddings [k, l, w], end [k]) -> features [k, d], read at position `end`:
 # `jax.tree_util.Partial(function, variables)`, through which jit takes the
 # frozen weights as arguments instead of compiling them in as constants.

@@ -185,6 +185,7 @@ def encode_views(
   seed: int,
   *,
   num_views: int,
+  scale: tuple[float, float] = (0.5, 1.0),
   fit: Callable[[np.ndarray], Any] = np.asarray,
 ) -> np.ndarray:
   """Encodes other views of the shots of a seed: float32 [num_views, n, d].
@@ -195,6 +196,7 @@ def encode_views(
     shots: of each class.
     seed: of the shots and of their views.
     num_views: of each shot.
+    scale: smallest and largest share of the area that a view has.
     fit: of the encoder; _HELD views are held.
   """
   rows, features = _rows(few, shots, seed).tolist(), []
@@ -203,7 +205,9 @@ def encode_views(
     features += [
       encode_images(
         [
-          fit(host_augment.shot_view(shot, seed=(seed, row, number)))
+          fit(
+            host_augment.shot_view(shot, seed=(seed, row, number), scale=scale)
+          )
           for row in rows[first : first + at_once]
           for shot in [few.source[row]]
           for number in range(num_views)

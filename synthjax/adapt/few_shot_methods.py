@@ -7,7 +7,7 @@ features [n, d] to logits [n, k].
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import numpy as np
@@ -139,6 +139,7 @@ def learn_context(
   num_epochs: Count | None = None,
   batch_size: Count = 32,
   lr: Positive = 2e-3,
+  crops: Literal["stored", "fresh"] = "stored",
 ) -> Predict:
   """Learns the words around the class names (CoOp), on the augmented shots.
 
@@ -148,6 +149,9 @@ def learn_context(
     num_epochs: by the number of shots, as in CoOp, if None.
     batch_size: of shots.
     lr: the highest.
+    crops: "fresh" ones in each epoch, as CoOp's data loader draws them, cost an
+      encoding of every shot an epoch; "stored" ones are the few passes that
+      Tip-Adapter's cache has.
   """
   encode, *embedded = problem.prompts(num_context)
   prompts = coop.Prompts(*embedded)
@@ -158,7 +162,9 @@ def learn_context(
   width = prompts.embeddings.shape[-1]
   rng = jax.random.key(problem.seed)
   context = coop.init_context(rng, width, num_context)
-  features, labels, index = _augmented(problem, batch_size, num_epochs)
+  features, labels, index = _augmented(
+    problem, batch_size, num_epochs, fresh=crops == "fresh"
+  )
   learned = coop.tune(
     encode,
     prompts,
@@ -279,18 +285,19 @@ class FewShot:
 
 
 def _augmented(
-  problem: Problem, batch_size: int, num_epochs: int
+  problem: Problem, batch_size: int, num_epochs: int, *, fresh: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns features, labels and index of a training on augmented shots."""
   labels = problem.shots[1]
+  views = problem.crops(num_epochs) if fresh else problem.views
   index = passes_index(
-    len(problem.views),
+    None if fresh else len(views),
     len(labels),
     batch_size=min(batch_size, len(labels)),
     num_epochs=num_epochs,
     seed=problem.seed,
   )
-  return *flatten_passes(problem.views, labels), index
+  return *flatten_passes(views, labels), index
 
 
 def flatten_passes(
@@ -318,7 +325,7 @@ def flatten_passes(
 
 
 def passes_index(
-  num_passes: int,
+  num_passes: int | None,
   num_examples: int,
   *,
   batch_size: int,
@@ -328,7 +335,7 @@ def passes_index(
   """Draws the rows of each step: each image once an epoch, in a random pass.
 
   Args:
-    num_passes: of augmentation.
+    num_passes: of augmentation; None where each epoch has its own.
     num_examples: n, of images.
     batch_size: of all batches but the last of an epoch, which keeps the rest.
     num_epochs: at least 1.
@@ -341,6 +348,10 @@ def passes_index(
   index = epochs_index(
     num_examples, batch_size=batch_size, num_epochs=num_epochs, seed=seed
   )
-  rng = np.random.default_rng((seed, 1))  # not the numbers of the orders
-  chosen = rng.integers(num_passes, size=index.shape, dtype=np.int32)
+  if num_passes is None:
+    chosen = np.arange(num_epochs, dtype=np.int32)
+    chosen = np.repeat(chosen, len(index) // num_epochs)[:, None]
+  else:
+    rng = np.random.default_rng((seed, 1))  # not the numbers of the orders
+    chosen = rng.integers(num_passes, size=index.shape, dtype=np.int32)
   return np.where(index < 0, -1, index + num_examples * chosen)

@@ -57,6 +57,8 @@ class Problem(NamedTuple):
   # find, with these for labels; see `feature_sets.retrieve`.
   retrieve: Callable[[int, bool], Features] | None = None
   protocol: Protocol = "paper"  # of a `Tuning` that names none
+  # A number -> [number, n, d]: so many fresh crops of each shot; see `coop`.
+  crops: Callable[[int], np.ndarray] | None = None
 
 
 def tuned(

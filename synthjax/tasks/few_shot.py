@@ -14,7 +14,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.adapt import feature_sets, few_shot_methods, linear_head
+from synthjax.adapt import coop, feature_sets, few_shot_methods, linear_head
 from synthjax.adapt.few_shot_methods import FewShot, Method
 from synthjax.adapt.mixed_tuning import Problem
 from synthjax.config import schema
@@ -217,6 +217,17 @@ def _problem_maker(
       fit=encoder.fit,
     )
 
+  def crops_of(shots, seed, number):
+    return feature_sets.encode_views(
+      few,
+      encoder.encode_images,
+      shots,
+      seed,
+      num_views=number,
+      scale=coop.CROP,
+      fit=encoder.fit,
+    )
+
   def synthetic_for(method, shots, seed, real_shots):
     rows = filters.images_for(
       scored.images,
@@ -254,6 +265,7 @@ def _problem_maker(
         feature_sets.retrieve, few, np.asarray(zero_shot.weight)
       ),
       protocol=fields.protocol,
+      crops=partial(crops_of, shots, seed),
     )
 
   return zero_shot, make_problem

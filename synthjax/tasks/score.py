@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
+from PIL import Image
 
 from synthjax.config import schema
 from synthjax.data.generated import scores, shards
@@ -36,6 +37,9 @@ class Score:
   filter_encoder: schema.Block | None = None
   # A workdir whose images are scored, and made by then; None: this one.
   images: str | None = None
+  # Shrinks images to so many px, bilinear, before config.encoder sees them: a
+  # switch of the release, for sets of small images. The filter sees them whole.
+  low_resolution: schema.Count | None = None
 
 
 FIELDS = Score
@@ -73,6 +77,10 @@ def run(config: ConfigDict, workdir: str) -> None:
   if fields.filter_encoder:
     encoders.append(load_encoder(**fields.filter_encoder))
     spec["filter_encoder"] = encoders[-1].identity
+  if fields.low_resolution:
+    spec["low_resolution"] = fields.low_resolution
+    encoders.append(encoders[-1])  # the filter
+    encoders = [_shrinking(encoder, fields.low_resolution), encoders[-1]]
   if artifacts.begin(folder, spec):
     return
   judges = [
@@ -92,6 +100,19 @@ def run(config: ConfigDict, workdir: str) -> None:
     zip(names, sizes, strict=True)
   )
   artifacts.finish(folder, spec, rows, num_images=len(source))
+
+
+def _shrinking(encoder: Encoder, side: int) -> Encoder:
+  """Returns the encoder with images of a shorter side of `side` px."""
+
+  def fit(image):
+    pixels = Image.fromarray(np.asarray(image))
+    scale = side / min(pixels.size)
+    size = [max(side, int(scale * n)) for n in pixels.size]
+    small = pixels.resize(size, Image.Resampling.BILINEAR)
+    return encoder.fit(np.asarray(small))
+
+  return encoder._replace(fit=fit)
 
 
 def shard_rows(images: epath.Path) -> list[int]:

@@ -354,10 +354,11 @@ def test_coop_learns_a_classifier_of_the_names(encoder, problem):
 @pytest.mark.parametrize(("shots", "epochs"), [(1, 50), (2, 100), (16, 200)])
 def test_coop_trains_longer_with_more_shots(shots, epochs, monkeypatch):
   labels = np.repeat(np.arange(3), shots)
-  asked = []
+  asked, seen = [], []
 
-  def tune(*args, num_epochs, **kwargs):
+  def tune(encode, prompts, context, features, *args, num_epochs, **kwargs):
     asked.append(num_epochs)
+    seen.append(features)
     raise InterruptedError
 
   monkeypatch.setattr(coop, "tune", tune)
@@ -370,9 +371,16 @@ def test_coop_trains_longer_with_more_shots(shots, epochs, monkeypatch):
     validation=None,
     prompts=lambda n: (None, np.zeros((3, n + 4, 5)), np.full(3, n + 3)),
     seed=0,
+    crops=lambda number: np.ones((number, len(labels), D), np.float32),
   )
   with pytest.raises(InterruptedError):
     methods.learn_context(problem)
+  with pytest.raises(InterruptedError):
+    methods.learn_context(problem, crops="fresh")
+  # The stored views, and crops of its own for each epoch.
+  assert seen[0].shape == (2 * len(labels), D) and not seen[0].any()
+  assert seen[1].shape == (epochs * len(labels), D) and seen[1].all()
+  assert asked.pop() == epochs
   assert asked == [epochs]
 
 

@@ -222,6 +222,15 @@ def test_each_epoch_reads_each_image_once_in_some_pass():
     np.testing.assert_array_equal(epoch[10:], -1)
   kept = index[index >= 0]
   assert kept.max() < 30 and len(np.unique(kept)) == 30
+  # A pass of its own for each epoch: fresh crops.
+  fresh = few_shot_methods.passes_index(
+    None, 10, batch_size=4, num_epochs=20, seed=0
+  )
+  for number, epoch in enumerate(fresh.reshape(20, 12)):
+    np.testing.assert_array_equal(
+      np.sort(epoch[:10]), np.arange(10) + 10 * number
+    )
+    np.testing.assert_array_equal(epoch[10:], -1)
   features = np.arange(12).reshape(2, 3, 2)
   flat, labels = few_shot_methods.flatten_passes(features, np.array([7, 8, 9]))
   np.testing.assert_array_equal(flat[4], features[1, 1])

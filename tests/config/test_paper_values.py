@@ -134,4 +134,6 @@ def test_a_constant_of_the_code_is_that_of_its_source(path, value, place):
     value = {
       k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
     }
+  elif isinstance(value, list):
+    value = tuple(value)
   assert found == value, place

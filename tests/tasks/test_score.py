@@ -1,10 +1,12 @@
 """Scores: what they mean, and that a killed run goes on where it stopped."""
 
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
 import tiny_world
+from PIL import Image
 
 from synthjax.data.generated import scores, shards
 from synthjax.encoders import load_encoder
@@ -87,6 +89,27 @@ def test_rows_are_those_of_the_images(config, tmp_path):
   np.testing.assert_allclose(found.probs.sum(-1), 1, atol=2e-3)
   own = found.probs[np.arange(12), found.labels]
   np.testing.assert_allclose(found.p_own, own, rtol=1e-3)
+
+
+def test_the_tuned_encoder_may_see_small_images(config, tmp_path):
+  """The filter sees them whole, as in the release."""
+  score.run(config, str(tmp_path))
+  whole = scores.read(tmp_path / "score")
+  shutil.rmtree(tmp_path / "score")
+  config.score = dict(low_resolution=4)
+  score.check(config, str(tmp_path))
+  score.run(config, str(tmp_path))
+  small = scores.read(tmp_path / "score")
+  np.testing.assert_array_equal(small.p_own, whole.p_own)
+  encoder = load_encoder(**config.encoder.to_dict())
+  images = [
+    np.asarray(Image.fromarray(row["image"]).resize((4, 4), 2))
+    for row in shards.open_shards(tmp_path / "generate")
+  ]
+  np.testing.assert_allclose(
+    small.features, encoder.encode_images(images), rtol=2e-3, atol=2e-3
+  )
+  assert np.abs(small.features - whole.features).max() > 0.01
 
 
 def test_texts_are_every_class_in_every_template(config, tmp_path):

@@ -170,21 +170,25 @@ def draw_box(
   return None
 
 
-def shot_view(example: Example, *, seed: Sequence[int]) -> np.ndarray:
+def shot_view(
+  example: Example,
+  *,
+  seed: Sequence[int],
+  scale: tuple[float, float] = (0.5, 1.0),
+) -> np.ndarray:
   """Returns a view of a shot: a random crop, mirrored half of the time.
-
-  The crop has half of the area or more, as in Tip-Adapter.
 
   Args:
     example: with uint8 `image` [h, w, 3], or `encoded`.
     seed: the same for the same view.
+    scale: smallest and largest share of the area; by default Tip-Adapter's.
 
   Returns:
     uint8 [s, s, 3], where s is the shorter side.
   """
   rng = np.random.default_rng(tuple(seed))
   size = min(codecs.open_image(example).size)
-  cut = random_resized_crop(example, rng, image_size=size, scale=(0.5, 1.0))
+  cut = random_resized_crop(example, rng, image_size=size, scale=scale)
   return flip(cut, rng)["image"]
 
 
