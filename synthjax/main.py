@@ -32,7 +32,12 @@ from ml_collections import ConfigDict, config_flags
 from synthjax.config import schema
 from synthjax.config.arguments import unknown_fields
 from synthjax.runtime import atomic, cache, locks, progress, timings
-from synthjax.runtime.errors import UserError, as_message, unknown_names
+from synthjax.runtime.errors import (
+  UserError,
+  as_message,
+  gathered,
+  unknown_names,
+)
 
 # Each module of the folder `tasks` is one. A config may also name the dotted
 # path of a task in another package.
@@ -207,15 +212,11 @@ def _check_all(
   runs: Iterable[tuple[Mapping[str, types.ModuleType], ConfigDict, str]],
 ) -> None:
   """Stops before hours of work on what is missing or misspelt: on all of it."""
-  problems = []
-  for modules, config, workdir in runs:
-    for module in modules.values():
-      try:
-        getattr(module, "check", lambda config, workdir: None)(config, workdir)
-      except UserError as error:
-        problems.append(str(error))
-  if problems:
-    raise UserError("\n".join(dict.fromkeys(problems)))
+  with gathered() as attempt:
+    for modules, config, workdir in runs:
+      for module in modules.values():
+        if hasattr(module, "check"):
+          attempt(module.check, config, workdir)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

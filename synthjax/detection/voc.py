@@ -8,8 +8,9 @@ size, (h, w).
 
 import functools
 import io
+import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from etils import epath
 from PIL import Image, UnidentifiedImageError
 
 from synthjax.data.pipeline import image_files
-from synthjax.data.pipeline.rows import Detection, Example
+from synthjax.data.pipeline.rows import Detection, Example, Files
 from synthjax.data.real import tfds_copies
 from synthjax.labels import class_names, spaces
 from synthjax.runtime import atomic
@@ -25,6 +26,7 @@ from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import read_text
 
 _BAD_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
+_IMAGES, _NOTES = "JPEGImages", "Annotations"
 _TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}
 _ADVICE = (
   "Unpack the archives anew over each other, or correct these files; VOC "
@@ -60,25 +62,30 @@ def open_voc(
     if not listed.exists():
       problems.append(f"{listed}: is not there")
       continue
-    lines = read_text(listed).splitlines()
-    names = [line.split()[0] for line in lines if line.strip()]
-    images = [f"JPEGImages/{name}.jpg" for name in names]
-    notes = [f"Annotations/{name}.xml" for name in names]
-    missing = image_files.absent(folder, images + notes)
-    problems += [f"{folder / file}: is not there" for file in sorted(missing)]
-    for name, image, note in zip(names, images, notes, strict=True):
-      if note in missing:
+    noted, images = (_names(folder / name) for name in (_NOTES, _IMAGES))
+    for line in read_text(listed).splitlines():
+      if not (name := _id(line.strip(), noted)):
         continue
+      note = folder / _NOTES / f"{name}.xml"
       try:
-        annotation = parse((folder / note).read_bytes())
-        found.append((folder / note, folder / image, name, annotation))
+        if note.name not in noted:
+          raise ValueError("is not there")
+        annotation = parse(note.read_bytes())
+        files = _files_of(name, annotation, images)
+        if len(files) != 1:
+          instead = f", but {' and '.join(files)}" if files else ""
+          file = folder / _IMAGES / f"{name}.jpg"
+          problems.append(f"{file}: is not there{instead}")
+        place = f"VOC{year}/{_IMAGES}/{files[0] if files else name}"
+        found.append((note, place, name, annotation))
       except ValueError as error:
-        problems += _lines(folder / note, error)
+        problems += _lines(note, error)
   rows = _rows(found, classes, problems)
   class_names.raise_problems(
     problems, f"{root} cannot be opened as PASCAL VOC", _ADVICE
   )
-  return _source(rows, _read_file, drop_empty, root)
+  read = functools.partial(_read_file, root)
+  return _source(rows, read, drop_empty, root, below=root)
 
 
 def open_voc_tfds(
@@ -131,6 +138,36 @@ def open_voc_tfds(
   return _source(rows, read, drop_empty, "TFDS's PASCAL VOC")
 
 
+def _names(folder: epath.Path) -> set[str]:
+  if not folder.is_dir():
+    return set()
+  return {entry.name for entry in folder.iterdir()}
+
+
+def _id(line: str, noted: Collection[str]) -> str:
+  """Returns the id of an image, which may have spaces.
+
+  Lists of one class have 1, 0 or -1 behind it.
+  """
+  first = re.sub(r"\s+(-1|0|1)$", "", line)
+  return line if f"{line}.xml" in noted else first
+
+
+def _files_of(
+  name: str, annotation: "Annotation", images: Collection[str]
+) -> list[str]:
+  """Returns the file of an image; others of its name if it is not there.
+
+  It is NAME.jpg, or what the annotation says.
+  """
+  for file in (f"{name}.jpg", annotation.file):
+    if file in images:
+      return [file]
+  is_named_so = lambda file: file.rsplit(".", 1)[0] == name
+  is_image = lambda file: image_files.is_image(epath.Path(file))
+  return sorted(f for f in images if is_named_so(f) and is_image(f))
+
+
 def _lines(where: Any, error: Exception) -> list[str]:
   return [f"{where}: {line}" for line in str(error).splitlines()]
 
@@ -140,6 +177,7 @@ def _source(
   read: Callable[[Any, tuple[int, int]], np.ndarray],
   drop_empty: bool,
   where: Any,
+  below: epath.Path | None = None,
 ) -> Detection:
   """Returns a source of rows.
 
@@ -148,6 +186,7 @@ def _source(
     read: place and size -> image.
     drop_empty: leaves out rows without an object.
     where: of the images, for messages.
+    below: the folder of files, if the places are their paths below it.
   """
   rows = [row for row in rows if not drop_empty or len(row[1]["labels"])]
   if not rows:
@@ -162,6 +201,7 @@ def _source(
     annotate=functools.partial(_annotate, rows),
     sizes=np.array([note["size"] for note in notes], np.int32),
     max_objects=max(1, *(len(note["labels"]) for note in notes)),
+    files=below and Files(below, [place for place, _ in rows], are_rows=True),
   )
 
 
@@ -182,6 +222,7 @@ class Annotation(NamedTuple):
   boxes: np.ndarray  # [k, 4] float32, edges in pixels
   names: tuple[str, ...]  # [k], of the classes
   difficult: np.ndarray  # [k] bool
+  file: str = ""  # the name of the image, if it says one
 
 
 def parse(xml: bytes) -> Annotation:
@@ -207,6 +248,7 @@ def parse(xml: bytes) -> Annotation:
     ),
     tuple(_text(x, "name") for x in objects),
     np.array([_flag(x, "difficult") for x in objects], bool),
+    (root.findtext("filename") or "").strip(),
   )
 
 
@@ -335,9 +377,11 @@ def _read(
   return note | {"image": read(place, note["size"])}
 
 
-def _read_file(path: epath.Path, size: tuple[int, int]) -> np.ndarray:
-  with path.open("rb") as file:
-    return _decode(file, str(path), size)
+def _read_file(
+  root: epath.Path, place: str, size: tuple[int, int]
+) -> np.ndarray:
+  with (root / place).open("rb") as file:
+    return _decode(file, str(root / place), size)
 
 
 def _read_record(

@@ -2,9 +2,11 @@
 
 A line of `comp4_det_test_<class>.txt` holds the name of an image, a score with
 3 decimals and a box with 1: xmin, ymin, xmax and ymax, inclusive and counted
-from 1. These files are what VOC's own tools and its server read.
+from 1. These files are what VOC's own tools and its server read. A space in a
+name would end the column: it becomes %20, and % becomes %25.
 """
 
+import urllib.parse
 from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
@@ -44,16 +46,8 @@ def write(
   Returns:
     The number of lines of each file, by its name.
 
-  Raises:
-    UserError: for names of images with spaces in them, which the format cannot
-      hold.
   """
   folder = epath.Path(folder)
-  if bad := [name for name in detections if len(name.split()) != 1]:
-    raise UserError(
-      f"found the names of images {bad[:_MAX_LINES]}; VOC's text files have "
-      "spaces between columns, so a name must be one word."
-    )
   lines: dict[int, list[str]] = {label: [] for label in range(len(classes))}
   for name, detected in detections.items():
     boxes, scores = as_written(detected.boxes, detected.scores)
@@ -65,7 +59,7 @@ def write(
     )
     for label, score, (x, y, right, low) in rows:
       lines[label].append(
-        f"{name} {score:.3f} {x:.1f} {y:.1f} {right:.1f} {low:.1f}\n"
+        f"{_one_word(name)} {score:.3f} {x:.1f} {y:.1f} {right:.1f} {low:.1f}\n"
       )
   folder.mkdir(parents=True, exist_ok=True)
   counts = {}
@@ -75,6 +69,13 @@ def write(
       path.write_text("".join(lines[label]))
     counts[name] = len(lines[label])
   return counts
+
+
+def _one_word(name: str) -> str:
+  """Returns a name as it stands in a column."""
+  return "".join(
+    urllib.parse.quote(c) if c.isspace() or c == "%" else c for c in name
+  )
 
 
 def read(
@@ -129,7 +130,8 @@ def _parse(line: str, images: Container[str]) -> tuple[str, float, list[float]]:
   columns = line.split()
   if len(columns) != 6:
     raise ValueError(f"found {len(columns)} columns of 6 in {line[:60]!r}")
-  image, (score, *box) = columns[0], map(_number, columns[1:])
+  image = urllib.parse.unquote(columns[0])
+  score, *box = map(_number, columns[1:])
   if image not in images:
     raise ValueError(f"found the unknown image {image!r}")
   # VOC counts from 1, our boxes from 0.

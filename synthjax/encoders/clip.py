@@ -13,7 +13,7 @@ from synthjax.config.schema import Count, Dtype
 from synthjax.encoders import Encoder, batching
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, gathered
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
 
@@ -21,13 +21,14 @@ from synthjax.weights import files
 def check(*, weights: str | None, tokenizer: str | None, **others: Any) -> None:
   """Checks that the files are there; its arguments are those of `load`."""
   del others
-  _locate(weights)
-  if not tokenizer or not bpe.locate(tokenizer).exists():
-    raise UserError(
-      f"config.encoder.tokenizer names {tokenizer}, which is not there; it is "
-      "the tokenizer.json that the weights were trained with, "
-      "'embedded:tokenizer.json' for those of the package."
-    )
+  with gathered() as attempt:
+    attempt(_locate, weights)
+    if not tokenizer or not bpe.locate(tokenizer).exists():
+      raise UserError(
+        f"config.encoder.tokenizer names {tokenizer}, which is not there; it "
+        "is the tokenizer.json that the weights were trained with, "
+        "'embedded:tokenizer.json' for those of the package."
+      )
 
 
 def load(

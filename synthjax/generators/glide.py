@@ -21,7 +21,7 @@ from synthjax.generators import Generator, batching
 from synthjax.generators import glide_clip_guidance as clips
 from synthjax.models.glide.model import Glide, Text
 from synthjax.models.pixels import to_uint8, to_unit
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, gathered
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
 
@@ -63,10 +63,11 @@ def check(
 ) -> None:
   """Checks steps, guidance and weights; its arguments are those of `load`."""
   del others
-  for name, block in zip(STAGES, (base, upsampler), strict=True):
-    schedule.kept_timesteps(block.respacing)
-    _locate(name, block)
-  clips.check(guidance_scale, guidance_interval, clip_guidance)
+  with gathered() as attempt:
+    for name, block in zip(STAGES, (base, upsampler), strict=True):
+      attempt(schedule.kept_timesteps, block.respacing)
+      attempt(_locate, name, block)
+    attempt(clips.check, guidance_scale, guidance_interval, clip_guidance)
 
 
 def num_steps(*, base: Base, **others: Any) -> int:

@@ -17,7 +17,7 @@ from synthjax.models.t5 import decode as t5_decode
 from synthjax.models.t5.model import T5
 from synthjax.prompts.sentences import Sample, Writing
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import counter
 from synthjax.tokenizers import bpe, sentence_pieces
 from synthjax.weights import files
@@ -48,8 +48,9 @@ def check(fields: Fields) -> None:
   Raises:
     UserError: about weights or a tokenizer that are not.
   """
-  _weights(fields)
-  _tokenizer(fields)
+  with gathered() as attempt:
+    attempt(_weights, fields)
+    attempt(_tokenizer, fields)
 
 
 def identify(fields: Fields) -> dict[str, Any]:

@@ -33,6 +33,11 @@ _LIBRARIES = ("jax", "flax", "numpy")
 NOT_OF_THE_RESULT = frozenset(
   {"log_every", "checkpoint_every", "num_workers", "fsdp"}
 )
+# What identifies the real images of a specification, by split, as of
+# `data.pipeline.inspection`. Those of older versions lack it, and fit any.
+IMAGE_FILES = "image_files"
+# Where such images are, which may change while they stay the same.
+_PLACES = frozenset({"path", "data_dir", "split_file"})
 
 
 class SpecMismatch(UserError):
@@ -273,19 +278,31 @@ def file_stem(name: str) -> str:
 
 def of_the_result(spec: Any) -> Any:
   """Returns plain data without NOT_OF_THE_RESULT, at any depth."""
-  if isinstance(spec, dict):
-    return {
-      key: of_the_result(value)
-      for key, value in spec.items()
-      if key not in NOT_OF_THE_RESULT
-    }
-  return [of_the_result(x) for x in spec] if isinstance(spec, list) else spec
+  return _without(NOT_OF_THE_RESULT, spec)
+
+
+def _without(names: Collection[str], value: Any) -> Any:
+  """Returns plain data without the fields of these names, at any depth."""
+  if isinstance(value, dict):
+    return {k: _without(names, v) for k, v in value.items() if k not in names}
+  if isinstance(value, list):
+    return [_without(names, item) for item in value]
+  return value
 
 
 def _require_same(folder: epath.Path, found: Any, asked: Any) -> None:
-  lines = list(_differences(of_the_result(found), asked, ""))
+  found = of_the_result(found)
+  if IMAGE_FILES not in found:  # of an older version
+    asked = _without({IMAGE_FILES}, asked)
+  elif all(found[IMAGE_FILES].values()):
+    bare, other = (_without(_PLACES, spec) for spec in (found, asked))
+    if bare[IMAGE_FILES] == other.get(IMAGE_FILES):
+      found, asked = bare, other
+  lines = list(_differences(found, asked, ""))
   if not lines:
     return
+  if any(line.startswith(f"  {IMAGE_FILES}") for line in lines):
+    lines.append("Real images were added, taken away or changed since then.")
   more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
   raise SpecMismatch(
     "\n".join(

@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import errno
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 
@@ -14,7 +14,45 @@ class UserError(ValueError):
   A command prints its message alone and exits with code 2 (`as_message`).
   Every other error but those of a user's disk is a bug of ours, and keeps its
   traceback.
+
+  Args:
+    *problems: the message; several, if there are several things to change.
   """
+
+  def __init__(self, *problems: str):
+    self.problems = tuple(dict.fromkeys(problems))
+    super().__init__("\n".join(map(str, self.problems)))
+
+
+@contextlib.contextmanager
+def gathered() -> Iterator[Callable]:
+  """Yields a function that calls others; at the end, raises all their problems.
+
+  Example:
+    with errors.gathered() as attempt:
+      attempt(check_encoder, **config.encoder)
+      attempt(check_images, config.test)
+
+  Raises:
+    UserError: with the problems of every UserError that the calls raised, each
+      once.
+  """
+  problems: list[str] = []
+
+  def attempt(function: Callable, *args: Any, **kwargs: Any) -> Any:
+    """Returns what the function does; None if it raises a UserError."""
+    try:
+      return function(*args, **kwargs)
+    except UserError as error:
+      problems.extend(error.problems)
+      return None
+
+  try:
+    yield attempt
+  except UserError as error:  # what the rest of the block cannot do without
+    problems.extend(error.problems)
+  if problems:
+    raise UserError(*problems)
 
 
 # What the system says of a disk or a path, wherever it is met.

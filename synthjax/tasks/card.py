@@ -31,6 +31,7 @@ from synthjax.prompts import strategies
 from synthjax.report.card import figures
 from synthjax.report.card import files as card_files
 from synthjax.runtime import artifacts, cache
+from synthjax.runtime.errors import gathered
 from synthjax.runtime.progress import say
 from synthjax.weights import licences
 
@@ -78,13 +79,14 @@ FIELDS = Card
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and that images and scores are there or will be."""
   fields = schema.read(Card, config.get("card"), "config.card")
-  check_encoder(**config.encoder.to_dict())
-  for weights in _further_encoders(fields).weights:
-    check_image_encoder(weights, field="card.encoders")
-  if fields.real:
-    space = spaces.load_space(config.space)
-    real_images.check_real(fields.real, space, "config.card.real")
-  artifacts.check_complete(workdir, INPUTS, planned=config.tasks)
+  with gathered() as attempt:
+    attempt(check_encoder, **config.encoder.to_dict())
+    for weights in _further_encoders(fields).weights:
+      attempt(check_image_encoder, weights, field="card.encoders")
+    attempt(artifacts.check_complete, workdir, INPUTS, planned=config.tasks)
+    if fields.real:
+      space = spaces.load_space(config.space)
+      attempt(real_images.check_real, fields.real, space, "config.card.real")
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -112,6 +114,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   if fields.real:
     spec["real"] = real_images.identify(fields.real)
+    spec |= real_images.identify_files({"real": fields.real}, space)
   spec |= _spec_of_others(folder, fields, others)
   if artifacts.begin(folder, spec):
     return

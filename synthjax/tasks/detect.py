@@ -20,6 +20,7 @@ from synthjax.config.schema import (
   Whole,
   one_of,
 )
+from synthjax.data.pipeline import inspection
 from synthjax.detection import (
   average_precision,
   faster_rcnn,
@@ -38,7 +39,7 @@ from synthjax.labels import spaces
 from synthjax.models.classifiers import make_classifier
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import unknown_names
+from synthjax.runtime.errors import UserError, gathered, unknown_names
 from synthjax.runtime.progress import counter
 from synthjax.training import backbones
 from synthjax.training import run as runs
@@ -135,9 +136,11 @@ class Setup(NamedTuple):
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields, names, images and boxes, and that the weights fit."""
   setup = _read(config)
-  fields = setup.fields
-  num_images = {split: len(_open(setup, split)) for split in fields.splits()}
-  weights_of = _weights_of(setup, config, epath.Path(workdir))
+  fields, num_images = setup.fields, {}
+  with gathered() as attempt:
+    for split in fields.splits():
+      num_images[split] = attempt(_check_images, setup, split)
+    weights_of = _weights_of(setup, config, epath.Path(workdir))
   names = [name for pair in fields.compare for name in pair]
   if unknown := [name for name in names if name not in weights_of]:
     raise unknown_names("start to compare,", unknown, weights_of)
@@ -160,6 +163,21 @@ def check(config: ConfigDict, workdir: str) -> None:
       batch_size=training.batch_size,
       side=fields.eval_short_side,
     )
+
+
+def _check_images(setup: Setup, split: str) -> int:
+  """Checks images and boxes, and returns how many images there are."""
+  source = _open(setup, split)
+  inspection.inspect(source)
+  if split != "train" and not any(
+    (~truth.difficult).any() for truth in results.truth_of(source)
+  ):
+    raise UserError(
+      f"config.detect.{split} has {len(source)} images, but no object that is "
+      "not difficult: there is nothing to measure by. Choose another split, or "
+      "annotate its images."
+    )
+  return len(source)
 
 
 def _weights_of(
@@ -202,6 +220,13 @@ def run(config: ConfigDict, workdir: str) -> None:
       for name, start in starts.items()
     },
   }
+  spec |= inspection.identify(
+    {
+      split: _open(setup, split)
+      for split in fields.splits()
+      if setup.block[split].get("kind") != "scenes"
+    }
+  )
   if artifacts.begin(folder, spec):
     return
   _train_all(setup, starts, folder)

@@ -25,7 +25,7 @@ from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.evals import accuracy, arms
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import counter
 
 FIELDS = FewShot
@@ -34,14 +34,18 @@ FIELDS = FewShot
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and methods, and that their images are there or will be."""
   fields = schema.read(FewShot, config.few_shot, "config.few_shot")
-  _check_strategies(config, fields)
-  check_encoder(**config.encoder.to_dict())
-  space = spaces.load_space(config.space)
-  for split, block in real_images.splits_of(config.few_shot.to_dict()).items():
-    real_images.check_real(block, space, f"config.few_shot.{split}")
-  name = "config.few_shot.pool"
-  real_images.check_pool(fields.pool, space, fields.shots, name)
-  artifacts.check_complete(workdir, _inputs(fields), planned=config.tasks)
+  inputs = _inputs(fields)
+  with gathered() as attempt:
+    attempt(_check_strategies, config, fields)
+    attempt(check_encoder, **config.encoder.to_dict())
+    attempt(artifacts.check_complete, workdir, inputs, planned=config.tasks)
+    space = spaces.load_space(config.space)
+    for split, block in real_images.splits_of(
+      config.few_shot.to_dict()
+    ).items():
+      name, shots = f"config.few_shot.{split}", fields.shots
+      shots = shots if split == "pool" else ()
+      attempt(real_images.check_real, block, space, name, shots=shots)
 
 
 def _check_strategies(config: ConfigDict, fields: FewShot) -> None:
@@ -87,7 +91,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     },
     "classes": space.class_names,
     "templates": space.templates,
-  }
+  } | real_images.identify_files(splits, space)
   if texts := spaces.identify_texts(space):
     spec["texts"] = texts
   if artifacts.begin(folder, spec):

@@ -35,7 +35,7 @@ from synthjax.generators import (
 from synthjax.labels import spaces
 from synthjax.prompts import strategies
 from synthjax.runtime import artifacts
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import say
 
 PROCESSES = "shared"  # each draws the shards that no other one has
@@ -93,27 +93,29 @@ def check(config: ConfigDict, workdir: str) -> None:
   del workdir
   fields = schema.read(Generate, config.generate, "config.generate")
   generator = config.generator.to_dict()
-  check_generator(**generator)
-  if fields.preview and not config.get("encoder"):
-    raise UserError(
-      "config.generate.preview needs config.encoder, which judges the images: "
-      "give it, or leave preview out."
-    )
-  if guided := fields.real_guidance:
-    _check_guided(guided, num_steps(**generator), config.space)
+  with gathered() as attempt:
+    attempt(check_generator, **generator)
+    if guided := fields.real_guidance:
+      attempt(_check_guided, guided, generator, config.space)
+    if fields.preview and not config.get("encoder"):
+      raise UserError(
+        "config.generate.preview needs config.encoder, which judges the "
+        "images: give it, or leave preview out."
+      )
 
 
-def _check_guided(guided: RealGuidance, most: int, space: str) -> None:
+def _check_guided(guided: RealGuidance, generator: dict, space: str) -> None:
   """Checks the steps, and that the pool has shots enough."""
-  steps = guided.steps()
+  steps, most = guided.steps(), num_steps(**generator)
   if wrong := {m: k for m, k in steps.items() if not 1 <= k <= most}:
     raise UserError(
       f"config.generate.real_guidance.start_steps has {wrong}, but the "
       f"generator walks {most} steps (its respacing): choose 1 to {most} for "
       "each."
     )
+  space = spaces.load_space(space)
   name = "config.generate.real_guidance.pool"
-  real_images.check_pool(guided.pool, spaces.load_space(space), steps, name)
+  real_images.check_real(guided.pool, space, name, shots=steps)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -138,7 +140,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     "prompts": artifacts.digest(source),
   }
   if guided:
-    spec["real"] = real_images.identify(block["real_guidance"]["pool"])
+    pool = block["real_guidance"]["pool"]
+    spec["real"] = real_images.identify(pool)
+    spec |= real_images.identify_files({"pool": pool}, space)
   if artifacts.begin(folder, spec):
     return
   prompts = strategies.open_prompts(source / strategies.FILE)

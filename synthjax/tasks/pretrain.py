@@ -19,7 +19,7 @@ from synthjax.models.classifiers import HEADS, backbone, make_classifier
 from synthjax.models.vit import model as vit
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, gathered
 from synthjax.training import (
   finetune,
   metrics,
@@ -41,14 +41,16 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the names in them, and that the images are there."""
   arms = pretraining.read(pretraining.blocks_of(config.pretrain.to_dict()))
   space = spaces.load_space(config.space)
-  for fields in arms.values():
-    _check_arm(fields, space)
-  for name, images in pretraining.real_images(arms.values()):
-    real_images.check_real(images, space, f"config.pretrain.{name}")
   common = next(iter(arms.values()))
-  if common.strategy:
-    check_strategies(config, [common.strategy])
-  artifacts.check_complete(workdir, _inputs(common), planned=config.tasks)
+  inputs, check_real = _inputs(common), real_images.check_real
+  with gathered() as attempt:
+    for fields in arms.values():
+      attempt(_check_arm, fields, space)
+    if common.strategy:
+      attempt(check_strategies, config, [common.strategy])
+    attempt(artifacts.check_complete, workdir, inputs, planned=config.tasks)
+    for name, images in pretraining.real_images(arms.values()):
+      attempt(check_real, images, space, f"config.pretrain.{name}")
 
 
 def _check_arm(fields: Pretraining, space: spaces.LabelSpace) -> None:
@@ -80,6 +82,10 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   one = next(iter(blocks.values()))
   spec = origin | (one if len(arms) == 1 else {"arms": blocks})
+  images: dict[str, Any] = {}
+  for name, block in pretraining.real_images(arms.values()):
+    images[f"{name} {len(images)}" if name in images else name] = block
+  spec |= real_images.identify_files(images, space)
   if artifacts.begin(folder, spec):
     return
   drawn = drawn_images.open_generated(

@@ -17,6 +17,7 @@ from synthjax.embedded import captions
 from synthjax.labels import spaces, wordnet
 from synthjax.prompts import grammar, sentences, strategies
 from synthjax.runtime import artifacts
+from synthjax.runtime.errors import gathered
 from synthjax.runtime.progress import say
 
 Strategies = Annotated[
@@ -70,12 +71,13 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and the files of a language model."""
   del workdir
   fields = schema.read(Prompts, config.prompts, "config.prompts")
-  grammar.read_grammar(fields.texts)
-  space = spaces.load_space(config.space)
-  if fields.model:
-    sentences.read_blocklist(fields.model.blocklist)
-    inspect.getmodule(type(fields.model)).check(fields.model)
-  elif {*fields.strategies} == {"enhanced"}:
+  with gathered() as attempt:
+    attempt(grammar.read_grammar, fields.texts)
+    if fields.model:
+      attempt(sentences.read_blocklist, fields.model.blocklist)
+      attempt(inspect.getmodule(type(fields.model)).check, fields.model)
+    space = spaces.load_space(config.space)
+  if not fields.model and {*fields.strategies} == {"enhanced"}:
     _warn_of_unused(config.space, space.prompts)
 
 

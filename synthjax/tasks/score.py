@@ -20,7 +20,7 @@ from synthjax.data.generated import scores, shards
 from synthjax.encoders import Encoder, check_encoder, load_encoder
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts, locks
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import counter
 
 CHUNK = 1024  # images that are read ahead, and encoded with one call
@@ -48,12 +48,13 @@ FIELDS = Score
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and that the encoder and the images are there."""
   fields = schema.read(Score, config.get("score"), "config.score")
-  check_encoder(**config.encoder.to_dict())
-  if fields.filter_encoder:
-    check_encoder(**fields.filter_encoder)
-  spaces.load_space(config.space)
-  if not fields.images and "generate" not in config.tasks:
-    artifacts.load(epath.Path(workdir) / "generate")
+  with gathered() as attempt:
+    attempt(check_encoder, **config.encoder.to_dict())
+    if fields.filter_encoder:
+      attempt(check_encoder, **fields.filter_encoder)
+    attempt(spaces.load_space, config.space)
+    if not fields.images and "generate" not in config.tasks:
+      attempt(artifacts.load, epath.Path(workdir) / "generate")
 
 
 def run(config: ConfigDict, workdir: str) -> None:

@@ -15,6 +15,7 @@ from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.models.vit import model as vit
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
+from synthjax.runtime.errors import gathered
 from synthjax.training import backbones as pretrained
 from synthjax.training import finetune, recipes, supervised
 from synthjax.training import run as runs
@@ -35,16 +36,17 @@ def check(config: ConfigDict, workdir: str) -> None:
     for lr in fields.rates:
       objective = _objective(fields, _model(config), space, lr, 10**9)
     fields.trace(objective)  # rates are no shapes: one does for all
-  name = "config.transfer"
-  real_images.check_pool(fields.train, space, fields.shots, f"{name}.train")
-  for split in ("validation", "test"):
-    if images := getattr(fields, split):
-      real_images.check_real(images, space, f"{name}.{split}")
-  if "pretrained" in trainings:
-    if fields.weights:
-      files.load_params(_locate(fields.weights))
-    elif "pretrain" not in config.tasks:
-      artifacts.load(epath.Path(workdir) / "pretrain")
+  check_real, name = real_images.check_real, "config.transfer"
+  with gathered() as attempt:
+    if "pretrained" in trainings:
+      if fields.weights:
+        attempt(lambda: files.load_params(_locate(fields.weights)))
+      elif "pretrain" not in config.tasks:
+        attempt(artifacts.load, epath.Path(workdir) / "pretrain")
+    for split in ("train", "validation", "test"):
+      if images := getattr(fields, split):
+        shots = fields.shots if split == "train" else ()
+        attempt(check_real, images, space, f"{name}.{split}", shots=shots)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -57,16 +59,15 @@ def run(config: ConfigDict, workdir: str) -> None:
   if "pretrained" in trainings:
     backbones, backbone_hash = _backbones(common.weights, workdir)
   model = _model(config)
+  splits = ("train", "validation", "test")
+  images = {name: block[name] for name in splits if block.get(name)}
   spec = block | {
     "space": spaces.identify(space),
     "model": model,
-    "images": {
-      name: real_images.identify(block[name])
-      for name in ("train", "validation", "test")
-      if block.get(name)
-    },
+    "images": {name: real_images.identify(x) for name, x in images.items()},
     "backbones": backbone_hash,
   }
+  spec |= real_images.identify_files(images, space)
   if artifacts.begin(folder, spec):
     return
   runs_of = {

@@ -27,6 +27,7 @@ from synthjax.encoders import check_encoder, load_encoder
 from synthjax.evals import accuracy, arms
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
+from synthjax.runtime.errors import gathered
 from synthjax.runtime.progress import counter
 
 FIELDS = Tune
@@ -45,13 +46,14 @@ class Trained(NamedTuple):
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
   fields = schema.read(Tune, config.tune, "config.tune")
-  names = [arm.strategy for arm in fields.arms]
-  check_strategies(config, names, tasks=("prompts",))
-  check_encoder(**config.encoder.to_dict())
-  space = spaces.load_space(config.space)
-  for split, block in real_images.splits_of(config.tune.to_dict()).items():
-    real_images.check_real(block, space, f"config.tune.{split}")
-  artifacts.check_complete(workdir, _inputs(fields.arms), planned=config.tasks)
+  names, inputs = [arm.strategy for arm in fields.arms], _inputs(fields.arms)
+  with gathered() as attempt:
+    attempt(check_strategies, config, names, tasks=("prompts",))
+    attempt(check_encoder, **config.encoder.to_dict())
+    attempt(artifacts.check_complete, workdir, inputs, planned=config.tasks)
+    space = spaces.load_space(config.space)
+    for split, block in real_images.splits_of(config.tune.to_dict()).items():
+      attempt(real_images.check_real, block, space, f"config.tune.{split}")
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -68,7 +70,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     "real": {name: real_images.identify(x) for name, x in splits.items()},
     "inputs": {name: artifacts.digest(workdir / name) for name in inputs},
     "classes": space.class_names,
-  }
+  } | real_images.identify_files(splits, space)
   feature_sets.check_scores(workdir, encoder, space)
   if artifacts.begin(folder, spec):
     return

@@ -28,7 +28,7 @@ from synthjax.evals import accuracy, arms
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import unknown_names
+from synthjax.runtime.errors import gathered, unknown_names
 from synthjax.training import recipes
 from synthjax.training import run as runs
 
@@ -39,21 +39,29 @@ FIELDS = TuneEncoder
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, the arms, and that their images are there or will be."""
   fields = schema.read(TuneEncoder, config.tune_encoder, "config.tune_encoder")
-  space = spaces.load_space(config.space)
+  name, inputs = "config.tune_encoder", _inputs(fields)
+  with gathered() as attempt:
+    attempt(_check_rungs, config, fields)
+    # This checks the options.
+    attempt(fields.optimizer, num_steps=10**9, epochs=fields.epochs)
+    if _learns_from(fields, "synthetic") and fields.strategy:
+      attempt(check_strategies, config, [fields.strategy])
+    attempt(artifacts.check_complete, workdir, inputs, planned=config.tasks)
+    space = spaces.load_space(config.space)
+    check = real_images.check_real
+    attempt(check, fields.test, space, f"{name}.test")
+    if _learns_from(fields, "real"):
+      shots = [fields.shots]
+      attempt(check, fields.pool, space, f"{name}.pool", shots=shots)
+
+
+def _check_rungs(config: ConfigDict, fields: TuneEncoder) -> None:
+  """Checks the encoder, and that it has what the arms tune."""
   check_encoder(**config.encoder.to_dict())
   params = _load(config.encoder).variables["params"]
   rungs = encoder_tuning.ladder(params)
   if unknown := sorted({arm.up_to for arm in fields.arms} - rungs.keys()):
     raise unknown_names("rung (up_to) of this encoder,", unknown, rungs)
-  fields.optimizer(num_steps=10**9, epochs=fields.epochs)  # checks the options
-  name = "config.tune_encoder"
-  real_images.check_real(fields.test, space, f"{name}.test")
-  if _learns_from(fields, "real"):
-    shots = [fields.shots]
-    real_images.check_pool(fields.pool, space, shots, f"{name}.pool")
-  if _learns_from(fields, "synthetic") and fields.strategy:
-    check_strategies(config, [fields.strategy])
-  artifacts.check_complete(workdir, _inputs(fields), planned=config.tasks)
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -62,19 +70,16 @@ def run(config: ConfigDict, workdir: str) -> None:
   block, workdir = config.tune_encoder.to_dict(), epath.Path(workdir)
   folder, space = workdir / "tune_encoder", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
+  splits = {name: block[name] for name in ("pool", "test") if block.get(name)}
   spec = {
     "tune_encoder": block,
     "encoder": encoder.identity,
-    "real": {
-      name: real_images.identify(block[name])
-      for name in ("pool", "test")
-      if block.get(name)
-    },
+    "real": {name: real_images.identify(x) for name, x in splits.items()},
     "inputs": {
       name: artifacts.digest(workdir / name) for name in _inputs(fields)
     },
     "space": spaces.identify(space),
-  }
+  } | real_images.identify_files(splits, space)
   if texts := spaces.identify_texts(space):
     spec["texts"] = texts
   if artifacts.begin(folder, spec):

@@ -10,7 +10,7 @@ from etils import epath
 
 from synthjax.runtime import artifacts
 from synthjax.runtime.artifacts import file_stem
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, gathered
 from synthjax.training import pretraining
 
 _WEIGHTS = ".safetensors"
@@ -73,21 +73,22 @@ def starts(
   """
   starts: dict[str, Start] = {}
   # A config keeps no order of its own.
-  for init in sorted(inits, key=lambda name: (name != RANDOM, name)):
-    if init == RANDOM:
-      named = {init: []}
-    elif weights := inits[init].get("weights"):
-      field = f"detect.inits.{init}.weights"
-      named = {init: [locate(weights, field=field)]}
-    else:
-      named = backbones(folder)
-    stems = {file_stem(name) for name in starts}
-    if same := [n for n in named if file_stem(n) in stems]:
-      raise UserError(
-        f"The starts {same} would share files with others of inits, "
-        f"{list(starts)}: give those other names."
-      )
-    starts |= {name: Start(init, paths) for name, paths in named.items()}
+  with gathered() as attempt:
+    for init in sorted(inits, key=lambda name: (name != RANDOM, name)):
+      if init == RANDOM:
+        named = {init: []}
+      elif weights := inits[init].get("weights"):
+        field = f"detect.inits.{init}.weights"
+        named = {init: [attempt(locate, weights, field=field)]}
+      else:
+        named = attempt(backbones, folder) or {}
+      stems = {file_stem(name) for name in starts}
+      if same := [n for n in named if file_stem(n) in stems]:
+        raise UserError(
+          f"The starts {same} would share files with others of inits, "
+          f"{list(starts)}: give those other names."
+        )
+      starts |= {name: Start(init, paths) for name, paths in named.items()}
   return starts
 
 

@@ -237,6 +237,46 @@ def test_all_mistakes_are_listed_at_once(devkit):
   assert "000005" not in message
 
 
+@pytest.mark.parametrize(
+  ("line", "files", "filename", "found"),
+  [
+    ("x", ["x.png"], "x.png", "x.png"),
+    ("x", ["x.JPG"], "other.jpg", "x.JPG"),
+    ("x", ["scan.png"], "scan.png", "scan.png"),
+    ("x", ["x.jpg", "x.png"], "x.png", "x.jpg"),
+    ("my photo", ["my photo.jpg"], "", "my photo.jpg"),
+    ("my photo 1", ["my photo.jpg"], "", "my photo.jpg"),  # a list of a class
+    ("x  -1", ["x.jpg"], "", "x.jpg"),
+  ],
+)
+def test_an_image_is_found_by_its_annotation_and_may_have_spaces(
+  tmp_path, line, files, filename, found
+):
+  folder = tmp_path / "VOC2007"
+  name = "my photo" if "photo" in line else "x"
+  write(folder, {name: [("cat", 0, 1, 1, 5, 5)]}, {name: (20, 30)})
+  (folder / "JPEGImages" / f"{name}.jpg").unlink()
+  for file in files:
+    Image.new("RGB", (30, 20)).save(folder / "JPEGImages" / file)
+  note = folder / "Annotations" / f"{name}.xml"
+  says = f"<filename>{filename}</filename><size>"
+  note.write_text(note.read_text().replace("<size>", says))
+  (folder / "ImageSets" / "Main" / "some.txt").write_text(f"{line}\n")
+  source = voc.open_voc(tmp_path, [("2007", "some")])
+  assert source[0]["id"] == name
+  assert source.files.names == [f"VOC2007/JPEGImages/{found}"]
+
+
+def test_images_of_one_name_are_listed_where_none_is_meant(devkit):
+  folder = devkit / "VOCdevkit" / "VOC2007" / "JPEGImages"
+  (folder / "000005.jpg").rename(folder / "000005.png")
+  (folder / "000005.gif").write_bytes(b"")
+  with pytest.raises(
+    UserError, match="000005.jpg: is not there, but 000005.gif and 000005.png"
+  ):
+    voc.open_voc(devkit, ONLY_2007)
+
+
 def test_a_box_that_is_a_pixel_over_is_clipped(devkit):
   folder = devkit / "VOCdevkit" / "VOC2007"
   write(folder, {"a": [("cat", 0, 0, 0, 31, 20)]}, {"a": (20, 30)})

@@ -368,6 +368,18 @@ def test_all_bad_lines_and_a_cut_end_are_named(tmp_path):
     voc_results.read(tmp_path, ["cat", "dog", "cow"], ["a"])
 
 
-def test_names_with_spaces_are_not_written(tmp_path):
-  with pytest.raises(UserError, match="must be one word"):
-    voc_results.write(tmp_path, {"an image": detected()}, ["cat"])
+def test_names_with_spaces_are_one_column_and_are_read_back(tmp_path):
+  names = ["an image (0)", "an%20image", "tab\there", "plain"]
+  one = voc_results.Detections(
+    np.array([[0.0, 0, 4, 4]]), np.array([0.5]), np.array([0])
+  )
+  voc_results.write(tmp_path, dict.fromkeys(names, one), ["cat"])
+  text = (tmp_path / voc_results.file_name("cat")).read_text()
+  assert [line.split()[0] for line in text.splitlines()] == [
+    "an%20image%20(0)",
+    "an%2520image",
+    "tab%09here",
+    "plain",
+  ]
+  found = voc_results.read(tmp_path, ["cat"], names)
+  assert [len(detections.scores) for detections in found] == [1, 1, 1, 1]

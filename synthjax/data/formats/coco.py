@@ -19,7 +19,7 @@ from etils import epath
 from synthjax.data.formats import export_rows
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.codecs import encode_png
-from synthjax.data.pipeline.rows import Detection, Example
+from synthjax.data.pipeline.rows import Detection, Example, Files
 from synthjax.labels import class_names, file_names
 from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
@@ -152,7 +152,7 @@ def open_coco(
   kept = [i for i in notes if objects[i] or not drop_empty]
   if not kept:
     raise UserError(f"{file} has no image left to read.")
-  files = [folder / notes[i].pop("file") for i in kept]
+  files = Files(folder, [notes[i].pop("file") for i in kept], are_rows=True)
   rows = [notes[i] | _columns(objects[i]) for i in kept]
   return Detection(
     size=len(rows),
@@ -160,6 +160,7 @@ def open_coco(
     annotate=functools.partial(_item, rows),
     sizes=np.array([row["size"] for row in rows], np.int32),
     max_objects=max(1, *(len(row["labels"]) for row in rows)),
+    files=files,
   )
 
 
@@ -275,10 +276,8 @@ def _item(rows: Sequence[Example], index: int) -> Example:
   return dict(rows[index])
 
 
-def _read(
-  rows: Sequence[Example], files: Sequence[epath.Path], index: int
-) -> Example:
-  row, file = rows[index], files[index]
+def _read(rows: Sequence[Example], files: Files, index: int) -> Example:
+  row, file = rows[index], files.path / files.names[index]
   pixels = image_files.read_pixels(file)
   if pixels.shape[:2] != row["size"]:
     raise UserError(

@@ -23,7 +23,7 @@ from synthjax.config.schema import Count
 from synthjax.data.formats import export_rows, hub_readme, numbered_files
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
-from synthjax.data.pipeline.rows import Example
+from synthjax.data.pipeline.rows import Example, Files
 from synthjax.labels import class_names, file_names
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
@@ -195,7 +195,7 @@ def open_parquet(
     _read, places, np.cumsum(groups), image_key, image_size, labels, ids
   )
   label = functools.partial(operator.getitem, labels)
-  return Labelled(len(labels), read, label)
+  return Labelled(len(labels), read, label, files=Files.of_many_rows(files))
 
 
 MAX_ROWS = 1_000_000  # of a file, however few bytes it has

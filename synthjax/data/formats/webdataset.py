@@ -19,7 +19,7 @@ from synthjax.config.schema import Count
 from synthjax.data.formats import export_rows, numbered_files
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
-from synthjax.data.pipeline.rows import Example
+from synthjax.data.pipeline.rows import Example, Files
 from synthjax.labels import class_names, file_names
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
@@ -141,7 +141,7 @@ def open_webdataset(
   )
   read = functools.partial(_read, files, samples, labels, image_size)
   label = functools.partial(operator.getitem, labels)
-  return Labelled(len(samples), read, label)
+  return Labelled(len(samples), read, label, files=Files.of_many_rows(files))
 
 
 def _index(path: epath.Path, number: int, problems: list[str]) -> list[_Sample]:

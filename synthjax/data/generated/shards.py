@@ -26,7 +26,7 @@ from etils import epath
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
 from synthjax.data.pipeline.codecs import decode_image, encode_png
-from synthjax.data.pipeline.rows import Example, Source, subset
+from synthjax.data.pipeline.rows import Example, Files, Source, subset
 from synthjax.runtime import cache
 from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
@@ -149,7 +149,11 @@ def open_shards(
   )
   ends = tuple(itertools.accumulate(rows))
   features = functools.partial(_features_of, records, tuple(paths), ends)
-  source = Source(len(records), functools.partial(_read, features, decode))
+  source = Source(
+    len(records),
+    functools.partial(_read, features, decode),
+    files=Files.of_many_rows(paths),
+  )
   if kept_ids is None:
     return source
   ids = [_text(features(i), "id") for i in range(len(records))]

@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from synthjax.data.pipeline import orientation
 from synthjax.data.pipeline.orientation import Header
-from synthjax.data.pipeline.rows import Example, Source
+from synthjax.data.pipeline.rows import Example, Files, Source
 from synthjax.runtime.errors import UserError
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -96,7 +96,12 @@ def open_files(
   read = functools.partial(
     _read_file, path, files, labels, ids or files, image_size
   )
-  return Labelled(len(files), read, functools.partial(operator.getitem, labels))
+  return Labelled(
+    len(files),
+    read,
+    functools.partial(operator.getitem, labels),
+    files=Files(path, files, are_rows=True),
+  )
 
 
 def absent(path: epath.PathLike, files: Sequence[str]) -> set[str]:

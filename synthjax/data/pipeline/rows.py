@@ -3,11 +3,26 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 Example = dict[str, Any]
+
+
+class Files(NamedTuple):
+  """The files that rows are read from."""
+
+  path: epath.Path  # of the folder that they lie below
+  names: Sequence[str]  # their paths below it
+  are_rows: bool  # each is the image of the row of its number
+
+  @classmethod
+  def of_many_rows(cls, paths: Sequence[epath.PathLike]) -> "Files":
+    """Returns files of one folder that hold rows of their own."""
+    paths = [epath.Path(path) for path in paths]
+    return cls(paths[0].parent, [path.name for path in paths], are_rows=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +31,8 @@ class Source:
 
   size: int
   read: Callable[[int], Example]  # a top-level function, or a partial of one
+  # None where there are none, or nobody knows.
+  files: Files | None = dataclasses.field(default=None, kw_only=True)
 
   def __len__(self) -> int:
     return self.size

@@ -15,7 +15,7 @@ from synthjax.config import schema
 from synthjax.config.schema import Block, Choice, Count, Inside
 from synthjax.data.formats import parquet, png_folder, webdataset
 from synthjax.data.generated.shards import open_shards
-from synthjax.data.pipeline import few_shot
+from synthjax.data.pipeline import few_shot, inspection
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example, labels_of, subset
 from synthjax.data.real import archives, tfds_copies
@@ -52,28 +52,29 @@ def open_real(
 
 
 def check_real(
-  block: Mapping[str, Any], space: Any, name: str = "images"
-) -> None:
-  """Raises what opening would, before hours are spent; decodes no image."""
-  open_real(block, space, name)
-
-
-def check_pool(
   block: Mapping[str, Any],
   space: Any,
-  shots: Iterable[int | None],
   name: str = "images",
+  *,
+  shots: Iterable[int | None] = (),
 ) -> None:
-  """Checks that each class has as many real images as shots are asked for.
+  """Raises what opening and reading would, before hours are spent.
 
-  No image is decoded.
+  Args:
+    block: see `open_real`, as for the others.
+    space: the label space.
+    name: of the block.
+    shots: images that each class must have.
 
   Raises:
-    UserError: as `open_real` and `few_shot.draw`.
+    UserError: as `open_real`, `inspection.inspect` and `few_shot.draw`.
   """
-  labels = labels_of(open_real(block, space, name))
+  source = open_real(block, space, name)
+  inspection.inspect(source)
   for count in shots:
-    few_shot.draw(labels, num_classes=len(space.classes), shots=count, seed=0)
+    few_shot.draw(
+      labels_of(source), num_classes=len(space.classes), shots=count, seed=0
+    )
 
 
 def splits_of(block: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -89,14 +90,38 @@ def splits_of(block: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def identify(block: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns plain data that identifies a set of real images.
+  """Returns a block of real images; that of the embedded set with its hash.
 
-  Only the embedded set is hashed. Other sets go by their block, as reading all
-  of them at every start would take too long.
+  The files of other sets are identified beside it, by `identify_files`.
   """
   if block.get("kind", "embedded") != "embedded":
     return dict(block)
   return dict(block) | {"images": captions.digest()}
+
+
+def identify_files(
+  blocks: Mapping[str, Mapping[str, Any]], space: Any
+) -> dict[str, Any]:
+  """Returns the part of a specification that identifies images in files.
+
+  Args:
+    blocks: of real images, by split; that of the embedded set adds nothing.
+    space: the label space.
+  """
+
+  def opened(block):
+    try:
+      return open_real(block, space)
+    except UserError:  # checked before, and told by who has to read it
+      return None
+
+  return inspection.identify(
+    {
+      name: opened(block)
+      for name, block in blocks.items()
+      if block.get("kind", "embedded") != "embedded"
+    }
+  )
 
 
 # --- a split of a data set of the paper --------------------------------------

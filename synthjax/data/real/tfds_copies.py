@@ -15,7 +15,7 @@ from PIL import Image
 from synthjax.config.schema import Count
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
-from synthjax.data.pipeline.rows import Example
+from synthjax.data.pipeline.rows import Example, Files
 from synthjax.labels import class_names
 from synthjax.runtime.errors import UserError, unknown_names
 
@@ -95,7 +95,8 @@ def open_tfds(
       ]
       opened = dataclasses.replace(opened, rows=rows)
   size = len(records) if opened.rows is None else len(opened.rows)
-  return Labelled(size, opened.read, opened.label)
+  files = Files.of_many_rows(records.dataset_info.splits[split].filepaths)
+  return Labelled(size, opened.read, opened.label, files=files)
 
 
 def open_copy(
