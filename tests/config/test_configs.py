@@ -106,7 +106,7 @@ def test_label_spaces_of_configs_are_in_the_package(name):
     ("from_scratch_c100.py", {"glide", "t5_common_gen"}),
     (
       "zeroshot.py:space=eurosat,writer=grammar,encoder=vit_b16",
-      {"glide", "clip_vit_b16"},
+      {"glide", "clip_rn50", "clip_vit_b16"},
     ),
     (
       "ablation_zeroshot.py:space=cifar10",

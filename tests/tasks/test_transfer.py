@@ -10,6 +10,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import pretrain_in2k, sanity_pretrain
+from synthjax.data.pipeline import few_shot
+from synthjax.data.pipeline.rows import labels_of
 from synthjax.data.real import real_images
 from synthjax.models.classifiers import HEADS, backbone, make_classifier
 from synthjax.models.vit import model as vit
@@ -41,8 +43,13 @@ def opened(monkeypatch):
       for i in range(n)
     ]
 
+  def check_real(block, space, name, *, shots=()):
+    for count in shots:
+      labels = labels_of(open_real(block, space))
+      few_shot.draw(labels, num_classes=2, shots=count, seed=0)
+
   monkeypatch.setattr(real_images, "open_real", open_real)
-  monkeypatch.setattr(real_images, "check_real", lambda *_: None)
+  monkeypatch.setattr(real_images, "check_real", check_real)
   return log
 
 
