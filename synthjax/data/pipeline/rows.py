@@ -53,7 +53,11 @@ def labels_of(source: Sequence[Example]) -> np.ndarray:
 
 def subset(source: Sequence[Example], rows: Sequence[int]) -> Source:
   """Returns the source that holds these rows, in their order."""
-  return Source(len(rows), partial(_read, source, np.asarray(rows, np.int64)))
+  files = getattr(source, "files", None)
+  if files and files.are_rows:
+    files = files._replace(names=[files.names[int(i)] for i in rows])
+  read = partial(_read, source, np.asarray(rows, np.int64))
+  return Source(len(rows), read, files=files)
 
 
 def _read(source, rows, index):

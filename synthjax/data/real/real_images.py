@@ -161,7 +161,8 @@ def benchmark(
   labels = labels_of(source)
   rows = few_shot.hold_out(labels, share=held_out)[split]
   part = subset(source, rows)
-  return Labelled(part.size, part.read, labels[rows].__getitem__)
+  label = labels[rows].__getitem__
+  return Labelled(part.size, part.read, label, files=part.files)
 
 
 def resolve(

@@ -232,7 +232,7 @@ def test_training_images_validate_where_no_others_do(tmp_path, monkeypatch):
     folder = tmp_path / "train" / c.key
     folder.mkdir(parents=True)
     for i in range(5):
-      (folder / f"{i}.jpg").touch()
+      Image.new("RGB", (1, 1)).save(folder / f"{i}.jpg")
   part = Part(dict(kind="folder", path="train"), 50)
   splits = {"folders": Splits("eurosat", part, part)}
   monkeypatch.setitem(BENCHMARKS, "eurosat", splits)
@@ -250,13 +250,10 @@ def test_training_images_validate_where_no_others_do(tmp_path, monkeypatch):
     ]
   counts = {split: np.bincount(x).tolist() for split, x in labels.items()}
   assert counts == {"train": [4] * 10, "validation": [1] * 10, "test": [5] * 10}
-  real_images.check_pool(
-    block | {"split": "train", "held_out": 0.2}, space, [4]
-  )
+  held_out = block | {"split": "train", "held_out": 0.2}
+  real_images.check_real(held_out, space, shots=[4])
   with pytest.raises(UserError, match="class 0 has 4"):
-    real_images.check_pool(
-      block | {"split": "train", "held_out": 0.2}, space, [5]
-    )
+    real_images.check_real(held_out, space, shots=[5])
 
 
 def test_imagenet_is_read_from_folders_of_synsets(tmp_path, monkeypatch):
