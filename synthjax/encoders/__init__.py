@@ -1,18 +1,21 @@
 """Encoders of images and texts behind one interface."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
 from synthjax.config import schema
+from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
+from synthjax.tokenizers import cut_texts
 from synthjax.weights import files
 
 # Each module has `load(**fields) -> Encoder`, whose annotated arguments are the
 # schema of config.encoder. It may have `check(**fields)`, which says before it
-# costs anything what keeps `load` from working.
+# costs anything what keeps `load` from working, and `reads(**fields)`, how much
+# of a text it reads; see `cut_texts`.
 ENCODERS = {"clip": "synthjax.encoders.clip"}
 FIELDS = schema.Choice("name", ENCODERS)
 # By the kind of their weights: (path, batch_size) -> ImageEncoder.
@@ -114,3 +117,25 @@ def check_encoder(name: str | None = None, **fields: Any) -> None:
   """
   block = {"name": name} | fields
   schema.read_checked(FIELDS, block, "config.encoder")
+
+
+def check_texts(
+  space: str, block: Mapping[str, Any], *, field: str = "config.encoder"
+) -> None:
+  """Checks an encoder, and that it tells the texts of classes apart.
+
+  Args:
+    space: the name of a label space.
+    block: of a config, which describes an encoder.
+    field: of the block.
+
+  Raises:
+    UserError: as `check_encoder` and `cut_texts.check_classes`.
+  """
+  load = schema.read_checked(FIELDS, dict(block), field)
+  of = spaces.load_space(space)
+  texts = {
+    name: [of.sentence(t, c) for t in of.templates] + [of.filter_text(c)]
+    for name, c in zip(of.class_names, of.classes, strict=True)
+  }
+  cut_texts.check_classes(cut_texts.reads(load), texts, field=field)

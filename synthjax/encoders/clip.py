@@ -14,7 +14,7 @@ from synthjax.encoders import Encoder, batching
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
 from synthjax.runtime.errors import UserError, gathered
-from synthjax.tokenizers import bpe
+from synthjax.tokenizers import bpe, cut_texts
 from synthjax.weights import files
 
 
@@ -29,6 +29,18 @@ def check(*, weights: str | None, tokenizer: str | None, **others: Any) -> None:
         "is the tokenizer.json that the weights were trained with, "
         "'embedded:tokenizer.json' for those of the package."
       )
+
+
+def reads(
+  *, weights: str | None, tokenizer: str | None, **others: Any
+) -> cut_texts.Reads | None:
+  """Returns how much of a text it reads; None of unfit weights."""
+  del others
+  about = files.read_description(_locate(weights)).get("model", {})
+  if "context_length" not in about:
+    return None
+  ids = bpe.load(bpe.locate(tokenizer)).clip_ids
+  return cut_texts.Reads(ids, about["context_length"] - 2)
 
 
 def load(

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from synthjax.config import schema
+from synthjax.tokenizers import cut_texts
 
 # Each module has `load(**fields) -> Generator`, whose annotated arguments are
 # the schema of config.generator. It may have `check(**fields)`, which says
 # before it costs anything what keeps `load` from working, and
 # `num_steps(**fields)`, that of the Generator; without it there is no real
-# guidance.
+# guidance; and `reads(**fields)`, how much of a prompt it reads (`cut_texts`).
 GENERATORS = {
   "glide": "synthjax.generators.glide",
   "stable_diffusion": "synthjax.generators.stable_diffusion",
@@ -71,3 +72,9 @@ def num_steps(name: str | None = None, **fields: Any) -> int:
   load = schema.read(FIELDS, {"name": name} | fields, "config.generator")
   count = getattr(inspect.getmodule(load.func), "num_steps", None)
   return count(**load.keywords) if count else 0
+
+
+def reads(name: str | None = None, **fields: Any) -> cut_texts.Reads | None:
+  """Returns how much of a prompt the generator reads, without loading it."""
+  load = schema.read(FIELDS, {"name": name} | fields, "config.generator")
+  return cut_texts.reads(load)

@@ -22,7 +22,7 @@ from synthjax.generators import glide_clip_guidance as clips
 from synthjax.models.glide.model import Glide, Text
 from synthjax.models.pixels import to_uint8, to_unit
 from synthjax.runtime.errors import UserError, gathered
-from synthjax.tokenizers import bpe
+from synthjax.tokenizers import bpe, cut_texts
 from synthjax.weights import files
 
 # The upsampler's first noise is a little weaker, as in the authors' notebook.
@@ -74,6 +74,18 @@ def num_steps(*, base: Base, **others: Any) -> int:
   """Returns how many steps the base walks."""
   del others
   return len(schedule.kept_timesteps(base.respacing))
+
+
+def reads(
+  *, base: Base, tokenizer: epath.PathLike, **others: Any
+) -> cut_texts.Reads | None:
+  """Returns how much of a prompt the base reads; None of unfit weights."""
+  del others
+  about = files.read_description(_locate("base", base)).get("model", {})
+  if "text_context" not in about:
+    return None
+  words = bpe.load(bpe.locate(os.fspath(tokenizer)))
+  return cut_texts.Reads(words.glide_ids, about["text_context"])
 
 
 def load(

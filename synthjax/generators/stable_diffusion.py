@@ -20,9 +20,10 @@ from synthjax.models.stable_diffusion.unet import UNet
 from synthjax.models.stable_diffusion.vae import Autoencoder
 from synthjax.models.stable_diffusion.weights import KIND
 from synthjax.runtime.errors import UserError
-from synthjax.tokenizers import bpe
+from synthjax.tokenizers import bpe, cut_texts
 from synthjax.weights import files
 
+CONTEXT = 77  # tokens of CLIP's text encoder, which every version has
 TOKENIZER = "tokenizer.json"  # beside a file of weights
 
 
@@ -39,6 +40,15 @@ def num_steps(*, respacing: int | str, **others: Any) -> int:
   """Returns how many steps are walked."""
   del others
   return len(schedule.kept_timesteps(respacing))
+
+
+def reads(
+  *, weights: epath.PathLike | None, tokenizer: str | None = None, **others: Any
+) -> cut_texts.Reads:
+  """Returns how much of a prompt it reads."""
+  del others
+  words, _ = _read_tokenizer(_locate(weights), tokenizer)
+  return cut_texts.Reads(words.clip_ids, CONTEXT - 2)  # start and end
 
 
 def _locate(weights: epath.PathLike | None) -> epath.Path:

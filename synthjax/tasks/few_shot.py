@@ -21,7 +21,7 @@ from synthjax.config import schema
 from synthjax.config.arguments import check_strategies
 from synthjax.data.generated import filters
 from synthjax.data.real import real_images
-from synthjax.encoders import Encoder, check_encoder, load_encoder
+from synthjax.encoders import Encoder, check_texts, load_encoder
 from synthjax.evals import accuracy, arms
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
@@ -37,7 +37,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   inputs = _inputs(fields)
   with gathered() as attempt:
     attempt(_check_strategies, config, fields)
-    attempt(check_encoder, **config.encoder.to_dict())
+    attempt(check_texts, config.space, config.encoder.to_dict())
     attempt(artifacts.check_complete, workdir, inputs, planned=config.tasks)
     space = spaces.load_space(config.space)
     for split, block in real_images.splits_of(

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import numpy as np
@@ -32,11 +32,13 @@ from synthjax.generators import (
   load_generator,
   num_steps,
 )
+from synthjax.generators import reads as generator_reads
 from synthjax.labels import spaces
 from synthjax.prompts import strategies
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import say
+from synthjax.tokenizers import cut_texts
 
 PROCESSES = "shared"  # each draws the shards that no other one has
 NAME = "synthjax_images"
@@ -94,7 +96,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   fields = schema.read(Generate, config.generate, "config.generate")
   generator = config.generator.to_dict()
   with gathered() as attempt:
-    attempt(check_generator, **generator)
+    attempt(_check_generator, config, generator)
     if guided := fields.real_guidance:
       attempt(_check_guided, guided, generator, config.space)
     if fields.preview and not config.get("encoder"):
@@ -102,6 +104,19 @@ def check(config: ConfigDict, workdir: str) -> None:
         "config.generate.preview needs config.encoder, which judges the "
         "images: give it, or leave preview out."
       )
+
+
+def _check_generator(config: ConfigDict, generator: dict[str, Any]) -> None:
+  """Checks the generator, and that it reads what differs between classes."""
+  check_generator(**generator)
+  if {"basic", "template"} & {*config.get("prompts", {}).get("strategies", ())}:
+    space = spaces.load_space(config.space)
+    texts = {
+      name: [space.sentence(template, c) for template in space.prompts]
+      for name, c in zip(space.class_names, space.classes, strict=True)
+    }
+    network = generator_reads(**generator)
+    cut_texts.check_classes(network, texts, field="config.generator")
 
 
 def _check_guided(guided: RealGuidance, generator: dict, space: str) -> None:

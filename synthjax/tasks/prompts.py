@@ -11,6 +11,7 @@ from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
+from synthjax import generators
 from synthjax.config import schema
 from synthjax.config.schema import Block, Count, Rule
 from synthjax.embedded import captions
@@ -19,6 +20,7 @@ from synthjax.prompts import grammar, sentences, strategies
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import gathered
 from synthjax.runtime.progress import say
+from synthjax.tokenizers import cut_texts
 
 Strategies = Annotated[
   tuple[Annotated[str, schema.one_of(strategies.STRATEGIES)], ...],
@@ -122,6 +124,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     rows, fields.per_class, advice
   )
   summary["unknown_words"] = _unknown_words(config, rows)
+  if "generate" in config.tasks:
+    network = generators.reads(**config.generator.to_dict())
+    texts = (row.text for row in rows)
+    cut_texts.warn_of_cut(network, texts, field="config.generator")
   artifacts.finish(folder, spec, {strategies.FILE: len(rows)}, **summary)
   counts = Counter(row.strategy for row in rows)
   listed = ", ".join(f"{n:,} {name}" for name, n in counts.items())

@@ -17,7 +17,7 @@ from PIL import Image
 
 from synthjax.config import schema
 from synthjax.data.generated import scores, shards
-from synthjax.encoders import Encoder, check_encoder, load_encoder
+from synthjax.encoders import Encoder, check_texts, load_encoder
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts, locks
 from synthjax.runtime.errors import UserError, gathered
@@ -49,10 +49,10 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the fields, and that the encoder and the images are there."""
   fields = schema.read(Score, config.get("score"), "config.score")
   with gathered() as attempt:
-    attempt(check_encoder, **config.encoder.to_dict())
-    if fields.filter_encoder:
-      attempt(check_encoder, **fields.filter_encoder)
-    attempt(spaces.load_space, config.space)
+    attempt(check_texts, config.space, config.encoder.to_dict())
+    if block := fields.filter_encoder:
+      name = "config.score.filter_encoder"
+      attempt(check_texts, config.space, block, field=name)
     if not fields.images and "generate" not in config.tasks:
       attempt(artifacts.load, epath.Path(workdir) / "generate")
 

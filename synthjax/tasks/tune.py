@@ -23,7 +23,7 @@ from synthjax.config import schema
 from synthjax.config.arguments import check_strategies
 from synthjax.data.generated import filters
 from synthjax.data.real import real_images
-from synthjax.encoders import check_encoder, load_encoder
+from synthjax.encoders import check_texts, load_encoder
 from synthjax.evals import accuracy, arms
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
@@ -49,7 +49,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   names, inputs = [arm.strategy for arm in fields.arms], _inputs(fields.arms)
   with gathered() as attempt:
     attempt(check_strategies, config, names, tasks=("prompts",))
-    attempt(check_encoder, **config.encoder.to_dict())
+    attempt(check_texts, config.space, config.encoder.to_dict())
     attempt(artifacts.check_complete, workdir, inputs, planned=config.tasks)
     space = spaces.load_space(config.space)
     for split, block in real_images.splits_of(config.tune.to_dict()).items():

@@ -23,7 +23,7 @@ from synthjax.data.pipeline import few_shot, host_augment
 from synthjax.data.pipeline import loader as pipeline
 from synthjax.data.pipeline.rows import labels_of, subset
 from synthjax.data.real import real_images
-from synthjax.encoders import check_encoder, load_encoder
+from synthjax.encoders import check_texts, load_encoder
 from synthjax.evals import accuracy, arms
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts, processes
@@ -57,7 +57,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def _check_rungs(config: ConfigDict, fields: TuneEncoder) -> None:
   """Checks the encoder, and that it has what the arms tune."""
-  check_encoder(**config.encoder.to_dict())
+  check_texts(config.space, config.encoder.to_dict())
   params = _load(config.encoder).variables["params"]
   rungs = encoder_tuning.ladder(params)
   if unknown := sorted({arm.up_to for arm in fields.arms} - rungs.keys()):

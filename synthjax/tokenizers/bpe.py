@@ -66,10 +66,14 @@ class Tokenizer(NamedTuple):
     tokens = np.full((len(texts), context), pad, np.int32)
     mask = np.zeros((len(texts), context), bool)
     for row, text in enumerate(texts):
-      ids = self.encode(text.lower())[:context]
+      ids = self.glide_ids(text)[:context]
       tokens[row, : len(ids)] = ids
       mask[row, : len(ids)] = True
     return tokens, mask
+
+  def glide_ids(self, text: str) -> list[int]:
+    """Returns the ids of a text for GLIDE."""
+    return self.encode(text.lower())
 
   def clip_tokens(self, texts: Sequence[str], context: int) -> np.ndarray:
     """Encodes texts for CLIP: start, text, end, then zeros.

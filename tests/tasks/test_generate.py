@@ -127,9 +127,10 @@ def test_two_classes_of_one_name_have_images_of_their_own():
       each, strategies=("basic",), per_class=1, grammar="photo", seed=0
     )
     drawn = [plan.Row(p.id, p.label, p.class_name, p.text, 0, 0) for p in made]
-    guided = plan.rows_of(
-      plan.plan_guided(each, [0, 1, 2], {1: 2}, seeds=(0,)), images_per_class=1
+    blocks = plan.plan_guided(
+      each, [0, 1, 2], {1: 2}, seeds=(0,), images_per_class=1
     )
+    guided = list(plan.rows_of(blocks))
     assert [row.prompt for row in guided] == [p.text for p in made]
     guided = [row._replace(reference=0) for row in guided]
     data = jax.random.key_data(draw_shards.image_keys([*drawn, *guided]))

@@ -93,10 +93,31 @@ def encode_classes(
   features = encode_texts(texts)
   shape = len(space.classes), len(space.templates), -1
   features = features.reshape(shape)
+  _check_different(space, texts, features)
   for_filter = [space.filter_text(c) for c in space.classes]
   if for_filter == texts[:: len(space.templates)]:
     return Texts(features, logit_scale)
   return Texts(features, logit_scale, encode_texts(for_filter))
+
+
+def _check_different(
+  space: Any, texts: Sequence[str], features: np.ndarray
+) -> None:
+  """Checks that different texts [k * t] have different features [k, t, d].
+
+  Raises:
+    UserError: naming two classes that an encoder takes for one.
+  """
+  seen: dict[bytes, int] = {}
+  for label, of_class in enumerate(features):
+    first, count = seen.setdefault(of_class.tobytes(), label), len(of_class)
+    ours, others = (texts[i * count : (i + 1) * count] for i in (label, first))
+    if [t.casefold() for t in ours] != [t.casefold() for t in others]:
+      raise UserError(
+        f"The encoder takes the texts {ours[0]!r} and {others[0]!r} for one, "
+        "as it reads no more than their beginnings. Make the descriptions of "
+        "these classes shorter, or say what differs first."
+      )
 
 
 def write_part(folder: epath.PathLike, name: str, scores: Scores) -> None:
