@@ -1,7 +1,7 @@
 """Image files as rows, whatever lists them: which are images, how they decode.
 
 Every loader decodes by `decode` or `read_pixels`, opens headers by `opened` or
-`read_header`, and lists by `list_images` or `is_leftover`. So they agree on
+`read_headers`, and lists by `list_images` or `is_leftover`. So they agree on
 what an image is: its pixels as a viewer shows them, turned by EXIF; and on the
 error about one that is not: a UserError with its name.
 """
@@ -16,6 +16,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ _LEFTOVERS = {
   *("$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"),
 }
 _SHOWN = 5  # names that a message lists
+_THREADS = 16  # that wait for a disk or a bucket
 
 # It comes from half of the pixels on that are refused, and names no file.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -204,59 +206,47 @@ def to_square(image: Image.Image, size: int) -> Image.Image:
   return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
-def to_pixels(
-  image: Image.Image,
-  image_size: int | None = None,
-  turn: int | None = None,
-) -> np.ndarray:
-  """Returns an image as uint8 [h, w, 3].
-
-  Args:
-    image: as `opened` yields it.
-    image_size: gives a square of this side.
-    turn: the orientation that it is turned by; EXIF's by default.
-  """
-  image = to_rgb(orientation.turned(image, turn))
+def to_pixels(image: Image.Image, image_size: int | None = None) -> np.ndarray:
+  """Returns an image of `opened` as `read_pixels` returns a file."""
+  image = to_rgb(orientation.turned(image))
   if image_size is not None and image.size != (image_size, image_size):
     image = to_square(image, image_size)
   return np.asarray(image)
 
 
-def read_pixels(
-  file: epath.Path, image_size: int | None = None, turn: int | None = None
-) -> np.ndarray:
-  """Reads a file as uint8 [h, w, 3]; see `to_pixels`.
+def read_pixels(file: epath.Path, image_size: int | None = None) -> np.ndarray:
+  """Reads a file as uint8 [h, w, 3], a square if `image_size` is given.
 
   Raises:
     UserError: if it is no image, is damaged, or is too large.
   """
   with opened(file) as image:
-    return to_pixels(image, image_size, turn)
+    return to_pixels(image, image_size)
 
 
 def decode(
-  content: bytes,
-  image_size: int | None = None,
-  turn: int | None = None,
-  *,
-  name: str,
+  content: bytes, image_size: int | None = None, *, name: str
 ) -> np.ndarray:
   """Reads a file's content as `read_pixels` reads a file; `name` is for errors.
 
   `codecs.decode_image` is for what this package encoded.
   """
   with opened(content, name) as image:
-    return to_pixels(image, image_size, turn)
+    return to_pixels(image, image_size)
 
 
-def read_header(file: epath.Path) -> Header:
-  """Reads the size and the orientation of an image, and decodes nothing.
+def read_headers(files: Sequence[epath.Path]) -> list[Header | None]:
+  """Reads the size and the orientation of images, and decodes none.
 
-  Raises:
-    UserError: about what the start of the file shows to be wrong.
+  It is None where reading the image will raise a UserError.
   """
-  with opened(file) as image:
-    return orientation.header(image)
+
+  def read(file):
+    with contextlib.suppress(UserError), opened(file) as image:
+      return orientation.header(image)
+
+  with futures.ThreadPoolExecutor(_THREADS) as pool:
+    return list(pool.map(read, files))
 
 
 @contextlib.contextmanager

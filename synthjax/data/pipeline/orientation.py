@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image
 
+from synthjax.data.pipeline.rows import Example
+
 _TURNS = {
   2: Image.Transpose.FLIP_LEFT_RIGHT,
   3: Image.Transpose.ROTATE_180,
@@ -44,25 +46,20 @@ def header(image: Image.Image) -> Header:
 def orientation(image: Image.Image) -> int:
   """Returns EXIF's orientation; 1 if there is none, or none that is sound."""
   try:
-    # That of PNG would decode the image to look behind it.
+    # PNG's own method decodes the image, to look behind it.
     turn = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
     return turn if turn in _TURNS else 1
   except Exception:  # whatever is wrong with it, the pixels may be sound
     return 1
 
 
-def turned(image: Image.Image, turn: int | None = None) -> Image.Image:
-  """Returns an image as viewers show it.
-
-  Args:
-    image: not loaded yet.
-    turn: as `orientation` returns it; EXIF's by default.
-  """
+def turned(image: Image.Image) -> Image.Image:
+  """Returns an image that is not loaded yet as viewers show it."""
+  method = _TURNS.get(orientation(image))
   image.load()
-  if image.format == "TIFF":  # load() has turned it
+  if method is None or image.format == "TIFF":  # which load() turns
     return image
-  method = _TURNS.get(orientation(image) if turn is None else turn)
-  return image if method is None else image.transpose(method)
+  return image.transpose(method)
 
 
 def turn_boxes(boxes: np.ndarray, header: Header) -> np.ndarray:
@@ -76,3 +73,19 @@ def turn_boxes(boxes: np.ndarray, header: Header) -> np.ndarray:
   if turn in _SIDEWAYS:
     x0, y0, x1, y1 = y0, x0, y1, x1
   return np.stack([x0, y0, x1, y1], -1)
+
+
+def as_shown(row: Example, header: Header | None) -> Example:
+  """Turns the boxes and the size of a row with its image.
+
+  That is if they are of the stored pixels, which is what tools know that do not
+  read EXIF. A size that is the turned one says that the boxes are turned too.
+
+  Args:
+    row: of boxes [k, 4] and size (h, w).
+    header: of its image; None if it cannot be read.
+  """
+  if header is None or header.size != tuple(row["size"]):
+    return row
+  boxes = turn_boxes(row["boxes"], header).astype(np.float32)
+  return row | {"boxes": boxes, "size": header.shown}

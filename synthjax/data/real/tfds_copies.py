@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from PIL import Image
 
 from synthjax.config.schema import Count
 from synthjax.data.pipeline import image_files
@@ -66,14 +65,12 @@ def open_tfds(
   features = records.dataset_info.features
   if missing := [key for key in (image_key, label_key) if key not in features]:
     raise unknown_names(f"feature of {name}", missing, features)
-  # Masks stay encoded, and so do images where only the label is read.
+  # TFDS's decoder depends on what else is installed, and knows no EXIF.
   skip = tensorflow_datasets.decode.SkipDecoding()
   image = tensorflow_datasets.features.Image
   encoded = {k: skip for k, f in features.items() if isinstance(f, image)}
-  others = {key: skip for key in encoded if key != image_key}
   opened = _Records(
-    records=dataclasses.replace(records, decoders=others or None),
-    undecoded=dataclasses.replace(records, decoders=encoded),
+    records=dataclasses.replace(records, decoders=encoded),
     image_key=image_key,
     label_key=label_key,
     prefix=f"{name}-{split}",
@@ -91,7 +88,7 @@ def open_tfds(
       rows = [
         i
         for i in range(len(records))
-        if opened.undecoded[i][label_key] not in numbers
+        if opened.records[i][label_key] not in numbers
       ]
       opened = dataclasses.replace(opened, rows=rows)
   size = len(records) if opened.rows is None else len(opened.rows)
@@ -182,7 +179,6 @@ class _Records:
   """Rows of TFDS by position; Grain's workers pickle it."""
 
   records: Any
-  undecoded: Any  # the same ones, whose images stay encoded
   image_key: str
   label_key: str
   prefix: str  # of the ids
@@ -191,19 +187,16 @@ class _Records:
   rows: Sequence[int] | None = None  # positions among TFDS's; None is all
 
   def label(self, index: int) -> int:
-    return self._label(self.undecoded[self._row(index)])
+    return self._label(self.records[self._row(index)])
 
   def read(self, index: int) -> Example:
     row = self._row(index)
     record = self.records[row]
-    image = record[self.image_key]
-    if image.shape[-1] == 1:  # grey images keep their channel in TFDS
-      image = image[..., 0]
-    return {
-      "image": image_files.to_pixels(Image.fromarray(image), self.image_size),
-      "label": self._label(record),
-      "id": f"{self.prefix}-{row}",
-    }
+    image_id = f"{self.prefix}-{row}"
+    image = image_files.decode(
+      record[self.image_key], self.image_size, name=f"The image {image_id}"
+    )
+    return {"image": image, "label": self._label(record), "id": image_id}
 
   def _row(self, index: int) -> int:
     return index if self.rows is None else self.rows[index]

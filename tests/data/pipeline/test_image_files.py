@@ -45,7 +45,8 @@ def test_pixels_and_boxes_are_turned_as_viewers_show_them(
   stored[2:10, 4:12] = 255
   path = epath.Path(tmp_path / f"photo.{ending}")
   Image.fromarray(stored).save(path, exif=with_exif(turn), quality=95)
-  header, image = image_files.read_header(path), image_files.read_pixels(path)
+  (header,) = image_files.read_headers([path])
+  image = image_files.read_pixels(path)
   assert header == ((24, 32), turn)
   assert image.shape == (*header.shown, 3)
   (box,) = orientation.turn_boxes(np.array([[4, 2, 12, 10.0]]), header)
@@ -64,7 +65,7 @@ def test_a_damaged_exif_leaves_the_pixels_as_they_are(tmp_path):
   ):
     path = epath.Path(tmp_path / f"{number}.png")
     image.save(path, exif=exif)
-    assert image_files.read_header(path) == ((6, 4), 1)
+    assert image_files.read_headers([path]) == [((6, 4), 1)]
     assert image_files.read_pixels(path).shape == (6, 4, 3)
 
 
@@ -121,7 +122,9 @@ def test_32_bits_are_refused_by_the_header(tmp_path, dtype):
   path = epath.Path(tmp_path / "depth.tif")
   Image.fromarray(RAMP.astype(dtype)).save(path)
   with pytest.raises(UserError, match=r"depth\.tif has pixels of 32 bits"):
-    image_files.read_header(path)
+    with image_files.opened(path):
+      pass
+  assert image_files.read_headers([path]) == [None]
 
 
 def test_leftovers_of_systems_are_no_images_and_no_classes(tmp_path, caplog):
