@@ -1,5 +1,8 @@
 """PASCAL VOC (Everingham et al. 2010): images with boxes, as rows by position.
 
+Images come as viewers show them, and the boxes with them: an image that EXIF
+turns has the boxes of its stored pixels turned.
+
 A row holds image uint8 [h, w, 3]; boxes float32 [k, 4], the edges x0, y0, x1,
 y1 in pixels, which are VOC's (xmin - 1, ymin - 1, xmax, ymax); labels int32
 [k]; difficult bool [k]; id str, the name of the file without its ending; and
@@ -7,7 +10,6 @@ size, (h, w).
 """
 
 import functools
-import io
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from synthjax.data.pipeline import image_files
+from synthjax.data.pipeline import image_files, orientation
 from synthjax.data.pipeline.rows import Detection, Example, Files
 from synthjax.data.real import tfds_copies
 from synthjax.labels import class_names, spaces
@@ -25,7 +27,6 @@ from synthjax.runtime import atomic
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import read_text
 
-_BAD_IMAGE = (UnidentifiedImageError, OSError, SyntaxError, ValueError)
 _IMAGES, _NOTES = "JPEGImages", "Annotations"
 _TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}
 _ADVICE = (
@@ -84,6 +85,11 @@ def open_voc(
   class_names.raise_problems(
     problems, f"{root} cannot be opened as PASCAL VOC", _ADVICE
   )
+  headers = image_files.read_headers([root / place for place, _ in rows])
+  rows = [
+    (place, orientation.as_shown(row, header))
+    for (place, row), header in zip(rows, headers, strict=True)
+  ]
   read = functools.partial(_read_file, root)
   return _source(rows, read, drop_empty, root, below=root)
 
@@ -127,7 +133,7 @@ def open_voc_tfds(
         annotation = _from_tfds(record, names)
         name = file.rsplit(".", 1)[0]
         found.append((where, (len(sources), position), name, annotation))
-      except _BAD_IMAGE as error:
+      except ValueError as error:
         problems += _lines(where, error)
     sources.append(records)
   rows = _rows(found, classes, problems)
@@ -254,16 +260,17 @@ def parse(xml: bytes) -> Annotation:
 
 def _from_tfds(record: Mapping[str, Any], names: Sequence[str]) -> Annotation:
   objects = record["objects"]
-  with Image.open(io.BytesIO(record["image"])) as image:  # the header alone
-    width, height = image.size
+  with image_files.opened(record["image"], "its image") as image:
+    header = orientation.header(image)
+  height, width = header.size
   corners = np.asarray(objects["bbox"], np.float64).reshape(-1, 4)
   corners = corners * [height, width, height, width]
   # float32 keeps a pixel of VOC's sizes to 3e-5; annotations that are no whole
   # numbers have one decimal.
   corners = corners.round(4)[:, [1, 0, 3, 2]]
   return Annotation(
-    (height, width),
-    _to_boxes(corners, (height, width)),
+    header.shown,
+    orientation.turn_boxes(_to_boxes(corners, header.size), header),
     tuple(names[int(label)] for label in objects["label"]),
     np.asarray(objects["is_difficult"], bool),
   )
@@ -380,29 +387,21 @@ def _read(
 def _read_file(
   root: epath.Path, place: str, size: tuple[int, int]
 ) -> np.ndarray:
-  with (root / place).open("rb") as file:
-    return _decode(file, str(root / place), size)
+  return _of_size(image_files.read_pixels(root / place), root / place, size)
 
 
 def _read_record(
   sources: Sequence[Any], place: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
   number, position = place
-  image = io.BytesIO(sources[number][position]["image"])
   where = f"Row {position} of {sources[number].dataset_info.full_name}"
-  return _decode(image, where, size)
+  image = image_files.decode(sources[number][position]["image"], name=where)
+  return _of_size(image, where, size)
 
 
-def _decode(file: Any, where: str, size: tuple[int, int]) -> np.ndarray:
-  """Decodes an image that must be of a size, to uint8 [h, w, 3]."""
-  try:
-    with Image.open(file) as image:
-      pixels = image_files.to_pixels(image, None)
-  except _BAD_IMAGE as error:
-    raise UserError(
-      f"{where} cannot be read as an image ({error}): put it back from the "
-      "archive, or take it off the list in ImageSets."
-    ) from error
+def _of_size(
+  pixels: np.ndarray, where: Any, size: tuple[int, int]
+) -> np.ndarray:
   if pixels.shape[:2] != tuple(size):
     raise UserError(
       f"{where} has {pixels.shape[1]} x {pixels.shape[0]} pixels, but its "

@@ -354,3 +354,31 @@ def test_a_list_is_written_last(tmp_path, devkit, monkeypatch):
     voc.write_voc(tmp_path / "new", rows, names)
   with pytest.raises(UserError, match="trainval.txt: is not there"):
     voc.open_voc(tmp_path / "new", ONLY_2007)
+
+
+# --- images that EXIF turns ---------------------------------------------------
+
+
+@pytest.mark.parametrize("noted", ["stored", "shown"])
+def test_boxes_are_turned_with_the_pixels_that_they_are_of(tmp_path, noted):
+  """Tools note the stored pixels, or say by the size that they turn them."""
+  folder = tmp_path / "VOCdevkit" / "VOC2007"
+  box, size = {
+    "stored": ((5, 3, 12, 10), (24, 32)),  # of VOC: from 1, both ends included
+    "shown": ((15, 5, 22, 12), (32, 24)),
+  }[noted]
+  write(folder, {"a": [("dog", 0, *box)]}, {"a": size})
+  stored = np.zeros((24, 32, 3), np.uint8)
+  stored[2:10, 4:12] = 255
+  exif = Image.Exif()
+  exif[0x0112] = 6  # a quarter to the right
+  file = folder / "JPEGImages" / "a.jpg"
+  Image.fromarray(stored).save(file, exif=exif, quality=95)
+  source = voc.open_voc(tmp_path, [("2007", "trainval")])
+  row = source[0]
+  assert row["image"].shape == (32, 24, 3) and row["size"] == (32, 24)
+  assert source.sizes.tolist() == [[32, 24]]
+  assert row["boxes"].tolist() == [[14, 4, 22, 12]]
+  assert row["boxes"].dtype == np.float32
+  assert (row["image"][4:12, 14:22] > 200).all()
+  np.testing.assert_array_equal(source.annotate(0)["boxes"], row["boxes"])

@@ -4,6 +4,9 @@
 (x, y, width, height) in pixels from 0; categories count from 1, in the order
 of the labels. Two fields are ours, as COCO has no place for them: `name` of an
 image, which is its id, and `difficult` of an object.
+
+Images come as viewers show them, and the boxes with them: an image that EXIF
+turns has the boxes of its stored pixels turned.
 """
 
 import functools
@@ -17,7 +20,7 @@ from absl import logging
 from etils import epath
 
 from synthjax.data.formats import export_rows
-from synthjax.data.pipeline import image_files
+from synthjax.data.pipeline import image_files, orientation
 from synthjax.data.pipeline.codecs import encode_png
 from synthjax.data.pipeline.rows import Detection, Example, Files
 from synthjax.labels import class_names, file_names
@@ -153,7 +156,11 @@ def open_coco(
   if not kept:
     raise UserError(f"{file} has no image left to read.")
   files = Files(folder, [notes[i].pop("file") for i in kept], are_rows=True)
-  rows = [notes[i] | _columns(objects[i]) for i in kept]
+  headers = image_files.read_headers([folder / name for name in files.names])
+  rows = [
+    orientation.as_shown(notes[i] | _columns(objects[i]), header)
+    for i, header in zip(kept, headers, strict=True)
+  ]
   return Detection(
     size=len(rows),
     read=functools.partial(_read, rows, files),

@@ -87,5 +87,5 @@ def as_shown(row: Example, header: Header | None) -> Example:
   """
   if header is None or header.size != tuple(row["size"]):
     return row
-  boxes = turn_boxes(row["boxes"], header).astype(np.float32)
+  boxes = turn_boxes(row["boxes"], header)
   return row | {"boxes": boxes, "size": header.shown}

@@ -158,6 +158,17 @@ def test_cocos_own_layout_is_read(tmp_path):
   assert [row["id"] for row in kept] == ["b"]
 
 
+def test_cocos_boxes_are_turned_with_their_image(tmp_path):
+  write_coco(tmp_path)
+  exif = Image.Exif()
+  exif[0x0112] = 8  # a quarter to the left
+  Image.new("RGB", (8, 6)).save(tmp_path / "val2017" / "b.png", exif=exif)
+  source = coco.open_coco(tmp_path, "val2017", {"dog": 0, "person": 5})
+  assert source.sizes.tolist() == [[6, 8], [8, 6]]
+  assert source[1]["image"].shape == (8, 6, 3)
+  assert source[1]["boxes"].tolist() == [[2, 4, 6, 7], [0, 0, 6, 8]]
+
+
 @pytest.mark.faults
 def test_all_that_is_wrong_with_coco_is_listed(tmp_path):
   note = {"image_id": 4, "category_id": 18}
