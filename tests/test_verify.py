@@ -8,6 +8,7 @@ import pytest
 
 from synthjax import verify
 from synthjax.data.generated import drawn_images, scores
+from synthjax.report import checked_files
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.weights import files
@@ -116,3 +117,19 @@ def test_a_number_in_a_manifest_cannot_change(tmp_path):
   del manifest["sha256"]  # as older versions wrote it
   path.write_text(json.dumps(manifest))
   assert artifacts.load(tmp_path)["summary"] == {"kept": 353}
+
+
+def test_a_file_that_is_gone_is_named(weights):
+  weights.unlink()
+  for read in (artifacts.check_file, artifacts.sha256):
+    with pytest.raises(UserError, match="heads.safetensors: it is missing"):
+      read(weights)
+
+
+def test_a_report_knows_a_task_without_its_specification(tmp_path):
+  made_up_run.make_workdir(tmp_path, ("prompts", "score"))
+  (tmp_path / "prompts" / "spec.json").unlink()
+  assert set(checked_files.open_run(tmp_path, ()).states) == {
+    "prompts",
+    "score",
+  }

@@ -42,7 +42,10 @@ def open_run(workdir: epath.PathLike, tasks: Iterable[str]) -> Run:
   """
   workdir = epath.Path(workdir)
   folders = sorted(workdir.iterdir()) if workdir.exists() else ()
-  begun = [path.name for path in folders if (path / artifacts.SPEC).exists()]
+  marks = (artifacts.SPEC, artifacts.MANIFEST)  # the first may have been lost
+  begun = [
+    p.name for p in folders if any((p / mark).exists() for mark in marks)
+  ]
   names = dict.fromkeys([*tasks, *begun])
   return Run(
     workdir,

@@ -211,10 +211,14 @@ def sha256(path: epath.PathLike) -> str:
   """Returns the SHA-256 (hex) of a file, checked by the manifest beside it.
 
   Raises:
-    UserError: if the manifest has another one, or is damaged.
+    UserError: if the manifest has another one, or is damaged, or the file that
+      it lists is not there.
   """
   path = epath.Path(path)
-  found, listed = _measure(path)["sha256"], _listed(path)
+  listed = _listed(path)
+  if listed and not path.exists():
+    _raise_damage(path.parent, {path.name: _MISSING})
+  found = _measure(path)["sha256"]
   if listed and listed["sha256"] != found:
     _raise_damage(path.parent, {path.name: _CHANGED})
   return found
@@ -230,7 +234,7 @@ def check_file(path: epath.PathLike) -> None:
     sha256(path)
 
 
-_CHANGED = "its content has changed"
+_CHANGED, _MISSING = "its content has changed", "it is missing"
 
 
 def _listed(path: epath.Path) -> dict[str, Any] | None:
@@ -367,7 +371,7 @@ def _sizes_that_differ(folder: epath.Path, manifest: dict) -> dict[str, str]:
   problems = {}
   for name, entry in manifest["files"].items():
     if not (folder / name).exists():
-      problems[name] = "it is missing"
+      problems[name] = _MISSING
     elif (size := (folder / name).stat().length) != entry["bytes"]:
       problems[name] = f"it has {size} bytes instead of {entry['bytes']}"
   return problems
