@@ -9,6 +9,7 @@ from synthjax.config import schema
 from synthjax.config.schema import Choice, Count, Rule, Whole
 from synthjax.data.formats import coco
 from synthjax.data.pipeline.rows import Detection
+from synthjax.data.real import publishers, tfds_copies
 from synthjax.detection import scenes, voc
 from synthjax.embedded import captions
 from synthjax.labels import class_names
@@ -20,10 +21,21 @@ Sets = Annotated[
 
 
 def _voc(
-  space: Any, drop_empty: bool, *, sets: Sets, data_dir: Folder
+  space: Any, drop_empty: bool, *, sets: Sets, data_dir: Folder | None = None
 ) -> Detection:
-  classes = class_names.lookup(space)
-  return voc.open_voc(data_dir, sets, classes, drop_empty)
+  """Opens the archives or folders of VOC, or else a copy that TFDS has."""
+  classes, root = class_names.lookup(space), publishers.data_folder(data_dir)
+  lists = [voc.list_of(year, split) for year, split in sets]
+  packed = [archive.gives for archive in publishers.published()["voc"].files]
+  found = publishers.place("voc", root, lists, packed)
+  folder = next((found[file] for file in lists if file in found), None)
+  if folder:  # of all; open_voc reports a list that it lacks
+    return voc.open_voc(folder, sets, classes, drop_empty)
+  if all(tfds_copies.is_prepared(f"voc/{y}", data_dir) for y, _ in sets):
+    return voc.open_voc_tfds(sets, data_dir, classes, drop_empty)
+  raise publishers.absent(
+    "PASCAL VOC", "voc", lists, data_dir, tfds="voc/2007,voc/2012"
+  )
 
 
 def _voc_tfds(
@@ -50,7 +62,7 @@ def _coco(
 # Label space, whether to leave out images without objects, fields -> images.
 SOURCES = {
   "voc": _voc,  # `sets` of VOCdevkit, which lies in `data_dir`
-  "voc_tfds": _voc_tfds,  # the same through TensorFlow Datasets
+  "voc_tfds": _voc_tfds,  # the same, as TensorFlow Datasets has prepared it
   "scenes": _scenes,  # of embedded drawings
   "coco": _coco,  # as `data.formats.coco.write` leaves them
 }

@@ -58,8 +58,7 @@ def open_voc(
   root = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
   found, problems = [], []
   for year, split in sets:
-    folder = root / f"VOC{year}"
-    listed = folder / "ImageSets" / "Main" / f"{split}.txt"
+    folder, listed = root / f"VOC{year}", root / list_of(year, split)
     if not listed.exists():
       problems.append(f"{listed}: is not there")
       continue
@@ -92,6 +91,11 @@ def open_voc(
   ]
   read = functools.partial(_read_file, root)
   return _source(rows, read, drop_empty, root, below=root)
+
+
+def list_of(year: str, split: str) -> str:
+  """Returns the path of the list of a split, below VOCdevkit."""
+  return f"VOC{year}/ImageSets/Main/{split}.txt"
 
 
 def open_voc_tfds(

@@ -23,10 +23,6 @@ from synthjax.runtime.text_files import parse_json
 _CHUNK = 1 << 20  # bytes
 MAX_UNANNOUNCED = 20_000_000_000  # bytes, where the server states no size
 _TRY_AGAIN = {408, 425, 429, 500, 502, 503, 504}  # of HTTP
-_OTHERWISE = (
-  "Or get the file by other means, and give it to `python -m synthjax.weights "
-  "convert NAME FILE`."
-)
 _MORE_SPACE = (
   "Free some space, or set SYNTHJAX_CACHE to a folder on another disk."
 )
@@ -45,6 +41,8 @@ def fetch(
   path: str | os.PathLike,
   *,
   sha256: str | None = None,
+  md5: str | None = None,
+  otherwise: str = "",
   timeout: float = 60.0,
   retries: int = 6,
   pause: float = 1.0,
@@ -58,6 +56,8 @@ def fetch(
     url: http or https.
     path: of the file; an existing one is not fetched again.
     sha256: of the file, or its first digits; None accepts any file.
+    md5: of the file; None accepts any.
+    otherwise: a sentence for errors, what else to do.
     timeout: seconds without a byte after which to close the connection.
     retries: attempts in a row that may receive nothing.
     pause: seconds before the first of them; doubled each time.
@@ -70,12 +70,16 @@ def fetch(
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  with _alone(path) as lock:
+  with alone(path) as lock:
     received = path
     if not path.exists():
       received = _part(path)
-      _download(url, received, bool(sha256), timeout, retries, pause)
-    digest = _verify(received, path, sha256, url)
+      try:
+        has_hash = bool(sha256 or md5)
+        _download(url, received, has_hash, timeout, retries, pause)
+      except UserError as error:
+        raise UserError(f"{error} {otherwise}".strip()) from error
+    digest = _verify(received, path, sha256, md5, url)
     if received != path:
       with open(received, "rb") as file:
         os.fsync(file.fileno())
@@ -188,7 +192,7 @@ def _write(
         raise UserError(
           f"{url} sends more than the {limit:,} bytes that "
           f"{'it announced' if total else 'a file of unknown size may have'}. "
-          f"Nothing was kept. {_OTHERWISE}"
+          "Nothing was kept."
         )
   show(size, last=True)
   return size
@@ -218,20 +222,19 @@ def _refuse_pages(url: str, response: http.client.HTTPResponse) -> None:
   if kind.startswith("text/html"):
     raise UserError(
       f"{url} answers with a web page, not with a file: perhaps the login page "
-      f"of a proxy. Open the address in a browser. {_OTHERWISE}"
+      f"of a proxy. Open the address in a browser."
     )
   if url.startswith("https:") and not response.url.startswith("https:"):
     raise UserError(
       f"{url} redirects to {response.url}, which is not encrypted and was not "
-      f"followed. {_OTHERWISE}"
+      "followed."
     )
 
 
 def _refused(url: str, status: int, reason: str) -> UserError:
   return UserError(
     f"{url} cannot be fetched: the server answers {status} {reason}. The "
-    "publisher may have moved the file, or refuse this network. "
-    f"{_OTHERWISE}"
+    "publisher may have moved the file, or refuse this network."
   )
 
 
@@ -239,8 +242,7 @@ def _unreachable(url: str, reason: Any, part: pathlib.Path) -> UserError:
   return UserError(
     f"{url} cannot be fetched: {reason}. The same command goes on from the "
     f"{_size(part):,} bytes that are here. Where only a mirror can be reached, "
-    "name it in SYNTHJAX_MIRROR, to fetch MIRROR/NAME/FILE instead. "
-    f"{_OTHERWISE}"
+    "name it in SYNTHJAX_MIRROR, to fetch MIRROR/NAME/FILE instead."
   )
 
 
@@ -283,18 +285,27 @@ def _check_space(part: pathlib.Path, start: int, total: int | None) -> None:
 
 
 def _verify(
-  received: pathlib.Path, path: pathlib.Path, sha256: str | None, url: str
+  received: pathlib.Path,
+  path: pathlib.Path,
+  sha256: str | None,
+  md5: str | None,
+  url: str,
 ) -> str:
-  """Returns the hash; moves a file with an unexpected one aside."""
+  """Returns the SHA-256; moves a file with an unexpected hash aside."""
   with open(received, "rb") as file:
     digest = hashlib.file_digest(file, "sha256").hexdigest()
-  if sha256 and not digest.startswith(sha256):
+  kind, expected, got = "SHA-256", sha256, digest
+  if md5 and not sha256:
+    kind, expected = "MD5", md5
+    with open(received, "rb") as file:
+      got = hashlib.file_digest(file, "md5").hexdigest()
+  if expected and not got.startswith(expected):
     aside = path.with_name(path.name + ".wrong")
     os.replace(received, aside)
     _memory(received).unlink(missing_ok=True)
     raise UserError(
       f"{path.name} from {url} is not the expected file.\n"
-      f"  expected SHA-256 {sha256}\n  got              {digest}\n"
+      f"  expected {kind} {expected}\n  got {' ' * len(kind)}      {got}\n"
       f"It was moved to {aside}. It was damaged on its way, or another file is "
       "published there now: run the same command to fetch it again. If it has "
       "the same hash again, read the publisher's page, and do not use the file "
@@ -304,8 +315,11 @@ def _verify(
 
 
 @contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Admits one process at a time; a killed one releases the lock."""
+def alone(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Admits one process at a time to making a file; a killed one releases it.
+
+  Yields the file of the lock, which the caller removes when all is made.
+  """
   lock = path.with_name(path.name + ".lock")
   with locks.opened(lock) as file:
     try:

@@ -4,22 +4,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
+from synthjax.runtime.published import File
+
 OPENAI = "https://openaipublic.blob.core.windows.net"
 HUGGING_FACE = "https://huggingface.co"
 META = "https://dl.fbaipublicfiles.com"
 TORCHVISION = "https://download.pytorch.org/models"
-
-
-class File(NamedTuple):
-  """One file of a publisher."""
-
-  name: str
-  url: str
-  # The published hash or its first digits. Where it is None, the hash of the
-  # first download is expected again.
-  sha256: str | None = None
-  megabytes: float | None = None  # approximate
-  others: tuple[str, ...] = ()  # addresses of the same weights in other formats
 
 
 class Made(NamedTuple):

@@ -1,61 +1,48 @@
 """Downloads, converts, lists and checks released checkpoints."""
 
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from synthjax.runtime import cache, download
-from synthjax.runtime.atomic import replace
+from synthjax.runtime import cache, published
 from synthjax.runtime.errors import UserError
-from synthjax.runtime.text_files import parse_json
+from synthjax.runtime.published import File
 from synthjax.weights import make
-from synthjax.weights.catalogue import RELEASED, File
+from synthjax.weights.catalogue import RELEASED
+
+_OTHERWISE = (
+  "Or get the file by other means, and give it to `python -m synthjax.weights "
+  "convert NAME FILE`."
+)
 
 
 def fetch_all(names: Sequence[str]) -> None:
   """Downloads, verifies and converts checkpoints into the cache."""
   for name in names:
     entry, folder = RELEASED[name], cache.weights_folder(name)
-    hashes = read(folder)
-    if _complete(name, hashes):
+    if _complete(name, published.read(folder)):
       print(f"{name} is already there.")
       make.tell_use(name)
       continue
     note = f" ({entry.note})" if entry.note else ""
     print(f"{name}: {entry.what}, licence {entry.licence}{note}")
     for file in entry.files:
-      digest = _fetch(name, file, hashes.get(file.name))
-      hashes = remember(folder, file.name, digest)
+      _fetch(name, file)
     make.make(name, {f.name: folder / f.name for f in entry.files}, folder)
     make.tell_use(name)
 
 
-def _fetch(name: str, file: File, before: str | None) -> str:
-  """Fetches a file unless it is there; returns its hash."""
-  url, mirror = file.url, os.environ.get("SYNTHJAX_MIRROR")
-  if mirror:
-    url = f"{mirror.rstrip('/')}/{name}/{file.name}"
-  path = cache.weights_folder(name) / file.name
-  # Without a published hash, the first one seen is expected again.
-  full = file.sha256 if file.sha256 and len(file.sha256) == 64 else None
+def _fetch(name: str, file: File) -> None:
+  """Fetches a file unless it is there."""
   try:
-    digest = download.fetch(url, path, sha256=full or before or file.sha256)
+    published.fetch(file, cache.weights_folder(name), name, _OTHERWISE)
   except UserError as error:
-    if not file.others or mirror:
+    if not file.others or os.environ.get("SYNTHJAX_MIRROR"):
       raise
     others = "\n  ".join(file.others)
     raise UserError(
       f"{error}\n`convert {name}` also takes the same weights from\n  {others}"
     ) from None
-  print(f"{file.name}: {_trust(file, before)}, SHA-256 {digest}")
-  return digest
-
-
-def _trust(file: File, before: str | None) -> str:
-  if file.sha256:
-    return "as published"
-  return "as fetched before" if before else "no hash is published; remembered"
 
 
 def _complete(name: str, hashes: Mapping[str, str]) -> bool:
@@ -78,27 +65,6 @@ def _complete(name: str, hashes: Mapping[str, str]) -> bool:
   return True
 
 
-# --- the hashes of fetched files, kept beside them ----------------------------
-
-_FILE = "sources.json"
-
-
-def read(folder: pathlib.Path) -> dict[str, str]:
-  """Returns {file: SHA-256} of the files that were fetched into a folder."""
-  try:
-    return parse_json((folder / _FILE).read_bytes(), dict)
-  except (OSError, ValueError):  # nothing was fetched
-    return {}
-
-
-def remember(folder: pathlib.Path, file: str, digest: str) -> dict[str, str]:
-  """Adds the hash of a file, and returns all."""
-  hashes = read(folder) | {file: digest}
-  with replace(folder, _FILE) as temporary:
-    temporary.write_text(json.dumps(hashes, indent=1))
-  return hashes
-
-
 # --- listing and checking ----------------------------------------------------
 
 
@@ -107,14 +73,13 @@ def list_all(names: Sequence[str]) -> None:
   rows = [("name", "what", "MB", "licence", "state")]
   for name in names or RELEASED:
     entry = RELEASED[name]
-    sizes = [file.megabytes for file in entry.files]
-    total = "?" if None in sizes else f"~{sum(sizes):,.0f}"
+    total = published.total(entry.files)
     rows.append((name, entry.what, total, entry.licence, state(name)))
-  _print_table(rows)
+  published.print_table(rows)
   for name in names:
     print(f"\n{name}{RELEASED[name].note and ': '}{RELEASED[name].note}")
     for file in RELEASED[name].files:
-      print(f"  {file.url}\n    SHA-256 {file.sha256 or 'not published'}")
+      print(f"  {file.url}\n    {file.published_hash()}")
       print("".join(f"    or {other}\n" for other in file.others), end="")
   print(
     f"\nThey lie in {cache.weights_folder('')} (SYNTHJAX_CACHE moves it).\n"
@@ -129,22 +94,8 @@ def state(name: str) -> str:
     return "converted"
   if all((folder / file.name).exists() for file in entry.files):
     return "fetched"
-  sizes = [_bytes(folder, file) for file in entry.files]
-  here = sum(have for have, _ in sizes)
-  if not here:
-    return "not fetched"
-  if all(total for _, total in sizes):
-    return f"partial {100 * here / sum(total for _, total in sizes):.0f} %"
-  return f"partial {here / 1e6:,.0f} MB"
-
-
-def _bytes(folder: pathlib.Path, file: File) -> tuple[int, float | None]:
-  """Returns the bytes of a file that are here, and its size where known."""
-  path = folder / file.name
-  if path.exists():
-    return path.stat().st_size, path.stat().st_size
-  have, total = download.partial(path) or (0, None)
-  return have, total or (file.megabytes and file.megabytes * 1e6)
+  sizes = [published.received(folder, file) for file in entry.files]
+  return published.how_far(sizes) or "not fetched"
 
 
 def check_all(names: Sequence[str]) -> None:
@@ -158,7 +109,7 @@ def check_all(names: Sequence[str]) -> None:
   problems, rows = [], [("file", "MB", "content", "state")]
   for name in names:
     entry, folder = RELEASED[name], cache.weights_folder(name)
-    hashes = read(folder)
+    hashes = published.read(folder)
     for file in entry.files:
       if not (folder / file.name).exists():
         continue  # not needed once it has been converted
@@ -179,7 +130,7 @@ def check_all(names: Sequence[str]) -> None:
         state = "WRONG" if (folder / made).exists() else "not made"
         rows.append((f"{name}/{made}", "", "", state))
         problems.append(str(error))
-  _print_table(rows)
+  published.print_table(rows)
   if problems:
     raise UserError("\n".join(problems))
 
@@ -230,10 +181,3 @@ def _check_made(name: str, made: str, hashes: Mapping[str, str]) -> tuple:
 def _row(path: pathlib.Path, content: str, state: str) -> tuple:
   size = f"{path.stat().st_size / 1e6:,.1f}"
   return (f"{path.parent.name}/{path.name}", size, content, state)
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  for row in rows:
-    cells = zip(row, widths, strict=True)
-    print("  ".join(f"{cell:{width}}" for cell, width in cells).rstrip())

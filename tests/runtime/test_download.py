@@ -273,7 +273,7 @@ def test_a_refusal_is_reported_at_once(server, fetch, status):
   server.plan = [{"status": status}]
   with pytest.raises(UserError) as error:
     fetch()
-  for words in (server.url, str(status), "synthjax.weights convert NAME FILE"):
+  for words in (server.url, str(status), "may have moved the file"):
     assert words in str(error.value)
   assert len(server.log) == 1
 

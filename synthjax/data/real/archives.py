@@ -1,30 +1,32 @@
-"""Data sets that TFDS lacks, as their public archives unpack.
+"""Data sets of images and lists, as their publishers' archives unpack.
 
 Each function takes the folder that an archive unpacks to; a split; the label of
 each class by the name that the files have, by default from the label space; and
 `image_size`, the side of squares that images are cropped and resized to. It
-raises a UserError about missing files, and about names of no class.
+raises a UserError about missing files, and about names of no class. The id of a
+row is the path of its image below the folder.
 
 To add a data set, write a function here and name it in `real_images.SOURCES`.
 Or write it in a module of your own and name that by `kind`; see
 docs/extending.md.
 """
 
-import io
+import csv
 from collections.abc import Mapping, Sequence
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
+import numpy as np
+import scipy.io
 from absl import logging
 from etils import epath
 
-from synthjax.config.schema import Count, Whole
+from synthjax.config.schema import Count, Rule, Whole
+from synthjax.data.formats import png_folder
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
-from synthjax.labels import class_names
-from synthjax.runtime.errors import UserError, unknown_names
-from synthjax.runtime.text_files import parse_json, read_text
-from synthjax.weights.torch_files import unpickle
-from synthjax.weights.torch_files.records import Module
+from synthjax.labels import class_names, spaces
+from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import read_text
 
 
 def aircraft(
@@ -51,16 +53,9 @@ def aircraft(
   rows = [line.split(" ", 1) for line in _lines(path / name)]
   if odd := [row for row in rows if len(row) != 2]:
     raise UserError(f"{path / name}: {odd[0]} is not an image and a variant.")
-  labels = class_names.match(
-    dict.fromkeys(variant for _, variant in rows),
-    class_names.lookup(space) if classes is None else classes,
-    where=str(path),
-  )
   files = [f"images/{image}.jpg" for image, _ in rows]
-  image_files.check_present(path, files, "unpack the archive anew")
-  return image_files.open_files(
-    path, files, [labels[variant] for _, variant in rows], image_size
-  )
+  variants = [variant for _, variant in rows]
+  return _open(path, files, variants, classes, image_size, space)
 
 
 def birdsnap(
@@ -185,6 +180,299 @@ def caltech256(
   return image_files.open_files(path, files, labels, image_size)
 
 
+def cars(
+  path: epath.PathLike,
+  split: Literal["train", "test"],
+  classes: Mapping[str, int] | None = None,
+  image_size: Count | None = None,
+  *,
+  space: Any = None,
+) -> Labelled:
+  """Opens Stanford Cars (Krause et al. 2013).
+
+  Args:
+    path: where cars_train/, cars_test/ and devkit/ lie, and for the test
+      cars_test_annos_withlabels.mat.
+    split: of the authors.
+    classes: name of each class in devkit/cars_meta.mat -> label.
+    image_size: px.
+    space: the label space.
+  """
+  path = epath.Path(path).expanduser()
+  lists = {
+    "train": ("devkit/cars_train_annos.mat", "cars_train_annos.mat"),
+    "test": (
+      "cars_test_annos_withlabels.mat",
+      "devkit/cars_test_annos_withlabels.mat",
+    ),
+  }[split]
+  listed = next((n for n in lists if (path / n).exists()), lists[0])
+  names = [str(n) for n in _mat(path / "devkit/cars_meta.mat", "class_names")]
+  rows = np.atleast_1d(_mat(path / listed, "annotations"))
+  return _open(
+    path,
+    [f"cars_{split}/{row['fname'].item()}" for row in rows],
+    [names[int(row["class"]) - 1] for row in rows],
+    classes,
+    image_size,
+    space,
+  )
+
+
+def cub(
+  path: epath.PathLike,
+  split: Literal["train", "test"],
+  classes: Mapping[str, int] | None = None,
+  image_size: Count | None = None,
+  *,
+  space: Any = None,
+) -> Labelled:
+  """Opens CUB-200-2011 (Wah et al. 2011).
+
+  Args:
+    path: of CUB_200_2011, where images.txt lies.
+    split: of the authors.
+    classes: name of each folder, such as "001.Black_footed_Albatross" -> label.
+    image_size: px.
+    space: the label space.
+  """
+  path = epath.Path(path).expanduser()
+  read = lambda name: dict(line.split() for line in _lines(path / name))
+  chosen = {"train": "1", "test": "0"}[split]
+  is_train = read("train_test_split.txt")
+  files = [f for i, f in read("images.txt").items() if is_train[i] == chosen]
+  names = [file.partition("/")[0] for file in files]
+  files = [f"images/{file}" for file in files]
+  return _open(path, files, names, classes, image_size, space)
+
+
+def dtd(
+  path: epath.PathLike,
+  split: Literal["train", "validation", "test"],
+  classes: Mapping[str, int] | None = None,
+  image_size: Count | None = None,
+  fold: Annotated[int, Rule(lambda x: 1 <= x <= 10, "1 to 10")] = 1,
+  *,
+  space: Any = None,
+) -> Labelled:
+  """Opens the Describable Textures (Cimpoi et al. 2014).
+
+  Args:
+    path: where images/ and labels/ lie.
+    split: of the authors.
+    classes: name of each texture -> label.
+    image_size: px.
+    fold: of the authors' ten.
+    space: the label space.
+  """
+  name = f"{'val' if split == 'validation' else split}{fold}.txt"
+  path = epath.Path(path).expanduser()
+  rows = _lines(path / "labels" / name)
+  names = [row.partition("/")[0] for row in rows]
+  files = [f"images/{row}" for row in rows]
+  return _open(path, files, names, classes, image_size, space)
+
+
+def flowers(
+  path: epath.PathLike,
+  split: Literal["train", "validation", "test"],
+  classes: Mapping[str, int] | None = None,
+  image_size: Count | None = None,
+  *,
+  space: Any = None,
+) -> Labelled:
+  """Opens Oxford Flowers 102 (Nilsback and Zisserman 2008).
+
+  Args:
+    path: where jpg/, imagelabels.mat and setid.mat lie.
+    split: of the authors, whose test is the largest.
+    classes: name of each class -> label; the files have numbers, whose names
+      are those of the label space "flowers".
+    image_size: px.
+    space: the label space.
+  """
+  path = epath.Path(path).expanduser()
+  key = {"train": "trnid", "validation": "valid", "test": "tstid"}[split]
+  numbers = _mat(path / "setid.mat", key).tolist()
+  names = spaces.load_space("flowers").class_names
+  labels = _mat(path / "imagelabels.mat", "labels").tolist()
+  return _open(
+    path,
+    [f"jpg/image_{number:05}.jpg" for number in numbers],
+    [names[labels[number - 1] - 1] for number in numbers],
+    classes,
+    image_size,
+    space,
+  )
+
+
+def food101(
+  path: epath.PathLike,
+  split: Literal["train", "test"],
+  classes: Mapping[str, int] | None = None,
+  image_size: Count | None = None,
+  *,
+  space: Any = None,
+) -> Labelled:
+  """Opens Food-101 (Bossard et al. 2014).
+
+  Args:
+    path: where images/ and meta/ lie.
+    split: of the authors.
+    classes: name of each folder -> label.
+    image_size: px.
+    space: the label space.
+  """
+  path = epath.Path(path).expanduser()
+  rows = _lines(path / "meta" / f"{split}.txt")
+  names = [row.partition("/")[0] for row in rows]
+  files = [f"images/{row}.jpg" for row in rows]
+  return _open(path, files, names, classes, image_size, space)
+
+
+def imagenet(
+  path: epath.PathLike,
+  split: Literal["train", "validation"],
+  image_size: Count | None = None,
+  *,
+  space: Any,
+) -> Labelled:
+  """Opens ImageNet-1K (Russakovsky et al. 2015).
+
+  Args:
+    path: where train/ and val/ lie, with a folder for each synset. The images
+      of val/ may also lie in it, as ILSVRC2012_img_val.tar has them; their
+      classes are then those of LOC_val_solution.csv, or of the development kit
+      ILSVRC2012_devkit_t12, there or up to four folders above.
+    split: of the authors.
+    image_size: px.
+    space: the label space, whose keys are the synsets.
+  """
+  path = epath.Path(path).expanduser()
+  folder = path / ("val" if split == "validation" else "train")
+  is_flat = folder.is_dir() and any(map(image_files.is_image, folder.iterdir()))
+  if not is_flat:
+    return png_folder.open_folder(folder, None, image_size, space=space)
+  synset_of = _validation_synsets(path)
+  files = sorted(synset_of)
+  synsets = [synset_of[file] for file in files]
+  return _open(folder, files, synsets, None, image_size, space)
+
+
+def _validation_synsets(path: epath.Path) -> dict[str, str]:
+  """Returns the synset of each image of ImageNet's validation split."""
+  name = "ILSVRC2012_val_{:08}.JPEG"
+  for folder in (path, *list(path.parents)[:4]):
+    table = folder / "LOC_val_solution.csv"  # Kaggle's
+    if table.exists():
+      rows = csv.DictReader(table.read_text().splitlines())
+      return {
+        f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0]
+        for row in rows
+      }
+    kit = folder / "ILSVRC2012_devkit_t12" / "data"
+    if kit.exists():
+      synsets = {
+        int(row["ILSVRC2012_ID"]): str(row["WNID"])
+        for row in np.atleast_1d(_mat(kit / "meta.mat", "synsets"))
+      }
+      lines = _lines(kit / "ILSVRC2012_validation_ground_truth.txt")
+      return {
+        name.format(i): synsets[int(n)] for i, n in enumerate(lines, start=1)
+      }
+  raise UserError(
+    f"The images of {path / 'val'} are in one folder, which does not say their "
+    "classes: put ILSVRC2012_devkit_t12.tar.gz or LOC_val_solution.csv of "
+    f"ImageNet's publisher into {path}."
+  )
+
+
+def pets(
+  path: epath.PathLike,
+  split: Literal["train", "test"],
+  classes: Mapping[str, int] | None = None,
+  image_size: Count | None = None,
+  *,
+  space: Any = None,
+) -> Labelled:
+  """Opens Oxford-IIIT Pet (Parkhi et al. 2012).
+
+  Args:
+    path: where images/ and annotations/ lie.
+    split: "train" is the authors' trainval.
+    classes: name of each breed -> label.
+    image_size: px.
+    space: the label space.
+  """
+  path = epath.Path(path).expanduser()
+  listed = "trainval" if split == "train" else split
+  rows = _lines(path / "annotations" / f"{listed}.txt")
+  images = [row.split()[0] for row in rows if not row.startswith("#")]
+  names = [image.rpartition("_")[0] for image in images]
+  files = [f"images/{image}.jpg" for image in images]
+  return _open(path, files, names, classes, image_size, space)
+
+
+def sun397(
+  path: epath.PathLike,
+  split: Literal["train", "test"],
+  classes: Mapping[str, int] | None = None,
+  image_size: Count | None = None,
+  partition: Annotated[int, Rule(lambda x: 1 <= x <= 10, "1 to 10")] = 1,
+  *,
+  space: Any = None,
+) -> Labelled:
+  """Opens SUN397 (Xiao et al. 2010).
+
+  Args:
+    path: where SUN397/ lies, and the lists of Partitions.zip, or Partitions/.
+    split: of the authors.
+    classes: name of each folder, such as "/a/abbey" -> label.
+    image_size: px.
+    partition: of the authors' ten.
+    space: the label space.
+  """
+  name = f"{'Training' if split == 'train' else 'Testing'}_{partition:02}.txt"
+  path = epath.Path(path).expanduser()
+  lists = _find(path, (".", "Partitions"), (name,))
+  rows = _lines(lists / name)
+  names = [row.rpartition("/")[0] for row in rows]
+  files = [f"SUN397{row}" for row in rows]
+  return _open(path, files, names, classes, image_size, space)
+
+
+# --- lists --------------------------------------------------------------------
+
+
+def _open(
+  path: epath.Path,
+  files: Sequence[str],
+  names: Sequence[str],
+  classes: Mapping[str, int] | None,
+  image_size: int | None,
+  space: Any,
+) -> Labelled:
+  """Opens listed images by the names of their classes.
+
+  Args:
+    path: of the folder.
+    files: paths of the images below it.
+    names: of their classes.
+    classes: name -> label; those of the space by default.
+    image_size: px.
+    space: the label space.
+  """
+  labels = class_names.match(
+    dict.fromkeys(names),
+    class_names.lookup(space) if classes is None else classes,
+    where=str(path),
+  )
+  image_files.check_present(path, files, "unpack the archive anew")
+  return image_files.open_files(
+    path, files, [labels[name] for name in names], image_size
+  )
+
+
 def _find(
   path: epath.PathLike, below: Sequence[str], needed: Sequence[str]
 ) -> epath.Path:
@@ -203,6 +491,18 @@ def _lines(path: epath.Path) -> list[str]:
   return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
+def _mat(path: epath.Path, key: str) -> np.ndarray:
+  """Reads an array from a file of MATLAB's."""
+  try:
+    with path.open("rb") as file:
+      return scipy.io.loadmat(file, squeeze_me=True)[key]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise UserError(
+      f"{path} cannot be read ({error}): fetch it again, or unpack the archive "
+      "anew."
+    ) from error
+
+
 def _table(path: epath.Path, needed: Sequence[str]) -> list[dict[str, str]]:
   """Reads a table of tabs whose first line names its columns."""
   header, *lines = [line.split("\t") for line in _lines(path)] or [[]]
@@ -215,196 +515,3 @@ def _table(path: epath.Path, needed: Sequence[str]) -> list[dict[str, str]]:
     if missing := [name for name in needed if not row.get(name)]:
       raise UserError(f"{path} has a row without {', '.join(missing)}: {row}.")
   return rows
-
-
-# --- files of CoOp (Zhou et al. 2022): splits and few-shot draws -------------
-# `split_zhou_DATASET.json` holds {"train": [[path, label, class name], ...],
-# "val": ..., "test": ...}. `split_fewshot/shot_16-seed_1.pkl` holds such
-# records of a draw, with paths of the machine that drew them. Their labels are
-# in an order of their own, so rows are labelled by class name, else by folder.
-#
-# The draws are pickles, which `weights.torch_files.unpickle` reads without
-# running them: they may name the one class of their records, and nothing else.
-
-RECORDS = {
-  "dassl.data.datasets.base_dataset.Datum",
-  "dassl.data.datasets.Datum",
-  "datasets.utils.Datum",
-}
-_PICKLES = unpickle.Format(
-  is_class=RECORDS.__contains__,
-  is_name=RECORDS.__contains__,
-  allowed="the records of a few-shot draw are",
-  usual="which no few-shot draw of CoOp holds",
-  advice="Take the file from CoOp, or give its .json.",
-)
-
-
-class Datum(NamedTuple):
-  """One image of a split."""
-
-  impath: str
-  label: int  # in the numbering of the file
-  classname: str
-
-
-def coop(
-  path: epath.PathLike,
-  split_file: epath.PathLike,
-  split: str,
-  classes: Mapping[str, int] | None = None,
-  image_size: Count | None = None,
-  *,
-  space: Any = None,
-) -> Labelled:
-  """Opens one split of a file of CoOp, with rows in the order of the file.
-
-  Args:
-    path: of the folder of images, such as eurosat/2750, local or gs://.
-    split_file: such as eurosat/split_zhou_EuroSAT.json, or a few-shot draw such
-      as eurosat/split_fewshot/shot_16-seed_1.pkl.
-    split: "train", "validation" or "test"; a draw has no "test".
-    classes: name or folder of each class -> label; by default those of the
-      space.
-    image_size: crops and resizes the images to squares of this side.
-    space: the label space.
-
-  Raises:
-    UserError: about a file that is not of this form, names of no class, labels
-      that are of two classes, or images that are not there.
-  """
-  path, file = (epath.Path(p).expanduser() for p in (path, split_file))
-  classes = class_names.lookup(space) if classes is None else classes
-  records = read_split(file, split)
-  labels = _labels(records, classes, where=str(file))
-  files = _relocate([record.impath for record in records], path)
-  image_files.check_present(
-    path, files, f"unpack the data set there, as {file} lists them as {split!r}"
-  )
-  return image_files.open_files(path, files, labels, image_size)
-
-
-def read_split(file: epath.PathLike, split: str) -> list[Datum]:
-  """Reads the records of one split from a .json or .pkl file of CoOp."""
-  file = epath.Path(file).expanduser()
-  try:
-    data = file.read_bytes()
-    if file.suffix == ".pkl":
-      splits = read_draw(io.BytesIO(data))
-    else:
-      splits = _read_json(parse_json(data))
-  except (OSError, UserError, ValueError) as error:
-    problem = str(error).rstrip(".")
-    raise UserError(f"Cannot read the splits of {file}: {problem}.") from error
-  names = {("validation" if s == "val" else s): s for s in splits}
-  if split not in names:
-    raise unknown_names(f"split in {file},", [split], names)
-  return splits[names[split]]
-
-
-def read_draw(file: BinaryIO) -> dict[str, list[Datum]]:
-  """Reads {"train": [Datum, ...], ...} from the pickle of a few-shot draw.
-
-  Raises:
-    UserError: naming what else the pickle asks for, or if it is damaged.
-  """
-  splits, _ = unpickle.load(file, _PICKLES)
-  lists = list(_typed(splits, dict).values())
-  if len({id(records) for records in lists}) < len(lists):
-    # As every split copies its list, few bytes could become gigabytes.
-    raise UserError("it has one list for several splits")
-  return {
-    _typed(split, str): [_datum(record) for record in _typed(records, list)]
-    for split, records in _typed(splits, dict).items()
-  }
-
-
-def _datum(record: Any) -> Datum:
-  fields = {}
-  for state in _typed(record, Module).state:
-    fields = _typed(state, dict)
-  if missing := {"_impath", "_label", "_classname"} - fields.keys():
-    raise UserError(f"it has a record without {', '.join(sorted(missing))}")
-  return Datum(
-    _typed(fields["_impath"], str),
-    _typed(fields["_label"], int),
-    _typed(fields["_classname"], str),
-  )
-
-
-def _typed(value: Any, kind: type) -> Any:
-  if type(value) is not kind:
-    actual, needed = (
-      "record" if cls is Module else cls.__name__ for cls in (type(value), kind)
-    )
-    raise UserError(f"it has a {actual} where a {needed} belongs")
-  return value
-
-
-def _read_json(splits: Any) -> dict[str, list[Datum]]:
-  tables = splits.values() if isinstance(splits, dict) else [None]
-  if not all(
-    isinstance(rows, list) and all(_is_record(row) for row in rows)
-    for rows in tables
-  ):
-    raise UserError(
-      "it must hold a list of [path, label, class name] for each split"
-    )
-  return {
-    split: [Datum(*row) for row in rows] for split, rows in splits.items()
-  }
-
-
-def _is_record(row: Any) -> bool:
-  types = [type(value) for value in row] if isinstance(row, list) else []
-  return types == [str, int, str]
-
-
-def _labels(
-  records: Sequence[Datum], classes: Mapping[str, int], *, where: str
-) -> list[int]:
-  """Returns our label of each record."""
-  # The folder decides about a name of two classes, as two of ImageNet's are.
-  folders = [
-    impath.rsplit("/", 2)[-2] if "/" in impath else ""
-    for impath, _, _ in records
-  ]
-  by_name = class_names.resolve((r.classname for r in records), classes)
-  by_folder = class_names.resolve(folders, classes)
-  labels, unknown, ours_of, theirs_of = [], {}, {}, {}
-  for (_, theirs, name), folder in zip(records, folders, strict=True):
-    ours = by_name[name]
-    if ours is None:
-      ours = by_folder[folder]
-    if ours is None:
-      unknown[name] = None
-      continue
-    labels.append(ours)
-    ours_of.setdefault(theirs, {})[ours] = name
-    theirs_of.setdefault(ours, {})[theirs] = name
-  class_names.check(classes, unknown, theirs_of, where=where)
-  mixed = [
-    f"{kind} {number} has the names {', '.join(map(repr, names.values()))}"
-    for kind, table in (("its label", ours_of), ("our label", theirs_of))
-    for number, names in table.items()
-    if len(names) > 1
-  ]
-  class_names.raise_problems(
-    mixed,
-    f"The labels of {where} are not one to a class",
-    "It is damaged, or two of its names mean one class of the label space.",
-  )
-  return labels
-
-
-def _relocate(impaths: Sequence[str], path: epath.Path) -> list[str]:
-  """Returns paths below `path`, without what leads there on other machines."""
-  for impath in impaths[:20]:  # as the first may be missing
-    parts = impath.replace("\\", "/").split("/")
-    for start in range(len(parts)):
-      if (path / "/".join(parts[start:])).exists():
-        prefix = "/".join([*parts[:start], ""])
-        return [
-          other.replace("\\", "/").removeprefix(prefix) for other in impaths
-        ]
-  return list(impaths)

@@ -18,7 +18,13 @@ from synthjax.data.generated.shards import open_shards
 from synthjax.data.pipeline import few_shot, inspection
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example, labels_of, subset
-from synthjax.data.real import archives, tfds_copies
+from synthjax.data.real import (
+  archives,
+  cifar,
+  coop_splits,
+  publishers,
+  tfds_copies,
+)
 from synthjax.data.real.paper_datasets import BENCHMARKS, SPACES, Splits
 from synthjax.embedded import captions, world
 from synthjax.labels import spaces
@@ -126,8 +132,6 @@ def identify_files(
 
 # --- a split of a data set of the paper --------------------------------------
 
-_PATHS = ("path", "split_file")  # fields that are below the user's folder
-
 
 def benchmark(
   name: str,
@@ -180,16 +184,17 @@ def resolve(
     split: "train", "validation" or "test".
     space: the label space that rows are to be labelled with.
     splits: a key of BENCHMARKS[name], the paper's by default.
-    data_dir: where CoOp's folders lie, or where TFDS prepares data sets (its
-      own folder by default).
+    data_dir: see `publishers.data_folder`; or where TFDS prepares data sets
+      (its own folder by default).
     image_size: crops and resizes the images to squares of this side.
 
   Returns:
-    A block for `open_real`, and the splits.
+    A block for `open_real`, and the splits. Archives that it needs and that
+    lie packed are unpacked.
 
   Raises:
     UserError: about a name, a split that is not there, a label space with
-      another number of classes, or a data_dir that is needed.
+      another number of classes, or files that are missing.
   """
   name, usual = SPACES.get(name, (name, None))
   if name not in BENCHMARKS:
@@ -208,21 +213,30 @@ def resolve(
       f"{name} ({splits}) has {num_classes} classes, but the label space "
       f"{space.name!r} has {len(space.classes)}: choose {chosen.space!r}."
     )
-  block = dict(part.block)
-  if image_size is not None:
-    block["image_size"] = image_size
-  if block["kind"] == "tfds":
-    return block | ({"data_dir": data_dir} if data_dir else {}), chosen
-  if data_dir is None:
-    below = ", ".join(block[key] for key in _PATHS if key in block)
-    raise UserError(
-      f"{name} ({splits}) is read from the files of its authors: give the "
-      f"data_dir that holds {below}. Other splits: "
-      f"{', '.join(other for other in BENCHMARKS[name] if other != splits)}."
-    )
-  root = epath.Path(data_dir).expanduser()
-  paths = {key: str(root / block[key]) for key in _PATHS if key in block}
-  return block | paths, chosen
+  more = {} if image_size is None else {"image_size": image_size}
+  missing = part.needs
+  if part.files:
+    root = publishers.data_folder(data_dir)
+    found = publishers.place(name, root, part.needs, part.helps)
+    missing = [entry for entry in part.needs if entry not in found]
+    if not missing:
+      block, file = dict(part.files), part.files.get("split_file")
+      block["path"] = str(found[part.needs[0]] / block["path"])
+      if file:
+        block["split_file"] = str(found[file] / file)
+      return block | more, chosen
+  if part.tfds and (
+    not part.files or tfds_copies.is_prepared(part.tfds["name"], data_dir)
+  ):
+    more |= {"data_dir": data_dir} if data_dir else {}
+    return part.tfds | more, chosen
+  raise publishers.absent(
+    f"{name} ({splits}, {split!r})",
+    name,
+    missing,
+    data_dir,
+    tfds=part.tfds and part.tfds["name"],
+  )
 
 
 def _check_size(rows: int, name: str, split: str, splits: Splits) -> None:
@@ -256,11 +270,20 @@ SOURCES = {
   "benchmark": benchmark,
   "birdsnap": archives.birdsnap,
   "caltech256": archives.caltech256,
-  "coop": archives.coop,
+  "cars": archives.cars,
+  "cifar": cifar.open_cifar,
+  "coop": coop_splits.coop,
+  "cub": archives.cub,
+  "dtd": archives.dtd,
   "embedded": world.open_split,
+  "flowers": archives.flowers,
   "folder": png_folder.open_folder,
+  "food101": archives.food101,
+  "imagenet": archives.imagenet,
   "parquet": parquet.open_parquet,
+  "pets": archives.pets,
   "shards": open_shards,
+  "sun397": archives.sun397,
   "tfds": tfds_copies.open_tfds,
   "webdataset": webdataset.open_webdataset,
 }

@@ -18,7 +18,7 @@ from synthjax.data.pipeline.rows import Example, Files
 from synthjax.labels import class_names
 from synthjax.runtime.errors import UserError, unknown_names
 
-_INSTALL = "`pip install 'synthjax[tfds]'`"  # with TensorFlow, which prepares
+INSTALL = "`pip install 'synthjax[tfds]'`"  # with TensorFlow, which prepares
 
 
 def open_tfds(
@@ -96,6 +96,22 @@ def open_tfds(
   return Labelled(size, opened.read, opened.label, files=files)
 
 
+def is_prepared(name: str, data_dir: epath.PathLike | None = None) -> bool:
+  """Returns whether TFDS has prepared a data set, in any format."""
+  from tensorflow_datasets.core import read_only_builder
+
+  try:
+    read_only_builder.builder_from_files(name, data_dir=data_dir)
+  except ValueError:  # not there, or of another config
+    return False
+  return True
+
+
+def build_command(name: str, root: epath.PathLike) -> str:
+  """Returns the command that prepares a data set with random access."""
+  return f"tfds build {name} --file_format=array_record --data_dir={root}"
+
+
 def open_copy(
   name: str,
   split: str,
@@ -123,8 +139,8 @@ def open_copy(
     copy = read_only_builder.builder_from_files(name, data_dir=data_dir)
   except ValueError as error:  # not there, or of another config
     raise UserError(
-      f"TFDS has prepared no {name} in {root}: `tfds build {name} "
-      f"--file_format=array_record --data_dir={root}` does, after {_INSTALL}."
+      f"TFDS has prepared no {name} in {root}: `{build_command(name, root)}` "
+      f"does, after {INSTALL}."
     ) from error
   formats = file_adapters.FileFormat.with_random_access()
   if not formats & copy.info.available_file_formats():
@@ -132,7 +148,7 @@ def open_copy(
       f"{copy.data_dir} is prepared as {copy.info.file_format.value}, which "
       "has no random access: `tfds convert_format "
       f"--dataset_version_dir={copy.data_dir} --out_file_format=array_record` "
-      f"adds files that have, after {_INSTALL}."
+      f"adds files that have, after {INSTALL}."
     )
   try:
     records = copy.as_data_source(split, decoders=decoders)
@@ -147,8 +163,7 @@ def open_copy(
     raise UserError(
       f"{copy.data_dir} lacks {len(missing)} of {len(files)} files of its "
       f"{split!r}, such as {missing[0]}: copy them again, or delete the folder "
-      f"and prepare it anew by `tfds build {name} --file_format=array_record "
-      f"--data_dir={root}`, after {_INSTALL}."
+      f"and run `{build_command(name, root)}`, after {INSTALL}."
     )
   return records
 

@@ -87,7 +87,7 @@ def is_key(value: Any) -> bool:
   """Returns whether a dict may have this key; others can be slow to hash."""
   if type(value) is int:
     return abs(value) <= MAX_INT
-  return type(value) in (str, bool, type(None))
+  return type(value) in (str, bytes, bool, type(None))
 
 
 def _natural(*values: Any) -> bool:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from synthjax.data.pipeline import few_shot
-from synthjax.data.real import archives, real_images
+from synthjax.data.real import coop_splits, real_images
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 
@@ -214,7 +214,7 @@ def test_our_draw_is_the_one_of_the_pickle(folder, datum, shots, seed):
     s: [datum(f"/x/{p}", y, c) for p, y, c in each]
     for s, each in zip(("train", "val"), drawn, strict=True)
   }
-  stored = archives.read_draw(io.BytesIO(pickle.dumps(data, protocol=5)))
+  stored = coop_splits.read_draw(io.BytesIO(pickle.dumps(data, protocol=5)))
 
   pools = [
     real_images.open_real(block_of(folder, s), SPACE)
@@ -268,15 +268,15 @@ def test_another_pickle_is_refused_and_not_run(tmp_path, data, words):
   path = tmp_path / "shot_1-seed_1.pkl"
   path.write_bytes(data)
   with pytest.raises(UserError, match=words):
-    archives.read_split(path, "train")
+    coop_splits.read_split(path, "train")
   assert not os.path.exists("/tmp/synthjax_was_here")
 
 
 def test_a_record_is_made_of_texts_and_a_number(datum):
   for fields in ((1, 0, "cat"), ("a", "0", "cat"), ("a", 0, None)):
     with pytest.raises(UserError, match="where a (str|int) belongs"):
-      archives.read_draw(io.BytesIO(dump({"train": [datum(*fields)]})))
+      coop_splits.read_draw(io.BytesIO(dump({"train": [datum(*fields)]})))
   bare = datum("a", 0, "cat")
   del bare._label
   with pytest.raises(UserError, match="without _label"):
-    archives.read_draw(io.BytesIO(dump({"train": [bare]})))
+    coop_splits.read_draw(io.BytesIO(dump({"train": [bare]})))

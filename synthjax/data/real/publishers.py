@@ -1,0 +1,162 @@
+"""The publishers' files of the data sets, publishers.yaml: where each set lies.
+
+`place` finds a set below the user's folder, in any of the layouts that are
+usual, and unpacks archives that lie there packed.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import yaml
+from etils import epath
+
+from synthjax.data.real import tfds_copies
+from synthjax.runtime import cache, unpacking
+from synthjax.runtime.errors import UserError
+from synthjax.runtime.published import File
+
+
+class Archive(NamedTuple):
+  """One file of a data set, and what it unpacks to."""
+
+  file: File
+  gives: str | None = None  # a path in it; None if it is used as it is
+  into: str = "."  # below the set's folder
+
+
+class Published(NamedTuple):
+  """One data set."""
+
+  what: str
+  licence: str
+  page: str  # of the publisher
+  folders: tuple[str, ...]  # below the user's, where it may lie
+  files: tuple[Archive, ...]
+  by_hand: str = ""  # how to get the files without an address
+
+
+@functools.cache
+def published() -> Mapping[str, Published]:
+  """Returns the data sets by name: the paper's 17, and VOC."""
+  text = pathlib.Path(__file__).with_name("publishers.yaml").read_text()
+  return {
+    name: Published(**_tuples(entry) | {"files": _archives(entry["files"])})
+    for name, entry in yaml.safe_load(text).items()
+  }
+
+
+def _tuples(entry: dict) -> dict:
+  return entry | {"folders": tuple(entry["folders"])}
+
+
+def _archives(rows: Sequence[dict]) -> tuple[Archive, ...]:
+  found = []
+  for row in rows:
+    gives, into = row.pop("gives", None), row.pop("into", ".")
+    url = row.pop("url", None)
+    if url and url.endswith("/"):
+      url += row["name"]
+    found.append(Archive(File(url=url, **row), gives, into))
+  return tuple(found)
+
+
+def data_folder(data_dir: epath.PathLike | None = None) -> epath.Path:
+  """Returns the folder that holds the data sets.
+
+  It is `data_dir`, else SYNTHJAX_DATA, else one in the cache folder.
+  """
+  chosen = data_dir or os.environ.get("SYNTHJAX_DATA")
+  return epath.Path(chosen or cache.private_folder() / "data").expanduser()
+
+
+def find(name: str, root: epath.Path, entry: str) -> epath.Path | None:
+  """Returns the folder of a data set that holds an entry, if one does."""
+  for folder in published()[name].folders:
+    if (root / folder / entry).exists():
+      return root / folder
+  return None
+
+
+def packed(name: str, root: epath.Path, archive: Archive) -> epath.Path | None:
+  """Returns where an archive lies packed, if it does."""
+  folders = dict.fromkeys((*published()[name].folders, "."))
+  paths = (root / folder / archive.file.name for folder in folders)
+  return next((path for path in paths if path.exists()), None)
+
+
+def place(
+  name: str,
+  root: epath.Path,
+  needs: Sequence[str],
+  helps: Sequence[str] = (),
+) -> dict[str, epath.Path]:
+  """Finds entries of a data set, and unpacks archives that hold them.
+
+  Args:
+    name: a key of `published`.
+    root: the user's folder.
+    needs: paths in a folder of the set.
+    helps: of others, which are unpacked if they are there.
+
+  Returns:
+    The folder of each that was found.
+
+  Raises:
+    UserError: when an archive cannot be unpacked.
+  """
+  for archive in published()[name].files:
+    if archive.gives in (*needs, *helps):
+      _unpack(name, root, archive)
+  found = {entry: find(name, root, entry) for entry in (*needs, *helps)}
+  return {entry: folder for entry, folder in found.items() if folder}
+
+
+def absent(
+  what: str,
+  name: str,
+  missing: Sequence[str],
+  data_dir: epath.PathLike | None,
+  tfds: str | None = None,
+) -> UserError:
+  """Returns an error about files of a data set that are not there.
+
+  Args:
+    what: is to be opened.
+    name: of the set.
+    missing: paths that are not in its folder.
+    data_dir: of the user; None if none was given.
+    tfds: its name in TensorFlow Datasets, which serves as well.
+  """
+  root = data_folder(data_dir)
+  where = f" --data_dir={data_dir}" if data_dir else ""
+  folder = root / published()[name].folders[0]
+  text = (
+    f"{what} is not there: {folder} lacks {', '.join(missing)}, also packed. "
+    f"`python -m synthjax.datasets fetch {name}{where}` gets what it can and "
+    "says what to get by hand"
+  )
+  if tfds:
+    copies = data_dir or "~/tensorflow_datasets"
+    command = tfds_copies.build_command(tfds, copies)
+    text += f"; or prepare it by `{command}`, after {tfds_copies.INSTALL}"
+  hint = "" if data_dir else " If it lies elsewhere, give data_dir."
+  return UserError(f"{text}.{hint}")
+
+
+def _unpack(name: str, root: epath.Path, archive: Archive) -> None:
+  """Unpacks an archive where it lies, if it does and that is to be done."""
+  path = packed(name, root, archive)
+  if path is None or "://" in os.fspath(root):  # a bucket holds unpacked sets
+    return
+  folders = [pathlib.Path(root / f) for f in published()[name].folders]
+  path = pathlib.Path(path)
+  beside = path.parent if path.parent in folders else folders[0]
+  unpacking.unpack(
+    path,
+    beside / archive.into,
+    is_there=lambda: find(name, root, archive.gives) is not None,
+    again=f"python -m synthjax.datasets fetch {name} --data_dir={root}",
+  )
