@@ -358,11 +358,11 @@ def test_none_unsets_a_field_for_one_start():
     (dict(test=dict(kind="scenes", split="tests", count=1)), "split 'tests'"),
     (
       dict(test=dict(kind="voc", sets=(("2007", "test"),))),
-      "detect.test lacks data_dir",
+      "PASCAL VOC is not there: .*synthjax.datasets fetch voc`",
     ),
     (
       dict(test=dict(kind="voc", sets=(("2007", "test"),), data_dir="/no")),
-      "VOC2007/ImageSets/Main/test.txt: is not there",
+      "/no/voc lacks VOC2007/ImageSets/Main/test.txt",
     ),
     (dict(model=dict(name="vit_tiny")), "stands on a ResNet"),
     (dict(options=dict(size=(3,))), "did you mean 'sizes'"),

@@ -211,7 +211,7 @@ def cars(
   rows = np.atleast_1d(_mat(path / listed, "annotations"))
   return _open(
     path,
-    [f"cars_{split}/{row['fname'].item()}" for row in rows],
+    [f"cars_{split}/{row['fname']}" for row in rows],
     [names[int(row["class"]) - 1] for row in rows],
     classes,
     image_size,
