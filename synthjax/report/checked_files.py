@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from synthjax.data.generated.scores import load_arrays
+from synthjax.data.pipeline import image_files
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
@@ -107,9 +107,8 @@ def read_image(run: Run, task: str, name: str) -> np.ndarray:
   """Reads an image, uint8 [h, w, 3]; raises as `read_json`."""
   content = _read(run, task, name)
   try:
-    with Image.open(io.BytesIO(content)) as image:
-      return np.asarray(image.convert("RGB"))
-  except (OSError, ValueError, Image.DecompressionBombError) as error:
+    return image_files.decode(content, name=name)
+  except UserError as error:
     raise _damaged(run, task, name, "it is no whole image") from error
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
+from synthjax.data.pipeline import image_files
 from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
 
@@ -109,7 +110,7 @@ def _files(folder: epath.Path, ending: str) -> list[epath.Path]:
   return sorted(
     file
     for file in folder.iterdir()
-    if file.name.endswith(ending) and not file.name.startswith(".")
+    if file.name.endswith(ending) and not image_files.is_leftover(file.name)
   )
 
 
