@@ -15,6 +15,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.glide_stages import RELEASED, Stage
 from synthjax.adapt import linear_head
@@ -88,6 +89,32 @@ def lower(hot: Hot, platform: str) -> Any:
   with traced_for(platform):
     compiled = jax.jit(hot.function, donate_argnums=donate)
     return compiled.trace(*hot.args).lower(lowering_platforms=(platform,))
+
+
+def fill(hot: Hot) -> tuple:
+  """Returns arguments for a function: noise, and norms as they start.
+
+  Whole numbers are 0 but for pixels and sizes, so that each label is a class
+  and each token a word.
+  """
+  rng = np.random.default_rng(0)
+  # Numbers that come again: drawing hundreds of millions takes a minute.
+  pool = 0.02 * rng.standard_normal(1_000_003).astype(np.float32)
+
+  def leaf(path, x):
+    name = str(getattr(path[-1], "key", getattr(path[-1], "name", "")))
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return jax.random.split(jax.random.key(0), x.shape)
+    if x.dtype == jnp.uint8:
+      return rng.integers(0, 256, x.shape, np.uint8)
+    if name in ("scale", "var"):
+      return np.ones(x.shape, x.dtype)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      return np.zeros(x.shape, x.dtype)
+    values = np.resize(np.roll(pool, rng.integers(len(pool))), x.shape)
+    return values.astype(x.dtype)
+
+  return jax.tree_util.tree_map_with_path(leaf, hot.args)
 
 
 # --- shapes -------------------------------------------------------------------
