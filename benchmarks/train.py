@@ -34,6 +34,7 @@ MODELS = {"resnet50": ("ResNet-50", RESNET), "deit_s": ("DeiT-S", DEIT)}
 def main(argv: list[str] | None = None) -> None:
   args = parser().parse_args(argv)
   device, has_torch = devices.set_up(args.threads)
+  args.batch = args.batch or (16 if device.startswith("CPU") else 256)
   rows = []
   for name in [args.only] if args.only else MODELS:
     rows += model_rows(name, args, device, has_torch)
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
   flags.add_argument("--only", choices=sorted(MODELS), help="one model")
   add("rounds", 5, "of which the median is taken")
   add("steps", 2, "in a round")
-  add("batch", 16, "images in a step")
+  add("batch", 0, "images in a step; 0 is 256, on a CPU 16")
   add("image", 224, "px")
   return flags
 

@@ -106,12 +106,16 @@ def torch_tuning(features, labels, weight, index, *, loader: bool):
   import torch
   from torch.nn import functional as F
 
-  features, labels = torch.from_numpy(features), torch.from_numpy(labels)
-  head = torch.nn.Linear(weight.shape[1], len(weight))
+  from benchmarks import torch_timing
+
+  device = torch_timing.place()
+  features = torch.from_numpy(features).to(device)
+  labels = torch.from_numpy(labels).to(device)
+  head = torch.nn.Linear(weight.shape[1], len(weight)).to(device)
   head.load_state_dict(
     {"weight": torch.tensor(weight), "bias": torch.zeros(len(weight))}
   )
-  teacher = torch.nn.Linear(weight.shape[1], len(weight))
+  teacher = torch.nn.Linear(weight.shape[1], len(weight)).to(device)
   teacher.load_state_dict(head.state_dict())
   tx = torch.optim.AdamW(head.parameters(), lr=LR, weight_decay=WEIGHT_DECAY)
   schedule = torch.optim.lr_scheduler.CosineAnnealingLR(tx, len(index))
@@ -124,7 +128,7 @@ def torch_tuning(features, labels, weight, index, *, loader: bool):
       yield from batches
 
   def indexed():
-    for rows in torch.from_numpy(index).long():
+    for rows in torch.from_numpy(index).long().to(device):
       rows = rows[rows >= 0]
       yield features[rows], labels[rows]
 
@@ -141,7 +145,7 @@ def torch_tuning(features, labels, weight, index, *, loader: bool):
     torch.nn.utils.clip_grad_norm_(head.parameters(), CLIP_NORM)
     tx.step()
     schedule.step()
-  return head.weight.detach().numpy()
+  return head.weight.detach().cpu().numpy()
 
 
 def search_rows(args, device: str, has_torch: bool) -> list[dict]:
@@ -203,8 +207,12 @@ def torch_search(keys, values, weight, features, labels, betas, alphas):
   """Runs the nested loops; returns the best accuracy, beta and alpha."""
   import torch
 
-  keys, values, weight, features, labels = map(
-    torch.from_numpy, (keys, values, weight, features, labels)
+  from benchmarks import torch_timing
+
+  device = torch_timing.place()
+  keys, values, weight, features, labels = (
+    torch.from_numpy(array).to(device)
+    for array in (keys, values, weight, features, labels)
   )
   features = features / features.norm(dim=-1, keepdim=True)
   best = (0.0, 0.0, 0.0)
