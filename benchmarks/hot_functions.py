@@ -456,7 +456,7 @@ _GLIDE = dict(
   num_res_blocks=1,
   attention_downsamples=(2,),
 )
-_STAGES = {
+TINY_STAGES = {
   "base": Stage(_GLIDE, 8, None, "squared_cosine", 3.0),
   "upsampler": Stage(_GLIDE, 16, 8, "linear", None),
 }
@@ -477,9 +477,9 @@ _RESNET = dict(stage_sizes=(1, 1), width=8)
 _DETECTOR = dict(stage_sizes=(1, 1, 1, 1), width=8)
 TINY = {
   "draw GLIDE, paper's setting": partial(
-    draw_glide, 2, _STAGES, preset="paper"
+    draw_glide, 2, TINY_STAGES, preset="paper"
   ),
-  "draw GLIDE, fast": partial(draw_glide, 2, _STAGES, preset="fast"),
+  "draw GLIDE, fast": partial(draw_glide, 2, TINY_STAGES, preset="fast"),
   "Stable Diffusion 1, a step": partial(
     stable_diffusion_step,
     1,
@@ -545,7 +545,9 @@ TINY = {
   ),
   "R50-C4, detect": partial(detect, 2, shape=(64, 80), **_DETECTOR),
   "tune a head": partial(tune_head, 700, width=64, classes=3, epochs=2),
-  "embedded base, train": partial(denoise_step, 4, _STAGES["base"]),
-  "embedded upsampler, train": partial(denoise_step, 4, _STAGES["upsampler"]),
+  "embedded base, train": partial(denoise_step, 4, TINY_STAGES["base"]),
+  "embedded upsampler, train": partial(
+    denoise_step, 4, TINY_STAGES["upsampler"]
+  ),
   "embedded CLIP, train": lambda: contrast_step(4, clip.CLIP(**_CLIP)),
 }

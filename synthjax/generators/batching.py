@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 
@@ -118,6 +119,39 @@ def fill_up(rows: Any, lack: int) -> Any:
   if not lack:
     return rows
   return jnp.concatenate([rows, jnp.repeat(rows[-1:], lack, axis=0)])
+
+
+# --- weights ------------------------------------------------------------------
+
+
+def cast_once(apply: Callable[..., Any], params: Any, *args: Any) -> Any:
+  """Casts to half precision the weights that are used in it alone.
+
+  Networks keep float32 weights and cast them where they are used, which a
+  sampler would do again in each of its steps. What is drawn stays the same, bit
+  for bit.
+
+  Args:
+    apply: (params, *args) -> outputs, of the network once.
+    params: arrays, of this process.
+    *args: arrays, or shapes; sizes of images and batches do not matter.
+  """
+  jaxpr = jax.make_jaxpr(apply)(params, *args).jaxpr
+  leaves, tree = jax.tree.flatten(params)
+  used = {var: set() for var in jaxpr.invars[: len(leaves)]}
+  uses = [(var, None) for var in jaxpr.outvars]
+  for eqn in jaxpr.eqns:
+    cast = eqn.primitive.name == "convert_element_type"
+    dtype = eqn.params["new_dtype"] if cast else None
+    uses += [(var, dtype) for var in eqn.invars]
+  for var, dtype in uses:
+    if isinstance(var, jax.extend.core.Var) and var in used:
+      used[var].add(dtype)
+  half = ({jnp.dtype(jnp.bfloat16)}, {jnp.dtype(jnp.float16)})
+  return tree.unflatten(
+    leaf.astype(*types) if types in half else leaf
+    for leaf, types in zip(leaves, used.values(), strict=True)
+  )
 
 
 # --- encodings of prompts ----------------------------------------------------

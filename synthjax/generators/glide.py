@@ -208,7 +208,22 @@ def _load_stage(name: str, block: Base, dtype: str) -> tuple[Stage, Any]:
     walk=block.sampler,
     start=block.start,
   )
-  return stage, params.get("params", params)
+  params = params.get("params", params)
+  return stage, _cast(stage.model, params, is_upsampler=is_upsampler)
+
+
+def _cast(model: Glide, params: Any, *, is_upsampler: bool) -> Any:
+  """Casts weights that are used in half precision alone."""
+  side = 2 ** (len(model.channel_mult) - 1)  # the smallest that works
+  images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+  tokens = jax.ShapeDtypeStruct((1, model.text_context), jnp.int32)
+  time = jax.ShapeDtypeStruct((1,), jnp.int32)
+
+  def apply(params, *args):
+    return model.apply({"params": params}, *args)
+
+  inputs = images, time, tokens, tokens, images if is_upsampler else None
+  return batching.cast_once(apply, params, *inputs)
 
 
 def _locate(name: str, block: Base) -> epath.Path:

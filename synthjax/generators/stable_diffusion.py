@@ -113,7 +113,8 @@ def load(
   )
   for name in params:  # one after the other: the host holds one as float32
     wide = jax.tree.map(lambda w: np.asarray(w, np.float32), params[name])
-    params[name] = jax.device_put(wide, devices.copied)
+    cast = _cast(networks, name, wide)
+    params[name] = jax.device_put(cast, devices.copied)
   negative = networks.tokens([negative_prompt])
   params["negative"] = jax.device_put(negative, devices.copied)
 
@@ -218,6 +219,23 @@ def load_networks(
     )
   hashes = {"weights": _identify(path), "tokenizer": tokenizer_hash}
   return networks, params, hashes
+
+
+def _cast(networks: Networks, name: str, params: Any) -> Any:
+  """Casts weights of "unet" or "text" that are used in half precision alone."""
+  tokens = jax.ShapeDtypeStruct((1, networks.text.context_length), jnp.int32)
+  if name == "text":
+    apply = partial(_apply, networks.text)
+    return batching.cast_once(apply, params, tokens)
+  if name != "unet":
+    return params  # the autoencoder is float32
+  unet, least = networks.unet, 2 ** (len(networks.unet.widths) - 1)
+  latents = jax.ShapeDtypeStruct(
+    (1, least, least, unet.in_channels), jnp.float32
+  )
+  text = jax.ShapeDtypeStruct((*tokens.shape, unet.context_dim), jnp.float32)
+  time = jax.ShapeDtypeStruct((1,), jnp.int32)
+  return batching.cast_once(partial(_apply, unet), params, latents, time, text)
 
 
 def _kept_steps(
