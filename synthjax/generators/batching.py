@@ -128,8 +128,9 @@ def cast_once(apply: Callable[..., Any], params: Any, *args: Any) -> Any:
   """Casts to half precision the weights that are used in it alone.
 
   Networks keep float32 weights and cast them where they are used, which a
-  sampler would do again in each of its steps. What is drawn stays the same, bit
-  for bit.
+  sampler would do again in each of its steps. The values are the same, bit for
+  bit; a CPU, whose products XLA computes in float32 and then leaves a cast out,
+  draws bfloat16 a little otherwise.
 
   Args:
     apply: (params, *args) -> outputs, of the network once.

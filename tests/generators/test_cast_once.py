@@ -43,7 +43,6 @@ def test_a_network_of_cast_weights_predicts_the_same():
   }
   assert names["input_blocks_1_0/in_layers_2/kernel"]
   assert not names["time_embed_0/kernel"] and not names["out_2/kernel"]
-  run = jax.jit(hot.function)
-  np.testing.assert_array_equal(
-    run({"params": cast}, *inputs), run({"params": params}, *inputs)
-  )
+  with jax.disable_jit():  # XLA leaves casts out where it can
+    got, want = (hot.function({"params": p}, *inputs) for p in (cast, params))
+  np.testing.assert_array_equal(got, want)
