@@ -7,6 +7,9 @@ r"""Tuning CLIP's image encoder: how much of it, and BatchNorm.
   --config=...:table=6,runlocal   the embedded world, some minutes on 2 cores
   --config=...:table=3            the ladder from the classifier to the stem
   --config=...:table=6            BatchNorm, frozen and not, 16 real shots
+  --config=...:table=A12          the classifier or all, on generated images and
+                                  on all of ImageNet
+  --config=...:table=A12,pool=imagenet_sketch     on its sketches instead
   --config.tune_encoder.seeds=0,1 any single value
 
 Table 3 of the paper tunes 0.02 % to 92 % of the parameters on generated images;
@@ -63,15 +66,46 @@ ARMS = {
     for data in ("real", "synthetic")
     for norm in ("batch", "frozen")
   ),
+  "A12": tuple(
+    dict(
+      name=f"{name}, on {data}",
+      data="synthetic" if data == "generated" else "real",
+      up_to=rung,
+      batch_norm="frozen",
+    )
+    | (dict(lr=HEAD_LR) if rung == "head" else {})
+    for data in ("generated", "{pool}")
+    for name, rung in (("classifier tuning", "head"), ("end-to-end", "stem"))
+  ),
+}
+# Real images of Table A.12, of the same 1,000 classes, and their splits.
+POOLS = {
+  "imagenet": ("ImageNet", "train"),
+  "imagenet_sketch": ("ImageNet-Sketch", "test"),
 }
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arg = parse_arg(
-    arg, runlocal=False, table="3", space="eurosat", data_dir="data"
+    arg,
+    runlocal=False,
+    table="3",
+    space="",  # ImageNet for Table A.12, else EuroSAT
+    data_dir="data",
+    pool="imagenet",
   )
-  if arg.table not in ARMS:
-    raise unknown_names("table of this config,", [arg.table], ARMS)
+  for kind, choice, known in (
+    ("table of this config,", arg.table, ARMS),
+    ("images of Table A.12,", arg.pool, POOLS),
+  ):
+    if choice not in known:
+      raise unknown_names(kind, [choice], known)
+  of_imagenet = arg.table == "A12"
+  space = arg.space or ("imagenet" if of_imagenet else "eurosat")
+  name, split = POOLS[arg.pool]
+  arms = tuple(
+    dict(each, name=each["name"].format(pool=name)) for each in ARMS[arg.table]
+  )
   config = ml_collections.ConfigDict()
   config.tasks = (
     "prompts",
@@ -82,7 +116,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     "report",
   )
   config.seed = 0
-  config.space = arg.space
+  config.space = space
 
   config.prompts = dict(
     strategies=("enhanced",),
@@ -96,12 +130,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.score = dict(filter_encoder=released_clip())
   config.select = dict(max_per_class=800)
 
-  real = dict(kind="benchmark", name=arg.space, data_dir=arg.data_dir)
+  real = dict(kind="benchmark", name=space, data_dir=arg.data_dir)
   config.tune_encoder = dict(
-    arms=ARMS[arg.table],
+    arms=arms,
     seeds=(0, 1, 2),
     pool=dict(split="train", **real),
-    shots=16,
+    shots="all" if of_imagenet and not arg.runlocal else 16,
     strategy="enhanced",
     filter=True,
     epochs=30,
@@ -112,7 +146,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     test=dict(split="test", **real),
     remat=True,
   )
-  config.report = report(paper=(f"table{arg.table}",))
+  if of_imagenet:
+    config.tune_encoder.pool.update(name=arg.pool, split=split)
+  table = arg.table if of_imagenet else f"table{arg.table}"
+  config.report = report(paper=(table,))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
     config.space = "emoji16"
@@ -133,6 +170,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     block.arms = tuple(
       {k: v for k, v in each.items() if k != "batch_size"}
       | (dict(lr=1e-1) if each["up_to"] == "head" else {})
-      for each in ARMS[arg.table]
+      for each in arms
     )
   return config

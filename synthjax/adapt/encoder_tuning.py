@@ -67,13 +67,19 @@ class TuneEncoder(Loop):
   optimizer: Annotated[Any, OPTIMIZER]
   test: Block  # real images, opened once, at the end
   pool: Block | None = None  # real images of the shots of data="real"
-  shots: Count | None = None  # of each class
+  # Of each class; "all" takes the whole pool.
+  shots: Count | Annotated[str, one_of(("all",))] | None = None
   strategy: Text | None = None  # of the images of data="synthetic"
   filter: Flag = False  # of those, takes only what `select` has kept
   log_every: Whole = 20  # steps between rows of metrics; 0: the last step
   soft_weight: Share = 0.5  # of the teacher, for generated images: the SCE
   temperature: Positive = 2.0  # of the teacher
   remat: Flag = False  # computes activations again, which saves memory
+
+  @property
+  def num_shots(self) -> int | None:
+    """The real images of each class; None is all, as `few_shot.draw` has it."""
+    return None if self.shots == "all" else self.shots
 
   def problems(self) -> Iterable[str]:
     real = [arm.name for arm in self.arms if arm.data == "real"]

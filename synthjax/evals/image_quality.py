@@ -27,13 +27,16 @@ def measure(
   Returns:
     `images`, `vendi` (of the whole set), `class_vendi` and `class_distance`
     (means over the classes of 2 or more images), `clip_score` (with the text
-    of the class), `prompt_clip_score`, and `by_class`, a dict of lists.
+    of the class), `prompt_clip_score`, `top1` (the share that is nearest to the
+    text of its class), and `by_class`, a dict of lists.
   """
   within = diversity.within_classes(features, labels, len(class_texts))
   counts = np.bincount(labels, minlength=len(class_texts)).tolist()
   score = lambda images, texts: (
     diversity.clip_score(images, texts) if len(images) else None
   )
+  of_classes = class_texts / np.linalg.norm(class_texts, axis=-1, keepdims=True)
+  nearest = (features @ of_classes.T).argmax(-1)
   scores = [
     score(rows, np.broadcast_to(text, rows.shape))
     for label, text in enumerate(class_texts)
@@ -48,6 +51,7 @@ def measure(
     "prompt_clip_score": None
     if prompt_texts is None
     else score(features, prompt_texts),
+    "top1": float(np.mean(nearest == labels)) if len(features) else None,
     "by_class": within | {"images": counts, "clip_score": scores},
   }
 

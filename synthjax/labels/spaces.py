@@ -58,17 +58,32 @@ ENDINGS = (".yaml", ".yml", ".json")
 FOLDER = pathlib.Path(__file__).parent / "label_spaces"
 
 
+ENSEMBLE = "+ensemble"  # behind the name of a space
+
+
 def load_space(name: str) -> LabelSpace:
   """Loads a label space: a built-in one by name, or a user's own by its path.
 
   Args:
     name: one of `built_in_spaces()`, or the path of a JSON or YAML file, local
-      or gs://.
+      or gs://. With ENSEMBLE behind it, the classifier averages the templates
+      of `ensemble` (CLIP's prompts, Table A.15); prompts, images and the filter
+      are those of the space.
 
   Raises:
     UserError: about an unknown name, an unreadable file, or listing all
       problems of the space, by their lines.
   """
+  if name.endswith(ENSEMBLE):
+    space = load_space(name.removesuffix(ENSEMBLE))
+    if not space.ensemble:
+      raise UserError(
+        f"The label space {name}: {space.name} has no `ensemble` of templates. "
+        f"Leave {ENSEMBLE} out, or add some to a file of your own."
+      )
+    return space._replace(
+      templates=space.ensemble, filter=space.filter or space.templates[0]
+    )
   if name in SPACES:
     return SPACES[name]()
   if name in built_in_spaces():

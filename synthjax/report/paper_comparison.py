@@ -139,6 +139,8 @@ def find(
     return _ladder(results, index)
   if key == "table6":
     return _batch_norms(results, index)
+  if key == "A16":
+    return _quality(results)
   if key == "table4":
     return {
       (f"{shots:g} real per class", ""): Ours(init, by_seed)
@@ -230,6 +232,37 @@ def _batch_norms(results: Mapping, index: Index) -> dict:
         arm = arms.get(batch_norm, {}).get("arm")
         if by_seed := index.get(("tune_encoder", arm, None)):
           ours[f"{data}, {words}", ""] = Ours(arm, by_seed)
+  return ours
+
+
+_STRATEGIES = {"basic": "B", "enhanced": "LE"}  # of Table A.16, without shots
+
+
+def _quality(results: Mapping) -> dict:
+  """Table A.16: the card's figures, if all images are of one strategy."""
+  card = results.get("card") or {}
+  used = [*results.get("prompts", {}).get("by_strategy", ())]
+  name = _STRATEGIES.get(used[0]) if len(used) == 1 else None
+  quality, ours = card.get("quality", {}), {}
+  inception = (
+    encoder["sets"]
+    for encoder in quality.get("encoders", ())
+    if encoder["identity"]["encoder"] == "inception"
+  )
+  fids = next(inception, {})
+  for part, row in (
+    ("all", f"zero-shot, {name}"),
+    ("kept", "zero-shot, LE+CF"),
+  ):
+    figures = quality.get("sets", {}).get(part, {}).get("figures", {})
+    fid = fids.get(part, {}).get("figures", {}).get("frechet")
+    if name and (part == "all" or name == "LE"):
+      shares = {"accuracy": figures.get("top1"), "FID": fid and fid / 100}
+      ours |= {
+        (row, column): Ours(f"{part} images", {None: share})
+        for column, share in shares.items()
+        if share is not None
+      }
   return ours
 
 

@@ -51,7 +51,7 @@ def check(config: ConfigDict, workdir: str) -> None:
     check = real_images.check_real
     attempt(check, fields.test, space, f"{name}.test")
     if _learns_from(fields, "real"):
-      shots = [fields.shots]
+      shots = [fields.num_shots]
       attempt(check, fields.pool, space, f"{name}.pool", shots=shots)
 
 
@@ -227,7 +227,7 @@ def _source(
     rows = few_shot.draw(
       labels_of(pool),
       num_classes=len(space.classes),
-      shots=fields.shots,
+      shots=fields.num_shots,
       seed=seed,
     )
     return subset(pool, rows)

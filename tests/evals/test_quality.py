@@ -222,6 +222,13 @@ def test_the_clip_score_is_a_mean_cosine():
 # --- duplicates and neighbours in another set -------------------------------
 
 
+def test_images_are_counted_that_are_nearest_to_their_class():
+  texts = np.array([[9.0, 0], [0, 1.0]], np.float32)  # of any length
+  images = np.array([[1, 0.5], [1, 2], [0, 3]], np.float32)
+  measured = image_quality.measure(images, np.array([0, 0, 1]), texts)
+  assert measured["top1"] == pytest.approx(2 / 3)
+
+
 def test_near_duplicates_are_found_across_blocks(monkeypatch):
   monkeypatch.setattr(neighbours, "_SIDE", 16)
   x = draw(11, 60, 32)

@@ -7,6 +7,7 @@ import pytest
 from labels.test_spaces import FARM, error_of
 
 from synthjax.labels import class_names, spaces
+from synthjax.runtime.errors import UserError
 
 SIZES = {
   "aircraft": 100,
@@ -33,6 +34,22 @@ SIZES = {
   "sun397": 397,
   "voc": 20,
 }
+
+
+@pytest.mark.parametrize("name", ["cifar10", "eurosat", "dtd"])
+def test_clips_prompts_are_averaged_where_the_name_says_so(name):
+  plain, space = map(spaces.load_space, (name, name + spaces.ENSEMBLE))
+  assert space.templates == plain.ensemble != plain.templates
+  # Images are those of the space, and so is their filter.
+  assert spaces.identify(space) == spaces.identify(plain)
+  assert space.prompts == plain.prompts
+  for c, same in zip(space.classes, plain.classes, strict=True):
+    assert space.filter_text(c) == plain.filter_text(same)
+
+
+def test_a_space_without_other_templates_says_so():
+  with pytest.raises(UserError, match="pets has no `ensemble`"):
+    spaces.load_space("pets+ensemble")
 
 
 def names_of(space: str) -> dict[str, str]:

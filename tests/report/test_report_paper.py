@@ -17,6 +17,7 @@ from made_up_run import (
 )
 from report_page import TO, Page
 
+from synthjax import main
 from synthjax.report import paper_comparison
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import report
@@ -278,6 +279,61 @@ def test_a_config_says_beside_which_row_its_weights_stand():
   (cell,) = [c for c in compared["cells"] if c["arm"] == "pretrained"]
   assert cell["paper"] == pytest.approx({"CIFAR-100": 0.8503})
   assert round(cell["difference"]["mean"], 3) == 0.2
+
+
+def test_clips_prompts_stand_beside_their_own_columns():
+  """The same arm, of which a config says that it averages templates."""
+  rows = [{"arm": "LE+CF SCE", "seed": 0, "accuracy": {"test": 0.8}}]
+  results = {"tune": {"rows": rows, "zero_shot": {"test": 0.7}}}
+  find = lambda **given: paper_comparison.find("A15", results, given)
+  assert find()["simple prompt", ""].by_seed == {None: 0.7}
+  assert find()["simple prompt, tuned", ""].by_seed == {0: 0.8}
+  config = main.load_config(
+    str(ROOT / "configs" / "zeroshot.py") + ":templates=ensemble"
+  )
+  found = find(**config.report.paper_rows)
+  assert found["CLIP's prompts", ""].by_seed == {None: 0.7}
+  assert found["CLIP's prompts, tuned", ""].by_seed == {0: 0.8}
+  assert ("simple prompt", "") not in found
+
+
+def test_arms_of_table_a12_stand_in_its_columns():
+  config = main.load_config(
+    str(ROOT / "configs" / "tune_encoder.py") + ":table=A12"
+  )
+  rows = [
+    {"arm": arm["name"], "seed": 0, "accuracy": {"test": share}}
+    for share, arm in enumerate(config.tune_encoder.arms)
+  ]
+  found = paper_comparison.find("A12", {"tune_encoder": {"rows": rows}})
+  at = {place: ours.by_seed[0] for place, ours in found.items() if place[1]}
+  assert at == {
+    ("classifier tuning", "on generated"): 0,
+    ("end-to-end", "on generated"): 1,
+    ("classifier tuning", "on ImageNet"): 2,
+    ("end-to-end", "on ImageNet"): 3,
+  }
+
+
+def test_the_quality_of_images_stands_beside_table_a16():
+  sets = lambda name, share: {
+    "all": {"figures": {name: share}},
+    "kept": {"figures": {name: share + 1}},
+  }
+  inception = {"identity": {"encoder": "inception"}}
+  card = {"quality": {"sets": sets("top1", 0.25)}}
+  card["quality"]["encoders"] = [inception | {"sets": sets("frechet", 80.0)}]
+  results = {"card": card, "prompts": {"by_strategy": {"enhanced": 9}}}
+  found = paper_comparison.find("A16", results)
+  assert {place: ours.by_seed[None] for place, ours in found.items()} == {
+    ("zero-shot, LE", "accuracy"): 0.25,
+    ("zero-shot, LE", "FID"): 0.8,
+    ("zero-shot, LE+CF", "accuracy"): 1.25,
+    ("zero-shot, LE+CF", "FID"): 0.81,
+  }
+  # Of two strategies, the figures of all images are of neither.
+  results["prompts"]["by_strategy"]["basic"] = 9
+  assert not paper_comparison.find("A16", results)
 
 
 def test_random_weights_of_a_transfer_stand_beside_the_papers(tmp_path):

@@ -9,6 +9,7 @@ import tiny_world
 
 from synthjax.adapt.linear_head import Head
 from synthjax.config import schema
+from synthjax.data.real import real_images
 from synthjax.labels import spaces
 from synthjax.models.clip import model as clip
 from synthjax.runtime import artifacts
@@ -167,6 +168,7 @@ def test_the_head_starts_as_the_zero_shot_classifier(tmp_path, encoder):
     ({"arms": ()}, "needed one block or more"),
     ({"shots": None}, "pool and shots"),
     ({"shots": 4000}, "4000 real images"),
+    ({"shots": "most"}, "shots='most'"),
     ({"optimizer": dict(name="adam", lr=1)}, "did you mean 'adamw'"),
   ],
 )
@@ -176,6 +178,15 @@ def test_bad_fields_stop_before_anything_runs(
   config = make_config(tmp_path, encoder, **changes)
   with pytest.raises(UserError, match=message):
     tune_encoder.check(config, str(tmp_path))
+
+
+def test_all_real_images_may_be_learned(tmp_path, encoder):
+  config = make_config(tmp_path, encoder, shots="all")
+  fields = schema.read(tune_encoder.FIELDS, config.tune_encoder, "x")
+  space = spaces.load_space(config.space)
+  (real,) = [each for each in fields.arms if each.data == "real"][:1]
+  source = tune_encoder._source(fields, real, tmp_path, space, seed=0)
+  assert len(source) == len(real_images.open_real(fields.pool, space))
 
 
 def test_images_must_be_there(tmp_path, encoder):
