@@ -179,9 +179,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       method["options"] = own
     if method["kind"] == "coop":
       method["options"] = dict(crops=arg.coop)
-    if method["kind"] == "coop" and arg.space == "imagenet":
-      # For any number of shots.
-      method["options"] = dict(method["options"], num_epochs=50)
+      if arg.space == "imagenet":  # for any number of shots
+        method["options"]["num_epochs"] = 50
+  if not any(m.get("strategy") == "enhanced" for m in chosen.values()):
+    config.generate.real_guidance.alone = True
   config.few_shot = dict(
     methods=tuple(chosen.values()),
     shots=SHOTS,

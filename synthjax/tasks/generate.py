@@ -11,7 +11,15 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax.config import schema
-from synthjax.config.schema import Block, Count, Counts, Seeds, Shots, Whole
+from synthjax.config.schema import (
+  Block,
+  Count,
+  Counts,
+  Flag,
+  Seeds,
+  Shots,
+  Whole,
+)
 from synthjax.data.generated import scores, shards
 from synthjax.data.generated.plan import (
   START_STEPS,
@@ -52,6 +60,7 @@ class RealGuidance:
   shots: Shots  # of each class; each number is a strategy, "rg16" of 16
   start_steps: Counts | None = None  # one for each of shots; START_STEPS
   images_per_class: Count | None = None  # None: as many as without guidance
+  alone: Flag = False  # draws no others
   # The draw of the shots, as in few-shot learning.
   sampler: Annotated[str, schema.one_of(few_shot.SAMPLERS)] = "nested"
 
@@ -161,10 +170,11 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   prompts = strategies.open_prompts(source / strategies.FILE)
-  blocks, references = (
-    plan(prompts, seeds=fields.seeds, images_per_class=fields.images_per_class),
-    None,
-  )
+  blocks, references = [], None
+  if not (guided and guided.alone):
+    blocks += plan(
+      prompts, seeds=fields.seeds, images_per_class=fields.images_per_class
+    )
   if guided:
     pool = real_images.open_real(guided.pool, space)
     blocks += plan_guided(
@@ -183,7 +193,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     chosen = few_of_each(
       rows,
       num_classes=len(space.classes),
-      images_per_class=fields.images_per_class,
+      images_per_class=blocks[0].num_images,
       count=max(weak_classes.MIN_IMAGES, count),
     )
     _report_weak(draw_shards.draw(generator, chosen), config, space)

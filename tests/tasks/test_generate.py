@@ -382,13 +382,19 @@ def test_the_task_draws_from_real_shots(tmp_path, weights):
     "pool": {"split": "real_pool"},
     "shots": (1, 2),
     "start_steps": (3, 1),
+    "images_per_class": 2,  # of those that have no guidance 3
   }
   config = make_config(tmp_path, weights, seeds=(0,), real_guidance=guided)
   generate.check(config, str(tmp_path))
   generate.run(config, str(tmp_path))
   found = shards.open_shards(tmp_path / "generate")
   strategies = [row["id"].split("-")[0] for row in found]
-  assert strategies == ["basic"] * 9 + ["rg1"] * 9 + ["rg2"] * 9
+  assert strategies == ["basic"] * 9 + ["rg1"] * 6 + ["rg2"] * 6
+  config.generate.real_guidance.alone = True
+  tiny_world.write_prompts(tmp_path / "alone")
+  generate.run(config, str(tmp_path / "alone"))
+  alone = shards.open_shards(tmp_path / "alone" / "generate")
+  assert [row["id"] for row in alone] == [row["id"] for row in found][9:]
 
 
 @pytest.mark.parametrize(
