@@ -132,6 +132,7 @@ def make_tuned(folder, **changes):
   results = {
     "space": "tiny",
     "classes": NAMES,
+    "num_real": {"test": 30, "validation": 20},
     "zero_shot": zero_shot,
     "rows": rows,
     "summary": arms.summarize(rows, zero_shot),

@@ -20,6 +20,8 @@ def compare(
   runs: Sequence[tuple[Mapping[str, Any], Any]],
   splits: Mapping[str, tuple[np.ndarray, np.ndarray]],
   num_classes: int,
+  *,
+  headline: str | None = None,
 ) -> dict[str, Any]:
   """Measures the trained models, and the one they start from, on every split.
 
@@ -30,11 +32,13 @@ def compare(
     splits: features [m, d] and labels [m] of "test" and any others; there may
       be none.
     num_classes: k.
+    headline: the arm that stands for all; by default the best on validation, or
+      the last where none was validated.
 
   Returns:
     num_real and zero_shot by split; rows of the runs with their accuracy by
     split; the summary of each arm; and confusion, counts [k, k] on "test", if
-    there is one, of zero-shot and of the last arm, added up over its seeds.
+    there is one, of zero-shot and of the headline, added up over its seeds.
   """
 
   def measure(model):
@@ -52,24 +56,31 @@ def compare(
     )
 
   zero_shot, confusion = measure(start)
-  last = runs[-1][0]["arm"]
-  rows, counts = [], np.zeros((num_classes, num_classes), np.int64)
+  rows, counts, matrices = [], {}, {}
   for about, model in runs:
     shares, of_run = measure(model)
     rows.append({**about, "accuracy": shares})
-    if about["arm"] == last and of_run is not None:
-      counts += of_run
-  matrices = {}
+    if of_run is not None:
+      counts[about["arm"]] = counts.get(about["arm"], 0) + of_run
+  summary = summarize(rows, zero_shot)
   if confusion is not None:
-    by_arm = {ZERO_SHOT: confusion.tolist(), last: counts.tolist()}
+    arm = headline or _best(summary)
+    by_arm = {ZERO_SHOT: confusion.tolist(), arm: counts[arm].tolist()}
     matrices["test"] = by_arm
   return {
     "num_real": {name: len(labels) for name, (_, labels) in splits.items()},
     ZERO_SHOT: zero_shot,
     "rows": rows,
-    "summary": summarize(rows, zero_shot),
+    "summary": summary,
     "confusion": matrices,
   }
+
+
+def _best(summary: Sequence[Mapping[str, Any]]) -> str:
+  """Returns the best arm on validation, or the last one."""
+  validated = [row for row in summary if row["split"].startswith("val")]
+  best = max(validated, key=lambda row: row["mean"], default=summary[-1])
+  return best["arm"]
 
 
 def summarize(

@@ -142,6 +142,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       trained,
       tested,
       len(space.classes),
+      headline=arms.label(fields.methods[0].name, max(fields.shots)),
     ),
   }
   if fields.reports_best_epoch:

@@ -17,7 +17,7 @@ SPLITS = {
 }
 
 
-def compare(splits):
+def compare(splits, **options):
   """Zero-shot says 0; "a" is right on "test"; "b" says 1 and then 2."""
   models = {
     "a": np.array([0, 1, 2, 0]),
@@ -30,7 +30,7 @@ def compare(splits):
     ({"arm": "b", "seed": 1}, models["b1"]),
   ]
   predict = lambda model, features: logits_of(model)(features)
-  return arms.compare(predict, np.zeros(4, int), runs, splits, 3)
+  return arms.compare(predict, np.zeros(4, int), runs, splits, 3, **options)
 
 
 def test_every_model_is_measured_on_every_split():
@@ -50,6 +50,15 @@ def test_confusions_are_of_zero_shot_and_the_seeds_of_the_last_arm():
   assert confusion.keys() == {"test"}
   assert confusion["test"]["zero_shot"] == [[2, 0, 0], [1, 0, 0], [1, 0, 0]]
   assert confusion["test"]["b"] == [[0, 2, 2], [0, 1, 1], [0, 1, 1]]
+
+
+def test_confusions_are_of_the_arm_that_stands_for_all():
+  """The one that a task names, or else the best on validation."""
+  named = compare(SPLITS, headline="a")["confusion"]["test"]
+  assert named.keys() == {"zero_shot", "a"}
+  assert named["a"] == [[2, 0, 0], [0, 1, 0], [0, 0, 1]]
+  validated = compare(SPLITS | {"validation": SPLITS["test"]})["confusion"]
+  assert validated["test"].keys() == {"zero_shot", "a"}
 
 
 @pytest.mark.parametrize("splits", [{}, {"other": SPLITS["other"]}])

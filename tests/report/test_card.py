@@ -17,6 +17,7 @@ from synthjax.report.card import figures as card_figures
 from synthjax.report.card import files as card_files
 from synthjax.report.card import files as croissant
 from synthjax.report.card import readme as dataset_card
+from synthjax.report.card import tables
 from synthjax.report.sections import quality
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import card as task
@@ -126,6 +127,23 @@ def test_the_readme_begins_with_yaml_and_escapes_its_tables(card):
   assert fields["license"] == "cc-by-4.0"
   assert fields["size_categories"] == ["n<1K"]
   assert "Article 50(2)" in body and "a\\|b" in body
+
+
+def test_the_readme_shows_names_as_they_are():
+  """As a name in Markdown: no emphasis, no tag, no link, no cell of its own."""
+  names = [
+    "*star*",
+    "<b>",
+    "snake_case_x",
+    "[a](b)",
+    "C#",
+    "`x`",
+    "a\\b",
+    "café",
+  ]
+  shown = ["\\*star\\*", "\\<b\\>", "snake\\_case\\_x", "\\[a\\](b)", "C\\#"]
+  shown += ["\\`x\\`", "a\\\\b", "café"]
+  assert [tables.plain(name) for name in names] == shown
 
 
 def test_the_croissant_names_every_file_and_says_it_is_generated(card):

@@ -22,7 +22,7 @@ from PIL import Image
 from report_page import Page
 
 from synthjax.report import sections
-from synthjax.report.sections import filter
+from synthjax.report.sections import filter, images
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import report
@@ -107,6 +107,19 @@ def test_each_class_has_its_gain_and_its_share_of_the_filter(written):
   assert sum(results["selection"]["histogram"]["kept"]) == len(kept)
   wrong = Page(html).table("Most frequent mistakes, zero-shot")
   assert wrong[1] == [NAMES[2], NAMES[1], "8", "80.0"]
+  caption = "Most frequent mistakes, LE+CF SCE on test, mean of 3 seeds"
+  assert Page(html).table(caption)[1] == [NAMES[2], NAMES[1], "4.0", "40.0"]
+
+
+def test_a_kept_image_of_a_low_score_says_that_it_fills_up():
+  picture = images.Picture(
+    *("a-0-0-s0-0", 0, "a", "a cat", 0, 0.001, True, "filled", "image/png"), b""
+  )
+  shown = images.thumbs([picture], "cat")
+  assert "<span>✓ fills up</span>" in shown and "0.00<" not in shown
+  assert 'data-filter="kept: fills up a class of too few"' in shown
+  picture = picture._replace(p_own=0.9, reason="kept")
+  assert "✓ 0.90" in images.thumbs([picture], "cat")
 
 
 @pytest.mark.parametrize(

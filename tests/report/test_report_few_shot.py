@@ -18,6 +18,7 @@ from report_page import TO, Page
 from synthjax.evals import arms
 from synthjax.report import interval_charts
 from synthjax.report.interval_charts import Curve, Point
+from synthjax.report.sections import few_shot
 
 
 def test_methods_are_set_over_shots_with_intervals(tmp_path):
@@ -42,6 +43,13 @@ def test_methods_are_set_over_shots_with_intervals(tmp_path):
   )
   assert results["few_shot"]["space"] == "tiny"
   assert "confusion" not in results["few_shot"]
+
+
+def test_a_method_has_one_colour_on_all_of_a_page(tmp_path):
+  make_few_shot(tmp_path / "few_shot")
+  _, results = write(tmp_path)
+  colours = few_shot.colours(results, ["CoOp", "CT w. init"])
+  assert colours == {"CT w. Syn (RG)": 0, "CT w. init": 1, "CoOp": 2}
 
 
 def test_the_best_of_each_column_is_marked(tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from synthjax.report.card import tables as card_tables
-from synthjax.report.card.tables import SET_NAMES, called, table
+from synthjax.report.card.tables import SET_NAMES, called, plain, table
 
 BIASES = (
   "The images show what the generator learned from its own training images, "
@@ -57,7 +57,7 @@ def build(card: Mapping[str, Any]) -> str:
   """
   parts = [
     f"---\n{_front_matter(card)}---\n",
-    f"# {card['name']}\n",
+    f"# {plain(card['name'])}\n",
     description(card) + "\n",
     "![Some images of each class](samples.png)\n",
     "## These images are generated\n",
@@ -210,8 +210,9 @@ def _classes(card: Mapping[str, Any]) -> str:
   heads = ["label", "class", *(f"{SET_NAMES[name]}" for name in sets)]
   if card["quality"]["compared"] < card["num_images"]:
     heads = heads[:2] + [f"{head} (a part)" for head in heads[2:]]
+  counts = [one["by_class"]["images"] for one in sets.values()]
   rows = [
-    [str(i), name, *(str(s["by_class"]["images"][i]) for s in sets.values())]
+    [str(i), plain(name), *(str(images[i]) for images in counts)]
     for i, name in enumerate(card["classes"])
   ]
   return table(heads, rows)

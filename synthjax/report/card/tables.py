@@ -1,5 +1,6 @@
 """Figures and tables of a dataset card, in Markdown."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -134,6 +135,11 @@ def _encoder(card: Mapping[str, Any]) -> str:
   """Names the encoder of the features."""
   models = [m for m in card["models"] if m["field"] == "encoder.weights"]
   return f"the encoder {called(models[0])}" if models else "one encoder"
+
+
+def plain(text: str) -> str:
+  """Returns a text that Markdown shows as it is, such as a class's name."""
+  return re.sub(r"[\\`*_{}\[\]<>#+!~$&@:^=\"]", r"\\\g<0>", text)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

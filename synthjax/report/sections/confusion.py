@@ -20,16 +20,18 @@ _MAX_CELLS = 50  # classes whose matrix is written out as numbers
 def gather(run: Run, results: Mapping) -> dict[str, Any]:
   """Moves `confusion` out of the first task that classified.
 
-  They are dicts of split, arm, labels [k], counts [k, k] and per_class
-  accuracies [k]. As matrices are large, the other tasks lose theirs.
+  They are dicts of split, arm, labels [k], counts [k, k], the number of seeds
+  that these are of, and per_class accuracies [k]. As matrices are large, the
+  other tasks lose theirs.
   """
   del run
   tasks = [task for task in CLASSIFYING if task in results]
   if not tasks:
     return {}
   names = class_names(results)
+  num_real = results[tasks[0]].get("num_real") or {}
   matrices = [
-    _matrix(split, arm, counts, sorted(names))
+    _matrix(split, arm, counts, sorted(names), num_real.get(split))
     for split, arms in (results[tasks[0]].get("confusion") or {}).items()
     for arm, counts in arms.items()
   ]
@@ -40,7 +42,9 @@ def gather(run: Run, results: Mapping) -> dict[str, Any]:
   return {"confusion": matrices} | rest
 
 
-def _matrix(split: str, arm: str, counts: list, labels: list[int]) -> dict:
+def _matrix(
+  split: str, arm: str, counts: list, labels: list[int], num_real: int | None
+) -> dict:
   counts = np.nan_to_num(np.array(counts, float)).astype(int)
   k = len(counts)
   return {
@@ -48,6 +52,7 @@ def _matrix(split: str, arm: str, counts: list, labels: list[int]) -> dict:
     "arm": arm,
     "labels": labels if len(labels) == k else [*range(k)],
     "counts": counts,
+    "seeds": max(1, round(counts.sum() / (num_real or counts.sum() or 1))),
     "per_class": classify.per_class_accuracy(counts),
   }
 
@@ -84,7 +89,7 @@ def render(results: Mapping) -> str:
 
 def _show(matrix: Mapping, names: Mapping) -> str:
   """Draws a matrix, lists its most frequent mistakes, and all of its counts."""
-  counts, title = matrix["counts"], _title(matrix)
+  counts, title, seeds = matrix["counts"], _title(matrix), matrix["seeds"]
   classes = [names.get(label, str(label)) for label in matrix["labels"]]
   chart = ""
   if len(counts) <= _MAX_DRAWN:
@@ -99,13 +104,18 @@ def _show(matrix: Mapping, names: Mapping) -> str:
     if n and i != j
   ]
   mistakes.sort(reverse=True)
+  # Zero-shot has one seed, beside which sums would look large.
+  times = lambda n: (
+    markup.decimal(n / seeds, 1) if seeds > 1 else markup.count(n)
+  )
   worst = markup.grid(
-    ("true class", "predicted", "times", "of the class (%)"),
+    ("true class", "predicted", "images", "of the class (%)"),
     [
-      [true, predicted, markup.count(n), markup.percent(share)]
+      [true, predicted, times(n), markup.percent(share)]
       for n, share, true, predicted in mistakes[:10]
     ],
-    caption=f"Most frequent mistakes, {title}",
+    caption=f"Most frequent mistakes, {title}"
+    + (f", mean of {seeds} seeds" if seeds > 1 else ""),
   )
   whole = ""
   if len(counts) <= _MAX_CELLS:
@@ -113,7 +123,8 @@ def _show(matrix: Mapping, names: Mapping) -> str:
       [name, *map(markup.count, row)]
       for name, row in zip(classes, counts, strict=True)
     ]
-    caption = f"Counts, {title}, of all its seeds; columns are predictions"
+    of = f", added up over {seeds} seeds" if seeds > 1 else ""
+    caption = f"Counts, {title}{of}; columns are predictions"
     cells = markup.grid(["true class", *classes], rows, caption=caption)
     whole = markup.details("All counts", cells)
   return f"<div>{chart}{worst}{whole}</div>"

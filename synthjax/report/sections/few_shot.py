@@ -1,6 +1,6 @@
 """What few real images taught."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from synthjax.report import interval_charts, markup
@@ -69,9 +69,21 @@ def headline(results: Mapping) -> list[Tile]:
   return []
 
 
+def colours(results: Mapping, names: Iterable[str] = ()) -> dict[str, int]:
+  """Returns the colour of each method, the same in every chart of a page.
+
+  Args:
+    results: of the page.
+    names: of methods that the run may not have, which get the next ones.
+  """
+  entries = results.get("few_shot_accuracy", [])
+  ours = [method["method"] for e in entries for method in e["methods"]]
+  return {name: i for i, name in enumerate(dict.fromkeys([*ours, *names]))}
+
+
 def render(results: Mapping) -> str:
   """Shows methods over shots, on every split."""
-  parts = []
+  parts, colour_of = [], colours(results)
   for entry in results.get("few_shot_accuracy", []):
     if not entry["shots"]:
       continue
@@ -83,9 +95,9 @@ def render(results: Mapping) -> str:
           for p in method["points"]
           if p["mean"] is not None
         ],
-        colour,
+        colour_of[method["method"]],
       )
-      for colour, method in enumerate(entry["methods"])
+      for method in entry["methods"]
     ]
     chart = figure(
       curves,

@@ -10,9 +10,10 @@ from synthjax.report.sections.images import Album, thumbs
 
 PLACE, TITLE = 100, "Filter"
 _FILLED = (
-  "Filled: kept although they do not pass, as the best of a class in which too "
-  "few do."
+  "Fills up: kept although it does not pass, as one of the best of a class in "
+  "which too few do."
 )
+_WORDS = {FILLED: "fills up"}
 
 
 def tiles(results: Mapping) -> list[Tile]:
@@ -50,7 +51,7 @@ def render(results: Mapping) -> str:
   total = selection["images"]
   reasons = [
     [
-      reason or "no reason given",
+      _WORDS.get(reason, reason) or "no reason given",
       markup.count(n),
       markup.percent(markup.ratio(n, total)),
     ]
@@ -107,7 +108,7 @@ def _kept_and_dropped(album: Album, selection: Mapping, names: Mapping) -> str:
     name = names.get(label, str(label))
     reasons = by_class.get(label, {}).get("reasons", {}).items()
     counts = sorted(reasons, key=lambda item: -item[1])
-    why = ", ".join(f"{n} {reason}" for reason, n in counts)
+    why = ", ".join(f"{n} {_WORDS.get(word, word)}" for word, n in counts)
     sides = "".join(
       f'<div><p class="strategy">{word}</p>'
       f"{thumbs(pictures.get(label, ()), name) or '<p>none</p>'}</div>"

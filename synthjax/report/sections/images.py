@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from synthjax.data.generated import shards
+from synthjax.data.generated.filters import FILLED
 from synthjax.data.generated.plan import ImageId
 from synthjax.data.pipeline.codecs import shrink
 from synthjax.data.pipeline.rows import Source
@@ -214,12 +215,14 @@ def _thumb(picture: Picture, name: str) -> str:
   write = lambda digits: (
     markup.NONE if picture.p_own is None else f"{picture.p_own:.{digits}f}"
   )
-  verdict, kind, mark = "not filtered", "", ""
+  verdict, kind, mark, score = "not filtered", "", "", write(2)
   if picture.kept is not None:
     word = "kept" if picture.kept else "dropped"
     kind, mark = f" {word}", "✓ " if picture.kept else "✗ "
     verdict = word
-    if picture.reason not in (None, "", word):
+    if picture.reason == FILLED:  # its low score would look like a mistake
+      verdict, score = "kept: fills up a class of too few", "fills up"
+    elif picture.reason not in (None, "", word):
       verdict += f": {picture.reason}"
   facts = {
     "class": name,
@@ -239,5 +242,5 @@ def _thumb(picture: Picture, name: str) -> str:
     f'<button type="button" class="thumb{kind}" title="{markup.escape(hover)}"'
     f"{data}>"
     f'<img src="data:{picture.mime};base64,{code}" alt="{markup.escape(name)}" '
-    f'width="64" height="64"><span>{mark}{write(2)}</span></button>'
+    f'width="64" height="64"><span>{mark}{score}</span></button>'
   )

@@ -21,20 +21,21 @@ _NOT_RUN = markup.Number(None, "not run")
 
 def render(results: Mapping) -> str:
   """Shows each table that the config names, the paper's numbers and ours."""
-  content = "".join(map(_show, results.get("paper", [])))
+  content = "".join(_show(one, results) for one in results.get("paper", []))
   if content:
     content = f"<p>{_HOW}</p>{content}"
   return content
 
 
-def _show(compared: Mapping) -> str:
+def _show(compared: Mapping, results: Mapping) -> str:
   """Shows a table as `paper_comparison.compare` returns it."""
   title = markup.escape(f"{_title(compared['key'])}: {compared['title']}")
   if compared["remark"]:
     title += f' <span class="remark">{markup.escape(compared["remark"])}</span>'
   several = len({cell["column"] for cell in compared["cells"]}) > 1
   rows = _wide(compared) if several else _narrow(compared)
-  charts = _charts(compared) if compared["key"] == "figure1" else ""
+  is_drawn = compared["key"] == "figure1"
+  charts = _charts(compared, results) if is_drawn else ""
   references = {cell["reference"] for cell in compared["cells"]} - {None}
   notes = []
   if references:
@@ -127,11 +128,13 @@ def _ours(cell: Mapping) -> markup.Cell:
 # --- Figure 1 ---------------------------------------------------------------
 
 
-def _charts(compared: Mapping) -> str:
+def _charts(compared: Mapping, results: Mapping) -> str:
   """Draws our curves, and beside them those that the paper draws."""
   cells = compared["cells"]
+  colours = few_shot.colours(results, [cell["row"] for cell in cells])
   ours = _chart(
     cells,
+    colours,
     lambda cell: cell["ours"],
     f"Ours, {compared['ours']}",
     printed=False,
@@ -139,6 +142,7 @@ def _charts(compared: Mapping) -> str:
   printed = [
     _chart(
       cells,
+      colours,
       lambda cell, data=data: {"mean": cell["paper"][data]},
       f"The paper's, {data}",
       printed=True,
@@ -150,6 +154,7 @@ def _charts(compared: Mapping) -> str:
 
 def _chart(
   cells: Sequence[Mapping],
+  colours: Mapping[str, int],
   summary_of: Callable[[Mapping], Mapping | None],
   whose: str,
   *,
@@ -170,8 +175,8 @@ def _chart(
     if mean is not None:
       curve.append(Point(int(cell["column"]), mean, low, high))
   curves = [
-    Curve(name, curve, colour, printed)
-    for colour, (name, curve) in enumerate(points_of.items())
+    Curve(name, curve, colours[name], printed)
+    for name, curve in points_of.items()
     if curve
   ]
   if not curves:
