@@ -172,3 +172,18 @@ def test_anchors_that_repeat_little_are_fine(tmp_path):
   )
   space = spaces.load_space(str(path))
   assert [c.related for c in space.classes] == [("tame",), ("tame",)]
+
+
+def test_a_text_of_many_rows_takes_its_memory_once(tmp_path):
+  """20 kB, whose ids written out are 13 GB."""
+  pa = pytest.importorskip("pyarrow")
+  import pyarrow.parquet as pq
+
+  rows, where = 50_000, pa.array(np.zeros(50_000, np.int32))
+  ids = pa.DictionaryArray.from_arrays(where, pa.array(["x" * (1 << 18)]))
+  image = pa.array([{"bytes": b""}]).take(where)
+  table = pa.table({"image": image, "label": where, "id": ids})
+  pq.write_table(table, tmp_path / "a.parquet")
+  source = parquet.open_parquet(tmp_path)
+  assert len(source) == rows
+  assert source.labels.sum() == 0

@@ -224,7 +224,8 @@ def _index(
           f"{MAX_ROWS:,} has at most one a byte"
         )
       columns = [n for n in (label_key, id_key) if n in schema.names]
-      table = opened.read(columns).to_pydict()
+      with _open(path, texts=columns) as texts:
+        table = {n: _values(texts.read([n])[n]) for n in columns}
       metadata = opened.metadata
       groups = [
         metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)
@@ -269,11 +270,29 @@ def _pair(
   return value, classes[value]
 
 
-def _open(path: str, metadata: Any = None) -> Any:
+def _values(column: Any) -> list[Any]:
+  """Returns the values of a column; texts that are alike are one object.
+
+  So a text that stands once in the file takes its memory once, however many
+  rows have it.
+  """
+  values = []
+  for chunk in column.chunks:
+    if hasattr(chunk, "dictionary"):
+      texts = chunk.dictionary.to_pylist()
+      indices = chunk.indices.to_pylist()
+      values += [None if i is None else texts[i] for i in indices]
+    else:
+      values += chunk.to_pylist()
+  return values
+
+
+def _open(path: str, metadata: Any = None, texts: Sequence[str] = ()) -> Any:
+  """Opens a file; columns of `texts` that are texts stay dictionaries."""
   import pyarrow.parquet as pq
 
   source = epath.Path(path).open("rb") if "://" in path else path
-  return pq.ParquetFile(source, metadata=metadata)
+  return pq.ParquetFile(source, metadata=metadata, read_dictionary=[*texts])
 
 
 def _stamp(path: str) -> tuple[int, float]:
