@@ -16,7 +16,8 @@ import pytest
 from absl import flags
 from doc_blocks import ROOT, Command
 
-from synthjax import main
+from synthjax import datasets, main
+from synthjax.data.real import publishers
 from synthjax.runtime.errors import UserError
 from synthjax.weights import make
 from synthjax.weights.catalogue import RELEASED
@@ -98,6 +99,12 @@ def check_weights(words: list[str]) -> None:
     return
   assert command in ("list", "fetch", "check"), words
   assert bool(names) == (command != "list") and set(names) <= set(RELEASED)
+
+
+def check_datasets(words: list[str]) -> None:
+  command, *names = [word for word in words if not word.startswith("--")]
+  assert command in datasets.COMMANDS, words
+  assert set(names) <= set(publishers.published()), words
 
 
 def check_benchmark(name: str, words: list[str]) -> None:
@@ -216,6 +223,7 @@ CHECKS = {
     "synthjax.classify", c.words[3:]
   ),
   r"python -m synthjax\.weights ": lambda c, _: check_weights(c.words[3:]),
+  r"python -m synthjax\.datasets ": lambda c, _: check_datasets(c.words[3:]),
   r"python -m tools\.embedded_world\.build( --help)?$": lambda c, _: (
     importlib.import_module("tools.embedded_world.build")
   ),

@@ -30,7 +30,7 @@ ROWS = (
   {"generators", "adapt", "detection"},
   {"report"},
   {"tasks"},
-  {"main", "classify", "verify", "weights.__main__"},
+  {"main", "classify", "datasets", "verify", "weights.__main__"},
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
 
@@ -215,7 +215,12 @@ def test_an_import_that_points_down_is_let_through(file, source):
 
 
 @pytest.mark.parametrize(
-  "code", ["import synthjax.main", "from synthjax.weights.__main__ import main"]
+  "code",
+  [
+    "import synthjax.main",
+    "from synthjax.weights.__main__ import main",
+    "import synthjax.datasets",
+  ],
 )
 def test_starting_the_program_does_not_wait_for_slow_libraries(code):
   """A misspelt flag is answered before JAX and TFDS have been imported."""

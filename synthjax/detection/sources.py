@@ -34,7 +34,7 @@ def _voc(
   if all(tfds_copies.is_prepared(f"voc/{y}", data_dir) for y, _ in sets):
     return voc.open_voc_tfds(sets, data_dir, classes, drop_empty)
   raise publishers.absent(
-    "PASCAL VOC", "voc", lists, data_dir, tfds="voc/2007,voc/2012"
+    "PASCAL VOC", "voc", lists, data_dir, tfds=f"voc/{sets[0][0]}"
   )
 
 

@@ -19,12 +19,11 @@ from https://host/path/NAME/FILE instead of from the publishers.
 """
 
 import argparse
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthjax.runtime.errors import UserError, as_message, unknown_names
+from synthjax.runtime.commands import end_well
+from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.weights import fetch, make
 from synthjax.weights.catalogue import RELEASED
 
@@ -106,19 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   ):
     parser.add_argument(f"--{field}", type=kind, help=f"of a CLIP: {words}")
   args = vars(parser.parse_intermixed_args(argv))
-  try:
-    with as_message():
-      run(args.pop("command"), args.pop("names"), args.pop("output"), args)
-      sys.stdout.flush()
-  except BrokenPipeError:  # of `list | head`, which has read enough
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-  except KeyboardInterrupt:
-    print(
-      "\nsynthjax: interrupted. What was fetched is kept, and the same command "
-      "goes on from there.",
-      file=sys.stderr,
-    )
-    sys.exit(130)
+  names = (args.pop(name) for name in ("command", "names", "output"))
+  end_well(lambda: run(*names, args))
 
 
 if __name__ == "__main__":

@@ -1,3 +1,11 @@
-"""Real images: `real_images` opens a block of a config, `archives` reads data
-sets from their publishers' files, `paper_datasets` lists the paper's 17 sets.
+"""Real images.
+
+| module           | subject                                                   |
+| ---------------- | --------------------------------------------------------- |
+| real_images      | opens a block of a config                                 |
+| paper_datasets   | the paper's 17 sets and their splits                      |
+| publishers       | where their publishers' files are and lie; unpacks them   |
+| archives, cifar  | data sets as their archives unpack                        |
+| coop_splits      | CoOp's splits and few-shot draws                          |
+| tfds_copies      | what TensorFlow Datasets has prepared                     |
 """

@@ -109,7 +109,11 @@ def is_prepared(name: str, data_dir: epath.PathLike | None = None) -> bool:
 
 def build_command(name: str, root: epath.PathLike) -> str:
   """Returns the command that prepares a data set with random access."""
-  return f"tfds build {name} --file_format=array_record --data_dir={root}"
+  return (
+    'python -c "import tensorflow_datasets as tfds; '
+    f"tfds.builder('{name}', data_dir='{root}', file_format='array_record')"
+    '.download_and_prepare()"'
+  )
 
 
 def open_copy(
@@ -146,9 +150,9 @@ def open_copy(
   if not formats & copy.info.available_file_formats():
     raise UserError(
       f"{copy.data_dir} is prepared as {copy.info.file_format.value}, which "
-      "has no random access: `tfds convert_format "
-      f"--dataset_version_dir={copy.data_dir} --out_file_format=array_record` "
-      f"adds files that have, after {INSTALL}."
+      "has no random access: prepare another copy by "
+      f"`{build_command(name, epath.Path(root) / 'array_record')}` (after "
+      f"{INSTALL}), and give that data_dir."
     )
   try:
     records = copy.as_data_source(split, decoders=decoders)

@@ -92,7 +92,7 @@ def test_a_set_that_is_not_there_names_the_command(tmp_path):
   for words in (
     "oxford_pets lacks images, annotations, also packed.",
     f"`python -m synthjax.datasets fetch pets --data_dir={tmp_path}`",
-    "`tfds build oxford_iiit_pet --file_format=array_record --data_dir=",
+    f"tfds.builder('oxford_iiit_pet', data_dir='{tmp_path}', file_format='arr",
     "after `pip install 'synthjax[tfds]'`",
   ):
     assert words in str(error.value)
