@@ -88,16 +88,16 @@ def open_files(
     files: their paths below it.
     labels: of each.
     image_size: crops and resizes the images to squares of this side.
-    ids: of each; by default its path below `path`.
+    ids: of each; by default its path below `path`. Bytes of a name that are no
+      UTF-8 are written out, as ids stand in pages and lists.
 
   Returns:
     A source of rows of image uint8 [h, w, 3], label int and id str. A
     file that is no image raises a UserError when its row is read.
   """
   path, files, labels = epath.Path(path).expanduser(), list(files), list(labels)
-  read = functools.partial(
-    _read_file, path, files, labels, ids or files, image_size
-  )
+  ids = [i.encode(errors="backslashreplace").decode() for i in ids or files]
+  read = functools.partial(_read_file, path, files, labels, ids, image_size)
   return Labelled(
     len(files),
     read,

@@ -1,5 +1,6 @@
 """One decoder for all loaders: files as phones, scanners and systems leave."""
 
+import os
 import struct
 import zlib
 
@@ -140,6 +141,16 @@ def test_leftovers_of_systems_are_no_images_and_no_classes(tmp_path, caplog):
   assert [row["id"] for row in source] == ["cat/1.jpg", "dog/1.jpg"]
   assert "15 entries passed over" in caplog.text
   assert "$RECYCLE.BIN" in caplog.text
+
+
+def test_a_name_that_is_not_utf_8_is_read_and_has_an_id_that_is(tmp_path):
+  (tmp_path / "cat").mkdir()
+  file = os.fsencode(tmp_path / "cat") + b"/gr\xfcn.png"
+  with open(file, "wb") as opened:
+    Image.new("RGB", (4, 4), (9, 8, 7)).save(opened, "PNG")
+  (row,) = png_folder.open_folder(tmp_path, {"cat": 0})
+  assert row["image"][0, 0].tolist() == [9, 8, 7]
+  assert row["id"].encode() == rb"cat/gr\udcfcn.png"
 
 
 def test_a_class_may_be_called_as_a_leftover(tmp_path):
