@@ -24,6 +24,7 @@ from synthjax.runtime.errors import UserError
 _VERSION = 1  # of an inspection; another one has all files read again
 _END = 32 * 1024  # bytes that are read at each end of a file
 _THREADS = 16  # that wait for a disk or a bucket
+_DECODING = 4  # threads, each of which may hold a photograph of full size
 _SHOWN = 10  # images that an error lists
 # How a whole file of a format ends, if nothing was appended to it.
 _LAST = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82", "GIF": b";"}
@@ -163,7 +164,7 @@ def _decode(source: Source, rows: Collection[int]) -> None:
       return str(error)
     return None
 
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
+  with futures.ThreadPoolExecutor(_DECODING) as pool:
     problems = [*filter(None, pool.map(problem, rows))]
   if problems:
     more = len(problems) - _SHOWN

@@ -2,13 +2,16 @@
 
 import os
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from synthjax.data.formats import png_folder
-from synthjax.data.pipeline import inspection
+from synthjax.data.pipeline import image_files, inspection
 from synthjax.data.pipeline.rows import Detection, Files, Source
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
@@ -223,3 +226,22 @@ def test_where_one_set_is_unknown_its_place_counts(folder):
   artifacts.begin(workdir, spec | {"pool": {"path": "one"}})
   with pytest.raises(artifacts.SpecMismatch, match="pool.path"):
     artifacts.begin(workdir, spec | {"pool": {"path": "other"}})
+
+
+def test_few_photographs_are_held_at_once():
+  """Each thread that decodes may hold a hundred megabytes."""
+  lock, held, most = threading.Lock(), 0, 0
+
+  def read(index):
+    nonlocal held, most
+    with lock:
+      held += 1
+      most = max(most, held)
+    time.sleep(0.003)
+    with lock:
+      held -= 1
+    return {"image": None, "label": index}
+
+  files = Files(epath.Path("/nowhere"), [str(i) for i in range(40)], True)
+  inspection.inspect(image_files.Labelled(40, read, int, files=files))
+  assert 1 <= most <= 4
