@@ -16,9 +16,9 @@ from made_up_run import (
 from report_page import TO, Page
 
 from synthjax.evals import arms
-from synthjax.report import interval_charts
+from synthjax.report import interval_charts, paper_comparison
 from synthjax.report.interval_charts import Curve, Point
-from synthjax.report.sections import few_shot
+from synthjax.report.sections import few_shot, paper
 
 
 def test_methods_are_set_over_shots_with_intervals(tmp_path):
@@ -50,6 +50,14 @@ def test_a_method_has_one_colour_on_all_of_a_page(tmp_path):
   _, results = write(tmp_path)
   colours = few_shot.colours(results, ["CoOp", "CT w. init"])
   assert colours == {"CT w. Syn (RG)": 0, "CT w. init": 1, "CoOp": 2}
+  # The paper calls our first method "CT w. Syn".
+  compared = paper_comparison.compare(
+    "figure1", results, space="tiny", encoder=None
+  )
+  charts = paper._charts(compared, results)
+  for name, colour in (("CT w. Syn", "c0"), ("CT w. init", "c1")):
+    drawn = re.findall(rf'class="(c\d) [^"]*" d="[^"]*"><title>{name}<', charts)
+    assert drawn and {*drawn} == {colour}, name
 
 
 def test_the_best_of_each_column_is_marked(tmp_path):

@@ -170,8 +170,9 @@ def render(results: Mapping) -> str:
   content = (
     f"<p>{markup.count(album.count)} images were drawn; these are a "
     "random part of each class, whatever the filter said of them. Below an "
-    "image is the probability of its own class (p_own). Press an image to "
-    "enlarge it; the arrow keys go on from there.</p>"
+    "image is the probability of its own class (p_own), or that it fills up a "
+    "class of which too few pass the filter. Press an image to enlarge it; the "
+    "arrow keys go on from there.</p>"
   )
   if album.left_out:
     content += (

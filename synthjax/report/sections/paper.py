@@ -131,7 +131,11 @@ def _ours(cell: Mapping) -> markup.Cell:
 def _charts(compared: Mapping, results: Mapping) -> str:
   """Draws our curves, and beside them those that the paper draws."""
   cells = compared["cells"]
-  colours = few_shot.colours(results, [cell["row"] for cell in cells])
+  names = (cell["row"] for cell in cells if cell["row"] != ZERO_SHOT)
+  colours = few_shot.colours(results, names)
+  # A row that is called otherwise than our method has the method's colour.
+  rows = {cell["row"]: cell["arm"] for cell in cells if cell["arm"] in colours}
+  colours |= {row: colours[arm] for row, arm in rows.items()}
   ours = _chart(
     cells,
     colours,
