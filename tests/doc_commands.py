@@ -219,8 +219,8 @@ CHECKS = {
   r"python -m synthjax\.main ": lambda c, launcher: check_main(
     c.words[3:], tasks=launcher.check_tasks
   ),
-  r"python -m synthjax\.classify ": lambda c, _: check_program(
-    "synthjax.classify", c.words[3:]
+  r"python -m synthjax\.(classify|verify) ": lambda c, _: check_program(
+    c.words[2], c.words[3:]
   ),
   r"python -m synthjax\.weights ": lambda c, _: check_weights(c.words[3:]),
   r"python -m synthjax\.datasets ": lambda c, _: check_datasets(c.words[3:]),

@@ -17,7 +17,7 @@ import pytest
 from doc_blocks import ROOT, all_commands, commands, pages, read
 from doc_commands import parse
 
-from synthjax import classify, generators, main
+from synthjax import classify, generators, main, verify
 from synthjax.diffusion import samplers
 
 pytest_plugins = ("doc_workspace",)  # fixtures
@@ -242,6 +242,8 @@ def follow(command, launcher):
   if command.words[:3] == ["python", "-m", "synthjax.classify"]:
     if command.words[3] not in AFTER_FETCHING:
       classify.main(command.words[3:])
+  if command.words[:3] == ["python", "-m", "synthjax.verify"]:
+    assert not verify.check(command.words[3])
   if is_run(command):
     run(command)
 
