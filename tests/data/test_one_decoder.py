@@ -10,7 +10,7 @@ from PIL import Image
 
 from synthjax.data.formats import coco, parquet, png_folder, webdataset
 from synthjax.data.pipeline import image_files
-from synthjax.data.real import archives
+from synthjax.data.real import archives, coop_splits
 from synthjax.detection import voc
 from synthjax.runtime.errors import UserError
 
@@ -33,7 +33,7 @@ def coop(path, content):
   folder(path, content)
   rows = {"test": [["dog/a.jpg", 0, "dog"]]}
   (path / "split.json").write_text(json.dumps(rows))
-  return archives.coop(path, path / "split.json", "test", CLASSES)
+  return coop_splits.coop(path, path / "split.json", "test", CLASSES)
 
 
 def from_parquet(path, content):
