@@ -1,11 +1,12 @@
 r"""Detection from backbones of generated images: Tables 10 and 11, PASCAL VOC.
 
-  python -m synthjax.main --config=configs/detect_voc.py:data=$VOC \
+  python -m synthjax.datasets fetch voc --data_dir=/data
+  python -m synthjax.main --config=configs/detect_voc.py:data_dir=/data \
     --workdir=$OUT
 
   --config=...:runlocal                   about 45 minutes on 2 cores
-  --config=...:data=/data/VOCdevkit       VOC 2007 and 2012; through TensorFlow
-                                          Datasets where it is left out
+  --config=...:data_dir=/data             the archives or VOCdevkit of VOC 2007
+                                          and 2012
   --config=...:init=random                no pre-training; `both` by default
   --config=...:init=pretrained,weights=released:resnet50_torchvision
                                           IN-1K of Table 10; any ResNet-50
@@ -81,7 +82,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arg = parse_arg(
     arg,
     runlocal=False,
-    data="",
+    data_dir=None,
     init="both",
     weights="",
     num_steps=0,  # those of the recipe
@@ -94,9 +95,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.seed = 0
   config.space = "voc"
 
-  source = dict(kind="voc_tfds")
-  if arg.data:
-    source = dict(kind="voc", data_dir=arg.data)
+  source = dict(kind="voc")
+  if arg.data_dir:
+    source["data_dir"] = arg.data_dir
   config.detect = dict(
     space="voc",
     train=source | dict(sets=TRAIN),

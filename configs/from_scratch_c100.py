@@ -4,6 +4,7 @@ r"""From random weights: generated images against few real ones, CIFAR-100.
   python -m synthjax.main --config=configs/from_scratch_c100.py --workdir=$OUT
 
   --config=...:runlocal            the embedded world, some minutes on 2 cores
+  --config=...:data_dir=/data      where CIFAR-100 lies
   --config.pretrain.seeds=0,1      any single value
 
 A ResNet learns CIFAR-100 from 500 generated images a class, and the same ResNet
@@ -18,6 +19,7 @@ Measured: not run at full size. `:runlocal`: see README.md.
 import ml_collections
 
 from synthjax.config import (
+  data_set,
   embedded_world,
   parse_arg,
   released_glide,
@@ -27,7 +29,7 @@ from synthjax.config import (
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
-  arg = parse_arg(arg, runlocal=False)
+  arg = parse_arg(arg, runlocal=False, data_dir=None)
   config = ml_collections.ConfigDict()
   config.tasks = ("prompts", "generate", "pretrain", "transfer", "report")
   config.seed = 0
@@ -56,12 +58,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     num_workers=16,
     log_every=50,
     checkpoint_every=2_500,
-    test=dict(kind="benchmark", name="cifar100", split="test"),
+    test=data_set("cifar100", "test", arg.data_dir),
   )
   model = dict(name="resnet50", stem="cifar", dtype="bfloat16")
   config.pretrain = dict(model=model, filter=False, seeds=(0, 1, 2), **recipe)
   config.transfer = dict(
-    train=dict(kind="benchmark", name="cifar100", split="train"),
+    train=data_set("cifar100", "train", arg.data_dir),
     inits=dict(random=dict()),
     shots=(1, 16, 32, 64, 80, 90, 95, 100),
     seeds=(0, 1, 2),

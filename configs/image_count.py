@@ -20,6 +20,7 @@ Measured: not run at full size. `:runlocal`: see README.md.
 import ml_collections
 
 from synthjax.config import (
+  data_set,
   embedded_world,
   parse_arg,
   released_clip,
@@ -69,10 +70,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     weight_decay=0.1,
     clip_norm=1.0,
     temperature=2.0,
-    test=dict(kind="benchmark", name=arg.space, split="test"),
+    test=data_set(arg.space, "test", arg.data_dir),
   )
-  if arg.data_dir:
-    config.tune.test.data_dir = arg.data_dir
   config.report = report(paper=("A13",))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above

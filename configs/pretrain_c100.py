@@ -4,6 +4,7 @@ r"""Downstream-aware: pre-training on generated images of CIFAR-100's classes.
   python -m synthjax.main --config=configs/pretrain_c100.py --workdir=$OUT
 
   --config=...:runlocal                         some minutes on 2 cores
+  --config=...:data_dir=/data                   where CIFAR-100 lies
   --config=...:amount=2.4M                      images; or 3.6M, or 1.2M
   --config=...:images_per_class=100             any other number of them
   --config=...:init=released:resnet50_torchvision   from real IN-1K weights
@@ -23,6 +24,7 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
+  data_set,
   embedded_pretraining,
   exports,
   finetuning_on_cifar100,
@@ -42,6 +44,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arg = parse_arg(
     arg,
     runlocal=False,
+    data_dir=None,
     backbone="resnet50",
     amount="1.2M",
     images_per_class=0,  # those of the amount
@@ -80,8 +83,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     checkpoint_every=2_500,
   )
   config.transfer = dict(
-    train=dict(kind="benchmark", name="cifar100", split="train"),
-    test=dict(kind="benchmark", name="cifar100", split="test"),
+    train=data_set("cifar100", "train", arg.data_dir),
+    test=data_set("cifar100", "test", arg.data_dir),
     **finetuning_on_cifar100(),
   )
   if arg.backbone == "deit_s":

@@ -4,6 +4,7 @@ r"""Downstream-agnostic: pre-training on generated images of ImageNet's classes.
   python -m synthjax.main --config=configs/pretrain_in1k.py --workdir=$OUT
 
   --config=...:runlocal                         some minutes on 2 cores
+  --config=...:data_dir=/data                   where CIFAR-100 lies
   --config=...:amount=2.4M                      images; 1.2M by default
   --config=...:images_per_class=100             any other number of them
   --config=...:backbone=deit_s                  with DeiT's recipe
@@ -26,6 +27,7 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
+  data_set,
   embedded_pretraining,
   exports,
   finetuning_on_cifar100,
@@ -44,6 +46,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arg = parse_arg(
     arg,
     runlocal=False,
+    data_dir=None,
     preset="paper",
     backbone="resnet50",
     amount="1.2M",
@@ -85,8 +88,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   # Appendix C.5.3. It measures the ResNet-50 on VOC alone.
   config.transfer = dict(
     space="cifar100",
-    train=dict(kind="tfds", name="cifar100", split="train"),
-    test=dict(kind="tfds", name="cifar100", split="test"),
+    train=data_set("cifar100", "train", arg.data_dir),
+    test=data_set("cifar100", "test", arg.data_dir),
     **finetuning_on_cifar100(),
   )
   if arg.backbone == "deit_s":

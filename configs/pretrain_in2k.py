@@ -4,6 +4,7 @@ r"""Downstream-agnostic: generated images of 2,000 classes of ImageNet.
   python -m synthjax.main --config=configs/pretrain_in2k.py --workdir=$OUT
 
   --config=...:runlocal               the embedded world, some CPU minutes
+  --config=...:data_dir=/data         where CIFAR-100 lies
   --config=...:amount=4.0M            images; 2.4M by default
   --config=...:images_per_class=100   any other number of them
   --config=...:backbone=deit_s        with DeiT's recipe
@@ -27,6 +28,7 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
+  data_set,
   embedded_pretraining,
   exports,
   finetuning_on_cifar100,
@@ -45,6 +47,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arg = parse_arg(
     arg,
     runlocal=False,
+    data_dir=None,
     preset="paper",
     backbone="resnet50",
     amount="2.4M",
@@ -86,8 +89,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   # Appendix C.5.3. It measures the ResNet-50 on VOC alone.
   config.transfer = dict(
     space="cifar100",
-    train=dict(kind="tfds", name="cifar100", split="train"),
-    test=dict(kind="tfds", name="cifar100", split="test"),
+    train=data_set("cifar100", "train", arg.data_dir),
+    test=data_set("cifar100", "test", arg.data_dir),
     **finetuning_on_cifar100(),
   )
   if arg.backbone == "deit_s":

@@ -4,6 +4,7 @@ r"""MoCo v2 on generated images: pre-training without their labels.
   python -m synthjax.main --config=configs/pretrain_moco.py --workdir=$OUT
 
   --config=...:runlocal                         some minutes on 2 cores
+  --config=...:data_dir=/data                   where CIFAR-100 lies
   --config=...:amount=2.4M                      images; 1.2M by default
   --config=...:space=in2k,amount=4.0M           of 2,000 classes; or 2.4M
   --config=...:images_per_class=100             any other number of them
@@ -26,6 +27,7 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
+  data_set,
   embedded_pretraining,
   exports,
   finetuning_on_cifar100,
@@ -47,6 +49,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arg = parse_arg(
     arg,
     runlocal=False,
+    data_dir=None,
     backbone="resnet50",
     amount="",
     images_per_class=0,  # those of the amount; 1200 in other spaces
@@ -99,8 +102,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   # The paper measures on VOC alone; this is Appendix C.5.3's for Table 8.
   config.transfer = dict(
     space="cifar100",
-    train=dict(kind="tfds", name="cifar100", split="train"),
-    test=dict(kind="tfds", name="cifar100", split="test"),
+    train=data_set("cifar100", "train", arg.data_dir),
+    test=data_set("cifar100", "test", arg.data_dir),
     **finetuning_on_cifar100(),
   )
   config.export = exports()

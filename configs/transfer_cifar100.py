@@ -10,6 +10,7 @@ r"""CIFAR-100 from given weights or none: finetuning, linear probe, few labels.
   --config=...:shots=50             of each class; 0, the default, is all 500
   --config=...:backbone=deit_s      DeiT's recipe; positions are resized
   --config=...:runlocal             the embedded world, a minute on 2 cores
+  --config=...:data_dir=/data       where CIFAR-100 lies
 
 Appendix C.5.3 gives the schedule, and neither the resolution nor the stem.
 Weights of ImageNet's stem want 224 px; at 32 px and without weights, the
@@ -24,6 +25,7 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
+  data_set,
   embedded_pretraining,
   finetuning_on_cifar100,
   parse_arg,
@@ -45,6 +47,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arg = parse_arg(
     arg,
     runlocal=False,
+    data_dir=None,
     backbone="resnet50",
     weights="",
     image_size=224,
@@ -60,8 +63,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
   config.transfer = dict(
     model=dict(name=arg.backbone, dtype="bfloat16"),
-    train=dict(kind="benchmark", name="cifar100", split="train"),
-    test=dict(kind="benchmark", name="cifar100", split="test"),
+    train=data_set("cifar100", "train", arg.data_dir),
+    test=data_set("cifar100", "test", arg.data_dir),
     **finetuning_on_cifar100(),
   )
   config.transfer.image_size = arg.image_size

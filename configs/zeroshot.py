@@ -16,7 +16,7 @@ r"""Zero-shot recognition with generated images, on any of the paper's 17 sets.
   --config=...:low_resolution=64  shrinks images before they are tuned on; a
                                   switch of the release (EuroSAT 64, CIFAR 32)
   --config=...:preset=fast        a fifth of the sampler's steps; see README.md
-  --config=...:data_dir=/data     where the real images are, if not TFDS's
+  --config=...:data_dir=/data     the folder of the data sets
 
 The paper's best: sentences around the class name (LE), images of them that RN50
 does not doubt (CF), and a classifier tuned on those with soft targets (SCE).
@@ -31,6 +31,7 @@ Measured: not run at full size. `:runlocal` is quickstart.py's recipe: see
 import ml_collections
 
 from synthjax.config import (
+  data_set,
   embedded_world,
   exports,
   parse_arg,
@@ -112,11 +113,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     weight_decay=0.1,
     clip_norm=1.0,
     temperature=2.0,
-    test=dict(kind="benchmark", name=arg.space, split="test"),
+    test=data_set(arg.space, "test", arg.data_dir),
     best_epoch_on_test=True,  # what the released code reports, beside ours
   )
-  if arg.data_dir:
-    config.tune.test.data_dir = arg.data_dir
   config.card = dict(
     real=config.tune.test.to_dict(),
     encoders="fetched",  # Inception, DINOv2 if here; or "none"

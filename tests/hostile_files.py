@@ -33,7 +33,7 @@ from PIL import Image
 from synthjax.data.formats import coco, parquet, png_folder, webdataset
 from synthjax.data.generated import drawn_images, scores, shards
 from synthjax.data.pipeline import image_files
-from synthjax.data.real import archives
+from synthjax.data.real import archives, coop_splits
 from synthjax.detection import voc
 from synthjax.labels import spaces
 from synthjax.prompts import sentences, strategies
@@ -344,10 +344,10 @@ READERS = {
     birdsnap, lambda f: rows_of(archives.birdsnap(f, "test", CLASSES))
   ),
   "CoOp's split": Reader(
-    split, lambda f: archives.read_split(f / "split.json", "train")
+    split, lambda f: coop_splits.read_split(f / "split.json", "train")
   ),
   "CoOp's draw": Reader(
-    draw, lambda f: archives.read_split(f / "shot_16-seed_1.pkl", "train")
+    draw, lambda f: coop_splits.read_split(f / "shot_16-seed_1.pkl", "train")
   ),
   "images": Reader(images, read_images),
   "folder": Reader(

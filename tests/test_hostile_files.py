@@ -21,7 +21,7 @@ import pytest
 
 from synthjax.data.formats import parquet, webdataset
 from synthjax.data.generated import scores
-from synthjax.data.real import archives
+from synthjax.data.real import coop_splits
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
@@ -93,7 +93,7 @@ def shared_list(folder):
   rows = [1] * 1000
   path = folder / "draw.pkl"
   path.write_bytes(pickle.dumps({str(i): rows for i in range(1000)}))
-  archives.read_split(path, "train")
+  coop_splits.read_split(path, "train")
 
 
 def terabyte(folder, name, kind=tarfile.REGTYPE):

@@ -4,6 +4,7 @@ from synthjax.config.arguments import parse_arg
 from synthjax.config.presets import (
   EMBEDDED_PRESETS,
   PRESETS,
+  data_set,
   embedded_pretraining,
   embedded_world,
   exports,
@@ -21,6 +22,7 @@ from synthjax.runtime.errors import unknown_names
 __all__ = [
   "EMBEDDED_PRESETS",
   "PRESETS",
+  "data_set",
   "embedded_pretraining",
   "embedded_world",
   "exports",

@@ -145,6 +145,20 @@ def report(**fields: Any) -> dict[str, Any]:
 # --- the blocks of pre-training and finetuning that several configs share ----
 
 
+def data_set(
+  name: str, split: str, data_dir: str | None = None
+) -> dict[str, Any]:
+  """Returns a block of real images: a split of a data set of the paper.
+
+  Args:
+    name: of the data set, as `python -m synthjax.datasets list` has it.
+    split: train, validation or test.
+    data_dir: the folder of the data sets; by default that of the command.
+  """
+  block = dict(kind="benchmark", name=name, split=split)
+  return block | (dict(data_dir=data_dir) if data_dir else {})
+
+
 def finetuning_on_cifar100() -> dict[str, Any]:
   """Returns what `transfer` needs besides the images (Appendix C.5.3).
 
