@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import errno
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -22,6 +23,9 @@ class UserError(ValueError):
   def __init__(self, *problems: str):
     self.problems = tuple(dict.fromkeys(problems))
     super().__init__("\n".join(map(str, self.problems)))
+
+
+_long: list[Callable[[], Any]] | None = None  # what `lastly` was given
 
 
 @contextlib.contextmanager
@@ -47,12 +51,32 @@ def gathered() -> Iterator[Callable]:
       problems.extend(error.problems)
       return None
 
+  global _long
+  if is_outer := _long is None:
+    _long = []
   try:
     yield attempt
+    while is_outer and _long and not problems:
+      attempt(_long.pop(0))
   except UserError as error:  # what the rest of the block cannot do without
     problems.extend(error.problems)
+  finally:
+    if is_outer:
+      _long = None
   if problems:
     raise UserError(*problems)
+
+
+def lastly(function: Callable, *args: Any, **kwargs: Any) -> None:
+  """Calls a function at the end of all that is gathered, or at once.
+
+  For checks that take seconds, such as to trace a large network: they are not
+  made if something is missing already.
+  """
+  if _long is None:
+    function(*args, **kwargs)
+  else:
+    _long.append(functools.partial(function, *args, **kwargs))
 
 
 # What the system says of a disk or a path, wherever it is met.

@@ -39,7 +39,7 @@ from synthjax.labels import spaces
 from synthjax.models.classifiers import make_classifier
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import UserError, gathered, unknown_names
+from synthjax.runtime.errors import UserError, gathered, lastly, unknown_names
 from synthjax.runtime.progress import counter
 from synthjax.training import backbones
 from synthjax.training import run as runs
@@ -154,7 +154,8 @@ def check(config: ConfigDict, workdir: str) -> None:
     training = plan_training(setup.block, init, num_train, name=name)
     meshes.check_batch(mesh, training.batch_size, field="detect.batch_size")
     objective = _objective(setup, training)
-    detection.trace(
+    lastly(
+      detection.trace,
       [
         _start_from(objective, weights)
         for start, weights in weights_of.values()

@@ -19,7 +19,7 @@ from synthjax.models.classifiers import HEADS, backbone, make_classifier
 from synthjax.models.vit import model as vit
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import UserError, gathered
+from synthjax.runtime.errors import UserError, gathered, lastly
 from synthjax.training import (
   finetune,
   metrics,
@@ -61,7 +61,9 @@ def _check_arm(fields: Pretraining, space: spaces.LabelSpace) -> None:
       f"{space.name!r} has {len(space.classes)} classes: choose 1 to that."
     )
   meshes.make_mesh(fields.fsdp)
-  fields.trace(_make_objective(fields, len(space.classes), num_steps=10**9))
+  lastly(
+    fields.trace, _make_objective(fields, len(space.classes), num_steps=10**9)
+  )
 
 
 def run(config: ConfigDict, workdir: str) -> None:

@@ -15,7 +15,7 @@ from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.models.vit import model as vit
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import gathered
+from synthjax.runtime.errors import gathered, lastly
 from synthjax.training import backbones as pretrained
 from synthjax.training import finetune, recipes, supervised
 from synthjax.training import run as runs
@@ -31,13 +31,13 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks fields and names, and that the pool has shots enough."""
   trainings = finetune.read(config.transfer.to_dict())
   space = _space(config)
-  for fields in trainings.values():
-    host_augment.transforms(fields.augment, image_size=32, num_classes=2)
-    for lr in fields.rates:
-      objective = _objective(fields, _model(config), space, lr, 10**9)
-    fields.trace(objective)  # rates are no shapes: one does for all
   check_real, name = real_images.check_real, "config.transfer"
   with gathered() as attempt:
+    for fields in trainings.values():
+      host_augment.transforms(fields.augment, image_size=32, num_classes=2)
+      for lr in fields.rates:
+        objective = _objective(fields, _model(config), space, lr, 10**9)
+      lastly(fields.trace, objective)  # rates are no shapes: one does for all
     if "pretrained" in trainings:
       if fields.weights:
         attempt(lambda: files.load_params(_locate(fields.weights)))
