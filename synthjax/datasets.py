@@ -15,17 +15,18 @@ SYNTHJAX_MIRROR=https://host/path fetches from https://host/path/NAME/FILE.
 
 import argparse
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from etils import epath
 
 from synthjax.data.real import publishers
 from synthjax.runtime import published
 from synthjax.runtime.commands import end_well
-from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.errors import UserError, gathered, unknown_names
 from synthjax.runtime.published import print_table
 
 COMMANDS = ("list", "fetch", "check", "where")
+_PRESENT = ("unpacked", "packed", "here")  # states of files that are there
 
 
 def run(command: str, names: Sequence[str], data_dir: str | None) -> None:
@@ -93,9 +94,7 @@ def state(name: str, root: epath.Path) -> str:
     a.file.name: _state(name, root, a)
     for a in publishers.published()[name].files
   }
-  missing = [
-    k for k, v in states.items() if v not in ("unpacked", "packed", "here")
-  ]
+  missing = [file for file, how in states.items() if how not in _PRESENT]
   if not missing:
     return "packed" if "packed" in states.values() else "here"
   return (
@@ -121,13 +120,18 @@ def fetch_all(names: Sequence[str], root: epath.Path) -> None:
   Raises:
     UserError: listing what could not be fetched, and what to get by hand.
   """
-  problems = []
-  for name in names:
-    entry = publishers.published()[name]
-    print(f"{name}: {entry.what}, licence {entry.licence}, {entry.page}")
-    by_hand = []
+  with gathered() as attempt:
+    for name in names:
+      attempt(_fetch, name, root)
+
+
+def _fetch(name: str, root: epath.Path) -> None:
+  """Fetches and unpacks one data set; see `fetch_all`."""
+  entry, by_hand = publishers.published()[name], []
+  print(f"{name}: {entry.what}, licence {entry.licence}, {entry.page}")
+  with gathered() as attempt:
     for archive in entry.files:
-      if _state(name, root, archive) in ("unpacked", "packed", "here"):
+      if _state(name, root, archive) in _PRESENT:
         print(f"{archive.file.name} is already there.")
       elif archive.file.url is None:
         by_hand.append(archive.file.name)
@@ -135,23 +139,14 @@ def fetch_all(names: Sequence[str], root: epath.Path) -> None:
         folder = pathlib.Path(_home(name, root))
         folder.mkdir(parents=True, exist_ok=True)
         hint = f"Or get it by other means, and put it into {folder}."
-        _try(problems, published.fetch, archive.file, folder, name, hint)
+        attempt(published.fetch, archive.file, folder, name, hint)
     gives = [archive.gives for archive in entry.files if archive.gives]
-    _try(problems, publishers.place, name, root, gives)
+    attempt(publishers.place, name, root, gives)
     if by_hand:
-      problems.append(
+      raise UserError(
         f"{name}: {', '.join(by_hand)} must be got by hand. {entry.by_hand}: "
         f"{_home(name, root)}"
       )
-  if problems:
-    raise UserError("\n".join(problems))
-
-
-def _try(problems: list[str], function: Callable, *args) -> None:
-  try:
-    function(*args)
-  except UserError as error:
-    problems.append(str(error))
 
 
 def check_all(names: Sequence[str], root: epath.Path) -> None:
@@ -166,13 +161,12 @@ def check_all(names: Sequence[str], root: epath.Path) -> None:
     for splits, split, size, opened in _splits(name, root):
       try:
         source, labels, num_classes = opened()
+      except publishers.NotThere:
+        rows.append((name, f"{splits} {split}", "", "", "not here"))
+        continue
       except UserError as error:
-        absent = " is not there: " in str(error).partition("\n")[0]
-        rows.append(
-          (name, f"{splits} {split}", "", "", "not here" if absent else "WRONG")
-        )
-        if not absent:
-          problems.append(str(error))
+        rows.append((name, f"{splits} {split}", "", "", "WRONG"))
+        problems.append(str(error))
         continue
       right = size in (None, len(source))
       expected = "" if right else f", {size:,} expected"

@@ -19,6 +19,10 @@ from synthjax.runtime.errors import UserError
 from synthjax.runtime.published import File
 
 
+class NotThere(UserError):
+  """Says that files of a data set are not there, packed or unpacked."""
+
+
 class Archive(NamedTuple):
   """One file of a data set, and what it unpacks to."""
 
@@ -120,8 +124,8 @@ def absent(
   missing: Sequence[str],
   data_dir: epath.PathLike | None,
   tfds: str | None = None,
-) -> UserError:
-  """Returns an error about files of a data set that are not there.
+) -> NotThere:
+  """Returns the error about files of a data set, and how to get them.
 
   Args:
     what: is to be opened.
@@ -143,7 +147,7 @@ def absent(
     command = tfds_copies.build_command(tfds, copies)
     text += f"; or prepare it by `{command}`, after {tfds_copies.INSTALL}"
   hint = "" if data_dir else " If it lies elsewhere, give data_dir."
-  return UserError(f"{text}.{hint}")
+  return NotThere(f"{text}.{hint}")
 
 
 def _unpack(name: str, root: epath.Path, archive: Archive) -> None:
