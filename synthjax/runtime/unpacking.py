@@ -35,15 +35,16 @@ def unpack(
   Raises:
     UserError: if it is damaged, or the folder cannot be written.
   """
-  # What is there without the mark is whole.
   mark = into.parent / f".{path.name}.unpacking"
-  if is_there() and not mark.exists():
+  # What is there without the mark is whole.
+  is_done = lambda: is_there() and not mark.exists()
+  if is_done():
     return
   try:
     into.parent.mkdir(parents=True, exist_ok=True)
-    mark.touch()
     with download.alone(mark) as lock:
-      if mark.exists():  # no other process has just done it
+      if not is_done():  # no other process has just done it
+        mark.touch()
         into.mkdir(exist_ok=True)
         say(f"Unpacking {path} into {into}, once.")
         with path.open("rb") as file:

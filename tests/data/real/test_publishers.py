@@ -144,6 +144,18 @@ def test_a_member_outside_of_the_archive_is_refused(tmp_path):
   assert not (tmp_path / "outside.txt").exists()
 
 
+def test_what_another_process_has_unpacked_meanwhile_is_left(tmp_path, capsys):
+  path, there = tmp_path / "x.tar", iter([False, True])
+  with tarfile.open(path, "w") as archive:
+    archive.addfile(tarfile.TarInfo("a.txt"))
+  unpacking.unpack(
+    path, tmp_path / "into", is_there=lambda: next(there), again="x"
+  )
+  assert not (tmp_path / "into").exists()
+  assert [file.name for file in tmp_path.iterdir()] == ["x.tar"]
+  assert "Unpacking" not in capsys.readouterr().err
+
+
 def test_cifar_has_red_green_and_blue_where_they_belong(tmp_path):
   data_set_layouts.write("cifar100", tmp_path)  # at the top
   space = spaces.load_space("cifar100")
