@@ -11,7 +11,6 @@ Or write it in a module of your own and name that by `kind`; see
 docs/extending.md.
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -361,11 +360,10 @@ def imagenet(
 
 def _validation_synsets(path: epath.Path) -> dict[str, str]:
   """Returns the synset of each image of ImageNet's validation split."""
-  name = "ILSVRC2012_val_{:08}.JPEG"
   for folder in (path, *list(path.parents)[:4]):
     table = folder / "LOC_val_solution.csv"  # Kaggle's
     if table.exists():
-      rows = csv.DictReader(table.read_text().splitlines())
+      rows = _table(table, ("ImageId", "PredictionString"), between=",")
       return {
         f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0]
         for row in rows
@@ -378,7 +376,8 @@ def _validation_synsets(path: epath.Path) -> dict[str, str]:
       }
       lines = _lines(kit / "ILSVRC2012_validation_ground_truth.txt")
       return {
-        name.format(i): synsets[int(n)] for i, n in enumerate(lines, start=1)
+        f"ILSVRC2012_val_{i:08}.JPEG": synsets[int(n)]
+        for i, n in enumerate(lines, start=1)
       }
   raise UserError(
     f"The images of {path / 'val'} are in one folder, which does not say their "
@@ -503,9 +502,17 @@ def _mat(path: epath.Path, key: str) -> np.ndarray:
     ) from error
 
 
-def _table(path: epath.Path, needed: Sequence[str]) -> list[dict[str, str]]:
-  """Reads a table of tabs whose first line names its columns."""
-  header, *lines = [line.split("\t") for line in _lines(path)] or [[]]
+def _table(
+  path: epath.Path, needed: Sequence[str], between: str = "\t"
+) -> list[dict[str, str]]:
+  """Reads a table whose first line names its columns.
+
+  Args:
+    path: of the table.
+    needed: columns that every row must have.
+    between: columns, of which none holds it.
+  """
+  header, *lines = [line.split(between) for line in _lines(path)] or [[]]
   if missing := [name for name in needed if name not in header]:
     raise UserError(
       f"{path} has the columns {header}, without {' and '.join(missing)}."

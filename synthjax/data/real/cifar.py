@@ -20,6 +20,7 @@ from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example, Files
 from synthjax.labels import class_names
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import read_text
 from synthjax.weights.torch_files import unpickle
 from synthjax.weights.torch_files.records import Module
 
@@ -104,10 +105,10 @@ def open_cifar(
   )
   rows = _Rows(str(path), split, first, image_size)
   _, numbers = _read_split(str(path), split)
-  if numbers.size and numbers.max() >= len(names):
+  if (odd := numbers[(numbers < 0) | (numbers >= len(names))]).size:
     raise UserError(
-      f"{path} has the label {numbers.max()}, but {len(names)} names: unpack "
-      "the archive anew."
+      f"{path} has the label {odd[0]}, but {len(names)} names: unpack the "
+      "archive anew."
     )
   labels = [labels_of[names[n]] for n in numbers[first:last].tolist()]
   read = functools.partial(_read, rows, labels)
@@ -157,7 +158,10 @@ def _read_split(path: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     else:
       batch = _load(folder / name)
       pixels.append(_array(folder / name, batch.get("data")))
-      labels.append(np.array(batch.get(f"{layout.labels}s", ()), np.int64))
+      numbers = batch.get(f"{layout.labels}s")
+      if type(numbers) is not list or {*map(type, numbers)} - {int}:
+        raise UserError(f"{folder / name} holds no labels: unpack it anew.")
+      labels.append(np.array(numbers, np.int64))
     if len(pixels[-1]) != len(labels[-1]):
       raise UserError(
         f"{folder / name} has {len(pixels[-1])} images and {len(labels[-1])} "
@@ -169,7 +173,7 @@ def _read_split(path: str, split: str) -> tuple[np.ndarray, np.ndarray]:
 def _names(path: epath.Path, layout: _Layout) -> list[str]:
   """Returns the class names, in the order of the labels."""
   if layout.label_bytes:
-    return (path / layout.names).read_text().split()
+    return read_text(path / layout.names).split()
   names = _load(path / layout.names).get(f"{layout.labels}_names", ())
   return [_text(name) for name in names]
 

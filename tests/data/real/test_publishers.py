@@ -175,10 +175,18 @@ def test_a_pickle_of_cifar_that_asks_for_more_is_refused(tmp_path):
   (folder / "test_batch").write_bytes(pickle.dumps({"data": print}))
   with pytest.raises(UserError, match="test_batch is no file of CIFAR.*print"):
     cifar.open_cifar(folder, "test", space=space)
-  (folder / "test_batch").write_bytes(
-    pickle.dumps({b"data": np.zeros((3, 3072), np.uint8), b"labels": [1, 2, 0]})
-  )
-  cifar._read_split.cache_clear()
+  data = np.zeros((3, 3072), np.uint8)
+  for labels, words in (
+    (["a", "b", "c"], "test_batch holds no labels"),
+    ([0, -1, 2], "has the label -1, but 10 names"),
+    ([1, 2, 0], ""),
+  ):
+    content = pickle.dumps({b"data": data, b"labels": labels})
+    (folder / "test_batch").write_bytes(content)
+    cifar._read_split.cache_clear()
+    if words:
+      with pytest.raises(UserError, match=words):
+        cifar.open_cifar(folder, "test", space=space)
   assert cifar.open_cifar(folder, "test", space=space).labels.tolist() == [
     *(1, 2, 0)
   ]

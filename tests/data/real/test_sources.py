@@ -9,7 +9,7 @@ from PIL import Image
 from synthjax.data.formats import png_folder
 from synthjax.data.generated import shards
 from synthjax.data.pipeline import image_files
-from synthjax.data.real import real_images
+from synthjax.data.real import archives, real_images
 from synthjax.data.real.tfds_copies import open_tfds
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
@@ -290,6 +290,24 @@ def test_a_copy_that_cannot_be_read_says_how_to_prepare_it(
 def _as_tfrecord(shard):
   info = shard.parent / "dataset_info.json"
   info.write_text(info.read_text().replace("array_record", "tfrecord"))
+
+
+def test_kaggle_s_list_has_the_classes_of_imagenet_s_validation(tmp_path):
+  (tmp_path / "val").mkdir()
+  for i in (1, 2):
+    image = Image.new("RGB", (4, 4))
+    image.save(tmp_path / f"val/ILSVRC2012_val_{i:08}.JPEG")
+  table = tmp_path / "LOC_val_solution.csv"
+  rows = "2,n01 85 1 499 2 n01 1 1 2 2 \n", "1,n02 1 2 3 4 \n"
+  listed = "".join(f"ILSVRC2012_val_0000000{row}" for row in rows)
+  table.write_text(f"ImageId,PredictionString\n{listed}")
+  classes = [{"name": "tench", "key": "n01"}, {"name": "cock", "key": "n02"}]
+  space = spaces.parse_space(classes, where="here")
+  source = archives.imagenet(tmp_path, "validation", space=space)
+  assert source.labels.tolist() == [1, 0]
+  table.write_text(listed)
+  with pytest.raises(UserError, match="without ImageId and PredictionString"):
+    archives.imagenet(tmp_path, "validation", space=space)
 
 
 def test_a_user_s_folders_are_found_by_key(class_folders):
