@@ -20,6 +20,7 @@ from synthjax.data.pipeline import image_files, orientation
 from synthjax.data.pipeline.rows import Source
 from synthjax.runtime import artifacts, atomic, cache
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import parse_json
 
 _VERSION = 1  # of an inspection; another one has all files read again
 _END = 32 * 1024  # bytes that are read at each end of a file
@@ -84,8 +85,8 @@ def inspect(source: Source) -> dict[str, Any] | None:
     stats = list(pool.map(_stat, paths))
     listed = _digest([_VERSION, len(source)], paths, stats, notes)
     kept = cache.private_folder() / "inspected" / f"{listed}.json"
-    if kept.exists():
-      return about | json.loads(kept.read_text())
+    with contextlib.suppress(OSError, ValueError):  # none yet, or damaged
+      return about | parse_json(kept.read_bytes(), dict)
     looks = list(pool.map(_look, paths))
   first: dict[int, int] = {}
   for row, (labels, _) in enumerate(notes or _notes(source)):

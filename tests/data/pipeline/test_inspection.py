@@ -48,6 +48,15 @@ def test_a_second_inspection_opens_no_file(folder, monkeypatch):
   assert inspect(folder) == first
 
 
+@pytest.mark.faults
+def test_an_inspection_whose_note_is_damaged_is_made_again(folder):
+  first = inspect(folder)
+  (note,) = (folder.parent / "cache").rglob("inspected/*.json")
+  for content in (b"", b"[1]", b"\xff"):
+    note.write_bytes(content)
+    assert inspect(folder) == first
+
+
 def test_a_folder_that_is_moved_or_copied_anew_is_the_same(folder):
   first = inspect(folder)
   moved = folder.parent / "elsewhere"
