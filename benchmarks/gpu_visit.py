@@ -6,8 +6,7 @@
 Each part runs in a process of its own, in the time that is left and at most its
 cap, and appends its rows to DIR/rows.jsonl as it finds them: a part that is cut
 short loses nothing. Compiled functions are kept in DIR/cache, so that a second
-call on the same machine is fast. `benchmarks/visits/` holds what was measured,
-with the date, the device and the versions, and so what is still to be done.
+call on the same machine is fast. Each row has the date and the versions.
 
 `check` comes before all speeds: what no CPU can show, against the CPU. Random
 weights cost as much as trained ones.
@@ -305,10 +304,8 @@ def time_hot(jax, args, part, name, hot, count: int, what: str) -> None:
   from benchmarks.timing import compile_timed
 
   inputs = list(jax.device_put(hot_functions.fill(hot)))
-  donate = () if hot.donated is None else (hot.donated,)
-  compiled = compile_timed(
-    jax.jit(hot.function, donate_argnums=donate), *inputs
-  )
+  function = jax.jit(hot.function, donate_argnums=hot.donated)
+  compiled = compile_timed(function, *inputs)
   if hot.donated is None:
     seconds = timed(jax, compiled.run, *inputs)
   else:

@@ -85,10 +85,9 @@ def traced_for(platform: str) -> Iterator[None]:
 
 def lower(hot: Hot, platform: str) -> Any:
   """Lowers a function for a platform that need not be there."""
-  donate = () if hot.donated is None else (hot.donated,)
   with traced_for(platform):
-    compiled = jax.jit(hot.function, donate_argnums=donate)
-    return compiled.trace(*hot.args).lower(lowering_platforms=(platform,))
+    function = jax.jit(hot.function, donate_argnums=hot.donated)
+    return function.trace(*hot.args).lower(lowering_platforms=(platform,))
 
 
 def fill(hot: Hot) -> tuple:

@@ -111,7 +111,7 @@ def row(name: str, platform: str, device: Any) -> str:
       hot.function,
       in_shardings=place,
       out_shardings=place,
-      donate_argnums=() if hot.donated is None else (hot.donated,),
+      donate_argnums=hot.donated,
     )
     flops = timing.plain_flops(jax.jit(hot.function), *hot.args)
     began = time.perf_counter()
