@@ -37,17 +37,17 @@ def check(workdir: epath.PathLike) -> list[str]:
       f"There is no {MANIFEST} in {workdir}: give the --workdir of a run that "
       "has completed a task."
     )
-  problems, sizes = [], {}
+  problems, files = [], {}
   for folder in folders:
     try:
-      files = artifacts.load(folder)["files"].values()
-      sizes[folder] = sum(entry["bytes"] for entry in files)
+      files[folder] = artifacts.load(folder)["files"]
     except UserError as error:
       problems.append(str(error))
-  report = counter("verify", sum(sizes.values()), unit="bytes")
-  for folder in sizes:
-    listed = {SPEC, MANIFEST, *artifacts.load(folder)["files"]}
-    extra = [name for name in _files(folder) if name not in listed]
+  total = sum(e["bytes"] for listed in files.values() for e in listed.values())
+  report = counter("verify", total, unit="bytes")
+  for folder, listed in files.items():
+    known = {SPEC, MANIFEST, *listed}
+    extra = [name for name in _files(folder) if name not in known]
     found = artifacts.damage(folder, report)
     found |= dict.fromkeys(extra, "its task has not written it")
     problems += [f"{folder / name}: {what}" for name, what in found.items()]

@@ -202,18 +202,15 @@ def encode_views(
   rows, features = _rows(few, shots, seed).tolist(), []
   at_once = max(_HELD // num_views, 1)
   for first in range(0, len(rows), at_once):
-    features += [
-      encode_images(
-        [
-          fit(
-            host_augment.shot_view(shot, seed=(seed, row, number), scale=scale)
-          )
-          for row in rows[first : first + at_once]
-          for shot in [few.source[row]]
-          for number in range(num_views)
-        ]
-      )
-    ]
+    views = []
+    for row in rows[first : first + at_once]:
+      shot = few.source[row]
+      for number in range(num_views):
+        view = host_augment.shot_view(
+          shot, seed=(seed, row, number), scale=scale
+        )
+        views.append(fit(view))
+    features.append(encode_images(views))
   of_shots = np.concatenate(features).reshape(len(rows), num_views, -1)
   return np.ascontiguousarray(of_shots.swapaxes(0, 1))
 

@@ -211,27 +211,13 @@ def _problem_maker(
     zero_shot = feature_sets.zero_shot_head(encoder, space)
   embed_prompts = cache(partial(encoder.embed_prompts, space.described_names))
 
-  @cache
-  def views_of(shots, seed):
-    return feature_sets.encode_views(
-      few,
-      encoder.encode_images,
-      shots,
-      seed,
-      num_views=fields.num_views,
-      fit=encoder.fit,
-    )
+  encode_views = partial(
+    feature_sets.encode_views, few, encoder.encode_images, fit=encoder.fit
+  )
+  views_of = cache(partial(encode_views, num_views=fields.num_views))
 
   def crops_of(shots, seed, number):
-    return feature_sets.encode_views(
-      few,
-      encoder.encode_images,
-      shots,
-      seed,
-      num_views=number,
-      scale=coop.CROP,
-      fit=encoder.fit,
-    )
+    return encode_views(shots, seed, num_views=number, scale=coop.CROP)
 
   def synthetic_for(method, shots, seed, real_shots):
     rows = filters.images_for(

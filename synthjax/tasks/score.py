@@ -80,8 +80,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     spec["filter_encoder"] = encoders[-1].identity
   if fields.low_resolution:
     spec["low_resolution"] = fields.low_resolution
-    encoders.append(encoders[-1])  # the filter
-    encoders = [_shrinking(encoder, fields.low_resolution), encoders[-1]]
+    filtering = encoders[-1]
+    encoders = [_shrinking(encoder, fields.low_resolution), filtering]
   if artifacts.begin(folder, spec):
     return
   judges = [

@@ -3,11 +3,9 @@
 import random
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated
 
 import numpy as np
 
-from synthjax.config.schema import one_of
 from synthjax.runtime.errors import UserError, unknown_names
 
 MAX_VALIDATION_SHOTS = 4  # as in CoOp
@@ -197,4 +195,3 @@ def _draw_nested(
 
 
 SAMPLERS = {"coop": draw_coop, "nested": _draw_nested}
-Sampler = Annotated[str, one_of(SAMPLERS)]  # of a field that names one
