@@ -51,7 +51,7 @@ def test_damaged_files_are_read_or_refused():
 
 
 def overlapping(folder):
-  """Returns 1 MB of which a thousand arrays would make 1 GB."""
+  """Reads 1 MB of which a thousand arrays would make 1 GB."""
   size, names = 1 << 20, map(str, range(1000))
   entry = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
   header = json.dumps(dict.fromkeys(names, entry)).encode()
@@ -67,7 +67,7 @@ def packed_vocabulary(folder):
 
 
 def anchors(folder):
-  """Returns ten lines of nine of the line before, 3,486,784,401 words."""
+  """Reads ten lines of nine of the line before, 3,486,784,401 words."""
   lines = ["x0: &x0 [a]"]
   for i in range(1, 11):
     lines.append(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9)}]")
@@ -89,7 +89,7 @@ def deep(folder, ending="json"):
 
 
 def shared_list(folder):
-  """Returns a draw whose thousand splits are one list."""
+  """Reads a draw whose thousand splits are one list."""
   rows = [1] * 1000
   path = folder / "draw.pkl"
   path.write_bytes(pickle.dumps({str(i): rows for i in range(1000)}))
@@ -122,7 +122,7 @@ def packed_scores(folder):
 
 
 def long_claim(folder):
-  """Returns an npz whose array claims a terabyte."""
+  """Reads an npz whose array claims a terabyte."""
   content = io.BytesIO()
   np.lib.format.write_array_header_1_0(
     content, {"descr": "|u1", "fortran_order": False, "shape": (1 << 40,)}

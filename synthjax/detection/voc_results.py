@@ -45,7 +45,6 @@ def write(
 
   Returns:
     The number of lines of each file, by its name.
-
   """
   folder = epath.Path(folder)
   lines: dict[int, list[str]] = {label: [] for label in range(len(classes))}

@@ -133,9 +133,10 @@ def check_texts(
     UserError: as `check_encoder` and `cut_texts.check_classes`.
   """
   load = schema.read_checked(FIELDS, dict(block), field)
-  of = spaces.load_space(space)
+  known = spaces.load_space(space)
   texts = {
-    name: [of.sentence(t, c) for t in of.templates] + [of.filter_text(c)]
-    for name, c in zip(of.class_names, of.classes, strict=True)
+    name: [*(known.sentence(t, c) for t in known.templates)]
+    + [known.filter_text(c)]
+    for name, c in zip(known.class_names, known.classes, strict=True)
   }
   cut_texts.check_classes(cut_texts.reads(load), texts, field=field)

@@ -238,7 +238,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     source = _open(setup, "validation")
     for this_run, measured, _ in _measure(setup, all_runs, source, folder):
       validation[this_run] = measured
-  # The test images are opened last, when nothing is left to train or to choose.
+  # The test comes last, when nothing is left to train or to choose.
   source, names = _open(setup, "test"), space.class_names
   # As VOC's own files name them.
   keys = space.keys

@@ -84,7 +84,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   one = next(iter(blocks.values()))
   spec = origin | (one if len(arms) == 1 else {"arms": blocks})
-  images: dict[str, Any] = {}
+  images: dict[str, Any] = {}  # two arms may have other ones of one name
   for name, block in pretraining.real_images(arms.values()):
     images[f"{name} {len(images)}" if name in images else name] = block
   spec |= real_images.identify_files(images, space)
