@@ -22,10 +22,12 @@ import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
+import data_set_layouts
 import jax
 import made_up_run
 import numpy as np
 import odd_rows
+import scipy.io
 import tiny_t5
 from flax import serialization
 from PIL import Image
@@ -33,7 +35,7 @@ from PIL import Image
 from synthjax.data.formats import coco, parquet, png_folder, webdataset
 from synthjax.data.generated import drawn_images, scores, shards
 from synthjax.data.pipeline import image_files
-from synthjax.data.real import archives, coop_splits
+from synthjax.data.real import archives, cifar, coop_splits
 from synthjax.detection import voc
 from synthjax.labels import spaces
 from synthjax.prompts import sentences, strategies
@@ -202,6 +204,56 @@ def birdsnap(folder):
   Image.new("RGB", (8, 6)).save(folder / "images" / "a.jpg")
 
 
+def cifar_10(folder):
+  data_set_layouts.cifar10({"cifar-10-python.tar.gz": folder})
+
+
+def read_cifar_10(folder):
+  cifar._read_split.cache_clear()
+  folder, space = folder / "cifar-10-batches-py", spaces.load_space("cifar10")
+  rows_of(cifar.open_cifar(folder, "test", space=space))
+
+
+def cars(folder):
+  data_set_layouts.image(folder / "cars_train" / "1.jpg")
+  data_set_layouts.image(folder / "cars_train" / "2.jpg")
+  rows = np.array(
+    [[(1, "1.jpg"), (2, "2.jpg")]], [("class", "O"), ("fname", "O")]
+  )
+  names = np.array([["dog", "cat"]], object)
+  (folder / "devkit").mkdir()
+  for name, arrays in (
+    ("cars_meta", {"class_names": names}),
+    ("cars_train_annos", {"annotations": rows}),
+  ):
+    path = folder / "devkit" / f"{name}.mat"
+    scipy.io.savemat(path, arrays, do_compression=True)
+
+
+def flowers(folder):
+  for name, arrays in (
+    ("setid", {"tstid": [2, 1], "trnid": [1], "valid": [2]}),
+    ("imagelabels", {"labels": [1, 2]}),
+  ):
+    path = folder / f"{name}.mat"
+    scipy.io.savemat(path, arrays, do_compression=True)  # as published
+  for number in (1, 2):
+    data_set_layouts.image(folder / "jpg" / f"image_{number:05}.jpg")
+
+
+def read_flowers(folder):
+  names = spaces.load_space("flowers").class_names[:2]
+  classes = {name: label for label, name in enumerate(names)}
+  rows_of(archives.flowers(folder, "test", classes))
+
+
+def cub(folder):
+  (folder / "images.txt").write_text("1 dog/a.jpg\n2 cat/b.jpg\n")
+  (folder / "train_test_split.txt").write_text("1 0\n2 0\n")
+  for name in ("dog/a.jpg", "cat/b.jpg"):
+    data_set_layouts.image(folder / "images" / name)
+
+
 def split(folder):
   rows = [["dog/a.jpg", 0, "dog"], ["cat/b.jpg", 1, "cat"]]
   text = json.dumps({"train": rows, "val": rows[:1]})
@@ -343,6 +395,10 @@ READERS = {
   "tables": Reader(
     birdsnap, lambda f: rows_of(archives.birdsnap(f, "test", CLASSES))
   ),
+  "CUB": Reader(cub, lambda f: rows_of(archives.cub(f, "test", CLASSES))),
+  "Cars": Reader(cars, lambda f: rows_of(archives.cars(f, "train", CLASSES))),
+  "Flowers": Reader(flowers, read_flowers),
+  "CIFAR": Reader(cifar_10, read_cifar_10),
   "CoOp's split": Reader(
     split, lambda f: coop_splits.read_split(f / "split.json", "train")
   ),

@@ -6,6 +6,7 @@
 | paper_datasets   | the paper's 17 sets and their splits                      |
 | publishers       | where their publishers' files are and lie; unpacks them   |
 | archives, cifar  | data sets as their archives unpack                        |
+| lists            | the lists of images in such archives                      |
 | coop_splits      | CoOp's splits and few-shot draws                          |
 | tfds_copies      | what TensorFlow Datasets has prepared                     |
 """

@@ -14,8 +14,6 @@ docs/extending.md.
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import scipy.io
 from absl import logging
 from etils import epath
 
@@ -23,9 +21,9 @@ from synthjax.config.schema import Count, Rule, Whole
 from synthjax.data.formats import png_folder
 from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
+from synthjax.data.real import lists
 from synthjax.labels import class_names, spaces
 from synthjax.runtime.errors import UserError
-from synthjax.runtime.text_files import read_text
 
 
 def aircraft(
@@ -48,10 +46,8 @@ def aircraft(
     space: the label space.
   """
   name = f"images_variant_{'val' if split == 'validation' else split}.txt"
-  path = _find(path, (".", "data", "fgvc-aircraft-2013b/data"), (name,))
-  rows = [line.split(" ", 1) for line in _lines(path / name)]
-  if odd := [row for row in rows if len(row) != 2]:
-    raise UserError(f"{path / name}: {odd[0]} is not an image and a variant.")
+  path = lists.find(path, (".", "data", "fgvc-aircraft-2013b/data"), (name,))
+  rows = lists.pairs(path / name, "an image and a variant")
   files = [f"images/{image}.jpg" for image, _ in rows]
   variants = [variant for _, variant in rows]
   return _open(path, files, variants, classes, image_size, space)
@@ -78,18 +74,19 @@ def birdsnap(
     image_size: px.
     space: the label space.
   """
-  lists = ("species.txt", "images.txt", "test_images.txt")
-  path = _find(path, (".", "birdsnap"), lists)
+  needed = ("species.txt", "images.txt", "test_images.txt")
+  path = lists.find(path, (".", "birdsnap"), needed)
   species = {
     row["id"]: row["common"]
-    for row in _table(path / lists[0], ("id", "common"))
+    for row in lists.table(path / needed[0], ("id", "common"))
   }
-  rows = _table(path / lists[1], ("path", "species_id"))
+  rows = lists.table(path / needed[1], ("path", "species_id"))
   if odd := [row for row in rows if row["species_id"] not in species]:
     raise UserError(
-      f"{path / lists[1]}: {lists[0]} does not list the species of {odd[0]}."
+      f"{path / needed[1]}: {needed[0]} does not list the species of {odd[0]}."
     )
-  test_paths = {row["path"] for row in _table(path / lists[2], ("path",))}
+  test_rows = lists.table(path / needed[2], ("path",))
+  test_paths = {row["path"] for row in test_rows}
   labels = class_names.match(
     species.values(),
     class_names.lookup(space) if classes is None else classes,
@@ -198,20 +195,26 @@ def cars(
     space: the label space.
   """
   path = epath.Path(path).expanduser()
-  lists = {
+  files = {
     "train": ("devkit/cars_train_annos.mat", "cars_train_annos.mat"),
     "test": (
       "cars_test_annos_withlabels.mat",
       "devkit/cars_test_annos_withlabels.mat",
     ),
   }[split]
-  listed = next((n for n in lists if (path / n).exists()), lists[0])
-  names = [str(n) for n in _mat(path / "devkit/cars_meta.mat", "class_names")]
-  rows = np.atleast_1d(_mat(path / listed, "annotations"))
+  listed = next((n for n in files if (path / n).exists()), files[0])
+  names = lists.mat(path / "devkit/cars_meta.mat", "class_names")
+  fields = {"fname": str, "class": int}
+  rows = lists.mat_rows(path / listed, "annotations", fields)
+  if odd := [row for row in rows if not 1 <= row[1] <= len(names)]:
+    raise UserError(
+      f"{path / listed}: {odd[0]} has none of the {len(names)} classes: unpack "
+      "the archive anew."
+    )
   return _open(
     path,
-    [f"cars_{split}/{row['fname']}" for row in rows],
-    [names[int(row["class"]) - 1] for row in rows],
+    [f"cars_{split}/{file}" for file, _ in rows],
+    [str(names[number - 1]) for _, number in rows],
     classes,
     image_size,
     space,
@@ -236,10 +239,13 @@ def cub(
     space: the label space.
   """
   path = epath.Path(path).expanduser()
-  read = lambda name: dict(line.split() for line in _lines(path / name))
   chosen = {"train": "1", "test": "0"}[split]
-  is_train = read("train_test_split.txt")
-  files = [f for i, f in read("images.txt").items() if is_train[i] == chosen]
+  images = dict(lists.pairs(path / "images.txt", "a number and an image"))
+  listed = path / "train_test_split.txt"
+  is_train = dict(lists.pairs(listed, "a number, and 0 or 1"))
+  if odd := [file for i, file in images.items() if i not in is_train]:
+    raise UserError(f"{listed} lacks {odd[0]}: unpack the archive anew.")
+  files = [file for i, file in images.items() if is_train[i] == chosen]
   names = [file.partition("/")[0] for file in files]
   files = [f"images/{file}" for file in files]
   return _open(path, files, names, classes, image_size, space)
@@ -266,7 +272,7 @@ def dtd(
   """
   name = f"{'val' if split == 'validation' else split}{fold}.txt"
   path = epath.Path(path).expanduser()
-  rows = _lines(path / "labels" / name)
+  rows = lists.lines(path / "labels" / name)
   names = [row.partition("/")[0] for row in rows]
   files = [f"images/{row}" for row in rows]
   return _open(path, files, names, classes, image_size, space)
@@ -292,9 +298,9 @@ def flowers(
   """
   path = epath.Path(path).expanduser()
   key = {"train": "trnid", "validation": "valid", "test": "tstid"}[split]
-  numbers = _mat(path / "setid.mat", key).tolist()
   names = spaces.load_space("flowers").class_names
-  labels = _mat(path / "imagelabels.mat", "labels").tolist()
+  labels = lists.mat_numbers(path / "imagelabels.mat", "labels", len(names))
+  numbers = lists.mat_numbers(path / "setid.mat", key, len(labels))
   return _open(
     path,
     [f"jpg/image_{number:05}.jpg" for number in numbers],
@@ -323,7 +329,7 @@ def food101(
     space: the label space.
   """
   path = epath.Path(path).expanduser()
-  rows = _lines(path / "meta" / f"{split}.txt")
+  rows = lists.lines(path / "meta" / f"{split}.txt")
   names = [row.partition("/")[0] for row in rows]
   files = [f"images/{row}.jpg" for row in rows]
   return _open(path, files, names, classes, image_size, space)
@@ -363,21 +369,24 @@ def _validation_synsets(path: epath.Path) -> dict[str, str]:
   for folder in (path, *list(path.parents)[:4]):
     table = folder / "LOC_val_solution.csv"  # Kaggle's
     if table.exists():
-      rows = _table(table, ("ImageId", "PredictionString"), between=",")
+      needed = ("ImageId", "PredictionString")
+      rows = lists.table(table, needed, between=",")
       return {
         f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0]
         for row in rows
       }
     kit = folder / "ILSVRC2012_devkit_t12" / "data"
     if kit.exists():
-      synsets = {
-        int(row["ILSVRC2012_ID"]): str(row["WNID"])
-        for row in np.atleast_1d(_mat(kit / "meta.mat", "synsets"))
-      }
-      lines = _lines(kit / "ILSVRC2012_validation_ground_truth.txt")
+      fields = {"ILSVRC2012_ID": int, "WNID": str}
+      rows = lists.mat_rows(kit / "meta.mat", "synsets", fields)
+      synsets = {str(number): synset for number, synset in rows}
+      truth = kit / "ILSVRC2012_validation_ground_truth.txt"
+      numbers = lists.lines(truth)
+      if odd := [number for number in numbers if number not in synsets]:
+        raise UserError(f"{truth}: no synset has the number {odd[0]!r}.")
       return {
-        f"ILSVRC2012_val_{i:08}.JPEG": synsets[int(n)]
-        for i, n in enumerate(lines, start=1)
+        f"ILSVRC2012_val_{i:08}.JPEG": synsets[number]
+        for i, number in enumerate(numbers, start=1)
       }
   raise UserError(
     f"The images of {path / 'val'} are in one folder, which does not say their "
@@ -405,7 +414,7 @@ def pets(
   """
   path = epath.Path(path).expanduser()
   listed = "trainval" if split == "train" else split
-  rows = _lines(path / "annotations" / f"{listed}.txt")
+  rows = lists.lines(path / "annotations" / f"{listed}.txt")
   images = [row.split()[0] for row in rows if not row.startswith("#")]
   names = [image.rpartition("_")[0] for image in images]
   files = [f"images/{image}.jpg" for image in images]
@@ -433,14 +442,10 @@ def sun397(
   """
   name = f"{'Training' if split == 'train' else 'Testing'}_{partition:02}.txt"
   path = epath.Path(path).expanduser()
-  lists = _find(path, (".", "Partitions"), (name,))
-  rows = _lines(lists / name)
+  rows = lists.lines(lists.find(path, (".", "Partitions"), (name,)) / name)
   names = [row.rpartition("/")[0] for row in rows]
   files = [f"SUN397{row}" for row in rows]
   return _open(path, files, names, classes, image_size, space)
-
-
-# --- lists --------------------------------------------------------------------
 
 
 def _open(
@@ -470,55 +475,3 @@ def _open(
   return image_files.open_files(
     path, files, [labels[name] for name in names], image_size
   )
-
-
-def _find(
-  path: epath.PathLike, below: Sequence[str], needed: Sequence[str]
-) -> epath.Path:
-  """Returns the first of the folders that holds all files."""
-  path = epath.Path(path).expanduser()
-  for folder in (path / name for name in below):
-    if all((folder / name).exists() for name in needed):
-      return folder
-  raise UserError(
-    f"{path} does not hold {', '.join(needed)}, nor does {' or '.join(below)} "
-    "in it: give the folder that the archive unpacks to."
-  )
-
-
-def _lines(path: epath.Path) -> list[str]:
-  return [line.strip() for line in read_text(path).splitlines() if line.strip()]
-
-
-def _mat(path: epath.Path, key: str) -> np.ndarray:
-  """Reads an array from a file of MATLAB's."""
-  try:
-    with path.open("rb") as file:
-      return scipy.io.loadmat(file, squeeze_me=True)[key]
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise UserError(
-      f"{path} cannot be read ({error}): fetch it again, or unpack the archive "
-      "anew."
-    ) from error
-
-
-def _table(
-  path: epath.Path, needed: Sequence[str], between: str = "\t"
-) -> list[dict[str, str]]:
-  """Reads a table whose first line names its columns.
-
-  Args:
-    path: of the table.
-    needed: columns that every row must have.
-    between: columns, of which none holds it.
-  """
-  header, *lines = [line.split(between) for line in _lines(path)] or [[]]
-  if missing := [name for name in needed if name not in header]:
-    raise UserError(
-      f"{path} has the columns {header}, without {' and '.join(missing)}."
-    )
-  rows = [dict(zip(header, line, strict=False)) for line in lines]
-  for row in rows:
-    if missing := [name for name in needed if not row.get(name)]:
-      raise UserError(f"{path} has a row without {', '.join(missing)}: {row}.")
-  return rows
