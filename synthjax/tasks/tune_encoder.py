@@ -10,6 +10,8 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -28,8 +30,8 @@ from synthjax.evals import accuracy, arms
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts, processes
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import gathered, unknown_names
-from synthjax.training import recipes
+from synthjax.runtime.errors import gathered, lastly, unknown_names
+from synthjax.training import loop, recipes
 from synthjax.training import run as runs
 
 PROCESSES = "all"  # they train as one, and the first one writes
@@ -58,10 +60,30 @@ def check(config: ConfigDict, workdir: str) -> None:
 def _check_rungs(config: ConfigDict, fields: TuneEncoder) -> None:
   """Checks the encoder, and that it has what the arms tune."""
   check_texts(config.space, config.encoder.to_dict())
-  params = _load(config.encoder).variables["params"]
-  rungs = encoder_tuning.ladder(params)
+  tower = _load(config.encoder, remat=fields.remat)
+  rungs = encoder_tuning.ladder(tower.variables["params"])
   if unknown := sorted({arm.up_to for arm in fields.arms} - rungs.keys()):
     raise unknown_names("rung (up_to) of this encoder,", unknown, rungs)
+  space = spaces.load_space(config.space)
+  for arm in {arm.batch_norm: arm for arm in fields.arms}.values():
+    lastly(_trace, fields, arm, tower, len(space.classes))
+
+
+def _trace(
+  fields: TuneEncoder, arm: Arm, tower: encoder_tuning.Tower, num_classes: int
+) -> None:
+  """Traces a step, so that what a device refuses shows before images do."""
+  n, size = arm.batch_size or fields.batch_size, tower.image_size
+  images = jax.ShapeDtypeStruct((n, size, size, 3), np.uint8)
+  labels = jax.ShapeDtypeStruct((n,), np.int32)
+  encode = functools.partial(encoder_tuning.encode, tower, train=False)
+  features, _ = jax.eval_shape(encode, tower.variables, images)
+  head = Head(
+    np.zeros((num_classes, features.shape[-1]), np.float32),
+    np.zeros(num_classes, np.float32),
+  )
+  objective, _ = _objective(fields, arm, tower, head, num_steps=10**9)
+  loop.trace(objective, {"image": images, "label": labels})
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -158,24 +180,12 @@ def _tuner(
   It returns what `encoder_tuning.predictor` takes, and the run's entries of the
   results.
   """
-  params = model.variables["params"]
-  tuned = encoder_tuning.parts_up_to(params, arm.up_to)
   size = len(_source(fields, arm, workdir, space, fields.seeds[0]))
   batch_size = min(arm.batch_size or fields.batch_size, size)
   num_steps = recipes.count_steps(
     size, epochs=fields.epochs, batch_size=batch_size
   )
-  rate = {} if arm.lr is None else {"lr": arm.lr}
-  objective = encoder_tuning.encoder_tuning(
-    model,
-    head,
-    fields.optimizer(num_steps=num_steps, epochs=fields.epochs, **rate),
-    tuned=tuned,
-    batch_norm=arm.batch_norm,
-    soft_weight=0.0 if arm.data == "real" else fields.soft_weight,
-    temperature=fields.temperature,
-  )
-  share = encoder_tuning.share_tuned({"encoder": params, "head": head}, tuned)
+  objective, share = _objective(fields, arm, model, head, num_steps)
 
   def tune(seed):
     source = _source(fields, arm, workdir, space, seed)
@@ -216,6 +226,30 @@ def _tuner(
     return meshes.fetch(tuned_model), about
 
   return tune
+
+
+def _objective(
+  fields: TuneEncoder,
+  arm: Arm,
+  model: encoder_tuning.Tower,
+  head: Head,
+  num_steps: int,
+) -> tuple[loop.Objective, float]:
+  """Returns an arm's training, and the share of parameters that it tunes."""
+  params = model.variables["params"]
+  tuned = encoder_tuning.parts_up_to(params, arm.up_to)
+  rate = {} if arm.lr is None else {"lr": arm.lr}
+  objective = encoder_tuning.encoder_tuning(
+    model,
+    head,
+    fields.optimizer(num_steps=num_steps, epochs=fields.epochs, **rate),
+    tuned=tuned,
+    batch_norm=arm.batch_norm,
+    soft_weight=0.0 if arm.data == "real" else fields.soft_weight,
+    temperature=fields.temperature,
+  )
+  whole = {"encoder": params, "head": head}
+  return objective, encoder_tuning.share_tuned(whole, tuned)
 
 
 def _source(

@@ -66,6 +66,21 @@ def outline(
   )
 
 
+def trace(objective: Objective, batch: Any) -> None:
+  """Traces a start and a step, and computes neither.
+
+  What does not fit, or what the device cannot do, raises here, in seconds and
+  not after the hours in which images are drawn.
+
+  Args:
+    objective: what is to be trained.
+    batch: of the whole batch's shapes and types, over all processes.
+  """
+  rng = jax.random.key(0)
+  state = jax.eval_shape(objective.init, rng, batch)
+  jax.eval_shape(objective.step, state, batch, rng)
+
+
 def start(
   objective: Objective, batch: Any, rng: jax.Array, *, fsdp: int = 1
 ) -> Any:

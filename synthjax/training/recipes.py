@@ -12,14 +12,13 @@ import numpy as np
 
 from synthjax.config.schema import Count, Positive, one_of
 from synthjax.runtime.errors import unknown_names
-from synthjax.training import run
+from synthjax.training import loop, run
 from synthjax.training.device_augment import (
   AUGMENTS,
   CROPS,
   Augment,
   make_augment,
 )
-from synthjax.training.loop import Objective
 from synthjax.training.optimizer import OPTIMIZER
 
 # What the paper and the methods that it uses state; lr is that of the batch
@@ -158,20 +157,14 @@ class Recipe(run.Loop):
       image_size=self.image_size if self.crops else None,
     )
 
-  def trace(self, objective: Objective) -> None:
-    """Traces a start and a step, and computes neither.
-
-    What does not fit, or what the device cannot do, raises here, in seconds and
-    not after the hours in which images are drawn.
-    """
+  def trace(self, objective: loop.Objective) -> None:
+    """Traces a step on a batch of these fields; see `loop.trace`."""
     n, size = self.batch_size, self.delivered_size
     batch = {
       "image": jax.ShapeDtypeStruct((n, size, size, 3), np.uint8),
       "label": jax.ShapeDtypeStruct((n,), np.int32),
     }
-    rng = jax.random.key(0)
-    state = jax.eval_shape(objective.init, rng, batch)
-    jax.eval_shape(objective.step, state, batch, rng)
+    loop.trace(objective, batch)
 
   def problems(self) -> Iterable[str]:
     if self.source_size and not self.crops:

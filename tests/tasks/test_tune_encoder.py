@@ -7,6 +7,7 @@ import pytest
 import tiny_clip
 import tiny_world
 
+from synthjax.adapt import encoder_tuning
 from synthjax.adapt.linear_head import Head
 from synthjax.config import schema
 from synthjax.data.real import real_images
@@ -187,6 +188,19 @@ def test_all_real_images_may_be_learned(tmp_path, encoder):
   (real,) = [each for each in fields.arms if each.data == "real"][:1]
   source = tune_encoder._source(fields, real, tmp_path, space, seed=0)
   assert len(source) == len(real_images.open_real(fields.pool, space))
+
+
+def test_a_step_that_a_device_refuses_is_found_by_the_check(
+  tmp_path, encoder, monkeypatch
+):
+  tiny_world.write_images(tmp_path, seeds=(0, 1))
+
+  def refuse(*_, **__):
+    raise NotImplementedError("Unsupported sequence length")
+
+  monkeypatch.setattr(encoder_tuning, "mixed_cross_entropy", refuse)
+  with pytest.raises(NotImplementedError, match="length"):
+    tune_encoder.check(make_config(tmp_path, encoder), str(tmp_path))
 
 
 def test_images_must_be_there(tmp_path, encoder):
