@@ -93,7 +93,7 @@ def check_weights(words: list[str]) -> None:
     name, *files = names
     for file in files:
       pathlib.Path(file).touch()
-    made = make._match(name, [pathlib.Path(file) for file in files])
+    made = make._match(name, files)
     wanted = {file.name for file in RELEASED[name].files}
     assert wanted == made.keys(), f"{words} leaves out {wanted - made.keys()}"
     return
@@ -193,6 +193,12 @@ def check_launch(command: Command, launcher: Launcher) -> None:
     check_main(passed, tasks=launcher.check_tasks)
 
 
+def check_prepare(script: str) -> None:
+  """Checks what a shell prepares, which would install it: that it is there."""
+  extra = script.removeprefix(". launch/environment.sh && prepare ")
+  check_pip([f".[{extra}]"])
+
+
 def check_slurm(command: Command, launcher: Launcher) -> None:
   """Drops the options of srun and sbatch, and checks what they start."""
   program, *words = command.words
@@ -227,11 +233,15 @@ CHECKS = {
   r"python -m tools\.embedded_world\.build( --help)?$": lambda c, _: (
     importlib.import_module("tools.embedded_world.build")
   ),
+  r"python -m tools\.compile_ahead ": lambda c, _: check_program(
+    c.words[2], c.words[3:]
+  ),
   r"python -m benchmarks\.\w+": lambda c, _: check_benchmark(
     c.words[2].removeprefix("benchmarks."), c.words[3:]
   ),
   r"bash launch/\w+\.sh": check_launch,
   r"srun |sbatch ": check_slurm,
+  r"bash -c .*launch/environment\.sh": lambda c, _: check_prepare(c.words[2]),
   r"pip install -e ": lambda c, _: check_pip(c.words[3:]),
   # Google's.
   r"gcloud storage (buckets create|cp|rm) ": lambda c, _: None,

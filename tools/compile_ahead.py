@@ -59,10 +59,7 @@ CHIPS = {"cuda": Chip(989e12, 3.35e12), "tpu": Chip(459e12, 2.765e12)}  # v5p
 
 def main() -> None:
   """Compiles the functions that are named, and prints a row for each."""
-  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  flags.add_argument("platform", choices=sorted(CHIPS))
-  flags.add_argument("names", nargs="*", help="of benchmarks.hot_functions")
-  flags.add_argument("--topology", default="v5p:2x2x1", help="of a TPU")
+  flags = parser()
   args = flags.parse_args()
   device = find_device(args.platform, args.topology)
   from benchmarks.hot_functions import FULL
@@ -73,6 +70,14 @@ def main() -> None:
   print("| --- | --- | --- | --- | --- | --- |")
   for name in args.names or FULL:
     print(row(name, args.platform, device), flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+  flags = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  flags.add_argument("platform", choices=sorted(CHIPS))
+  flags.add_argument("names", nargs="*", help="of benchmarks.hot_functions")
+  flags.add_argument("--topology", default="v5p:2x2x1", help="of a TPU")
+  return flags
 
 
 def find_device(platform: str, topology: str) -> Any:

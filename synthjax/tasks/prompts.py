@@ -1,5 +1,6 @@
 """Writes the prompts from which the generator draws each class."""
 
+import contextlib
 import dataclasses
 import inspect
 from collections import Counter
@@ -18,7 +19,7 @@ from synthjax.embedded import captions
 from synthjax.labels import spaces, wordnet
 from synthjax.prompts import grammar, sentences, strategies
 from synthjax.runtime import artifacts
-from synthjax.runtime.errors import gathered
+from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import say
 from synthjax.tokenizers import cut_texts
 
@@ -125,9 +126,10 @@ def run(config: ConfigDict, workdir: str) -> None:
   )
   summary["unknown_words"] = _unknown_words(config, rows)
   if "generate" in config.tasks:
-    network = generators.reads(**config.generator.to_dict())
-    texts = (row.text for row in rows)
-    cut_texts.warn_of_cut(network, texts, field="config.generator")
+    with contextlib.suppress(UserError):  # of weights: `generate` says so
+      network = generators.reads(**config.generator.to_dict())
+      texts = (row.text for row in rows)
+      cut_texts.warn_of_cut(network, texts, field="config.generator")
   artifacts.finish(folder, spec, {strategies.FILE: len(rows)}, **summary)
   counts = Counter(row.strategy for row in rows)
   listed = ", ".join(f"{n:,} {name}" for name, n in counts.items())

@@ -428,7 +428,7 @@ def test_the_embedded_config_passes_the_check(tmp_path, arg):
 
 
 def test_the_full_size_is_the_protocol_of_moco():
-  block = detect_voc.get_config("init=random,data=/voc").detect
+  block = detect_voc.get_config("init=random,data_dir=/data").detect
   fields = schema.read(detect.Detect, block, "config.detect")
   block = block.to_dict()
   init = block["inits"]["random"]
