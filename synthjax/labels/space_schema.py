@@ -201,8 +201,9 @@ def _names(values: Sequence[Any]) -> list[str]:
 def _misread_pair(value: Mapping) -> str:
   """Answers `- crane: a wading bird`, which is a mapping of one field."""
   (name, text), *others = value.items() or [("name", "")]
-  near = difflib.get_close_matches(str(name), CLASS_FIELDS, n=1)
-  if others or near or name in CLASS_FIELDS:
+  if others or name in CLASS_FIELDS:
+    return ""
+  if difflib.get_close_matches(str(name), CLASS_FIELDS, n=1):
     return ""
   if isinstance(text, Mapping):
     fields = ", ".join(f"{key}: {text[key]}" for key in text)
