@@ -70,8 +70,8 @@ def make_parts(
   """Returns proposals in training and inference, and RoIAlign there and back.
 
   Args:
-    inputs: `detect.Parts`.
-    options: a `train.regions.Options`.
+    inputs: `detection_inputs.Parts`.
+    options: a `detection.regions.Options`.
     roi_size: side of a pooled region.
     stride: pixels per cell.
   """

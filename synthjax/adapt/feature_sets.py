@@ -28,7 +28,7 @@ def encode_real(
   """Opens and encodes real images, or reads what was encoded before.
 
   Args:
-    block: of plain data, see `real.open_real`.
+    block: of plain data, see `real_images.open_real`.
     space: the label space.
     encoder: an `encoders.Encoder`.
     folder: of the files of features.

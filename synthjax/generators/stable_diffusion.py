@@ -77,7 +77,7 @@ def load(
 
   Args:
     weights: a folder in diffusers' layout, or a file that
-      `models.stable_diffusion.pack` has made of one.
+      `stable_diffusion.weights.pack` has made of one.
     sampler: see `samplers.SAMPLER`.
     respacing: a number of steps, spaced as the weights' scheduler has it, or
       anything else that `schedule.kept_timesteps` reads.
@@ -185,7 +185,7 @@ def load_networks(
 
   Args:
     weights: a folder in diffusers' layout, or a file that
-      `models.stable_diffusion.pack` has made of one.
+      `stable_diffusion.weights.pack` has made of one.
     tokenizer: its file, or "embedded:NAME"; None is the one of the folder, or
       TOKENIZER beside the file.
     dtype: of the activations of UNet and text encoder.

@@ -282,7 +282,7 @@ def compare(
   """Sets our numbers beside those of a table of the paper.
 
   Args:
-    key: of the table, one of `paper.keys`.
+    key: of the table, one of `keys`.
     results: as of `results.gather`.
     space: the label space of the config.
     encoder: paper.RN50 or paper.VIT_B16 where it is one of them, else None.

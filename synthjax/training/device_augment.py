@@ -197,7 +197,7 @@ def random_resized_crop(
   """Cuts out a random rectangle and resizes it bilinearly, with antialiasing.
 
   For images that are decoded once and seen in several views; those of the
-  input pipeline are in `data.views`.
+  input pipeline are in `host_augment`.
 
   Args:
     image: uint8 [h, w, 3], or float.

@@ -139,7 +139,7 @@ def start_from(
       of what is `trained`.
     variables: `params` and `batch_stats` of the same model, possibly for other
       classes: the head that they hold is not used. The positions of a ViT are
-      those of the images' size: see `models.vit.resize_positions`.
+      those of the images' size: see `vit.model.resize_positions`.
     heads: names of the submodules that are drawn anew.
 
   Raises:

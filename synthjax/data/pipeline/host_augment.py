@@ -212,7 +212,7 @@ def transforms(
     num_classes: that labels are checked against.
 
   Returns:
-    For `pipeline.train_batches`; rows keep uint8 `image` [h, w, 3] and int32
+    For `loader.train_batches`; rows keep uint8 `image` [h, w, 3] and int32
     `label` alone.
   """
   if name not in VIEWS:
