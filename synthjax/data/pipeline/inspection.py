@@ -24,7 +24,6 @@ from synthjax.runtime.text_files import parse_json
 
 _VERSION = 1  # of an inspection; another one has all files read again
 _END = 32 * 1024  # bytes that are read at each end of a file
-_THREADS = 16  # that wait for a disk or a bucket
 _DECODING = 4  # threads, each of which may hold a photograph of full size
 _SHOWN = 10  # images that an error lists
 # How a whole file of a format ends, if nothing was appended to it.
@@ -81,13 +80,12 @@ def inspect(source: Source) -> dict[str, Any] | None:
   paths = [os.path.join(folder, name) for name in files.names]
   # The labels in an archive change with its bytes, and take long to read.
   notes = _notes(source) if files.are_rows else []
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
-    stats = list(pool.map(_stat, paths))
-    listed = _digest([_VERSION, len(source)], paths, stats, notes)
-    kept = cache.private_folder() / "inspected" / f"{listed}.json"
-    with contextlib.suppress(OSError, ValueError):  # none yet, or damaged
-      return about | parse_json(kept.read_bytes(), dict)
-    looks = list(pool.map(_look, paths))
+  stats = image_files.in_threads(_stat, paths)
+  listed = _digest([_VERSION, len(source)], paths, stats, notes)
+  kept = cache.private_folder() / "inspected" / f"{listed}.json"
+  with contextlib.suppress(OSError, ValueError):  # none yet, or damaged
+    return about | parse_json(kept.read_bytes(), dict)
+  looks = image_files.in_threads(_look, paths)
   first: dict[int, int] = {}
   for row, (labels, _) in enumerate(notes or _notes(source)):
     for label in labels:
