@@ -15,7 +15,6 @@ import os
 import platform
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent import futures
 from importlib import metadata
 from typing import Any
 
@@ -25,6 +24,7 @@ from synthjax import __version__
 from synthjax.runtime.atomic import discards, remove_stale, replace
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
+from synthjax.runtime.threads import in_threads
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
 _LIBRARIES = ("jax", "flax", "numpy")
@@ -351,14 +351,13 @@ def _show(value: Any) -> str:
 def _measure_all(
   folder: epath.Path, rows: Mapping[str, int]
 ) -> dict[str, dict[str, Any]]:
-  names = sorted(rows)
+  names, measure = sorted(rows), lambda name: _measure(folder / name)
   # Hashing releases Python's lock.
-  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-    measured = pool.map(lambda name: _measure(folder / name), names)
-    return {
-      name: {"rows": int(rows[name])} | sizes
-      for name, sizes in zip(names, measured, strict=True)
-    }
+  measured = in_threads(measure, names, threads=os.cpu_count() or 1)
+  return {
+    name: {"rows": int(rows[name])} | sizes
+    for name, sizes in zip(names, measured, strict=True)
+  }
 
 
 def _measure(path: epath.Path) -> dict[str, Any]:

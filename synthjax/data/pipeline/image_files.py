@@ -11,13 +11,11 @@ import contextlib
 import dataclasses
 import functools
 import io
-import itertools
 import operator
 import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
 from typing import Any
 
 import numpy as np
@@ -29,6 +27,7 @@ from synthjax.data.pipeline import orientation
 from synthjax.data.pipeline.orientation import Header
 from synthjax.data.pipeline.rows import Example, Files, Source
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.threads import in_threads
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 # Pillow would try others too, some of which start programs, as EPS does.
@@ -57,7 +56,6 @@ _LEFTOVERS = {
   *("$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"),
 }
 _SHOWN = 5  # names that a message lists
-_THREADS = 16  # that wait for a disk or a bucket
 
 # It comes from half of the pixels on that are refused, and names no file.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -247,19 +245,6 @@ def read_headers(files: Sequence[epath.Path]) -> list[Header | None]:
       return orientation.header(image)
 
   return in_threads(read, files)
-
-
-def in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list:
-  """Returns what a function, which waits for a disk or a bucket, makes of each.
-
-  A future takes 2 kB, of a million files more than their images: each is of
-  several items where there are many.
-  """
-  size = 1 + len(items) // (64 * _THREADS)
-  parts = [items[i : i + size] for i in range(0, len(items), size)]
-  with futures.ThreadPoolExecutor(_THREADS) as pool:
-    made = pool.map(lambda part: [function(item) for item in part], parts)
-    return list(itertools.chain.from_iterable(made))
 
 
 @contextlib.contextmanager

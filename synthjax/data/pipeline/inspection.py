@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Mapping
-from concurrent import futures
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +20,7 @@ from synthjax.data.pipeline.rows import Source
 from synthjax.runtime import artifacts, atomic, cache
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
+from synthjax.runtime.threads import in_threads
 
 _VERSION = 1  # of an inspection; another one has all files read again
 _END = 32 * 1024  # bytes that are read at each end of a file
@@ -80,12 +80,12 @@ def inspect(source: Source) -> dict[str, Any] | None:
   paths = [os.path.join(folder, name) for name in files.names]
   # The labels in an archive change with its bytes, and take long to read.
   notes = _notes(source) if files.are_rows else []
-  stats = image_files.in_threads(_stat, paths)
+  stats = in_threads(_stat, paths)
   listed = _digest([_VERSION, len(source)], paths, stats, notes)
   kept = cache.private_folder() / "inspected" / f"{listed}.json"
   with contextlib.suppress(OSError, ValueError):  # none yet, or damaged
     return about | parse_json(kept.read_bytes(), dict)
-  looks = image_files.in_threads(_look, paths)
+  looks = in_threads(_look, paths)
   first: dict[int, int] = {}
   for row, (labels, _) in enumerate(notes or _notes(source)):
     for label in labels:
@@ -163,9 +163,8 @@ def _decode(source: Source, rows: Collection[int]) -> None:
       return str(error)
     return None
 
-  with futures.ThreadPoolExecutor(_DECODING) as pool:
-    problems = [*filter(None, pool.map(problem, rows))]
-  if problems:
+  found = in_threads(problem, rows, threads=_DECODING)
+  if problems := [*filter(None, found)]:
     more = len(problems) - _SHOWN
     raise UserError(
       *problems[:_SHOWN], *[f"... and {more} more images."] * (more > 0)

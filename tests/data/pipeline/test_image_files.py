@@ -3,7 +3,6 @@
 import os
 import struct
 import zlib
-from concurrent import futures
 
 import numpy as np
 import pytest
@@ -159,19 +158,3 @@ def test_a_class_may_be_called_as_a_leftover(tmp_path):
   (tmp_path / ".net").mkdir()
   Image.new("RGB", (4, 4)).save(tmp_path / ".net" / "1.jpg")
   assert len(png_folder.open_folder(tmp_path, {".net": 0})) == 1
-
-
-def test_a_million_files_take_few_futures(monkeypatch):
-  """One for each of ImageNet's images would take gigabytes."""
-  submitted, submit = [], futures.ThreadPoolExecutor.submit
-
-  def note(pool, *args):
-    submitted.append(args)
-    return submit(pool, *args)
-
-  monkeypatch.setattr(futures.ThreadPoolExecutor, "submit", note)
-  for count in (0, 1, 40, 1024, 1_000_003):
-    submitted.clear()
-    found = image_files.in_threads(abs, range(-count, 0))
-    assert found == list(range(count, 0, -1))
-    assert min(count, 16) <= len(submitted) <= 1024
