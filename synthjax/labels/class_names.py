@@ -17,6 +17,8 @@ from synthjax.runtime.errors import UserError
 
 MAX_LISTED = 40  # lines of problems in an error
 _SPACES = re.compile(r"[\s_,?!()\[\]{}'’‘`\"“”]+")
+# Characters without a width: no file and no person tells names by them.
+_UNSEEN = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF])
 _SIGN = re.compile(r"(?<!\S)-(?=\d)")
 # Marks that join words, between two characters of which one is no digit: a
 # point within a number and a mark at an end, as in "A-", have a meaning.
@@ -30,10 +32,13 @@ _JOINS = re.compile(
 def unique(names: Sequence[str], marks: Iterable[Any]) -> tuple[str, ...]:
   """Returns names, of which those that classes share are followed by a mark."""
   counts = collections.Counter(names)
-  return tuple(
-    f"{name} ({mark})" if counts[name] > 1 else name
-    for name, mark in zip(names, marks, strict=True)
-  )
+  marked = [f"{n} ({mark})" for n, mark in zip(names, marks, strict=True)]
+  made = [
+    other if counts[name] > 1 else name
+    for name, other in zip(names, marked, strict=True)
+  ]
+  # A third class may be called as one of them now is.
+  return tuple(made if len({*made}) == len(made) else marked)
 
 
 def lookup(space: Any) -> dict[str, int]:
@@ -51,9 +56,10 @@ def lookup(space: Any) -> dict[str, int]:
 def composed(name: str) -> str:
   """Returns a name whose accents are encoded in the one way of NFC.
 
-  Files that come from macOS have them as characters of their own.
+  Files that come from macOS have them as characters of their own. What has no
+  width is left out, such as the byte order mark at the start of a list.
   """
-  return unicodedata.normalize("NFC", name)
+  return unicodedata.normalize("NFC", name.translate(_UNSEEN))
 
 
 def canonical(name: str) -> str:

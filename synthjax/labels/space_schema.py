@@ -5,6 +5,7 @@
 
 import collections
 import difflib
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -226,10 +227,13 @@ def _class(
   others = ("key", "description", "singular")
   texts = {"name": name} | {field: value.get(field, "") for field in others}
   for field, text in texts.items():
-    if not isinstance(text, str) or (field == "name" and not text.strip()):
-      text = f"must be a text, {_not_text(text)}"
-      problems.append(Problem((*path, field), text))
-      texts[field] = ""
+    is_text = isinstance(text, str)
+    if not is_text or (field == "name" and not composed(text).strip()):
+      problem = f"must be a text, {_not_text(text)}"
+    elif not (problem := _unwritable(text)):
+      continue
+    problems.append(Problem((*path, field), problem))
+    texts[field] = ""
   related = _texts((*path, "related"), value.get("related", ()), problems)
   parts = (*path, "subcategories")
   subcategories = _texts(parts, value.get("subcategories", ()), problems)
@@ -294,7 +298,7 @@ def _clashes(classes: Sequence[Class]) -> list[Problem]:
     ("id", lambda c: [str(c.id)]),
     # As with ImageNet's two missiles, whose synsets differ.
     ("name", lambda c: [] if are_keyed else [composed(c.name).lower()]),
-    ("key", lambda c: [composed(c.key)] if c.key else []),
+    ("key", lambda c: [composed(c.key or c.name)]),
     ("subcategory", lambda c: c.subcategories),
   ):
     positions = collections.defaultdict(list)
@@ -304,6 +308,13 @@ def _clashes(classes: Sequence[Class]) -> list[Problem]:
     hint = ""
     if kind == "name":
       hint = "; leave it there once, or give every class a `key` of its own"
+    elif kind == "key":
+      hint = "; the key of a class that has none is its name"
+      positions = {  # else the names are the problem
+        value: places
+        for value, places in positions.items()
+        if any(classes[place].key for place in places)
+      }
     problems += [
       Problem(
         ("classes", places[-1]),
@@ -355,10 +366,22 @@ def _texts(path: Path, value: Any, problems: list[Problem]) -> tuple[str, ...]:
   for i, item in enumerate(value):
     if isinstance(item, str) and item.strip():
       texts.append(item)
+      if problem := _unwritable(item):
+        problems.append(Problem((*path, i), problem))
     else:
       written = WRITTEN if isinstance(item, bool | int | float) else ""
       problems.append(Problem((*path, i), f"{item!r} is not a text{written}"))
   return tuple(texts)
+
+
+def _unwritable(text: str) -> str:
+  """Says which characters of a text no prompt and no file can hold."""
+  odd = {
+    c
+    for c in text
+    if unicodedata.category(c) in ("Cc", "Cs") and not c.isspace()
+  }
+  return f"{text!r} holds {', '.join(map(repr, sorted(odd)))}" if odd else ""
 
 
 def _not_text(value: Any) -> str:

@@ -43,7 +43,7 @@ def read(text: str, where: str) -> Any:
   # The parser in C, if there is one, is ten times as fast.
   loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
   try:
-    if path.suffix == ".json":  # YAML reads all of JSON but tabs
+    if path.suffix.lower() == ".json":  # YAML reads all of JSON but tabs
       fields, repeated = parse_json(text), []
     else:
       node = loader.get_single_node()

@@ -89,7 +89,7 @@ def load_space(name: str) -> LabelSpace:
   if name in built_in_spaces():
     return _shipped_space(name)
   path = epath.Path(name)
-  if path.suffix not in ENDINGS:
+  if path.suffix.lower() not in ENDINGS:
     if path.suffix or "/" in name:
       raise UserError(
         f"The label space {name} must be a file that ends with "

@@ -84,3 +84,18 @@ def test_a_refused_name_is_told_with_the_nearest():
 def test_a_space_does_not_have_one_name_in_two_encodings():
   with pytest.raises(UserError, match="name"):
     spaces.parse_space(["Caf\u00e9", "Cafe\u0301"], where="bars")
+
+
+def test_what_has_no_width_is_no_part_of_a_name():
+  # As the byte order mark, before the first name of a list.
+  assert class_names.resolve(
+    ["\ufeffcat", "do\u200bg"], {"cat": 0, "dog": 1}
+  ) == {
+    "\ufeffcat": 0,
+    "do\u200bg": 1,
+  }
+
+
+def test_marked_names_meet_no_other_name():
+  names = class_names.unique(["cat", "cat", "cat (a)"], "abc")
+  assert names == ("cat (a)", "cat (b)", "cat (a) (c)")

@@ -331,6 +331,11 @@ def test_all_problems_are_reported_by_line(tmp_path):
     ("", "not None"),
     ("- {name: cat, sense: true}", "must be a number or words, not True"),
     ("- {name: cat, sense: 1.5}", "must be a number or words, not 1.5"),
+    ("- {name: cat, key: dog}\n- dog\n", "line 2.*the key 'dog' occurs 2"),
+    ('["cat", "cat\\u200b"]', "the name 'cat' occurs 2 times"),
+    ('["cat", "\\ufeff"]', r"classes\[1\].name: must be a text"),
+    ('["a\\u0000b"]', r"classes\[0\].name: 'a\\x00b' holds '\\x00'"),
+    ('- {name: a, related: ["\\x07"]}', r"related\[0\]: '\\x07' holds"),
   ],
 )
 def test_what_often_goes_wrong_is_explained(text, words, tmp_path):
@@ -343,6 +348,10 @@ def test_lines_of_json_are_reported_too(tmp_path):
   assert "line 2: classes[1]: must be a name" in message
   assert "line 3: classes[2].nam: is not a field" in message
   assert "line 1 column" in error_of(tmp_path, '["cat",]', "json")
+  # Half of a character, which YAML cannot write.
+  assert "holds '\\ud83d'" in error_of(tmp_path, '["\\ud83d"]', "json")
+  twice = error_of(tmp_path, '{"classes": ["a"], "classes": ["b"]}', "json")
+  assert "'classes' is given twice" in twice
   # YAML does not read tabs, so that no line is known.
   assert "\n  classes[1]:" in error_of(tmp_path, '["cat",\n\t5]', "json")
 
