@@ -1,7 +1,9 @@
 """Reads the text and the JSON that people and other programs have written."""
 
+import collections
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -44,18 +46,33 @@ def parse_json(
     constant: what NaN, Infinity and -Infinity become; floats by default.
 
   Raises:
-    ValueError: about whatever is wrong with it. `json` alone raises others
-      too, such as RecursionError about lists in lists.
+    ValueError: about whatever is wrong with it, and fields given twice. `json`
+      alone raises others too, such as RecursionError about lists in lists.
   """
-  text = content.removeprefix("\ufeff") if isinstance(content, str) else content
+  if isinstance(content, bytes):
+    content = content.decode(json.detect_encoding(content), "surrogatepass")
   try:
-    value = json.loads(text, parse_constant=constant)
+    value = _decoder(constant).decode(content.removeprefix("\ufeff"))
   except RecursionError:
     raise ValueError("it is nested too deeply") from None
   if not isinstance(value, kind):
     found = f"a {type(value).__name__}".replace("a NoneType", "null")
     raise ValueError(f"found {found}, needed {_KINDS[kind]}")
   return value
+
+
+@functools.cache  # as the rows of a file are read one by one
+def _decoder(constant: Callable[[str], Any] | None) -> json.JSONDecoder:
+  return json.JSONDecoder(object_pairs_hook=_object, parse_constant=constant)
+
+
+def _object(fields: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  """Returns the dict of an object, of which `json` alone takes the last."""
+  made = dict(fields)
+  if len(made) < len(fields):
+    counts = collections.Counter(name for name, _ in fields)
+    raise ValueError(f"{counts.most_common(1)[0][0]!r} is given twice")
+  return made
 
 
 def read_json(path: epath.PathLike, kind: type = object) -> Any:

@@ -24,6 +24,7 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
     (b"null", "found null, needed an object"),
     (b"9" * 5000, "Exceeds the limit"),
     (b'"\xff"', "UTF-8"),
+    (b'{"b": {"a": 1, "a": 2}}', "'a' is given twice"),
   ],
 )
 def test_bad_json_is_one_message(tmp_path, content, words):
