@@ -9,6 +9,7 @@ From Python: `load("runs/birds").classify(images)`.
 import argparse
 import contextlib
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -83,8 +84,11 @@ def find_images(paths: Sequence[epath.PathLike]) -> list[pathlib.Path]:
     UserError: naming every path that is not there or holds no image.
   """
   files, problems = [], []
-  for path in map(pathlib.Path, paths):
-    if path.is_dir():
+  for given in paths:
+    path = pathlib.Path(given).expanduser()
+    if not os.fspath(given):  # as an unset variable of the shell leaves it
+      problems.append("an empty path was given")
+    elif path.is_dir():
       below, left_out = _below(path)
       files += below
       if left_out:
@@ -109,7 +113,7 @@ def _below(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
     is_hidden = any(map(image_files.is_leftover, name.parent.parts))
     if path.is_file() and image_files.is_image(path) and not is_hidden:
       images.append(path)
-    elif not path.is_dir():
+    elif not path.is_dir() or path.is_symlink():  # which is not followed
       left_out.append(str(name))
   return images, left_out
 

@@ -69,7 +69,7 @@ def open_voc(
         continue
       note = folder / _NOTES / f"{name}.xml"
       try:
-        if note.name not in noted:
+        if f"{name}.xml" not in noted:
           raise ValueError("is not there")
         annotation = voc_annotations.parse(note.read_bytes())
         files = _files_of(name, annotation, images)

@@ -38,7 +38,7 @@ def parse(xml: bytes) -> Annotation:
   """
   try:
     root = ElementTree.fromstring(xml)
-  except ElementTree.ParseError as error:
+  except (ElementTree.ParseError, LookupError) as error:
     raise ValueError(f"is no XML ({error})") from None
   width, height = (_number(root, f"size/{s}") for s in ("width", "height"))
   if width % 1 or height % 1 or width < 1 or height < 1:

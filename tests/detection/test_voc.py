@@ -209,12 +209,18 @@ def test_all_mistakes_are_listed_at_once(devkit):
     "unsized": [],
     "gone": [],
     "unseen": [],
+    "klingon": [],
   }
   write(folder, NOTES | bad, SIZES | dict.fromkeys(bad, (20, 30)))
   (folder / "Annotations" / "broken.xml").write_text("<annotation><size>")
   (folder / "Annotations" / "unsized.xml").write_text("<annotation/>")
   (folder / "Annotations" / "gone.xml").unlink()
   (folder / "JPEGImages" / "unseen.jpg").unlink()
+  (folder / "Annotations" / "klingon.xml").write_text(
+    '<?xml version="1.0" encoding="klingon"?><annotation/>'
+  )
+  with (folder / "ImageSets/Main/trainval.txt").open("a") as names:
+    names.write("../away\n")
   with pytest.raises(UserError) as error:
     voc.open_voc(devkit, [*ONLY_2007, ("2012", "trainval")])
   message = str(error.value)
@@ -227,6 +233,8 @@ def test_all_mistakes_are_listed_at_once(devkit):
     "word.xml: has 'left' for <bndbox/xmin>, which is no number",
     "flag.xml: has '2' for <difficult>, where 0 or 1 belongs",
     "broken.xml: is no XML",
+    "klingon.xml: is no XML (unknown encoding: klingon)",
+    "away.xml: is not there",
     "unsized.xml: has no <size/width> in <annotation>",
     "gone.xml: is not there",
     "unseen.jpg: is not there",

@@ -126,6 +126,7 @@ def test_bad_input_is_reported(run, tmp_path, capsys):
       [workdir, "none.png", tmp_path / "empty"],
       "there is no none.png; .*empty",
     ),
+    ([workdir, ""], "an empty path was given"),
     ([workdir, tmp_path / "bad.png"], "1 of 1 files .*\n.*bad.png cannot be"),
     ([workdir, tmp_path / "bad.png", "--arm=sof"], "did you mean 'soft'"),
   ):
@@ -133,6 +134,13 @@ def test_bad_input_is_reported(run, tmp_path, capsys):
       classify.main([str(each) for each in arguments])
     assert error.value.code == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_linked_folder_is_counted_and_not_followed(tmp_path, capsys):
+  Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+  (tmp_path / "up").symlink_to(tmp_path)
+  assert classify.find_images([tmp_path]) == [tmp_path / "a.png"]
+  assert "1 entry passed over" in capsys.readouterr().err
 
 
 @pytest.mark.faults

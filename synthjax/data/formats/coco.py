@@ -109,6 +109,8 @@ _NEEDED = {
   "annotations": ("image_id", "category_id", "bbox"),
   "categories": ("id", "name"),
 }
+_IDS = {"id", "image_id", "category_id"}  # which may be texts
+_UNMARKED = (None, 0, "", "0")  # also by programs that write all as texts
 
 
 def open_coco(
@@ -194,6 +196,12 @@ def _load(file: epath.Path, problems: list[str]) -> dict[str, list[dict]]:
       fields = entry.keys() if isinstance(entry, dict) else ()
       if missing := [field for field in _NEEDED[name] if field not in fields]:
         problems.append(f"{name}[{number}]: lacks {', '.join(missing)}")
+      elif odd := [
+        f"the {field} {entry[field]!r:.60}"
+        for field in _IDS & fields
+        if not isinstance(entry[field], int | float | str)
+      ]:
+        problems.append(f"{name}[{number}]: has {', '.join(sorted(odd))}")
       else:
         complete.append(entry)
     lists[name] = complete
@@ -248,7 +256,8 @@ def _read_objects(
     elif box[2] <= box[0] or box[3] <= box[1]:
       logging.warning("COCO: annotation %s has no area.", entry.get("id"))
     else:
-      difficult = bool(entry.get("iscrowd") or entry.get("difficult"))
+      marks = (entry.get("iscrowd"), entry.get("difficult"))
+      difficult = any(mark not in _UNMARKED for mark in marks)
       objects[image].append((box, labels_of[name], difficult))
   problems += [
     f"category {class_names.no_class(name, classes)}" for name in unknown
@@ -260,8 +269,8 @@ def _box(bbox: Any, height: int, width: int) -> tuple[list[float], str]:
   """Returns the edges of a box, and what is wrong with it."""
   try:
     x, y, w, h = (float(side) for side in bbox)
-  except (TypeError, ValueError):
-    return [], f"has the bbox {bbox!r}, which is not four numbers"
+  except (TypeError, ValueError, OverflowError):
+    return [], f"has the bbox {bbox!r:.60}, which is not four numbers"
   if not all(map(math.isfinite, (x, y, w, h))) or min(w, h) < 0:
     return [], f"has the bbox {bbox!r}, which is no rectangle"
   x1, y1 = x + w, y + h

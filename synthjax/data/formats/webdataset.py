@@ -219,7 +219,7 @@ def _id_and_class(
     raise ValueError(f"has a bad .json: {error}") from None
   number, name = about.get("label"), about.get("class_name")
   if "cls" in texts:
-    text = texts["cls"].decode().strip()
+    text = texts["cls"].decode("utf-8-sig").strip()
     if text.lstrip("-").isdigit():
       number = int(text)
     else:

@@ -12,11 +12,12 @@ import dataclasses
 import functools
 import io
 import operator
+import os
 import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from absl import logging
@@ -54,6 +55,7 @@ BAD_IMAGE = (
 _LEFTOVERS = {
   *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "lost+found"),
   *("$recycle.bin", "system volume information", "thumbs.db", "desktop.ini"),
+  *("ehthumbs.db", "network trash folder", "temporary items", "__pycache__"),
 }
 _SHOWN = 5  # names that a message lists
 
@@ -265,7 +267,7 @@ def opened(
   is_bytes = isinstance(content, bytes)
   with (
     reading(name),
-    io.BytesIO(content) if is_bytes else content.open("rb") as file,
+    io.BytesIO(content) if is_bytes else open_file(content) as file,
   ):
     try:
       image = Image.open(file, formats=_FORMATS)
@@ -282,6 +284,18 @@ def opened(
           "which is white: save it with 8 or 16 bits, or move it away."
         )
       yield image
+
+
+def open_file(file: epath.Path) -> BinaryIO:
+  """Opens a file to read; an OSError is raised about what is none.
+
+  To read a pipe waits for who writes into it, which may be nobody; `is_file`
+  of epath takes it for a file.
+  """
+  is_local = "://" not in os.fspath(file)
+  if is_local and os.path.exists(file) and not os.path.isfile(file):
+    raise OSError("it is a folder, a pipe or a device")
+  return file.open("rb")
 
 
 @contextlib.contextmanager

@@ -140,7 +140,7 @@ class _Look(NamedTuple):
 def _look(path: str) -> _Look:
   digest, file = hashlib.sha256(), epath.Path(path)
   try:
-    with file.open("rb") as opened:
+    with image_files.open_file(file) as opened:
       digest.update(opened.read(_END))
       size = opened.seek(0, os.SEEK_END)
       opened.seek(max(0, size - _END))

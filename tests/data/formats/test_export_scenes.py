@@ -182,6 +182,7 @@ def test_all_that_is_wrong_with_coco_is_listed(tmp_path):
       {"id": 7, "file_name": "gone.png", "height": 6, "width": 8},
       {"id": 8, "file_name": "e.png"},
       "no image",
+      {"id": [9], "file_name": "f.png", "height": 6, "width": 8},
     ],
     annotations=[
       note | {"id": 1, "bbox": [0, 0, 10, 3]},
@@ -192,6 +193,8 @@ def test_all_that_is_wrong_with_coco_is_listed(tmp_path):
       note | {"id": 6, "bbox": [0, 0, float("nan"), 1]},
       note | {"id": 7, "bbox": [0, 0, 1, 1]},
       note,
+      note | {"id": 9, "bbox": [10**400, 0, 1, 1]},
+      note | {"id": 10, "bbox": [0, 0, 1, 1], "category_id": {}},
     ],
   )
   with pytest.raises(UserError) as error:
@@ -211,6 +214,9 @@ def test_all_that_is_wrong_with_coco_is_listed(tmp_path):
     "annotation 5: is of the category 7",
     "annotation 6: has the bbox [0, 0, nan, 1]",
     "annotations[7]: lacks bbox",
+    "images[7]: has the id [9]",
+    "annotation 9: has the bbox [1000",
+    "annotations[9]: has the category_id {}",
     "category 'Dog': no class is called so",
   ):
     assert words in message, message
@@ -240,3 +246,16 @@ def test_an_image_of_another_size_shows_when_it_is_read(tmp_path):
   path.write_bytes(b"no image")
   with pytest.raises(UserError, match="cannot be read as an image"):
     source[0]
+
+
+def test_a_zero_that_is_a_text_marks_no_crowd(tmp_path):
+  write_coco(
+    tmp_path,
+    annotations=[
+      {"image_id": 4, "category_id": 18, "bbox": [0, 0, 1, 1], "iscrowd": mark}
+      for mark in ("0", 0, None, "1", 1)
+    ],
+  )
+  source = coco.open_coco(tmp_path, "val2017", {"dog": 0, "person": 5})
+  marks = [row["difficult"].tolist() for row in map(source.annotate, range(2))]
+  assert [False, False, False, True, True] in marks

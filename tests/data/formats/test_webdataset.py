@@ -100,6 +100,12 @@ def test_a_truncated_or_damaged_tar_is_named(tmp_path, cut):
   assert f"{second.name}: damaged or cut short" in message
 
 
+def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path):
+  sample = {"0.png": ROWS[0]["encoded"], "0.cls": b"\xef\xbb\xbf1\n"}
+  make_tar(tmp_path / "a.tar", sample)
+  assert webdataset.open_webdataset(tmp_path).labels.tolist() == [1]
+
+
 @pytest.mark.faults
 def test_all_problems_of_samples_are_listed(tmp_path):
   png = ROWS[0]["encoded"]

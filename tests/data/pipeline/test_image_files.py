@@ -10,7 +10,7 @@ from etils import epath
 from PIL import Image
 
 from synthjax.data.formats import png_folder
-from synthjax.data.pipeline import image_files, orientation
+from synthjax.data.pipeline import image_files, inspection, orientation
 from synthjax.runtime.errors import UserError
 
 CLASSES = {"cat": 0, "dog": 1}
@@ -158,3 +158,11 @@ def test_a_class_may_be_called_as_a_leftover(tmp_path):
   (tmp_path / ".net").mkdir()
   Image.new("RGB", (4, 4)).save(tmp_path / ".net" / "1.jpg")
   assert len(png_folder.open_folder(tmp_path, {".net": 0})) == 1
+
+
+@pytest.mark.faults
+def test_a_pipe_is_not_waited_for(tmp_path):
+  os.mkfifo(tmp_path / "1.jpg")
+  source = image_files.open_files(tmp_path, ["1.jpg"], [0])
+  with pytest.raises(UserError, match="1.jpg .*a folder, a pipe or a device"):
+    inspection.inspect(source)
