@@ -315,6 +315,11 @@ def _main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)  # Orbax logs every step
   cache.use_compilation_cache()
   workdir = os.path.expanduser(_WORKDIR.value)
+  if variable := re.search(r"\$\{?[A-Za-z_]\w*\}?", workdir):
+    raise UserError(
+      f"--workdir={workdir} holds {variable[0]}, which no shell has replaced "
+      "by its value: write it in double quotes, or the path itself."
+    )
   run_tasks(_CONFIG.value, workdir, shared=_SHARED.value)
 
 

@@ -68,6 +68,8 @@ def fetch(
   Raises:
     UserError: when the file cannot be fetched, or has another hash.
   """
+  if not url.lower().startswith(("http://", "https://")):
+    raise UserError(f"{url} cannot be fetched: it must begin with https://.")
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with alone(path) as lock:

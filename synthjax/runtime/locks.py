@@ -199,6 +199,8 @@ def _no_workdir(folder: epath.Path, error: OSError) -> UserError:
   path, what = pathlib.Path(folder), error.strerror or str(error)
   if error.errno == errno.ELOOP and (path / WORKDIR).is_symlink():
     what = f"{WORKDIR} in it is a link to {os.readlink(path / WORKDIR)}"
+  elif os.path.exists(lock := path / WORKDIR) and not os.path.isfile(lock):
+    what = f"{WORKDIR} in it is no file ({what})"
   elif error.errno == errno.EEXIST:
     with contextlib.suppress(OSError):  # of os.readlink, about a file
       what = "it is a file"

@@ -441,3 +441,9 @@ def test_a_body_without_an_end_is_cut_off(fetch, server, monkeypatch):
   with pytest.raises(UserError, match="more than the 100,000 bytes that a"):
     fetch(sha256=None)
   assert not fetch.part.exists()
+
+
+def test_an_address_of_another_kind_is_refused(tmp_path):
+  with pytest.raises(UserError, match="must begin with https://"):
+    download.fetch("file:///etc/hostname", tmp_path / "x")
+  assert not [*tmp_path.iterdir()]

@@ -218,3 +218,14 @@ def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
     with locks.workdir(tmp_path / "run"):
       pass
   assert (tmp_path / "precious").read_text() == "kept"
+
+
+@pytest.mark.faults
+def test_a_lock_that_is_no_file_is_named(tmp_path):
+  for number, make in enumerate((os.mkfifo, os.mkdir)):
+    run = tmp_path / str(number)
+    run.mkdir()
+    make(run / locks.WORKDIR)
+    with pytest.raises(UserError, match=".lock in it is no file"):
+      with locks.workdir(run):
+        pass

@@ -155,6 +155,7 @@ def run_main(*args):
   [
     (["--config={}"], ["--workdir must be given"]),
     (["--config={}", "--workdir="], ["--workdir must be given"]),
+    (["--config={}", "--workdir=$OUT/x"], ["$OUT, which no shell"]),
     (["--config=missing.py"], ["missing.py", "no config file"]),
     (["--config={}:shoots=2"], ["'shoots'", "'shots'"]),
     (
