@@ -6,7 +6,8 @@
 Each part runs in a process of its own, in the time that is left and at most its
 cap, and appends its rows to DIR/rows.jsonl as it finds them: a part that is cut
 short loses nothing. Compiled functions are kept in DIR/cache, so that a second
-call on the same machine is fast. Each row has the date and the versions.
+call on the same machine is fast. Each row has the date and the versions;
+`benchmarks/visits/` keeps them, and says what is still to be measured.
 
 `check` comes before all speeds: what no CPU can show, against the CPU. Random
 weights cost as much as trained ones.
