@@ -27,26 +27,17 @@ no library's generator of random numbers can change. Files written:
   WORDNET_LICENSE    WordNet's licence, which every copy must have beside it
 """
 
+import argparse
 import hashlib
 import pathlib
 import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
-from absl import app, flags
-
 from synthjax.labels import class_names, spaces
 from synthjax.runtime.errors import UserError
 from tools import wordnet_files
 from tools.wordnet_files import PHYSICAL, Noun, ancestors
-
-_WORDNET = flags.DEFINE_string(
-  "wordnet", None, "Folder of WordNet 3.0 with data.noun and index.noun."
-)
-_SYNSETS = flags.DEFINE_string(
-  "synsets", None, "File with an ImageNet id, such as n01440764, on each line."
-)
-_OUT = flags.DEFINE_string("yaml", None, "Folder to write in.")
 
 SEED = 0
 NUM_DRAWN = 1000
@@ -77,10 +68,19 @@ class WordNet(NamedTuple):
   license: str
 
 
-def main(_) -> None:
-  wordnet = read_wordnet(pathlib.Path(_WORDNET.value))
-  listed = pathlib.Path(_SYNSETS.value).read_text().split()
-  out = pathlib.Path(_OUT.value)
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  for name, what in (
+    ("--wordnet", "folder of WordNet 3.0 with data.noun and index.noun"),
+    ("--synsets", "file with an ImageNet id, such as n01440764, on each line"),
+    ("--yaml", "folder to write in"),
+  ):
+    parser.add_argument(name, required=True, type=pathlib.Path, help=what)
+  args = parser.parse_args()
+  wordnet, out = read_wordnet(args.wordnet), args.yaml
+  listed = args.synsets.read_text().split()
   first = {c.key: c.name for c in spaces.load_space("imagenet").classes}
   allowed = candidates(wordnet, listed, first)
   drawn = draw(allowed, NUM_DRAWN, SEED)
@@ -226,5 +226,4 @@ def fingerprint(keys: Iterable[str]) -> str:
 
 
 if __name__ == "__main__":
-  flags.mark_flags_as_required(["wordnet", "synsets", "yaml"])
-  app.run(main)
+  main()

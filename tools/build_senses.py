@@ -23,13 +23,12 @@ describes the file of counts. A row has, between tabs,
 The same input gives the same bytes.
 """
 
+import argparse
 import collections
 import gzip
 import pathlib
 import re
 from collections.abc import Collection, Mapping
-
-from absl import app, flags
 
 from synthjax.labels.wordnet import BRANCHES
 from tools.wordnet_files import (
@@ -76,15 +75,25 @@ BELOW = {
 }
 
 
-def main(_) -> None:
-  folder = pathlib.Path(flags.FLAGS.wordnet)
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  for name, what in (
+    ("--wordnet", "folder of WordNet 3.0"),
+    ("--synsets", "file of ImageNet ids, one a line"),
+    ("--out", "the .tsv.gz to write"),
+  ):
+    parser.add_argument(name, required=True, type=pathlib.Path, help=what)
+  args = parser.parse_args()
+  folder = args.wordnet
   nouns = read_nouns((folder / "data.noun").read_text())
   places = read_places((folder / "index.noun").read_text())
   counts = read_counts((folder / "cntlist.rev").read_text())
-  pictured = set(pathlib.Path(flags.FLAGS.synsets).read_text().split())
+  pictured = set(args.synsets.read_text().split())
   rows = make_rows(nouns, places, counts, pictured)
   packed = gzip.compress("".join(rows).encode(), 9, mtime=0)
-  pathlib.Path(flags.FLAGS.out).write_bytes(packed)
+  args.out.write_bytes(packed)
   print(f"{len(rows):,} meanings, {len(packed):,} bytes")
 
 
@@ -176,9 +185,4 @@ def _word(word: str, place: int, count: int) -> str:
 
 
 if __name__ == "__main__":
-  # Here, as importing this must not take the names of flags.
-  flags.DEFINE_string("wordnet", None, "Folder of WordNet 3.0.")
-  flags.DEFINE_string("synsets", None, "File of ImageNet ids, one a line.")
-  flags.DEFINE_string("out", None, "The .tsv.gz to write.")
-  flags.mark_flags_as_required(["wordnet", "synsets", "out"])
-  app.run(main)
+  main()

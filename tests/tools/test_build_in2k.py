@@ -10,7 +10,7 @@ import yaml
 
 from synthjax.labels import class_names, spaces
 from synthjax.runtime.errors import UserError
-from tools import build_in2k
+from tools import build_in2k, build_senses
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -194,3 +194,11 @@ def test_the_licence_of_wordnet_lies_beside_the_list():
   assert {
     spaces.FOLDER / n for n in ("in2k.yaml", "WORDNET_LICENSE")
   } <= shipped
+
+
+@pytest.mark.parametrize("tool", [build_in2k, build_senses])
+def test_help_is_no_failure(tool, monkeypatch, capsys):
+  monkeypatch.setattr("sys.argv", ["tool", "--help"])
+  with pytest.raises(SystemExit) as stop:
+    tool.main()
+  assert not stop.value.code and "--synsets" in capsys.readouterr().out
