@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("workdir", help="of a run")
   args = parser.parse_args(argv)
   with as_message():
+    if not args.workdir:  # as an unset variable of the shell leaves it
+      raise UserError("The workdir is an empty text: give its path.")
     problems = check(args.workdir)
   for line in problems:
     print(line)

@@ -62,6 +62,8 @@ def test_what_is_damaged_missing_or_extra_is_named(tmp_path, capsys):
 def test_no_workdir_is_one_message(tmp_path, capsys):
   assert code_of(tmp_path) == 2
   assert "give the --workdir" in capsys.readouterr().err
+  assert code_of("") == 2
+  assert "an empty text" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 from synthjax.runtime.errors import UserError
 
 MAX_LISTED = 40  # lines of problems in an error
+_MAX_SHOWN = 200  # characters of a name there
 _SPACES = re.compile(r"[\s_,?!()\[\]{}'’‘`\"“”]+")
 # Characters without a width: no file and no person tells names by them.
 _UNSEEN = dict.fromkeys([0xAD, 0x200B, 0x2060, 0xFEFF])
@@ -121,7 +122,7 @@ def no_class(name: str, classes: Iterable[str]) -> str:
   equal = [other for other in classes if letters(other) == letters(name)]
   near = equal or difflib.get_close_matches(name, classes, n=1)
   hint = f"; the nearest is {near[0]!r}" if near else ""
-  return f"{name!r}: no class is called so{hint}"
+  return f"{name!r:.{_MAX_SHOWN}}: no class is called so{hint}"
 
 
 def check(

@@ -55,6 +55,7 @@ def read(text: str, where: str) -> Any:
         )
       repeated = _repeated(node, top) if node else []
       fields = loader.construct_document(node) if node else None
+      repr(fields)  # raises about a number that is too long to be written
   except (ValueError, RecursionError, yaml.YAMLError) as error:
     raise UserError(
       f"Cannot read the label space {where}: {_explain(error)}"

@@ -79,6 +79,7 @@ def test_a_refused_name_is_told_with_the_nearest():
     class_names.match(["C++", "D"], {"C": 0, "D": 1}, where="files")
   assert "'C++': no class is called so; the nearest is 'C'" in str(error.value)
   assert "'C': this class is not there" in str(error.value)
+  assert len(class_names.no_class("x" * 10_000, ["C"])) < 300
 
 
 def test_a_space_does_not_have_one_name_in_two_encodings():

@@ -331,6 +331,7 @@ def test_all_problems_are_reported_by_line(tmp_path):
     ("", "not None"),
     ("- {name: cat, sense: true}", "must be a number or words, not True"),
     ("- {name: cat, sense: 1.5}", "must be a number or words, not 1.5"),
+    (f"[cat, 0x{'f' * 9999}]", "Exceeds the limit"),
     ("- {name: cat, key: dog}\n- dog\n", "line 2.*the key 'dog' occurs 2"),
     ('["cat", "cat\\u200b"]', "the name 'cat' occurs 2 times"),
     ('["cat", "\\ufeff"]', r"classes\[1\].name: must be a text"),

@@ -140,9 +140,10 @@ def test_the_readme_shows_names_as_they_are():
     "`x`",
     "a\\b",
     "café",
+    "a\n---\nb",
   ]
   shown = ["\\*star\\*", "\\<b\\>", "snake\\_case\\_x", "\\[a\\](b)", "C\\#"]
-  shown += ["\\`x\\`", "a\\\\b", "café"]
+  shown += ["\\`x\\`", "a\\\\b", "café", "a --- b"]
   assert [tables.plain(name) for name in names] == shown
 
 

@@ -273,9 +273,11 @@ def opened(
       image = Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError:
       file.seek(0)
+      if not (start := file.read(16)):
+        raise ValueError("it is empty") from None
       raise ValueError(
         f"it is no {', '.join(_FORMATS)} of a known kind, and begins with "
-        f"{file.read(16)!r}"
+        f"{start!r}"
       ) from None
     with image:
       if image.mode in ("I", "F"):

@@ -139,7 +139,8 @@ def _encoder(card: Mapping[str, Any]) -> str:
 
 def plain(text: str) -> str:
   """Returns a text that Markdown shows as it is, such as a class's name."""
-  return re.sub(r"[\\`*_{}\[\]<>#+!~$&@:^=\"]", r"\\\g<0>", text)
+  line = " ".join(text.split())  # as a break would end a heading or a cell
+  return re.sub(r"[\\`*_{}\[\]<>#+!~$&@:^=\"]", r"\\\g<0>", line)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -90,7 +90,7 @@ def test_sixteen_bits_are_scaled_and_clear_pixels_are_white():
       b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
       "begins with b'%!PS",
     ),
-    (b"", "begins with b''"),
+    (b"", "it is empty"),
     (png(20_000, 20_000, 1, ()), "too large an image .*400000000 pixels"),
     (
       b"GIF89a\xff\xff\xff\xff\0\0\0,\0\0\0\0\xff\xff\xff\xff\0\2\2D\1\0;",
