@@ -224,6 +224,9 @@ def _index(
           f"{MAX_ROWS:,} has at most one a byte"
         )
       columns = [n for n in (label_key, id_key) if n in schema.names]
+      for name in columns:  # which a dictionary cannot hold
+        if pa.types.is_nested(kind := schema.field(name).type):
+          raise ValueError(f"has {kind} in {name}, no numbers and no texts")
       with _open(path, texts=columns) as texts:
         table = {n: _values(texts.read([n])[n]) for n in columns}
       metadata = opened.metadata
@@ -235,11 +238,11 @@ def _index(
   except (pa.ArrowException, OSError, ValueError) as error:
     problems.append(f"{file}: {' '.join(str(error).split())}")
     return [], [], [], []
-  ids = table.get(id_key) or [f"{file}-{i}" for i in range(len(pairs))]
+  ids = table.get(id_key) or [None] * len(pairs)
   return (
     [number for number, _ in pairs],
     [name for _, name in pairs],
-    [str(image_id) for image_id in ids],
+    [f"{file}-{i}" if x is None else str(x) for i, x in enumerate(ids)],
     groups,
   )
 
@@ -252,7 +255,7 @@ def _class_names(schema: Any, label_key: str) -> list[str] | None:
   value = parse_json(description)
   for key in ("info", "features", label_key, "names"):
     value = value.get(key) if isinstance(value, dict) else None
-  return value if isinstance(value, list) else None
+  return [str(name) for name in value] if isinstance(value, list) else None
 
 
 def _pair(

@@ -101,6 +101,25 @@ def test_parquet_files_of_others_are_read(tmp_path):
 
 
 @pytest.mark.faults
+def test_odd_columns_of_parquet_files_are_read_or_named(tmp_path):
+  pa = pytest.importorskip("pyarrow")
+  import pyarrow.parquet as pq
+
+  path = tmp_path / "x.parquet"
+  pq.write_table(pa.table({"image": [b"x"], "label": [[0]]}), path)
+  with pytest.raises(UserError, match="x.parquet: has list.* in label"):
+    parquet.open_parquet(path)
+  table = pa.table({"image": [b"x"] * 2, "label": [1, 0], "id": ["a", None]})
+  label = {"names": [7, 8], "_type": "ClassLabel"}
+  about = json.dumps({"info": {"features": {"label": label}}})
+  pq.write_table(table.replace_schema_metadata({"huggingface": about}), path)
+  source = parquet.open_parquet(path, {"7": 5, "8": 6})
+  assert source.labels.tolist() == [6, 5]
+  with pytest.raises(UserError, match="x.parquet-1"):  # not the image None
+    source[1]
+
+
+@pytest.mark.faults
 def test_all_problems_of_parquet_files_are_listed(tmp_path):
   pa = pytest.importorskip("pyarrow")
   import pyarrow.parquet as pq
