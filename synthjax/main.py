@@ -266,7 +266,8 @@ def load_config(path: str) -> ConfigDict:
   """Returns the config of "FILE" or "FILE:arg,arg=value".
 
   Raises:
-    UserError: if there is no such file, or it does not take the arguments.
+    UserError: if there is no such file, it does not take the arguments, or it
+      has no `get_config` that returns a ConfigDict.
   """
   file, _, arg = path.partition(":")
   if not pathlib.Path(file).is_file():
@@ -275,7 +276,15 @@ def load_config(path: str) -> ConfigDict:
       f"There is no config file {file!r}. Found here: "
       f"{', '.join(known) or 'none; run this in the folder that has configs/'}."
     )
-  return runpy.run_path(file)["get_config"](arg or None)
+  is_python = pathlib.Path(file).suffix == ".py"
+  get_config = is_python and runpy.run_path(file).get("get_config")
+  config = get_config(arg or None) if get_config else None
+  if not isinstance(config, ConfigDict):
+    raise UserError(
+      f"{file} is no config: it must be Python with a function "
+      "get_config(arg=None) that returns a ConfigDict, as those of configs/."
+    )
+  return config
 
 
 def _config_arguments(argv: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -140,6 +140,21 @@ def test_a_config_takes_its_argument(config_file):
   assert main.load_config(f"{config_file}:shots=16").tune.shots == 16
 
 
+@pytest.mark.parametrize(
+  ("name", "text"),
+  [
+    ("x.json", "{}"),
+    ("x.yaml", "seed: 1"),
+    ("x.py", "seed = 1"),
+    ("x.py", "def get_config(arg=None): return {}"),
+  ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, name, text):
+  (tmp_path / name).write_text(text)
+  with pytest.raises(UserError, match=f"{name} is no config"):
+    main.load_config(str(tmp_path / name))
+
+
 def run_main(*args):
   return subprocess.run(
     [sys.executable, "-m", "synthjax.main", *args],
