@@ -145,6 +145,12 @@ def classify_files(
       report_progress(len(chunk))
 
 
+def _on_a_line(path: pathlib.Path) -> str:
+  """Writes out what breaks a line, or what a terminal would obey."""
+  shown = (c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
+  return "".join(shown)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
   """Reads the command line; a UserError is one message and exit code 2.
 
@@ -167,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cache.use_compilation_cache()
     paths = find_images(args.images)
     classifier = load(args.workdir, arm=args.arm)
-    width = max(len(str(path)) for path in paths)
+    width = max(len(_on_a_line(path)) for path in paths)
     unread = []
     for path, found in classify_files(classifier, paths):
       if isinstance(found, UserError):
@@ -182,7 +188,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(json.dumps({"file": str(path), "classes": classes}))
       else:
         shown = [f"{name} {p:.1%}" for name, p in best]
-        print(f"{path!s:{width}}  {'  '.join(shown)}", flush=True)
+        start = _on_a_line(path).ljust(width)
+        print(f"{start}  {'  '.join(shown)}", flush=True)
     if unread:
       listed = "\n  ".join(unread)
       raise UserError(

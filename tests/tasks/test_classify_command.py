@@ -143,6 +143,14 @@ def test_a_linked_folder_is_counted_and_not_followed(tmp_path, capsys):
   assert "1 entry passed over" in capsys.readouterr().err
 
 
+def test_a_name_of_a_file_commands_no_terminal(run, tmp_path, capsys):
+  path = tmp_path / "grün\n\x1b[2J.png"
+  Image.new("RGB", (8, 8)).save(path)
+  classify.main([str(run[0]), str(path)])
+  (line,) = capsys.readouterr().out.splitlines()
+  assert "grün\\n\\x1b[2J.png  " in line
+
+
 @pytest.mark.faults
 def test_one_bad_file_does_not_stop_the_others(run, drawings, tmp_path, capsys):
   """It is listed at the end; hidden files are counted, names are any bytes."""
