@@ -107,6 +107,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     raise unknown_names("table", [arg.table], TABLES)
   if arg.backbone not in BACKBONES:
     raise unknown_names("backbone", [arg.backbone], BACKBONES)
+  if (arg.table, arg.backbone) == ("moco", "vit"):
+    raise unknown_names("backbone of MoCo v2,", ["vit"], ["resnet"])
   table, vit = TABLES[arg.table], BACKBONES[arg.backbone]
   arms = tuple(
     arm

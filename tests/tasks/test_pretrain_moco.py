@@ -434,7 +434,7 @@ def test_configs_have_the_rates_of_the_paper(module, arg, lr):
   "module", [pretrain_c100, pretrain_in1k, pretrain_in2k, pretrain_moco]
 )
 @pytest.mark.parametrize("arg", ["", "backbone=deit_s", "init=start"])
-def test_configs_are_whole(tmp_path, module, arg):
+def test_configs_are_whole(tmp_path, module, arg, opened):
   """The full size, and the embedded one from its own earlier backbone."""
   if module is pretrain_moco and "deit" in arg:
     with pytest.raises(UserError, match="trains a ResNet.*'deit_s'"):
