@@ -160,9 +160,10 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_half_one(
 ):
   train(tmp_path, 3)
   half = tmp_path / "line_checkpoints" / "6.orbax-checkpoint-tmp"
-  broken = []
+  broken, finish = [], ocp.CheckpointManager.wait_until_finished
 
   def wait(manager):
+    finish(manager)  # else its thread may write the folder again
     if manager.latest_step() == 6 and not broken:
       half.mkdir(exist_ok=True)
       broken.append(6)
