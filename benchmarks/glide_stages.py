@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.made_up import repeated_noise
 from benchmarks.timing import Compiled, compile_timed
 
 GUIDANCE_SCALE = 3.0
@@ -74,11 +75,10 @@ def make_model(stage: Stage, dtype: str) -> tuple[Any, dict]:
     images if stage.low_res else None,
   )
   rng = np.random.default_rng(0)
-  # Numbers that come again: drawing hundreds of millions takes a minute.
-  pool = 0.02 * rng.standard_normal(1_000_003).astype(np.float32)
+  noise = repeated_noise(rng)
 
   def fill(path, x):
-    values = np.resize(np.roll(pool, rng.integers(len(pool))), x.shape)
+    values = noise(x.shape)
     return values + (path[-1].key == "scale")
 
   return model, jax.tree_util.tree_map_with_path(fill, like)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.glide_stages import RELEASED, Stage
+from benchmarks.made_up import repeated_noise
 from synthjax.adapt import linear_head
 from synthjax.config.presets import PRESETS
 from synthjax.detection import faster_rcnn
@@ -93,12 +94,11 @@ def lower(hot: Hot, platform: str) -> Any:
 def fill(hot: Hot) -> tuple:
   """Returns arguments for a function: noise, and norms as they start.
 
-  Whole numbers are 0 but for pixels and sizes, so that each label is a class
-  and each token a word.
+  Whole numbers are 0 but for pixels, so that each label is a class and each
+  token a word.
   """
   rng = np.random.default_rng(0)
-  # Numbers that come again: drawing hundreds of millions takes a minute.
-  pool = 0.02 * rng.standard_normal(1_000_003).astype(np.float32)
+  noise = repeated_noise(rng)
 
   def leaf(path, x):
     name = str(getattr(path[-1], "key", getattr(path[-1], "name", "")))
@@ -110,7 +110,7 @@ def fill(hot: Hot) -> tuple:
       return np.ones(x.shape, x.dtype)
     if not jnp.issubdtype(x.dtype, jnp.floating):
       return np.zeros(x.shape, x.dtype)
-    values = np.resize(np.roll(pool, rng.integers(len(pool))), x.shape)
+    values = noise(x.shape)
     return values.astype(x.dtype)
 
   return jax.tree_util.tree_map_with_path(leaf, hot.args)

@@ -26,6 +26,15 @@ def fill(like: Any) -> Any:
   return jax.tree_util.tree_map_with_path(leaf, like)
 
 
+def repeated_noise(rng: np.random.Generator) -> Callable[..., np.ndarray]:
+  """Returns a function of a shape: float32 noise of deviation 0.02.
+
+  Its numbers come again: to draw hundreds of millions takes a minute.
+  """
+  pool = 0.02 * rng.standard_normal(1_000_003).astype(np.float32)
+  return lambda shape: np.resize(np.roll(pool, rng.integers(len(pool))), shape)
+
+
 def picture(rng: np.random.Generator, side: int) -> np.ndarray:
   """Draws uint8 [side, side, 3] with the spectrum of photographs, about 1/f."""
   image = np.full((side, side, 3), 128.0, np.float32)
