@@ -30,6 +30,7 @@ from synthjax.models import attention
 from synthjax.models.classifiers import make_classifier
 from synthjax.models.clip import model as clip
 from synthjax.models.glide.model import Glide, Text
+from synthjax.models.glide.noised_clip import ImageEncoder
 from synthjax.models.stable_diffusion.unet import UNet
 from synthjax.models.stable_diffusion.vae import Autoencoder
 from synthjax.models.t5 import decode
@@ -66,15 +67,17 @@ def traced_for(platform: str) -> Iterator[None]:
   """
   from jax._src.cudnn import fused_attention_stablehlo as fused
 
-  has_kernel, on_gpu = attention.has_kernel, platform == "cuda"
-  device = SimpleNamespace(**({"compute_capability": "9.0"} if on_gpu else {}))
+  kernel_for, on_gpu = attention.kernel_for, platform == "cuda"
+  device = SimpleNamespace(platform="gpu" if on_gpu else platform)
+  if on_gpu:
+    device.compute_capability = "9.0"
   with contextlib.ExitStack() as stack:
     for owner, name, value in (
       (jax, "default_backend", lambda: "gpu" if on_gpu else platform),
       (
         attention,
-        "has_kernel",
-        lambda dtype, d, _: has_kernel(dtype, d, device),
+        "kernel_for",
+        lambda dtype, d, _: kernel_for(dtype, d, device),
       ),
       (fused, "check_cudnn_version", lambda: 91900),
       (fused, "check_compute_capability", lambda least: float(least) <= 9.0),
@@ -198,6 +201,21 @@ def glide_step(batch: int, stage: Stage, *, dtype="bfloat16") -> Hot:
   return Hot(predict, ({"params": params}, *inputs))
 
 
+def guide_by_clip(batch: int, *, dtype="bfloat16", **sizes: Any) -> Hot:
+  """Takes the gradient of GLIDE's noised CLIP by the images."""
+  model = ImageEncoder(**sizes, dtype=jnp.dtype(dtype))
+  side = model.image_size
+  inputs = lambda n: (_array(n, side, side, 3), _tokens(n))
+  variables = jax.eval_shape(model.init, _RNG, *inputs(1))
+
+  def similarity(x, variables, t, features):
+    return jnp.vdot(model.apply(variables, x, t), features)
+
+  x, t = inputs(batch)
+  features = _array(batch, model.embed_dim)
+  return Hot(jax.grad(similarity), (x, variables, t, features))
+
+
 def stable_diffusion_step(
   batch: int, *, side: int, tokens: int = 77, dtype="bfloat16", **sizes: Any
 ) -> Hot:
@@ -218,6 +236,17 @@ def decode_latents(batch: int, *, side: int, **sizes: Any) -> Hot:
   variables = jax.eval_shape(model.init, _RNG, _array(1, 64, 64, 3))
   latents = _array(batch, side, side, model.latent_channels)
   return Hot(partial(model.apply, method="decode"), (variables, latents))
+
+
+def read_texts(batch: int, *, length: int, dtype="bfloat16", **sizes) -> Hot:
+  """Encodes names by T5."""
+  model = t5_model.T5(**sizes, dtype=jnp.dtype(dtype))
+  shape = lambda n: (_tokens(n, length), _array(n, length, dtype=bool))
+  encode = partial(model.apply, method="encode")
+  variables = jax.eval_shape(
+    partial(model.init, method="encode"), _RNG, *shape(1)
+  )
+  return Hot(encode, (variables, *shape(batch)))
 
 
 def write_sentences(
@@ -419,6 +448,8 @@ FULL = {
   "GLIDE's upsampler, a step": partial(glide_step, 64, RELEASED["upsampler"]),
   "Stable Diffusion 1, a step": partial(stable_diffusion_step, 4, side=64),
   "Stable Diffusion, decode": partial(decode_latents, 4, side=64),
+  "GLIDE, CLIP's guidance": partial(guide_by_clip, 64),
+  "T5, read": partial(read_texts, 256, length=16),
   "T5, write": partial(write_sentences, 64, length=16),
   "CLIP RN50, images": lambda: encode_images(
     256, clip.MODELS["clip_rn50"](), side=256
@@ -426,7 +457,9 @@ FULL = {
   "CLIP ViT-B/16, images": lambda: encode_images(
     256, clip.MODELS["clip_vit_b16"](dtype=jnp.bfloat16), side=256
   ),
-  "CLIP, texts": lambda: encode_texts(256, clip.MODELS["clip_rn50"]()),
+  "CLIP, texts": lambda: encode_texts(
+    256, clip.MODELS["clip_vit_b16"](dtype=jnp.bfloat16)
+  ),
   "ResNet-50, train": partial(
     classify_step,
     512,
@@ -472,6 +505,14 @@ _CLIP = dict(
   text_layers=1,
   text_heads=2,
 )
+_T5 = dict(
+  vocab_size=128,
+  d_model=64,
+  d_ff=64,
+  num_layers=1,
+  num_decoder_layers=1,
+  num_heads=1,
+)
 _RESNET = dict(stage_sizes=(1, 1), width=8)
 _DETECTOR = dict(stage_sizes=(1, 1, 1, 1), width=8)
 TINY = {
@@ -482,7 +523,7 @@ TINY = {
   "Stable Diffusion 1, a step": partial(
     stable_diffusion_step,
     1,
-    side=8,
+    side=32,  # 1,024 places, enough for the TPU's kernel
     widths=(64, 320),
     layers=1,
     attention=(True, True),
@@ -492,17 +533,18 @@ TINY = {
   "Stable Diffusion, decode": partial(
     decode_latents, 1, side=8, widths=(32, 64), layers=1
   ),
-  "T5, write": partial(
-    write_sentences,
+  "GLIDE, CLIP's guidance": partial(
+    guide_by_clip,
     2,
-    length=5,
-    vocab_size=128,
-    d_model=64,
-    d_ff=64,
-    num_layers=1,
-    num_decoder_layers=1,
-    num_heads=1,
+    image_size=8,
+    patch_size=4,
+    width=128,
+    layers=1,
+    heads=2,
+    embed_dim=16,
   ),
+  "T5, read": partial(read_texts, 2, length=8, **_T5),
+  "T5, write": partial(write_sentences, 2, length=5, **_T5),
   "CLIP RN50, images": lambda: encode_images(
     2,
     clip.CLIP(
@@ -514,7 +556,9 @@ TINY = {
   "CLIP ViT-B/16, images": lambda: encode_images(
     2, clip.CLIP(**_CLIP, dtype=jnp.bfloat16), side=40
   ),
-  "CLIP, texts": lambda: encode_texts(2, clip.CLIP(**_CLIP)),
+  "CLIP, texts": lambda: encode_texts(
+    2, clip.CLIP(**_CLIP, dtype=jnp.bfloat16)
+  ),
   "ResNet-50, train": partial(
     classify_step,
     8,

@@ -37,7 +37,7 @@ def test_made_up_arguments_have_the_shapes_and_can_be_computed():
 def test_flops_are_those_of_attention_without_a_kernel(monkeypatch):
   """Two products of l x l for each head: 4 l^2 h d, and little beside them."""
   shape = jax.ShapeDtypeStruct((1, 64, 2, 32), jnp.bfloat16)
-  monkeypatch.setattr(attention, "has_kernel", lambda *_: True)
+  monkeypatch.setattr(attention, "kernel_for", lambda *_: "cudnn")
   flops = timing.plain_flops(jax.jit(attention.attend), shape, shape, shape)
   products = 4 * 64**2 * 2 * 32
   assert products <= flops < 1.2 * products

@@ -16,15 +16,25 @@ from benchmarks.hot_functions import PLATFORMS, TINY
 from synthjax.models import attention
 
 FORWARD, BACKWARD = "__cudnn$fmhaSoftmax", "__cudnn$fmhaSoftmaxBackward"
-# Kernels of cuDNN by function; all others have none.
-FUSED = {
+# Kernels of attention by platform and function; all others have none.
+CUDA = {
   # Four of either network: one on the way down, one in the middle, two up.
   "draw GLIDE, paper's setting": {FORWARD: 8},
   "draw GLIDE, fast": {FORWARD: 8},
   "Stable Diffusion 1, a step": {FORWARD: 14},
+  "GLIDE, CLIP's guidance": {FORWARD: 1, BACKWARD: 1},
+  "T5, read": {"__cudnn$fmhaScaleBiasSoftmax": 1},
+  "CLIP ViT-B/16, images": {FORWARD: 1},
+  "CLIP, texts": {FORWARD: 1},
   "DeiT-S, train": {FORWARD: 1, BACKWARD: 1},
   "embedded base, train": {FORWARD: 5, BACKWARD: 5},
   "embedded upsampler, train": {FORWARD: 5, BACKWARD: 5},
+}
+# Long enough for a TPU's are the images of Stable Diffusion at the upper level;
+# the kernel is one function, which every block calls.
+FUSED = {
+  "cuda": CUDA,
+  "tpu": {"Stable Diffusion 1, a step": {"tpu_custom_call": 1}},
 }
 # The products that stay float32 where activations are bfloat16, by the last
 # name of where they stand: of times and pooled texts, of last layers, of
@@ -77,8 +87,8 @@ def test_it_lowers_with_the_kernels_that_are_expected(name, platform):
   hot = make(name, platform)
   text = hot_functions.lower(hot, platform).as_text()
   calls = Counter(re.findall(r"custom_call @([\w$.]+)", text))
-  fused = {k: n for k, n in calls.items() if "fmha" in k}
-  assert fused == (FUSED.get(name, {}) if platform == "cuda" else {})
+  fused = {k: n for k, n in calls.items() if re.search("fmha|tpu", k)}
+  assert fused == FUSED[platform].get(name, {})
   assert not [k for k in calls if "callback" in k]  # the device never waits
   state = () if hot.donated is None else jax.tree.leaves(hot.args[hot.donated])
   donated = re.findall(r"jax\.buffer_donor|tf\.aliasing_output", text)
@@ -119,9 +129,6 @@ def test_products_are_float32_only_where_named(name):
 def test_odd_lengths_do_not_train_without_padding(monkeypatch):
   """What broke DeiT on every NVIDIA GPU; fails when JAX has mended it."""
 
-  def unpadded(q, k, v):
-    return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-
-  monkeypatch.setattr(attention, "_attend_fused", unpadded)
+  monkeypatch.setattr(attention, "_by_cudnn", attention._cudnn)
   with pytest.raises(NotImplementedError, match="Unsupported sequence length"):
     hot_functions.lower(make("DeiT-S, train", "cuda"), "cuda")

@@ -1,5 +1,6 @@
 """Attention: where cuDNN has a kernel, and that all ways agree."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from synthjax.models import attention
+from synthjax.runtime import mesh as meshes
 
 
 @pytest.mark.parametrize(
@@ -22,14 +24,15 @@ from synthjax.models import attention
     (jnp.bfloat16, 264, "9.0", False),
     (jnp.bfloat16, 64, "7.5", False),
     (jnp.bfloat16, 64, "gfx90a", False),  # of AMD
-    (jnp.bfloat16, 64, None, False),  # a CPU or a TPU
+    (jnp.bfloat16, 64, None, False),  # a CPU
   ],
 )
 def test_cudnn_attends_only_where_it_can(dtype, width, capability, fits):
-  device = SimpleNamespace(compute_capability=capability)
+  device = SimpleNamespace(platform="gpu", compute_capability=capability)
   if capability is None:
-    device = SimpleNamespace()
-  assert attention.has_kernel(jnp.dtype(dtype), width, device) is fits
+    device = SimpleNamespace(platform="cpu")
+  kernel = attention.kernel_for(jnp.dtype(dtype), width, device)
+  assert kernel == ("cudnn" if fits else None)
 
 
 def draw(lengths, dtype):
@@ -62,7 +65,7 @@ def test_odd_lengths_are_padded_with_what_nothing_attends_to(
     return real(q, k, v, implementation="xla", **lengths)
 
   monkeypatch.setattr(jax.nn, "dot_product_attention", stand_in)
-  monkeypatch.setattr(attention, "has_kernel", lambda *_: True)
+  monkeypatch.setattr(attention, "kernel_for", lambda *_: "cudnn")
   got = grad()
   jax.tree.map(
     lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4),
@@ -71,12 +74,66 @@ def test_odd_lengths_are_padded_with_what_nothing_attends_to(
   )
 
 
+@pytest.mark.slow
+def test_the_kernel_of_tpus_attends_and_trains_as_plain_jax_does(monkeypatch):
+  """Interpreted, and shared by devices where there are several."""
+  from jax.experimental.pallas.ops.tpu import flash_attention as flash
+
+  q, k, v = (x[..., :1, :] for x in draw((130, 200, 200), jnp.bfloat16))
+  split = meshes.split(meshes.make_mesh()) if jax.device_count() == 2 else None
+  grad = lambda: jax.jit(
+    jax.value_and_grad(weighted_sum, (0, 1, 2)), in_shardings=split
+  )(q, k, v)
+  want = grad()
+  interpreted = partial(flash.pl.pallas_call, interpret=True)
+  monkeypatch.setattr(flash.pl, "pallas_call", interpreted)
+  monkeypatch.setattr(attention, "kernel_for", lambda *_: "tpu")
+  monkeypatch.setattr(attention, "LEAST_KEYS", 200)
+  got = grad()
+  for x, y in zip(*map(jax.tree.leaves, (got, want)), strict=True):
+    off = np.linalg.norm(x.astype(jnp.float32) - y.astype(jnp.float32))
+    assert off < 0.01 * np.linalg.norm(y.astype(jnp.float32))
+
+
+@pytest.mark.parametrize(
+  ("shape", "options", "kernel"),
+  [
+    ((2, 9, 2, 64), dict(causal=True), "cudnn"),
+    ((2, 9, 2, 64), dict(bias=(1, 2, 9, 9)), None),  # odd
+    ((2, 8, 2, 64), dict(bias=(2, 1, 1, 8)), None),  # not of each query
+    ((2, 8, 2, 64), dict(bias=(1, 2, 8, 8)), "cudnn"),
+    ((2, 600, 2, 64), dict(), "tpu"),
+    ((2, 600, 2, 64), dict(causal=True), None),
+    ((2, 500, 2, 64), dict(), None),  # short
+  ],
+)
+def test_a_kernel_is_called_with_what_it_takes(
+  monkeypatch, shape, options, kernel
+):
+  """Of the cases with None, the first two are T5's, the others a TPU's."""
+  on_tpu = shape[1] >= 500
+  monkeypatch.setattr(
+    attention, "kernel_for", lambda *_: "tpu" if on_tpu else "cudnn"
+  )
+  called = []
+  for name in ("_cudnn", "_tpu"):
+    attend = lambda q, k, v, name=name, **_: called.append(name[1:]) or q
+    monkeypatch.setattr(attention, name.replace("_tpu", "_by_tpu"), attend)
+  x = jnp.zeros(shape, jnp.bfloat16)
+  if "bias" in options:
+    lowest = jnp.finfo(jnp.float32).min
+    options = {"bias": jnp.full(options["bias"], lowest)}
+  out = attention.fused(x, x, x, **options)
+  assert called == ([kernel] if kernel else [])
+  assert (out is None) == (kernel is None)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("length", [64, 197, 256, 1024])
 def test_cudnn_attends_as_plain_jax_does(length):
   """With 128 places of text before those of the image, as in the base."""
   q, k, v = draw((length, length + 128, length + 128), jnp.bfloat16)
-  if not attention.has_kernel(q.dtype, q.shape[-1], jax.devices()[0]):
+  if not attention.kernel_for(q.dtype, q.shape[-1], jax.devices()[0]):
     pytest.skip("the GPU is older than cuDNN's attention, or not NVIDIA's")
   got = attention.attend(q, k, v).astype(jnp.float32)
   exact = (x.astype(jnp.float32) for x in (q, k, v))

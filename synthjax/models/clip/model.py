@@ -93,6 +93,7 @@ class CLIP(nn.Module):
       self.dtype,
       self.remat,
       self.activation,
+      causal=True,
     )
     self.ln_final = LayerNorm()
     self.text_projection = self.param(
@@ -143,7 +144,7 @@ class CLIP(nn.Module):
       )
     x = x.astype(self.dtype)
     x = x + self.positional_embedding[:length].astype(self.dtype)
-    x = self.transformer(x, jnp.tril(jnp.ones((length, length), bool)))
+    x = self.transformer(x)
     x = x[jnp.arange(n), end]  # [n, width]
     return self.ln_final(x.astype(jnp.float32)) @ self.text_projection
 

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from synthjax.models.attention import fused
 from synthjax.models.conv import convolve_patches
 
 normal = nn.initializers.normal
@@ -43,22 +44,27 @@ class Attention(nn.Module):
   heads: int
   in_std: float
   out_std: float
+  causal: bool  # whether a place sees those before it alone
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Maps [n, l, d] to [n, l, d]; mask [l, l] is True where seen."""
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [n, l, d] to [n, l, d]."""
     n, length, d = x.shape
     dense = partial(nn.Dense, dtype=self.dtype)
     qkv = dense(3 * d, kernel_init=normal(self.in_std), name="in_proj")(x)
     qkv = qkv.reshape(n, length, 3, self.heads, d // self.heads)
     q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [n, l, heads, d']
-    q = q * (d // self.heads) ** -0.5
-    logits = jnp.einsum("nqhd,nkhd->nhqk", q, k).astype(jnp.float32)
-    if mask is not None:
-      logits = jnp.where(mask, logits, -jnp.inf)
-    weights = nn.softmax(logits).astype(self.dtype)
-    x = jnp.einsum("nhqk,nkhd->nqhd", weights, v).reshape(n, length, d)
+    x = fused(q, k, v, causal=self.causal)
+    if x is None:
+      q = q * (d // self.heads) ** -0.5
+      logits = jnp.einsum("nqhd,nkhd->nhqk", q, k).astype(jnp.float32)
+      if self.causal:
+        seen = jnp.tril(jnp.ones((length, length), bool))
+        logits = jnp.where(seen, logits, -jnp.inf)
+      weights = nn.softmax(logits).astype(self.dtype)
+      x = jnp.einsum("nhqk,nkhd->nqhd", weights, v)
+    x = x.reshape(n, length, d)
     return dense(d, kernel_init=normal(self.out_std), name="out_proj")(x)
 
 
@@ -86,16 +92,19 @@ class ResidualAttentionBlock(nn.Module):
   heads: int
   layers: int  # of the whole tower: deeper towers start with smaller outputs
   activation: str = "quick_gelu"
+  causal: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Maps [n, l, d] to [n, l, d]; mask [l, l] is True where seen."""
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [n, l, d] to [n, l, d]."""
     d = x.shape[-1]
     out_std = d**-0.5 * (2 * self.layers) ** -0.5
     norm = partial(LayerNorm, dtype=self.dtype)
-    attn = Attention(self.heads, d**-0.5, out_std, self.dtype, name="attn")
-    x = x + attn(norm(name="ln_1")(x), mask)
+    attn = Attention(
+      self.heads, d**-0.5, out_std, self.causal, self.dtype, name="attn"
+    )
+    x = x + attn(norm(name="ln_1")(x))
     mlp = MLP((2 * d) ** -0.5, out_std, self.activation, self.dtype, name="mlp")
     return x + mlp(norm(name="ln_2")(x))
 
@@ -112,10 +121,11 @@ class Transformer(nn.Module):
   dtype: jnp.dtype = jnp.float32
   remat: bool = False  # computes each block again for the gradients
   activation: str = "quick_gelu"  # a key of ACTIVATIONS
+  causal: bool = False  # whether a place sees those before it alone
 
   @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Maps [n, l, d] to [n, l, d]; mask [l, l] is True where seen."""
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [n, l, d] to [n, l, d]."""
     if x.shape[-1] % self.heads:
       raise ValueError(
         f"width {x.shape[-1]} does not split over heads={self.heads}; choose "
@@ -123,9 +133,12 @@ class Transformer(nn.Module):
       )
     make = ResidualAttentionBlock
     make = nn.remat(make) if self.remat else make
-    make = partial(make, self.heads, self.layers, self.activation, self.dtype)
+    make = partial(
+      *(make, self.heads, self.layers, self.activation),
+      *(self.causal, self.dtype),
+    )
     for i in range(self.layers):
-      x = make(name=f"resblocks_{i}")(x, mask)
+      x = make(name=f"resblocks_{i}")(x)
     return x
 
 

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from synthjax.models.attention import fused
 from synthjax.models.clip.vit import LayerNorm, PatchConv
 
 # Statistics of CLIP's training images, for pixels in 0..255.
@@ -26,11 +27,12 @@ class Attention(nn.Module):
   """Pre-norm self-attention; the keys have no bias."""
 
   heads: int
+  causal: bool = False  # whether a place sees those before it alone
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Maps [n, l, d] to [n, l, d]; mask [l, l] is True where seen."""
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [n, l, d] to [n, l, d]."""
     n, length, d = x.shape
     if d % self.heads:
       raise ValueError(
@@ -46,15 +48,18 @@ class Attention(nn.Module):
       )
       for name in ("f_q", "f_k", "f_v")
     )
-    # As in the reference, each side is scaled, which keeps half precision safe.
-    scale = (d // self.heads) ** -0.25
-    logits = jnp.einsum("nlhd,nmhd->nhlm", q * scale, k * scale)
-    logits = logits.astype(jnp.float32)
-    if mask is not None:
-      logits = jnp.where(mask, logits, -jnp.inf)
-    weights = nn.softmax(logits).astype(self.dtype)
-    x = jnp.einsum("nhlm,nmhd->nlhd", weights, v).reshape(n, length, d)
-    return dense(name="f_c")(x)
+    x = fused(q, k, v, causal=self.causal)
+    if x is None:
+      # As in the reference, both sides are scaled, safe in half precision.
+      scale = (d // self.heads) ** -0.25
+      logits = jnp.einsum("nlhd,nmhd->nhlm", q * scale, k * scale)
+      logits = logits.astype(jnp.float32)
+      if self.causal:
+        seen = jnp.tril(jnp.ones((length, length), bool))
+        logits = jnp.where(seen, logits, -jnp.inf)
+      weights = nn.softmax(logits).astype(self.dtype)
+      x = jnp.einsum("nhlm,nmhd->nlhd", weights, v)
+    return dense(name="f_c")(x.reshape(n, length, d))
 
 
 class MLP(nn.Module):
@@ -76,12 +81,14 @@ class Block(nn.Module):
   """Attention and MLP, each added to its input."""
 
   heads: int
+  causal: bool = False  # whether a place sees those before it alone
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Maps [n, l, d] to [n, l, d]; mask [l, l] is True where seen."""
-    x = x + Attention(self.heads, self.dtype, name="f_attn")(x, mask)
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [n, l, d] to [n, l, d]."""
+    attention = Attention(self.heads, self.causal, self.dtype, name="f_attn")
+    x = x + attention(x)
     return x + MLP(self.dtype, name="f_mlp")(x)
 
 
@@ -156,7 +163,7 @@ class ImageEncoder(nn.Module):
       self.patch_size, self.width, self.timesteps, self.dtype, name="input"
     )(x, t)
     for i in range(self.layers):
-      x = Block(self.heads, self.dtype, name=f"block_{i}")(x, None)
+      x = Block(self.heads, dtype=self.dtype, name=f"block_{i}")(x)
     return unit(Pool(self.embed_dim, name="output")(x[:, 0]))
 
 
@@ -207,9 +214,8 @@ class TextEncoder(nn.Module):
     x = TextInput(
       self.vocab_size, self.context, self.width, self.dtype, name="input"
     )(tokens)
-    causal = jnp.tril(jnp.ones((length, length), bool))
     for i in range(self.layers):
-      x = Block(self.heads, self.dtype, name=f"block_{i}")(x, causal)
+      x = Block(self.heads, True, self.dtype, name=f"block_{i}")(x)
     return unit(
       Pool(self.embed_dim, name="output")(x[jnp.arange(n), tokens.argmax(-1)])
     )

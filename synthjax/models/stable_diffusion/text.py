@@ -51,7 +51,7 @@ class TextEncoder(nn.Module):
       self.heads,
       self.dtype,
       activation=self.activation,
+      causal=True,
       name="transformer",
     )
-    x = transformer(x, jnp.tril(jnp.ones((length, length), bool)))
-    return LayerNorm(name="ln_final")(x.astype(jnp.float32))
+    return LayerNorm(name="ln_final")(transformer(x).astype(jnp.float32))

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from synthjax.models.attention import fused
+
 PAD, EOS = 0, 1  # the decoder starts from PAD
 normal = nn.initializers.normal
 # The mean square is taken in float32, whatever the dtype.
@@ -53,10 +55,12 @@ class Attention(nn.Module):
     self, x: jax.Array, seen: KeysValues, bias: jax.Array
   ) -> jax.Array:
     """Maps queries [n, q, d] to [n, q, d]; bias is [n, heads, q, k]."""
-    keys, values = seen
-    logits = jnp.einsum("nqhd,nkhd->nhqk", self._split(self.q(x)), keys)
-    weights = nn.softmax(logits.astype(jnp.float32) + bias).astype(self.dtype)
-    x = jnp.einsum("nhqk,nkhd->nqhd", weights, values)
+    queries, (keys, values) = self._split(self.q(x)), seen
+    x = fused(queries, keys, values, bias=bias, scale=1.0)
+    if x is None:
+      logits = jnp.einsum("nqhd,nkhd->nhqk", queries, keys).astype(jnp.float32)
+      weights = nn.softmax(logits + bias).astype(self.dtype)
+      x = jnp.einsum("nhqk,nkhd->nqhd", weights, values)
     return self.o(x.reshape(*x.shape[:2], -1))
 
   def _split(self, x):
