@@ -1,9 +1,6 @@
-r"""Classifies images by a classifier of the task `tune`.
+"""Classifies images by a classifier of the task `tune`.
 
-  python -m synthjax.classify WORKDIR IMAGE_OR_FOLDER... [--arm=NAME] [--top=3]
-    [--json]
-
-From Python: `load("runs/birds").classify(images)`.
+synthjax classify WORKDIR IMAGE_OR_FOLDER... [--arm=NAME] [--top=3] [--json]
 """
 
 import argparse
@@ -12,67 +9,21 @@ import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-import jax
 import numpy as np
 from etils import epath
 
-from synthjax.adapt import linear_head
 from synthjax.data.pipeline import image_files
-from synthjax.encoders import load_encoder
 from synthjax.runtime import cache
 from synthjax.runtime.errors import UserError, as_message
 from synthjax.runtime.progress import counter, end_line, say
 
+if TYPE_CHECKING:  # JAX is imported when there is something to classify
+  from synthjax.adapt.classifier import Classifier
+
 _CHUNK = 64  # images that are read and encoded at once
-
-
-class Classifier(NamedTuple):
-  """A classifier of a run.
-
-  `classify` maps uint8 images, an array [n, h, w, 3] or a list of [h, w, 3] of
-  any sizes, to probabilities float32 [n, k]. `fit` reduces an image to what
-  `classify` needs of it, so that many photographs need little memory.
-  """
-
-  classes: tuple[str, ...]
-  classify: Callable[[Sequence[Any]], np.ndarray]
-  fit: Callable[[np.ndarray], Any] = np.asarray
-
-
-def load(workdir: epath.PathLike, *, arm: str | None = None) -> Classifier:
-  """Loads a classifier and the encoder that it was tuned with.
-
-  Args:
-    workdir: of a run whose task `tune` is complete.
-    arm: of config.tune.arms, or "zero_shot"; the first by default. It is the
-      mean of its heads, one for each seed.
-
-  Raises:
-    UserError: if the run has no classifier or no such arm, or the encoder's
-      weights are no longer there or no longer the same.
-  """
-  path = epath.Path(workdir).expanduser() / "tune" / linear_head.HEADS
-  if not path.exists():
-    raise UserError(
-      f"There is no {path}: the folder of a run is needed, the --workdir whose "
-      "task `tune` is done."
-    )
-  saved = linear_head.load(path, arm=arm)
-  encoder = load_encoder(**saved.encoder["config"])
-  if encoder.identity != saved.encoder["identity"]:
-    raise UserError(
-      f"{path} was learned from features of {saved.encoder['identity']}, but "
-      f"its encoder is now {encoder.identity}: put the old weights back."
-    )
-
-  def classify(images: Sequence[np.ndarray]) -> np.ndarray:
-    logits = linear_head.logits_fn(saved.head, encoder.encode_images(images))
-    return np.asarray(jax.nn.softmax(logits))
-
-  return Classifier(saved.classes, classify, encoder.fit)
 
 
 def find_images(paths: Sequence[epath.PathLike]) -> list[pathlib.Path]:
@@ -119,7 +70,7 @@ def _below(folder: pathlib.Path) -> tuple[list[pathlib.Path], list[str]]:
 
 
 def classify_files(
-  classifier: Classifier, paths: Sequence[pathlib.Path]
+  classifier: "Classifier", paths: Sequence[pathlib.Path]
 ) -> Iterator[tuple[pathlib.Path, np.ndarray | UserError]]:
   """Yields each file and its probabilities float32 [k].
 
@@ -157,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   Files that cannot be read are listed at the end, with the same exit code.
   """
   parser = argparse.ArgumentParser(
-    prog="python -m synthjax.classify",
+    prog="synthjax classify",
     description="Classifies images by a classifier of the task `tune`.",
   )
   parser.add_argument("workdir", help="of the run")
@@ -170,9 +121,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   sys.stdout.reconfigure(errors="backslashreplace")
   with as_message(), contextlib.ExitStack() as stack:
     stack.callback(end_line)
-    cache.use_compilation_cache()
     paths = find_images(args.images)
-    classifier = load(args.workdir, arm=args.arm)
+    from synthjax.adapt import classifier as classifiers
+
+    cache.use_compilation_cache()
+    classifier = classifiers.load(args.workdir, arm=args.arm)
     width = max(len(_on_a_line(path)) for path in paths)
     unread = []
     for path, found in classify_files(classifier, paths):

@@ -1,9 +1,9 @@
 r"""Fetches, unpacks and checks the paper's data sets and PASCAL VOC.
 
-  python -m synthjax.datasets list [NAME...]   all data sets and their states
-  python -m synthjax.datasets fetch NAME...    download, verify, unpack
-  python -m synthjax.datasets check NAME...    open every split and count
-  python -m synthjax.datasets where            where each data set lies
+  synthjax datasets list [NAME...]   all data sets and their states
+  synthjax datasets fetch NAME...    download, verify, unpack
+  synthjax datasets check NAME...    open every split and count
+  synthjax datasets where            where each data set lies
 
   --data_dir=/data   the folder of the data sets, as configs have it
 
@@ -247,7 +247,7 @@ def _splits(name: str, root: epath.Path):
 def main(argv: Sequence[str] | None = None) -> None:
   """Reads the command line; a UserError is one message and exit code 2."""
   parser = argparse.ArgumentParser(
-    prog="python -m synthjax.datasets",
+    prog="synthjax datasets",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

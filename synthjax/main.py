@@ -1,7 +1,10 @@
 r"""Runs the tasks that a config names, in order.
 
-  python -m synthjax.main --config=configs/FILE.py[:arg,arg=value] \
-    --workdir=DIR [--config.field=value ...]
+  synthjax run CONFIG[:arg,arg=value] --workdir=DIR [--config.field=value ...]
+  python -m synthjax.main --config=CONFIG[:arg,arg=value] --workdir=DIR ...
+
+CONFIG is a file, such as configs/quickstart.py, or the name of one that
+`synthjax list` lists; its docstring has its arguments.
 
 Each task leaves one artifact in DIR, and is skipped when that is complete. So
 the same command starts a run, resumes it, and extends it.
@@ -12,7 +15,6 @@ import dataclasses
 import os
 import pathlib
 import re
-import runpy
 import signal
 import sys
 import types
@@ -31,6 +33,7 @@ from ml_collections import ConfigDict, config_flags
 
 from synthjax.config import schema
 from synthjax.config.arguments import unknown_fields
+from synthjax.config.config_files import find, load_config
 from synthjax.runtime import atomic, cache, locks, progress, timings
 from synthjax.runtime.errors import (
   UserError,
@@ -56,7 +59,7 @@ LOADED = {
 _CONFIG = config_flags.DEFINE_config_file(
   "config",
   None,
-  "A file of configs/, with its arguments behind a colon.",
+  "A config's file or name, with its arguments behind a colon.",
   # What a task reads can be given although the file leaves it out; all else is
   # refused by `parse_flags`, which locks the config.
   lock_config=False,
@@ -229,10 +232,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
       field that the config does not hold and its tasks do not read.
   """
   if any(re.fullmatch(r"--?(h|\?|help(short|full)?)", arg) for arg in argv[1:]):
-    app.usage(shorthelp="--helpfull" not in argv, writeto_stdout=True)
+    of_us = flags.FLAGS.find_module_defining_flag("workdir")
+    print(f"{__doc__}\nflags:\n{flags.FLAGS.module_help(of_us)}")
     sys.exit()
-  expanded = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
-  path, fields = _config_arguments(expanded)
+  argv = flags.FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+  argv, path, fields = _config_arguments(argv)
   if path is not None:
     # The flag would load it too, but wraps what goes wrong in tracebacks.
     if problem := unknown_fields(load_config(path), fields, fields_of):
@@ -262,40 +266,27 @@ def fields_of(config: ConfigDict, block: str) -> Collection[str]:
   return schema.fields_of(fields, config.get(outer), inner)
 
 
-def load_config(path: str) -> ConfigDict:
-  """Returns the config of "FILE" or "FILE:arg,arg=value".
+def _config_arguments(
+  argv: Sequence[str],
+) -> tuple[list[str], str | None, list[str]]:
+  """Finds the config's file.
 
-  Raises:
-    UserError: if there is no such file, it does not take the arguments, or it
-      has no `get_config` that returns a ConfigDict.
+  Returns:
+    argv with its path; the path, and every FIELD of a --config.FIELD.
   """
-  file, _, arg = path.partition(":")
-  if not pathlib.Path(file).is_file():
-    known = sorted(str(p) for p in pathlib.Path("configs").glob("[!_]*.py"))
-    raise UserError(
-      f"There is no config file {file!r}. Found here: "
-      f"{', '.join(known) or 'none; run this in the folder that has configs/'}."
-    )
-  is_python = pathlib.Path(file).suffix == ".py"
-  get_config = is_python and runpy.run_path(file).get("get_config")
-  config = get_config(arg or None) if get_config else None
-  if not isinstance(config, ConfigDict):
-    raise UserError(
-      f"{file} is no config: it must be Python with a function "
-      "get_config(arg=None) that returns a ConfigDict, as those of configs/."
-    )
-  return config
-
-
-def _config_arguments(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-  """Returns the value of --config, and every FIELD of a --config.FIELD."""
-  path, fields = None, []
-  for this, following in zip(argv, [*argv[1:], ""], strict=True):
-    if match := re.fullmatch(r"--?config(=(.*))?", this):
-      path = match[2] if match[1] else following
-    elif match := re.match(r"--?(?:no)?config\.([^=]+)", this):
+  path, fields, words, rest = None, [], [], iter(argv)
+  for word in rest:
+    if match := re.fullmatch(r"--?config(=(.*))?", word, re.DOTALL):
+      given = match[2] if match[1] else next(rest, "")
+      file, colon, arg = given.partition(":")
+      if not file:  # as an unset variable of the shell leaves it
+        continue
+      path = f"{find(file)}{colon}{arg}"
+      word = f"--config={path}"
+    elif match := re.match(r"--?(?:no)?config\.([^=]+)", word):
       fields.append(match[1])
-  return path, fields
+    words.append(word)
+  return words, path, fields
 
 
 def _say(line: str) -> None:
@@ -351,5 +342,16 @@ def _cleanly(function: Callable) -> Callable:
   return call
 
 
+def main(argv: Sequence[str]) -> None:
+  """Is `synthjax run`: a CONFIG that comes first needs no --config."""
+  if argv and not argv[0].startswith("-"):
+    argv = [f"--config={argv[0]}", *argv[1:]]
+  _start(["synthjax run", *argv])
+
+
+def _start(argv: Sequence[str]) -> None:
+  app.run(_cleanly(_main), argv=argv, flags_parser=_cleanly(parse_flags))
+
+
 if __name__ == "__main__":
-  app.run(_cleanly(_main), flags_parser=_cleanly(parse_flags))
+  _start(sys.argv)

@@ -1,6 +1,6 @@
 r"""Checks every file of a workdir against the manifests in it.
 
-  python -m synthjax.verify WORKDIR
+  synthjax verify WORKDIR
 
 Names each file that is damaged, missing or not of its task. The exit code is 0
 if there is none, and 1 otherwise.
@@ -70,7 +70,7 @@ def _files(folder: epath.Path, below: str = "") -> Iterator[str]:
 def main(argv: Sequence[str] | None = None) -> None:
   """Reads the command line, and exits with 1 if anything is wrong."""
   parser = argparse.ArgumentParser(
-    prog="python -m synthjax.verify",
+    prog="synthjax verify",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

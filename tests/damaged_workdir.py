@@ -24,7 +24,8 @@ from collections.abc import Sequence
 import numpy as np
 from ml_collections import ConfigDict
 
-from synthjax import classify, main
+from synthjax import main
+from synthjax.adapt import classifier
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 
@@ -67,7 +68,7 @@ def classified(workdir: pathlib.Path) -> list[float]:
   if not (workdir / "tune").exists():
     return []
   picture = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8)
-  return classify.load(workdir).classify(picture)[0].tolist()
+  return classifier.load(workdir).classify(picture)[0].tolist()
 
 
 def run_again(

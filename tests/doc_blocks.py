@@ -1,4 +1,4 @@
-"""What README.md and docs/*.md hold besides prose: commands, code and files.
+"""What the pages hold besides prose: commands, code and files.
 
 An indented block holds commands, and so does a fenced one of `bash` or of no
 language. One of `python` is run, unless its first line is a comment that names
@@ -11,6 +11,8 @@ import re
 import shlex
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from synthjax.__main__ import COMMANDS as COMMANDS_OF_US
 
 ROOT = pathlib.Path(__file__).parent.parent
 COMMANDS = ("", "bash", "sh")
@@ -52,6 +54,7 @@ class Command(NamedTuple):
 def pages() -> list[str]:
   return [
     "README.md",
+    "CONTRIBUTING.md",
     *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
   ]
 
@@ -104,7 +107,7 @@ def inline(page: str) -> Iterator[str]:
 
 def inline_commands(page: str) -> list[Command]:
   """Returns the commands that stand in the prose of a page."""
-  starts = ("python -m ", "bash ", "pip ")
+  starts = ("python -m ", "synthjax ", "bash ", "pip ")
   return [
     _command(page, text) for text in inline(page) if text.startswith(starts)
   ]
@@ -133,4 +136,15 @@ def _command(where: str, line: str) -> Command:
   while words and _ENVIRONMENT.fullmatch(words[0]):
     name, _, value = words.pop(0).partition("=")
     environment[name] = value
-  return Command(where, environment, words)
+  return Command(where, environment, _as_module(words))
+
+
+def _as_module(words: list[str]) -> list[str]:
+  """Returns `python -m MODULE ...` for `synthjax COMMAND ...`."""
+  if words[0] != "synthjax":
+    return words
+  command, *rest = words[1:]
+  module, _ = COMMANDS_OF_US[command]
+  if command == "run" and not rest[0].startswith("-"):
+    rest = [f"--config={rest[0]}", *rest[1:]]
+  return ["python", "-m", module.removesuffix(".__main__"), *rest]

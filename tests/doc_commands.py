@@ -36,6 +36,8 @@ PLACEHOLDERS = {
   "--workdir=...": "--workdir=runs/example",
   "--config=configs/FILE.py[:arg,arg=value]": "--config=configs/quickstart.py",
   "[--config.field=value]": "--config.seed=1",
+  "--config=FILE[:arg,arg=value]": "--config=quickstart",
+  "--workdir=DIR": "--workdir=runs/example",
 }
 
 
@@ -225,8 +227,8 @@ CHECKS = {
   r"python -m synthjax\.main ": lambda c, launcher: check_main(
     c.words[3:], tasks=launcher.check_tasks
   ),
-  r"python -m synthjax\.(classify|verify) ": lambda c, _: check_program(
-    c.words[2], c.words[3:]
+  r"python -m synthjax\.(classify|verify|config\.config_files)\b": (
+    lambda c, _: check_program(c.words[2], c.words[3:])
   ),
   r"python -m synthjax\.weights ": lambda c, _: check_weights(c.words[3:]),
   r"python -m synthjax\.datasets ": lambda c, _: check_datasets(c.words[3:]),
@@ -243,6 +245,7 @@ CHECKS = {
   r"srun |sbatch ": check_slurm,
   r"bash -c .*launch/environment\.sh": lambda c, _: check_prepare(c.words[2]),
   r"pip install -e ": lambda c, _: check_pip(c.words[3:]),
+  r"pip install synthjax-VERSION|python -m build$": lambda c, _: None,
   # Google's.
   r"gcloud storage (buckets create|cp|rm) ": lambda c, _: None,
   r"(cp|rm) -r runs/": lambda c, _: None,  # is run

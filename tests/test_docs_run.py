@@ -184,7 +184,7 @@ def made_small(command):
   """Returns what a command would run, as text: some run the same."""
   name, config = (
     config_of(command),
-    main.load_config(f"{ROOT}/{config_of(command)}"),
+    main.load_config(config_of(command)),
   )
   small = SMALL[pathlib.Path(name.partition(":")[0]).stem]
   shrink(config, small)

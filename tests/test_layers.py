@@ -31,6 +31,7 @@ ROWS = (
   {"report"},
   {"tasks"},
   {"main", "classify", "datasets", "verify", "weights.__main__"},
+  {"__main__"},
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
 
@@ -72,7 +73,7 @@ def imports_of(source: str, package: str) -> set[str]:
 def room_of(name: str) -> str | None:
   """Returns the room of synthjax that a dotted name lies in."""
   parts = name.split(".")[1:]
-  if not name.startswith("synthjax.") or parts[0].startswith("__"):
+  if not name.startswith("synthjax.") or parts[0] == "__version__":
     return None
   longest = ".".join(parts[:2])
   return longest if longest in ROW_OF else parts[0]

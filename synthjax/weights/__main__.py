@@ -1,12 +1,12 @@
 r"""Fetches released weights, and converts them to what configs name.
 
-  python -m synthjax.weights list              all checkpoints and their states
-  python -m synthjax.weights fetch NAME...     download, verify, convert
-  python -m synthjax.weights convert NAME FILE...  the same with your own files,
-                                               of any names: base.pt=MY_FILE
-  python -m synthjax.weights check NAME...     read everything again
-  python -m synthjax.weights pack FOLDER --output=FOLDER
-                                               Stable Diffusion, in two files
+  synthjax weights list                  all checkpoints and their states
+  synthjax weights fetch NAME...         download, verify, convert
+  synthjax weights convert NAME FILE...  the same with your own files,
+                                         of any names: base.pt=MY_FILE
+  synthjax weights check NAME...         read everything again
+  synthjax weights pack FOLDER --output=FOLDER
+                                         Stable Diffusion, in two files
 
 `convert` takes the index of weights in several files, and reads the config.json
 beside them for what they do not show: the heads and the activation of a CLIP,
@@ -91,7 +91,7 @@ def run(
 def main(argv: Sequence[str] | None = None) -> None:
   """Reads the command line; a UserError is one message and exit code 2."""
   parser = argparse.ArgumentParser(
-    prog="python -m synthjax.weights",
+    prog="synthjax weights",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )

@@ -3,7 +3,6 @@
 import collections
 import itertools
 import json
-import pathlib
 import pickle
 import shutil
 
@@ -339,19 +338,3 @@ def test_a_pair_drawn_alike_shares_a_split(index):
   b = next(i for i, s in enumerate(splits) if kind[i] and s == "train")
   united = concept_list.splits(concepts, [tuple(sorted((a, b)))])
   assert united[a] == united[b]
-
-
-def test_the_package_ships_every_resource():
-  """A wheel without the images would fail at the user's first command."""
-  tomllib = pytest.importorskip("tomllib")
-  root = pathlib.Path(__file__).parents[2]
-  settings = tomllib.loads((root / "pyproject.toml").read_text())
-  patterns = settings["tool"]["setuptools"]["package-data"]["synthjax"]
-  package = world.FOLDER.parent
-  covered = {path for pattern in patterns for path in package.glob(pattern)}
-  resources = {
-    path
-    for path in world.FOLDER.rglob("*.*")
-    if path.is_file() and path.suffix not in (".py", ".pyc")
-  }
-  assert resources <= covered, sorted(resources - covered)

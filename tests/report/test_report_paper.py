@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import tomllib
 
 import pytest
 from made_up_run import (
@@ -107,14 +106,6 @@ def test_arms_and_references_are_about_rows_that_exist(key):
   assert table.arms.keys() <= rows | cells
   references = {row: table.reference_of(row) for row in rows}
   assert {*references.values()} <= rows | {None}
-
-
-def test_its_files_are_among_those_of_the_package():
-  project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-  patterns = project["tool"]["setuptools"]["package-data"]["synthjax"]
-  files = {path for of in patterns for path in (ROOT / "synthjax").glob(of)}
-  beside = (ROOT / "synthjax" / "report").glob("*.*")
-  assert {path for path in beside if path.suffix != ".py"} <= files
 
 
 # --- beside ours ------------------------------------------------------------

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from synthjax import classify
-from synthjax.adapt import linear_head
+from synthjax.adapt import classifier, linear_head
 from synthjax.data.real import real_images
 from synthjax.encoders import load_encoder
 from synthjax.labels import spaces
@@ -65,7 +65,7 @@ def drawings(run):
 def test_the_zero_shot_arm_has_the_accuracy_of_the_table(run, drawings):
   workdir, _ = run
   images, labels = drawings
-  probs = classify.load(workdir, arm="zero_shot").classify(images)
+  probs = classifier.load(workdir, arm="zero_shot").classify(images)
   np.testing.assert_allclose(probs.sum(-1), 1, rtol=1e-5)
   results = json.loads((workdir / "tune" / "results.json").read_text())
   # Features on disk are rounded to float16: an image in a few hundred may tip.
@@ -78,7 +78,7 @@ def test_the_zero_shot_arm_has_the_accuracy_of_the_table(run, drawings):
 def test_an_arm_is_the_mean_of_its_seeds(run, drawings, arm):
   workdir, config = run
   images = drawings[0][:5]
-  found = classify.load(workdir, arm=arm).classify(images)
+  found = classifier.load(workdir, arm=arm).classify(images)
   features = load_encoder(**config.encoder.to_dict()).encode_images(images)
   features /= np.linalg.norm(features, axis=-1, keepdims=True)
   params = load_file(workdir / "tune" / "heads.safetensors")
@@ -106,7 +106,7 @@ def test_the_command_prints_the_likeliest_classes(run, drawings, tmp_path):
   lines = subprocess.check_output([*command, "--json"], text=True).splitlines()
   found = [json.loads(line) for line in lines]
   assert [each["file"] for each in found] == list(map(str, paths))
-  known = classify.load(workdir)
+  known = classifier.load(workdir)
   probs = known.classify(drawings[0][:2])
   for each, p in zip(found, probs, strict=True):
     best = np.argsort(-p)[:2]
@@ -194,14 +194,14 @@ def test_other_weights_of_the_encoder_are_refused(run, tmp_path):
   about["encoder"]["config"]["weights"] = other
   files.save_params(path, heads, about)
   with pytest.raises(UserError, match="heads.safetensors: its content has"):
-    classify.load(copy)
+    classifier.load(copy)
   (copy / "tune" / artifacts.MANIFEST).unlink()
   with pytest.raises(UserError, match="put the old weights back"):
-    classify.load(copy)
+    classifier.load(copy)
   del about["arms"]
   files.save_params(path, heads, about)
   with pytest.raises(UserError, match="an older version"):
-    classify.load(copy)
+    classifier.load(copy)
 
 
 def test_no_class_is_lost_where_two_share_a_name(tmp_path):

@@ -1,0 +1,58 @@
+"""The classifier of a run, for any images."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from synthjax.adapt import linear_head
+from synthjax.encoders import load_encoder
+from synthjax.runtime.errors import UserError
+
+
+class Classifier(NamedTuple):
+  """A classifier of a run.
+
+  `classify` maps uint8 images, an array [n, h, w, 3] or a list of [h, w, 3] of
+  any sizes, to probabilities float32 [n, k]. `fit` reduces an image to what
+  `classify` needs of it, so that many photographs need little memory.
+  """
+
+  classes: tuple[str, ...]
+  classify: Callable[[Sequence[Any]], np.ndarray]
+  fit: Callable[[np.ndarray], Any] = np.asarray
+
+
+def load(workdir: epath.PathLike, *, arm: str | None = None) -> Classifier:
+  """Loads a classifier and the encoder that it was tuned with.
+
+  Args:
+    workdir: of a run whose task `tune` is complete.
+    arm: of config.tune.arms, or "zero_shot"; the first by default. It is the
+      mean of its heads, one for each seed.
+
+  Raises:
+    UserError: if the run has no classifier or no such arm, or the encoder's
+      weights are no longer there or no longer the same.
+  """
+  path = epath.Path(workdir).expanduser() / "tune" / linear_head.HEADS
+  if not path.exists():
+    raise UserError(
+      f"There is no {path}: the folder of a run is needed, the --workdir whose "
+      "task `tune` is done."
+    )
+  saved = linear_head.load(path, arm=arm)
+  encoder = load_encoder(**saved.encoder["config"])
+  if encoder.identity != saved.encoder["identity"]:
+    raise UserError(
+      f"{path} was learned from features of {saved.encoder['identity']}, but "
+      f"its encoder is now {encoder.identity}: put the old weights back."
+    )
+
+  def classify(images: Sequence[np.ndarray]) -> np.ndarray:
+    logits = linear_head.logits_fn(saved.head, encoder.encode_images(images))
+    return np.asarray(jax.nn.softmax(logits))
+
+  return Classifier(saved.classes, classify, encoder.fit)
