@@ -187,8 +187,12 @@ def draw_glide(
       glide.Stage(model, stage.image_size, betas, steps, walk, start)
     )
   cascade = glide.Cascade(*walks, clip=None, scale=3.0, interval=None)
-  function = partial(glide._draw, cascade, None)
-  return Hot(function, (params, texts, _rngs(batch), None))
+
+  def draw(params, texts, rngs):
+    small = glide._draw_small(cascade, None, params, texts, rngs, None)
+    return glide._enlarge(cascade, params, texts, rngs, small)
+
+  return Hot(draw, (params, texts, _rngs(batch)))
 
 
 def glide_step(batch: int, stage: Stage, *, dtype="bfloat16") -> Hot:

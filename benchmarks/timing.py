@@ -19,6 +19,8 @@ class Compiled(NamedTuple):
 
 def compile_timed(function: Any, *args: Any) -> Compiled:
   """Compiles a jitted function for these arguments, which a run takes."""
+  from synthjax.runtime import memory
+
   began = time.perf_counter()
   lowered = function.lower(*args)
   compiled = lowered.compile()
@@ -27,18 +29,7 @@ def compile_timed(function: Any, *args: Any) -> Compiled:
     compiled,
     seconds,
     flops=plain_flops(function, *args),
-    peak_bytes=peak_bytes(compiled),
-  )
-
-
-def peak_bytes(compiled: Any) -> int:
-  """Returns the bytes of the arrays that live at a time, arguments included."""
-  memory = compiled.memory_analysis()
-  return (
-    memory.argument_size_in_bytes
-    + memory.output_size_in_bytes
-    - memory.alias_size_in_bytes
-    + memory.temp_size_in_bytes
+    peak_bytes=memory.peak_bytes(compiled),
   )
 
 

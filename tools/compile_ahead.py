@@ -108,6 +108,7 @@ def row(name: str, platform: str, device: Any) -> str:
   import jax
 
   from benchmarks import hot_functions, timing
+  from synthjax.runtime import memory
 
   place = jax.sharding.SingleDeviceSharding(device)
   with hot_functions.traced_for(platform):
@@ -126,7 +127,7 @@ def row(name: str, platform: str, device: Any) -> str:
   moved = bytes_moved(compiled.as_text())
   chip = CHIPS[platform]
   least = max(flops / chip.flops, moved / chip.bandwidth)
-  gib = timing.peak_bytes(compiled) / 2**30
+  gib = memory.peak_bytes(compiled) / 2**30
   cells = f"{flops / 1e9:.4g}", f"{moved / 1e9:.4g}", f"{gib:.3g}"
   cells += f"{1e3 * least:.3g}", f"{seconds:.0f} s"
   return f"| {name} | {' | '.join(cells)} |"

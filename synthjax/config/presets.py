@@ -32,13 +32,12 @@ def _walks(presets: Mapping[str, Any], preset: str) -> list[dict[str, str]]:
   ]
 
 
-def released_glide(
-  batch_size: int = 64, preset: str = "paper"
-) -> dict[str, Any]:
+def released_glide(preset: str = "paper") -> dict[str, Any]:
   """Returns the block `generator`: the released GLIDE.
 
+  Each device draws as many images at once as its memory holds.
+
   Args:
-    batch_size: images that each device draws at once.
     preset: a key of PRESETS.
   """
   base, upsampler = _walks(PRESETS, preset)
@@ -48,7 +47,6 @@ def released_glide(
     upsampler=dict(weights="released:glide/upsampler.safetensors", **upsampler),
     tokenizer="released:glide/tokenizer.json",
     guidance_scale=3.0,
-    batch_size=batch_size,
     dtype="bfloat16",
   )
 

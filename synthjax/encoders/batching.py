@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from synthjax.runtime import memory
 from synthjax.runtime import mesh as meshes
 
 # Each size of images that the device resizes is compiled; others wait for the
@@ -32,6 +33,7 @@ def in_batches(
   *,
   batch_size: int,
   width: int,
+  precision: str = "highest",
 ) -> Callable[[Iterable[np.ndarray]], np.ndarray]:
   """Compiles a function, which then maps batches to the features of all rows.
 
@@ -40,11 +42,18 @@ def in_batches(
     variables: of `replicate`.
     batch_size: smaller batches are filled up, so that one shape is compiled.
     width: of the features.
+    precision: of products of float32; see `schema.Precision`.
+
+  Raises:
+    UserError: when it is first called, about a batch that does not fit.
   """
   mesh = _mesh()  # each process encodes for itself
   copied, split = meshes.copied(mesh), meshes.split(mesh)
-  compiled = jax.jit(
-    function, in_shardings=(copied, split), out_shardings=split
+  compiled = memory.checked(
+    jax.jit(function, in_shardings=(copied, split), out_shardings=split),
+    held=memory.held_bytes(variables),
+    batch_size=batch_size // mesh.size,
+    field="batch_size",
   )
 
   def encode(batches: Iterable[np.ndarray]) -> np.ndarray:
@@ -53,7 +62,10 @@ def in_batches(
         lack = batch_size - len(batch)
         filled = np.pad(batch, [(0, lack)] + [(0, 0)] * (batch.ndim - 1))
         # Where there are several processes, `jit` takes no arrays of the host.
-        yield compiled(variables, jax.device_put(filled, split)), len(batch)
+        rows = jax.device_put(filled, split)
+        with jax.default_matmul_precision(precision):
+          features = compiled(variables, rows)
+        yield features, len(batch)
 
     empty = np.zeros((0, width), np.float32)
     return np.concatenate([empty, *one_ahead(outputs())])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from synthjax.config.schema import Count, Dtype
+from synthjax.config.schema import Count, Dtype, Precision
 from synthjax.encoders import Encoder, batching
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
@@ -49,6 +49,7 @@ def load(
   tokenizer: str | None,
   batch_size: Count,
   dtype: Dtype = "float32",
+  precision: Precision = "highest",
   resize: Literal["host", "device"] | None = None,
 ) -> Encoder:
   """Loads the weights; what is compiled is compiled when first used.
@@ -58,6 +59,8 @@ def load(
     tokenizer: a tokenizer.json, likewise.
     batch_size: images, or texts, that each device encodes at once.
     dtype: of the activations.
+    precision: of products of float32, in which features are measured; "default"
+      is faster on accelerators, and other features.
     resize: "device" resizes batches of images of one size there, all others
       on the "host", to the same pixels. By default the host is chosen where
       the device is a CPU, as Pillow is faster there.
@@ -74,6 +77,7 @@ def load(
     variables=variables,
     batch_size=batch_size,
     width=model.embed_dim,
+    precision=precision,
   )
   size = model.image_size
   of_pixels = run(
@@ -97,18 +101,23 @@ def load(
     tokens = vocabulary.clip_tokens(texts, model.context_length)
     return of_tokens(batching.chunks(tokens, batch_size))
 
+  identity = {
+    "encoder": "clip",
+    "weights": files.sha256(_locate(weights)),
+    "tokenizer": files.sha256(bpe.locate(tokenizer)),
+    "pixels": f"bicubic, shorter side and middle of {size}",
+    "dtype": dtype,
+  }
+  if precision != "highest":  # absent otherwise, so that older runs are found
+    identity["precision"] = precision
   return Encoder(
     encode_images,
     encode_texts,
     logit_scale,
-    identity={
-      "encoder": "clip",
-      "weights": files.sha256(_locate(weights)),
-      "tokenizer": files.sha256(bpe.locate(tokenizer)),
-      "pixels": f"bicubic, shorter side and middle of {size}",
-      "dtype": dtype,
-    },
-    embed_prompts=partial(_embed_prompts, model, variables, vocabulary),
+    identity,
+    embed_prompts=partial(
+      _embed_prompts, model, variables, vocabulary, precision
+    ),
     fit=partial(batching.fitted, fit, may_wait=resize == "device"),
   )
 
@@ -143,6 +152,7 @@ def _embed_prompts(
   model: clip.CLIP,
   variables: Any,
   vocabulary: bpe.Tokenizer,
+  precision: str,
   names: Sequence[str],
   num_context: int,
 ) -> tuple[jax.tree_util.Partial, jax.Array, np.ndarray]:
@@ -155,12 +165,14 @@ def _embed_prompts(
     num_context=num_context,
   )
   embeddings = model.apply(variables, tokens, method="embed")
-  encode = jax.tree_util.Partial(partial(_encode_embedded, model), variables)
+  function = partial(_encode_embedded, model, precision)
+  encode = jax.tree_util.Partial(function, variables)
   return encode, embeddings, end
 
 
-def _encode_embedded(model, variables, x, end):
-  return model.apply(variables, x, end, method="encode_embedded_text")
+def _encode_embedded(model, precision, variables, x, end):
+  with jax.default_matmul_precision(precision):
+    return model.apply(variables, x, end, method="encode_embedded_text")
 
 
 def _locate(weights: str | None) -> epath.Path:

@@ -1,4 +1,8 @@
-"""Encoders of images alone: DINOv2's class token, and FID's Inception."""
+"""Encoders of images alone: DINOv2's class token, and FID's Inception.
+
+Distances are measured by their features, so products are float32 on every
+device ("highest").
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -9,11 +9,16 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from synthjax.encoders.batching import one_ahead
 from synthjax.generators import Generator
+from synthjax.runtime import memory
 from synthjax.runtime import mesh as meshes
 
+# Images for each device: where its memory is unknown, and the most that are
+# worth while where it is large.
+BATCH_SIZE, MOST = 64, 256
 AHEAD = 16  # batches whose prompts are passed on before they are drawn
 
 
@@ -32,47 +37,94 @@ def own_devices() -> Devices:
 
 
 def make_generator(
-  draw: Callable[..., jax.Array],
+  begin: Callable[..., jax.Array],
+  finish: Callable[..., jax.Array],
   params: Any,
-  read: Callable[..., Any],
+  make_read: Callable[[int], Callable[..., Any]],
   devices: Devices,
   *,
-  batch_size: int,
+  batch_size: int | None,
+  precision: str,
+  identity: dict[str, Any],
   **facts: Any,
 ) -> Generator:
   """Returns a Generator that compiles one batch size.
 
   Args:
-    draw: (start_steps, params, texts, rngs, references) -> uint8
-      [batch_size, h, w, 3], traced once for each start_steps; here and below,
-      batch_size is that of all devices.
+    begin: (start_steps, params, texts, rngs, references) -> x, compiled for
+      each start_steps: the walk that real guidance shortens.
+    finish: (params, texts, rngs, x) -> uint8 [n, h, w, 3], compiled once.
     params: its weights, a copy on every device.
-    read: (prompts [batch_size], coming) -> texts, arrays split over the
+    make_read: n -> (prompts [n], coming) -> texts, arrays split over the
       devices. `coming` are the prompts of the next batches.
     devices: see `own_devices`.
-    batch_size: images drawn at once; shorter requests are filled up.
+    batch_size: images that each device draws at once; shorter requests are
+      filled up. None is as many as its memory holds, up to MOST; or BATCH_SIZE
+      where that is unknown, as on a CPU.
+    precision: of products of float32; see `schema.Precision`.
+    identity: as the Generator's; the precision is added.
     **facts: the other fields of the Generator.
+
+  Raises:
+    UserError: when the first batch is drawn, about one that does not fit.
   """
   _, copied, split = devices
+  compile_split = functools.partial(
+    jax.jit, in_shardings=(copied, split, split, split), out_shardings=split
+  )
+  held, finish = memory.held_bytes(params), compile_split(finish)
+  at_precision = functools.partial(jax.default_matmul_precision, precision)
 
   @functools.cache
-  def compiled(start_steps):
-    return jax.jit(
-      functools.partial(draw, start_steps),
-      in_shardings=(copied, split, split, split),
-      out_shardings=split,
+  def begun(start_steps):
+    return compile_split(functools.partial(begin, start_steps))
+
+  def working_bytes(count):
+    """Compiles a batch for each device, and returns what it takes there."""
+    total = count * devices.count
+    rngs = jax.random.split(jax.random.key(0), total)
+    texts = make_read(total)([""] * total, [])
+    first = begun(None).lower(params, texts, rngs, None)
+    last = finish.lower(params, texts, rngs, first.out_info)
+    return max(memory.working_bytes(x.compile()) for x in (first, last))
+
+  if batch_size is None and memory.limit() is None:
+    batch_size = BATCH_SIZE
+  elif batch_size is None:
+    with at_precision():
+      working = working_bytes(BATCH_SIZE)
+    batch_size = memory.largest_batch(held, working, BATCH_SIZE, most=MOST)
+    logging.info(
+      "Each device draws %d images at once: %d need %.1f GiB beside the %.1f "
+      "of the weights, and it has %.1f.",
+      *(batch_size, BATCH_SIZE, working / memory.GIB),
+      *(held / memory.GIB, memory.limit() / memory.GIB),
     )
+  check = functools.partial(
+    memory.checked,
+    held=held,
+    batch_size=batch_size,
+    field="config.generator.batch_size",
+  )
+  batch_size *= devices.count
+  begun_checked = functools.cache(lambda steps: check(begun(steps)))
+  finish_checked, read = check(finish), make_read(batch_size)
 
   def run(prompts, rngs, references, start_steps, coming):
     lack = batch_size - len(prompts)
     texts = read([*prompts, *[""] * lack], coming)
+    rngs = fill_up(rngs, lack)
     if references is not None:
       # Where there are several processes, `jit` takes no arrays of the host.
       references = jax.device_put(fill_up(references, lack), split)
-    return compiled(start_steps)(params, texts, fill_up(rngs, lack), references)
+    with at_precision():
+      x = begun_checked(start_steps)(params, texts, rngs, references)
+      return finish_checked(params, texts, rngs, x)
 
-  stream, draw_all = make_stream(run, batch_size)
-  return Generator(draw_all, stream, batch_size, **facts)
+  stream, draw = make_stream(run, batch_size)
+  if precision != "default":  # absent otherwise, so that older runs are found
+    identity = identity | {"precision": precision}
+  return Generator(draw, stream, batch_size, identity=identity, **facts)
 
 
 def make_stream(

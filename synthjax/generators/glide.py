@@ -1,6 +1,7 @@
 """GLIDE as a generator, jitted whole.
 
-`_draw` walks base and upsampler with guidance, by `diffusion.samplers`.
+`_draw_small` walks the base with guidance and `_enlarge` the upsampler, by
+`diffusion.samplers`.
 """
 
 import dataclasses
@@ -15,7 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from synthjax.config.schema import Count, Dtype, NotNegative, Range
+from synthjax.config.schema import (
+  Count,
+  Dtype,
+  NotNegative,
+  Precision,
+  Range,
+)
 from synthjax.diffusion import guidance, samplers, schedule
 from synthjax.generators import Generator, batching
 from synthjax.generators import glide_clip_guidance as clips
@@ -93,11 +100,12 @@ def load(
   base: Base,
   upsampler: Upsampler,
   tokenizer: epath.PathLike,
-  batch_size: Count,
+  batch_size: Count | None = None,
   guidance_scale: NotNegative | None = None,
   guidance_interval: Range | None = None,
   clip_guidance: clips.ClipGuidance | None = None,
   dtype: Dtype = "float32",
+  precision: Precision = "default",
 ) -> Generator:
   """Loads both networks and compiles nothing yet.
 
@@ -105,7 +113,8 @@ def load(
     base: the stage that draws small images.
     upsampler: the stage that enlarges them.
     tokenizer: the tokenizer's file; "embedded:NAME" is one of the package.
-    batch_size: images that each device draws at once.
+    batch_size: images that each device draws at once; None is as many as its
+      memory holds.
     guidance_scale: of the base, without a classifier; the upsampler is not
       guided. 1 follows the prompt and no more.
     guidance_interval: the first and the last timestep, 0 to 999, at which
@@ -113,12 +122,12 @@ def load(
       which is half of the work. None guides at every one.
     clip_guidance: in place of guidance_scale.
     dtype: of the networks' activations.
+    precision: of products of float32.
 
   Raises:
     UserError: about unfit weights, or an interval that does not fit them.
   """
   devices = batching.own_devices()
-  batch_size *= devices.count
   tokenizer = bpe.locate(os.fspath(tokenizer))
   params, stages = {}, {}
   for name, block in zip(STAGES, (base, upsampler), strict=True):
@@ -151,11 +160,13 @@ def load(
   if guidance_interval is not None:
     identity["guidance_interval"] = list(guidance_interval)
   return batching.make_generator(
-    partial(_draw, cascade),
+    partial(_draw_small, cascade),
+    partial(_enlarge, cascade),
     params,
-    _reader(cascade, params, bpe.load(tokenizer), devices, batch_size),
+    partial(_reader, cascade, params, bpe.load(tokenizer), devices),
     devices,
     batch_size=batch_size,
+    precision=precision,
     image_size=large.image_size,
     reference_size=small.image_size,
     num_steps=len(small.steps.timestep),
@@ -309,7 +320,7 @@ def _gather(rows, empty):
 # --- drawing ------------------------------------------------------------------
 
 
-def _draw(
+def _draw_small(
   cascade: Cascade,
   start_steps: int | None,
   params: Mapping[str, Any],
@@ -317,13 +328,11 @@ def _draw(
   rngs: jax.Array,
   references: jax.Array | None,
 ) -> jax.Array:
-  """Draws uint8 images [n, h, w, 3].
+  """Draws uint8 images [n, s, s, 3] by the base.
 
-  Texts are those of `_reader`; rngs [n]; references uint8 [n, r, r, 3] or None.
+  Texts are those of `_reader`; rngs [n]; references uint8 [n, s, s, 3] or None.
   """
-  rngs = jax.vmap(lambda rng: jax.random.split(rng, 4))(rngs)  # [n, 4]
-  base, upsampler = cascade.base, cascade.upsampler
-
+  rngs, base = _split(rngs), cascade.base
   shape = (base.image_size, base.image_size, 3)
   x, steps = samplers.start_noise(rngs[:, 1], shape), base.steps
   if references is not None:
@@ -332,9 +341,18 @@ def _draw(
   predict, cond_fn = _guided(cascade, params, texts, n=len(rngs))
   denoise = guidance.from_noise(predict, base.betas)
   noise = samplers.image_noise(rngs[:, 0], shape)
-  small = base.walk(denoise, steps, x, noise, cond_fn=cond_fn)
-  small = to_unit(to_uint8(small))
+  return to_uint8(base.walk(denoise, steps, x, noise, cond_fn=cond_fn))
 
+
+def _enlarge(
+  cascade: Cascade,
+  params: Mapping[str, Any],
+  texts: Mapping[str, Any],
+  rngs: jax.Array,
+  small: jax.Array,
+) -> jax.Array:
+  """Draws uint8 images [n, h, w, 3] by the upsampler, from small ones."""
+  rngs, upsampler, small = _split(rngs), cascade.upsampler, to_unit(small)
   shape = (upsampler.image_size, upsampler.image_size, 3)
   x = TEMPERATURE * samplers.start_noise(rngs[:, 3], shape)
   if upsampler.start == "low_res":
@@ -348,6 +366,11 @@ def _draw(
   large = upsampler.walk(denoise, upsampler.steps, x, noise)
   assert large.shape == (len(rngs), *shape)
   return to_uint8(large)
+
+
+def _split(rngs: jax.Array) -> jax.Array:
+  """Returns four keys [n, 4] of each image's: steps and start of each stage."""
+  return jax.vmap(lambda rng: jax.random.split(rng, 4))(rngs)
 
 
 def _guided(

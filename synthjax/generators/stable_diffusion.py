@@ -10,7 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from synthjax.config.schema import Count, Dtype, NotNegative, Range
+from synthjax.config.schema import (
+  Count,
+  Dtype,
+  NotNegative,
+  Precision,
+  Range,
+)
 from synthjax.diffusion import guidance, latents, samplers, schedule
 from synthjax.generators import Generator, batching
 from synthjax.models.pixels import to_uint8, to_unit
@@ -62,13 +68,14 @@ def load(
   weights: epath.PathLike | None,
   sampler: Annotated[Any, samplers.SAMPLER],
   respacing: int | str,
-  batch_size: Count,
+  batch_size: Count | None = None,
   guidance_scale: NotNegative = 7.5,
   guidance_interval: Range | None = None,
   negative_prompt: str = "",
   image_size: Count | None = None,
   tokenizer: str | None = None,
   dtype: Dtype = "float32",
+  precision: Precision = "default",
 ) -> Generator:
   """Loads all networks and compiles nothing yet.
 
@@ -81,7 +88,8 @@ def load(
     sampler: see `samplers.SAMPLER`.
     respacing: a number of steps, spaced as the weights' scheduler has it, or
       anything else that `schedule.kept_timesteps` reads.
-    batch_size: images that each device draws at once.
+    batch_size: images that each device draws at once; None is as many as its
+      memory holds.
     guidance_scale: without a classifier; 1 follows the prompt and no more, for
       half of the work.
     guidance_interval: the first and the last timestep, 0 to 999, that are
@@ -93,13 +101,13 @@ def load(
       comes with the weights.
     dtype: of the activations of UNet and text encoder. The autoencoder's, whose
       range is large, are float32.
+    precision: of products of float32, such as the autoencoder's.
 
   Raises:
     UserError: about unfit weights, or steps, an interval or a size that there
       cannot be.
   """
   devices = batching.own_devices()
-  batch_size *= devices.count
   networks, params, hashes = load_networks(_locate(weights), tokenizer, dtype)
   image_size = image_size or networks.image_size
   _check_size(networks, image_size)
@@ -133,11 +141,13 @@ def load(
     "dtype": dtype,
   }
   return batching.make_generator(
-    partial(_draw, networks, walk),
+    partial(_draw_latents, networks, walk),
+    partial(_decode, networks),
     params,
-    read,
+    lambda batch_size: read,
     devices,
     batch_size=batch_size,
+    precision=precision,
     image_size=image_size,
     reference_size=image_size,
     num_steps=len(walk.steps.timestep),
@@ -314,7 +324,7 @@ class Walk(NamedTuple):
   interval: tuple[int, int] | None  # timesteps that are guided
 
 
-def _draw(
+def _draw_latents(
   networks: Networks,
   walk: Walk,
   start_steps: int | None,
@@ -323,7 +333,7 @@ def _draw(
   rngs: jax.Array,
   references: jax.Array | None,
 ) -> jax.Array:
-  """Draws uint8 images [n, h, w, 3].
+  """Draws latents [n, h', w', c].
 
   Tokens [n, l] hold the prompts; rngs [n]; references uint8 [n, h, w, 3] or
   None. The params hold the weights, and "negative", the tokens [1, l] that
@@ -343,10 +353,20 @@ def _draw(
   predict = _predictor(networks, walk, params, tokens)
   denoise = latents.denoiser(predict, networks.betas, networks.prediction)
   noise = samplers.image_noise(rngs[:, 0], shape)
-  x = walk.sampler(denoise, steps, x, noise)
-  images = vae(x / networks.latent_scale, method="decode")
-  assert images.shape == (len(rngs), walk.image_size, walk.image_size, 3)
-  return to_uint8(images)
+  return walk.sampler(denoise, steps, x, noise)
+
+
+def _decode(
+  networks: Networks,
+  params: Mapping[str, Any],
+  tokens: jax.Array,
+  rngs: jax.Array,
+  x: jax.Array,
+) -> jax.Array:
+  """Turns latents into uint8 images [n, h, w, 3]."""
+  del tokens, rngs
+  x = x / networks.latent_scale
+  return to_uint8(_apply(networks.vae, params["vae"], x, method="decode"))
 
 
 def _predictor(

@@ -12,7 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from synthjax.config.schema import Count, NotNegative, Rule, Several, Whole
+from synthjax.config.schema import (
+  Count,
+  NotNegative,
+  Precision,
+  Rule,
+  Several,
+  Whole,
+)
 from synthjax.models.t5 import decode as t5_decode
 from synthjax.models.t5.model import T5
 from synthjax.prompts.sentences import Sample, Writing
@@ -33,6 +40,7 @@ class Fields(Writing):
   weights: str | None = None  # see `files.locate`
   tokenizer: str | None = None  # its spiece.model
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the activations
+  precision: Precision = "default"  # of products of float32
   batch_size: Count = 256  # sentences that each device writes at once
   max_length: Several = 20  # tokens, with the start
   temperature: NotNegative = 1.0  # 0: always the likeliest token
@@ -55,11 +63,14 @@ def check(fields: Fields) -> None:
 
 def identify(fields: Fields) -> dict[str, Any]:
   """Returns plain data that identifies weights and pieces."""
-  return {
+  identity = {
     "writer": "t5",
     "weights": files.sha256(_weights(fields)),
     "tokenizer": files.sha256(_tokenizer(fields)),
   }
+  if fields.precision != "default":  # as older runs have none
+    identity["precision"] = fields.precision
+  return identity
 
 
 def load(fields: Fields, *, seed: int) -> Sample:
@@ -99,7 +110,8 @@ def load(fields: Fields, *, seed: int) -> Sample:
   def run(function, *batch):
     """Calls a function on one batch, filled up with its last row."""
     rows = np.arange(batch_size).clip(max=len(batch[0]) - 1)
-    out = function(variables, *(x[rows] for x in batch))
+    with jax.default_matmul_precision(fields.precision):
+      out = function(variables, *(x[rows] for x in batch))
     return np.asarray(out)[: len(batch[0])]
 
   def batches(count):

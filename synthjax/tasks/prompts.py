@@ -211,7 +211,8 @@ def _identify(fields: Prompts) -> dict[str, Any]:
     "num_samples": fields.num_samples,
     "blocklist": sentences.read_blocklist(writer.blocklist),
   }
-  for name in ("name", "batch_size"):  # a batch changes the speed alone
+  # A batch changes the speed alone; `identify` has a precision of note.
+  for name in ("name", "batch_size", "precision"):
     settings.pop(name, None)
   return settings | inspect.getmodule(type(writer)).identify(writer)
 

@@ -1,5 +1,6 @@
 """The CLIP encoder: whole batches, any number of rows, clear refusals."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -55,6 +56,28 @@ def test_features_are_those_of_the_model(weights, encoder):
   assert encoder.logit_scale == pytest.approx(
     float(np.exp(params["logit_scale"]))
   )
+
+
+def test_features_are_measured_in_float32_unless_asked(weights, encoder):
+  """As older runs have it, the identity names what is not float32 alone."""
+  assert "precision" not in encoder.identity
+  block = tiny_world.encoder_block(weights)
+  faster = encoders.load_encoder(**block, precision="default")
+  assert faster.identity == encoder.identity | {"precision": "default"}
+  traced = []
+
+  def function(variables, x):
+    traced.append(jax.config.jax_default_matmul_precision)
+    return x @ variables
+
+  variables = batching.replicate(np.eye(2, dtype=np.float32))
+  rows = [np.ones((1, 2), np.float32)]
+  for more in ({}, {"precision": "default"}):
+    size = batching.on_all_devices(1)
+    batching.in_batches(function, variables, batch_size=size, width=2, **more)(
+      rows
+    )
+  assert traced == ["highest", "default"]
 
 
 @pytest.mark.parametrize("n", [1, 8, 19])

@@ -1,0 +1,109 @@
+"""The memory of a device: what a compiled function takes, and what fits.
+
+Nothing is known of a CPU's, whose memory other programs share.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from synthjax.runtime.errors import UserError
+
+# Of a device's memory, as arrays do not lie in it without gaps.
+USABLE = 0.95
+GIB = 2**30
+
+
+def limit() -> int | None:
+  """Returns the bytes that arrays on a device may take; None if unknown."""
+  return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
+def peak_bytes(compiled: Any) -> int:
+  """Returns the bytes of the arrays that live at a time, arguments included."""
+  memory = compiled.memory_analysis()
+  return (
+    memory.argument_size_in_bytes
+    + memory.output_size_in_bytes
+    - memory.alias_size_in_bytes
+    + memory.temp_size_in_bytes
+  )
+
+
+def working_bytes(compiled: Any) -> int:
+  """Returns the bytes that a call takes on a device beside its arguments."""
+  memory = compiled.memory_analysis()
+  return memory.output_size_in_bytes + memory.temp_size_in_bytes
+
+
+def held_bytes(tree: Any) -> int:
+  """Returns the bytes of arrays that each device has a whole copy of."""
+  return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+
+def largest_batch(
+  held: int, working: int, batch_size: int, *, most: int | None = None
+) -> int:
+  """Returns the largest batch that fits; a power of two, as devices like them.
+
+  Args:
+    held: bytes on a device whatever the batch is, such as weights.
+    working: bytes beside them for a batch; they grow no faster than it.
+    batch_size: of that batch, on a device.
+    most: that more than it is of no use.
+  """
+  room = USABLE * limit() - held
+  count = int(max(room, 0) * batch_size // max(working, 1))
+  if most is not None:
+    count = min(count, most)
+  return 1 << max(count.bit_length() - 1, 0)
+
+
+def check(held: int, working: int, batch_size: int, *, field: str) -> None:
+  """Raises UserError about a batch that does not fit, where memory is known.
+
+  Args:
+    held: as `largest_batch`.
+    working: as `largest_batch`.
+    batch_size: on a device.
+    field: of the config, for the message.
+  """
+  room = limit()
+  if room is None or held + working <= room:
+    return
+  advice = f"set it to {largest_batch(held, working, batch_size)}"
+  if held + working / batch_size > USABLE * room:
+    advice = "not even one fits: take a device with more memory"
+  raise UserError(
+    f"{field}={batch_size} needs about {(held + working) / GIB:.1f} GiB on "
+    f"each device, {held / GIB:.1f} of it for what stays there, such as "
+    f"weights; its memory for arrays is {room / GIB:.1f} GiB: {advice}."
+  )
+
+
+def checked(
+  function: Any, *, held: int, batch_size: int, field: str
+) -> Callable[..., Any]:
+  """Makes a jitted function refuse a batch that does not fit, before it runs.
+
+  Args:
+    function: of `jax.jit`, called with arrays of few shapes.
+    held: as `largest_batch`.
+    batch_size: of its arrays, on a device.
+    field: of the config, for the message.
+  """
+  if limit() is None:
+    return function
+  programs = {}
+
+  def call(*args):
+    leaves, tree = jax.tree.flatten(args)
+    key = tree, *((x.shape, x.dtype) for x in leaves)
+    if key not in programs:
+      compiled = function.lower(*args).compile()
+      check(held, working_bytes(compiled), batch_size, field=field)
+      programs[key] = compiled
+    return programs[key](*args)
+
+  return call
