@@ -32,6 +32,7 @@ from synthjax.config.schema import (
 from synthjax.encoders.resize import fit_image
 from synthjax.evals.arms import ZERO_SHOT
 from synthjax.models.clip import model as clip
+from synthjax.runtime import mesh as meshes
 from synthjax.training.loop import Objective
 from synthjax.training.optimizer import OPTIMIZER
 from synthjax.training.run import Loop
@@ -160,14 +161,16 @@ def predictor(tower: Tower, batch_size: int = 256) -> Callable:
     return logits_fn(state["head"], features)
 
   def logits(state, source):
-    chunks = []
-    for first in range(0, len(source), batch_size):
-      rows = range(first, min(first + batch_size, len(source)))
-      images = [fit_image(source[i]["image"], tower.image_size) for i in rows]
-      # The last batch is filled up, so that one shape is compiled.
-      images += [images[0]] * (batch_size - len(images))
-      chunks.append(np.asarray(predict(state, np.stack(images)))[: len(rows)])
-    return np.concatenate(chunks)
+    def outputs():
+      for first in range(0, len(source), batch_size):
+        rows = range(first, min(first + batch_size, len(source)))
+        images = [fit_image(source[i]["image"], tower.image_size) for i in rows]
+        # The last batch is filled up, so that one shape is compiled.
+        images += [images[0]] * (batch_size - len(images))
+        yield predict(state, np.stack(images)), len(rows)
+
+    done = meshes.fetch_ahead(outputs())
+    return np.concatenate([rows[:count] for rows, count in done])
 
   return logits
 

@@ -232,11 +232,15 @@ def detect_all(
   """
   mesh, detections = meshes.make_mesh(), {}
   variables = jax.device_put(dict(variables), meshes.copied(mesh))
-  for batch in batches:
-    batch = meshes.to_global(mesh, dict(batch))
-    inputs = {name: batch[name] for name in ("image", "size")}
-    outputs = dict(predict(variables, inputs))
-    rows = meshes.fetch(outputs | {name: batch[name] for name in _ABOUT})
+
+  def outputs():
+    for batch in batches:
+      batch = meshes.to_global(mesh, dict(batch))
+      inputs = {name: batch[name] for name in ("image", "size")}
+      found = dict(predict(variables, inputs))
+      yield found | {name: batch[name] for name in _ABOUT}
+
+  for rows in meshes.fetch_ahead(outputs()):
     count(int((rows["index"] >= 0).sum()))
     for i, number in enumerate(rows["index"].tolist()):
       if number < 0:  # it fills the batch up

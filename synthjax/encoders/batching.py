@@ -68,28 +68,10 @@ def in_batches(
         yield features, len(batch)
 
     empty = np.zeros((0, width), np.float32)
-    return np.concatenate([empty, *one_ahead(outputs())])
+    done = meshes.fetch_ahead(outputs())
+    return np.concatenate([empty, *(rows[:count] for rows, count in done)])
 
   return encode
-
-
-def one_ahead(
-  outputs: Iterable[tuple[jax.Array, int]],
-) -> Iterator[np.ndarray]:
-  """Yields the first rows of arrays, while the device is at the next one.
-
-  Args:
-    outputs: arrays that a device computes, and how many rows are to be kept.
-  """
-  waiting = None
-  for output, count in outputs:
-    output.copy_to_host_async()
-    # The device has this batch before the host waits for the last one.
-    done, waiting = waiting, (output, count)
-    if done:
-      yield np.asarray(done[0])[: done[1]]
-  if waiting:
-    yield np.asarray(waiting[0])[: waiting[1]]
 
 
 def chunks(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

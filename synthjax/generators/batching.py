@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from synthjax.encoders.batching import one_ahead
 from synthjax.generators import Generator
 from synthjax.runtime import memory
 from synthjax.runtime import mesh as meshes
@@ -158,7 +157,8 @@ def make_stream(
         out = run(prompts[batch], rngs[batch], reference, start_steps, coming)
         yield out, len(prompts[batch])
 
-    yield from one_ahead(outputs())
+    for images, count in meshes.fetch_ahead(outputs()):
+      yield images[:count]
 
   def draw(*args: Any, **more: Any) -> np.ndarray:
     return np.concatenate(list(stream(*args, **more)))

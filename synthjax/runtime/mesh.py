@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -114,6 +114,25 @@ def fetch(tree: Any) -> Any:
   With several processes, all must call it together, and each gets everything.
   """
   return jax.tree.map(lambda x: jax.device_get(_whole(x)), tree)
+
+
+def fetch_ahead(outputs: Iterable[Any]) -> Iterator[Any]:
+  """Yields NumPy copies of arrays, while the device is at the next ones.
+
+  Args:
+    outputs: trees of arrays that a device computes, and of numbers; see
+      `fetch`.
+  """
+  waiting = []
+  for output in outputs:
+    for x in jax.tree.leaves(output):
+      if isinstance(x, jax.Array):
+        x.copy_to_host_async()
+    waiting.append(output)
+    # The device has this one before the host waits for the last one.
+    if len(waiting) > 1:
+      yield fetch(waiting.pop(0))
+  yield from map(fetch, waiting)
 
 
 def to_own(mesh: Mesh, tree: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
+from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -37,7 +38,7 @@ from synthjax.detection.results import Run
 from synthjax.evals import accuracy
 from synthjax.labels import spaces
 from synthjax.models.classifiers import make_classifier
-from synthjax.runtime import artifacts, processes
+from synthjax.runtime import artifacts, memory, processes
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError, gathered, lastly, unknown_names
 from synthjax.runtime.progress import counter
@@ -47,6 +48,8 @@ from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
 _WEIGHTS = ".safetensors"
+# Of a device's memory; the rest is for weights and what a layer takes.
+_FOR_ACTIVATIONS = 0.75
 _SPLITS = ("train", "validation", "test")
 
 
@@ -340,8 +343,28 @@ def _train(
 
 
 def _objective(setup: Setup, training: Training) -> Any:
+  """Returns the objective; it keeps activations where they surely fit.
+
+  The model's field `remat` decides if it is given.
+  """
+  fields, model = setup.fields, setup.model
+  room = memory.limit()
+  if room is not None and "remat" not in setup.resnet:
+    needed = detection.kept_bytes(
+      model,
+      batch_size=-(-training.batch_size // meshes.make_mesh().size),
+      height=max(fields.short_sides),
+      width=fields.max_size,
+      options=fields.options,
+    )
+    model = model.clone(remat=needed > _FOR_ACTIVATIONS * room)
+    logging.info(
+      "A step keeps up to %.1f GiB for its gradients, and a device has %.1f: "
+      "blocks are %scomputed again.",
+      *(needed / memory.GIB, room / memory.GIB, "" if model.remat else "not "),
+    )
   return detection.detection(
-    setup.model, training.make_optimizer(), options=setup.fields.options
+    model, training.make_optimizer(), options=fields.options
   )
 
 

@@ -195,22 +195,16 @@ def evaluate(
   Returns:
     [n, k] float32.
   """
-  mesh = meshes.make_mesh(local=True)
-  variables, split = meshes.to_own(mesh, variables), meshes.split(mesh)
-  batch_size += -batch_size % mesh.size
-  logits = []
-  for start in range(0, len(images), batch_size):
-    batch = np.asarray(images[start : start + batch_size])
-    sides = [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]
-    padded = jax.device_put(np.pad(batch, sides), split)
-    logits.append(np.asarray(predict(variables, padded))[: len(batch)])
-  return np.concatenate(logits)
+  batches = [(images, np.zeros(len(images)))]
+  return evaluate_all(predict, variables, batches, batch_size=batch_size)[0]
 
 
 def evaluate_all(
   predict: Callable[[Any, jax.Array], jax.Array],
   variables: Any,
   batches: Iterable[tuple[np.ndarray, np.ndarray]],
+  *,
+  batch_size: int = 256,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns the outputs of `predict` for all batches.
 
@@ -218,13 +212,23 @@ def evaluate_all(
     predict: of `predictor`.
     variables: of its model.
     batches: uint8 images [n, h, w, 3] and labels [n], such as of `in_order`.
+    batch_size: see `evaluate`.
 
   Returns:
     Logits or features [all, k], and labels [all].
   """
-  variables = meshes.to_own(meshes.make_mesh(local=True), variables)
-  outputs, labels = [], []
-  for images, batch_labels in batches:
-    outputs.append(evaluate(predict, variables, images))
-    labels.append(batch_labels)
-  return np.concatenate(outputs), np.concatenate(labels)
+  mesh = meshes.make_mesh(local=True)
+  variables, split = meshes.to_own(mesh, variables), meshes.split(mesh)
+  batch_size, labels = batch_size + -batch_size % mesh.size, []
+
+  def outputs():
+    for images, batch_labels in batches:
+      labels.append(batch_labels)
+      for start in range(0, len(images), batch_size):
+        batch = np.asarray(images[start : start + batch_size])
+        sides = [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]
+        padded = jax.device_put(np.pad(batch, sides), split)
+        yield predict(variables, padded), len(batch)
+
+  done = [rows[:count] for rows, count in meshes.fetch_ahead(outputs())]
+  return np.concatenate(done), np.concatenate(labels)

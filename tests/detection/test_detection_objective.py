@@ -15,6 +15,7 @@ from synthjax.detection import geometry, regions
 from synthjax.detection.objective import (
   DetectionState,
   detection,
+  kept_bytes,
   mean_statistics,
   precise_bn,
   predictor,
@@ -308,3 +309,10 @@ def test_four_devices_have_the_losses_of_one():
   print("largest relative difference", np.abs(four / one - 1).max())
   assert len(one) == 3 * 6 + 1
   np.testing.assert_allclose(four, one, rtol=1e-4)
+
+
+def test_computing_again_keeps_less_for_the_gradients():
+  """The features alone, four bytes a number, are kept in either case."""
+  sizes = dict(batch_size=2, height=60, width=64, options=SMALL)
+  again = kept_bytes(make_small(remat=True), **sizes)
+  assert 2 * 64 * 64 * 3 < again < 0.7 * kept_bytes(make_small(), **sizes)

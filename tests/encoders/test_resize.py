@@ -46,6 +46,31 @@ def test_the_device_resizes_as_pillow_does(height, width, size, kind):
   np.testing.assert_array_equal(got[0], want)
 
 
+def rounded(x, bits):
+  """Rounds to so many significant bits, as devices do to float32 factors."""
+  fraction, exponent = np.frexp(x)
+  return np.ldexp(np.round(np.ldexp(fraction, bits)), exponent - bits)
+
+
+@pytest.mark.parametrize(
+  "lengths",
+  [(256, 224), (64, 224), (32, 224), (500, 224), (333, 251), (4000, 224)],
+)
+def test_shorter_factors_of_products_change_no_pixel(lengths):
+  """TF32 keeps 11 bits; two numbers of bfloat16 keep 8 each."""
+  pixels = np.arange(256)
+  np.testing.assert_array_equal(rounded(pixels, 8), pixels)
+  matrix = resize.bicubic_matrix(*lengths)
+  for half in resize._halves(matrix):
+    np.testing.assert_array_equal(rounded(half, 11), half)  # TF32
+    coarse = rounded(half, 8)
+    np.testing.assert_array_equal(rounded(half - coarse, 8), half - coarse)
+    # Whole numbers below 2^24 are exact in float32, in whatever order.
+    assert 255 * np.abs(half).sum(1).max() < 2**24
+  high, low = resize._halves(matrix)
+  np.testing.assert_array_equal((high << resize._HALF) + low, matrix)
+
+
 @pytest.mark.parametrize("lengths", [(60, 23), (23, 60)])
 def test_the_weights_of_a_row_are_pillows(lengths):
   """An image of one bright column shows the weights themselves."""

@@ -26,6 +26,21 @@ def test_a_process_can_work_alone():
   assert not mesh.works_alone()
 
 
+def test_outputs_are_read_while_the_next_ones_are_computed():
+  begun = []
+
+  def outputs():
+    for i in range(3):
+      begun.append(i)
+      yield jax.numpy.full(2, i), i
+
+  read = []
+  for rows, i in mesh.fetch_ahead(outputs()):
+    assert isinstance(rows, np.ndarray) and (rows == i).all()
+    read.append((i, len(begun)))
+  assert read == [(0, 2), (1, 3), (2, 3)]
+
+
 def test_groups_that_do_not_divide_the_devices_are_refused():
   with pytest.raises(UserError, match="does not divide"):
     mesh.make_mesh(fsdp=jax.device_count() + 1)

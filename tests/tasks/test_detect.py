@@ -427,6 +427,29 @@ def test_the_embedded_config_passes_the_check(tmp_path, arg):
   detect.check(detect_voc.get_config(arg), str(tmp_path))
 
 
+@pytest.mark.parametrize(
+  ("room", "model", "remat"),
+  [
+    (None, {}, False),  # a CPU
+    (10**9, {}, False),
+    (10**5, {}, True),
+    (10**5, {"remat": False}, False),  # as the model says
+  ],
+)
+def test_blocks_are_computed_again_where_memory_is_short(
+  monkeypatch, room, model, remat
+):
+  setup = detect._read(make_config(model=MODEL | model))
+  built = []
+  monkeypatch.setattr(detect.memory, "limit", lambda: room)
+  monkeypatch.setattr(
+    detect.detection, "detection", lambda model, *_, **__: built.append(model)
+  )
+  training = recipe.Training(4, 1.0, 2, dict(name="sgd", lr=0.1))
+  detect._objective(setup, training)
+  assert built[0].remat is remat
+
+
 def test_the_full_size_is_the_protocol_of_moco():
   block = detect_voc.get_config("init=random,data_dir=/data").detect
   fields = schema.read(detect.Detect, block, "config.detect")
