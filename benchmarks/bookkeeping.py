@@ -135,9 +135,10 @@ def _fill(args, stop_after: int | None) -> dict:
 
   from synthjax.data.generated import plan
   from synthjax.data.pipeline.codecs import encode_png
-  from synthjax.generators import Generator, draw_shards
+  from synthjax.generators import Generator
   from synthjax.prompts import strategies as texts
   from synthjax.runtime import artifacts
+  from synthjax.tasks import generate
 
   [(count, images)] = args.sizes
   folder = pathlib.Path(args.at) / "generate"
@@ -161,7 +162,7 @@ def _fill(args, stop_after: int | None) -> dict:
       yield np.zeros((n, 1, 1, 3), np.uint8)
 
   try:
-    written = draw_shards.fill(
+    written = generate.fill(
       folder,
       rows,
       Generator(

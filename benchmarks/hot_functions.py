@@ -33,8 +33,8 @@ from synthjax.models.glide.model import Glide, Text
 from synthjax.models.glide.noised_clip import ImageEncoder
 from synthjax.models.stable_diffusion.unet import UNet
 from synthjax.models.stable_diffusion.vae import Autoencoder
-from synthjax.models.t5 import decode
 from synthjax.models.t5 import model as t5_model
+from synthjax.prompts import t5_writer
 from synthjax.tasks import train_generator
 from synthjax.training import (
   contrastive,
@@ -262,7 +262,7 @@ def write_sentences(
   mask = lambda n: _array(n, length, dtype=bool)
   init = partial(model.init, method="decode")
   variables = jax.eval_shape(init, _RNG, _tokens(1, 4), encoded(1), mask(1))
-  write = partial(decode.write, model, top_k=50, top_p=0.95)
+  write = partial(t5_writer.write_tokens, model, top_k=50, top_p=0.95)
   return Hot(write, (variables, encoded(batch), mask(batch), _rngs(batch)))
 
 

@@ -43,7 +43,8 @@ from synthjax.runtime import artifacts, download, timings
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import read_json
 from synthjax.tokenizers import bpe, sentence_pieces
-from synthjax.training import checkpoint, metrics
+from synthjax.training import metrics
+from synthjax.training import run as runs
 from synthjax.weights import files, read
 
 SECONDS = 10  # that a file may take
@@ -145,8 +146,8 @@ def vocabularies(folder):
 
 
 def save_checkpoints(folder):
-  manager = checkpoint.open_manager(folder / "c")
-  save = checkpoint.save_hook(manager, label="x", every=1, last=9)
+  manager = runs.open_manager(folder / "c")
+  save = runs.save_hook(manager, label="x", every=1, last=9)
   for step in (1, 2):
     save(step, state(), {})
   manager.close()
@@ -157,9 +158,9 @@ def state():
 
 
 def restore(folder):
-  manager = checkpoint.open_manager(folder / "c")
+  manager = runs.open_manager(folder / "c")
   try:
-    return checkpoint.restore(manager, state())
+    return runs.restore(manager, state())
   finally:
     manager.close()
 

@@ -1,39 +1,322 @@
 """What the files of configs/ import: their argument, and shared blocks."""
 
-from synthjax.config.arguments import parse_arg
-from synthjax.config.presets import (
-  EMBEDDED_PRESETS,
-  PRESETS,
-  data_set,
-  embedded_pretraining,
-  embedded_world,
-  exports,
-  finetuning_on_cifar100,
-  real_images,
-  released_clip,
-  released_glide,
-  released_t5,
-  report,
-  use_deit_finetuning,
-  use_deit_recipe,
-)
-from synthjax.runtime.errors import unknown_names
+import types
+from collections.abc import Mapping
+from typing import Any
 
-__all__ = [
-  "EMBEDDED_PRESETS",
-  "PRESETS",
-  "data_set",
-  "embedded_pretraining",
-  "embedded_world",
-  "exports",
-  "finetuning_on_cifar100",
-  "parse_arg",
-  "real_images",
-  "released_clip",
-  "released_glide",
-  "released_t5",
-  "report",
-  "unknown_names",
-  "use_deit_finetuning",
-  "use_deit_recipe",
-]
+from ml_collections.config_dict import FieldReference, placeholder
+
+from synthjax.runtime.errors import UserError, unknown_names
+
+_BOOLS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> types.SimpleNamespace:
+  """Reads the "runlocal,shots=16" behind the colon of --config=FILE:...
+
+  Args:
+    arg: names and values, separated by commas; a name alone means True. None
+      and "" change nothing.
+    **defaults: every name with its default. A value is read as the type of
+      its default, bool, int, float or str; one whose default is None stays a
+      str.
+
+  Returns:
+    A namespace of all names, so that `arg.shots` is 16.
+
+  Raises:
+    UserError: about an unknown name, a name given twice, or a bad value.
+  """
+  values = {}
+  given = [item.partition("=") for item in (arg or "").split(",") if item]
+  names = [name.strip() for name, _, _ in given]
+  if unknown := [name for name in names if name not in defaults]:
+    raise unknown_names("config argument", unknown, defaults)
+  for name, (_, equals, text) in zip(names, given, strict=True):
+    if name in values:
+      raise UserError(f"Config argument {name!r} is given twice in {arg!r}.")
+    if not equals and not isinstance(defaults[name], bool):
+      raise UserError(
+        f"Config argument {name!r} needs a value: "
+        f"{name}={defaults[name]} is its default."
+      )
+    text = text.strip() if equals else "true"
+    values[name] = _read_value(name, text, defaults[name])
+  return types.SimpleNamespace(**defaults | values)
+
+
+def _read_value(name: str, text: str, default: Any) -> Any:
+  kind = str if default is None else type(default)
+  if kind not in (bool, int, float, str):
+    raise TypeError(f"{name}={default!r}: only bool, int, float and str work.")
+  try:
+    return _BOOLS[text.lower()] if kind is bool else kind(text)
+  except (KeyError, ValueError):
+    raise UserError(
+      f"Config argument {name}={text} is not of type {kind.__name__}; "
+      f"its default is {default}."
+    ) from None
+
+
+# --- blocks of generators, encoders and writers: released or embedded ---------
+
+# How a released GLIDE walks: sampler and respacing of the base and upsampler.
+# "fast" has a fifth of the base's steps and a third of the upsampler's. Its
+# like was chosen in the embedded world, by the accuracy of what learns from the
+# images; on the released weights it has not been run.
+PRESETS = {
+  "paper": (("ancestral", "100"), ("ddim", "fast27")),
+  "fast": (("dpmpp_2m", "logsnr20"), ("dpmpp_2m", "logsnr10")),
+}
+EMBEDDED_PRESETS = {
+  # The noisiest steps are left out: a short training hardly learns them.
+  "paper": (("ddim", "12<960"), ("ddim", "4<250")),
+  "fast": (("dpmpp_2m", "logsnr6<960"), ("dpmpp_2m", "2<250")),
+}
+
+
+def _walks(presets: Mapping[str, Any], preset: str) -> list[dict[str, str]]:
+  """Returns the fields `sampler` and `respacing` of the base and upsampler."""
+  if preset not in presets:
+    raise unknown_names("preset", [preset], presets)
+  return [
+    dict(sampler=sampler, respacing=respacing)
+    for sampler, respacing in presets[preset]
+  ]
+
+
+def released_glide(preset: str = "paper") -> dict[str, Any]:
+  """Returns the block `generator`: the released GLIDE.
+
+  Each device draws as many images at once as its memory holds.
+
+  Args:
+    preset: a key of PRESETS.
+  """
+  base, upsampler = _walks(PRESETS, preset)
+  return dict(
+    name="glide",
+    base=dict(weights="released:glide/base.safetensors", **base),
+    upsampler=dict(weights="released:glide/upsampler.safetensors", **upsampler),
+    tokenizer="released:glide/tokenizer.json",
+    guidance_scale=3.0,
+    dtype="bfloat16",
+  )
+
+
+def released_clip(name: str = "clip_rn50") -> dict[str, Any]:
+  """Returns the block `encoder` of a released CLIP.
+
+  Args:
+    name: that `python -m synthjax.weights fetch NAME` takes.
+  """
+  return dict(
+    name="clip",
+    weights=f"released:{name}/clip.safetensors",
+    tokenizer=f"released:{name}/tokenizer.json",
+    batch_size=128,  # of eight devices together, the images that are read ahead
+    dtype="float32",
+  )
+
+
+def released_t5(space: str) -> dict[str, Any]:
+  """Returns the block `prompts.writer` of the paper's language model.
+
+  The authors' labels of EuroSAT have an article, "a River", ...
+  """
+  return dict(
+    name="t5",
+    weights="released:t5_common_gen/t5.safetensors",
+    tokenizer="released:t5_common_gen/spiece.model",
+    article=space == "eurosat",
+  )
+
+
+CLIPS = {"vit": "clip", "resnet": "clip_resnet"}
+
+
+def embedded_world(tower: str = "vit", preset: str = "paper") -> dict[str, Any]:
+  """Returns the blocks `generator` and `encoder` of the embedded world.
+
+  Small models that the package holds; what they were trained on and how they
+  are sampled was chosen on the validation style.
+
+  Args:
+    tower: of the encoder's images, "vit" or "resnet".
+    preset: of the generator, a key of EMBEDDED_PRESETS.
+  """
+  base, upsampler = _walks(EMBEDDED_PRESETS, preset)
+  tokenizer = "embedded:tokenizer.json"
+  generator = dict(
+    name="glide",
+    base=dict(weights="embedded:base.safetensors", **base),
+    upsampler=dict(
+      weights="embedded:upsampler.safetensors", start="low_res", **upsampler
+    ),
+    tokenizer=tokenizer,
+    guidance_scale=3.0,
+    batch_size=64,
+    dtype="float32",
+  )
+  encoder = dict(
+    name="clip",
+    weights=f"embedded:{CLIPS[tower]}.safetensors",
+    tokenizer=tokenizer,
+    batch_size=64,
+  )
+  return dict(generator=generator, encoder=encoder)
+
+
+# --- small blocks that most configs have -------------------------------------
+
+
+def real_images(folder: str | None) -> dict[str, Any] | FieldReference:
+  """Returns the real images in a folder, or a field that is None without one.
+
+  A command line can give it, such as
+  --config.tune.test="{'kind': 'folder', 'path': 'photos'}".
+  """
+  return dict(kind="folder", path=folder) if folder else placeholder(object)
+
+
+def exports() -> dict[str, Any]:
+  """Returns config.export, which writes no format until some are asked for.
+
+  For a workdir that is finished: --config.tasks="('export',)"
+  --config.export.formats=webdataset,png_folder
+  """
+  return dict(formats=())
+
+
+def report(**fields: Any) -> dict[str, Any]:
+  """Returns config.report; any field of it can be given in place."""
+  return dict(samples_per_class=8) | fields
+
+
+# --- the blocks of pre-training and finetuning that several configs share ----
+
+
+def data_set(
+  name: str, split: str, data_dir: str | None = None
+) -> dict[str, Any]:
+  """Returns a block of real images: a split of a data set of the paper.
+
+  Args:
+    name: of the data set, as `python -m synthjax.datasets list` has it.
+    split: train, validation or test.
+    data_dir: the folder of the data sets; by default that of the command.
+  """
+  block = dict(kind="benchmark", name=name, split=split)
+  return block | (dict(data_dir=data_dir) if data_dir else {})
+
+
+def finetuning_on_cifar100() -> dict[str, Any]:
+  """Returns what `transfer` needs besides the images (Appendix C.5.3).
+
+  It gives neither the resolution nor the stem: pre-trained weights have the
+  stem of ImageNet, so the images are enlarged.
+  """
+  return dict(
+    inits=dict(random=dict(), pretrained=dict()),
+    shots=(None,),  # all 50,000
+    seeds=(0,),
+    image_size=224,
+    augment="shift",  # crop of a padded image, flip
+    epochs=200,
+    batch_size=128,
+    optimizer=dict(
+      name="sgd",
+      lr=0.003,
+      drops=(60, 120, 160),
+      drop_factor=0.2,
+      weight_decay=5e-4,
+    ),
+    num_workers=16,
+    log_every=50,
+    checkpoint_every=2_500,
+  )
+
+
+_DEIT = dict(
+  augment="none",  # the device crops, too
+  source_size=256,
+  mix=dict(mixup_alpha=0.8, cutmix_alpha=1.0, switch_prob=0.5, prob=1.0),
+)
+
+
+def use_deit_recipe(config: Any) -> None:
+  """Puts DeiT's recipes into the blocks `pretrain` and `transfer`."""
+  config.pretrain.update(
+    recipe="deit",
+    ema_decay=placeholder(float),  # they report the model that is not averaged
+    repeats=3,
+    device_augment="deit",
+    **_DEIT,
+  )
+  config.pretrain.model.drop_path = 0.1
+  use_deit_finetuning(config)
+
+
+def use_deit_finetuning(config: Any) -> None:
+  """Puts DeiT's finetuning into `transfer`; the paper states none."""
+  for name in ("epochs", "batch_size", "optimizer"):  # the recipe has its own
+    del config.transfer[name]
+  config.transfer.update(
+    recipe="deit_finetune",
+    model=dict(name="deit_s", dtype="bfloat16"),  # no drop path
+    device_augment="deit_finetune",
+    repeats=3,
+    crop=0.875,  # measured at 224 of 256 px
+    **_DEIT,
+  )
+
+
+def embedded_pretraining(
+  *, vit: bool = False, preset: str = "paper"
+) -> dict[str, Any]:
+  """Returns all blocks of a pre-training in the embedded world.
+
+  Args:
+    vit: trains a small ViT in place of a small ResNet.
+    preset: of the generator, a key of EMBEDDED_PRESETS.
+  """
+  model = dict(name="resnet_tiny", stem="imagenet", width=32)
+  # Of 0.01, 0.03, 0.1 and 0.3, one of the two best on the validation style for
+  # either start; sanity_pretrain.py searches.
+  optimizer = dict(name="sgd", lr=0.1, weight_decay=5e-4)
+  if vit:
+    model = dict(name="vit_tiny")
+    optimizer = dict(name="adamw", lr=1e-3, weight_decay=0.05, warmup=30)
+  common = dict(
+    image_size=32,
+    augment="drawing",
+    optimizer=optimizer,
+    validation=dict(split="validation"),
+    log_every=20,
+  )
+  return dict(
+    space="emoji16",
+    prompts=dict(strategies=("enhanced",), per_class=24, grammar="drawing"),
+    generator=embedded_world(preset=preset)["generator"],
+    generate=dict(images_per_class=24, seeds=(0,), shard_size=128),
+    pretrain=dict(
+      model=model,
+      filter=False,
+      seeds=(0,),
+      epochs=40,
+      batch_size=64,
+      checkpoint_every=100,
+      **common,
+    ),
+    transfer=dict(
+      train=dict(split="real_pool"),
+      test=dict(split="test"),
+      inits=dict(random=dict(), pretrained=dict()),
+      shots=(16,),
+      seeds=(0, 1, 2),
+      epochs=30,
+      batch_size=32,
+      checkpoint_every=1_000,  # a run takes seconds: its end alone
+      **common,
+    ),
+  )

@@ -24,8 +24,8 @@ FIELDS = schema.Choice("name", GENERATORS)
 class Generator(NamedTuple):
   """What every generator offers.
 
-  `draw(prompts, rngs)` maps n prompts and n keys (`draw_shards.image_keys`) to
-  uint8 images [n, h, w, 3]; `stream` takes the same and yields them a batch at
+  `draw(prompts, rngs)` maps n prompts and n keys (`tasks.generate.image_keys`)
+  to uint8 images [n, h, w, 3]; `stream` takes the same and yields a batch at
   a time, while the device is at the next one.
   With `references`, real uint8 images [n, r, r, 3], and `start_steps` it starts
   from those, noised, so many steps before the end (real guidance, Section 3.2).

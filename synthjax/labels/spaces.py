@@ -40,7 +40,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
-from synthjax.embedded import label_spaces, world
+from synthjax.embedded import world
 from synthjax.labels import senses, space_yaml
 from synthjax.labels.space_schema import (
   PROMPTS,
@@ -188,8 +188,8 @@ def _embedded_space(name: str) -> LabelSpace:
   Related words are the names of the concepts that training sees, so that no
   prompt names a held-out one.
   """
-  subcategories = label_spaces.SPACES[name]
-  names_of = label_spaces.SUBCATEGORIES
+  subcategories = world.SPACES[name]
+  names_of = world.SUBCATEGORIES
   names = list(dict.fromkeys(names_of[s] for s in subcategories))
   classes = []
   for number, class_name in enumerate(names):
@@ -201,24 +201,24 @@ def _embedded_space(name: str) -> LabelSpace:
     )
     classes.append(Class(number, class_name, related, parts))
   return LabelSpace(
-    name, tuple(classes), label_spaces.TEMPLATES, label_spaces.PROMPTS
+    name, tuple(classes), world.CLASSIFIER_TEMPLATES, world.PROMPTS
   )
 
 
 @functools.cache
 def _concept_space(name: str) -> LabelSpace:
   """Builds a space whose classes are single concepts."""
-  names = label_spaces.drawn_concepts(label_spaces.CONCEPT_SPACES[name])
+  names = world.drawn_concepts(world.CONCEPT_SPACES[name])
   # Captions hold the names themselves; keywords such as "food" are of many.
   classes = tuple(Class(i, name, (name,)) for i, name in enumerate(names))
-  return LabelSpace(name, classes, label_spaces.TEMPLATES, label_spaces.PROMPTS)
+  return LabelSpace(name, classes, world.CLASSIFIER_TEMPLATES, world.PROMPTS)
 
 
 SPACES = {
   name: functools.partial(build, name)
   for build, names in (
-    (_embedded_space, label_spaces.SPACES),
-    (_concept_space, label_spaces.CONCEPT_SPACES),
+    (_embedded_space, world.SPACES),
+    (_concept_space, world.CONCEPT_SPACES),
   )
   for name in names
 }

@@ -1,7 +1,7 @@
 """Curves with intervals, over numbers of shots or over shares, as SVG."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -144,3 +144,40 @@ def figure(
   entries += [] if zero_shot is None else [("zero-shot", "reference")]
   chart = curves(drawn, reference=zero_shot, **options)
   return charts.figure(chart, caption, charts.keys(entries))
+
+
+def method_colours(
+  results: Mapping, names: Iterable[str] = ()
+) -> dict[str, int]:
+  """Returns the colour of each method, the same in every chart of a page.
+
+  Args:
+    results: of the page.
+    names: of methods that the run may not have, which get the next ones.
+  """
+  entries = results.get("few_shot_accuracy", [])
+  ours = [method["method"] for e in entries for method in e["methods"]]
+  return {name: i for i, name in enumerate(dict.fromkeys([*ours, *names]))}
+
+
+def over_shots(
+  curves: Sequence[Curve],
+  shots: Sequence[float],
+  *,
+  ylabel: str,
+  zero_shot: float | None,
+  caption: str,
+) -> str:
+  """Draws accuracies in percent over shots, at equal steps of their log2."""
+  names = ", ".join(curve.name for curve in curves)
+  return figure(
+    curves,
+    caption,
+    zero_shot=zero_shot,
+    x_ticks=shots,
+    xlabel="real images of each class (log scale)",
+    ylabel=ylabel,
+    label=f"Accuracy over shots: {names}",
+    place=log2,
+    apart=0 if curves[0].printed else min(24, 4 * len(curves)),
+  )

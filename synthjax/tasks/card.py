@@ -33,7 +33,7 @@ from synthjax.report.card import files as card_files
 from synthjax.runtime import artifacts, cache
 from synthjax.runtime.errors import gathered
 from synthjax.runtime.progress import say
-from synthjax.weights import licences
+from synthjax.weights import files as weight_files
 
 INPUTS = ("generate", "score")
 FETCHED, NONE = "fetched", "none"
@@ -138,7 +138,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     sets, more_rows = figures.measure(
       drawn, real, other, neighbours=fields.neighbours, folder=folder
     )
-    model = licences.describe(weights, other.identity["weights"])
+    model = weight_files.describe(weights, other.identity["weights"])
     card["quality"].setdefault("encoders", []).append(
       {"identity": other.identity, "model": model, "sets": sets}
     )
@@ -286,11 +286,13 @@ def _description(
   # When the images were complete, so that the same set has the same card.
   manifest = workdir / "generate" / artifacts.MANIFEST
   when = datetime.datetime.fromtimestamp(manifest.stat().mtime, datetime.UTC)
-  models = licences.identified(
+  models = weight_files.identified(
     identity, config.get("generator") or {}, "generator"
   )
   scored = artifacts.load(workdir / "score")["spec"]
-  models += licences.identified(scored["encoder"], config.encoder, "encoder")
+  models += weight_files.identified(
+    scored["encoder"], config.encoder, "encoder"
+  )
   card = {
     "name": fields.name,
     "description": fields.description,
@@ -304,7 +306,7 @@ def _description(
     "classes": scored["classes"],
     "seeds": asked["seeds"],
     "images_per_class": asked["images_per_class"],
-    "generator": licences.settings(identity),
+    "generator": weight_files.settings(identity),
     "asked": {
       k: v for k, v in asked.items() if k not in ("seeds", "images_per_class")
     },
@@ -320,7 +322,7 @@ def _description(
     }
     writer = (config.get("prompts") or {}).get("writer") or {}
     if hasattr(prompt_spec.get("writer"), "items"):
-      models += licences.identified(
+      models += weight_files.identified(
         prompt_spec["writer"], writer, "prompts.writer"
       )
   if "select" in inputs:
@@ -331,5 +333,5 @@ def _description(
     }
   embedded = any(str(m["name"]).startswith("embedded:") for m in models)
   card["models"] = models
-  card["artwork"] = licences.artwork() if embedded else []
+  card["artwork"] = weight_files.artwork() if embedded else []
   return card

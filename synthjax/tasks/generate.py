@@ -1,7 +1,14 @@
 """Draws labelled images for every prompt, as shards that TFDS opens."""
 
 import dataclasses
-from collections.abc import Iterable
+import hashlib
+import itertools
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from functools import partial
 from typing import Annotated, Any
 
@@ -23,6 +30,7 @@ from synthjax.config.schema import (
 from synthjax.data.generated import scores, shards
 from synthjax.data.generated.plan import (
   START_STEPS,
+  Row,
   few_of_each,
   plan,
   plan_guided,
@@ -35,17 +43,17 @@ from synthjax.data.real import real_images
 from synthjax.encoders import load_encoder
 from synthjax.evals import weak_classes
 from synthjax.generators import (
+  Generator,
   check_generator,
-  draw_shards,
   load_generator,
   num_steps,
 )
 from synthjax.generators import reads as generator_reads
 from synthjax.labels import spaces
 from synthjax.prompts import strategies
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, locks
 from synthjax.runtime.errors import UserError, gathered
-from synthjax.runtime.progress import say
+from synthjax.runtime.progress import counter, duration, say
 from synthjax.tokenizers import cut_texts
 
 PROCESSES = "shared"  # each draws the shards that no other one has
@@ -196,8 +204,8 @@ def run(config: ConfigDict, workdir: str) -> None:
       images_per_class=blocks[0].num_images,
       count=max(weak_classes.MIN_IMAGES, count),
     )
-    _report_weak(draw_shards.draw(generator, chosen), config, space)
-  written = draw_shards.fill(
+    _report_weak(draw(generator, chosen), config, space)
+  written = fill(
     folder,
     rows,
     generator,
@@ -237,3 +245,187 @@ def _report_weak(
   )
   names = space.class_names
   say(weak_classes.verdict(scored.labels, scored.probs, names))
+
+
+# --- fills a folder with drawn images, on every device and by every process
+# `image_keys` derives the random key of each image, whatever the batches.
+
+References = Callable[[Sequence[Row]], np.ndarray]
+_LONG = 60  # seconds of work, from which on an estimate is printed
+_NEARLY_FULL = 0.98  # of the free space
+
+
+def fill(
+  folder: epath.PathLike,
+  rows: Sequence[Row],
+  generator: Generator,
+  *,
+  name: str,
+  shard_size: int,
+  encode: Callable[[np.ndarray], bytes],
+  references: References | None = None,
+) -> dict[str, int]:
+  """Draws the missing shards, which processes share between them.
+
+  While the device draws, other threads encode earlier images and write them. A
+  process that is killed loses one shard. Returns when every shard is complete.
+
+  Args:
+    folder: of the shards; it exists.
+    rows: of all images.
+    generator: that draws.
+    name: of the data set.
+    shard_size: images in a shard; the last may have fewer.
+    encode: an image; see `codecs.encode`.
+    references: reads the real images of rows that have one.
+
+  Returns:
+    The number of rows of each shard, by its name.
+
+  Raises:
+    UserError: about a damaged shard, or a disk without enough space.
+  """
+  folder = epath.Path(folder)
+  total = math.ceil(len(rows) / shard_size)
+  sizes = {
+    shards.shard_name(i, total, name=name): min(
+      shard_size, len(rows) - i * shard_size
+    )
+    for i in range(total)
+  }
+  existing = sizes.keys() & {path.name for path in folder.iterdir()}
+  for file in existing:
+    shards.check_rows(folder / file, sizes[file])
+  done = sum(sizes[file] for file in existing)
+  report = _progress(folder, len(rows), done)
+
+  def write(part, examples):
+    encoded = ({**x, "encoded": x["encoded"].result()} for x in examples)
+    shards.write_shard(folder, part, total, encoded, name=name)
+
+  process = jax.process_index(), jax.process_count()
+  parts = locks.share(folder, list(sizes), process=process)
+  with (
+    futures.ThreadPoolExecutor(os.cpu_count()) as encoders,
+    futures.ThreadPoolExecutor(1) as writer,
+  ):
+    writing = None
+    for part in parts:
+      first, examples = part * shard_size, []
+      last = min(first + shard_size, len(rows))
+      shard = [rows[i] for i in range(first, last)]
+      for drawn, images in draw(generator, shard, references):
+        examples += [
+          {
+            "encoded": encoders.submit(encode, image),
+            "label": row.label,
+            "prompt": row.prompt,
+            "seed": row.seed,
+            "id": row.id,
+          }
+          for row, image in zip(drawn, images, strict=True)
+        ]
+        report(len(drawn), examples[-1]["encoded"])
+      if writing:  # one at a time, so that memory holds two shards at most
+        writing.result()
+      writing = writer.submit(write, part, examples)
+    if writing:
+      writing.result()
+  return sizes
+
+
+def draw(
+  generator: Generator,
+  rows: Sequence[Row],
+  references: References | None = None,
+) -> Iterator[tuple[Sequence[Row], np.ndarray]]:
+  """Draws the images of rows.
+
+  Args:
+    generator: that draws.
+    rows: of the images.
+    references: reads the real images of rows that have one.
+
+  Yields:
+    Rows and their images, uint8 [n, h, w, 3], a batch at a time.
+  """
+  for steps, equal in itertools.groupby(rows, lambda row: row.start_steps):
+    group, more = list(equal), {}
+    if steps is not None:
+      more = dict(references=references(group), start_steps=steps)
+    prompts, done = [row.prompt for row in group], 0
+    for images in generator.stream(prompts, image_keys(group), **more):
+      yield group[done : done + len(images)], images
+      done += len(images)
+
+
+def image_keys(rows: Sequence[Row]) -> jax.Array:
+  """Makes the key of each image from its seed, class, prompt and number.
+
+  So an image depends neither on other images nor on the number of devices.
+  """
+  data = np.empty((len(rows), 2), np.uint32)
+  for i, row in enumerate(rows):
+    origin = [row.seed, row.class_name, row.prompt, row.number]
+    if row.reference is not None:
+      origin += [row.reference, row.start_steps]
+    digest = hashlib.sha256(json.dumps(origin).encode()).digest()
+    data[i] = np.frombuffer(digest[:8], "<u4")
+  return jax.random.wrap_key_data(data, impl="threefry2x32")
+
+
+# --- progress and costs ------------------------------------------------------
+
+
+def _progress(folder: epath.Path, total: int, done: int) -> Callable:
+  """Returns (images drawn, one of them encoded) -> None, which reports them.
+
+  The first batch includes compilation; the second gives the rate.
+  """
+  count_on = counter(
+    "generate", total, done=done, processes=jax.process_count()
+  )
+  first, estimated = None, False
+
+  def report(count: int, encoded: futures.Future) -> None:
+    nonlocal done, first, estimated
+    done, first = done + count, first or encoded
+    rate = count_on(count)
+    if rate and not estimated:
+      size = (len(first.result()) + len(encoded.result())) / 2
+      _estimate(folder, total - done, rate, size)
+      estimated = True
+
+  return report
+
+
+def _estimate(
+  folder: epath.Path, left: int, rate: float, image_bytes: float
+) -> None:
+  """Prints the time and the space that the missing images will take.
+
+  Raises:
+    UserError: if the disk has no space for them.
+  """
+  seconds = left / rate / jax.process_count()
+  need = int(left * image_bytes)
+  line = (
+    f"generate: {left:,} images are left, about {duration(seconds)} at "
+    f"{rate:.3g} images/s"
+  )
+  if jax.process_count() > 1:
+    line += f" of each of {jax.process_count()} processes"
+  line += f", and {need / 1e9:,.3g} GB"
+  if "://" not in os.fspath(folder):
+    free = shutil.disk_usage(folder).free
+    if need > _NEARLY_FULL * free:
+      raise UserError(
+        f"The {left:,} images that are left to draw need about {need:,} bytes, "
+        f"but the disk of {folder} has {free:,} free. Free some space, give "
+        "another --workdir, draw fewer (config.generate.images_per_class), or "
+        "store them smaller: config.generate.image_format='webp' or 'jpeg', or "
+        "a smaller image_size."
+      )
+    line += f" of {free / 1e9:,.3g} GB free"
+  if seconds > _LONG and jax.process_index() == 0:
+    say(line)

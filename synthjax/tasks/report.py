@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from synthjax import __version__
 from synthjax.config import schema
 from synthjax.config.schema import NotNegative, Whole, one_of
-from synthjax.report import page, paper_comparison
+from synthjax.report import page, paper_comparison, sections
 from synthjax.report import results as result_numbers
 from synthjax.report.checked_files import json_data, open_run
-from synthjax.report.sections import cost, detection, export, images
+from synthjax.report.sections import cost, export
 from synthjax.runtime import artifacts, timings
 
 # Encoders of the paper, by the start of their weights.
@@ -108,10 +108,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     )
     for key in fields.paper
   ]
-  pictures = {
-    "album": images.choose_album(task_run, fields.samples_per_class),
-    "examples": detection.choose_examples(task_run),
-  }
+  pictures = {}
+  for section in sections.modules():
+    if hasattr(section, "pictures"):
+      pictures |= section.pictures(task_run, fields.samples_per_class)
   texts = {
     "results.json": json.dumps(results, indent=1, allow_nan=False) + "\n",
     "report.html": page.build(results | pictures),

@@ -5,10 +5,8 @@
 | read             | any released file: PyTorch, safetensors, msgpack          |
 | torch_files      | PyTorch's files, without running their code               |
 | rules            | conversion by rules, from PyTorch's names and back        |
-| files            | our own files, and references to them in configs          |
+| files            | our own files: references to them, licences               |
 | catalogue        | the released checkpoints                                  |
 | __main__         | the command: list, fetch, convert, check, pack            |
-| fetch            | downloads, lists and verifies released checkpoints        |
 | make             | converts them                                             |
-| licences         | descriptions of files for dataset cards                   |
 """

@@ -19,15 +19,23 @@ from https://host/path/NAME/FILE instead of from the publishers.
 """
 
 import argparse
+import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from synthjax.runtime import cache, published
 from synthjax.runtime.commands import end_well
 from synthjax.runtime.errors import UserError, unknown_names
-from synthjax.weights import fetch, make
+from synthjax.runtime.published import File
+from synthjax.weights import make
 from synthjax.weights.catalogue import RELEASED
 
 COMMANDS = ("list", "fetch", "convert", "check", "pack")
+_OTHERWISE = (
+  "Or get the file by other means, and give it to `python -m synthjax.weights "
+  "convert NAME FILE`."
+)
 
 
 def run(
@@ -79,13 +87,186 @@ def run(
   if unknown := [name for name in checkpoints if name not in RELEASED]:
     raise unknown_names("released checkpoint", unknown, RELEASED)
   if command == "list":
-    fetch.list_all(names)
+    list_all(names)
   elif not names:
     raise UserError(f"`{command}` needs a name; `list` lists them.")
   elif command == "convert":
     make.convert_files(names[0], names[1:], output, options)
   else:
-    {"fetch": fetch.fetch_all, "check": fetch.check_all}[command](names)
+    {"fetch": fetch_all, "check": check_all}[command](names)
+
+
+# --- fetching ----------------------------------------------------------------
+
+
+def fetch_all(names: Sequence[str]) -> None:
+  """Downloads, verifies and converts checkpoints into the cache."""
+  for name in names:
+    entry, folder = RELEASED[name], cache.weights_folder(name)
+    if _complete(name, published.read(folder)):
+      print(f"{name} is already there.")
+      make.tell_use(name)
+      continue
+    note = f" ({entry.note})" if entry.note else ""
+    print(f"{name}: {entry.what}, licence {entry.licence}{note}")
+    for file in entry.files:
+      _fetch(name, file)
+    make.make(name, {f.name: folder / f.name for f in entry.files}, folder)
+    make.tell_use(name)
+
+
+def _fetch(name: str, file: File) -> None:
+  """Fetches a file unless it is there."""
+  try:
+    published.fetch(file, cache.weights_folder(name), name, _OTHERWISE)
+  except UserError as error:
+    if not file.others or os.environ.get("SYNTHJAX_MIRROR"):
+      raise
+    others = "\n  ".join(file.others)
+    raise UserError(
+      f"{error}\n`convert {name}` also takes the same weights from\n  {others}"
+    ) from None
+
+
+def _complete(name: str, hashes: Mapping[str, str]) -> bool:
+  """Returns whether all is converted from the files that were fetched."""
+  folder = cache.weights_folder(name)
+  for made in RELEASED[name].makes:
+    if not (folder / made).exists():
+      return False
+    if made.endswith(".safetensors"):
+      from synthjax.weights import files
+
+      try:
+        about = files.read_description(folder / made)
+      except UserError:  # damaged: made again from the fetched files
+        return False
+      if any(
+        hashes.get(s, d) != d for s, d in about.get("sources", {}).items()
+      ):
+        return False
+  return True
+
+
+# --- listing and checking ----------------------------------------------------
+
+
+def list_all(names: Sequence[str]) -> None:
+  """Prints all checkpoints and their states, or details of the named ones."""
+  rows = [("name", "what", "MB", "licence", "state")]
+  for name in names or RELEASED:
+    entry = RELEASED[name]
+    total = published.total(entry.files)
+    rows.append((name, entry.what, total, entry.licence, state(name)))
+  published.print_table(rows)
+  for name in names:
+    print(f"\n{name}{RELEASED[name].note and ': '}{RELEASED[name].note}")
+    for file in RELEASED[name].files:
+      print(f"  {file.url}\n    {file.published_hash()}")
+      print("".join(f"    or {other}\n" for other in file.others), end="")
+  print(
+    f"\nThey lie in {cache.weights_folder('')} (SYNTHJAX_CACHE moves it).\n"
+    "`python -m synthjax.weights fetch NAME` fetches one."
+  )
+
+
+def state(name: str) -> str:
+  """Returns how far a checkpoint is fetched and converted, by its files."""
+  entry, folder = RELEASED[name], cache.weights_folder(name)
+  if all((folder / made).exists() for made in entry.makes):
+    return "converted"
+  if all((folder / file.name).exists() for file in entry.files):
+    return "fetched"
+  sizes = [published.received(folder, file) for file in entry.files]
+  return published.how_far(sizes) or "not fetched"
+
+
+def check_all(names: Sequence[str]) -> None:
+  """Reads all files of checkpoints again, and prints a table.
+
+  Raises:
+    UserError: listing every file that is missing, damaged or changed.
+  """
+  from synthjax.weights import files
+
+  problems, rows = [], [("file", "MB", "content", "state")]
+  for name in names:
+    entry, folder = RELEASED[name], cache.weights_folder(name)
+    hashes = published.read(folder)
+    for file in entry.files:
+      if not (folder / file.name).exists():
+        continue  # not needed once it has been converted
+      digest = files.sha256(folder / file.name)
+      expected = file.sha256 or hashes.get(file.name) or ""
+      state = "as published" if file.sha256 else "as first fetched"
+      if not digest.startswith(expected):
+        state = "CHANGED"
+        problems.append(
+          f"{folder / file.name} has SHA-256 {digest}, expected {expected}: "
+          "delete it and fetch again."
+        )
+      rows.append(_row(folder / file.name, f"{digest[:12]}...", state))
+    for made in entry.makes:
+      try:
+        rows.append(_check_made(name, made, hashes))
+      except UserError as error:
+        state = "WRONG" if (folder / made).exists() else "not made"
+        rows.append((f"{name}/{made}", "", "", state))
+        problems.append(str(error))
+  published.print_table(rows)
+  if problems:
+    raise UserError("\n".join(problems))
+
+
+def _check_made(name: str, made: str, hashes: Mapping[str, str]) -> tuple:
+  """Reads a converted file whole, and returns its row."""
+  import numpy as np
+  from flax import traverse_util
+
+  from synthjax.tokenizers import bpe
+  from synthjax.weights import files
+
+  path, about = cache.weights_folder(name) / made, RELEASED[name].makes[made]
+  command = f"`python -m synthjax.weights fetch {name}`"
+  again = f"Delete {path} and run {command}."
+  if not path.exists():
+    raise UserError(f"{path} is missing: run {command}.")
+  if made == "tokenizer.json":
+    try:
+      bpe.load(path)
+    except UserError as error:
+      raise UserError(f"{error} {again}") from None
+  if not made.endswith(".safetensors"):
+    return _row(path, "", "reads well")
+  variables, description = files.load_params(path, dtype=None)
+  flat = traverse_util.flatten_dict(variables, sep="/")
+  kinds = sorted({str(value.dtype) for value in flat.values()})
+  bad = [key for key, value in flat.items() if not np.isfinite(value).all()]
+  number = sum(v.size for k, v in flat.items() if k.startswith("params/"))
+  if bad:
+    raise UserError(
+      f"{path} holds numbers that are not finite, in {', '.join(bad[:5])} "
+      f"({len(bad)} in all). {again}"
+    )
+  if about.parameters not in (None, number):
+    raise UserError(
+      f"{path} holds {number:,} parameters, the released model has "
+      f"{about.parameters:,}: it was made from other weights. {again}"
+    )
+  for source, digest in description.get("sources", {}).items():
+    if hashes.get(source, digest) != digest:
+      raise UserError(
+        f"{path} was made from another {source} than the one fetched. {again}"
+      )
+  return _row(path, f"{number:,} parameters, {', '.join(kinds)}", "reads well")
+
+
+def _row(path: pathlib.Path, content: str, state: str) -> tuple:
+  size = f"{path.stat().st_size / 1e6:,.1f}"
+  return (f"{path.parent.name}/{path.name}", size, content, state)
+
+
+# --- the command line --------------------------------------------------------
 
 
 def main(argv: Sequence[str] | None = None) -> None:

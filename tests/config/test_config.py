@@ -3,7 +3,8 @@
 import ml_collections
 import pytest
 
-from synthjax.config.arguments import parse_arg, unknown_fields
+from synthjax.config import parse_arg
+from synthjax.config.arguments import unknown_fields
 from synthjax.runtime.errors import UserError
 
 

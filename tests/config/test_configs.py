@@ -8,7 +8,7 @@ import pytest
 
 from synthjax import main
 from synthjax.adapt import mixed_tuning
-from synthjax.embedded import captions, label_spaces
+from synthjax.embedded import captions, world
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
@@ -79,7 +79,7 @@ def test_shipped_weights_were_trained_as_their_config_says(
 
 def test_concepts_to_pre_train_on_are_of_what_the_generator_drew():
   data = load("train_generator.py").train_generator.base.data
-  assert data.subcategories == label_spaces.DRAWN
+  assert data.subcategories == world.DRAWN
 
 
 def test_detectors_start_from_arms_of_the_tables():

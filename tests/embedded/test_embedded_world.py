@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from synthjax.data.real import real_images
-from synthjax.embedded import label_spaces, world
+from synthjax.embedded import world
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 from tools.embedded_world import build
@@ -135,7 +135,7 @@ def test_known_drawings_have_their_colours():
         assert (red > green) == name.startswith("red"), source[i]["id"]
 
 
-@pytest.mark.parametrize("name", label_spaces.SPACES)
+@pytest.mark.parametrize("name", world.SPACES)
 def test_labels_are_those_of_the_space(name):
   space = spaces.load_space(name)
   label_of = {s: c.id for c in space.classes for s in c.subcategories}
@@ -188,13 +188,13 @@ def test_captions_never_are_class_names(index):
   """No caption of a training drawing is the name of a class of any space."""
   names = {
     name
-    for space in map(spaces.load_space, label_spaces.SPACES)
+    for space in map(spaces.load_space, world.SPACES)
     for name in space.class_names
   }
-  assert names == set(label_spaces.SUBCATEGORIES.values())
+  assert names == set(world.SUBCATEGORIES.values())
   phrases = {p for c in index["concepts"] for p in c["phrases"]}
   assert not names & phrases
-  for template in (*world.TEMPLATES, *label_spaces.TEMPLATES):
+  for template in (*world.TEMPLATES, *world.CLASSIFIER_TEMPLATES):
     fixed = template.format("", style="").strip(" .,")
     assert fixed not in names
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from synthjax.embedded import label_spaces, world
+from synthjax.embedded import world
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 
@@ -39,7 +39,7 @@ def test_built_in_spaces(name, size):
     assert sentence.format("fox").count("fox") == 1
 
 
-@pytest.mark.parametrize("name", label_spaces.SPACES)
+@pytest.mark.parametrize("name", world.SPACES)
 def test_related_words_never_are_held_out_concepts(name):
   split_of = {c.name: c.split for c in world.concepts()}
   for each in spaces.load_space(name).classes:
@@ -54,7 +54,7 @@ def test_concept_spaces_hold_drawn_concepts_and_continue_each_other():
   concept_of = {c.name: c for c in world.concepts()}
   for each in large.classes:
     assert concept_of[each.name].split == "train"
-    assert concept_of[each.name].subcategory in label_spaces.DRAWN
+    assert concept_of[each.name].subcategory in world.DRAWN
     assert each.related == (each.name,)
 
 

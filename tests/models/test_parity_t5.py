@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.models.t5 import decode as t5_decode
 from synthjax.models.t5 import weights as converter
 from synthjax.models.t5.model import T5, relative_buckets
+from synthjax.prompts import t5_writer
 
 # Small, with sizes that differ wherever they may.
 SMALL = {
@@ -98,7 +98,7 @@ def compare(sizes, lengths, num_tokens):
   def run(variables, tokens, mask, written):
     encoded = ours.apply(variables, tokens, mask, method="encode")
     logits = ours.apply(variables, written, encoded, mask, method="decode")
-    greedy = t5_decode.write(
+    greedy = t5_writer.write_tokens(
       ours,
       variables,
       encoded,
@@ -159,5 +159,5 @@ def test_unlikely_tokens_are_dropped_as_in_the_reference(
     want = generation.TopKLogitsWarper(top_k)(None, want)
   if top_p < 1:
     want = generation.TopPLogitsWarper(top_p)(None, want)
-  got = t5_decode.keep_likely(logits / temperature, top_k=top_k, top_p=top_p)
+  got = t5_writer.keep_likely(logits / temperature, top_k=top_k, top_p=top_p)
   np.testing.assert_allclose(got, want.numpy(), rtol=1e-6)

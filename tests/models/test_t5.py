@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tiny_t5
 
-from synthjax.models.t5 import decode as t5_decode
 from synthjax.models.t5.model import T5
+from synthjax.prompts.t5_writer import empty_cache, keep_likely, write_tokens
 
 VOCAB = tiny_t5.SIZES["vocab_size"]
 
@@ -55,7 +55,7 @@ def test_one_token_at_a_time_gives_the_logits_of_all_at_once():
     whole = decode(tokens, encoded, mask)
     memory = apply(encoded, mask, method="remember")
     step = jax.jit(partial(apply, method="step"))
-    cache = t5_decode.empty_cache(model, 2, 5)
+    cache = empty_cache(model, 2, 5)
     for position in range(5):
       logits, cache = step(tokens[:, position], position, memory, cache)
       np.testing.assert_allclose(logits, whole[:, position], atol=1e-5)
@@ -78,7 +78,7 @@ def test_a_text_ends_with_eos_and_is_padded():
   model, variables = tiny_t5.make_variables()
   encoded, mask = make_encoded(model, variables, (4,) * n)
   # Hot enough for every token, eos too, to be about as likely.
-  write = jax.jit(partial(t5_decode.write, model, max_length=9, temperature=20))
+  write = jax.jit(partial(write_tokens, model, max_length=9, temperature=20))
   tokens = np.asarray(write(variables, encoded, mask, keys(n)))
   assert tokens.shape == (n, 9) and not tokens[:, 0].any()
   ended = 0
@@ -95,7 +95,7 @@ def test_a_text_ends_with_eos_and_is_padded():
 def test_the_length_counts_the_start(max_length):
   model, variables = tiny_t5.make_variables()
   encoded, mask = make_encoded(model, variables, (4,))
-  write = jax.jit(partial(t5_decode.write, model, max_length=max_length))
+  write = jax.jit(partial(write_tokens, model, max_length=max_length))
   tokens = write(variables, encoded, mask, keys(1))
   assert tokens.shape == (1, max_length)
 
@@ -104,7 +104,7 @@ def test_the_length_counts_the_start(max_length):
 def test_texts_are_the_same_in_batches_of_any_size():
   model, variables = tiny_t5.make_variables()
   encoded, mask = make_encoded(model, variables, (5, 3, 4, 5, 2, 1, 3, 4))
-  write = jax.jit(partial(t5_decode.write, model, max_length=10, top_k=20))
+  write = jax.jit(partial(write_tokens, model, max_length=10, top_k=20))
   rngs = keys(8)
   written = {}
   for size in (1, 3, 8):
@@ -122,7 +122,7 @@ def test_only_the_key_decides_between_texts_of_one_input():
   model, variables = tiny_t5.make_variables()
   encoded, mask = make_encoded(model, variables, (5,))
   encoded, mask = encoded.repeat(4, axis=0), mask.repeat(4, axis=0)
-  write = jax.jit(partial(t5_decode.write, model, max_length=8))
+  write = jax.jit(partial(write_tokens, model, max_length=8))
   rngs = keys(3)[np.array([0, 1, 0, 2])]
   tokens = np.asarray(write(variables, encoded, mask, rngs))
   np.testing.assert_array_equal(tokens[0], tokens[2])
@@ -151,7 +151,7 @@ PROBS = np.array([0.1, 0.4, 0.05, 0.25, 0.2])
 )
 def test_the_tokens_kept_are_those_counted_by_hand(top_k, top_p, kept):
   logits = jnp.log(jnp.array([PROBS, PROBS]))
-  got = t5_decode.keep_likely(logits, top_k=top_k, top_p=top_p)
+  got = keep_likely(logits, top_k=top_k, top_p=top_p)
   for row in np.asarray(got):
     assert np.flatnonzero(np.isfinite(row)).tolist() == kept
     np.testing.assert_allclose(row[kept], np.log(PROBS[kept]), rtol=1e-6)
@@ -180,7 +180,7 @@ def test_frequencies_of_first_tokens_are_the_probabilities(
 
   write = jax.jit(
     partial(
-      t5_decode.write,
+      write_tokens,
       model,
       max_length=2,
       temperature=temperature,

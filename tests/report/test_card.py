@@ -21,7 +21,7 @@ from synthjax.report.card import tables
 from synthjax.report.sections import quality
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import card as task
-from synthjax.weights import files, licences
+from synthjax.weights import files
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs" / "quickstart.py"
 NAMES = ("cat", "a|b")
@@ -179,8 +179,8 @@ def test_the_page_shows_pairs_and_is_left_out_without_a_card(card):
 def test_a_file_is_named_only_if_it_is_the_one_that_was_used():
   reference = "embedded:base.safetensors"
   sha256 = files.sha256(files.EMBEDDED / "weights" / "base.safetensors")
-  assert licences.describe(reference, sha256)["licence"] == "Apache-2.0"
-  assert licences.describe(reference, "0" * 64)["name"] is None
+  assert files.describe(reference, sha256)["licence"] == "Apache-2.0"
+  assert files.describe(reference, "0" * 64)["name"] is None
 
 
 def test_wrong_fields_stop_before_work(tmp_path):

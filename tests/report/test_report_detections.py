@@ -201,10 +201,10 @@ def test_the_images_that_most_have_are_chosen(tmp_path):
   manifest = json.loads((folder / "manifest.json").read_text())
   manifest["files"].pop("examples/random-0.json")
   states = {"detect": {"state": "complete", "files": manifest["files"]}}
-  chosen = detection.choose_examples(Run(tmp_path, states))
+  chosen = detection.pictures(Run(tmp_path, states), 8)["examples"]
   assert sorted({example.index for example in chosen}) == [1, 2, 3, 4]
   states = {"detect": {"state": "missing"}}
-  assert detection.choose_examples(Run(tmp_path, states)) == []
+  assert not detection.pictures(Run(tmp_path, states), 8)["examples"]
 
 
 def test_a_detector_may_find_nothing(tmp_path):

@@ -48,7 +48,7 @@ def test_methods_are_set_over_shots_with_intervals(tmp_path):
 def test_a_method_has_one_colour_on_all_of_a_page(tmp_path):
   make_few_shot(tmp_path / "few_shot")
   _, results = write(tmp_path)
-  colours = few_shot.colours(results, ["CoOp", "CT w. init"])
+  colours = interval_charts.method_colours(results, ["CoOp", "CT w. init"])
   assert colours == {"CT w. Syn (RG)": 0, "CT w. init": 1, "CoOp": 2}
   # The paper calls our first method "CT w. Syn".
   compared = paper_comparison.compare(

@@ -18,7 +18,8 @@ from synthjax.models.classifiers import make_classifier
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import generate, pretrain
-from synthjax.training import checkpoint, optimizer, recipes, supervised
+from synthjax.training import optimizer, recipes, supervised
+from synthjax.training import run as runs
 from synthjax.weights import files
 
 __all__ = ["space"]  # a fixture
@@ -32,7 +33,7 @@ def refuse(*_):
 
 def stop_after(monkeypatch, step):
   """Makes training end as if killed, once a step has been done."""
-  save_hook = checkpoint.save_hook
+  save_hook = runs.save_hook
 
   def stopping(*args, **kwargs):
     hook = save_hook(*args, **kwargs)
@@ -44,7 +45,7 @@ def stop_after(monkeypatch, step):
 
     return stop
 
-  monkeypatch.setattr(checkpoint, "save_hook", stopping)
+  monkeypatch.setattr(runs, "save_hook", stopping)
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(

@@ -16,7 +16,7 @@ from shaken_rows import shake
 from synthjax.data.pipeline import loader as pipeline
 from synthjax.runtime import processes
 from synthjax.runtime.errors import UserError
-from synthjax.training import checkpoint, loop, metrics
+from synthjax.training import loop, metrics
 from synthjax.training import run as runs
 from synthjax.training.denoising import DenoisingState
 from synthjax.training.loop import Objective
@@ -88,7 +88,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
 def test_a_run_killed_between_checkpoints_repeats_those_steps(tmp_path):
   whole = train(tmp_path / "whole", 11)
   train(tmp_path / "parts", 8, every=3)  # its last checkpoint is that of 8
-  manager = checkpoint.open_manager(tmp_path / "parts" / "line_checkpoints")
+  manager = runs.open_manager(tmp_path / "parts" / "line_checkpoints")
   manager.delete(8)
   manager.close()
   resumed = train(tmp_path / "parts", 11)  # from 6
@@ -105,7 +105,7 @@ def test_a_checkpoint_that_holds_more_is_read(tmp_path):
   whole = train(tmp_path / "whole", 9)
   state = train(tmp_path / "parts", 6)
   folder = tmp_path / "parts" / "line_checkpoints"
-  manager = checkpoint.open_manager(folder)
+  manager = runs.open_manager(folder)
   manager.delete(6)
   args = ocp.args.Composite(
     state=ocp.args.StandardSave(state), data=ocp.args.JsonSave({"next": 6})
@@ -146,11 +146,11 @@ def test_a_run_is_saved_though_a_later_checkpoint_was_damaged(
   monkeypatch.setattr(processes, "stop_signal", at_five)
   with pytest.raises(SystemExit):
     train(tmp_path, 9, every=100)
-  manager = checkpoint.open_manager(tmp_path / "line_checkpoints")
+  manager = runs.open_manager(tmp_path / "line_checkpoints")
   assert sorted(manager.all_steps()) == [3, 5]
   with pytest.raises(UserError, match="step 4 was not saved.*another run"):
     state = {"x": jnp.zeros(2)}
-    save = checkpoint.save_hook(manager, label="line", every=1, last=9)
+    save = runs.save_hook(manager, label="line", every=1, last=9)
     save(4, state, {})
 
 
@@ -280,7 +280,7 @@ def test_a_killed_run_neither_loses_nor_doubles_its_monitors(
       raise KeyboardInterrupt
     return norm(state)
 
-  save_hook = checkpoint.save_hook
+  save_hook = runs.save_hook
 
   def dying_save_hook(*args, **kwargs):
     save = save_hook(*args, **kwargs)
@@ -293,7 +293,7 @@ def test_a_killed_run_neither_loses_nor_doubles_its_monitors(
     return hook
 
   with monkeypatch.context() as patched:
-    patched.setattr(checkpoint, "save_hook", dying_save_hook)
+    patched.setattr(runs, "save_hook", dying_save_hook)
     with pytest.raises(KeyboardInterrupt):
       watch(tmp_path / "parts", 9, monitor=dying)
   assert rows_of(tmp_path / "parts")[-1]["step"] == 6  # told, and not saved

@@ -23,7 +23,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image
 
-from synthjax.embedded import label_spaces, world
+from synthjax.embedded import world
 from tools.embedded_world import concepts as concept_list
 from tools.embedded_world import icons, licences
 
@@ -147,7 +147,7 @@ def train_tokenizer(concepts: list[dict]):
     if concept["split"] == "train"
     for phrase in (concept["name"], *concept["phrases"])
   ]
-  phrases += label_spaces.SUBCATEGORIES.values()
+  phrases += world.SUBCATEGORIES.values()
   phrases += [word for words in world.STYLE_WORDS.values() for word in words]
   templates = [template.format("", style="") for template in world.TEMPLATES]
   trainer = trainers.BpeTrainer(

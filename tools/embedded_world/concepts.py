@@ -7,7 +7,7 @@ import pathlib
 import re
 import unicodedata
 
-from synthjax.embedded.label_spaces import SUBCATEGORIES
+from synthjax.embedded.world import SUBCATEGORIES
 
 SKIPPED_CATEGORIES = ("Flags", "Component")  # flags, and bare skin tones
 MAX_PHRASES = 7  # the name and six keywords

@@ -2,7 +2,7 @@
 
 Positions enter only relative to each other, by one table for all blocks of a
 stack. Attention is not scaled by 1/sqrt(d), no layer has a bias, and the output
-layer is the embedding. `decode` writes texts, `weights` converts the release.
+layer is the embedding. `prompts.t5_writer` writes texts by it.
 """
 
 from functools import partial

@@ -10,6 +10,8 @@ and, if it needs them,
 
 - `gather(run, results) -> dict`: what it adds to `results.json`, from the files
   of tasks or from their results;
+- `pictures(run, samples_per_class) -> dict`: what `render` shows besides, which
+  is not in `results.json`;
 - `headline(results) -> list[Tile]`: numbers that stand for a whole run. The top
   of the page shows those of the first section that has any;
 - `tiles(results) -> list[Tile]`: further numbers for the top.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from synthjax.evals.arms import ZERO_SHOT
 from synthjax.report import charts, markup
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run
@@ -92,6 +93,23 @@ def choose_arm(results: Mapping) -> dict | None:
     "arm": arm,
     "chosen": chosen,
   }
+
+
+def choose_matrices(results: Mapping) -> tuple[Any, Any]:
+  """Returns the matrices of zero-shot and of the arm that stands for the run.
+
+  Either is None where there is none, or none of as many classes.
+  """
+  matrices, choice = results.get("confusion", []), choose_arm(results)
+  if choice:
+    matrices = [m for m in matrices if m["split"] == choice["split"]]
+  before = next((m for m in matrices if m["arm"] == ZERO_SHOT), None)
+  tuned = [m for m in matrices if m["arm"] != ZERO_SHOT]
+  chosen = [m for m in tuned if choice and m["arm"] == choice["arm"]["arm"]]
+  after = (chosen or tuned or [None])[-1]
+  if before and after and len(before["counts"]) != len(after["counts"]):
+    return before, None
+  return before, after
 
 
 def _order(entry: Mapping) -> tuple:

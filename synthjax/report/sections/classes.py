@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from synthjax.report import charts, markup
 from synthjax.report.results import class_names
-from synthjax.report.sections import confusion
+from synthjax.report.sections.accuracy import choose_matrices
 
 PLACE, TITLE = 50, "Classes"
 _MAX_BARS = 60  # classes in a chart; of more, the ends
@@ -13,7 +13,7 @@ _MAX_BARS = 60  # classes in a chart; of more, the ends
 def render(results: Mapping) -> str:
   """Shows the accuracy of each class before and after, and its images."""
   names = class_names(results)
-  before, after = confusion.pair(results)
+  before, after = choose_matrices(results)
   accuracies, gains = {}, {}
   if before and after:
     shares = zip(before["per_class"], after["per_class"], strict=True)

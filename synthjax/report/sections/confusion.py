@@ -10,7 +10,7 @@ from synthjax.evals.arms import ZERO_SHOT
 from synthjax.report import charts, markup
 from synthjax.report.checked_files import Run
 from synthjax.report.results import CLASSIFYING, class_names
-from synthjax.report.sections.accuracy import choose_arm
+from synthjax.report.sections.accuracy import choose_matrices
 
 PLACE, TITLE = 60, "Confusions"
 _MAX_DRAWN = 200  # classes whose matrix is drawn
@@ -57,26 +57,9 @@ def _matrix(
   }
 
 
-def pair(results: Mapping) -> tuple[Any, Any]:
-  """Returns the matrices of zero-shot and of the arm that stands for the run.
-
-  Either is None where there is none, or none of as many classes.
-  """
-  matrices, choice = results.get("confusion", []), choose_arm(results)
-  if choice:
-    matrices = [m for m in matrices if m["split"] == choice["split"]]
-  before = next((m for m in matrices if m["arm"] == ZERO_SHOT), None)
-  tuned = [m for m in matrices if m["arm"] != ZERO_SHOT]
-  chosen = [m for m in tuned if choice and m["arm"] == choice["arm"]["arm"]]
-  after = (chosen or tuned or [None])[-1]
-  if before and after and len(before["counts"]) != len(after["counts"]):
-    return before, None
-  return before, after
-
-
 def render(results: Mapping) -> str:
-  """Shows the matrices of `pair`, and others behind a line."""
-  names, shown = class_names(results), pair(results)
+  """Shows the matrices of `choose_matrices`, and others behind a line."""
+  names, shown = class_names(results), choose_matrices(results)
   content, others = "", ""
   for matrix in results.get("confusion", []):
     if matrix in shown:

@@ -222,21 +222,23 @@ class Example(NamedTuple):
   truth: Sequence[Box]
 
 
-def choose_examples(run: Run) -> list[Example]:
-  """Reads the examples of `detect`: the first images that most detectors have.
+def pictures(run: Run, samples_per_class: int) -> dict[str, list[Example]]:
+  """Reads `examples` of `detect`: the first images that most detectors have.
 
   Raises:
     UserError: naming a file that is not what the task wrote.
   """
+  del samples_per_class
   inits: dict[int, list[str]] = {}
   for match in filter(None, map(_FILE.fullmatch, files_of(run, "detect"))):
     inits.setdefault(int(match[2]), []).append(match[1])
   order = sorted(inits, key=lambda index: (-len(inits[index]), index))
-  return [
+  examples = [
     _read(run, init, index)
     for index in sorted(order[:_MAX_IMAGES])
     for init in inits[index]
   ]
+  return {"examples": examples}
 
 
 def _read(run: Run, init: str, index: int) -> Example:

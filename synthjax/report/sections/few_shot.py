@@ -1,12 +1,12 @@
 """What few real images taught."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from synthjax.report import interval_charts, markup
 from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run
-from synthjax.report.interval_charts import Curve, Point
+from synthjax.report.interval_charts import Curve, Point, method_colours
 from synthjax.report.sections import Tile
 from synthjax.report.sections.accuracy import by_split
 
@@ -69,21 +69,9 @@ def headline(results: Mapping) -> list[Tile]:
   return []
 
 
-def colours(results: Mapping, names: Iterable[str] = ()) -> dict[str, int]:
-  """Returns the colour of each method, the same in every chart of a page.
-
-  Args:
-    results: of the page.
-    names: of methods that the run may not have, which get the next ones.
-  """
-  entries = results.get("few_shot_accuracy", [])
-  ours = [method["method"] for e in entries for method in e["methods"]]
-  return {name: i for i, name in enumerate(dict.fromkeys([*ours, *names]))}
-
-
 def render(results: Mapping) -> str:
   """Shows methods over shots, on every split."""
-  parts, colour_of = [], colours(results)
+  parts, colour_of = [], method_colours(results)
   for entry in results.get("few_shot_accuracy", []):
     if not entry["shots"]:
       continue
@@ -99,7 +87,7 @@ def render(results: Mapping) -> str:
       )
       for method in entry["methods"]
     ]
-    chart = figure(
+    chart = interval_charts.over_shots(
       curves,
       entry["shots"],
       ylabel=f"accuracy on {entry['split']} (%)",
@@ -109,29 +97,6 @@ def render(results: Mapping) -> str:
     )
     parts.append(f'<div class="pair lean">{chart}{_table(entry)}</div>')
   return "".join(parts)
-
-
-def figure(
-  curves: Sequence[Curve],
-  shots: Sequence[float],
-  *,
-  ylabel: str,
-  zero_shot: float | None,
-  caption: str,
-) -> str:
-  """Draws accuracies in percent over shots, at equal steps of their log2."""
-  names = ", ".join(curve.name for curve in curves)
-  return interval_charts.figure(
-    curves,
-    caption,
-    zero_shot=zero_shot,
-    x_ticks=shots,
-    xlabel="real images of each class (log scale)",
-    ylabel=ylabel,
-    label=f"Accuracy over shots: {names}",
-    place=interval_charts.log2,
-    apart=0 if curves[0].printed else min(24, 4 * len(curves)),
-  )
 
 
 def _table(entry: Mapping) -> str:

@@ -51,8 +51,8 @@ class Album(NamedTuple):
   left_out: int  # chosen, but too many bytes for a page
 
 
-def choose_album(run: Run, samples_per_class: int) -> Album | None:
-  """Chooses images at random, the same in every call.
+def pictures(run: Run, samples_per_class: int) -> dict[str, Album]:
+  """Chooses images at random, the same in every call, as `album`.
 
   Args:
     run: whose images they are.
@@ -60,13 +60,13 @@ def choose_album(run: Run, samples_per_class: int) -> Album | None:
       dropped ones of each class.
 
   Returns:
-    The images, or None if none were drawn.
+    The images, if any were drawn.
 
   Raises:
     UserError: if shards, scores or the selection are damaged.
   """
   if not files_of(run, "generate"):
-    return None
+    return {}
   source = shards.open_shards(run.workdir / "generate")
   positions = np.arange(len(source))
   if len(positions) > _MAX_CANDIDATES:
@@ -81,8 +81,8 @@ def choose_album(run: Run, samples_per_class: int) -> Album | None:
     "kept": _first(of_verdict(True), samples_per_class, ("label",)),
     "dropped": _first(of_verdict(False), samples_per_class, ("label",)),
   }
-  pictures, left_out = _read(source, groups)
-  return Album(len(source), **pictures, left_out=left_out)
+  shown, left_out = _read(source, groups)
+  return {"album": Album(len(source), **shown, left_out=left_out)}
 
 
 def _without_image(row: dict) -> dict:

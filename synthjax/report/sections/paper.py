@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from synthjax.report import markup
+from synthjax.report import interval_charts, markup
 from synthjax.report.charts import hundred
 from synthjax.report.interval_charts import Curve, Point
 from synthjax.report.paper_comparison import ZERO_SHOT
-from synthjax.report.sections import few_shot
 
 PLACE, TITLE = 40, "Ours beside the paper's"
 
@@ -132,7 +131,7 @@ def _charts(compared: Mapping, results: Mapping) -> str:
   """Draws our curves, and beside them those that the paper draws."""
   cells = compared["cells"]
   names = (cell["row"] for cell in cells if cell["row"] != ZERO_SHOT)
-  colours = few_shot.colours(results, names)
+  colours = interval_charts.method_colours(results, names)
   # A row that is called otherwise than our method has the method's colour.
   rows = {cell["row"]: cell["arm"] for cell in cells if cell["arm"] in colours}
   colours |= {row: colours[arm] for row, arm in rows.items()}
@@ -185,7 +184,7 @@ def _chart(
   ]
   if not curves:
     return ""
-  return few_shot.figure(
+  return interval_charts.over_shots(
     curves,
     sorted({p.x for curve in curves for p in curve.points}),
     ylabel="accuracy (%)",

@@ -13,7 +13,6 @@ from synthjax.data.real import cifar, publishers, real_images
 from synthjax.data.real.paper_datasets import BENCHMARKS
 from synthjax.detection import sources
 from synthjax.labels import spaces
-from synthjax.runtime import unpacking
 from synthjax.runtime.errors import UserError
 
 # Those of thousands of files.
@@ -140,7 +139,9 @@ def test_a_member_outside_of_the_archive_is_refused(tmp_path):
   with tarfile.open(path, "w") as archive:
     archive.addfile(tarfile.TarInfo("../outside.txt"))
   with pytest.raises(UserError, match="x.tar cannot be unpacked.*outside"):
-    unpacking.unpack(path, tmp_path / "into", is_there=lambda: False, again="x")
+    publishers.unpack(
+      path, tmp_path / "into", is_there=lambda: False, again="x"
+    )
   assert not (tmp_path / "outside.txt").exists()
 
 
@@ -148,7 +149,7 @@ def test_what_another_process_has_unpacked_meanwhile_is_left(tmp_path, capsys):
   path, there = tmp_path / "x.tar", iter([False, True])
   with tarfile.open(path, "w") as archive:
     archive.addfile(tarfile.TarInfo("a.txt"))
-  unpacking.unpack(
+  publishers.unpack(
     path, tmp_path / "into", is_there=lambda: next(there), again="x"
   )
   assert not (tmp_path / "into").exists()

@@ -15,8 +15,9 @@ import pytest
 from synthjax.data.generated import shards
 from synthjax.data.generated.plan import Block, Row, rows_of
 from synthjax.data.pipeline.codecs import encode_png
-from synthjax.generators import Generator, draw_shards
+from synthjax.generators import Generator
 from synthjax.runtime.errors import UserError
+from synthjax.tasks import generate
 
 NAME = "tiny_images"
 
@@ -56,7 +57,7 @@ def fill_folder(folder, count=20, generator=None, **changes):
   options = dict(name=NAME, shard_size=6, encode=encode_png) | changes
   pathlib.Path(folder).mkdir(exist_ok=True)
   generator = generator or make_generator()
-  return draw_shards.fill(folder, make_rows(count), generator, **options)
+  return generate.fill(folder, make_rows(count), generator, **options)
 
 
 def contents(folder):
@@ -115,7 +116,7 @@ def test_a_write_that_fails_ends_the_run(tmp_path, monkeypatch):
 @pytest.mark.faults
 def test_a_disk_without_enough_space_stops_the_run_early(tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
-  monkeypatch.setattr(draw_shards.shutil, "disk_usage", lambda path: usage)
+  monkeypatch.setattr(generate.shutil, "disk_usage", lambda path: usage)
   with pytest.raises(UserError) as error:
     fill_folder(tmp_path, count=1000, shard_size=100)
   need = re.search(r"992 images .* about ([\d,]+) bytes", str(error.value))
@@ -145,7 +146,7 @@ def test_a_long_run_is_estimated_from_its_second_batch(
 
 WORKER = """
 import sys
-from generators import test_draw_shards
+from tasks import test_draw_shards
 before = lambda: print("batch", flush=True)
 generator = test_draw_shards.make_generator(before=before)
 test_draw_shards.fill_folder(sys.argv[1], 2000, generator, shard_size=10)
