@@ -242,10 +242,10 @@ def draw_embedded(args) -> None:
   """
   import jax
 
-  from synthjax.config import presets
+  from synthjax.config import embedded_world
   from synthjax.generators import load_generator
 
-  block = presets.embedded_world()["generator"] | {"batch_size": 16}
+  block = embedded_world()["generator"] | {"batch_size": 16}
   rngs = jax.random.split(jax.random.key(0), 16)
   images = load_generator(**block).draw(["a red apple"] * 16, rngs)
   np.save(pathlib.Path(args.out) / "red_apples.npy", images)

@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.glide_stages import RELEASED, Stage
 from benchmarks.made_up import repeated_noise
 from synthjax.adapt import linear_head
-from synthjax.config.presets import PRESETS
+from synthjax.config import PRESETS
 from synthjax.detection import faster_rcnn
 from synthjax.detection import objective as detection
 from synthjax.diffusion import samplers, schedule

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import devices, glide_stages, table
 from benchmarks.timing import Compiled, medians
-from synthjax.config.presets import PRESETS
+from synthjax.config import PRESETS
 
 # The sampler and the respacing of either network, as configs have them.
 PRESETS = {

@@ -19,7 +19,7 @@ from doc_blocks import ROOT, Command
 from synthjax import datasets, main
 from synthjax.data.real import publishers
 from synthjax.runtime.errors import UserError
-from synthjax.weights import make
+from synthjax.weights import __main__ as weights
 from synthjax.weights.catalogue import RELEASED
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -95,7 +95,7 @@ def check_weights(words: list[str]) -> None:
     name, *files = names
     for file in files:
       pathlib.Path(file).touch()
-    made = make._match(name, files)
+    made = weights._match(name, files)
     wanted = {file.name for file in RELEASED[name].files}
     assert wanted == made.keys(), f"{words} leaves out {wanted - made.keys()}"
     return

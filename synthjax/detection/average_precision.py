@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from synthjax.detection.voc_results import Detections, as_inclusive, as_written
+from synthjax.detection.voc_files import Detections, as_inclusive, as_written
 
 THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))  # of IoU
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from synthjax.detection.average_precision import Truth, check
-from synthjax.detection.voc_results import Detections
+from synthjax.detection.voc_files import Detections
 from synthjax.runtime.errors import UserError
 
 _STATS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large")

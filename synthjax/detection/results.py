@@ -9,10 +9,10 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from synthjax.detection import voc_results
+from synthjax.detection import voc_files
 from synthjax.detection.average_precision import Measured, Truth
 from synthjax.detection.resize import to_original
-from synthjax.detection.voc_results import Detections
+from synthjax.detection.voc_files import Detections
 from synthjax.evals import accuracy
 from synthjax.runtime import artifacts, atomic
 from synthjax.runtime import mesh as meshes
@@ -142,7 +142,7 @@ def write_detections(
   """
   names = [source.annotate(i)["id"] for i in range(len(source))]
   where = f"detections/{run.label()}"
-  counts = voc_results.write(
+  counts = voc_files.write(
     folder / where, dict(zip(names, detections, strict=True)), classes
   )
   return {f"{where}/{name}": count for name, count in counts.items()}

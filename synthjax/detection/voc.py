@@ -21,8 +21,8 @@ from PIL import Image
 from synthjax.data.pipeline import image_files, orientation
 from synthjax.data.pipeline.rows import Detection, Example, Files
 from synthjax.data.real import tfds_copies
-from synthjax.detection import voc_annotations
-from synthjax.detection.voc_annotations import Annotation
+from synthjax.detection import voc_files
+from synthjax.detection.voc_files import Annotation
 from synthjax.labels import class_names, spaces
 from synthjax.runtime import atomic
 from synthjax.runtime.errors import UserError
@@ -71,7 +71,7 @@ def open_voc(
       try:
         if f"{name}.xml" not in noted:
           raise ValueError("is not there")
-        annotation = voc_annotations.parse(note.read_bytes())
+        annotation = voc_files.parse(note.read_bytes())
         files = _files_of(name, annotation, images)
         if len(files) != 1:
           instead = f", but {' and '.join(files)}" if files else ""
@@ -135,7 +135,7 @@ def open_voc_tfds(
       file = file.decode() if isinstance(file, bytes) else str(file)
       where = f"voc/{year} {split}, row {position} ({file})"
       try:
-        annotation = voc_annotations.from_tfds(record, names)
+        annotation = voc_files.from_tfds(record, names)
         name = file.rsplit(".", 1)[0]
         found.append((where, (len(sources), position), name, annotation))
       except ValueError as error:
@@ -348,9 +348,7 @@ def write_voc(
       )
     ]
     size = row["image"].shape[:2]
-    xml = voc_annotations.to_xml(
-      f"{name}.jpg", size, objects, folder=f"VOC{year}"
-    )
+    xml = voc_files.to_xml(f"{name}.jpg", size, objects, folder=f"VOC{year}")
     with atomic.replace(folder, f"Annotations/{name}.xml") as file:
       file.write_bytes(xml)
   with atomic.replace(folder, f"ImageSets/Main/{split}.txt") as file:

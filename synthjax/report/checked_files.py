@@ -73,6 +73,17 @@ def files_of(run: Run, task: str) -> Mapping[str, Mapping]:
   return run.states.get(task, {}).get("files", {})
 
 
+def exports_of(run: Run) -> dict[str, epath.Path]:
+  """Returns the folders of complete exports by their names in the workdir."""
+  folder = run.workdir / "export"
+  paths = sorted(folder.iterdir()) if folder.exists() else ()
+  return {
+    f"export/{path.name}": path
+    for path in paths
+    if (path / artifacts.MANIFEST).exists()
+  }
+
+
 def read_json(run: Run, task: str, name: str) -> dict:
   """Reads a JSON object, with None for NaN and infinity.
 

@@ -16,8 +16,8 @@ from synthjax.config import schema
 from synthjax.config.schema import NotNegative, Whole, one_of
 from synthjax.report import page, paper_comparison, sections
 from synthjax.report import results as result_numbers
-from synthjax.report.checked_files import json_data, open_run
-from synthjax.report.sections import cost, export
+from synthjax.report.checked_files import exports_of, json_data, open_run
+from synthjax.report.sections import cost
 from synthjax.runtime import artifacts, timings
 
 # Encoders of the paper, by the start of their weights.
@@ -67,11 +67,13 @@ def run(config: ConfigDict, workdir: str) -> None:
   folder = epath.Path(workdir) / "report"
   spec = {"title": title, "samples_per_class": fields.samples_per_class}
   task_run, records = open_run(workdir, config.tasks), timings.read(workdir)
-  exported = export.gather(task_run, {})["exports"]
   config_data = json_data(config.to_dict())
   inputs = {
     "inputs": {t: s.get("digest") for t, s in task_run.states.items()},
-    "exports": {e["folder"]: e["digest"] for e in exported},
+    "exports": {
+      name: artifacts.digest(path)
+      for name, path in exports_of(task_run).items()
+    },
     "runs": sum(record["task"] != "report" for record in records),
     "config": config_data,
   }

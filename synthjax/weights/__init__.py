@@ -8,5 +8,4 @@
 | files            | our own files: references to them, licences               |
 | catalogue        | the released checkpoints                                  |
 | __main__         | the command: list, fetch, convert, check, pack            |
-| make             | converts them                                             |
 """

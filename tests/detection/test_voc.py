@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.detection import voc, voc_annotations
+from synthjax.detection import voc, voc_files
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 
@@ -355,8 +355,8 @@ def test_a_list_is_written_last(tmp_path, devkit, monkeypatch):
       raise KeyboardInterrupt
     return real(*args, **kwargs)
 
-  real = voc_annotations.to_xml
-  monkeypatch.setattr(voc_annotations, "to_xml", stop)
+  real = voc_files.to_xml
+  monkeypatch.setattr(voc_files, "to_xml", stop)
   names = [c.name for c in spaces.load_space("voc").classes]
   with pytest.raises(KeyboardInterrupt):
     voc.write_voc(tmp_path / "new", rows, names)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from synthjax.detection import average_precision, voc_results
+from synthjax.detection import average_precision, voc_files
 from synthjax.detection.average_precision import Detections, Truth
 from synthjax.runtime.errors import UserError
 
@@ -103,8 +103,8 @@ def test_the_files_say_the_same_as_the_arrays(golden, tmp_path):
   images = [f"{i:06}" for i in range(len(truth))]
   classes = case["meta"]["classes"]
   named = dict(zip(images, detections, strict=True))
-  voc_results.write(tmp_path, named, classes)
-  again = voc_results.read(tmp_path, classes, images)
+  voc_files.write(tmp_path, named, classes)
+  again = voc_files.read(tmp_path, classes, images)
   np.testing.assert_array_equal(
     ap(detections, truth, len(classes)).per_class,
     ap(again, truth, len(classes)).per_class,
@@ -175,9 +175,7 @@ def test_scores_are_rounded_and_equal_ones_keep_their_order():
 
 @pytest.mark.parametrize("value", [0.05, 0.15, 0.25, 1.35, 2.675, 48.65, -0.25])
 def test_rounding_is_that_of_printing(value):
-  boxes, scores = voc_results.as_written(
-    [[value, value, value, value]], [value]
-  )
+  boxes, scores = voc_files.as_written([[value, value, value, value]], [value])
   assert boxes.tolist() == [
     [*[float(f"{value + 1:.1f}")] * 2, *[float(f"{value:.1f}")] * 2]
   ]
@@ -314,7 +312,7 @@ def test_files_are_those_of_voc(tmp_path):
     "000001": detected((BOX, 0.98765, 1), ((9.04, 9.0, 20.06, 21.0), 0.5, 0)),
     "000002": detected((BOX, 0.1, 1)),
   }
-  names = voc_results.write(tmp_path, detections, ["cat", "dog", "sofa"])
+  names = voc_files.write(tmp_path, detections, ["cat", "dog", "sofa"])
   assert [*names] == [f"comp4_det_test_{c}.txt" for c in ("cat", "dog", "sofa")]
   assert [*names.values()] == [1, 2, 0]
   texts = [(tmp_path / name).read_text() for name in names]
@@ -328,8 +326,8 @@ def test_files_are_those_of_voc(tmp_path):
 def test_written_detections_are_read_back(tmp_path):
   flat = (5.0, 5.0, 5.0, 9.0)  # no width: nothing that a reader may refuse
   detections = {"b": detected((BOX, 0.9, 1), (flat, 0.5, 0)), "a": detected()}
-  voc_results.write(tmp_path, detections, ["cat", "dog"])
-  a, b = voc_results.read(tmp_path, ["cat", "dog"], ["a", "b"])
+  voc_files.write(tmp_path, detections, ["cat", "dog"])
+  a, b = voc_files.read(tmp_path, ["cat", "dog"], ["a", "b"])
   assert len(a.labels) == 0 and a.boxes.shape == (0, 4)
   np.testing.assert_allclose(b.boxes, [flat, BOX])
   assert b.scores.tolist() == [0.5, 0.9] and b.labels.tolist() == [0, 1]
@@ -351,7 +349,7 @@ def test_a_garbled_line_is_named(tmp_path, line, message):
   path = tmp_path / "comp4_det_test_cat.txt"
   path.write_bytes(f"a 0.5 1.0 2.0 3.0 4.0\n{line}\n".encode("latin1"))
   with pytest.raises(UserError, match=message) as error:
-    voc_results.read(tmp_path, ["cat"], ["a", "b"])
+    voc_files.read(tmp_path, ["cat"], ["a", "b"])
   assert f"{path}, line 2: " in str(error.value)
 
 
@@ -360,26 +358,26 @@ def test_all_bad_lines_and_a_cut_end_are_named(tmp_path):
   path = tmp_path / "comp4_det_test_cat.txt"
   path.write_text("a 0.5\n" * 12 + "a 0.5 1.0 2.0 3.0 4")
   with pytest.raises(UserError, match="line 10: .*\n.*and 3 more"):
-    voc_results.read(tmp_path, ["cat"], ["a"])
+    voc_files.read(tmp_path, ["cat"], ["a"])
   path.write_text("a 0.5 1.0 2.0 30.0 40.0\na 0.5 1.0 2.0 30.0 4")
   with pytest.raises(UserError, match="line 2: it has no end of line"):
-    voc_results.read(tmp_path, ["cat"], ["a"])
+    voc_files.read(tmp_path, ["cat"], ["a"])
   with pytest.raises(UserError, match="lacks comp4_det_test_dog.txt, comp4"):
-    voc_results.read(tmp_path, ["cat", "dog", "cow"], ["a"])
+    voc_files.read(tmp_path, ["cat", "dog", "cow"], ["a"])
 
 
 def test_names_with_spaces_are_one_column_and_are_read_back(tmp_path):
   names = ["an image (0)", "an%20image", "tab\there", "plain"]
-  one = voc_results.Detections(
+  one = voc_files.Detections(
     np.array([[0.0, 0, 4, 4]]), np.array([0.5]), np.array([0])
   )
-  voc_results.write(tmp_path, dict.fromkeys(names, one), ["cat"])
-  text = (tmp_path / voc_results.file_name("cat")).read_text()
+  voc_files.write(tmp_path, dict.fromkeys(names, one), ["cat"])
+  text = (tmp_path / voc_files.file_name("cat")).read_text()
   assert [line.split()[0] for line in text.splitlines()] == [
     "an%20image%20(0)",
     "an%2520image",
     "tab%09here",
     "plain",
   ]
-  found = voc_results.read(tmp_path, ["cat"], names)
+  found = voc_files.read(tmp_path, ["cat"], names)
   assert [len(detections.scores) for detections in found] == [1, 1, 1, 1]

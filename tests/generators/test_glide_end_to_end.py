@@ -11,7 +11,7 @@ import pytest
 import released_glide
 import tiny_glide
 
-from synthjax.config.presets import embedded_world
+from synthjax.config import embedded_world
 from synthjax.generators import load_generator
 from synthjax.models.glide import weights as convert
 from synthjax.weights import files

@@ -17,7 +17,6 @@ from synthjax.report.card import figures as card_figures
 from synthjax.report.card import files as card_files
 from synthjax.report.card import files as croissant
 from synthjax.report.card import readme as dataset_card
-from synthjax.report.card import tables
 from synthjax.report.sections import quality
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import card as task
@@ -144,7 +143,7 @@ def test_the_readme_shows_names_as_they_are():
   ]
   shown = ["\\*star\\*", "\\<b\\>", "snake\\_case\\_x", "\\[a\\](b)", "C\\#"]
   shown += ["\\`x\\`", "a\\\\b", "café", "a --- b"]
-  assert [tables.plain(name) for name in names] == shown
+  assert [dataset_card.plain(name) for name in names] == shown
 
 
 def test_the_croissant_names_every_file_and_says_it_is_generated(card):

@@ -13,7 +13,7 @@ from PIL import Image
 from synthjax.data.generated import shards
 from synthjax.encoders import load_image_encoder
 from synthjax.evals import image_quality
-from synthjax.report.card import tables as card_tables
+from synthjax.report.card import readme
 from synthjax.report.sections import quality
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
@@ -155,7 +155,7 @@ def test_an_fid_of_few_images_has_a_warning():
       for name, n in zip(("all", "kept", "real"), counts, strict=False)
     }
     further = {"identity": {"encoder": encoder}, "sets": sets}
-    return card_tables.few_images(further)
+    return readme.few_images(further)
 
   assert "50,000" in warning("inception", 50_000, 40_000, 50_000)
   assert "60,000 generated and 10,000" in warning(

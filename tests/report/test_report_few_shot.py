@@ -18,7 +18,7 @@ from report_page import TO, Page
 from synthjax.evals import arms
 from synthjax.report import interval_charts, paper_comparison
 from synthjax.report.interval_charts import Curve, Point
-from synthjax.report.sections import few_shot, paper
+from synthjax.report.sections import paper
 
 
 def test_methods_are_set_over_shots_with_intervals(tmp_path):

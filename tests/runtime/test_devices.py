@@ -49,11 +49,11 @@ print(json.dumps(found))
 
 BATCHES = """
 import json
-from synthjax.config import presets
+from synthjax.config import embedded_world
 from synthjax.encoders import load_encoder
 from synthjax.generators import load_generator
 
-blocks = presets.embedded_world()
+blocks = embedded_world()
 generator = load_generator(**blocks["generator"] | {"batch_size": 3})
 encoder = load_encoder(**blocks["encoder"] | {"batch_size": 3})
 texts = encoder.encode_texts(["a cat"] * 7)

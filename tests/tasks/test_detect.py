@@ -16,7 +16,7 @@ from synthjax.detection import (
   scenes,
   sources,
   voc,
-  voc_results,
+  voc_files,
 )
 from synthjax.detection import results as detected
 from synthjax.detection.regions import Options
@@ -170,7 +170,7 @@ def test_the_text_files_give_the_precisions_of_the_results(done):
   classes = [c.key or c.name for c in SPACE.classes]
   for row in results["rows"]:
     label = Run(row["init"], row["seed"]).label()
-    found = voc_results.read(
+    found = voc_files.read(
       workdir / "detect/detections" / label, classes, names
     )
     measured = average_precision.average_precision(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from synthjax.report import markup
-from synthjax.report.checked_files import Run
+from synthjax.report.checked_files import Run, exports_of
 from synthjax.runtime import artifacts
 
 PLACE, TITLE = 140, "Exports"
@@ -39,18 +39,15 @@ def gather(run: Run, results: Mapping) -> dict[str, Any]:
     UserError: if a manifest is damaged.
   """
   del results
-  folder = run.workdir / "export"
   exports = []
-  for path in sorted(folder.iterdir()) if folder.exists() else ():
-    if not (path / artifacts.MANIFEST).exists():
-      continue
+  for name, path in exports_of(run).items():
     manifest = artifacts.load(path)
     spec, images = manifest["spec"], manifest["summary"].get("images", 0)
     splits = images if isinstance(images, Mapping) else {}
     exports.append(
       {
         "format": spec.get("format", path.name),
-        "folder": f"export/{path.name}",
+        "folder": name,
         "images": sum(splits.values()) if splits else images,
         "split": ", ".join(splits) or spec.get("split", ""),
         "selection": spec["selection"] is not None

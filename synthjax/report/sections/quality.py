@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synthjax.report import markup
-from synthjax.report.card.tables import (
+from synthjax.report.card.readme import (
   ONE_ENCODER,
   SET_NAMES,
   called,
