@@ -166,7 +166,6 @@ def _fill(args, stop_after: int | None) -> dict:
       folder,
       rows,
       Generator(
-        draw=None,
         stream=stream,
         batch_size=BATCH,
         image_size=1,

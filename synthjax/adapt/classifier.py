@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.adapt import linear_head
-from synthjax.encoders import load_encoder
+from synthjax.encoders import Encoder, load_encoder
 from synthjax.runtime.errors import UserError
 
 
@@ -51,8 +51,30 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Classifier:
       f"its encoder is now {encoder.identity}: put the old weights back."
     )
 
+  return of_head(encoder, saved.classes, saved.head)
+
+
+def of_head(
+  encoder: Encoder, classes: Sequence[str], head: linear_head.Head
+) -> Classifier:
+  """Returns the classifier of a head on an encoder.
+
+  Args:
+    encoder: that the head was tuned with.
+    classes: their k names, by label.
+    head: of k classes.
+
+  Raises:
+    UserError: if these are not k names.
+  """
+  if isinstance(classes, str) or len(classes) != len(head.weight):
+    raise UserError(
+      f"classes={classes!r:.80}: needed the names of the {len(head.weight)} "
+      "classes of the head, by label."
+    )
+
   def classify(images: Sequence[np.ndarray]) -> np.ndarray:
-    logits = linear_head.logits_fn(saved.head, encoder.encode_images(images))
+    logits = linear_head.logits_fn(head, encoder.encode_images(images))
     return np.asarray(jax.nn.softmax(logits))
 
-  return Classifier(saved.classes, classify, encoder.fit)
+  return Classifier(tuple(classes), classify, encoder.fit)

@@ -30,6 +30,7 @@ from synthjax.config.schema import (
   one_of,
   unique_names,
 )
+from synthjax.data.pipeline import given
 from synthjax.evals.arms import ZERO_SHOT
 from synthjax.labels import class_names
 from synthjax.models.unit import unit
@@ -304,6 +305,58 @@ def _tune_compiled(
   state = (head, tx.init(head))
   state, (losses, accuracies) = jax.lax.scan(epoch, state, indices)
   return Tuned(state[0], losses.reshape(-1), accuracies)
+
+
+def fit(
+  features: np.ndarray,
+  labels: np.ndarray,
+  head: Head,
+  recipe: Recipe = Recipe(),
+  *,
+  num_epochs: int = 30,
+  batch_size: int = 512,
+  seed: int = 0,
+  soft_weight: float = 0.5,
+  label_smoothing: float | None = None,
+  validation: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Tuned:
+  """Tunes a head on one set of features, as the task `tune` does.
+
+  Args:
+    features: [n, d], of images.
+    labels: int [n].
+    head: to start from, and the teacher.
+    recipe: of the optimizer and the teacher.
+    num_epochs: over all features.
+    batch_size: at most n is taken.
+    seed: of the order of the features.
+    soft_weight: 0 is cross entropy, 0.5 the paper's soft targets.
+    label_smoothing: of the plain loss.
+    validation: features [m, d] and labels [m], classified after each epoch.
+
+  Raises:
+    UserError: about labels that do not fit the features or the head.
+    ValueError: if sizes disagree.
+  """
+  labels = given.labels(
+    "labels", labels, count=len(features), num_classes=len(head.weight)
+  )
+  index = epochs_index(
+    len(labels),
+    batch_size=min(batch_size, len(labels)),
+    num_epochs=num_epochs,
+    seed=seed,
+  )
+  rows = Rows(
+    np.asarray(features, np.float32),
+    labels,
+    index,
+    soft_weight,
+    label_smoothing=label_smoothing,
+  )
+  return tune(
+    [rows], head, recipe, num_epochs=num_epochs, validation=validation
+  )
 
 
 def accuracy_fn(

@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, unknown_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +197,34 @@ def read_checked(cls: Any, block: Any, name: str) -> functools.partial:
   if check:
     check(**function.keywords)
   return function
+
+
+def whole_block(
+  kind: str,
+  name: str | None,
+  fields: Mapping[str, Any],
+  table: Mapping[str, str],
+  whole: Mapping[str, Callable[[], Mapping[str, Any]]],
+) -> dict[str, Any]:
+  """Returns the block of a name, for which all fields may stand already.
+
+  Args:
+    kind: of what is chosen, for the message.
+    name: a key of `table` or a dotted path, whose fields are given; or a key of
+      `whole`, whose fields `fields` replace.
+    fields: of the block.
+    table: of `Choice`.
+    whole: name -> its block.
+
+  Raises:
+    UserError: with the nearest name.
+  """
+  if name in whole:
+    return dict(whole[name]()) | fields
+  is_path = isinstance(name, str) and ("." in name or ":" in name)
+  if name is not None and name not in table and not is_path:
+    raise unknown_names(kind, [name], {*table, *whole})
+  return {"name": name} | fields
 
 
 def problems(cls: Any, block: Any, name: str) -> list[str]:

@@ -1,16 +1,18 @@
 """Encoders of images and texts behind one interface."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from synthjax.config import schema
+from synthjax.config import embedded_world, released_clip, schema
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import cut_texts
 from synthjax.weights import files
+from synthjax.weights.catalogue import RELEASED
 
 # Each module has `load(**fields) -> Encoder`, whose annotated arguments are the
 # schema of config.encoder. It may have `check(**fields)`, which says before it
@@ -18,6 +20,15 @@ from synthjax.weights import files
 # of a text it reads; see `cut_texts`.
 ENCODERS = {"clip": "synthjax.encoders.clip"}
 FIELDS = schema.Choice("name", ENCODERS)
+# Names that stand for all fields of one of them.
+WHOLE = {
+  "embedded": lambda: embedded_world()["encoder"],
+  **{
+    name: functools.partial(released_clip, name)
+    for name in RELEASED
+    if name.startswith("clip_")
+  },
+}
 # By the kind of their weights: (path, batch_size) -> ImageEncoder.
 IMAGE_ENCODERS = {
   "dinov2": "synthjax.encoders.image_encoders:dinov2",
@@ -98,13 +109,14 @@ def load_encoder(name: str | None = None, **fields: Any) -> Encoder:
   """Loads an encoder.
 
   Args:
-    name: a key of ENCODERS, such as "clip", or the dotted path of a module.
+    name: a key of ENCODERS, such as "clip", or the dotted path of a module; or
+      a key of WHOLE, such as "embedded" or "clip_rn50", which needs no fields.
     **fields: the arguments of its `load`.
 
   Raises:
     UserError: as `check_encoder`, or about weights that do not fit.
   """
-  block = {"name": name} | fields
+  block = schema.whole_block("encoder", name, fields, ENCODERS, WHOLE)
   return schema.read_checked(FIELDS, block, "config.encoder")()
 
 
@@ -115,7 +127,7 @@ def check_encoder(name: str | None = None, **fields: Any) -> None:
     UserError: about an unknown name, unknown or missing fields, bad values, or
       weights that are not there.
   """
-  block = {"name": name} | fields
+  block = schema.whole_block("encoder", name, fields, ENCODERS, WHOLE)
   schema.read_checked(FIELDS, block, "config.encoder")
 
 

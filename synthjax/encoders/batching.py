@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from synthjax.data.pipeline import given
 from synthjax.runtime import memory
 from synthjax.runtime import mesh as meshes
 
@@ -115,6 +116,7 @@ def stacked(
   left: set[tuple[int, ...]] = set()
 
   def stack(images: Sequence[np.ndarray | Fitted]) -> np.ndarray:
+    given.images("images", images, besides=Fitted)
     if on_device and not any(isinstance(image, Fitted) for image in images):
       shapes = {np.shape(image) for image in images}
       if len(shapes) == 1 and (shapes <= left or len(left) < MAX_SHAPES):

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.config.schema import Count, Dtype, Precision
+from synthjax.data.pipeline import given
 from synthjax.encoders import Encoder, batching
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
@@ -98,6 +99,7 @@ def load(
     return of_pixels(map(stack, batching.chunks(images, batch_size)))
 
   def encode_texts(texts: Sequence[str]) -> np.ndarray:
+    texts = given.texts("texts", texts)
     tokens = vocabulary.clip_tokens(texts, model.context_length)
     return of_tokens(batching.chunks(tokens, batch_size))
 

@@ -1,12 +1,13 @@
 """Text-to-image generators behind one interface."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from synthjax.config import schema
+from synthjax.config import embedded_world, released_glide, schema
+from synthjax.data.pipeline import given
 from synthjax.tokenizers import cut_texts
 
 # Each module has `load(**fields) -> Generator`, whose annotated arguments are
@@ -19,21 +20,25 @@ GENERATORS = {
   "stable_diffusion": "synthjax.generators.stable_diffusion",
 }
 FIELDS = schema.Choice("name", GENERATORS)
+# Names that stand for all fields of one of them.
+WHOLE = {
+  "embedded": lambda: embedded_world()["generator"],
+  "released_glide": released_glide,
+}
 
 
 class Generator(NamedTuple):
   """What every generator offers.
 
-  `draw(prompts, rngs)` maps n prompts and n keys (`tasks.generate.image_keys`)
-  to uint8 images [n, h, w, 3]; `stream` takes the same and yields a batch at
-  a time, while the device is at the next one.
+  `stream(prompts, rngs)` maps n prompts and n keys (`keys.image_keys`) to uint8
+  images [n, h, w, 3], which it yields a batch at a time, while the device is at
+  the next one.
   With `references`, real uint8 images [n, r, r, 3], and `start_steps` it starts
   from those, noised, so many steps before the end (real guidance, Section 3.2).
   An image depends on its prompt, its key and its reference alone, not on what
   else is in the batch.
   """
 
-  draw: Callable[..., np.ndarray]
   stream: Callable[..., Iterator[np.ndarray]]
   batch_size: int  # images drawn at once
   image_size: int  # px
@@ -41,19 +46,58 @@ class Generator(NamedTuple):
   num_steps: int  # the most start_steps there can be
   identity: dict[str, Any]  # plain data that identifies weights and sampling
 
+  def draw(
+    self,
+    prompts: Sequence[str],
+    rngs: Any = None,
+    references: np.ndarray | None = None,
+    start_steps: int | None = None,
+    *,
+    seed: int = 0,
+  ) -> np.ndarray:
+    """Draws images, all at once.
+
+    Args:
+      prompts: a list of n texts.
+      rngs: n keys; by default those that `seed` gives to the prompts. The image
+        of a prompt is then the same in any list, and its second one another.
+      references: see above, as is start_steps.
+      start_steps: likewise.
+      seed: of the keys.
+
+    Returns:
+      uint8 [n, h, w, 3].
+
+    Raises:
+      UserError: about a single text instead of a list.
+    """
+    prompts = given.texts("prompts", prompts)
+    if not prompts:
+      return np.zeros((0, self.image_size, self.image_size, 3), np.uint8)
+    if rngs is None:
+      from synthjax.generators import keys
+
+      rngs = keys.prompt_keys(prompts, seed)
+    guided = (
+      {}
+      if references is None and start_steps is None
+      else {"references": references, "start_steps": start_steps}
+    )
+    return np.concatenate(list(self.stream(prompts, rngs, **guided)))
+
 
 def load_generator(name: str | None = None, **fields: Any) -> Generator:
   """Loads a generator.
 
   Args:
-    name: a key of GENERATORS, such as "glide", or the dotted path of a module.
+    name: a key of GENERATORS, such as "glide", or the dotted path of a module;
+      or a key of WHOLE, such as "embedded", which needs no fields.
     **fields: the arguments of its `load`; blocks are mappings.
 
   Raises:
     UserError: as `check_generator`, or about weights that do not fit.
   """
-  block = {"name": name} | fields
-  return schema.read_checked(FIELDS, block, "config.generator")()
+  return schema.read_checked(FIELDS, _block(name, fields), _WHERE)()
 
 
 def check_generator(name: str | None = None, **fields: Any) -> None:
@@ -63,18 +107,24 @@ def check_generator(name: str | None = None, **fields: Any) -> None:
     UserError: about an unknown name, unknown or missing fields, bad values, or
       weights that are not there.
   """
-  block = {"name": name} | fields
-  schema.read_checked(FIELDS, block, "config.generator")
+  schema.read_checked(FIELDS, _block(name, fields), _WHERE)
 
 
 def num_steps(name: str | None = None, **fields: Any) -> int:
   """Returns the most steps that real guidance can walk, without loading."""
-  load = schema.read(FIELDS, {"name": name} | fields, "config.generator")
+  load = schema.read(FIELDS, _block(name, fields), _WHERE)
   count = getattr(inspect.getmodule(load.func), "num_steps", None)
   return count(**load.keywords) if count else 0
 
 
 def reads(name: str | None = None, **fields: Any) -> cut_texts.Reads | None:
   """Returns how much of a prompt the generator reads, without loading it."""
-  load = schema.read(FIELDS, {"name": name} | fields, "config.generator")
+  load = schema.read(FIELDS, _block(name, fields), _WHERE)
   return cut_texts.reads(load)
+
+
+_WHERE = "config.generator"
+
+
+def _block(name: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+  return schema.whole_block("generator", name, fields, GENERATORS, WHOLE)

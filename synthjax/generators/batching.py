@@ -120,16 +120,16 @@ def make_generator(
       x = begun_checked(start_steps)(params, texts, rngs, references)
       return finish_checked(params, texts, rngs, x)
 
-  stream, draw = make_stream(run, batch_size)
+  stream = make_stream(run, batch_size)
   if precision != "default":  # absent otherwise, so that older runs are found
     identity = identity | {"precision": precision}
-  return Generator(draw, stream, batch_size, identity=identity, **facts)
+  return Generator(stream, batch_size, identity=identity, **facts)
 
 
 def make_stream(
   run: Callable[..., jax.Array], batch_size: int
-) -> tuple[Callable[..., Iterator[np.ndarray]], Callable[..., np.ndarray]]:
-  """Returns the `stream` and the `draw` of a Generator.
+) -> Callable[..., Iterator[np.ndarray]]:
+  """Returns the `stream` of a Generator.
 
   Args:
     run: (prompts, rngs, references, start_steps, coming) -> uint8
@@ -160,10 +160,7 @@ def make_stream(
     for images, count in meshes.fetch_ahead(outputs()):
       yield images[:count]
 
-  def draw(*args: Any, **more: Any) -> np.ndarray:
-    return np.concatenate(list(stream(*args, **more)))
-
-  return stream, draw
+  return stream
 
 
 def fill_up(rows: Any, lack: int) -> Any:

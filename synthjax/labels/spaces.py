@@ -34,7 +34,10 @@ Buildings", is what the language model writes about and the filter asks for.
 """
 
 import functools
+import json
+import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -61,12 +64,13 @@ FOLDER = pathlib.Path(__file__).parent / "label_spaces"
 ENSEMBLE = "+ensemble"  # behind the name of a space
 
 
-def load_space(name: str) -> LabelSpace:
+def load_space(name: str | Sequence[str | Mapping[str, Any]]) -> LabelSpace:
   """Loads a label space: a built-in one by name, or a user's own by its path.
 
   Args:
     name: one of `built_in_spaces()`, or the path of a JSON or YAML file, local
-      or gs://. With ENSEMBLE behind it, the classifier averages the templates
+      or gs://; or what such a file holds, as a list of class names or a
+      mapping. With ENSEMBLE behind it, the classifier averages the templates
       of `ensemble` (CLIP's prompts, Table A.15); prompts, images and the filter
       are those of the space.
 
@@ -74,6 +78,9 @@ def load_space(name: str) -> LabelSpace:
     UserError: about an unknown name, an unreadable file, or listing all
       problems of the space, by their lines.
   """
+  if not isinstance(name, str | os.PathLike):
+    return _users_space(json.dumps(name, default=list), "classes")
+  name = os.fspath(name)
   if name.endswith(ENSEMBLE):
     space = load_space(name.removesuffix(ENSEMBLE))
     if not space.ensemble:

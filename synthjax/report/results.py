@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from synthjax.evals import accuracy
 from synthjax.report import sections
@@ -12,10 +13,12 @@ from synthjax.report.checked_files import (
   Run,
   files_of,
   json_data,
+  open_run,
   read_json,
   read_rows,
   read_text,
 )
+from synthjax.runtime.errors import UserError
 
 NUM_BINS = 20  # of the histogram of p_own
 CLASSIFYING = ("tune", "few_shot", "tune_encoder")  # the first names classes
@@ -54,6 +57,20 @@ def gather(run: Run) -> dict[str, Any]:
     if hasattr(section, "gather"):
       results |= section.gather(run, results)
   return json_data(results)
+
+
+def read_run(workdir: epath.PathLike) -> dict[str, Any]:
+  """Reads the results of all complete tasks of a run, as plain data.
+
+  Raises:
+    UserError: if no task is complete, or as `gather`.
+  """
+  run = open_run(epath.Path(workdir).expanduser(), ())
+  if not any(state["state"] == "complete" for state in run.states.values()):
+    raise UserError(
+      f"No task is complete in {workdir}: give the --workdir of a run."
+    )
+  return gather(run)
 
 
 def class_names(results: Mapping) -> dict[int, str]:

@@ -164,11 +164,7 @@ def _export_images(
   if artifacts.begin(folder, spec):
     return
   _check_names(images, space)
-  source = drawn_images.open_generated(
-    images,
-    selection=workdir / "select" / filters.FILE if selects else None,
-    decode=False,
-  )
+  source = drawn_images.open_run(workdir, kept=selects, decode=False)
   rows = export_rows.rows(
     source, encoding=fields.options(), shuffle=spec.get("shuffle")
   )

@@ -1,9 +1,7 @@
 """Draws labelled images for every prompt, as shards that TFDS opens."""
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import math
 import os
 import shutil
@@ -49,6 +47,7 @@ from synthjax.generators import (
   num_steps,
 )
 from synthjax.generators import reads as generator_reads
+from synthjax.generators.keys import image_keys
 from synthjax.labels import spaces
 from synthjax.prompts import strategies
 from synthjax.runtime import artifacts, locks
@@ -230,25 +229,21 @@ def _report_weak(
   drawn: Iterable[tuple], config: ConfigDict, space: spaces.LabelSpace
 ) -> None:
   """Reports the classes that the encoder does not see in the first images."""
-  encoder = load_encoder(**config.encoder.to_dict())
-  texts = scores.encode_classes(
-    encoder.encode_texts, encoder.logit_scale, space
-  )
   batches = list(drawn)
   rows = [row for batch, _ in batches for row in batch]
   images = np.concatenate([images for _, images in batches])
-  scored = scores.make_scores(
-    [row.id for row in rows],
+  scored = scores.score_images(
+    load_encoder(**config.encoder.to_dict()),
+    space,
+    images,
     [row.label for row in rows],
-    encoder.encode_images(images),
-    texts,
+    [row.id for row in rows],
   )
   names = space.class_names
   say(weak_classes.verdict(scored.labels, scored.probs, names))
 
 
 # --- fills a folder with drawn images, on every device and by every process
-# `image_keys` derives the random key of each image, whatever the batches.
 
 References = Callable[[Sequence[Row]], np.ndarray]
 _LONG = 60  # seconds of work, from which on an estimate is printed
@@ -357,21 +352,6 @@ def draw(
     for images in generator.stream(prompts, image_keys(group), **more):
       yield group[done : done + len(images)], images
       done += len(images)
-
-
-def image_keys(rows: Sequence[Row]) -> jax.Array:
-  """Makes the key of each image from its seed, class, prompt and number.
-
-  So an image depends neither on other images nor on the number of devices.
-  """
-  data = np.empty((len(rows), 2), np.uint32)
-  for i, row in enumerate(rows):
-    origin = [row.seed, row.class_name, row.prompt, row.number]
-    if row.reference is not None:
-      origin += [row.reference, row.start_steps]
-    digest = hashlib.sha256(json.dumps(origin).encode()).digest()
-    data[i] = np.frombuffer(digest[:8], "<u4")
-  return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
 # --- progress and costs ------------------------------------------------------

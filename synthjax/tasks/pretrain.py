@@ -90,10 +90,10 @@ def run(config: ConfigDict, workdir: str) -> None:
   spec |= real_images.identify_files(images, space)
   if artifacts.begin(folder, spec):
     return
-  drawn = drawn_images.open_generated(
-    workdir / "generate",
+  drawn = drawn_images.open_run(
+    workdir,
+    kept=common.filter,
     strategy=common.strategy,
-    selection=workdir / "select/selection.jsonl" if common.filter else None,
     decode=False,  # crops may do with a part of an image
   )
   rows, counts, trained, validation = {}, {}, {}, {}

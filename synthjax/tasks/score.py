@@ -198,12 +198,6 @@ def _score(judges: Sequence[Judge], rows: Iterable[tuple]) -> scores.Scores:
     labels += [row[1] for row in chunk]
     for i, (encoder, _) in enumerate(judges):
       features[i].append(encoder.encode_images([row[2][i] for row in chunk]))
-  num_classes = len(judges[0][1].text_features)
-  if unknown := sorted({x for x in labels if not 0 <= x < num_classes}):
-    raise UserError(
-      f"Images have the labels {unknown[:10]}, but the label space has "
-      f"{num_classes} classes: config.space is not the one they were drawn for."
-    )
   scored = [
     scores.make_scores(ids, labels, np.concatenate(rows), texts)
     for rows, (_, texts) in zip(features, judges, strict=True)

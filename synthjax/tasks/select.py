@@ -53,7 +53,9 @@ def run(config: ConfigDict, workdir: str) -> None:
   )
   filters.write(folder, scored, selected)
   counts = _counts(scored, selected)
-  artifacts.finish(folder, spec, {filters.FILE: len(scored.ids)}, kept=counts)
+  artifacts.finish(
+    folder, spec, {filters.SELECTION: len(scored.ids)}, kept=counts
+  )
   for name, count in counts.items():
     say(
       f"select: {name}: kept {count['kept']:,} of {count['images']:,} images; "

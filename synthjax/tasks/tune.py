@@ -181,24 +181,16 @@ def _fit(
 ) -> linear_head.Tuned:
   """Trains one head."""
   images = scored.images
-  index = linear_head.epochs_index(
-    len(rows),
-    batch_size=min(fields.batch_size, len(rows)),
-    num_epochs=fields.num_epochs,
-    seed=seed,
-  )
-  training_set = linear_head.Rows(
-    images.features[rows].astype(np.float32),
+  return linear_head.fit(
+    images.features[rows],
     images.labels[rows],
-    index,
-    arm.soft_weight,
-    label_smoothing=arm.label_smoothing,
-  )
-  return linear_head.tune(
-    [training_set],
     scored.zero_shot,
     fields,
     num_epochs=fields.num_epochs,
+    batch_size=fields.batch_size,
+    seed=seed,
+    soft_weight=arm.soft_weight,
+    label_smoothing=arm.label_smoothing,
     validation=validation,
   )
 

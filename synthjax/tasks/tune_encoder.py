@@ -265,10 +265,6 @@ def _source(
       seed=seed,
     )
     return subset(pool, rows)
-  kept = workdir / "select/selection.jsonl" if fields.filter else None
-  return drawn_images.open_generated(
-    workdir / "generate",
-    strategy=fields.strategy,
-    seed=seed,
-    selection=kept,
+  return drawn_images.open_run(
+    workdir, kept=fields.filter, strategy=fields.strategy, seed=seed
   )

@@ -89,8 +89,10 @@ from synthjax.generators import Generator
 
 
 def load(*, red: Count, batch_size: Count):
-  draw = lambda prompts, rngs: np.full((len(prompts), 2, 2, 3), red, np.uint8)
-  return Generator(draw, None, batch_size, 2, 2, 0, {"red": red})
+  def stream(prompts, rngs):
+    yield np.full((len(prompts), 2, 2, 3), red, np.uint8)
+
+  return Generator(stream, batch_size, 2, 2, 0, {"red": red})
 """
 
 

@@ -34,7 +34,6 @@ def make_generator(batch_size=4, before=None):
       yield np.broadcast_to(colours, (len(keys), 4, 4, 3))
 
   return Generator(
-    draw=None,
     stream=stream,
     batch_size=batch_size,
     image_size=4,

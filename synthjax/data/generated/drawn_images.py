@@ -13,6 +13,8 @@ from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json, read_text
 
+SELECTION = "selection.jsonl"  # of the task `select`
+
 
 def open_generated(
   folder: epath.PathLike,
@@ -61,6 +63,33 @@ def open_generated(
   if seed not in seeds:
     raise _nothing(folder, f"{strategy}, seed {seed}", seeds)
   return subset(source, seeds[seed])
+
+
+def open_run(
+  workdir: epath.PathLike, *, kept: bool = False, **more: Any
+) -> Source:
+  """Opens the images of a run, in the order in which they were drawn.
+
+  Args:
+    workdir: whose task `generate` is complete.
+    kept: takes those that `select` has kept, which must be complete too.
+    **more: of `open_generated`, such as strategy and seed.
+
+  Returns:
+    A source of rows of image uint8 [h, w, 3], label int, prompt str, seed int
+    and id str.
+
+  Raises:
+    UserError: about a task that is not complete, or as `open_generated`.
+  """
+  workdir = epath.Path(workdir).expanduser()
+  tasks = ("generate", "select") if kept else ("generate",)
+  artifacts.check_complete(workdir, tasks, planned=())
+  return open_generated(
+    workdir / "generate",
+    selection=workdir / "select" / SELECTION if kept else None,
+    **more,
+  )
 
 
 def read_selection(path: epath.PathLike) -> list[dict[str, Any]]:

@@ -12,13 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from etils import epath
 
-from synthjax.data.generated.drawn_images import read_selection
+from synthjax.data.generated.drawn_images import SELECTION, read_selection
 from synthjax.data.generated.plan import ImageId
 from synthjax.data.generated.scores import Scores, origin, unit
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError, unknown_names
 
-FILE = "selection.jsonl"
 KEPT, FILLED = "kept", "filled"
 OVER, BELOW = "over the cap", "below 1/N"
 
@@ -51,8 +50,14 @@ def select(
     seed: of the random choice, which depends on it and the ids alone.
 
   Raises:
-    UserError: listing every class without an image.
+    UserError: listing every class without an image; or if the scores are of
+      other classes.
   """
+  if len(class_names) != scores.probs.shape[1]:
+    raise UserError(
+      f"The scores are of {scores.probs.shape[1]} classes, but class_names has "
+      f"{len(class_names)}: give those of the same label space."
+    )
   # In float32 on both sides: a probability of exactly 1/N does not pass.
   passes = scores.p_own > np.float32(1 / len(class_names))
   return keep(
@@ -146,7 +151,7 @@ def in_smaller_drawing(ids: Sequence[str], images_per_class: int) -> np.ndarray:
 def write(folder: epath.PathLike, scores: Scores, selection: Selection) -> None:
   """Writes selection.jsonl, one row for each image."""
   strategies, seeds = origin(scores.ids)
-  with artifacts.replace(folder, FILE) as path, path.open("w") as file:
+  with artifacts.replace(folder, SELECTION) as path, path.open("w") as file:
     for i, reason in enumerate(selection.reasons):
       row = {
         "id": str(scores.ids[i]),
@@ -177,7 +182,7 @@ def read_kept(
     UserError: if the selection is damaged, or was made by other scores.
   """
   check_selection(folder, scores_folder)
-  rows = read_selection(epath.Path(folder) / FILE)
+  rows = read_selection(epath.Path(folder) / SELECTION)
   if [row["id"] for row in rows] != scores.ids.tolist():
     raise _other_scores(folder, scores_folder)
   return np.array([row["kept"] for row in rows], bool)

@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.data.generated.plan import ImageId
+from synthjax.data.pipeline import given
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
@@ -63,8 +64,16 @@ def make_scores(
     labels: [n] in 0..k-1.
     features: [n, d].
     texts: of the k classes.
+
+  Raises:
+    UserError: about labels that are not those of the features or the classes.
   """
-  labels = np.asarray(labels, np.int32)
+  labels = given.labels(
+    "labels",
+    labels,
+    count=len(features),
+    num_classes=len(texts.text_features),
+  )
   features = np.asarray(features, np.float64)
   classes = texts.filter_features
   classes = texts.text_features[:, 0] if classes is None else classes
@@ -83,12 +92,47 @@ def make_scores(
   )
 
 
+def score_images(
+  encoder: Any,
+  space: Any,
+  images: Sequence[np.ndarray],
+  labels: Sequence[int],
+  ids: Sequence[str] | None = None,
+) -> Scores:
+  """Encodes images, and classifies them by the texts of their classes.
+
+  Args:
+    encoder: an `encoders.Encoder`.
+    space: the label space, of k classes.
+    images: uint8, an array [n, h, w, 3] or a list of [h, w, 3].
+    labels: [n] in 0..k-1.
+    ids: [n], each the text of an `ImageId`; by default numbered.
+
+  Raises:
+    UserError: about what is no image, or labels that do not fit.
+  """
+  texts = encode_classes(encoder.encode_texts, encoder.logit_scale, space)
+  features = encoder.encode_images(images)
+  if ids is None:
+    ids = [str(ImageId("given", x, 0, 0, i)) for i, x in enumerate(labels)]
+  return make_scores(ids, labels, features, texts)
+
+
 def encode_classes(
   encode_texts: Callable[[Sequence[str]], np.ndarray],
   logit_scale: float,
   space: Any,
 ) -> Texts:
-  """Encodes every class in every template, and in the text of the filter."""
+  """Encodes every class in every template, and in the text of the filter.
+
+  Raises:
+    UserError: about what is no label space, or two classes of one text.
+  """
+  if not hasattr(space, "classes"):
+    raise UserError(
+      f"space={space!r:.80} is no label space: synthjax.load_space makes one "
+      "of a list of names, a file, or the name of a built-in one."
+    )
   texts = [space.sentence(t, c) for c in space.classes for t in space.templates]
   features = encode_texts(texts)
   shape = len(space.classes), len(space.templates), -1
