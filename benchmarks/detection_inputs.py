@@ -21,13 +21,21 @@ class Parts(NamedTuple):
   rois: np.ndarray  # [n, r, 4]
 
 
-def make_batch(n: int, short_side: int) -> dict[str, np.ndarray]:
-  """Returns a batch of images of 4 to 3, each with 3 objects."""
+def make_batch(
+  n: int, height: int, width: int | None = None, *, places: int = 8
+) -> dict[str, np.ndarray]:
+  """Returns a batch of images, by default of 4 to 3, each with 3 objects.
+
+  Args:
+    n: images.
+    height: px.
+    width: px.
+    places: for objects.
+  """
   rng = np.random.default_rng(0)
-  shape = np.array([short_side, short_side * 4 // 3 // STRIDE * STRIDE])
+  shape = np.array([height, width or height * 4 // 3 // STRIDE * STRIDE])
   corner = rng.uniform(0, 0.6, (n, 3, 2)) * shape[::-1]
   side = rng.uniform(0.1, 0.4, (n, 3, 2)) * shape[::-1]
-  places = 8  # for objects
   batch = {
     "image": rng.integers(0, 256, (n, *shape, 3), np.uint8),
     "size": np.tile(shape, (n, 1)).astype(np.int32),

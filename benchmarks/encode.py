@@ -2,10 +2,11 @@
 
   python -m benchmarks.encode [--json FILE] [--only rn50|vit_b16] [--batch N]
 
-Alone: batches of uint8 images at 224 px on the host become features there. The
-weights are random. All is float32 on a CPU; on a GPU bfloat16, and PyTorch's
-float16, as released. PyTorch's ViT is that of transformers. Its towers run as
-they are and, where that works, through torch.compile.
+Alone: batches of uint8 images at 224 px become features, which are copied to
+the host; the images lie on the device. The weights are random. All is float32
+on a CPU; on a GPU bfloat16, and PyTorch's float16, as released. PyTorch's ViT
+is that of transformers. Its towers run as they are and, where that works,
+through torch.compile.
 
 From files: the task `score` reads shards of PNG images of 256 px, resizes and
 encodes them and writes scores; PyTorch reads one file an image, by a DataLoader
@@ -82,10 +83,10 @@ def model_rows(name: str, args, device: str, has_torch: bool) -> list[dict]:
   if has_torch:
     import torch
 
-    from benchmarks import torch_clip
+    from benchmarks import torch_clip, torch_timing
 
     theirs = torch_clip.make_encoders(fields, images, compiled=not args.eager)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch_timing.place())
     timed |= {way: partial(encode, x) for way, encode in theirs.runs.items()}
   seconds = medians(timed, args.rounds, devices.clock_of(device))
   rates = {way: args.batch / s for way, s in seconds.items()}
@@ -127,7 +128,7 @@ def model_rows(name: str, args, device: str, has_torch: bool) -> list[dict]:
 
 
 def our_encoder(fields: dict, images: np.ndarray, dtype: str) -> Compiled:
-  """Compiles our image tower; a run takes the images there and back."""
+  """Compiles our image tower; a run brings the features here."""
   import jax
 
   from synthjax.adapt import encoder_tuning as towers
@@ -140,7 +141,7 @@ def our_encoder(fields: dict, images: np.ndarray, dtype: str) -> Compiled:
     jax.random.key(0),
     jax.ShapeDtypeStruct(images.shape, jax.numpy.float32),
   )
-  variables = jax.device_put(fill(like))
+  variables, images = jax.device_put((fill(like), images))
   tower = towers.Tower(module, variables, whole.image_size)
   encode = lambda variables, x: towers.encode(tower, variables, x, False)[0]
   compiled = compile_timed(jax.jit(encode), variables, images)

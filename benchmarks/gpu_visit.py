@@ -20,7 +20,7 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -144,81 +144,17 @@ def check(args) -> None:
 
   The rows hold norms of differences, relative to the CPU's float32.
   """
-  jax = use_jax(args)
-  command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu"]
-  command += ["-p", "no:cacheprovider", "tests/models/test_attention.py"]
-  status = subprocess.run(command, check=False).returncode
-  add_row(args, "check", "pytest -m gpu: exit status", "status", status)
-  cpu = jax.devices("cpu")[0]
-  for name, (run, inputs) in [*attention_checks(), *network_checks(args)]:
+  use_jax(args)
+  from benchmarks import device_checks
+
+  for name, each in device_checks.checks(tiny=args.tiny).items():
     try:
-      want = run(*jax.device_put(inputs(np.float32), cpu))
-      for dtype in ("float32", "bfloat16"):
-        got = run(*jax.device_put(inputs(dtype), jax.devices()[0]))
-        wide = lambda tree: np.concatenate(
-          [np.ravel(np.asarray(x, np.float64)) for x in jax.tree.leaves(tree)]
-        )
-        off = np.linalg.norm(wide(got) - wide(want))
-        error = off / np.linalg.norm(wide(want))
-        add_row(args, "check", f"{name}, {dtype}: error", "share", error)
+      for way, error in device_checks.errors(each).items():
+        add_row(args, "check", f"{name}, {way}: error", "share", error)
     except Exception as error:  # the next check may pass
       add_row(args, "check", f"{name}: {error!r:.300}", "failed", 1)
   count_unequal_pixels(args)
   draw_embedded(args)
-
-
-def attention_checks() -> Iterator[tuple[str, tuple[Callable, Callable]]]:
-  """Yields the gradients of attention: of a ViT, GLIDE, Stable Diffusion."""
-  import jax
-  import jax.numpy as jnp
-
-  from synthjax.models import attention
-
-  square = lambda q, k, v: jnp.square(
-    attention.attend(q, k, v).astype(jnp.float32)
-  ).sum()
-  gradients = jax.grad(square, (0, 1, 2))
-  for length, keys, width in (
-    (197, 197, 64),
-    (1024, 1152, 64),
-    (256, 77, 40),
-    (64, 64, 160),
-  ):
-
-    def inputs(dtype, length=length, keys=keys, width=width):
-      rng = np.random.default_rng(0)
-      draw = lambda n: rng.normal(size=(2, n, 4, width)).astype(dtype)
-      return draw(length), draw(keys), draw(keys)
-
-    yield f"attention {length} x {keys} x {width}", (gradients, inputs)
-
-
-def network_checks(args) -> Iterator[tuple[str, tuple[Callable, Callable]]]:
-  """Yields GLIDE's networks, whose activations have the type of the texts."""
-  from benchmarks import glide_stages
-  from synthjax.models.glide.model import Text
-
-  stages = glide_stages.TINY if args.tiny else glide_stages.RELEASED
-  for name, stage in stages.items():
-    model, variables = glide_stages.make_model(stage, "float32")
-    side = stage.image_size // (1 if args.tiny or name == "base" else 4)
-    low = side // 4 if stage.low_res else None
-
-    def run(variables, x, t, text, low_res, model=model):
-      wanted = model.copy(dtype=text.sequence.dtype)
-      return wanted.apply(variables, x, t, text, low_res, method="predict")
-
-    def inputs(dtype, model=model, variables=variables, side=side, low=low):
-      rng = np.random.default_rng(1)
-      draw = lambda *shape: rng.normal(size=shape).astype(np.float32)
-      text = Text(
-        draw(1, 4 * model.model_channels),
-        draw(1, model.text_context, model.text_width).astype(dtype),
-      )
-      x, low_res = draw(1, side, side, 3), low and draw(1, low, low, 3)
-      return variables, x, np.array([500]), text, low_res
-
-    yield f"GLIDE's {name}", (run, inputs)
 
 
 def count_unequal_pixels(args) -> None:
@@ -250,6 +186,27 @@ def draw_embedded(args) -> None:
   images = load_generator(**block).draw(["a red apple"] * 16, rngs)
   np.save(pathlib.Path(args.out) / "red_apples.npy", images)
   add_row(args, "check", "embedded generator: images", "images", len(images))
+
+
+def train_embedded(args) -> None:
+  """Trains the embedded networks by their configs, and leaves their weights.
+
+  The rate is that of the last row of a training's metrics.
+  """
+  for config in ("train_generator", "train_clip"):
+    workdir = pathlib.Path(args.out) / config
+    command = [sys.executable, "-m", "synthjax.main", f"--workdir={workdir}"]
+    arm = ":runlocal" if args.tiny else ""
+    began = time.monotonic()
+    subprocess.run([*command, f"--config=configs/{config}.py{arm}"], check=True)
+    took = time.monotonic() - began
+    add_row(args, "embedded", f"{config}, with starting", "s", took)
+    for path in sorted(workdir.glob("*/*_metrics.jsonl")):
+      *_, last = path.read_text().splitlines()
+      rate = json.loads(last).get("images_per_second")
+      name = path.name.removesuffix("_metrics.jsonl")
+      if rate:
+        add_row(args, "embedded", f"{config}: {name}", "images/s", rate)
 
 
 # --- speed --------------------------------------------------------------------
@@ -379,6 +336,7 @@ PARTS = {
     180, against_torch("sample", "--preset=paper", "--batch=64", "--rounds=1")
   ),
   "train_torch": Part(150, against_torch("train", "--batch=256")),
+  "embedded": Part(330, train_embedded),
 }
 
 

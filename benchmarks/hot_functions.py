@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import detection_inputs
 from benchmarks.glide_stages import RELEASED, Stage
 from benchmarks.made_up import repeated_noise
 from synthjax.adapt import linear_head
@@ -98,7 +99,7 @@ def fill(hot: Hot) -> tuple:
   """Returns arguments for a function: noise, and norms as they start.
 
   Whole numbers are 0 but for pixels, so that each label is a class and each
-  token a word.
+  token a word. Images of detection have objects.
   """
   rng = np.random.default_rng(0)
   noise = repeated_noise(rng)
@@ -116,7 +117,16 @@ def fill(hot: Hot) -> tuple:
     values = noise(x.shape)
     return values.astype(x.dtype)
 
-  return jax.tree_util.tree_map_with_path(leaf, hot.args)
+  def with_objects(arg):
+    if not (isinstance(arg, dict) and "size" in arg):
+      return arg
+    n, *sides, _ = arg["image"].shape
+    places = arg["boxes"].shape[1] if "boxes" in arg else 3
+    made = detection_inputs.make_batch(n, *sides, places=places)
+    return {name: made[name] for name in arg}
+
+  filled = jax.tree_util.tree_map_with_path(leaf, hot.args)
+  return tuple(map(with_objects, filled))
 
 
 # --- shapes -------------------------------------------------------------------
@@ -276,11 +286,12 @@ def _init_clip(model: clip.CLIP) -> Any:
 
 
 def encode_images(batch: int, model: clip.CLIP, *, side: int) -> Hot:
-  """Resizes uint8 images as CLIP does, and encodes them."""
+  """Resizes uint8 images as CLIP does, and encodes them as encoders do."""
 
   def encode(variables, images):
     images = clip.preprocess(fit_images(images, model.image_size))
-    return model.apply(variables, images, method="encode_image")
+    with jax.default_matmul_precision("highest"):
+      return model.apply(variables, images, method="encode_image")
 
   return Hot(encode, (_init_clip(model), _images(batch, side, side, 3)))
 

@@ -12,7 +12,8 @@ through torch.compile. After compilation they take turns, so that other work on
 the machine slows all; the figures are the medians of the rounds, with one
 thread of a CPU (--threads 1) of the process's own time.
 
-An accelerator walks every step, from prompts to uint8 images. As a CPU would
+An accelerator walks every step, from prompts to uint8 images, and compiles each
+network once, in its walk: there are no rows of single steps. As a CPU would
 take half an hour for an image, it runs one step of either network, and images/s
 are those of all steps at that pace, as the rows say. Reading the prompts, which
 takes 0.05 % of the FLOPs, is left out there.
@@ -41,7 +42,7 @@ class Sides(NamedTuple):
 
   ours: Compiled
   theirs: Any  # torch_timing.Ways, or None
-  seconds: dict[str, float]  # of "ours" and of each of PyTorch's ways
+  seconds: dict[str, float]  # of "ours" and PyTorch's ways; 0 if not timed
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -87,20 +88,27 @@ def measure(args, device: str, has_torch: bool) -> list[dict]:
       if args.whole:
         whole = time_whole(PRESETS[preset], stages, sides, folder, args)
       rows += preset_rows(preset, sides, whole, args, device)
-    for name, side in sides.items():
-      rows += stage_rows(name, stages[name], side, args, device)
+    if not args.whole:
+      for name, side in sides.items():
+        rows += stage_rows(name, stages[name], side, args, device)
   return rows
 
 
 def time_step(name: str, stage: Any, args, has_torch: bool) -> Sides:
-  """Compiles a step of a network's walk on both sides, and times it."""
+  """Compiles a step of a network's walk on both sides, and times it.
+
+  Where whole walks are timed, its FLOPs are counted and no more.
+  """
   from synthjax.diffusion import schedule
 
   sampler, respacing = PRESETS["paper"][name]
   steps = schedule.respace(schedule.BETAS[stage.betas](), respacing)
   steps = glide_stages.keep_one(steps)
   ours = glide_stages.our_step(
-    stage, steps, sampler, batch=args.batch, dtype=args.dtype
+    *(stage, steps, sampler),
+    batch=args.batch,
+    dtype=args.dtype,
+    compiled=not args.whole,  # each network is compiled once, in its walk
   )
   timed, theirs = {"ours": ours.run}, None
   if has_torch:
@@ -117,6 +125,8 @@ def time_step(name: str, stage: Any, args, has_torch: bool) -> Sides:
       compiled=not args.eager,
     )
     timed |= theirs.runs
+  if args.whole:
+    return Sides(ours, theirs, dict.fromkeys(timed, 0.0))
   return Sides(ours, theirs, medians(timed, args.rounds, args.clock))
 
 

@@ -126,15 +126,3 @@ def test_a_kernel_is_called_with_what_it_takes(
   out = attention.fused(x, x, x, **options)
   assert called == ([kernel] if kernel else [])
   assert (out is None) == (kernel is None)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("length", [64, 197, 256, 1024])
-def test_cudnn_attends_as_plain_jax_does(length):
-  """With 128 places of text before those of the image, as in the base."""
-  q, k, v = draw((length, length + 128, length + 128), jnp.bfloat16)
-  if not attention.kernel_for(q.dtype, q.shape[-1], jax.devices()[0]):
-    pytest.skip("the GPU is older than cuDNN's attention, or not NVIDIA's")
-  got = attention.attend(q, k, v).astype(jnp.float32)
-  exact = (x.astype(jnp.float32) for x in (q, k, v))
-  np.testing.assert_allclose(got, attention.attend(*exact), atol=0.02)
