@@ -11,7 +11,6 @@ Google Cloud (`gs://`).
 import hashlib
 import json
 import math
-import os
 import platform
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ from synthjax import __version__
 from synthjax.runtime.atomic import discards, remove_stale, replace
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
-from synthjax.runtime.threads import in_threads
+from synthjax.runtime.threads import count_cores, in_threads
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
 _LIBRARIES = ("jax", "flax", "numpy")
@@ -353,7 +352,7 @@ def _measure_all(
 ) -> dict[str, dict[str, Any]]:
   names, measure = sorted(rows), lambda name: _measure(folder / name)
   # Hashing releases Python's lock.
-  measured = in_threads(measure, names, threads=os.cpu_count() or 1)
+  measured = in_threads(measure, names, threads=count_cores())
   return {
     name: {"rows": int(rows[name])} | sizes
     for name, sizes in zip(names, measured, strict=True)

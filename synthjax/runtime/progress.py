@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from synthjax.runtime.threads import count_cores
+
 _REDRAWN = 0.2  # seconds between two states of a live line
 _LOGGED = (10, 300)  # seconds between lines of a log: at first, and at most
 _open = False  # whether the last line on the terminal is live
@@ -175,7 +177,7 @@ def watch_devices() -> Callable[[], str]:
       cpu, wall = cpu + spent, now
       if passed < 1e-3:
         return ""
-      return f"{spent / passed:.1f} of {_cores()} cores"
+      return f"{spent / passed:.1f} of {count_cores()} cores"
     if devices[0].platform == "gpu" and (asked is None or now - asked > _ASKED):
       busy, asked = _busy(), now
     share = f"{busy:.0f} % busy" if busy is not None else ""
@@ -208,10 +210,3 @@ def _busy() -> float | None:
   except (OSError, subprocess.SubprocessError, ValueError):
     return None  # a line of progress is no reason to fail
   return sum(shares) / len(shares) if shares else None
-
-
-def _cores() -> int:
-  """Returns the number of cores that this process may use."""
-  if hasattr(os, "sched_getaffinity"):
-    return len(os.sched_getaffinity(0))
-  return os.cpu_count() or 1

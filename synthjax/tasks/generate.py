@@ -53,6 +53,7 @@ from synthjax.prompts import strategies
 from synthjax.runtime import artifacts, locks
 from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import counter, duration, say
+from synthjax.runtime.threads import count_cores
 from synthjax.tokenizers import cut_texts
 
 PROCESSES = "shared"  # each draws the shards that no other one has
@@ -301,7 +302,7 @@ def fill(
   process = jax.process_index(), jax.process_count()
   parts = locks.share(folder, list(sizes), process=process)
   with (
-    futures.ThreadPoolExecutor(os.cpu_count()) as encoders,
+    futures.ThreadPoolExecutor(count_cores()) as encoders,
     futures.ThreadPoolExecutor(1) as writer,
   ):
     writing = None

@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import functools
 import itertools
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
@@ -22,6 +21,7 @@ from synthjax.labels import spaces
 from synthjax.runtime import artifacts, locks
 from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import counter
+from synthjax.runtime.threads import count_cores
 
 CHUNK = 1024  # images that are read ahead, and encoded with one call
 PROCESSES = "shared"  # each scores the shards that no other one has
@@ -141,7 +141,7 @@ def _score_all(
   )
   report = counter("score", len(source), done=done, processes=process[1])
   begun = {}
-  with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+  with futures.ThreadPoolExecutor(count_cores()) as pool:
     # Each encoder has the image of its own size, unless a device resizes.
     read = functools.partial(_read, source, [each.fit for each, _ in judges])
 

@@ -19,7 +19,7 @@ def clock(monkeypatch):
   now = [0.0]
   monkeypatch.setattr(time, "monotonic", lambda: now[0])
   monkeypatch.setattr(time, "process_time", lambda: 1.5 * now[0])
-  monkeypatch.setattr(progress, "_cores", lambda: 2)
+  monkeypatch.setattr(progress, "count_cores", lambda: 2)
   return now
 
 
