@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from synthjax.config.schema import Count, Rule
+from synthjax.data.pipeline import jpeg
 
 FORMATS = ("png", "jpeg", "webp")
 _STARTS = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
@@ -75,6 +76,8 @@ def with_pixels(example: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
 
 def decode_image(encoded: bytes) -> np.ndarray:
   """Returns an encoded image as uint8 [h, w, 3]."""
+  if (image := jpeg.decode(io.BytesIO(encoded))) is not None:
+    return image
   with Image.open(io.BytesIO(encoded)) as image:
     return np.asarray(_rgb(image))
 

@@ -24,7 +24,7 @@ from absl import logging
 from etils import epath
 from PIL import Image, UnidentifiedImageError
 
-from synthjax.data.pipeline import orientation
+from synthjax.data.pipeline import jpeg, orientation
 from synthjax.data.pipeline.orientation import Header
 from synthjax.data.pipeline.rows import Example, Files, Source
 from synthjax.runtime.errors import UserError
@@ -209,6 +209,11 @@ def to_square(image: Image.Image, size: int) -> Image.Image:
 
 def to_pixels(image: Image.Image, image_size: int | None = None) -> np.ndarray:
   """Returns an image of `opened` as `read_pixels` returns a file."""
+  stays = image_size is None or image.size == (image_size, image_size)
+  stays = stays and orientation.orientation(image) == 1
+  if stays and image.format == "JPEG":
+    if (pixels := jpeg.decode(image.fp)) is not None:
+      return pixels
   image = to_rgb(orientation.turned(image))
   if image_size is not None and image.size != (image_size, image_size):
     image = to_square(image, image_size)
