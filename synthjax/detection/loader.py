@@ -231,7 +231,7 @@ def train_batches(
   batch_size: int,
   num_batches: int,
   seed: int,
-  num_workers: int = 0,
+  num_workers: int | None = 0,
 ) -> Batches:
   """Makes shuffled batches: this process's share of each global one.
 
@@ -247,7 +247,7 @@ def train_batches(
     batch_size: over all processes.
     num_batches: at least the steps of training; fewer are the first of more.
     seed: of all random draws; the same on every process.
-    num_workers: reading processes; 0 reads in this one.
+    num_workers: reading processes; see `pipeline.loader.train_batches`.
 
   Returns:
     Batches of image uint8 [n, H, W, 3], padded with zeros below and right; size
@@ -280,7 +280,7 @@ def train_batches(
 
 
 def eval_batches(
-  source: Detection, images: Images, *, num_workers: int = 0
+  source: Detection, images: Images, *, num_workers: int | None = 0
 ) -> Batches:
   """Makes batches of every image once: this process's share of each.
 
@@ -291,7 +291,7 @@ def eval_batches(
   Args:
     source: images with boxes.
     images: how they are resized and batched.
-    num_workers: reading processes; 0 reads in this one.
+    num_workers: reading processes; see `pipeline.loader.train_batches`.
 
   Returns:
     Batches as those of `train_batches`, and index int32 [n], the row of the
@@ -340,7 +340,7 @@ def _to_dataset(
   read: Callable[..., dict[str, np.ndarray]],
   plan: Plan,
   share: slice,
-  num_workers: int,
+  num_workers: int | None,
 ) -> Batches:
   rows, short_sides, flips = (column[:, share] for column in plan[:3])
   plan = Plan(rows, short_sides, flips, plan.buckets)

@@ -3,15 +3,21 @@
 import dataclasses
 import functools
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import grain
 import jax
 import numpy as np
+from absl import logging
 
+from synthjax.data.pipeline import codecs
 from synthjax.data.pipeline.rows import Example, Source
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.threads import count_cores
 
+# A core crops 700 to 1,200 images/s, and an H100 may train on 5,500.
+WORKERS_PER_DEVICE = 8
 # Top-level functions or partials of them, as worker processes pickle them.
 Transform = Callable[[Example, np.random.Generator], Example]
 
@@ -26,7 +32,7 @@ class Batches:
   """
 
   ds: grain.MapDataset  # of batches
-  num_workers: int = 0  # reading processes; 0 reads in this one
+  num_workers: int | None = 0  # reading processes; see `train_batches`
   ahead: int = 2  # batches that are read before they are asked for
 
   def __iter__(self) -> Iterator[Example]:
@@ -37,8 +43,11 @@ class Batches:
     # Grain's defaults are 16 threads and 500 elements ahead.
     read = grain.ReadOptions(num_threads=2, prefetch_buffer_size=self.ahead)
     ds = self.ds[number:].to_iter_dataset(read)
-    if self.num_workers:
-      ds = ds.mp_prefetch(grain.MultiprocessingOptions(self.num_workers))
+    workers = self.num_workers
+    if workers is None:
+      workers = choose_workers()
+    if workers:
+      ds = ds.mp_prefetch(grain.MultiprocessingOptions(workers))
     return iter(ds)
 
   def example(self) -> Example:
@@ -52,7 +61,7 @@ def train_batches(
   *,
   batch_size: int,
   seed: int,
-  num_workers: int = 0,
+  num_workers: int | None = 0,
   repeats: int = 1,
 ) -> Batches:
   """Makes endless shuffled batches: this process's share of each global one.
@@ -65,7 +74,8 @@ def train_batches(
     transforms: applied in order, each with its own random generator.
     batch_size: over all processes.
     seed: of order and augmentation; the same on every process.
-    num_workers: reading processes; 0 reads in this one.
+    num_workers: reading processes; 0 reads in this one, None chooses
+      `choose_workers`.
     repeats: of each image within a batch, each transformed differently
       (repeated augmentation, as DeiT's; see `repeated`). An epoch has as many
       steps as without repeats, and sees fewer of the images.
@@ -100,6 +110,24 @@ def train_batches(
   return Batches(ds, num_workers)
 
 
+def choose_workers() -> int:
+  """Returns how many processes read for the devices of this one.
+
+  At most one a core, less the core that feeds the devices; none where the
+  cores are the devices, and reading processes would take them from the
+  training.
+  """
+  cores, devices = count_cores(), jax.local_devices()
+  workers = min(cores - 1, WORKERS_PER_DEVICE * len(devices))
+  if devices[0].platform == "cpu":
+    workers = 0
+  logging.info(
+    "%d processes read images, for %d devices (%s), on %d cores.",
+    *(workers, len(devices), devices[0].platform, cores),
+  )
+  return workers
+
+
 # --- the order of repeated augmentation (Hoffer et al. 2020) ------------------
 
 
@@ -109,8 +137,9 @@ def repeated(
   """Returns the rows of all processes, epoch after epoch, without an end.
 
   Each example of a random order comes `repeats` times in a row: its copies meet
-  in a batch, and are augmented differently. An epoch has as many whole batches
-  as one without repeats, so three repeats see a third of the examples.
+  in a batch, are decoded once, whole, and augmented differently. An epoch has
+  as many whole batches as one without repeats, so three repeats see a third of
+  the examples.
 
   Args:
     source: of the examples.
@@ -140,7 +169,21 @@ def _read(
 ) -> Example:
   epoch, place = divmod(position, length)
   order = repeated_order(len(source), epoch=epoch, seed=seed, repeats=repeats)
-  return source[int(order[place])]
+  return _decoded(source, int(order[place]))
+
+
+_LAST = threading.local()  # what a thread read last: (source, row, example)
+
+
+def _decoded(source: Sequence[Example], row: int) -> Example:
+  """Reads a row with its pixels; once for the copies that a thread reads."""
+  kept = getattr(_LAST, "kept", None)
+  if not (kept and kept[0] is source and kept[1] == row):
+    example = source[row]
+    if "encoded" in example:
+      example = codecs.with_pixels(example, codecs.pixels(example))
+    kept = _LAST.kept = source, row, example
+  return kept[2]
 
 
 @functools.lru_cache(maxsize=2)  # reading ahead crosses into the next epoch

@@ -1,5 +1,7 @@
 """Batches of training: whole epochs, the same for any number of processes."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
@@ -50,6 +52,36 @@ def test_reading_processes_start_anywhere_and_change_nothing(monkeypatch):
   want = shares(1, monkeypatch, 3)
   found = shares(1, monkeypatch, 3, num_workers=2)
   np.testing.assert_array_equal(found, want)
+
+
+@pytest.mark.parametrize(
+  ("platform", "devices", "cores", "workers"),
+  [
+    ("cpu", 1, 64, 0),  # its cores train
+    ("gpu", 1, 64, 8),
+    ("gpu", 8, 208, 64),
+    ("tpu", 4, 12, 11),
+    ("gpu", 1, 1, 0),
+  ],
+)
+def test_reading_processes_follow_from_devices_and_cores(
+  monkeypatch, platform, devices, cores, workers
+):
+  local = [types.SimpleNamespace(platform=platform)] * devices
+  monkeypatch.setattr(jax, "local_devices", lambda: local)
+  monkeypatch.setattr(pipeline, "count_cores", lambda: cores)
+  started = []
+  monkeypatch.setattr(
+    pipeline.grain, "MultiprocessingOptions", lambda n: started.append(n)
+  )
+  monkeypatch.setattr(
+    pipeline.grain.IterDataset, "mp_prefetch", lambda ds, options: ds
+  )
+  batches = pipeline.train_batches(
+    [{"x": 1}], [], batch_size=1, seed=0, num_workers=None
+  )
+  next(iter(batches))
+  assert started == [workers] * (workers > 0)
 
 
 def test_a_batch_that_does_not_split_is_refused(monkeypatch):

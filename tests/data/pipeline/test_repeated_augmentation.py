@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from synthjax.data.pipeline import codecs
 from synthjax.data.pipeline import loader as pipeline
 from synthjax.data.pipeline.loader import repeated, repeated_order
 from synthjax.runtime.errors import UserError
@@ -66,6 +67,35 @@ def test_each_copy_is_augmented_in_its_own_way():
     drawn = np.concatenate([each[name] for each in found])
     assert len(set(drawn.tolist())) == 48
   assert (found[0]["drawn"] != found[0]["shifted"]).all()
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_copies_are_decoded_once(monkeypatch, count):
+  """Of 8 rows of a batch, 3 or 4 images: those at its ends have other copies.
+
+  Pixels and draws are those of rows that are decoded each for itself.
+  """
+  decoded = []
+
+  def decode(encoded):
+    decoded.append(encoded)
+    return np.full((2, 2, 3), encoded[0], np.uint8)
+
+  monkeypatch.setattr(codecs, "decode_image", decode)
+  monkeypatch.setattr(jax, "process_count", lambda: count)
+  source = [{"encoded": bytes([i])} for i in range(30)]
+  transform = lambda row, rng: draw({"image": codecs.pixels(row)}, rng)
+  ds = pipeline.train_batches(
+    source, [transform], batch_size=8 * count, seed=5, repeats=3
+  ).ds
+  found = [ds[i] for i in range(3)]
+  assert len(decoded) <= 3 * 4
+  length = 30 // (8 * count) * 8 * count
+  rows = repeated_order(30, epoch=0, seed=5, repeats=3)[:length]
+  firsts = [slice(start, start + 8) for start in range(0, length, 8 * count)]
+  for batch, first in zip(found, firsts, strict=False):
+    np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], rows[first])
+    assert len(set(batch["drawn"].tolist())) == 8
 
 
 def test_a_stopped_iterator_goes_on_exactly():
