@@ -113,7 +113,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     # padding and five 25 %, which takes longer; two for the test have 18 %.
     eval_num_buckets=2,
     precise_bn_iterations=200,
-    num_workers=16,
     log_every=50,  # steps, as is every *_every
     checkpoint_every=1_000,
   )
@@ -184,6 +183,7 @@ def shrink(config: ml_collections.ConfigDict) -> None:
       decay="all_but_norms",
     ),
     precise_bn_iterations=20,
+    num_workers=0,
     log_every=50,
     checkpoint_every=200,
   )

@@ -41,7 +41,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     writer=released_t5(config.space),
   )
   config.generator = released_glide()
-  config.generate = dict(images_per_class=500, seeds=(0,), shard_size=4096)
+  config.generate = dict(
+    images_per_class=500, seeds=(0,), shard_size=4096, image_format="jpeg"
+  )
 
   recipe = dict(
     image_size=32,
@@ -55,7 +57,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       drop_factor=0.2,
       weight_decay=5e-4,
     ),
-    num_workers=16,
     log_every=50,
     checkpoint_every=2_500,
     test=data_set("cifar100", "test", arg.data_dir),

@@ -66,6 +66,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     images_per_class=arg.images_per_class or AMOUNTS[arg.amount],
     seeds=(0,),
     shard_size=4096,
+    image_format="jpeg",  # a fifth of the bytes of PNG, decoded sooner
   )
 
   # Appendix C.5.3: AdamW, lr 1e-4 from random weights and 1e-5 from those of
@@ -77,7 +78,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     seeds=(0,),
     image_size=224,
     augment="photo",  # random crop, resize, flip
-    num_workers=16,
     fsdp=1,  # devices that share one copy of the state
     log_every=50,  # steps, as is every *_every
     checkpoint_every=2_500,

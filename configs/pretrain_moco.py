@@ -74,6 +74,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     images_per_class=arg.images_per_class or amounts.get(amount, 1200),
     seeds=(0,),
     shard_size=4096,
+    image_format="jpeg",  # a fifth of the bytes of PNG, decoded sooner
   )
 
   # Chen et al. (2020), 200 epochs; lr 0.03 from random weights and 0.003 from
@@ -94,7 +95,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     image_size=224,
     source_size=256,  # as they were drawn; the device crops both views
     device_augment="moco_v2",
-    num_workers=16,
     fsdp=1,  # devices that share one copy of the state
     log_every=50,  # steps, as is every *_every
     checkpoint_every=2_500,

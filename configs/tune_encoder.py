@@ -164,6 +164,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     block = config.tune_encoder
     block.pool, block.test = dict(split="real_pool"), dict(split="test")
     block.batch_size, block.epochs, block.remat = 32, 10, False
+    block.num_workers = 0
     # Of 1e-4 to 3e-3 and of 3e-3 to 3e-1, the best on the validation style:
     # for more than the classifier, and for the classifier alone.
     block.optimizer.lr = 1e-3

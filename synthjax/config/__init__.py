@@ -231,7 +231,6 @@ def finetuning_on_cifar100() -> dict[str, Any]:
       drop_factor=0.2,
       weight_decay=5e-4,
     ),
-    num_workers=16,
     log_every=50,
     checkpoint_every=2_500,
   )
@@ -292,6 +291,7 @@ def embedded_pretraining(
     augment="drawing",
     optimizer=optimizer,
     validation=dict(split="validation"),
+    num_workers=0,  # to start some takes longer than these images
     log_every=20,
   )
   return dict(
