@@ -129,6 +129,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       validation=dict(split="validation"),
       knn=dict(k=10),  # of 24 images a class
       monitor=dict(every=100, knn=dict(k=10), linear_probe=True),
+      num_workers=0,
       log_every=20,
       checkpoint_every=100,
     )

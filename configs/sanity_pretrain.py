@@ -45,6 +45,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     batch_size=64,
     optimizer=dict(name="sgd", lr=0.1, weight_decay=5e-4),
     validation=dict(split="validation"),
+    num_workers=0,
     log_every=20,
     checkpoint_every=200,
   )
@@ -61,6 +62,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     epochs=30,
     batch_size=32,
     optimizer=dict(name="sgd", lr=(0.03, 0.1, 0.3), weight_decay=5e-4),
+    num_workers=0,
     log_every=20,
     checkpoint_every=1_000,  # a run takes seconds: its end alone
   )
