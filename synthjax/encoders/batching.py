@@ -52,7 +52,7 @@ def in_batches(
   copied, split = meshes.copied(mesh), meshes.split(mesh)
   compiled = memory.checked(
     jax.jit(function, in_shardings=(copied, split), out_shardings=split),
-    held=memory.held_bytes(variables),
+    held=variables,
     batch_size=batch_size // mesh.size,
     field="batch_size",
   )

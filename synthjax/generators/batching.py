@@ -71,7 +71,7 @@ def make_generator(
   compile_split = functools.partial(
     jax.jit, in_shardings=(copied, split, split, split), out_shardings=split
   )
-  held, finish = memory.held_bytes(params), compile_split(finish)
+  finish = compile_split(finish)
   at_precision = functools.partial(jax.default_matmul_precision, precision)
 
   @functools.cache
@@ -92,6 +92,7 @@ def make_generator(
   elif batch_size is None:
     with at_precision():
       working = working_bytes(BATCH_SIZE)
+    held = memory.held_bytes(params)
     batch_size = memory.largest_batch(held, working, BATCH_SIZE, most=MOST)
     logging.info(
       "Each device draws %d images at once: %d need %.1f GiB beside the %.1f "
@@ -101,7 +102,7 @@ def make_generator(
     )
   check = functools.partial(
     memory.checked,
-    held=held,
+    held=params,
     batch_size=batch_size,
     field="config.generator.batch_size",
   )

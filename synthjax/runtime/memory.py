@@ -3,6 +3,7 @@
 Nothing is known of a CPU's, whose memory other programs share.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,12 +35,15 @@ def peak_bytes(compiled: Any) -> int:
 def working_bytes(compiled: Any) -> int:
   """Returns the bytes that a call takes on a device beside its arguments."""
   memory = compiled.memory_analysis()
-  return memory.output_size_in_bytes + memory.temp_size_in_bytes
+  return peak_bytes(compiled) - memory.argument_size_in_bytes
 
 
 def held_bytes(tree: Any) -> int:
-  """Returns the bytes of arrays that each device has a whole copy of."""
-  return sum(x.nbytes for x in jax.tree.leaves(tree))
+  """Returns the bytes on a device of arrays that lie there, whole or split."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
 
 
 def largest_batch(
@@ -83,27 +87,28 @@ def check(held: int, working: int, batch_size: int, *, field: str) -> None:
 
 
 def checked(
-  function: Any, *, held: int, batch_size: int, field: str
+  function: Any, held: Any, *, batch_size: int, field: str
 ) -> Callable[..., Any]:
   """Makes a jitted function refuse a batch that does not fit, before it runs.
 
   Args:
-    function: of `jax.jit`, called with arrays of few shapes.
-    held: as `largest_batch`.
+    function: of `jax.jit`, whose arguments but the first have few shapes; the
+      first, such as weights, has always the same.
+    held: arrays that lie on the devices meanwhile.
     batch_size: of its arrays, on a device.
     field: of the config, for the message.
   """
   if limit() is None:
     return function
-  programs = {}
+  programs, held = {}, held_bytes(held)
 
-  def call(*args):
-    leaves, tree = jax.tree.flatten(args)
+  def call(first, *others):
+    leaves, tree = jax.tree.flatten(others)
     key = tree, *((x.shape, x.dtype) for x in leaves)
     if key not in programs:
-      compiled = function.lower(*args).compile()
+      compiled = function.lower(first, *others).compile()
       check(held, working_bytes(compiled), batch_size, field=field)
       programs[key] = compiled
-    return programs[key](*args)
+    return programs[key](first, *others)
 
   return call

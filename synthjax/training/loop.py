@@ -111,6 +111,7 @@ def fit(
   rng: jax.Array,
   hooks: Sequence[Hook] = (),
   fsdp: int = 1,
+  guard: Callable[[Any, Any], Callable] = lambda step, state: step,
 ) -> Any:
   """Trains from state.step up to num_steps and returns the last state.
 
@@ -123,6 +124,7 @@ def fit(
     hooks: called after each step, in order.
     fsdp: devices that share one copy of the state between them; the batch is
       split over all devices all the same. 1 gives each device a copy.
+    guard: (compiled step, state) -> what is called; see `memory.checked`.
   """
   mesh = meshes.make_mesh(fsdp)
   copied, places = meshes.copied(mesh), meshes.shard(mesh, state)
@@ -130,6 +132,7 @@ def fit(
     objective.step, donate_argnums=0, out_shardings=(places, copied)
   )
   state = jax.device_put(state, places)
+  step_fn = guard(step_fn, state)
   rng = meshes.place_key(mesh, rng)
   for step in range(int(state.step), num_steps):
     batch = meshes.to_global(mesh, next(batches))

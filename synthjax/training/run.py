@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import shutil
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from etils import epath
 from flax.serialization import to_state_dict
 
 from synthjax.config.schema import Count, Whole
-from synthjax.runtime import atomic, processes
+from synthjax.runtime import atomic, memory, processes
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
@@ -83,7 +84,7 @@ def train(
 
   Raises:
     UserError: when a metric or the state is not finite, the batch or `fsdp`
-      does not fit the devices, or no checkpoint can be read.
+      does not fit the devices or their memory, or no checkpoint can be read.
     SystemExit: of code `processes.PREEMPTED`, when SIGTERM has ended the run
       between two steps; it is saved then.
   """
@@ -132,6 +133,11 @@ def train(
         ),
       ],
       fsdp=fsdp,
+      guard=functools.partial(
+        memory.checked,
+        batch_size=batch_size // meshes.make_mesh(fsdp).size,
+        field=f"config.{folder.name}.batch_size",
+      ),
     )
 
 

@@ -70,6 +70,18 @@ def rows_of(folder):
   return metrics.read_rows(folder / "line_metrics.jsonl")
 
 
+def test_a_batch_beyond_the_memory_is_refused_before_a_step(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(runs.memory, "limit", lambda: 10**8)
+  assert int(train(tmp_path / "fits", 2).step) == 2
+  monkeypatch.setattr(runs.memory, "limit", lambda: 100)
+  named = r"config.task.batch_size=\d+ needs about .* GiB on each device"
+  with pytest.raises(UserError, match=named):
+    train(tmp_path / "task", 2)
+  assert not (tmp_path / "task" / "line_metrics.jsonl").exists()
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path):
   whole = train(tmp_path / "whole", 11)
   train(tmp_path / "parts", 6)  # stops at a checkpoint
