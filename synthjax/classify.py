@@ -128,14 +128,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     classifier = classifiers.load(args.workdir, arm=args.arm)
     width = max(len(_on_a_line(path)) for path in paths)
     unread = []
-    for path, found in classify_files(classifier, paths):
-      if isinstance(found, UserError):
-        unread.append(str(found))
+    for path, answer in classify_files(classifier, paths):
+      if isinstance(answer, UserError):
+        unread.append(str(answer))
         if args.json:
-          print(json.dumps({"file": str(path), "error": str(found)}))
+          print(json.dumps({"file": str(path), "error": str(answer)}))
         continue
-      order = np.argsort(-found)[: max(args.top, 1)]
-      best = [(classifier.classes[i], found[i]) for i in order]
+      order = np.argsort(-answer)[: max(args.top, 1)]
+      best = [(classifier.classes[i], answer[i]) for i in order]
       if args.json:
         classes = {name: round(float(p), 6) for name, p in best}
         print(json.dumps({"file": str(path), "classes": classes}))

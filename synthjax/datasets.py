@@ -40,11 +40,11 @@ def run(command: str, names: Sequence[str], data_dir: str | None) -> None:
   Raises:
     UserError: about misspelt or missing arguments, or from the command.
   """
-  known = publishers.published()
+  data_sets = publishers.published()
   if command not in COMMANDS:
     raise unknown_names("command", [command], COMMANDS)
-  if unknown := [name for name in names if name not in known]:
-    raise unknown_names("data set", unknown, known)
+  if unknown := [name for name in names if name not in data_sets]:
+    raise unknown_names("data set", unknown, data_sets)
   if command in ("fetch", "check") and not names:
     raise UserError(f"`{command}` needs a name; `list` lists them.")
   root = publishers.data_folder(data_dir)
@@ -55,21 +55,21 @@ def run(command: str, names: Sequence[str], data_dir: str | None) -> None:
 
 def list_all(names: Sequence[str], root: epath.Path) -> None:
   """Prints the data sets and their states, or all about the named ones."""
-  known = publishers.published()
+  data_sets = publishers.published()
   rows = [("name", "what", "MB", "licence", "state")]
-  for name in names or known:
-    entry = known[name]
+  for name in names or data_sets:
+    entry = data_sets[name]
     size = published.total([a.file for a in entry.files if a.file.megabytes])
     rows.append((name, entry.what, size, entry.licence, state(name, root)))
   print_table(rows)
   for name in names:
-    print(f"\n{name}: {known[name].page}\n  lies in {_home(name, root)}")
-    for archive in known[name].files:
+    print(f"\n{name}: {data_sets[name].page}\n  lies in {_home(name, root)}")
+    for archive in data_sets[name].files:
       hash_ = archive.file.published_hash()
       print(f"  {archive.file.url or archive.file.name + ', by hand'}")
       print(f"    {hash_}, {_state(name, root, archive)}")
-    if known[name].by_hand:
-      print(f"  {known[name].by_hand}.")
+    if data_sets[name].by_hand:
+      print(f"  {data_sets[name].by_hand}.")
   print(f"\nThey lie in {root} (--data_dir or SYNTHJAX_DATA moves it).")
 
 
@@ -109,8 +109,8 @@ def where(names: Sequence[str], root: epath.Path) -> None:
     entries = [
       a.gives or a.file.name for a in publishers.published()[name].files
     ]
-    found = dict.fromkeys(publishers.find(name, root, e) for e in entries)
-    places = [str(place) for place in found if place]
+    folders = dict.fromkeys(publishers.find(name, root, e) for e in entries)
+    places = [str(place) for place in folders if place]
     print(f"{name:16} {', '.join(places) or 'not here'}")
 
 

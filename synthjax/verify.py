@@ -46,11 +46,11 @@ def check(workdir: epath.PathLike) -> list[str]:
   total = sum(e["bytes"] for listed in files.values() for e in listed.values())
   report = counter("verify", total, unit="bytes")
   for folder, listed in files.items():
-    known = {SPEC, MANIFEST, *listed}
-    extra = [name for name in _files(folder) if name not in known]
-    found = artifacts.damage(folder, report)
-    found |= dict.fromkeys(extra, "its task has not written it")
-    problems += [f"{folder / name}: {what}" for name, what in found.items()]
+    expected = {SPEC, MANIFEST, *listed}
+    extra = [name for name in _files(folder) if name not in expected]
+    damage = artifacts.damage(folder, report)
+    damage |= dict.fromkeys(extra, "its task has not written it")
+    problems += [f"{folder / name}: {what}" for name, what in damage.items()]
   end_line()
   return problems
 

@@ -35,7 +35,7 @@ def check_strategies(
 def unknown_fields(
   config: Mapping,
   fields: Iterable[str],
-  known: Callable[[Mapping, str], Iterable[str]] = lambda config, block: (),
+  fields_of: Callable[[Mapping, str], Iterable[str]] = lambda config, block: (),
 ) -> UserError | None:
   """Returns an error about the dotted `fields` that a config cannot hold.
 
@@ -48,19 +48,21 @@ def unknown_fields(
   """
   problems = []
   for field in fields:
-    if problem := _why_unknown(config, field, known):
+    if problem := _why_unknown(config, field, fields_of):
       problems.append(problem)
   return UserError("\n".join(problems)) if problems else None
 
 
-def _why_unknown(config: Mapping, field: str, known: Callable) -> str | None:
+def _why_unknown(
+  config: Mapping, field: str, fields_of: Callable
+) -> str | None:
   block, path = config, []
   for key in (keys := field.split(".")):
     name = ".".join(["config", *path])
     if not hasattr(block, "keys"):
       return f"{name} is a value and has no fields."
     if key not in block:
-      more = [*known(config, ".".join(path))]
+      more = [*fields_of(config, ".".join(path))]
       if key not in more:
         return str(unknown_names(f"{name} field", [key], {*block, *more}))
       if [*path, key] == keys:

@@ -52,10 +52,10 @@ def find(name: str) -> pathlib.Path:
   if path.is_file():
     return path
   if path.parent in (pathlib.Path(), pathlib.Path("configs")):
-    known = files()
-    if path.suffix in ("", ".py") and path.stem in known:
-      return known[path.stem]
-    raise unknown_names("config file", [name], known)
+    of_package = files()
+    if path.suffix in ("", ".py") and path.stem in of_package:
+      return of_package[path.stem]
+    raise unknown_names("config file", [name], of_package)
   raise UserError(
     f"There is no config file {name!r}. Give the path of one, or the name of "
     f"one of these: {', '.join(sorted(files()))}."
@@ -67,11 +67,11 @@ def files() -> dict[str, pathlib.Path]:
 
   Those here come first, and stand for those of the package of the same name.
   """
-  found = {}
+  paths = {}
   for folder in (pathlib.Path("configs"), OF_PACKAGE):
     for path in sorted(folder.glob("[!_]*.py")):
-      found.setdefault(path.stem, path)
-  return found
+      paths.setdefault(path.stem, path)
+  return paths
 
 
 def docstring(path: pathlib.Path) -> str:
@@ -100,9 +100,9 @@ def _list(names: Sequence[str]) -> None:
     print(docstring(find(name)))
   if names:
     return
-  known = files()
-  width = max(map(len, known), default=0)
-  for name in sorted(known):
-    title, _, _ = docstring(known[name]).partition("\n")
+  of_package = files()
+  width = max(map(len, of_package), default=0)
+  for name in sorted(of_package):
+    title, _, _ = docstring(of_package[name]).partition("\n")
     print(f"{name:{width}}  {title}")
   print("\n`synthjax list NAME` shows the arguments of a config.")

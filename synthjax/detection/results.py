@@ -237,8 +237,8 @@ def detect_all(
     for batch in batches:
       batch = meshes.to_global(mesh, dict(batch))
       inputs = {name: batch[name] for name in ("image", "size")}
-      found = dict(predict(variables, inputs))
-      yield found | {name: batch[name] for name in _ABOUT}
+      detections = dict(predict(variables, inputs))
+      yield detections | {name: batch[name] for name in _ABOUT}
 
   for rows in meshes.fetch_ahead(outputs()):
     count(int((rows["index"] >= 0).sum()))

@@ -27,8 +27,8 @@ def _voc(
   classes, root = class_names.lookup(space), publishers.data_folder(data_dir)
   lists = [voc.list_of(year, split) for year, split in sets]
   packed = [archive.gives for archive in publishers.published()["voc"].files]
-  found = publishers.place("voc", root, lists, packed)
-  folder = next((found[file] for file in lists if file in found), None)
+  folders = publishers.place("voc", root, lists, packed)
+  folder = next((folders[file] for file in lists if file in folders), None)
   if folder:  # of all; open_voc reports a list that it lacks
     return voc.open_voc(folder, sets, classes, drop_empty)
   if all(tfds_copies.is_prepared(f"voc/{y}", data_dir) for y, _ in sets):

@@ -57,7 +57,7 @@ def open_voc(
   """
   root = epath.Path(path).expanduser()
   root = root / "VOCdevkit" if (root / "VOCdevkit").is_dir() else root
-  found, problems = [], []
+  annotated, problems = [], []
   for year, split in sets:
     folder, listed = root / f"VOC{year}", root / list_of(year, split)
     if not listed.exists():
@@ -78,10 +78,10 @@ def open_voc(
           file = folder / _IMAGES / f"{name}.jpg"
           problems.append(f"{file}: is not there{instead}")
         place = f"VOC{year}/{_IMAGES}/{files[0] if files else name}"
-        found.append((note, place, name, annotation))
+        annotated.append((note, place, name, annotation))
       except ValueError as error:
         problems += _lines(note, error)
-  rows = _rows(found, classes, problems)
+  rows = _rows(annotated, classes, problems)
   class_names.raise_problems(
     problems, f"{root} cannot be opened as PASCAL VOC", _ADVICE
   )
@@ -123,7 +123,7 @@ def open_voc_tfds(
   """
   import tensorflow_datasets
 
-  sources, found, problems = [], [], []
+  sources, annotated, problems = [], [], []
   skip = {"image": tensorflow_datasets.decode.SkipDecoding()}
   for year, split in sets:
     split = _TFDS_SPLITS.get(split, split)
@@ -137,11 +137,11 @@ def open_voc_tfds(
       try:
         annotation = voc_files.from_tfds(record, names)
         name = file.rsplit(".", 1)[0]
-        found.append((where, (len(sources), position), name, annotation))
+        annotated.append((where, (len(sources), position), name, annotation))
       except ValueError as error:
         problems += _lines(where, error)
     sources.append(records)
-  rows = _rows(found, classes, problems)
+  rows = _rows(annotated, classes, problems)
   class_names.raise_problems(
     problems, "TFDS's PASCAL VOC cannot be opened", _ADVICE
   )
@@ -217,7 +217,7 @@ def _source(
 
 
 def _rows(
-  found: Sequence[tuple[Any, Any, str, Annotation]],
+  annotated: Sequence[tuple[Any, Any, str, Annotation]],
   classes: Mapping[str, int] | None,
   problems: list[str],
 ) -> list[tuple[Any, Example]]:
@@ -230,9 +230,9 @@ def _rows(
   """
   if classes is None:
     classes = class_names.lookup(spaces.load_space("voc"))
-  names = (name for *_, annotation in found for name in annotation.names)
+  names = (name for *_, annotation in annotated for name in annotation.names)
   labels_of, rows = class_names.resolve(names, classes), []
-  for where, place, image_id, annotation in found:
+  for where, place, image_id, annotation in annotated:
     unknown = sorted({n for n in annotation.names if labels_of[n] is None})
     if unknown:
       problems += [

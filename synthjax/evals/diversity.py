@@ -61,10 +61,13 @@ def within_classes(
     "vendi" and "distance", of k entries; None for a class of less than 2 rows.
   """
   classes = [x[labels == label] for label in range(num_classes)]
-  each = lambda measure: [
+  by_class = lambda measure: [
     measure(rows) if len(rows) > 1 else None for rows in classes
   ]
-  return {"vendi": each(vendi_score), "distance": each(mean_cosine_distance)}
+  return {
+    "vendi": by_class(vendi_score),
+    "distance": by_class(mean_cosine_distance),
+  }
 
 
 def clip_score(images: np.ndarray, texts: np.ndarray) -> float:

@@ -295,8 +295,8 @@ def _read_tokenizer(
 ) -> tuple[bpe.Tokenizer, str]:
   """Returns the tokenizer and the hash of its file."""
   if tokenizer is None and weights.is_dir():
-    found, path = convert.read_tokenizer(weights)
-    return found, files.sha256(path)
+    loaded, path = convert.read_tokenizer(weights)
+    return loaded, files.sha256(path)
   path = bpe.locate(tokenizer) if tokenizer else weights.parent / TOKENIZER
   return bpe.load(path), files.sha256(path)
 

@@ -237,9 +237,9 @@ def _class(
   related = _texts((*path, "related"), value.get("related", ()), problems)
   parts = (*path, "subcategories")
   subcategories = _texts(parts, value.get("subcategories", ()), problems)
-  known = {c.subcategory for c in world.concepts()} if subcategories else set()
-  if unknown := [name for name in subcategories if name not in known]:
-    error = unknown_names("subcategory", unknown, known)
+  drawn = {c.subcategory for c in world.concepts()} if subcategories else set()
+  if unknown := [name for name in subcategories if name not in drawn]:
+    error = unknown_names("subcategory", unknown, drawn)
     problems.append(Problem(parts, str(error)))
   made = Class(
     number,

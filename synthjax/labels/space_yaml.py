@@ -147,7 +147,7 @@ def _repeated(node: yaml.Node, path: Path) -> list[Problem]:
   return problems
 
 
-def _size(node: yaml.Node, known: dict[int, float]) -> float:
+def _size(node: yaml.Node, sizes_of: dict[int, float]) -> float:
   """Returns how many values a node is when its anchors are written out.
 
   Args:
@@ -157,11 +157,11 @@ def _size(node: yaml.Node, known: dict[int, float]) -> float:
   """
   if isinstance(node, yaml.ScalarNode):
     return 1
-  if id(node) not in known:
-    known[id(node)] = math.inf
-    sizes = (_size(child, known) for _, child in _children(node))
-    known[id(node)] = 1 + sum(sizes)
-  return known[id(node)]
+  if id(node) not in sizes_of:
+    sizes_of[id(node)] = math.inf
+    sizes = (_size(child, sizes_of) for _, child in _children(node))
+    sizes_of[id(node)] = 1 + sum(sizes)
+  return sizes_of[id(node)]
 
 
 def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node]]:

@@ -217,10 +217,10 @@ def sha256(path: epath.PathLike) -> str:
   listed = _listed(path)
   if listed and not path.exists():
     _raise_damage(path.parent, {path.name: _MISSING})
-  found = _measure(path)["sha256"]
-  if listed and listed["sha256"] != found:
+  digest_now = _measure(path)["sha256"]
+  if listed and listed["sha256"] != digest_now:
     _raise_damage(path.parent, {path.name: _CHANGED})
-  return found
+  return digest_now
 
 
 def check_file(path: epath.PathLike) -> None:
@@ -293,15 +293,15 @@ def _without(names: Collection[str], value: Any) -> Any:
   return value
 
 
-def _require_same(folder: epath.Path, found: Any, asked: Any) -> None:
-  found = of_the_result(found)
-  if IMAGE_FILES not in found:  # of an older version
+def _require_same(folder: epath.Path, stored: Any, asked: Any) -> None:
+  stored = of_the_result(stored)
+  if IMAGE_FILES not in stored:  # of an older version
     asked = _without({IMAGE_FILES}, asked)
-  elif all(found[IMAGE_FILES].values()):
-    bare, other = (_without(_PLACES, spec) for spec in (found, asked))
+  elif all(stored[IMAGE_FILES].values()):
+    bare, other = (_without(_PLACES, spec) for spec in (stored, asked))
     if bare[IMAGE_FILES] == other.get(IMAGE_FILES):
-      found, asked = bare, other
-  lines = list(_differences(found, asked, ""))
+      stored, asked = bare, other
+  lines = list(_differences(stored, asked, ""))
   if not lines:
     return
   if any(line.startswith(f"  {IMAGE_FILES}") for line in lines):
@@ -321,22 +321,22 @@ def _require_same(folder: epath.Path, found: Any, asked: Any) -> None:
   )
 
 
-def _differences(found: Any, asked: Any, path: str) -> Iterator[str]:
+def _differences(stored: Any, asked: Any, path: str) -> Iterator[str]:
   """Yields a line for every value that differs, named by its dotted path."""
-  if isinstance(found, dict) and isinstance(asked, dict):
-    pairs = {key: (found.get(key, ...), asked.get(key, ...)) for key in found}
-    pairs |= {key: (..., asked[key]) for key in asked if key not in found}
+  if isinstance(stored, dict) and isinstance(asked, dict):
+    pairs = {key: (stored.get(key, ...), asked.get(key, ...)) for key in stored}
+    pairs |= {key: (..., asked[key]) for key in asked if key not in stored}
     for key in sorted(pairs):
       yield from _differences(*pairs[key], f"{path}.{key}" if path else key)
   elif (
-    isinstance(found, list)
+    isinstance(stored, list)
     and isinstance(asked, list)
-    and len(found) == len(asked)
+    and len(stored) == len(asked)
   ):
-    for i, (one, other) in enumerate(zip(found, asked, strict=True)):
+    for i, (one, other) in enumerate(zip(stored, asked, strict=True)):
       yield from _differences(one, other, f"{path}.{i}")
-  elif found != asked:
-    yield f"  {path}: found {_show(found)}, asked for {_show(asked)}"
+  elif stored != asked:
+    yield f"  {path}: found {_show(stored)}, asked for {_show(asked)}"
 
 
 def _show(value: Any) -> str:

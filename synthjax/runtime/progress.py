@@ -190,7 +190,7 @@ def _memory(devices: list) -> str:
   """Tells the bytes that arrays hold, of those that JAX may take."""
   stats = [device.memory_stats() or {} for device in devices]
   used, limit = (
-    sum(each.get(key, 0) for each in stats) / 1e9
+    sum(stat.get(key, 0) for stat in stats) / 1e9
     for key in ("bytes_in_use", "bytes_limit")
   )
   return f"{used:.3g} of {limit:.3g} GB" if limit else ""

@@ -53,11 +53,11 @@ def count_cores() -> int:
 
 def _granted() -> Iterator[int]:
   """Yields the whole cores that each limit of a control group allows."""
-  own = ""
+  own_group = ""
   with contextlib.suppress(OSError):
-    own = _OWN_CGROUP.read_text().partition("0::/")[2].strip()
+    own_group = _OWN_CGROUP.read_text().partition("0::/")[2].strip()
   # Groups within limited ones; a container may see its own as the root.
-  parts = pathlib.PurePath(own).parts
+  parts = pathlib.PurePath(own_group).parts
   for depth in range(len(parts) + 1):
     yield from _cores(_CGROUPS.joinpath(*parts[:depth]), "cpu.max")
   names = "cpu.cfs_quota_us", "cpu.cfs_period_us"  # version 1

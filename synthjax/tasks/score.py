@@ -85,8 +85,8 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   judges = [
-    (each, scores.encode_classes(each.encode_texts, each.logit_scale, space))
-    for each in encoders
+    (judge, scores.encode_classes(judge.encode_texts, judge.logit_scale, space))
+    for judge in encoders
   ]
   source, sizes = shards.open_shards(images), shard_rows(images)
   if sum(sizes) != len(source):

@@ -116,10 +116,10 @@ def read_selection(path: epath.PathLike) -> list[dict[str, Any]]:
 
 def _of_seed(ids: Sequence[str], seed: int | None) -> list[str]:
   """Keeps the ids of a seed, if they are of several."""
-  seeds = {each: _seed({"id": each}) for each in ids}
+  seeds = {image_id: _seed({"id": image_id}) for image_id in ids}
   if seed is None or len(set(seeds.values())) == 1:
     return list(ids)
-  return [each for each in ids if seeds[each] == seed]
+  return [image_id for image_id in ids if seeds[image_id] == seed]
 
 
 def spans_of_strategies(source: Sequence[Example]) -> dict[str, range]:

@@ -82,19 +82,19 @@ def labels(
   Raises:
     UserError: if they are too few or too many, or are no classes.
   """
-  found = np.asarray(values)
-  is_whole = found.dtype.kind in "iu" or not found.size
-  if found.shape != (count,) or not is_whole:
+  array = np.asarray(values)
+  is_whole = array.dtype.kind in "iu" or not array.size
+  if array.shape != (count,) or not is_whole:
     raise UserError(
-      f"{name} is {_named(found)}: needed whole numbers [{count}], one for "
+      f"{name} is {_named(array)}: needed whole numbers [{count}], one for "
       "each image."
     )
-  if unknown := sorted({int(x) for x in found if not 0 <= x < num_classes}):
+  if unknown := sorted({int(x) for x in array if not 0 <= x < num_classes}):
     raise UserError(
       f"There are {name} {unknown[:10]}, but the label space has {num_classes} "
       f"classes, 0 to {num_classes - 1}: it is not the one of these images."
     )
-  return found.astype(np.int32)
+  return array.astype(np.int32)
 
 
 def _named(value: Any) -> str:

@@ -98,11 +98,11 @@ def inspect(source: Source) -> dict[str, Any] | None:
         rows.add(row)
   _decode(source, sorted(rows))
   ends = [look.ends for look in looks]
-  found = {"sha256": _digest(files.names, [s for s, _ in stats], ends, notes)}
+  content = {"sha256": _digest(files.names, [s for s, _ in stats], ends, notes)}
   with contextlib.suppress(OSError, UserError):  # the next one reads it anew
     with atomic.replace(kept.parent, kept.name) as path:
-      path.write_text(json.dumps(found))
-  return about | found
+      path.write_text(json.dumps(content))
+  return about | content
 
 
 def _notes(source: Source) -> list[tuple[list[int], Any]]:
@@ -121,10 +121,10 @@ def _stat(path: str) -> tuple[int, float]:
   """Returns the size and the time of a file; -1 if it cannot be found."""
   try:
     if "://" not in path:
-      found = os.stat(path)
-      return found.st_size, found.st_mtime
-    found = epath.Path(path).stat()
-    return found.length, found.mtime
+      stat = os.stat(path)
+      return stat.st_size, stat.st_mtime
+    stat = epath.Path(path).stat()
+    return stat.length, stat.mtime
   except OSError:
     return -1, 0.0
 
@@ -163,8 +163,8 @@ def _decode(source: Source, rows: Collection[int]) -> None:
       return str(error)
     return None
 
-  found = in_threads(problem, rows, threads=_DECODING)
-  if problems := [*filter(None, found)]:
+  answers = in_threads(problem, rows, threads=_DECODING)
+  if problems := [*filter(None, answers)]:
     more = len(problems) - _SHOWN
     raise UserError(
       *problems[:_SHOWN], *[f"... and {more} more images."] * (more > 0)

@@ -104,10 +104,10 @@ def mat_numbers(path: epath.Path, key: str, most: int) -> list[int]:
   Raises:
     UserError: as `mat`, and about other values.
   """
-  found = mat(path, key).ravel()
-  if not np.isin(found, np.arange(1, most + 1)).all():
+  numbers = mat(path, key).ravel()
+  if not np.isin(numbers, np.arange(1, most + 1)).all():
     raise _damaged(path, f"{key} must be whole numbers from 1 to {most}")
-  return found.astype(int).tolist()
+  return numbers.astype(int).tolist()
 
 
 def mat_rows(

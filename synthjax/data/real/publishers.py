@@ -61,14 +61,14 @@ def _tuples(entry: dict) -> dict:
 
 
 def _archives(rows: Sequence[dict]) -> tuple[Archive, ...]:
-  found = []
+  archives = []
   for row in rows:
     gives, into = row.pop("gives", None), row.pop("into", ".")
     url = row.pop("url", None)
     if url and url.endswith("/"):
       url += row["name"]
-    found.append(Archive(File(url=url, **row), gives, into))
-  return tuple(found)
+    archives.append(Archive(File(url=url, **row), gives, into))
+  return tuple(archives)
 
 
 def data_folder(data_dir: epath.PathLike | None = None) -> epath.Path:
@@ -118,8 +118,8 @@ def place(
   for archive in published()[name].files:
     if archive.gives in (*needs, *helps):
       _unpack(name, root, archive)
-  found = {entry: find(name, root, entry) for entry in (*needs, *helps)}
-  return {entry: folder for entry, folder in found.items() if folder}
+  folders = {entry: find(name, root, entry) for entry in (*needs, *helps)}
+  return {entry: folder for entry, folder in folders.items() if folder}
 
 
 def absent(

@@ -205,8 +205,10 @@ def resolve(
   chosen = BENCHMARKS[name][splits]
   part = getattr(chosen, split, None)
   if not part:
-    known = [s for s in ("train", "validation", "test") if getattr(chosen, s)]
-    raise unknown_names(f"split of {name} ({splits}),", [split], known)
+    existing = [
+      s for s in ("train", "validation", "test") if getattr(chosen, s)
+    ]
+    raise unknown_names(f"split of {name} ({splits}),", [split], existing)
   num_classes = len(spaces.load_space(chosen.space).classes)
   if len(space.classes) != num_classes:
     raise UserError(
@@ -217,13 +219,13 @@ def resolve(
   missing = part.needs
   if part.files:
     root = publishers.data_folder(data_dir)
-    found = publishers.place(name, root, part.needs, part.helps)
-    missing = [entry for entry in part.needs if entry not in found]
+    folders = publishers.place(name, root, part.needs, part.helps)
+    missing = [entry for entry in part.needs if entry not in folders]
     if not missing:
       block, file = dict(part.files), part.files.get("split_file")
-      block["path"] = str(found[part.needs[0]] / block["path"])
+      block["path"] = str(folders[part.needs[0]] / block["path"])
       if file:
-        block["split_file"] = str(found[file] / file)
+        block["split_file"] = str(folders[file] / file)
       return block | more, chosen
   if part.tfds and (
     not part.files or tfds_copies.is_prepared(part.tfds["name"], data_dir)

@@ -158,10 +158,10 @@ def open_copy(
     records = copy.as_data_source(split, decoders=decoders)
     files = copy.info.splits[split].filepaths
   except ValueError as error:
-    known = ", ".join(copy.info.splits)
+    parts = ", ".join(copy.info.splits)
     raise UserError(
-      f"{copy.data_dir} has no split {split!r}, but {known}, and parts of them "
-      f"such as {known.split(',')[0]}[:1000]."
+      f"{copy.data_dir} has no split {split!r}, but {parts}, and parts of them "
+      f"such as {parts.split(',')[0]}[:1000]."
     ) from error
   if missing := [str(file) for file in files if not file.exists()]:
     raise UserError(
