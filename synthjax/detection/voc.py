@@ -20,13 +20,12 @@ from PIL import Image
 
 from synthjax.data.pipeline import image_files, orientation
 from synthjax.data.pipeline.rows import Detection, Example, Files
-from synthjax.data.real import tfds_copies
+from synthjax.data.real import lists, tfds_copies
 from synthjax.detection import voc_files
 from synthjax.detection.voc_files import Annotation
 from synthjax.labels import class_names, spaces
 from synthjax.runtime import atomic
 from synthjax.runtime.errors import UserError
-from synthjax.runtime.text_files import read_text
 
 _IMAGES, _NOTES = "JPEGImages", "Annotations"
 _TFDS_SPLITS = {"trainval": "train+validation", "val": "validation"}
@@ -64,9 +63,8 @@ def open_voc(
       problems.append(f"{listed}: is not there")
       continue
     noted, images = (_names(folder / name) for name in (_NOTES, _IMAGES))
-    for line in read_text(listed).splitlines():
-      if not (name := _id(line.strip(), noted)):
-        continue
+    for line in lists.lines(listed):
+      name = _id(line, noted)
       note = folder / _NOTES / f"{name}.xml"
       try:
         if f"{name}.xml" not in noted:

@@ -28,14 +28,20 @@ class Run(NamedTuple):
   # one has digest, spec, versions, summary and files (name -> rows, bytes,
   # sha256) too.
   states: dict[str, dict[str, Any]]
+  price_per_device_hour: float | None = None
 
 
-def open_run(workdir: epath.PathLike, tasks: Iterable[str]) -> Run:
+def open_run(
+  workdir: epath.PathLike,
+  tasks: Iterable[str],
+  price_per_device_hour: float | None = None,
+) -> Run:
   """Looks at every task that a workdir has a folder of.
 
   Args:
     workdir: with a folder for each task.
     tasks: names that come first; those that have not begun are missing.
+    price_per_device_hour: in any money.
 
   Raises:
     UserError: if a manifest is damaged.
@@ -50,6 +56,7 @@ def open_run(workdir: epath.PathLike, tasks: Iterable[str]) -> Run:
   return Run(
     workdir,
     {name: _state(workdir / name) for name in names if name not in _LEFT_OUT},
+    price_per_device_hour,
   )
 
 

@@ -17,7 +17,6 @@ from synthjax.config.schema import NotNegative, Whole, one_of
 from synthjax.report import page, paper_comparison, sections
 from synthjax.report import results as result_numbers
 from synthjax.report.checked_files import exports_of, json_data, open_run
-from synthjax.report.sections import cost
 from synthjax.runtime import artifacts, timings
 
 # Encoders of the paper, by the start of their weights.
@@ -66,7 +65,8 @@ def run(config: ConfigDict, workdir: str) -> None:
   title = fields.title or "What the drawn images taught"
   folder = epath.Path(workdir) / "report"
   spec = {"title": title, "samples_per_class": fields.samples_per_class}
-  task_run, records = open_run(workdir, config.tasks), timings.read(workdir)
+  price = fields.price_per_device_hour
+  task_run = open_run(workdir, config.tasks, price)
   config_data = json_data(config.to_dict())
   inputs = {
     "inputs": {t: s.get("digest") for t, s in task_run.states.items()},
@@ -74,7 +74,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       name: artifacts.digest(path)
       for name, path in exports_of(task_run).items()
     },
-    "runs": sum(record["task"] != "report" for record in records),
+    "runs": sum(record["task"] != "report" for record in timings.read(workdir)),
     "config": config_data,
   }
   if artifacts.begin(folder, spec):
@@ -97,9 +97,6 @@ def run(config: ConfigDict, workdir: str) -> None:
     "tasks": task_run.states,
     **numbers,
   }
-  results["cost"] = cost.measure(
-    records, task_run.states, numbers["curves"], fields.price_per_device_hour
-  )
   results["paper"] = [
     paper_comparison.compare(
       key,

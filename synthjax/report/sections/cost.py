@@ -3,10 +3,12 @@
 import datetime
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from synthjax.report import charts, markup
+from synthjax.report.checked_files import Run
 from synthjax.report.sections import Tile
+from synthjax.runtime import timings
 
 PLACE, TITLE = 150, "Cost"
 _HOUR = 3600  # seconds
@@ -14,6 +16,12 @@ _AMOUNTS = {  # task -> what its files have in their names, and their rows are
   "generate": (".array_record-", "images"),
   "score": ("scores-", "images"),
 }
+
+
+def gather(run: Run, results: Mapping) -> dict[str, Any]:
+  """Adds `cost`, of `measure`."""
+  records, price = timings.read(run.workdir), run.price_per_device_hour
+  return {"cost": measure(records, run.states, results["curves"], price)}
 
 
 def measure(
