@@ -147,14 +147,15 @@ def check(args) -> None:
   use_jax(args)
   from benchmarks import device_checks
 
+  count_unequal_pixels(args)
+  draw_embedded(args)
+  # The large networks come last, as they may be cut short.
   for name, each in device_checks.checks(tiny=args.tiny).items():
     try:
       for way, error in device_checks.errors(each).items():
         add_row(args, "check", f"{name}, {way}: error", "share", error)
     except Exception as error:  # the next check may pass
       add_row(args, "check", f"{name}: {error!r:.300}", "failed", 1)
-  count_unequal_pixels(args)
-  draw_embedded(args)
 
 
 def count_unequal_pixels(args) -> None:
@@ -326,7 +327,7 @@ TINY_FLAGS = {
 }
 PARTS = {
   "env": Part(40, environment),
-  "check": Part(120, check),
+  "check": Part(200, check),
   "glide": Part(200, speed("glide")),
   "train": Part(170, speed("train")),
   "encode": Part(60, speed("encode")),

@@ -173,12 +173,17 @@ def _by_rows(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
   """
 
   def shared(function, rule):
-    def partition(mesh, args, results):
-      rows = NamedSharding(mesh, PartitionSpec(args[0].sharding.spec[0]))
-      to_rows = partial(jax.tree.map, lambda _: rows)
-      return mesh, function, to_rows(results), to_rows(args)
+    def call(*arrays):
+      # A kernel's products of bfloat16 know no other precision.
+      with jax.default_matmul_precision("default"):
+        return function(*arrays)
 
-    split = custom_partitioning(function)
+    def partition(mesh, args, results):
+      over = PartitionSpec(*args[0].sharding.spec[:1])
+      to_rows = partial(jax.tree.map, lambda _: NamedSharding(mesh, over))
+      return mesh, call, to_rows(results), to_rows(args)
+
+    split = custom_partitioning(call)
     whole = ("h", "l", "d", "m")  # in the order of the rule
     split.def_partition(
       partition, sharding_rule=rule, need_replication_factors=whole
