@@ -40,7 +40,8 @@ class Generator(NamedTuple):
   """
 
   stream: Callable[..., Iterator[np.ndarray]]
-  batch_size: int  # images drawn at once
+  # Images drawn at once; None is chosen when the first one is drawn.
+  batch_size: int | None
   image_size: int  # px
   reference_size: int  # r, px
   num_steps: int  # the most start_steps there can be

@@ -87,44 +87,54 @@ def make_generator(
     last = finish.lower(params, texts, rngs, first.out_info)
     return max(memory.working_bytes(x.compile()) for x in (first, last))
 
-  if batch_size is None and memory.limit() is None:
-    batch_size = BATCH_SIZE
-  elif batch_size is None:
+  def largest_batch():
     with at_precision():
       working = working_bytes(BATCH_SIZE)
     held = memory.held_bytes(params)
-    batch_size = memory.largest_batch(held, working, BATCH_SIZE, most=MOST)
+    largest = memory.largest_batch(held, working, BATCH_SIZE, most=MOST)
     logging.info(
       "Each device draws %d images at once: %d need %.1f GiB beside the %.1f "
       "of the weights, and it has %.1f.",
-      *(batch_size, BATCH_SIZE, working / memory.GIB),
+      *(largest, BATCH_SIZE, working / memory.GIB),
       *(held / memory.GIB, memory.limit() / memory.GIB),
     )
-  check = functools.partial(
-    memory.checked,
-    held=params,
-    batch_size=batch_size,
-    field="config.generator.batch_size",
-  )
-  batch_size *= devices.count
-  begun_checked = functools.cache(lambda steps: check(begun(steps)))
-  finish_checked, read = check(finish), make_read(batch_size)
+    return largest
 
-  def run(prompts, rngs, references, start_steps, coming):
-    lack = batch_size - len(prompts)
-    texts = read([*prompts, *[""] * lack], coming)
-    rngs = fill_up(rngs, lack)
-    if references is not None:
-      # Where there are several processes, `jit` takes no arrays of the host.
-      references = jax.device_put(fill_up(references, lack), split)
-    with at_precision():
-      x = begun_checked(start_steps)(params, texts, rngs, references)
-      return finish_checked(params, texts, rngs, x)
+  @functools.cache
+  def make():
+    """Compiles what the choice of a batch needs; returns the stream."""
+    each = batch_size or largest_batch()
+    total = each * devices.count
+    check = functools.partial(
+      memory.checked,
+      held=params,
+      batch_size=each,
+      field="config.generator.batch_size",
+    )
+    begun_checked = functools.cache(lambda steps: check(begun(steps)))
+    finish_checked, read = check(finish), make_read(total)
 
-  stream = make_stream(run, batch_size)
+    def run(prompts, rngs, references, start_steps, coming):
+      lack = total - len(prompts)
+      texts = read([*prompts, *[""] * lack], coming)
+      rngs = fill_up(rngs, lack)
+      if references is not None:
+        # Where there are several processes, `jit` takes no arrays of the host.
+        references = jax.device_put(fill_up(references, lack), split)
+      with at_precision():
+        x = begun_checked(start_steps)(params, texts, rngs, references)
+        return finish_checked(params, texts, rngs, x)
+
+    return make_stream(run, total)
+
+  if batch_size is None and memory.limit() is None:
+    batch_size = BATCH_SIZE
+  total = batch_size and batch_size * devices.count
+  # When the first image is drawn, and not for a workdir that is finished.
+  stream = lambda *args, **more: make()(*args, **more)
   if precision != "default":  # absent otherwise, so that older runs are found
     identity = identity | {"precision": precision}
-  return Generator(stream, batch_size, identity=identity, **facts)
+  return Generator(stream, total, identity=identity, **facts)
 
 
 def make_stream(
