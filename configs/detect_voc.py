@@ -51,7 +51,7 @@ INITS = {
   "random": dict(random=dict()),
   "pretrained": dict(pretrained=dict()),
 }
-# Of the IN-1K rows without generated images: with labels, and MoCo v2.
+# The IN-1K rows without generated images: with labels, and MoCo v2.
 REAL_IN1K = {
   "released:resnet50_torchvision": "table10",
   "released:resnet50_timm": "table10",

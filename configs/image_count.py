@@ -7,10 +7,10 @@ r"""How many generated images a class are enough.
   --config=...:space=eurosat  or another set
   --config.tune.seeds=0,1     any single value
 
-Of one drawing, an arm takes the images that a drawing of its number would have
-had, and filters those: 2,000 are the LE+CF SCE of Table 2. The cap of the
-released filter, 800 images a class, is that of every number; the paper does not
-say. `:runlocal` leaves out the filter.
+All arms share one drawing. An arm takes the images that a drawing of its number
+would have had, and filters those: 2,000 are the LE+CF SCE of Table 2. Every
+number has the cap of the released filter, 800 images a class; the paper does
+not say. `:runlocal` leaves out the filter.
 
 Paper, Table A.13 (CIFAR-10, CLIP-RN50, top-1 in %), images a class:
   0 70.31, 1000 79.21, 2000 80.06, 4000 80.08

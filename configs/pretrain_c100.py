@@ -36,7 +36,7 @@ from synthjax.config import (
   use_deit_recipe,
 )
 
-# Of images: those of a class.
+# Number of images -> images of a class.
 AMOUNTS = {"1.2M": 12_000, "2.4M": 24_000, "3.6M": 36_000}
 
 

@@ -38,7 +38,7 @@ from synthjax.config import (
   unknown_names,
 )
 
-# Of images, by label space: those of a class. The first is the default.
+# Label space -> number of images, the first by default -> images of a class.
 AMOUNTS = {
   "imagenet": {"1.2M": 1200, "2.4M": 2400},
   "in2k": {"2.4M": 1200, "4.0M": 2000},
@@ -116,7 +116,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       objective="moco",
       # For few images and steps: a queue that holds few of an image's own keys,
       # a fast average, and crops alone, as MoCo's blur leaves little of 32 px.
-      # Of six settings the best on the validation style (one seed).
+      # The best of six settings on the validation style (one seed).
       moco=dict(queue_size=64, dim=64, momentum=0.9, num_groups=1),
       model=dict(name="resnet_tiny", stem="imagenet", width=32),
       filter=False,

@@ -35,7 +35,7 @@ from synthjax.config import (
 )
 
 METHODS = ("finetune", "linear")
-# Of the IN-1K rows of Tables 8 and 9.
+# The IN-1K rows of Tables 8 and 9.
 REAL_IN1K = (
   "released:resnet50_torchvision",
   "released:resnet50_timm",

@@ -68,7 +68,7 @@ class TuneEncoder(Loop):
   optimizer: Annotated[Any, OPTIMIZER]
   test: Block  # real images, opened once, at the end
   pool: Block | None = None  # real images of the shots of data="real"
-  # Of each class; "all" takes the whole pool.
+  # Images of each class; "all" takes the whole pool.
   shots: Count | Annotated[str, one_of(("all",))] | None = None
   strategy: Text | None = None  # of the images of data="synthetic"
   filter: Flag = False  # of those, takes only what `select` has kept

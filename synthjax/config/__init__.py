@@ -61,9 +61,9 @@ def _read_value(name: str, text: str, default: Any) -> Any:
 # --- blocks of generators, encoders and writers: released or embedded ---------
 
 # How a released GLIDE walks: sampler and respacing of the base and upsampler.
-# "fast" has a fifth of the base's steps and a third of the upsampler's. Its
-# like was chosen in the embedded world, by the accuracy of what learns from the
-# images; on the released weights it has not been run.
+# "fast" has a fifth of the base's steps and a third of the upsampler's. In the
+# embedded world we chose the equivalent preset, by the accuracy of classifiers
+# trained on its images; we have not run it with the released weights.
 PRESETS = {
   "paper": (("ancestral", "100"), ("ddim", "fast27")),
   "fast": (("dpmpp_2m", "logsnr20"), ("dpmpp_2m", "logsnr10")),

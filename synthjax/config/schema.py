@@ -131,8 +131,8 @@ BelowOne = Annotated[
   float, Rule(lambda x: 0 <= x < 1, "a number from 0, and below 1")
 ]
 Dtype = Literal["float32", "bfloat16", "float16"]
-# Of products of float32. "highest" is float32; "default" is what a device takes
-# for it: TF32 on NVIDIA, bfloat16 on TPUs. To a CPU both are the same.
+# How float32 is multiplied. "highest" is float32; "default" is what a device
+# takes for it: TF32 on NVIDIA, bfloat16 on TPUs. To a CPU both are the same.
 Precision = Literal["highest", "default"]
 # None of these tuples may be empty but Pairs; a plain tuple[int, ...] may.
 Seeds = Annotated[tuple[Whole, ...], _different("0 or more", "(0, 1)")]

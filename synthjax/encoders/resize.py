@@ -20,10 +20,11 @@ from PIL import Image
 
 # The cubic kernel (Keys 1981) reaches 2 pixels of the coarser grid each way.
 _A, _SUPPORT = -0.5, 2.0
-# Pillow's weights are whole multiples of 2^-22. Of the halves of 11 bits each,
-# products with 8 bits and their sums are exact in float32. Both factors are
-# exact in TF32, which has 11 bits, and in two bfloat16 of 8 bits; so "high" is
-# enough, which is TF32 on NVIDIA, and three products of bfloat16 on TPUs.
+# Pillow's weights are whole multiples of 2^-22. Split into halves of 11 bits,
+# their products with 8 bits and the sums of these are exact in float32. Both
+# factors are exact in TF32, which has 11 bits, and in two bfloat16 of 8 bits;
+# so "high" is enough: TF32 on NVIDIA, three products of bfloat16 on
+# TPUs.
 _BITS, _HALF = 22, 11
 
 

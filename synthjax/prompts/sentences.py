@@ -121,8 +121,8 @@ def write(
 ) -> tuple[dict[str, list[str]], dict[str, int]]:
   """Writes different sentences about each class.
 
-  Each class is asked for num_samples sentences. Of those that differ, per_class
-  are drawn. A class with fewer is asked again, up to ROUNDS times.
+  Each class is asked for num_samples sentences. From those that differ,
+  per_class are drawn. A class with fewer is asked again, up to ROUNDS times.
 
   Args:
     topics: of the classes -> their names. A topic is the name itself, or with

@@ -281,7 +281,7 @@ def empty_cache(model: T5, n: int, length: int) -> tuple:
 def keep_likely(logits: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
   """Sets the logits of unlikely tokens to -inf.
 
-  It first drops all but the top_k. Of these it keeps the fewest whose
+  It first drops all but the top_k. Then it keeps the fewest whose
   probabilities reach top_p (Holtzman et al. 2020), the likeliest always, and
   those as likely as the last one.
 

@@ -11,7 +11,7 @@ import jax
 
 from synthjax.runtime.errors import UserError
 
-# Of a device's memory, as arrays do not lie in it without gaps.
+# Share of a device's memory: arrays leave gaps between them.
 USABLE = 0.95
 GIB = 2**30
 

@@ -48,7 +48,7 @@ from synthjax.weights import files
 
 PROCESSES = "all"  # they train as one, and the first one writes
 _WEIGHTS = ".safetensors"
-# Of a device's memory; the rest is for weights and what a layer takes.
+# Share of a device's memory; weights and what a layer takes need the rest.
 _FOR_ACTIVATIONS = 0.75
 _SPLITS = ("train", "validation", "test")
 

@@ -61,8 +61,8 @@ class Transfer(Finetuning):
   model: Block | None = None  # if not config.pretrain.model
   weights: str | None = None  # of the backbone, if not those of `pretrain`
   compare: Pairs = ()  # of starts, besides all with "random"
-  # Of a side, that measuring keeps: the image is resized to more, and its
-  # middle cut out. ImageNet's usual 224 of 256 are 0.875.
+  # Share of a side that measuring keeps: it resizes the image to more, and cuts
+  # out the middle. ImageNet's usual 224 of 256 are 0.875.
   crop: Annotated[float, Rule(lambda x: 0 < x <= 1, "above 0, at most 1")] = 1.0
 
   def problems(self) -> Iterable[str]:

@@ -191,9 +191,9 @@ def read_rows(file: epath.PathLike) -> list[dict[str, float]]:
 
 # --- TensorBoard --------------------------------------------------
 # `clu.metric_writers` would write them, but imports TensorFlow, as do
-# `clu.periodic_actions` and `clu.checkpoint`; tensorboardX does without. Of it,
-# the files and not the `SummaryWriter`: that one's thread dies of a full disk,
-# and then its queue blocks the training.
+# `clu.periodic_actions` and `clu.checkpoint`; tensorboardX does without. We
+# use its files and not its `SummaryWriter`: that one's thread dies of a full
+# disk, and then its queue blocks the training.
 
 _HELD_BACK = 30  # seconds, at most, before what is written can be seen
 

@@ -61,8 +61,8 @@ def inspect(source: Source) -> dict[str, Any] | None:
   """Finds out early whether the images of a source can be read.
 
   One image of each class is decoded, as are all whose header is odd or whose
-  file looks cut short. Of a source that does not name its files, it is the
-  first image alone.
+  file looks cut short. If a source does not name its files, only its first
+  image is decoded.
 
   Returns:
     The `path` of the folder, the number of `files`, and their `sha256`; None if

@@ -118,7 +118,7 @@ def identify_files(
   def opened(block):
     try:
       return open_real(block, space)
-    except UserError:  # checked before, and told by who has to read it
+    except UserError:  # the task that reads these images reports it
       return None
 
   return inspection.identify(
