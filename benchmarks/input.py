@@ -2,18 +2,22 @@
 
   python -m benchmarks.input [--json FILE] [--workers N]
 
-From encoded images to batches of uint8: a random resized crop and a mirror.
-Ours reads shards of JPEG, PNG and WebP; PyTorch's side reads the same bytes
-from one file an image, with Pillow and the usual transform written out, as
-torchvision has it. Both run on one core, one after the other in each round;
-the figures are the medians of the rounds.
+From encoded images to batches of uint8: a random resized crop and a mirror, or
+whole images for a device that crops, one or three copies of each. Ours reads
+shards of JPEG, PNG and WebP; PyTorch's side reads the same bytes from one file
+an image, with Pillow and the usual transform written out, as torchvision has
+it. Before it come the stages alone: encoding, which a drawing pays, decoding
+beside Pillow's, and decoding with crop and mirror. All run on one core, one
+after the other in each round; the figures are the medians of the rounds.
 
-The last rows are the share of its time that a device is at work, at a stated
-rate: the device is a clock, so that it takes none of the core, as a GPU would.
+The last rows are the share of its time that a device is at work, and does not
+wait for its input: one of a stated rate, which is a clock and takes none of the
+core, as a GPU would; and this core itself, on steps of ResNet-50.
 """
 
 import argparse
 import functools
+import io
 import itertools
 import math
 import pathlib
@@ -25,10 +29,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks import devices, table
+from benchmarks import devices, table, train
 from benchmarks.devices import find_torch, limit_threads
 from benchmarks.made_up import ImageFiles, picture
-from benchmarks.timing import medians_of
+from benchmarks.timing import medians, medians_of
 from synthjax.data.pipeline.rows import subset
 
 QUALITY = {"jpeg": 90, "png": None, "webp": 90}
@@ -49,19 +53,29 @@ def main(argv: list[str] | None = None) -> None:
   kinds = [("jpeg", args.side), ("png", args.side), ("webp", args.side)]
   if args.large:
     kinds.append(("jpeg", args.large))
-  rows = []
+  rows, busy = [], []
   with tempfile.TemporaryDirectory() as folder:
     for image_format, side in kinds:
       where = pathlib.Path(folder) / f"{image_format}{side}"
       write(where, args.images, side, image_format)
-      sides = {"ours": functools.partial(ours, where / "shards", args)}
-      if has_torch:
-        sides["torch"] = functools.partial(reference, where / "files", args)
-      name = f"{image_format.upper()} {side} px, crop to {args.size}"
-      figures = in_turn(sides, functools.partial(rate, args=args), args.rounds)
-      rows.append(row_of(name, "images/s per core", figures, device))
+      title = f"{image_format.upper()} {side} px"
+      figures = stages(where / "files", image_format, args, has_torch)
+      ways = {f"crop to {args.size}": (args.size, 1)}
       if (image_format, side) == kinds[0]:
-        busy = busy_rows(sides, args, device)
+        ways |= {"whole": (None, 1), "3 copies of the whole": (None, 3)}
+      for way, (size, repeats) in ways.items():
+        sides = sides_of(where, args, size, repeats, has_torch)
+        measure = functools.partial(rate, args=args)
+        figures[f"batches, {way}"] = in_turn(sides, measure, args.rounds)
+        if (image_format, side) == kinds[0] and not busy:
+          small = argparse.Namespace(**vars(args) | {"batch": args.step_batch})
+          few = sides_of(where, small, size, repeats, has_torch)
+          busy = busy_rows(sides, args, device)
+          busy.append(step_row(few, small, device))
+      rows += [
+        row_of(f"{title}: {what}", "images/s per core", each, device)
+        for what, each in figures.items()
+      ]
     table.show(rows + busy, args.json)
 
 
@@ -70,7 +84,7 @@ def row_of(name: str, unit: str, figures: dict, device: str) -> dict[str, Any]:
     name,
     unit,
     figures["ours"],
-    figures.get("torch"),
+    figures.get("reference"),
     device=device,
     more_is_better=True,
   )
@@ -93,8 +107,21 @@ def busy_rows(
   return rows
 
 
+def step_row(
+  sides: dict[str, Open], args: argparse.Namespace, device: str
+) -> dict[str, Any]:
+  """Measures how much of its time this core is at work on real steps."""
+  batch = train.make_batch(args.batch, args.size)
+  step = train.our_step("resnet50", *batch, tiny=args.tiny)
+  step.run()
+  measure = functools.partial(step_share, run=step.run)
+  figures = in_turn(sides, measure, args.rounds)
+  name = f"training ResNet-50 here, batches of {args.batch}, is at work"
+  return row_of(name, "share of time", figures, device)
+
+
 def parser() -> argparse.ArgumentParser:
-  flags, add = devices.make_parser(__doc__, threads=False)
+  flags, add = devices.make_parser(__doc__, threads=False, tiny=True)
   add("workers", 0, "reading processes of each; 0 reads in the main one")
   add("rounds", 5, "of which the median is taken")
   add("images", 512, "of each format")
@@ -103,6 +130,7 @@ def parser() -> argparse.ArgumentParser:
   add("size", 224, "px of the crops")
   add("batch", 256, "images in a batch")
   add("batches", 4, "in a round")
+  add("step-batch", 8, "images of a real training step")
   flags.add_argument(
     "--device-rates",
     type=float,
@@ -111,6 +139,56 @@ def parser() -> argparse.ArgumentParser:
     help="images/s of the device that waits (400 800)",
   )
   return flags
+
+
+def stages(
+  folder: pathlib.Path,
+  image_format: str,
+  args: argparse.Namespace,
+  has_torch: bool,
+) -> dict[str, dict[str, float]]:
+  """Returns the images/s of the parts that make up reading, and of encoding."""
+  from synthjax.data.pipeline import codecs, host_augment
+
+  files = [path.read_bytes() for path in sorted(folder.iterdir())[:16]]
+  pictures = [codecs.decode_image(data) for data in files]
+  views = host_augment.transforms("photo", image_size=args.size, num_classes=1)
+  rng = np.random.default_rng(0)
+
+  def by_pillow(data):
+    with Image.open(io.BytesIO(data)) as image:
+      return np.asarray(image.convert("RGB"))
+
+  def view(data):
+    row = {"encoded": data, "label": 0}
+    for transform in views:
+      row = transform(row, rng)
+
+  def torch_view(data):
+    torch_example(Image.open(io.BytesIO(data)).convert("RGB"), args.size)
+
+  encode = functools.partial(
+    codecs.encode, image_format=image_format, quality=QUALITY[image_format]
+  )
+  functions = {
+    "encode": {"ours": (encode, pictures)},
+    "decode, against Pillow": {
+      "ours": (codecs.decode_image, files),
+      "reference": (by_pillow, files),
+    },
+    "decode, crop and mirror": {"ours": (view, files)},
+  }
+  if has_torch:
+    functions["decode, crop and mirror"]["reference"] = (torch_view, files)
+  figures = {}
+  for what, sides in functions.items():
+    calls = {
+      name: lambda function=function, items=items: [*map(function, items)]
+      for name, (function, items) in sides.items()
+    }
+    seconds = medians(calls, args.rounds, time.process_time)
+    figures[what] = {name: len(files) / s for name, s in seconds.items()}
+  return figures
 
 
 def write(
@@ -145,7 +223,30 @@ def write(
 # --- the two sides ----------------------------------------------------------
 
 
-def ours(folder: pathlib.Path, args: argparse.Namespace) -> Iterator[Any]:
+def sides_of(
+  folder: pathlib.Path,
+  args: argparse.Namespace,
+  size: int | None,
+  repeats: int,
+  has_torch: bool,
+) -> dict[str, Open]:
+  """Returns both sides; `size` of the crops is None for whole images."""
+  start = lambda side, name: functools.partial(
+    side, folder / name, args, size=size, repeats=repeats
+  )
+  sides = {"ours": start(ours, "shards")}
+  if has_torch:
+    sides["reference"] = start(reference, "files")
+  return sides
+
+
+def ours(
+  folder: pathlib.Path,
+  args: argparse.Namespace,
+  *,
+  size: int | None,
+  repeats: int = 1,
+) -> Iterator[Any]:
   """Reads batches of uint8 [n, h, w, 3]."""
   from synthjax.data.generated import shards
   from synthjax.data.pipeline import host_augment
@@ -156,37 +257,54 @@ def ours(folder: pathlib.Path, args: argparse.Namespace) -> Iterator[Any]:
   rows = np.arange(max(EPOCH, len(source))) % len(source)
   batches = pipeline.train_batches(
     subset(source, rows),
-    host_augment.transforms("photo", image_size=args.size, num_classes=1),
+    host_augment.transforms(
+      "photo" if size else "none", image_size=size or args.side, num_classes=1
+    ),
     batch_size=args.batch,
     seed=0,
     num_workers=args.workers,
+    repeats=repeats,
   )
   return iter(batches)
 
 
-def reference(folder: pathlib.Path, args: argparse.Namespace) -> Iterator[Any]:
-  """Reads batches of uint8 [n, 3, h, w]."""
+def reference(
+  folder: pathlib.Path,
+  args: argparse.Namespace,
+  *,
+  size: int | None,
+  repeats: int = 1,
+) -> Iterator[Any]:
+  """Reads batches of uint8 [n, 3, h, w].
+
+  It decodes each copy of an image, as DeiT's sampler of indices has it.
+  """
   import torch
 
   files = sorted(folder.iterdir())
   files = files * max(1, EPOCH // len(files))
+  order = torch.randperm(len(files))
   loader = torch.utils.data.DataLoader(
-    ImageFiles(files, functools.partial(torch_example, size=args.size)),
+    ImageFiles(files, functools.partial(torch_example, size=size)),
     batch_size=args.batch,
-    shuffle=True,
+    sampler=[i for i in order.tolist() for _ in range(repeats)],
     num_workers=args.workers,
     drop_last=True,
   )
   return iter(loader)
 
 
-def torch_example(image: Image.Image, size: int) -> tuple[Any, int]:
-  """Crops and mirrors at random: uint8 [3, size, size], and a label."""
+def torch_example(image: Image.Image, size: int | None) -> tuple[Any, int]:
+  """Crops and mirrors at random: uint8 [3, size, size], and a label.
+
+  Without a size, the image stays as it is.
+  """
   import torch
 
-  image = torch_crop(image, size)
-  if torch.rand(1) < 0.5:
-    image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+  if size:
+    image = torch_crop(image, size)
+    if torch.rand(1) < 0.5:
+      image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
   pixels = torch.from_numpy(np.array(image))
   return pixels.permute(2, 0, 1).contiguous(), 0
 
@@ -265,6 +383,17 @@ def busy_share(
     free = max(free, now) + step_seconds
     time.sleep(max(0.0, free - step_seconds - now))
   return num_steps * step_seconds / (free - began)
+
+
+def step_share(batches: Iterator[Any], *, run: Callable[[], Any]) -> float:
+  """Returns the share of time in a step that runs after each of two batches."""
+  began, worked = time.perf_counter(), 0.0
+  for _ in range(2):
+    next(batches)
+    start = time.perf_counter()
+    run()
+    worked += time.perf_counter() - start
+  return worked / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":
