@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 import grain
 import jax
 import numpy as np
-from absl import logging
 
 from synthjax.data.pipeline import codecs
 from synthjax.data.pipeline.rows import Example, Source
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.progress import say
 from synthjax.runtime.threads import count_cores
 
 # A core crops 700 to 1,200 images/s, and an H100 may train on 5,500.
@@ -118,13 +118,10 @@ def choose_workers() -> int:
   training.
   """
   cores, devices = count_cores(), jax.local_devices()
-  workers = min(cores - 1, WORKERS_PER_DEVICE * len(devices))
   if devices[0].platform == "cpu":
-    workers = 0
-  logging.info(
-    "%d processes read images, for %d devices (%s), on %d cores.",
-    *(workers, len(devices), devices[0].platform, cores),
-  )
+    return 0
+  workers = min(cores - 1, WORKERS_PER_DEVICE * len(devices))
+  say(f"{workers} processes read, for {len(devices)} devices, on {cores} cores")
   return workers
 
 
