@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   with as_message():
     if command not in COMMANDS:
       raise unknown_names("command", [command], COMMANDS)
-  importlib.import_module(COMMANDS[command][0]).main(args)
+    importlib.import_module(COMMANDS[command][0]).main(args)
 
 
 def _help() -> str:

@@ -26,7 +26,6 @@ from collections.abc import (
   Mapping,
   Sequence,
 )
-from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -34,7 +33,14 @@ from ml_collections import ConfigDict, config_flags
 from synthjax.config import schema
 from synthjax.config.arguments import unknown_fields
 from synthjax.config.config_files import find, load_config
-from synthjax.runtime import atomic, cache, locks, progress, timings
+from synthjax.runtime import (
+  atomic,
+  cache,
+  commands,
+  locks,
+  progress,
+  timings,
+)
 from synthjax.runtime.errors import (
   UserError,
   as_message,
@@ -305,12 +311,12 @@ def _main(argv: Sequence[str]) -> None:
   ]:
     # Empty is also what an unset variable of the shell leaves.
     raise UserError(f"{' and '.join(missing)} must be given; see --help.")
+  signals = commands.STOPS
   if _DISTRIBUTED.value:
     from synthjax.runtime import processes
 
     processes.join()
-  else:  # JAX takes the signal, and passes it on to all
-    signal.signal(signal.SIGTERM, _stop)
+    signals = (signal.SIGINT,)  # JAX takes SIGTERM, and passes it on to all
   if not flags.FLAGS["verbosity"].present:  # not given on the command line
     logging.set_verbosity(logging.WARNING)  # Orbax logs every step
   cache.use_compilation_cache()
@@ -320,16 +326,18 @@ def _main(argv: Sequence[str]) -> None:
       f"--workdir={workdir} holds {variable[0]}, which no shell has replaced "
       "by its value: write it in double quotes, or the path itself."
     )
-  run_tasks(_CONFIG.value, workdir, shared=_SHARED.value)
+  with commands.on_stop(_stop, signals):
+    run_tasks(_CONFIG.value, workdir, shared=_SHARED.value)
 
 
-def _stop(signum: int, frame: Any) -> None:
+def _stop(number: int) -> None:
   """Ends the run as an error would, so that files are closed and removed."""
-  del frame
+  what = "Ctrl-C" if number == signal.SIGINT else "a signal"
+  progress.end_line()
   print(
-    "synthjax: stopped by a signal; the same command resumes.", file=sys.stderr
+    f"synthjax: stopped by {what}; the same command resumes.", file=sys.stderr
   )
-  sys.exit(128 + signum)
+  sys.exit(128 + number)
 
 
 def _cleanly(function: Callable) -> Callable:

@@ -89,7 +89,11 @@ _OF_DISKS = {
 
 @contextlib.contextmanager
 def as_message() -> Iterator[None]:
-  """Makes an error that a user can correct one message and exit code 2."""
+  """Makes an error that a user can correct one message and exit code 2.
+
+  Ctrl-C is a message, too, and exit code 130.
+  """
+  code = 2
   try:
     yield
   except UserError as error:
@@ -102,10 +106,15 @@ def as_message() -> Iterator[None]:
       f"{path}{error.strerror}. Files that are complete are kept: make the "
       "path one that can be read and written, and run the same command again."
     )
+  except KeyboardInterrupt:
+    message, code = (
+      "interrupted. What is complete is kept, and the same command goes on.",
+      130,
+    )
   else:
     return
   print(f"synthjax: {message}", file=sys.stderr)
-  sys.exit(2)
+  sys.exit(code)
 
 
 def unknown_names(

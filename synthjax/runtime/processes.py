@@ -3,12 +3,12 @@
 import contextlib
 import itertools
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 
 import jax
 
+from synthjax.runtime import commands
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
 
@@ -70,34 +70,26 @@ def wait_for_all(place: str) -> None:
 
 
 @contextlib.contextmanager
-def stop_signal() -> Iterator[Callable[[int], bool]]:
-  """Yields step -> whether to save and stop, to be called after each step.
+def stop_signal() -> Iterator[Callable[[int], int]]:
+  """Yields step -> exit code, to be called after each step; 0 is to go on.
 
-  SIGTERM, which announces a preemption, makes it true. A second one ends the
-  process at once. Where several processes have joined, JAX passes the signal
-  of one on to all, which get True at the same step, a little later. If that
-  step comes after the last one of a run, the signal is lost.
+  SIGTERM, which announces a preemption, and Ctrl-C ask to save and stop. A
+  second one ends the process at once. Where several processes have joined, JAX
+  passes the SIGTERM of one on to all, which get it at the same step, a little
+  later. If that step comes after the last one of a run, the signal is lost.
   """
   if _joined():
     from jax.experimental import multihost_utils
 
-    yield multihost_utils.reached_preemption_sync_point
+    at = multihost_utils.reached_preemption_sync_point
+    yield lambda step: PREEMPTED if at(step) else 0
     return
   if threading.current_thread() is not threading.main_thread():
-    yield lambda step: False  # only the main thread may take signals
+    yield lambda step: 0  # only the main thread may take signals
     return
-  stop = threading.Event()
-
-  def receive(number, frame):
-    del number, frame
-    stop.set()
-    signal.signal(signal.SIGTERM, before)
-
-  before = signal.signal(signal.SIGTERM, receive)
-  try:
-    yield lambda step: stop.is_set()
-  finally:
-    signal.signal(signal.SIGTERM, before)
+  received = [0]
+  with commands.on_stop(received.append):
+    yield lambda step: received[-1] and 128 + received[-1]
 
 
 def _joined() -> bool:

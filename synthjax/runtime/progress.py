@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 
+from synthjax.runtime import commands
 from synthjax.runtime.threads import count_cores
 
 _REDRAWN = 0.2  # seconds between two states of a live line
@@ -44,6 +45,7 @@ def counter(
 
   def count_on(count: int = 1, note: str = "") -> float | None:
     nonlocal began, done, since
+    commands.stop_if_told()
     done, now = done + count, time.monotonic()
     rate = None
     if began is None:

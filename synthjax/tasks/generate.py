@@ -25,7 +25,7 @@ from synthjax.config.schema import (
   Shots,
   Whole,
 )
-from synthjax.data.generated import scores, shards
+from synthjax.data.generated import scores, shards, unfinished
 from synthjax.data.generated.plan import (
   START_STEPS,
   Row,
@@ -195,7 +195,11 @@ def run(config: ConfigDict, workdir: str) -> None:
     )
     references = partial(read_references, pool, generator.reference_size)
   rows = rows_of(blocks)
-  is_new = jax.process_index() == 0 and not any(folder.glob(f"{NAME}*"))
+  is_new = (
+    jax.process_index() == 0
+    and not any(folder.glob(f"{NAME}*"))
+    and not unfinished.sizes(folder)
+  )
   if fields.preview and is_new:
     count = fields.preview // len(space.classes)
     chosen = few_of_each(
@@ -264,7 +268,8 @@ def fill(
   """Draws the missing shards, which processes share between them.
 
   While the device draws, other threads encode earlier images and write them. A
-  process that is killed loses one shard. Returns when every shard is complete.
+  process that is killed loses the batch at hand and what was drawn in the last
+  `unfinished.SECONDS`. Returns when every shard is complete.
 
   Args:
     folder: of the shards; it exists.
@@ -293,11 +298,18 @@ def fill(
   for file in existing:
     shards.check_rows(folder / file, sizes[file])
   done = sum(sizes[file] for file in existing)
+  for part, count in unfinished.sizes(folder).items():
+    if part < total and list(sizes)[part] not in existing:
+      done += count
+    else:  # of a run that was killed before it removed them
+      unfinished.remove(folder, part)
   report = _progress(folder, len(rows), done)
 
-  def write(part, examples):
-    encoded = ({**x, "encoded": x["encoded"].result()} for x in examples)
-    shards.write_shard(folder, part, total, encoded, name=name)
+  def write(part, shard, examples):
+    found = {x["id"]: x for x in unfinished.encoded(examples)}
+    ordered = (found[row.id] for row in shard)
+    shards.write_shard(folder, part, total, ordered, name=name)
+    unfinished.remove(folder, part)
 
   process = jax.process_index(), jax.process_count()
   parts = locks.share(folder, list(sizes), process=process)
@@ -307,24 +319,29 @@ def fill(
   ):
     writing = None
     for part in parts:
-      first, examples = part * shard_size, []
+      first = part * shard_size
       last = min(first + shard_size, len(rows))
       shard = [rows[i] for i in range(first, last)]
-      for drawn, images in draw(generator, shard, references):
-        examples += [
-          {
-            "encoded": encoders.submit(encode, image),
-            "label": row.label,
-            "prompt": row.prompt,
-            "seed": row.seed,
-            "id": row.id,
-          }
-          for row, image in zip(drawn, images, strict=True)
-        ]
-        report(len(drawn), examples[-1]["encoded"])
+      kept = unfinished.read(folder, part, shard)
+      missing, examples = [row for row in shard if row.id not in kept], []
+      with unfinished.keeping(folder, part, len(kept), writer) as keep:
+        for drawn, images in draw(generator, missing, references):
+          new = [
+            {
+              "encoded": encoders.submit(encode, image),
+              "label": row.label,
+              "prompt": row.prompt,
+              "seed": row.seed,
+              "id": row.id,
+            }
+            for row, image in zip(drawn, images, strict=True)
+          ]
+          examples += new
+          keep(new)
+          report(len(drawn), new[-1]["encoded"])
       if writing:  # one at a time, so that memory holds two shards at most
         writing.result()
-      writing = writer.submit(write, part, examples)
+      writing = writer.submit(write, part, shard, [*kept.values(), *examples])
     if writing:
       writing.result()
   return sizes

@@ -85,8 +85,8 @@ def train(
   Raises:
     UserError: when a metric or the state is not finite, the batch or `fsdp`
       does not fit the devices or their memory, or no checkpoint can be read.
-    SystemExit: of code `processes.PREEMPTED`, when SIGTERM has ended the run
-      between two steps; it is saved then.
+    SystemExit: of the code of `processes.stop_signal`, when SIGTERM or Ctrl-C
+      has ended the run between two steps; it is saved then.
   """
   folder, fsdp = epath.Path(folder), fields.fsdp
   init_rng, rng = jax.random.split(jax.random.key(seed))
@@ -250,7 +250,7 @@ def save_hook(
   label: str,
   every: int,
   last: int,
-  stop: Callable[[int], bool] = lambda step: False,
+  stop: Callable[[int], int] = lambda step: 0,
 ) -> Hook:
   """Saves every so many steps, at step `last`, and where the run is stopped.
 
@@ -263,8 +263,8 @@ def save_hook(
 
   Returns:
     A hook, which raises UserError about a full disk or rather than save what is
-    not finite, and SystemExit, of code `processes.PREEMPTED`, once a stopped
-    run is saved.
+    not finite, and SystemExit, of the code of `stop`, once a stopped run is
+    saved.
   """
 
   def hook(step: int, state: Any, metrics: dict) -> None:
@@ -281,7 +281,7 @@ def save_hook(
           f"{label}: stopped by a signal, and saved at step {step}/{last}; "
           "the same command goes on from there."
         )
-      raise SystemExit(processes.PREEMPTED)
+      raise SystemExit(stopped)
 
   return hook
 

@@ -1,8 +1,10 @@
 """Filling a folder with shards: together, resumed, and where it must fail."""
 
 import pathlib
+import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from synthjax.data.generated import shards
+from synthjax.data.generated import shards, unfinished
 from synthjax.data.generated.plan import Block, Row, rows_of
 from synthjax.data.pipeline.codecs import encode_png
 from synthjax.generators import Generator
@@ -89,6 +91,63 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path):
   assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
 
 
+def cut(folder, num_batches, **changes):
+  """Fills a folder until so many batches are begun, and is stopped then."""
+  batches = iter(range(num_batches))
+
+  def before():
+    if next(batches, None) is None:
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    fill_folder(folder, generator=make_generator(before=before), **changes)
+
+
+def drawn_by(folder, **changes):
+  """Fills a folder, and returns how many batches were drawn for it."""
+  batches = []
+  generator = make_generator(before=lambda: batches.append(1))
+  fill_folder(folder, generator=generator, **changes)
+  return len(batches)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seconds", [0, 1000])
+def test_the_images_of_an_unfinished_shard_are_used_again(
+  tmp_path, monkeypatch, seconds
+):
+  """Whether they were written by and by, or when it was stopped."""
+  monkeypatch.setattr(unfinished, "SECONDS", seconds)
+  fill_folder(tmp_path / "whole", shard_size=20)
+  folder = tmp_path / "cut"
+  cut(folder, 2, shard_size=20)
+  assert not contents(folder) and unfinished.sizes(folder) == {0: 8}
+  cut(folder, 2, shard_size=20)
+  assert unfinished.sizes(folder) == {0: 16}
+  assert drawn_by(folder, shard_size=20) == 1  # of five
+  assert contents(folder) == contents(tmp_path / "whole")
+  assert not unfinished.sizes(folder)
+
+
+@pytest.mark.faults
+def test_a_damaged_or_foreign_piece_is_drawn_again(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(unfinished, "SECONDS", 0)
+  fill_folder(tmp_path / "whole", shard_size=20)
+  folder = tmp_path / "cut"
+  cut(folder, 4, shard_size=20)
+  first, second, third, _ = sorted(folder.glob(".drawn-*"))
+  first.write_bytes(first.read_bytes()[:50])
+  others = shards.read_file(second)
+  shards.write_file(folder, second.name, [x | {"seed": 7} for x in others])
+  third.rename(folder / ".drawn-00009-00000008-00000004")  # of no shard
+  assert drawn_by(folder, shard_size=20) == 4
+  assert contents(folder) == contents(tmp_path / "whole")
+  assert "is drawn again" in capsys.readouterr().err
+  assert not list(folder.glob(".drawn-*"))
+
+
 @pytest.mark.faults
 def test_a_generator_that_fails_leaves_whole_shards_and_its_error(tmp_path):
   batches = iter(range(3))
@@ -141,6 +200,47 @@ def test_a_long_run_is_estimated_from_its_second_batch(
   assert told.startswith("generate: 992 images are left, about 2 h 4 min")
   assert "0.133 images/s" in told and "GB free" in told
   assert "1,000/1,000 images" in lines[-1]
+
+
+STOPPED = """
+import sys, time
+from synthjax.data.generated import unfinished
+from tasks import test_draw_shards
+unfinished.SECONDS = 0.2
+
+def before():
+  print("batch", flush=True)
+  time.sleep(0.01)
+
+generator = test_draw_shards.make_generator(before=before)
+test_draw_shards.fill_folder(sys.argv[1], 6000, generator, shard_size=6000)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_shard_survives_kills_at_random_moments(tmp_path):
+  """Ten by SIGKILL and ten by Ctrl-C, within the one shard there is."""
+  fill_folder(tmp_path / "whole", count=6000, shard_size=6000)
+  folder, chance, drawn, kills = tmp_path / "cut", random.Random(0), 0, 0
+  folder.mkdir()
+  while not contents(folder):
+    worker = subprocess.Popen(
+      [sys.executable, "-c", STOPPED, str(folder)],
+      cwd=pathlib.Path(__file__).parents[1],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.DEVNULL,
+      text=True,
+    )
+    if kills < 20:
+      drawn += bool(worker.stdout.readline())
+      time.sleep(chance.uniform(0, 0.6))
+      worker.send_signal((signal.SIGKILL, signal.SIGINT)[kills % 2])
+      kills += 1
+    drawn += worker.communicate(timeout=120)[0].count("batch")
+  assert kills == 20 and contents(folder) == contents(tmp_path / "whole")
+  # A kill loses 0.2 s of batches of 0.01 s, and those of writing them.
+  assert 1500 <= drawn <= 1500 + 10 * 60, drawn
 
 
 WORKER = """

@@ -74,7 +74,12 @@ def workdir(tmp_path):
   return tmp_path
 
 
-def test_told_to_stop_it_leaves_whole_shards_and_no_litter(config, workdir):
+@pytest.mark.parametrize(
+  ("sent", "by"), [(signal.SIGTERM, "a signal"), (signal.SIGINT, "Ctrl-C")]
+)
+def test_told_to_stop_it_leaves_whole_shards_and_no_litter(
+  config, workdir, sent, by
+):
   """And a second command, meanwhile, is told who is at work there."""
   process = command(config, workdir)
   wait_for_shards(process, workdir, 2)
@@ -83,10 +88,10 @@ def test_told_to_stop_it_leaves_whole_shards_and_no_litter(config, workdir):
   assert other.returncode == 2 and f"pid {process.pid}" in said
   assert said.startswith("synthjax: Another run is at work")
 
-  process.send_signal(signal.SIGTERM)
+  process.send_signal(sent)
   _, said = process.communicate(timeout=60)
-  assert process.returncode == 128 + signal.SIGTERM
-  assert "stopped by a signal; the same command resumes" in said
+  assert process.returncode == 128 + sent
+  assert f"stopped by {by}; the same command resumes" in said
   assert "Traceback" not in said
   found = whole(workdir)
   assert 2 <= len(found) < 180 and not list(workdir.rglob(".tmp-*"))

@@ -100,7 +100,7 @@ def test_an_interruption_keeps_what_was_fetched(tiny, monkeypatch, capsys):
   monkeypatch.setattr("synthjax.runtime.download.fetch", interrupted)
   run("fetch", "tiny", code=130)
   err = capsys.readouterr().err
-  assert "interrupted. What was fetched is kept" in err
+  assert "interrupted. What is complete is kept" in err
 
 
 def start(*args, **env):

@@ -66,8 +66,19 @@ def write_shard(
   Returns:
     The number of rows.
   """
-  rows = 0
   file = shard_name(shard_index, num_shards, name=name, split=split)
+  return write_file(folder, file, examples, encode=encode)
+
+
+def write_file(
+  folder: epath.PathLike,
+  file: str,
+  examples: Iterable[Example],
+  *,
+  encode: Callable[[np.ndarray], bytes] = encode_png,
+) -> int:
+  """Writes a file of any name as `write_shard` does; returns its rows."""
+  rows = 0
   with replace(folder, file) as path:
     writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
     try:
@@ -77,6 +88,20 @@ def write_shard(
     finally:
       writer.close()  # raises where the disk is full
   return rows
+
+
+def read_file(path: epath.PathLike) -> list[Example]:
+  """Reads the rows of one file, with encoded images.
+
+  Raises:
+    UserError: if it is damaged.
+  """
+  path = _local(epath.Path(path))
+  records = array_record_data_source.ArrayRecordDataSource(
+    [f"{path}[0:{(rows := _count(path))}]"], _READER_OPTIONS
+  )
+  features = functools.partial(_features_of, records, (path,), (rows,))
+  return [_read(features, False, i) for i in range(rows)]
 
 
 def check_rows(path: epath.PathLike, rows: int) -> None:
