@@ -24,6 +24,8 @@ class Captioned:
   subcategories: schema.Texts = ()
   # Unicode categories that are left out, such as "Symbols".
   leave_out: schema.Texts = ()
+  # Styles that are left out.
+  leave_out_styles: schema.Texts = ()
 
   def problems(self) -> Iterable[str]:
     for field, kind in (
@@ -33,14 +35,18 @@ class Captioned:
       allowed = {getattr(concept, kind) for concept in world.concepts()}
       if unknown := [x for x in getattr(self, field) if x not in allowed]:
         yield f"{field}: {unknown_names(kind, unknown, allowed)}"
+    styles = [s for s in world.STYLES if world.STYLES[s] == "train"]
+    if unknown := [x for x in self.leave_out_styles if x not in styles]:
+      yield f"leave_out_styles: {unknown_names('style', unknown, styles)}"
 
   def open(self) -> world.Source:
     """Opens the drawings."""
     concepts, source = world.concepts(), world.open_split(self.split)
     kept = [
       i
-      for i, (_, _, concept) in enumerate(source.rows)
-      if concepts[concept].category not in self.leave_out
+      for i, (style, _, concept) in enumerate(source.rows)
+      if style not in self.leave_out_styles
+      and concepts[concept].category not in self.leave_out
       and (
         not self.subcategories
         or concepts[concept].subcategory in self.subcategories

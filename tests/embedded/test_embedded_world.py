@@ -18,6 +18,8 @@ from tools.embedded_world import build
 from tools.embedded_world import concepts as concept_list
 
 SEEN = ("train", "validation", "real_pool")
+# Styles of training that few-shot pools go without.
+LATER = {"fluent-emoji-3d", "fluent-emoji-high-contrast"}
 HELD_OUT = ("test", "test_seen", "test_unseen")
 
 
@@ -33,6 +35,7 @@ def shown(split, style_split, concept_splits, index):
     (style, concept)
     for style, record in index["styles"].items()
     if record["split"] == style_split
+    and (split != "real_pool" or style not in LATER)
     for concept in record["rows"]
     if index["concepts"][concept]["split"] in concept_splits
   )
@@ -125,11 +128,13 @@ def test_a_row_says_what_it_shows():
 
 
 def test_known_drawings_have_their_colours():
-  """A strawberry is red and a four leaf clover green, in every style."""
+  """An apple is red and a four leaf clover green, in every style of colour."""
   for split in world.SPLITS:
     source = world.open_split(split)
-    for i, (_, _, concept) in enumerate(source.rows):
+    for i, (style, _, concept) in enumerate(source.rows):
       name = world.concepts()[concept].name
+      if style == "fluent-emoji-high-contrast":
+        continue
       if name in ("red apple", "red heart", "green apple", "four leaf clover"):
         red, green = source[i]["image"].mean((0, 1))[:2]
         assert (red > green) == name.startswith("red"), source[i]["id"]
@@ -250,7 +255,7 @@ def test_every_style_and_word_list_has_its_licence(index):
 
 def test_the_files_are_small():
   sizes = {p.name: p.stat().st_size for p in world.FOLDER.glob("*.*")}
-  assert sizes["images.zip"] < 10_000_000
+  assert sizes["images.zip"] < 16_000_000
   assert sizes["concepts.json"] + sizes["tokenizer.json"] < 1_000_000
 
 

@@ -1,6 +1,7 @@
 r"""Builds the embedded image set from npm packages; users never need to.
 
-  npm install --prefix=$DIR emoji-datasource emojilib @iconify-json/{noto,...}
+  npm install --prefix=$DIR emoji-datasource emojilib @iconify-json/{noto,...} \
+    @lobehub/fluent-emoji-3d
   pip install synthjax[dev]
   python -m tools.embedded_world.build --node_modules=$DIR/node_modules \
     --out=synthjax/embedded
@@ -15,6 +16,7 @@ the same bytes. Files written:
 """
 
 import io
+import itertools
 import json
 import pathlib
 import zipfile
@@ -51,7 +53,14 @@ def main(_) -> None:
 
   concepts = concept_list.read(node_modules)
   drawings = draw(node_modules, concepts)
-  alike = sorted({p for d in drawings.values() for p in alike_pairs(*d)})
+  alike = sorted(
+    {
+      pair
+      for style, rows_and_images in drawings.items()
+      if style not in world.LATER_STYLES
+      for pair in alike_pairs(*rows_and_images)
+    }
+  )
   splits = concept_list.splits(concepts, alike)
   phrases = concept_list.caption_phrases(concepts)
   for concept, split, chosen in zip(concepts, splits, phrases, strict=True):
@@ -92,6 +101,12 @@ def draw(
     images = np.stack([icons.render(icon_set, name) for _, name in rows])
     # A white square on white shows nothing to learn from.
     kept = np.flatnonzero(images.std((1, 2, 3)) >= BLANK_STD)
+    if style in world.LATER_STYLES:
+      # Without colours a red and a green apple are one drawing, which may not
+      # be of a training concept and of a held-out one.
+      shown = [rows[k][0] for k in kept]
+      shared = set(itertools.chain(*alike_pairs(shown, images[kept])))
+      kept = [k for k in kept if rows[k][0] not in shared]
     drawings[style] = ([rows[k][0] for k in kept], images[kept])
     print(f"{style}: {len(icons_of)} concepts, {len(kept)} drawings")
   return drawings
@@ -148,7 +163,12 @@ def train_tokenizer(concepts: list[dict]):
     for phrase in (concept["name"], *concept["phrases"])
   ]
   phrases += world.SUBCATEGORIES.values()
-  phrases += [word for words in world.STYLE_WORDS.values() for word in words]
+  phrases += [
+    word
+    for style, words in world.STYLE_WORDS.items()
+    if style not in world.LATER_STYLES
+    for word in words
+  ]
   templates = [template.format("", style="") for template in world.TEMPLATES]
   trainer = trainers.BpeTrainer(
     vocab_size=VOCABULARY,

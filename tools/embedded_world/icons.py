@@ -1,4 +1,7 @@
-"""Finds each concept in an Iconify icon set and renders it."""
+"""Finds each concept in an icon set and renders it.
+
+Most sets are Iconify's, drawn as SVG; one is a folder of rendered images.
+"""
 
 import io
 import json
@@ -142,9 +145,23 @@ RENAMED = {
 }
 
 
+# Packages other than @iconify-json/<style>, which hold images as
+# assets/<code points>.webp.
+IMAGE_PACKAGES = {"fluent-emoji-3d": "@lobehub/fluent-emoji-3d"}
+
+
+def package_of(node_modules: pathlib.Path, style: str) -> pathlib.Path:
+  """Returns the folder of a style's npm package."""
+  return node_modules / IMAGE_PACKAGES.get(style, f"@iconify-json/{style}")
+
+
 def read(node_modules: pathlib.Path, style: str) -> tuple[dict, dict]:
   """Reads an icon set: (its icons.json, {code points: icon name})."""
-  folder = node_modules / "@iconify-json" / style
+  folder = package_of(node_modules, style)
+  if style in IMAGE_PACKAGES:
+    files = {f.stem: f for f in sorted((folder / "assets").glob("*.webp"))}
+    icons = {code: {"file": file} for code, file in files.items()}
+    return {"icons": icons}, {c.replace("-fe0f", ""): c for c in files}
   chars = folder / "chars.json"
   chars = json.loads(chars.read_text()) if chars.exists() else {}
   icons = json.loads((folder / "icons.json").read_text())
@@ -211,6 +228,10 @@ def _parent(icons: dict, name: str) -> str:
 
 def render(icons: dict, name: str) -> np.ndarray:
   """Draws an icon on white: uint8 [32, 32, 3], centred if not square."""
+  if file := icons["icons"].get(name, {}).get("file"):
+    image = Image.open(file).convert("RGBA")
+    ground = Image.new("RGBA", image.size, "white")
+    return _reduce(Image.alpha_composite(ground, image).convert("RGB"))
   import resvg_py  # only building needs it
 
   alias = icons.get("aliases", {}).get(name)
@@ -227,6 +248,9 @@ def render(icons: dict, name: str) -> np.ndarray:
   png = resvg_py.svg_to_bytes(
     svg_string=svg, background="#ffffff", skip_system_fonts=True
   )
-  image = Image.open(io.BytesIO(png)).convert("RGB")
-  image = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+  image = _reduce(Image.open(io.BytesIO(png)).convert("RGB"))
   return image[:, ::-1] if alias and alias.get("hFlip") else image
+
+
+def _reduce(image: Image.Image) -> np.ndarray:
+  return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))

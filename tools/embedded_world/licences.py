@@ -3,6 +3,8 @@
 import json
 import pathlib
 
+from tools.embedded_world import icons
+
 WORD_LISTS = ("emoji-datasource", "emojilib")
 
 # Iconify's packages name the licence but carry no copyright line.
@@ -15,6 +17,19 @@ NOTICES = {
   "emojione": "Copyright Emoji One; version 2, kept up as EmojiTwo.",
   "fxemoji": "Copyright Mozilla Foundation.",
   "twemoji": "Copyright Twitter, Inc. and other contributors.",
+  "fluent-emoji-3d": "Copyright (c) Microsoft Corporation.",
+  "fluent-emoji-high-contrast": "Copyright (c) Microsoft Corporation.",
+}
+
+# What Iconify's info.json says of its own sets, for images of other packages:
+# the artwork's title, author and licence, not the package's.
+FLUENT = "https://github.com/microsoft/fluentui-emoji"
+ABOUT = {
+  "fluent-emoji-3d": {
+    "name": "Fluent Emoji, rendered in 3D",
+    "author": {"name": "Microsoft Corporation", "url": FLUENT},
+    "license": {"spdx": "MIT", "url": f"{FLUENT}/blob/main/LICENSE"},
+  }
 }
 
 CHANGES = (
@@ -78,8 +93,9 @@ def write(
   folder.mkdir(exist_ok=True)
   sources = {}
   for style in styles:
-    info = _read(node_modules / "@iconify-json" / style / "info.json")
-    package = _read(node_modules / "@iconify-json" / style / "package.json")
+    folder_of_style = icons.package_of(node_modules, style)
+    info = ABOUT.get(style) or _read(folder_of_style / "info.json")
+    package = _read(folder_of_style / "package.json")
     source = sources[style] = dict(
       package=package["name"],
       version=package["version"],
