@@ -1,11 +1,11 @@
-r"""CLIP in miniature: how the shipped encoders were trained.
+r"""CLIP in miniature: trained on the embedded drawings.
 
   python -m synthjax.main --config=configs/train_clip.py --workdir=$OUT
 
   --config=...:tower=resnet   the ResNet tower; the ViT otherwise
   --config=...:runlocal       a few steps, a CPU minute
 
-Measured: see README.md, "The embedded world".
+Measured: see docs/embedded_world.md, "Models".
 """
 
 import ml_collections
@@ -60,10 +60,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       weight_decay=0.1,
       clip_norm=1.0,
     ),
-    num_steps=1_600,
-    batch_size=128,
-    num_workers=0,
-    log_every=25,
+    num_steps=4_000,
+    batch_size=256,
+    steps_per_call=10,
+    log_every=100,
     checkpoint_every=100,
   )
 
@@ -71,6 +71,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     block = config.train_clip
     block.num_steps, block.batch_size = 4, 8
     block.log_every, block.checkpoint_every = 1, 2
+    block.steps_per_call = 1
     block.model.text_layers = 1
     block.model.vision_layers = 1 if arg.tower == "vit" else (1, 1, 1, 1)
   return config

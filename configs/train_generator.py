@@ -1,11 +1,11 @@
-r"""GLIDE in miniature: how the shipped generator was trained.
+r"""GLIDE in miniature: trained on the embedded drawings.
 
   python -m synthjax.main --config=configs/train_generator.py --workdir=$OUT
 
   --config=...:stage=base   the 16 px base alone; stage=upsampler the other
   --config=...:runlocal     a few steps, a CPU minute
 
-Measured: see README.md, "The embedded world".
+Measured: see docs/embedded_world.md, "Models".
 """
 
 import ml_collections
@@ -48,6 +48,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
           "musical-instrument",
           "face-smiling",
         ),
+        # Lines alone would leave the colour of a thing to chance.
+        leave_out_styles=("fluent-emoji-high-contrast",),
         name_share=0.6,  # of the captions that are the name, with no keywords
       ),
       image_size=16,
@@ -66,7 +68,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       ),
       drop_prompt=0.2,
       max_weight=64.0,
-      ema_decay=0.999,
+      ema_decay=0.9995,
       optimizer=dict(
         name="adamw",
         lr=1e-3,
@@ -75,21 +77,23 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         weight_decay=0.01,
         clip_norm=1.0,
       ),
-      num_steps=2_400,
-      batch_size=64,
-      num_workers=0,
-      log_every=50,
+      num_steps=12_000,
+      batch_size=128,
+      steps_per_call=10,
+      log_every=100,
       checkpoint_every=200,
     ),
     upsampler=dict(
       data=dict(
         split="train",
         leave_out=("People & Body", "Symbols"),
+        leave_out_styles=("fluent-emoji-high-contrast",),
         name_share=0.6,
       ),
       image_size=32,
       low_res=16,
       betas="linear",
+      low_res_noise=0.08,
       model=dict(
         text_context=16,
         text_width=64,
@@ -112,10 +116,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         weight_decay=0.01,
         clip_norm=1.0,
       ),
-      num_steps=1_000,
-      batch_size=32,
-      num_workers=0,
-      log_every=50,
+      num_steps=6_000,
+      batch_size=64,
+      steps_per_call=10,
+      log_every=100,
       checkpoint_every=200,
     ),
   )
@@ -125,6 +129,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       block = config.train_generator[stage]
       block.num_steps, block.batch_size = 4, 4
       block.log_every, block.checkpoint_every = 1, 2
+      block.steps_per_call = 1
       block.model.text_layers = 1
       block.model.channel_mult = (1, 1)
       block.model.attention_downsamples = (2,)

@@ -161,13 +161,19 @@ def _identity(x: jax.Array, sharding: NamedSharding) -> jax.Array:
   return jax.lax.with_sharding_constraint(x, sharding)
 
 
-def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
-  """Joins the processes' shares of a batch into arrays over the mesh."""
+def to_global(mesh: Mesh, batch: dict[str, Any]) -> dict:
+  """Joins the processes' shares of a batch into arrays over the mesh.
+
+  Arrays that lie on devices already stay as they are.
+  """
   sharding = split(mesh)
-  return jax.tree.map(
-    lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)),
-    batch,
-  )
+
+  def one(x):
+    if isinstance(x, jax.Array):
+      return x
+    return jax.make_array_from_process_local_data(sharding, np.asarray(x))
+
+  return jax.tree.map(one, batch)
 
 
 def check_batch(mesh: Mesh, batch_size: int, *, field: str) -> None:

@@ -2,25 +2,22 @@
 
 import dataclasses
 from collections.abc import Iterable
-from functools import partial
 from typing import Annotated, Any
 
-import numpy as np
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax.config import schema
-from synthjax.config.schema import Arguments, BelowOne, Count
-from synthjax.data.pipeline import host_augment
-from synthjax.data.pipeline import loader as pipeline
-from synthjax.embedded import captions, world
-from synthjax.encoders.resize import fit_image
+from synthjax.config.schema import Arguments, BelowOne
+from synthjax.embedded import captions
+from synthjax.encoders.resize import fit_images
 from synthjax.models.clip import model as clip
 from synthjax.runtime import artifacts
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
-from synthjax.training import contrastive, optimizer
+from synthjax.training import contrastive, drawings, loop, optimizer, resident
 from synthjax.training import run as runs
 from synthjax.weights import files
 
@@ -28,7 +25,7 @@ PROCESSES = "all"  # they train as one, and the first one writes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainClip(runs.Loop):
+class TrainClip(resident.Loop):
   """config.train_clip."""
 
   data: captions.Captioned
@@ -36,10 +33,9 @@ class TrainClip(runs.Loop):
   positives: Annotated[str, schema.one_of(contrastive.POSITIVES)]
   ema_decay: BelowOne
   optimizer: Annotated[Any, optimizer.OPTIMIZER]
-  num_steps: Count
-  batch_size: Count
 
   def problems(self) -> Iterable[str]:
+    yield from super().problems()
     try:
       self.optimizer(num_steps=self.num_steps)
     except UserError as error:
@@ -50,9 +46,11 @@ FIELDS = TrainClip
 
 
 def check(config: ConfigDict, workdir: str) -> None:
-  """Checks the block's fields."""
+  """Checks the block's fields, and traces a step."""
   del workdir
-  schema.read(TrainClip, config.train_clip, "config.train_clip")
+  fields = schema.read(TrainClip, config.train_clip, "config.train_clip")
+  _, objective, dataset = prepare(fields, config.seed)
+  loop.trace(objective, dataset.example())
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -65,35 +63,10 @@ def run(config: ConfigDict, workdir: str) -> None:
   spec = about | block
   if artifacts.begin(folder, spec):
     return
-  vocab_size = bpe.load().clip_vocab_size
-  model = fields.model(vocab_size=vocab_size)
-  objective = contrastive.contrastive(
-    model,
-    fields.optimizer(num_steps=fields.num_steps),
-    ema_decay=fields.ema_decay,
-    positives=fields.positives,
-    preprocess=clip.preprocess,
-  )
-  read = partial(
-    read_example,
-    context=model.context_length,
-    image_size=model.image_size,
-  )
+  model, objective, dataset = prepare(fields, config.seed)
   state = runs.train(
     objective,
-    pipeline.train_batches(
-      fields.data.open(),
-      [
-        host_augment.flip,
-        host_augment.jiggle,
-        host_augment.recolour,
-        partial(captions.name_more, share=fields.data.name_share),
-        read,
-      ],
-      batch_size=fields.batch_size,
-      seed=config.seed,
-      num_workers=fields.num_workers,
-    ),
+    dataset,
     fields,
     folder=folder,
     label="clip",
@@ -110,7 +83,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     {
       "kind": "clip",
       "image_size": model.image_size,
-      "model": block["model"] | {"vocab_size": vocab_size},
+      "model": block["model"] | {"vocab_size": model.vocab_size},
       "training": block | about,
     },
     dtype="float16",
@@ -119,10 +92,39 @@ def run(config: ConfigDict, workdir: str) -> None:
   artifacts.finish(folder, spec, rows)
 
 
-def read_example(
-  example: dict, rng: np.random.Generator, *, context: int, image_size: int
-) -> dict:
-  """Turns a captioned drawing into a row of a training batch."""
-  tokens = bpe.load().clip_tokens([world.sample_caption(example, rng)], context)
-  image = fit_image(example["image"], image_size)
-  return {"images": image, "tokens": tokens[0]}
+def prepare(
+  fields: TrainClip, seed: int
+) -> tuple[clip.CLIP, loop.Objective, resident.Resident]:
+  """Returns the model, and what `runs.train` takes to train it."""
+  words = bpe.load()
+  model = fields.model(vocab_size=words.clip_vocab_size)
+
+  def draw(arrays, rng):
+    batch = drawings.draw(arrays, rng, batch_size=fields.batch_size, view=view)
+    images = fit_images(batch.pop("image"), model.image_size)
+    return batch | {"images": images}
+
+  objective = contrastive.contrastive(
+    model,
+    fields.optimizer(num_steps=fields.num_steps),
+    ema_decay=fields.ema_decay,
+    positives=fields.positives,
+    preprocess=clip.preprocess,
+  )
+  objective = resident.resident(
+    objective, draw, steps_per_call=fields.steps_per_call, fsdp=fields.fsdp
+  )
+  arrays = drawings.load(
+    fields.data,
+    lambda texts: {"tokens": words.clip_tokens(texts, model.context_length)},
+    seed=seed,
+  )
+  return model, objective, resident.Resident(arrays, fields.fsdp)
+
+
+def view(image: jax.Array, rng: jax.Array) -> jax.Array:
+  """Changes a drawing as a style might that training never sees."""
+  moves, flips, colours, erased = jax.random.split(rng, 4)
+  image = drawings.jiggle(image, moves, shift=0.1, scale=0.2, degrees=12)
+  image = drawings.recolour(drawings.flip(image, flips), colours)
+  return drawings.cut_out(image, erased, share=0.3)

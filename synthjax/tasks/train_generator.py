@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -16,12 +15,11 @@ from synthjax.config.schema import (
   Arguments,
   BelowOne,
   Count,
+  NotNegative,
   Positive,
   Rule,
   Share,
 )
-from synthjax.data.pipeline import host_augment
-from synthjax.data.pipeline import loader as pipeline
 from synthjax.diffusion import schedule
 from synthjax.embedded import captions, world
 from synthjax.models.glide.model import Glide
@@ -30,7 +28,7 @@ from synthjax.runtime import artifacts
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
-from synthjax.training import denoising, optimizer
+from synthjax.training import denoising, drawings, loop, optimizer, resident
 from synthjax.training import run as runs
 from synthjax.weights import files
 
@@ -39,7 +37,7 @@ STAGES = ("base", "upsampler")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Stage(runs.Loop):
+class Stage(resident.Loop):
   """A network of the cascade, and its training."""
 
   data: captions.Captioned
@@ -49,14 +47,17 @@ class Stage(runs.Loop):
   model: Annotated[
     Any, Arguments(Glide, filled=("vocab_size", "out_channels", "dtype"))
   ]
+  low_res_noise: NotNegative = 0.0  # see `denoising.denoising`
   drop_prompt: Share = 0.2
   max_weight: Positive = 1.0  # of noisy steps; see `denoising.denoising`
   ema_decay: BelowOne = 0.999
   optimizer: Annotated[Any, optimizer.OPTIMIZER]
-  num_steps: Count
-  batch_size: Count
 
   def problems(self) -> Iterable[str]:
+    yield from super().problems()
+    for field in ("image_size", "low_res"):
+      if (side := getattr(self, field)) and world.SIZE % side:
+        yield f"{field}={side} does not divide the {world.SIZE} px of a drawing"
     try:
       self.optimizer(num_steps=self.num_steps)
     except UserError as error:
@@ -85,9 +86,14 @@ FIELDS = TrainGenerator
 
 
 def check(config: ConfigDict, workdir: str) -> None:
-  """Checks the block's fields."""
+  """Checks the block's fields, and traces a step of each stage."""
   del workdir
-  schema.read(TrainGenerator, config.train_generator, "config.train_generator")
+  fields = schema.read(
+    TrainGenerator, config.train_generator, "config.train_generator"
+  )
+  for name in fields.stages:
+    objective, dataset = prepare(getattr(fields, name), config.seed)
+    loop.trace(objective, dataset.example())
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -125,38 +131,10 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 def _train(name: str, stage: Stage, seed: int, folder: epath.Path) -> Any:
   """Trains one network; returns its averaged weights, on the host."""
-  vocab_size = bpe.load().glide_vocab_size
-  model = stage.model(vocab_size=vocab_size)
-  read = partial(
-    read_example,
-    image_size=stage.image_size,
-    low_res=stage.low_res,
-    context=model.text_context,
-  )
-  objective = denoising.denoising(
-    partial(_apply, model),
-    partial(_init, model),
-    stage.optimizer(num_steps=stage.num_steps),
-    betas=schedule.BETAS[stage.betas](),
-    pad_token=vocab_size - 1,
-    drop_prompt=stage.drop_prompt,
-    max_weight=stage.max_weight,
-    ema_decay=stage.ema_decay,
-  )
+  objective, dataset = prepare(stage, seed)
   state = runs.train(
     objective,
-    pipeline.train_batches(
-      stage.data.open(),
-      [
-        host_augment.flip,
-        host_augment.jiggle,
-        partial(captions.name_more, share=stage.data.name_share),
-        read,
-      ],
-      batch_size=stage.batch_size,
-      seed=seed,
-      num_workers=stage.num_workers,
-    ),
+    dataset,
     stage,
     folder=folder,
     label=name,
@@ -167,23 +145,57 @@ def _train(name: str, stage: Stage, seed: int, folder: epath.Path) -> Any:
   return meshes.fetch(state.ema)
 
 
-def read_example(
-  example: dict,
-  rng: np.random.Generator,
-  *,
-  image_size: int,
-  low_res: int | None,
-  context: int,
-) -> dict:
-  """Turns a captioned drawing into a row of a training batch."""
-  tokens, mask = bpe.load().glide_tokens(
-    [world.sample_caption(example, rng)], context
+def prepare(
+  stage: Stage, seed: int
+) -> tuple[loop.Objective, resident.Resident]:
+  """Returns what `runs.train` takes for a stage: its objective and drawings."""
+  words = bpe.load()
+  model = stage.model(vocab_size=words.glide_vocab_size)
+
+  def encode(texts):
+    tokens, mask = words.glide_tokens(texts, model.text_context)
+    return {"tokens": tokens, "mask": mask}
+
+  def draw(arrays, rng):
+    batch = drawings.draw(
+      arrays,
+      rng,
+      batch_size=stage.batch_size,
+      view=sharp_view if stage.low_res else view,
+    )
+    batch["image"] = drawings.shrink(batch["image"], stage.image_size)
+    if stage.low_res:
+      batch["low_res"] = drawings.shrink(batch["image"], stage.low_res)
+    return batch
+
+  objective = denoising.denoising(
+    partial(_apply, model),
+    partial(_init, model),
+    stage.optimizer(num_steps=stage.num_steps),
+    betas=schedule.BETAS[stage.betas](),
+    pad_token=words.glide_vocab_size - 1,
+    drop_prompt=stage.drop_prompt,
+    max_weight=stage.max_weight,
+    ema_decay=stage.ema_decay,
+    low_res_noise=stage.low_res_noise,
   )
-  image = host_augment.shrink(example["image"], image_size)
-  row = {"image": image, "tokens": tokens[0], "mask": mask[0]}
-  if low_res:
-    row["low_res"] = host_augment.shrink(image, low_res)
-  return row
+  objective = resident.resident(
+    objective, draw, steps_per_call=stage.steps_per_call, fsdp=stage.fsdp
+  )
+  arrays = drawings.load(stage.data, encode, seed=seed)
+  return objective, resident.Resident(arrays, stage.fsdp)
+
+
+def view(image: jax.Array, rng: jax.Array) -> jax.Array:
+  """Moves and mirrors a drawing of which the base learns."""
+  moves, flips = jax.random.split(rng)
+  return drawings.flip(drawings.jiggle(image, moves), flips)
+
+
+def sharp_view(image: jax.Array, rng: jax.Array) -> jax.Array:
+  """Does so by whole pixels: an upsampler draws edges as sharp as it saw."""
+  moves, flips = jax.random.split(rng)
+  return drawings.flip(drawings.shift(image, moves), flips)
 
 
 def _init(model: Glide, rng: jax.Array, batch: dict) -> Any:

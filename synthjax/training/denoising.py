@@ -38,6 +38,7 @@ def denoising(
   drop_prompt: float = 0.2,
   max_weight: float = 1.0,
   ema_decay: float = 0.999,
+  low_res_noise: float = 0.0,
 ) -> Objective:
   """Trains a network to predict noise and its variance.
 
@@ -59,6 +60,9 @@ def denoising(
       Section 4) makes of them. There colours and shapes are decided, which
       short trainings otherwise learn last.
     ema_decay: of the running average, see `loop.follow`.
+    low_res_noise: standard deviation, of values in [-1, 1], of noise that an
+      upsampler's `low_res` gets at most, each image another amount. The base's
+      images are not as clean as real ones (Ho et al. 2022, Section 4).
 
   Returns:
     An objective whose batches hold uint8 `image` [n, h, w, 3], int32 `tokens`
@@ -86,6 +90,10 @@ def denoising(
     x0 = to_unit(batch["image"])
     low_res = to_unit(batch["low_res"]) if "low_res" in batch else None
     n = len(x0)
+    if low_res is not None and low_res_noise:
+      low_res = _disturb(
+        low_res, jax.random.fold_in(noise_rng, 1), low_res_noise
+      )
     t = jax.random.categorical(t_rng, log_share, shape=(n,))
     noise = jax.random.normal(noise_rng, x0.shape)
     at = jax.tree.map(lambda table: table[t][:, None, None, None], tables)
@@ -122,6 +130,13 @@ def denoising(
     return state, metrics
 
   return Objective(init, step)
+
+
+def _disturb(images: jax.Array, rng: jax.Array, most: float) -> jax.Array:
+  """Adds noise to images, to each of a standard deviation of up to `most`."""
+  amount_rng, noise_rng = jax.random.split(rng)
+  amount = jax.random.uniform(amount_rng, (len(images), 1, 1, 1), maxval=most)
+  return images + amount * jax.random.normal(noise_rng, images.shape)
 
 
 def variational_bound(

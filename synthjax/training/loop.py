@@ -27,6 +27,8 @@ class Objective(NamedTuple):
   # state -> variables to save.
   weights: Callable[[Any], Any] = lambda state: state.params
   has_classifier: bool = True  # False: the head of `weights` is of no more use
+  # Steps of a call of `step`: with more than one it takes a key for each.
+  steps: int = 1
 
 
 def follow(
@@ -121,7 +123,7 @@ def fit(
     batches: this process's share of each global batch, dicts of arrays.
     num_steps: of the whole training, those already done included.
     rng: step `i` uses fold_in(rng, i), so that resuming repeats nothing.
-    hooks: called after each step, in order.
+    hooks: called after each call of the objective's step, in order.
     fsdp: devices that share one copy of the state between them; the batch is
       split over all devices all the same. 1 gives each device a copy.
     guard: (compiled step, state) -> what is called; see `memory.checked`.
@@ -134,13 +136,21 @@ def fit(
   state = jax.device_put(state, places)
   step_fn = guard(step_fn, state)
   rng = meshes.place_key(mesh, rng)
-  for step in range(int(state.step), num_steps):
+  steps = objective.steps
+  for step in range(int(state.step), num_steps, steps):
     batch = meshes.to_global(mesh, next(batches))
-    state, metrics = step_fn(state, batch, _fold_in(rng, np.uint32(step)))
+    number = np.uint32(step)
+    if steps > 1:
+      number = step + np.arange(steps, dtype=np.uint32)
+    state, metrics = step_fn(state, batch, _fold_in(rng, number))
     for hook in hooks:
-      hook(step + 1, state, metrics)
+      hook(step + steps, state, metrics)
   return state
 
 
-# Compiled, as the key may lie on devices of other processes, too.
-_fold_in = jax.jit(jax.random.fold_in)
+@jax.jit  # as the key may lie on devices of other processes, too
+def _fold_in(rng: jax.Array, number: jax.Array) -> jax.Array:
+  fold_in = jax.random.fold_in
+  if number.ndim:
+    fold_in = jax.vmap(fold_in, (None, 0))
+  return fold_in(rng, number)

@@ -68,7 +68,7 @@ def progress_hook(
     if parameters:
       events.text("parameters", f"```\n{parameters}\n```")
   show, watch = paced(), progress.watch_devices()
-  began, monitored = time.monotonic(), {}
+  began, monitored, timed_from = time.monotonic(), {}, None
 
   def read(step, metrics):
     row = {"step": step} | finite(label, step, metrics, kept=kept)
@@ -79,7 +79,7 @@ def progress_hook(
 
   def show_progress(step, row):
     seconds = max(time.monotonic() - began, 1e-9)
-    rate = max(step - first_step - 1, 0) / seconds
+    rate = (step - timed_from) / seconds
     speed = {}
     if batch_size and rate:
       speed = {"images_per_second": rate * batch_size}
@@ -99,10 +99,10 @@ def progress_hook(
       events.write(step, row | speed)
 
   def hook(step: int, state: Any, metrics: Mapping) -> None:
-    nonlocal began, monitored
-    if step == first_step + 1:
+    nonlocal began, monitored, timed_from
+    if timed_from is None:
       float(next(iter(metrics.values())))  # waits: compiling is not training
-      began = time.monotonic()
+      began, timed_from = time.monotonic(), step
     row = None
     if _due(step, every, num_steps):
       row = read(step, metrics)

@@ -73,7 +73,7 @@ def train(
       not part of what a task leaves.
     label: of this run within its folder.
     num_steps: of the whole training.
-    batch_size: over all processes, for the rate that is shown.
+    batch_size: over all processes.
     seed: of the first weights and of the steps.
     monitor: state -> numbers, which get rows of their own among the metrics;
       see `metrics.progress_hook`. Training is the same with it and without.
@@ -91,11 +91,7 @@ def train(
   folder, fsdp = epath.Path(folder), fields.fsdp
   init_rng, rng = jax.random.split(jax.random.key(seed))
   example = dataset.example()
-  meshes.check_batch(
-    meshes.make_mesh(fsdp),
-    len(jax.tree.leaves(example)[0]) * jax.process_count(),
-    field="batch_size",
-  )
+  meshes.check_batch(meshes.make_mesh(fsdp), batch_size, field="batch_size")
   manager = open_manager(folder / f"{label}_checkpoints")
   outline = loop.outline(objective, example, init_rng, fsdp=fsdp)
   state = restore(manager, outline)

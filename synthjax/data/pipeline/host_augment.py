@@ -82,22 +82,6 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
   return np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
 
 
-def recolour(example: Example, rng: np.random.Generator) -> Example:
-  """Changes a drawing's brightness, contrast and saturation a little.
-
-  Half of the time the image [h, w, 3] stays as it is.
-  """
-  if rng.random() < 0.5:
-    return example
-  image = example["image"].astype(np.float32)
-  gray = image.mean(axis=-1, keepdims=True)
-  saturation, contrast, brightness = rng.uniform(0.6, 1.3, 3)
-  image = gray + saturation * (image - gray)
-  image = 255 - contrast * (255 - image)  # around white, the ground
-  image = image * min(brightness, 1.1)
-  return example | {"image": np.clip(np.rint(image), 0, 255).astype(np.uint8)}
-
-
 # --- images of any kind -------------------------------------------------------
 
 
