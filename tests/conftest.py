@@ -27,6 +27,10 @@ def pytest_configure(config):
   if "gpu" not in expression or "not gpu" in expression:
     # A test that passes on a CPU alone passes on a machine without more.
     jax.config.update("jax_platforms", "cpu")
+  if expression == "not slow" and "XLA_FLAGS" not in os.environ:
+    # Compiling is what takes the time of the fast tests. With the slow ones, as
+    # in .ci/run, all of them run as users' code does.
+    os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
   # Compiled functions outlive the run, so that the second one is fast.
   from synthjax.runtime import cache
 

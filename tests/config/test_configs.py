@@ -53,6 +53,11 @@ def test_the_docstring_tells_the_command(name):
 # --- what is said in two places ---------------------------------------------
 
 
+@pytest.mark.xfail(
+  strict=True,
+  reason="The configs train longer and on more styles than the shipped weights "
+  "were trained; docs/embedded_world.md says so. New weights end this.",
+)
 @pytest.mark.parametrize(
   ("file", "name", "arg", "stage"),
   [
@@ -72,8 +77,9 @@ def test_shipped_weights_were_trained_as_their_config_says(
   want = artifacts.plain(block.to_dict())
   assert found.pop("images") == captions.digest()
   assert found.pop("seed") == config.seed
-  if not found["data"].get("leave_out"):  # as where it is not given
-    found["data"].pop("leave_out", None)
+  for field in ("leave_out", "leave_out_styles"):
+    if not found["data"].get(field):  # as where it is not given
+      found["data"].pop(field, None)
   assert found == want
 
 
