@@ -19,7 +19,7 @@ NAMES = [[7, 9], [4, 5, 6, 9], [8, 9]]
 START, END = 1, 2
 SCALE = 30.0
 
-transformer = Transformer(LAYERS, HEADS)
+transformer = Transformer(LAYERS, HEADS, causal=True)
 head_of = jax.jit(coop.head_of)
 
 
@@ -27,9 +27,7 @@ def read_texts(variables, x, end):
   """Stands in for CLIP's text tower: causal, and read at the end."""
   length = x.shape[1]
   x = x + variables["positions"][:length]
-  x = transformer.apply(
-    variables["transformer"], x, jnp.tril(jnp.ones((length, length), bool))
-  )
+  x = transformer.apply(variables["transformer"], x)
   return x[jnp.arange(len(x)), end] @ variables["projection"]
 
 
