@@ -358,7 +358,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _start(argv: Sequence[str]) -> None:
-  app.run(_cleanly(_main), argv=argv, flags_parser=_cleanly(parse_flags))
+  with commands.on_stop(_stop, (signal.SIGINT,)):  # while it reads its flags
+    app.run(_cleanly(_main), argv=argv, flags_parser=_cleanly(parse_flags))
 
 
 if __name__ == "__main__":

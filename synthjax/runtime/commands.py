@@ -27,11 +27,11 @@ def end_well(run: Callable[[], None]) -> None:
 def stop_if_told() -> None:
   """Calls what has received a signal again, if the run goes on nevertheless.
 
-  An exception is lost where the signal came while Python removed an object, or
-  C++ called it. Long loops call this by `progress.counter`.
+  An exception may be lost where the signal came. Long loops call this by
+  `progress.counter`.
   """
   if _again and threading.current_thread() is threading.main_thread():
-    _again.pop()()
+    _again[-1]()
 
 
 @contextlib.contextmanager
@@ -39,6 +39,12 @@ def on_stop(
   receive: Callable[[int], None], signals: Sequence[int] = STOPS
 ) -> Iterator[None]:
   """Gives `receive` the first signal to stop; a second one ends all at once.
+
+  Python drops what `receive` raises where the signal came while an object was
+  removed, as in JAX's callback of the garbage collection. Then `receive` is
+  called again: right after it where Python tells of it, by `stop_if_told`, and
+  at the end of the block. Signals that a shell has let the process ignore, as
+  SIGINT in the background of a script, are received, too.
 
   Args:
     receive: takes the number of the signal, in the main thread.
@@ -49,14 +55,26 @@ def on_stop(
     del frame
     for each in signals:
       signal.signal(each, signal.SIG_DFL)
-    _again.append(functools.partial(receive, number))
+    if len(_again) == known:
+      _again.append(functools.partial(receive, number))
     receive(number)
 
+  def dropped(what):
+    if len(_again) == known or not issubclass(what.exc_type, SystemExit):
+      return tell(what)
+    number = _again[-1].args[0]
+    signal.signal(number, first)
+    # Not from here, where it would be dropped as well.
+    threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+
+  known, tell = len(_again), sys.unraisablehook
   before = {each: signal.signal(each, first) for each in signals}
-  known = len(_again)
+  sys.unraisablehook = dropped
   try:
     yield
+    stop_if_told()
   finally:
     del _again[known:]
+    sys.unraisablehook = tell
     for each, handler in before.items():
       signal.signal(each, handler)

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 
@@ -90,6 +91,8 @@ def stop_signal() -> Iterator[Callable[[int], int]]:
   received = [0]
   with commands.on_stop(received.append):
     yield lambda step: received[-1] and 128 + received[-1]
+  if received[-1]:  # after the last step: the run is to stop all the same
+    signal.raise_signal(received[-1])
 
 
 def _joined() -> bool:

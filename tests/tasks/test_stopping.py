@@ -1,7 +1,11 @@
 """The command when a signal stops it, when it is not alone, or finds damage."""
 
+import contextlib
+import hashlib
 import os
 import pathlib
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +15,7 @@ import pytest
 import tiny_glide
 import tiny_world
 
-from synthjax.data.generated import shards
+from synthjax.data.generated import shards, unfinished
 from synthjax.runtime import artifacts
 from synthjax.tasks import generate
 
@@ -40,7 +44,7 @@ def config(tmp_path_factory):
   return path
 
 
-def command(config, workdir, *more):
+def command(config, workdir, *more, **options):
   return subprocess.Popen(
     [
       sys.executable,
@@ -52,9 +56,7 @@ def command(config, workdir, *more):
     ],
     cwd=pathlib.Path(__file__).parents[2],
     env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
+    **dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) | options,
   )
 
 
@@ -98,6 +100,88 @@ def test_told_to_stop_it_leaves_whole_shards_and_no_litter(
   for path in found:
     shards.check_rows(path, 4)
   assert not (workdir / "generate" / artifacts.MANIFEST).exists()
+
+
+def stopped(config, workdir, sigint, after=None):
+  """Runs the command until Ctrl-C has ended it, and returns what it said.
+
+  Its standard error is a terminal, as that shows each batch.
+
+  Args:
+    config: of the command.
+    workdir: of the command.
+    sigint: what the command inherits as its way with SIGINT.
+    after: seconds of drawing, after which it is sent.
+  """
+  screen, terminal = pty.openpty()
+  before = signal.signal(signal.SIGINT, sigint)
+  try:
+    process = command(
+      config,
+      workdir,
+      "--config.generate.shard_size=1000",
+      stdout=subprocess.DEVNULL,
+      stderr=terminal,
+    )
+  finally:
+    signal.signal(signal.SIGINT, before)
+  os.close(terminal)
+  said = ""
+  with contextlib.suppress(OSError):  # of a terminal that nobody has open
+    while text := os.read(screen, 4096).decode():
+      said += text
+      if after is not None and re.search(r"generate: [\d,]+/720 images", said):
+        time.sleep(after)
+        process.send_signal(signal.SIGINT)
+        after = None
+  os.close(screen)
+  assert process.wait(60) == 128 + signal.SIGINT, said
+  assert "stopped by Ctrl-C; the same command resumes" in said
+  assert "Traceback" not in said
+  return said
+
+
+def test_ctrl_c_keeps_the_images_of_a_shard_and_changes_no_byte(
+  config, workdir, tmp_path_factory
+):
+  """Again and again, also in the background of a script, which ignores it."""
+  kept = [0]
+  for sigint, after in [
+    (signal.SIG_DFL, 0),
+    (signal.SIG_IGN, 0.1),
+    (signal.SIG_DFL, 0.3),
+  ]:
+    stopped(config, workdir, sigint, after)
+    kept += unfinished.sizes(workdir / "generate").values()
+  assert len(kept) == 4 and sorted({*kept}) == kept and kept[-1] < 720
+
+  undisturbed = tmp_path_factory.mktemp("undisturbed")
+  tiny_world.write_prompts(undisturbed)
+  found = []
+  for process, folder in [
+    (command(config, folder, "--config.generate.shard_size=1000"), folder)
+    for folder in (workdir, undisturbed)
+  ]:
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    found.append(hashes(folder / "generate"))
+  assert found[0] == found[1]
+
+
+def hashes(folder):
+  return {
+    path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in folder.iterdir()
+  }
+
+
+@pytest.mark.parametrize("sigint", [signal.SIG_DFL, signal.SIG_IGN])
+def test_ctrl_c_while_the_config_is_read_stops_the_run(config, workdir, sigint):
+  early = workdir / "early.py"
+  sent = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+  early.write_text(sent + config.read_text())
+  said = stopped(early, workdir, sigint)
+  assert "generate:" not in said
 
 
 def test_shared_commands_finish_what_a_lost_one_had_in_hand(config, workdir):
