@@ -149,11 +149,10 @@ def prepare(
   stage: Stage, seed: int
 ) -> tuple[loop.Objective, resident.Resident]:
   """Returns what `runs.train` takes for a stage: its objective and drawings."""
-  words = bpe.load()
-  model = stage.model(vocab_size=words.glide_vocab_size)
 
   def encode(texts):
-    tokens, mask = words.glide_tokens(texts, model.text_context)
+    context = stage.model(vocab_size=1).text_context
+    tokens, mask = bpe.load().glide_tokens(texts, context)
     return {"tokens": tokens, "mask": mask}
 
   def draw(arrays, rng):
@@ -168,22 +167,31 @@ def prepare(
       batch["low_res"] = drawings.shrink(batch["image"], stage.low_res)
     return batch
 
-  objective = denoising.denoising(
+  objective = resident.resident(
+    make_objective(stage),
+    draw,
+    steps_per_call=stage.steps_per_call,
+    fsdp=stage.fsdp,
+  )
+  arrays = drawings.load(stage.data, encode, seed=seed)
+  return objective, resident.Resident(arrays, stage.fsdp)
+
+
+def make_objective(stage: Stage) -> loop.Objective:
+  """Returns a stage's objective, of batches of images and tokens."""
+  vocab_size = bpe.load().glide_vocab_size
+  model = stage.model(vocab_size=vocab_size)
+  return denoising.denoising(
     partial(_apply, model),
     partial(_init, model),
     stage.optimizer(num_steps=stage.num_steps),
     betas=schedule.BETAS[stage.betas](),
-    pad_token=words.glide_vocab_size - 1,
+    pad_token=vocab_size - 1,
     drop_prompt=stage.drop_prompt,
     max_weight=stage.max_weight,
     ema_decay=stage.ema_decay,
     low_res_noise=stage.low_res_noise,
   )
-  objective = resident.resident(
-    objective, draw, steps_per_call=stage.steps_per_call, fsdp=stage.fsdp
-  )
-  arrays = drawings.load(stage.data, encode, seed=seed)
-  return objective, resident.Resident(arrays, stage.fsdp)
 
 
 def view(image: jax.Array, rng: jax.Array) -> jax.Array:
