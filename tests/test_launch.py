@@ -133,14 +133,17 @@ def test_help_is_shown_and_changes_nothing(launch, tmp_path, place):
   assert files() == before and not (tmp_path / "python.log").exists()
 
 
-@pytest.mark.parametrize("module", ["main", "weights"])
-def test_help_of_a_command_ends_well_and_without_jax(module):
+@pytest.mark.parametrize(
+  ("module", "name"),
+  [("main", "-m synthjax.main"), ("weights", "synthjax weights")],
+)
+def test_help_of_a_command_ends_well_and_without_jax(module, name):
   command = [sys.executable, "-X", "importtime", "-m", f"synthjax.{module}"]
   flags = ["--config=gone.py"] if module == "main" else []
   found = subprocess.run(
     [*command, *flags, "--help"], capture_output=True, text=True, cwd=ROOT
   )
-  assert found.returncode == 0 and f"-m synthjax.{module}" in found.stdout
+  assert found.returncode == 0 and name in found.stdout
   assert not re.search(r"\| +jax$", found.stderr, re.MULTILINE)
 
 

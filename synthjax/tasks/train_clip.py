@@ -49,7 +49,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the block's fields, and traces a step."""
   del workdir
   fields = schema.read(TrainClip, config.train_clip, "config.train_clip")
-  _, objective, dataset = prepare(fields, config.seed)
+  _, objective, dataset = prepare(fields, config.seed, most=1)
   loop.trace(objective, dataset.example())
 
 
@@ -93,9 +93,15 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 def prepare(
-  fields: TrainClip, seed: int
+  fields: TrainClip, seed: int, most: int | None = None
 ) -> tuple[clip.CLIP, loop.Objective, resident.Resident]:
-  """Returns the model, and what `runs.train` takes to train it."""
+  """Returns the model, and what `runs.train` takes to train it.
+
+  Args:
+    fields: config.train_clip.
+    seed: of the captions.
+    most: drawings; None is all.
+  """
   words = bpe.load()
   model = fields.model(vocab_size=words.clip_vocab_size)
 
@@ -118,6 +124,7 @@ def prepare(
     fields.data,
     lambda texts: {"tokens": words.clip_tokens(texts, model.context_length)},
     seed=seed,
+    most=most,
   )
   return model, objective, resident.Resident(arrays, fields.fsdp)
 

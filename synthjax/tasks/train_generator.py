@@ -92,7 +92,7 @@ def check(config: ConfigDict, workdir: str) -> None:
     TrainGenerator, config.train_generator, "config.train_generator"
   )
   for name in fields.stages:
-    objective, dataset = prepare(getattr(fields, name), config.seed)
+    objective, dataset = prepare(getattr(fields, name), config.seed, most=1)
     loop.trace(objective, dataset.example())
 
 
@@ -146,9 +146,15 @@ def _train(name: str, stage: Stage, seed: int, folder: epath.Path) -> Any:
 
 
 def prepare(
-  stage: Stage, seed: int
+  stage: Stage, seed: int, most: int | None = None
 ) -> tuple[loop.Objective, resident.Resident]:
-  """Returns what `runs.train` takes for a stage: its objective and drawings."""
+  """Returns what `runs.train` takes for a stage: its objective and drawings.
+
+  Args:
+    stage: of the cascade.
+    seed: of the captions.
+    most: drawings; None is all.
+  """
 
   def encode(texts):
     context = stage.model(vocab_size=1).text_context
@@ -173,7 +179,7 @@ def prepare(
     steps_per_call=stage.steps_per_call,
     fsdp=stage.fsdp,
   )
-  arrays = drawings.load(stage.data, encode, seed=seed)
+  arrays = drawings.load(stage.data, encode, seed=seed, most=most)
   return objective, resident.Resident(arrays, stage.fsdp)
 
 

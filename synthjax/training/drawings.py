@@ -24,21 +24,24 @@ def load(
   *,
   seed: int,
   variants: int = VARIANTS,
+  most: int | None = None,
 ) -> dict[str, np.ndarray]:
   """Loads drawings, each with several captions.
 
   Args:
     data: which drawings.
-    encode: texts -> arrays [texts, ...], such as tokens.
+    encode: texts -> arrays [texts, ...], such as tokens. It gets each distinct
+      text once.
     seed: of the captions.
     variants: captions of a drawing.
+    most: drawings that are loaded; None is all. A few suffice to trace a step.
 
   Returns:
     `image` uint8 [n, 32, 32, 3], and the arrays of `encode` as
     [n, variants, ...].
   """
   source, rng = data.open(), np.random.default_rng(seed)
-  rows = [source[i] for i in range(len(source))]
+  rows = [source[i] for i in range(len(source))[:most]]
   texts = [
     world.sample_caption(
       captions.name_more(row, rng, share=data.name_share), rng
@@ -46,9 +49,10 @@ def load(
     for row in rows
     for _ in range(variants)
   ]
+  distinct, place = np.unique(texts, return_inverse=True)
   return {"image": np.stack([row["image"] for row in rows])} | {
-    name: array.reshape(len(rows), variants, *array.shape[1:])
-    for name, array in encode(texts).items()
+    name: array[place].reshape(len(rows), variants, *array.shape[1:])
+    for name, array in encode(distinct.tolist()).items()
   }
 
 
