@@ -97,6 +97,7 @@ def row_of(stage_name: str, args, device: str) -> dict:
     images / seconds["device"],
     images / seconds["host"],
     device=device,
+    more_is_better=True,
   )
 
 
