@@ -57,10 +57,9 @@ def row_of(stage_name: str, args, device: str) -> dict:
     batch_size=args.batch or stage.batch_size,
     steps_per_call=args.steps,
   )
-  objective, drawn = train_generator.prepare(stage, seed=0)
-  resident, fed = objective, train_generator.make_objective(stage)
-  batches = host_batches(stage).start_at(0)
-  mesh = meshes.make_mesh()
+  resident, drawn = train_generator.prepare(stage, seed=0)
+  fed, read = train_generator.make_objective(stage), host_batches(stage)
+  batches, mesh = read.start_at(0), meshes.make_mesh()
   keys = jax.random.split(jax.random.key(1), args.steps)
   arrays = next(drawn.start_at(0))
   steps = {
@@ -69,9 +68,7 @@ def row_of(stage_name: str, args, device: str) -> dict:
   }
   states = {
     "device": jax.jit(resident.init)(keys[0], arrays),
-    "host": jax.jit(fed.init)(
-      keys[0], meshes.to_global(mesh, next(host_batches(stage).start_at(0)))
-    ),
+    "host": jax.jit(fed.init)(keys[0], meshes.to_global(mesh, read.example())),
   }
 
   def from_device():
