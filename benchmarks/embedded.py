@@ -125,18 +125,24 @@ def read_row(
   context: int = 16,
 ) -> dict:
   """Turns a captioned drawing into a row of a batch."""
-  from synthjax.data.pipeline import host_augment
   from synthjax.embedded import world
   from synthjax.tokenizers import bpe
 
   tokens, mask = bpe.load().glide_tokens(
     [world.sample_caption(example, rng)], context
   )
-  image = host_augment.shrink(example["image"], image_size)
+  image = _shrink(example["image"], image_size)
   row = {"image": image, "tokens": tokens[0], "mask": mask[0]}
   if low_res:
-    row["low_res"] = host_augment.shrink(image, low_res)
+    row["low_res"] = _shrink(image, low_res)
   return row
+
+
+def _shrink(image: np.ndarray, side: int) -> np.ndarray:
+  """Averages uint8 [h, h, 3] down to [side, side, 3], rounding."""
+  blocks = image.reshape(side, -1, *image.shape[1:]).mean(1, dtype=np.float32)
+  blocks = blocks.reshape(side, side, -1, 3).mean(2)
+  return np.rint(blocks).astype(np.uint8)
 
 
 if __name__ == "__main__":

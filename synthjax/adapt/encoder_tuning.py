@@ -35,7 +35,7 @@ from synthjax.models.clip import model as clip
 from synthjax.runtime import mesh as meshes
 from synthjax.training.loop import Objective
 from synthjax.training.optimizer import OPTIMIZER
-from synthjax.training.run import Loop
+from synthjax.training.run import HostLoop
 from synthjax.weights import files
 
 # "frozen" normalises by the running statistics, which stay as they are;
@@ -58,7 +58,7 @@ class Arm:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneEncoder(Loop):
+class TuneEncoder(HostLoop):
   """The block `config.tune_encoder`."""
 
   arms: Annotated[tuple[Arm, ...], unique_names(ZERO_SHOT)]

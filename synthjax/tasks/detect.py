@@ -54,12 +54,13 @@ _SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Detect(runs.Loop, Recipe, loader.Images):
+class Detect(runs.HostLoop, Recipe, loader.Images):
   """Fields of config.detect.
 
-  The bases have more: Loop in training/run.py (logging, checkpoints, workers,
-  fsdp), Recipe in detection/recipe.py (recipe, steps, batch, optimizer) and
-  Images in detection/loader.py (sizes). Options is in detection/regions.py.
+  The bases have more: HostLoop in training/run.py (logging, checkpoints,
+  workers, fsdp), Recipe in detection/recipe.py (recipe, steps, batch,
+  optimizer) and Images in detection/loader.py (sizes). Options is in
+  detection/regions.py.
   """
 
   # Images with boxes.

@@ -112,14 +112,14 @@ def run(config: ConfigDict, workdir: str) -> None:
     stage = getattr(fields, name)
     stage = dataclasses.replace(stage, fsdp=fields.fsdp or stage.fsdp)
     weights = _train(name, stage, config.seed, folder)
-    vocab_size = bpe.load().glide_vocab_size
     description = {
       "kind": "glide",
       "stage": name,
       "image_size": stage.image_size,
       "low_res": stage.low_res,
       "betas": stage.betas,
-      "model": block[name]["model"] | {"vocab_size": vocab_size},
+      "model": block[name]["model"]
+      | {"vocab_size": make_model(stage).vocab_size},
       "training": block[name] | about,
     }
     files.save_params(
@@ -156,9 +156,10 @@ def prepare(
     most: drawings; None is all.
   """
 
+  model = make_model(stage)
+
   def encode(texts):
-    context = stage.model(vocab_size=1).text_context
-    tokens, mask = bpe.load().glide_tokens(texts, context)
+    tokens, mask = bpe.load().glide_tokens(texts, model.text_context)
     return {"tokens": tokens, "mask": mask}
 
   def draw(arrays, rng):
@@ -183,16 +184,20 @@ def prepare(
   return objective, resident.Resident(arrays, stage.fsdp)
 
 
+def make_model(stage: Stage) -> Glide:
+  """Returns the network of a stage, for the embedded tokenizer."""
+  return stage.model(vocab_size=bpe.load().glide_vocab_size)
+
+
 def make_objective(stage: Stage) -> loop.Objective:
   """Returns a stage's objective, of batches of images and tokens."""
-  vocab_size = bpe.load().glide_vocab_size
-  model = stage.model(vocab_size=vocab_size)
+  model = make_model(stage)
   return denoising.denoising(
     partial(_apply, model),
     partial(_init, model),
     stage.optimizer(num_steps=stage.num_steps),
     betas=schedule.BETAS[stage.betas](),
-    pad_token=vocab_size - 1,
+    pad_token=model.vocab_size - 1,
     drop_prompt=stage.drop_prompt,
     max_weight=stage.max_weight,
     ema_decay=stage.ema_decay,

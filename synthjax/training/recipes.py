@@ -124,7 +124,7 @@ RECIPES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Recipe(run.Loop):
+class Recipe(run.HostLoop):
   """Fields of every training on images: `fill` gives those of `recipe`."""
 
   epochs: Positive

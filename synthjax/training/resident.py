@@ -32,8 +32,6 @@ class Loop(runs.Loop):
   steps_per_call: Count = 1
 
   def problems(self) -> Iterable[str]:
-    if self.num_workers:
-      yield "num_workers: this training reads from the device; leave it out"
     for field in ("log_every", "checkpoint_every", "num_steps"):
       if (steps := getattr(self, field)) % self.steps_per_call:
         yield (

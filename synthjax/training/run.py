@@ -38,10 +38,16 @@ class Loop:
 
   log_every: Whole = 50  # steps between rows of metrics; 0: the last step
   checkpoint_every: Count = 1_000  # steps between checkpoints
+  fsdp: Count = 1  # devices that share one copy of the state between them
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HostLoop(Loop):
+  """Fields of a training whose batches the host reads."""
+
   # Processes that read; 0 reads in this one. By default as many as the devices
   # need and the cores allow, none on a CPU; see `loader.choose_workers`.
   num_workers: Whole | None = None
-  fsdp: Count = 1  # devices that share one copy of the state between them
 
 
 def train(

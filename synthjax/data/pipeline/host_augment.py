@@ -66,22 +66,6 @@ def jiggle(
   return example | {"image": np.asarray(moved)}
 
 
-def shrink(image: np.ndarray, side: int) -> np.ndarray:
-  """Averages uint8 [h, w, 3] down to [side, side, 3], rounding.
-
-  Raises:
-    UserError: when `side` does not divide the image's.
-  """
-  h, w, c = image.shape
-  if h % side or w % side:
-    raise UserError(
-      f"An image of {h}x{w} does not shrink to {side}x{side} by whole blocks; "
-      f"choose a divisor of {math.gcd(h, w)}."
-    )
-  blocks = image.reshape(side, h // side, side, w // side, c)
-  return np.rint(blocks.mean((1, 3), dtype=np.float32)).astype(np.uint8)
-
-
 # --- images of any kind -------------------------------------------------------
 
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from synthjax.data.pipeline import host_augment
-from synthjax.runtime.errors import UserError
 
 
 class Fixed:
@@ -70,12 +69,3 @@ def test_the_middle_of_a_larger_image_is_measured():
   )
   np.testing.assert_array_equal(cut, whole[:, 16:240, 16:240])
   assert labels.tolist() == [3]
-
-
-def test_shrink_averages_whole_blocks_and_refuses_others():
-  image = np.zeros((4, 4, 3), np.uint8)
-  image[:2, :2] = [[[0] * 3, [100] * 3], [[200] * 3, [100] * 3]]
-  small = host_augment.shrink(image, 2)
-  assert small[0, 0].tolist() == [100] * 3 and small[1, 1].tolist() == [0] * 3
-  with pytest.raises(UserError, match="divisor of 4"):
-    host_augment.shrink(image, 3)
