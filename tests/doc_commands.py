@@ -235,7 +235,7 @@ CHECKS = {
   r"python -m tools\.embedded_world\.build( --help)?$": lambda c, _: (
     importlib.import_module("tools.embedded_world.build")
   ),
-  r"python -m tools\.compile_ahead ": lambda c, _: check_program(
+  r"python -m tools\.(compile_ahead|build_site)\b": lambda c, _: check_program(
     c.words[2], c.words[3:]
   ),
   r"python -m benchmarks\.\w+": lambda c, _: check_benchmark(

@@ -42,7 +42,7 @@ def unknown_fields(
   Args:
     config: the config, as its file has it.
     fields: of it, such as "tune.lr".
-    known: the config and the name of a block, such as "tune" or
+    fields_of: the config and the name of a block, such as "tune" or
       "detect.options", -> the fields that it may hold besides those that it
       holds.
   """

@@ -23,7 +23,7 @@ def in_threads(
     threads: which call it at the same time.
 
   Raises:
-    What the function raises about the first item of which it does.
+    Exception: what the function raises about the first item of which it does.
   """
   items = items if isinstance(items, Sequence) else list(items)
   size = 1 + len(items) // (64 * threads)
