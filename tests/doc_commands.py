@@ -19,8 +19,8 @@ from doc_blocks import ROOT, Command
 from synthjax import datasets, main
 from synthjax.data.real import publishers
 from synthjax.runtime.errors import UserError
-from synthjax.weights import __main__ as weights
-from synthjax.weights.catalogue import RELEASED
+from synthjax.weights import given_files
+from synthjax.weights.catalogue import FAMILIES, RELEASED
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What `check` of a task may miss: files of others, and tasks before it.
@@ -86,16 +86,20 @@ def check_main(words: list[str], *, tasks: bool) -> None:
 def check_weights(words: list[str]) -> None:
   command, *names = [word for word in words if not word.startswith("--")]
   options = [word for word in words if word.startswith("--")]
-  assert all(option.startswith("--output=") for option in options), words
-  assert not options or command in ("convert", "pack")
+  options = [o for o in options if not o.startswith("--output=")]
+  if options:
+    (kind,) = options
+    assert command == "convert" and len(names) == 1, words
+    assert kind.removeprefix("--kind=") in FAMILIES, words
+    return
   if command == "pack":  # made files are tested in test_stable_diffusion_draw
-    assert len(names) == len(options) == 1, words
+    assert len(names) == 1, words
     return
   if command == "convert":
     name, *files = names
     for file in files:
       pathlib.Path(file).touch()
-    made = weights._match(name, files)
+    made = given_files._match(name, files)
     wanted = {file.name for file in RELEASED[name].files}
     assert wanted == made.keys(), f"{words} leaves out {wanted - made.keys()}"
     return

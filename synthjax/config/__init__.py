@@ -119,6 +119,31 @@ def released_clip(name: str = "clip_rn50") -> dict[str, Any]:
   )
 
 
+def hub_clip(place: str) -> dict[str, Any]:
+  """Returns the block `encoder` of a CLIP of the Hugging Face hub.
+
+  Args:
+    place: such as "hf://openai/clip-vit-base-patch32".
+  """
+  return dict(name="clip", weights=place, batch_size=128, dtype="float32")
+
+
+def hub_stable_diffusion(place: str) -> dict[str, Any]:
+  """Returns the block `generator` of a Stable Diffusion of the hub.
+
+  Args:
+    place: "hf://org/name", a repository in diffusers' layout.
+  """
+  return dict(
+    name="stable_diffusion",
+    weights=place,
+    sampler="dpmpp_2m",
+    respacing=20,
+    guidance_scale=7.5,
+    dtype="bfloat16",
+  )
+
+
 def released_t5(space: str) -> dict[str, Any]:
   """Returns the block `prompts.writer` of the paper's language model.
 

@@ -204,7 +204,7 @@ def whole_block(
   name: str | None,
   fields: Mapping[str, Any],
   table: Mapping[str, str],
-  whole: Mapping[str, Callable[[], Mapping[str, Any]]],
+  whole: Mapping[str, Callable[..., Mapping[str, Any]]],
 ) -> dict[str, Any]:
   """Returns the block of a name, for which all fields may stand already.
 
@@ -214,13 +214,17 @@ def whole_block(
       `whole`, whose fields `fields` replace.
     fields: of the block.
     table: of `Choice`.
-    whole: name -> its block.
+    whole: name -> its block; a key such as "hf://" stands for all names that
+      begin with it, and its value takes the name.
 
   Raises:
     UserError: with the nearest name.
   """
   if name in whole:
     return dict(whole[name]()) | fields
+  for start in (key for key in whole if key.endswith("://")):
+    if isinstance(name, str) and name.startswith(start):
+      return dict(whole[start](name)) | fields
   is_path = isinstance(name, str) and ("." in name or ":" in name)
   if name is not None and name not in table and not is_path:
     raise unknown_names(kind, [name], {*table, *whole})

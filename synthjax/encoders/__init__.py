@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from synthjax.config import embedded_world, released_clip, schema
+from synthjax.config import embedded_world, hub_clip, released_clip, schema
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import cut_texts
@@ -23,6 +23,7 @@ FIELDS = schema.Choice("name", ENCODERS)
 # Names that stand for all fields of one of them.
 WHOLE = {
   "embedded": lambda: embedded_world()["encoder"],
+  "hf://": hub_clip,
   **{
     name: functools.partial(released_clip, name)
     for name in RELEASED
@@ -95,7 +96,7 @@ def check_image_encoder(weights: str, *, field: str) -> None:
 
 def _image_weights(weights: str, field: str) -> tuple[epath.Path, str]:
   """Returns the file and the key of IMAGE_ENCODERS."""
-  path = files.locate(weights, field=field, family="dinov2")
+  path = files.locate(weights, field=field, family=tuple(IMAGE_ENCODERS))
   kind = files.read_description(path).get("kind")
   if kind not in IMAGE_ENCODERS:
     raise UserError(
@@ -110,7 +111,8 @@ def load_encoder(name: str | None = None, **fields: Any) -> Encoder:
 
   Args:
     name: a key of ENCODERS, such as "clip", or the dotted path of a module; or
-      a key of WHOLE, such as "embedded" or "clip_rn50", which needs no fields.
+      a key of WHOLE, such as "embedded" or "clip_rn50", which needs no fields;
+      or a CLIP of the Hugging Face hub, "hf://org/name".
     **fields: the arguments of its `load`.
 
   Raises:

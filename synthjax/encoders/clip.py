@@ -19,35 +19,32 @@ from synthjax.tokenizers import bpe, cut_texts
 from synthjax.weights import files
 
 
-def check(*, weights: str | None, tokenizer: str | None, **others: Any) -> None:
+def check(
+  *, weights: str | None, tokenizer: str | None = None, **others: Any
+) -> None:
   """Checks that the files are there; its arguments are those of `load`."""
   del others
   with gathered() as attempt:
     attempt(_locate, weights)
-    if not tokenizer or not bpe.locate(tokenizer).exists():
-      raise UserError(
-        f"config.encoder.tokenizer names {tokenizer}, which is not there; it "
-        "is the tokenizer.json that the weights were trained with, "
-        "'embedded:tokenizer.json' for those of the package."
-      )
+    attempt(_locate_tokenizer, weights, tokenizer)
 
 
 def reads(
-  *, weights: str | None, tokenizer: str | None, **others: Any
+  *, weights: str | None, tokenizer: str | None = None, **others: Any
 ) -> cut_texts.Reads | None:
   """Returns how much of a text it reads; None of unfit weights."""
   del others
   about = files.read_description(_locate(weights)).get("model", {})
   if "context_length" not in about:
     return None
-  ids = bpe.load(bpe.locate(tokenizer)).clip_ids
+  ids = bpe.load(_locate_tokenizer(weights, tokenizer)).clip_ids
   return cut_texts.Reads(ids, about["context_length"] - 2)
 
 
 def load(
   *,
   weights: str | None,
-  tokenizer: str | None,
+  tokenizer: str | None = None,
   batch_size: Count,
   dtype: Dtype = "float32",
   precision: Precision = "highest",
@@ -56,8 +53,8 @@ def load(
   """Loads the weights; what is compiled is compiled when first used.
 
   Args:
-    weights: a file of `train_clip`; "embedded:NAME" is one of the package.
-    tokenizer: a tokenizer.json, likewise.
+    weights: see `files.locate`.
+    tokenizer: see `bpe.locate`; None is the one beside the weights.
     batch_size: images, or texts, that each device encodes at once.
     dtype: of the activations.
     precision: of products of float32, in which features are measured; "default"
@@ -106,7 +103,7 @@ def load(
   identity = {
     "encoder": "clip",
     "weights": files.sha256(_locate(weights)),
-    "tokenizer": files.sha256(bpe.locate(tokenizer)),
+    "tokenizer": files.sha256(_locate_tokenizer(weights, tokenizer)),
     "pixels": f"bicubic, shorter side and middle of {size}",
     "dtype": dtype,
   }
@@ -125,7 +122,7 @@ def load(
 
 
 def _load_model(
-  weights: str, tokenizer: str, dtype: str
+  weights: str, tokenizer: str | None, dtype: str
 ) -> tuple[clip.CLIP, dict[str, Any], bpe.Tokenizer]:
   """Returns the network, its variables on the host, and the tokenizer."""
   params, about = files.load_params(_locate(weights))
@@ -134,11 +131,12 @@ def _load_model(
       f"{weights} holds weights of {about.get('kind')!r}: config.encoder needs "
       "those of a CLIP."
     )
-  vocabulary = bpe.load(bpe.locate(tokenizer))
+  path = _locate_tokenizer(weights, tokenizer)
+  vocabulary = bpe.load(path)
   model = clip.CLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
   if model.vocab_size != vocabulary.clip_vocab_size:
     raise UserError(
-      f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
+      f"{weights} knows {model.vocab_size} tokens, but {path} has "
       f"{vocabulary.clip_vocab_size}: give the tokenizer that it was trained "
       "with."
     )
@@ -179,6 +177,18 @@ def _encode_embedded(model, precision, variables, x, end):
 
 def _locate(weights: str | None) -> epath.Path:
   return files.locate(weights, field="encoder.weights", family="clip")
+
+
+def _locate_tokenizer(weights: str | None, tokenizer: str | None) -> epath.Path:
+  """Returns the file of a tokenizer, by default of the one beside weights."""
+  path = bpe.locate(tokenizer) if tokenizer else bpe.beside(weights or "")
+  if not path.exists():
+    raise UserError(
+      f"config.encoder.tokenizer names {tokenizer}, and there is no {path}; it "
+      "is the tokenizer.json that the weights were trained with, "
+      "'embedded:tokenizer.json' for those of the package."
+    )
+  return path
 
 
 NUM_CONTEXT = 16

@@ -6,7 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from synthjax.config import embedded_world, released_glide, schema
+from synthjax.config import (
+  embedded_world,
+  hub_stable_diffusion,
+  released_glide,
+  schema,
+)
 from synthjax.data.pipeline import given
 from synthjax.tokenizers import cut_texts
 
@@ -24,6 +29,7 @@ FIELDS = schema.Choice("name", GENERATORS)
 WHOLE = {
   "embedded": lambda: embedded_world()["generator"],
   "released_glide": released_glide,
+  "hf://": hub_stable_diffusion,
 }
 
 
@@ -92,7 +98,8 @@ def load_generator(name: str | None = None, **fields: Any) -> Generator:
 
   Args:
     name: a key of GENERATORS, such as "glide", or the dotted path of a module;
-      or a key of WHOLE, such as "embedded", which needs no fields.
+      or a key of WHOLE, such as "embedded", which needs no fields; or a Stable
+      Diffusion of the Hugging Face hub, "hf://org/name".
     **fields: the arguments of its `load`; blocks are mappings.
 
   Raises:

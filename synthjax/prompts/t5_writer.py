@@ -197,7 +197,7 @@ def _weights(fields: Fields) -> epath.Path:
 
 def _tokenizer(fields: Fields) -> epath.Path:
   name = fields.tokenizer
-  path = bpe.locate(name or "")
+  path = bpe.locate(name or "", [["spiece.model"]])
   if not name or not path.exists():
     problem = f"there is no file {path}" if name else "it is not set"
     raise UserError(

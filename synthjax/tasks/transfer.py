@@ -220,7 +220,9 @@ def _model(config: ConfigDict) -> dict:
 
 
 def _locate(weights: str) -> epath.Path:
-  return files.locate(weights, field="transfer.weights", family="resnet")
+  return files.locate(
+    weights, field="transfer.weights", family=("resnet", "vit")
+  )
 
 
 def _backbones(

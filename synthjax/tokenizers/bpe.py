@@ -4,6 +4,7 @@ import functools
 import gzip
 import html
 import io
+import os
 import zlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from synthjax.runtime import cache
+from synthjax.runtime import cache, hub
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
 
@@ -232,21 +233,75 @@ def _read_text(path: epath.PathLike) -> str:
     ) from error
 
 
-def locate(name: str) -> epath.Path:
+# The files of a tokenizer in a folder; the first form that is whole counts, and
+# its last file stands for it.
+FORMS = (("vocab.json", "merges.txt"), ("tokenizer.json",))
+
+
+def locate(name: str, forms: Sequence[Sequence[str]] = FORMS) -> epath.Path:
   """Finds a tokenizer's file.
 
   Args:
-    name: a path, local or gs://, "embedded:NAME" for one of the package, or
-      "released:NAME/FILE" for a fetched one.
+    name: a path, local or gs://, "embedded:NAME" for one of the package,
+      "released:NAME/FILE" for a fetched one, or "hf://org/name@revision" for
+      one of the Hugging Face hub. Of a folder, it is the file of a form.
+    forms: see FORMS.
 
   Raises:
-    UserError: about a released one that has not been fetched.
+    UserError: about a released one that has not been fetched, a folder without
+      one, or as `hub.snapshot`.
   """
   if name.startswith("embedded:"):
     return EMBEDDED.parent / name.removeprefix("embedded:")
   if name.startswith(cache.RELEASED):
     return epath.Path(cache.fetched(name))
-  return epath.Path(name).expanduser()
+  if name.startswith(hub.SCHEME):
+    chosen = []
+
+    def wanted(names):
+      inner = hub.parse(name).inner
+      is_file = inner in names and not inner.endswith(_WEIGHTS)
+      folder = inner if inner not in names else inner.rpartition("/")[0]
+      chosen[:] = [inner] if is_file else _form(names, folder, forms, name)
+      return chosen
+
+    return epath.Path(hub.snapshot(name, wanted)) / chosen[-1]
+  path = epath.Path(name).expanduser()
+  if "://" not in name and path.is_dir():
+    names = [file.name for file in path.iterdir()]
+    return path / _form(names, "", forms, name)[-1]
+  return path
+
+
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".msgpack", ".index.json")
+
+
+def beside(weights: str, forms: Sequence[Sequence[str]] = FORMS) -> epath.Path:
+  """Finds the tokenizer beside weights, which may lie where `locate` looks.
+
+  Raises:
+    UserError: as `locate`.
+  """
+  if weights.startswith(cache.RELEASED):
+    weights = f"{weights.partition('/')[0]}/{forms[-1][0]}"
+  elif "://" not in weights and weights:
+    path = epath.Path(weights).expanduser()
+    weights = os.fspath(path.parent if path.is_file() else path)
+  return locate(weights, forms)
+
+
+def _form(
+  names: Sequence[str], folder: str, forms: Sequence[Sequence[str]], place: str
+) -> list[str]:
+  """Returns the files of the first form that a folder has whole."""
+  start = f"{folder}/" if folder else ""
+  for form in forms:
+    if {*(paths := [f"{start}{file}" for file in form])} <= {*names}:
+      return paths
+  sought = " or ".join(" with ".join(form) for form in forms)
+  raise UserError(
+    f"{place} has no tokenizer that can be read here: {sought} is needed."
+  )
 
 
 @functools.cache
@@ -254,13 +309,17 @@ def load(path: epath.PathLike = EMBEDDED) -> Tokenizer:
   """Loads a tokenizer.json of Hugging Face's `tokenizers`; by default ours.
 
   That of Hugging Face's CLIP holds the start and the end among its tokens: it
-  gives the same tokenizer as `read`.
+  gives the same tokenizer as `read`, which reads a merges.txt with the
+  vocab.json beside it.
 
   Raises:
     UserError: if the file is missing or is not such a tokenizer.
   """
   import tokenizers  # slow, and not every command reads text
 
+  vocabulary, merges = FORMS[0]
+  if epath.Path(path).name == merges:
+    return read(epath.Path(path).parent / vocabulary, path)
   try:
     text = epath.Path(path).read_text()
     bpe = tokenizers.Tokenizer.from_str(text)

@@ -4,9 +4,16 @@ r"""Fetches released weights, and converts them to what configs name.
   synthjax weights fetch NAME...         download, verify, convert
   synthjax weights convert NAME FILE...  the same with your own files,
                                          of any names: base.pt=MY_FILE
+  synthjax weights convert --kind=KIND PLACE --output=FOLDER
+                                         any others, of files of any names
   synthjax weights check NAME...         read everything again
   synthjax weights pack FOLDER --output=FOLDER
                                          Stable Diffusion, in two files
+
+PLACE is a file, a folder, or hf://ORG/NAME@REVISION of the Hugging Face hub
+(also .../FILE; HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE count), and
+KIND one of clip, dinov2, glide, inception, noised_clip, resnet, t5 and vit.
+Configs take such places as they are, and convert them once, into the cache.
 
 `convert` takes the index of weights in several files, and reads the config.json
 beside them for what they do not show: the heads and the activation of a CLIP,
@@ -19,21 +26,16 @@ from https://host/path/NAME/FILE instead of from the publishers.
 """
 
 import argparse
-import importlib
 import os
 import pathlib
-import re
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synthjax.runtime import cache, published
-from synthjax.runtime.atomic import replace
 from synthjax.runtime.commands import end_well
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.published import File
-from synthjax.runtime.text_files import read_json
-from synthjax.weights.catalogue import FAMILIES, RELEASED
+from synthjax.weights.catalogue import RELEASED
 
 COMMANDS = ("list", "fetch", "convert", "check", "pack")
 _OTHERWISE = (
@@ -47,6 +49,7 @@ def run(
   names: Sequence[str],
   output: str | None,
   options: Mapping[str, Any] | None = None,
+  kind: str | None = None,
 ) -> None:
   """Runs one command.
 
@@ -57,6 +60,7 @@ def run(
     output: the folder for the results of "convert" or "pack"; None is the
       cache, which "pack" does not take.
     options: of the network, for "convert"; None is not given.
+    kind: of FAMILIES; "convert" then takes one place instead.
 
   Raises:
     UserError: about misspelt or missing arguments, or from the command.
@@ -68,24 +72,33 @@ def run(
     raise UserError(f"{', '.join(f'--{k}' for k in options)}: for `convert`.")
   if output == "":
     raise UserError("--output is empty: is a variable of the shell unset?")
+  if kind is not None:
+    if command != "convert" or len(names) != 1 or output is None:
+      raise UserError(
+        "--kind is for `convert --kind=KIND PLACE --output=FOLDER`."
+      )
+    from synthjax.weights import given_files
+
+    return given_files.convert_place(kind, names[0], output, options)
   if command == "pack":
     if len(names) != 1 or output is None:
       raise UserError(
         "`pack` needs a folder in diffusers' layout and --output=FOLDER."
       )
-    from synthjax.models.stable_diffusion.weights import pack
+    from synthjax.models.stable_diffusion.weights import pack, wanted
+    from synthjax.weights import snapshots
 
-    return pack(names[0], output)
+    return pack(snapshots.fetch(names[0], wanted)[0], output)
   if output is not None and command != "convert":
     raise UserError(
       "--output is for `convert` and `pack`; SYNTHJAX_CACHE moves all."
     )
   if "stable_diffusion" in names:
     raise UserError(
-      "Stable Diffusion is not fetched here: get a folder in diffusers' layout "
-      "(unet/, vae/, text_encoder/, tokenizer/, scheduler/) from its "
-      "publisher, under its licence. config.generator reads it as it is, and "
-      "`pack FOLDER --output=FOLDER` makes two files of it."
+      "Stable Diffusion is not fetched here: name a folder in diffusers' "
+      "layout (unet/, vae/, text_encoder/, tokenizer/, scheduler/), or its "
+      "repository as hf://ORG/NAME, in config.generator.weights, which reads "
+      "it as it is. `pack FOLDER --output=FOLDER` makes two files of it."
     )
   checkpoints = names[:1] if command == "convert" else names
   if unknown := [name for name in checkpoints if name not in RELEASED]:
@@ -95,7 +108,11 @@ def run(
   elif not names:
     raise UserError(f"`{command}` needs a name; `list` lists them.")
   elif command == "convert":
-    convert_files(names[0], names[1:], output, options)
+    from synthjax.weights import given_files
+
+    given_files.convert_files(names[0], names[1:], output, options)
+    if output is None:
+      tell_use(names[0])
   else:
     {"fetch": fetch_all, "check": check_all}[command](names)
 
@@ -105,6 +122,8 @@ def run(
 
 def fetch_all(names: Sequence[str]) -> None:
   """Downloads, verifies and converts checkpoints into the cache."""
+  from synthjax.weights import given_files
+
   for name in names:
     entry, folder = RELEASED[name], cache.weights_folder(name)
     if _complete(name, published.read(folder)):
@@ -115,7 +134,8 @@ def fetch_all(names: Sequence[str]) -> None:
     print(f"{name}: {entry.what}, licence {entry.licence}{note}")
     for file in entry.files:
       _fetch(name, file)
-    make(name, {f.name: folder / f.name for f in entry.files}, folder)
+    paths = {f.name: folder / f.name for f in entry.files}
+    given_files.make(name, paths, folder)
     tell_use(name)
 
 
@@ -150,164 +170,6 @@ def _complete(name: str, hashes: Mapping[str, str]) -> bool:
       ):
         return False
   return True
-
-
-# --- converting --------------------------------------------------------------
-
-_TEXTS = (".json", ".bpe", ".gz", ".model", ".txt")  # that hold no weights
-_INDEX = ".index.json"  # of weights in several files
-# Beside a CLIP's weights in the folders of Hugging Face and open_clip.
-_CONFIGS = ("config.json", "open_clip_config.json")
-# Forms of CLIP's vocabulary there, and what of `bpe` reads each.
-_TOKENIZERS = {
-  ("tokenizer.json",): "load",
-  ("vocab.json", "merges.txt"): "read",
-}
-_PART = re.compile(r"-\d+-of-\d+\.")
-
-
-def convert_files(
-  name: str,
-  given: Sequence[str],
-  output: str | None,
-  options: Mapping[str, Any],
-) -> None:
-  """Converts files that the user brings.
-
-  Args:
-    name: of their checkpoint.
-    given: their paths, which end in the published names, possibly with ".gz";
-      a checkpoint's only file of weights may have any name and format, and
-      "PUBLISHED=PATH" gives any file. For a CLIP also its config, and its
-      tokenizer as Hugging Face has it.
-    output: a folder; None is that of fetched checkpoints in the cache.
-    options: arguments of the family's `from_released`.
-
-  Raises:
-    UserError: about files that are missing, superfluous, or do not convert.
-  """
-  from synthjax.weights import files
-
-  if options and RELEASED[name].family != "clip":
-    raise UserError(f"{name} is no CLIP: it takes no --{' --'.join(options)}.")
-  paths = _match(name, given)
-  folder = pathlib.Path(output).expanduser() if output else None
-  folder = folder or cache.weights_folder(name)
-  for file in RELEASED[name].files:
-    path = paths.get(file.name)
-    if path and path.name == file.name and file.sha256:
-      digest = files.sha256(path)
-      if not digest.startswith(file.sha256):
-        print(
-          f"{path} differs from the published file (SHA-256 {digest}, "
-          f"published {file.sha256}): converted as it is."
-        )
-  for made, missing in make(name, paths, folder, options).items():
-    print(f"{made} was not made: it needs {' and '.join(missing)}.")
-  if output is None:
-    tell_use(name)
-
-
-def _match(name: str, given: Sequence[str]) -> dict[str, pathlib.Path]:
-  """Returns the paths by the names of the publisher's files."""
-  published = [file.name for file in RELEASED[name].files]
-  weights = [n for n in published if not n.endswith(_TEXTS)]
-  allowed = list(published)
-  if RELEASED[name].family == "clip":
-    allowed += [*_CONFIGS, *(n for names in _TOKENIZERS for n in names)]
-  matched, problems = {}, []
-  for text in given:
-    said, _, rest = text.partition("=")
-    said = said if rest and said in allowed else None
-    path = pathlib.Path(rest if said else text).expanduser()
-    options = [n for n in allowed if path.name in (n, f"{n}.gz")]
-    is_text = path.name.endswith(_TEXTS) and not path.name.endswith(_INDEX)
-    if not options and len(weights) == 1 and not is_text:
-      options = weights  # of any name and format
-    options = [said] if said else options
-    if not path.is_file():
-      problems.append(f"There is no file {path}.")
-    elif not options or options[0] in matched:
-      problems.append(f"{path} is not one of them, or one too many.")
-    else:
-      matched[options[0]] = path
-  if problems or not matched:
-    raise UserError(
-      f"`convert {name}` takes {', '.join(allowed)}, by these names, or as "
-      f"{published[0]}=FILE. "
-      + (" ".join(problems) or "Give the files after the name.")
-    )
-  return matched
-
-
-def make(
-  name: str,
-  paths: Mapping[str, pathlib.Path],
-  folder: pathlib.Path,
-  options: Mapping[str, Any] | None = None,
-) -> dict[str, list[str]]:
-  """Makes all files whose sources are given; returns what the others lack."""
-  from synthjax.tokenizers import bpe
-
-  entry, lacking = RELEASED[name], {}
-  for made, about in entry.makes.items():
-    sources, build = about.sources, None
-    if made == "tokenizer.json":
-      build = "clip_bpe" if len(sources) == 1 else "glide_bpe"
-      for names, other in _TOKENIZERS.items():
-        if {*names} <= {*paths}:
-          sources, build = names, other
-    if missing := [source for source in sources if source not in paths]:
-      lacking[made] = missing
-      continue
-    given = [paths[source] for source in sources]
-    if made.endswith(".safetensors"):
-      _convert_weights(name, sources[0], paths, folder / made, options or {})
-    elif build:
-      with replace(folder, made) as temporary:
-        temporary.write_text(getattr(bpe, build)(*given).bpe.to_str())
-    elif given[0].resolve() != (folder / made).resolve():
-      with replace(folder, made) as temporary:
-        shutil.copyfile(given[0], temporary)
-    print(f"{folder / made}: {(folder / made).stat().st_size / 1e6:,.1f} MB")
-  return lacking
-
-
-def _convert_weights(
-  name: str,
-  file: str,
-  paths: Mapping[str, pathlib.Path],
-  path: pathlib.Path,
-  options: Mapping[str, Any],
-) -> None:
-  """Converts one network; float16 stays float16, all else is float32."""
-  from synthjax.weights import files, read
-
-  entry, source = RELEASED[name], paths[file]
-  module, config = importlib.import_module(FAMILIES[entry.family]), None
-  whence = "as given" if options else "by OpenAI's rule"
-  try:
-    if entry.family == "clip":
-      beside = [paths.get(n, source.parent / n) for n in _CONFIGS]
-      config = next((p for p in beside if p.is_file()), None)
-      content = read_json(config, dict) if config else None
-      whence = f"by {config}" if config and not options else whence
-      options = {"settings": content, "model": entry.model, **options}
-    weights, parts = read.read_weights(source), read.parts_of(source)
-    variables, description = module.from_released(weights, **options)
-  except UserError as error:
-    hint = f" (Its config: {config}.)" if config else ""
-    if _PART.search(source.name):
-      hint += f" It is one of several files: give their index (*{_INDEX})."
-    raise UserError(f"{source} cannot be converted: {error}{hint}") from error
-  if entry.family == "clip":
-    model = {"activation": "quick_gelu"} | description["model"]
-    shown = ("vision_heads", "text_heads", "heads", "activation")
-    shown = [f"{field}={model[field]}" for field in shown if field in model]
-    print(f"{', '.join(shown)}, {whence}.")
-  digests = {p.name: files.sha256(p) for p in parts}
-  description |= {"sources": {file: files.sha256(source)} | digests}
-  files.save_params(path, variables, description, dtype=None)
 
 
 def tell_use(name: str) -> None:
@@ -451,6 +313,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("command", help=" | ".join(COMMANDS))
   parser.add_argument("names", nargs="*", metavar="NAME", help="see `list`")
   parser.add_argument("--output", help="of `convert` and `pack`: a folder")
+  parser.add_argument("--kind", help="of the weights of a PLACE, see above")
   for field, kind, words in (
     ("vision_heads", int, "heads of its image tower's attention"),
     ("text_heads", int, "heads of its text tower"),
@@ -458,8 +321,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   ):
     parser.add_argument(f"--{field}", type=kind, help=f"of a CLIP: {words}")
   args = vars(parser.parse_intermixed_args(argv))
-  names = (args.pop(name) for name in ("command", "names", "output"))
-  end_well(lambda: run(*names, args))
+  first = (args.pop(name) for name in ("command", "names", "output"))
+  kind = args.pop("kind")
+  end_well(lambda: run(*first, args, kind))
 
 
 if __name__ == "__main__":

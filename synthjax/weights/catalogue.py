@@ -140,6 +140,11 @@ FAMILIES = {
   "vit": "synthjax.models.vit.weights",
 }
 
+# Networks that are read from folders of several: what chooses their files.
+FOLDERS = {
+  "stable_diffusion": "synthjax.models.stable_diffusion.weights:wanted",
+}
+
 _CLIP_BPE = File(
   "bpe_simple_vocab_16e6.txt.gz",
   "https://raw.githubusercontent.com/openai/CLIP/main/clip/"

@@ -1,21 +1,26 @@
 """Our own files of weights: safetensors with a description in the header."""
 
 import contextlib
+import hashlib
 import json
+import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 from flax import traverse_util
 
-from synthjax.runtime import artifacts, cache
+from synthjax.config import schema
+from synthjax.runtime import artifacts, cache, download, hub
 from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError, unknown_names
+from synthjax.runtime.progress import say
 from synthjax.runtime.text_files import parse_json
-from synthjax.weights.catalogue import RELEASED
+from synthjax.weights import conversion, read, snapshots
+from synthjax.weights.catalogue import FOLDERS, RELEASED
 
 
 def save_params(
@@ -145,20 +150,29 @@ DEFAULTS = {
 }
 
 
-def locate(weights: str | None, *, field: str, family: str) -> epath.Path:
-  """Returns the path of a weights file.
+def locate(
+  weights: str | None, *, field: str, family: str | Sequence[str]
+) -> epath.Path:
+  """Returns the path of a weights file, which is converted if need be.
 
   Args:
     weights: a path, local or gs://, "embedded:NAME" for a file of the package,
-      or "released:NAME/FILE" for one that `synthjax.weights` has fetched;
-      "released:NAME" is enough where NAME has one file of weights.
+      "released:NAME/FILE" for one that `synthjax.weights` has fetched
+      ("released:NAME" is enough where NAME has one file of weights), or
+      "hf://org/name@revision" for a repository of the Hugging Face hub, or a
+      file of it. Released weights, in a local folder or file or on the hub, are
+      converted once, into the cache.
     field: of the config, for the message.
-    family: a key of DEFAULTS.
+    family: of the weights, a key of FAMILIES, FOLDERS or DEFAULTS; or several,
+      tried in order. Of a key of FOLDERS it returns the folder.
 
   Raises:
-    UserError: when the field is empty or no such file exists, with the command
-      that fetches one.
+    UserError: when the field is empty, no such file exists, with the command
+      that fetches one, or the weights cannot be fetched or converted.
   """
+  families = (family,) if isinstance(family, str) else tuple(family)
+  if weights and weights.startswith(hub.SCHEME):
+    return _released(weights, families)
   if weights and weights.startswith(cache.RELEASED):
     return epath.Path(cache.fetched(_whole_reference(weights, field)))
   if weights and weights.startswith("embedded:"):
@@ -166,17 +180,67 @@ def locate(weights: str | None, *, field: str, family: str) -> epath.Path:
   else:
     path = epath.Path(weights or "").expanduser()
   if weights and path.exists():
-    return path
+    is_released = "://" not in weights and (path.is_dir() or _is_foreign(path))
+    return _released(os.fspath(path), families) if is_released else path
   problem = f"there is no file {path}" if weights else "it is not set"
-  name = DEFAULTS.get(family, "NAME")
+  name = DEFAULTS.get(families[0], "NAME")
   names = _references(name) if name in RELEASED else ["released:NAME/FILE"]
   raise UserError(
     f"config.{field} must name a weights file, but {problem}. `python -m "
     f"synthjax.weights fetch {name}` fetches and converts released ones, which "
     f"{' or '.join(names)} then names; `python -m synthjax.weights list` lists "
-    "all. Or try the same run in the embedded world, which ships its weights: "
-    "add :runlocal to the config."
+    "all. hf://ORG/NAME names others, of the Hugging Face hub. Or try the same "
+    "run in the embedded world, which ships its weights: add :runlocal to the "
+    "config."
   )
+
+
+def _is_foreign(path: epath.Path) -> bool:
+  """Returns whether a file is not one of `save_params`, damaged or not."""
+  from safetensors import SafetensorError, safe_open
+
+  try:
+    with safe_open(path, framework="numpy") as file:
+      return "description" not in (file.metadata() or {})
+  except (SafetensorError, OSError):
+    return path.suffix != ".safetensors"
+
+
+def _released(place: str, families: Sequence[str]) -> epath.Path:
+  """Returns released weights as a file of `save_params`, or their folder."""
+  if families[0] in FOLDERS:
+    wanted = schema.resolve(families[0], FOLDERS)
+    folder, _ = snapshots.fetch(place, wanted)
+    return epath.Path(folder)
+  source = snapshots.find_weights(place)
+  folder = _converted_folder(source)
+  with download.alone(folder) as lock:
+    for family in families:
+      if (folder / f"{family}.safetensors").exists():
+        return epath.Path(folder / f"{family}.safetensors")
+    made = conversion.convert(source, families)
+    path = folder / f"{made.family}.safetensors"
+    save_params(path, made.variables, made.description, dtype=None)
+    say(f"{place}: converted to {path}. {made.note}".rstrip())
+    lock.unlink(missing_ok=True)
+  return epath.Path(path)
+
+
+def _converted_folder(source: pathlib.Path) -> pathlib.Path:
+  """Returns where in the cache the conversions of released weights lie.
+
+  Weights that change, or a config beside them, get another folder.
+  """
+  configs = [source.parent / name for name in snapshots.CONFIGS]
+  paths = [source, *read.parts_of(source), *filter(os.path.isfile, configs)]
+  stamps = [
+    (os.path.realpath(path), os.stat(path).st_size, os.stat(path).st_mtime_ns)
+    for path in paths
+  ]
+  key = hashlib.sha256(json.dumps(stamps).encode()).hexdigest()[:16]
+  folder = cache.weights_folder("converted") / key
+  folder.parent.mkdir(parents=True, exist_ok=True)
+  return folder
 
 
 def _whole_reference(weights: str, field: str) -> str:
@@ -222,15 +286,17 @@ def describe(reference: str | None, digest: str) -> dict[str, Any]:
   """Describes the file that a config names.
 
   Args:
-    reference: "released:NAME/FILE" or another reference of `files.locate`,
-      "embedded:NAME", a path, or None where it is unknown.
+    reference: as `locate` takes it, "embedded:NAME", or None where it is
+      unknown.
     digest: SHA-256 of the file that was used. A reference to a file with
-      another hash, or to none, is ignored.
+      another hash, or to none, is ignored; one of the hub is not looked up.
 
   Returns:
     `name`, `what` and `licence`, None where unknown, and `sha256`.
   """
   about = dict.fromkeys(("name", "what", "licence")) | {"sha256": digest}
+  if reference and reference.startswith(hub.SCHEME):
+    return about | {"name": reference, "what": "of the Hugging Face hub"}
   path = reference and _find(reference)
   if not path or sha256(path) != digest:
     return about

@@ -104,6 +104,21 @@ def parts_of(path: epath.PathLike) -> list[epath.Path]:
   Raises:
     UserError: about an index that names files elsewhere, or missing ones.
   """
+  names, folder = named_in(path), epath.Path(path).parent
+  if lacking := [name for name in names if not (folder / name).exists()]:
+    raise UserError(
+      f"{path} is the index of {len(names)} files of weights, which lie beside "
+      f"it. Missing: {', '.join(lacking)}. Fetch them."
+    )
+  return [folder / name for name in names]
+
+
+def named_in(path: epath.PathLike) -> list[str]:
+  """Returns the names of the files in an index; none of any other file.
+
+  Raises:
+    UserError: about names that are no names of files beside it.
+  """
   data = map_file(path)
   if data[:1].tobytes() != b"{" or len(data) > MAX_HEADER:
     return []
@@ -112,17 +127,12 @@ def parts_of(path: epath.PathLike) -> list[epath.Path]:
     names = sorted(name for name in names if isinstance(name, str))
   except (ValueError, LookupError, TypeError, AttributeError):
     return []
-  folder = epath.Path(path).parent
-  odd = [n for n in names if pathlib.PurePath(n).name != n or "\\" in n]
-  lacking = [n for n in names if n not in odd and not (folder / n).exists()]
-  if odd or lacking:
+  if odd := [n for n in names if pathlib.PurePath(n).name != n or "\\" in n]:
     raise UserError(
       f"{path} is the index of {len(names)} files of weights, which lie beside "
-      "it. "
-      + (f"These names are no names of files: {short(odd)}. " if odd else "")
-      + (f"Missing: {', '.join(lacking)}. Fetch them." if lacking else "")
+      f"it. These names are no names of files: {short(odd)}."
     )
-  return [folder / name for name in names]
+  return names
 
 
 def _read_parts(parts: Sequence[epath.Path]) -> dict[str, np.ndarray]:

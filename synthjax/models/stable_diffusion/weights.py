@@ -7,7 +7,7 @@ with weights. `folder` reads the configurations.
 
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,6 +38,7 @@ from synthjax.weights.rules import (
   pointwise2d,
   restore,
 )
+from synthjax.weights.snapshots import below, weights_name
 
 KIND = "stable_diffusion"
 # The files that `pack` makes.
@@ -46,11 +47,6 @@ WEIGHTS, TOKENIZER = "stable_diffusion.safetensors", "tokenizer.json"
 LAYOUTS = ("diffusers", "diffusers_old")
 # Folders of weights, and the networks' names here.
 PARTS = {"unet": "unet", "vae": "vae", "text_encoder": "text"}
-_WEIGHTS = {
-  "unet": "diffusion_pytorch_model",
-  "vae": "diffusion_pytorch_model",
-  "text_encoder": "model",
-}
 CONFIGS = {
   "unet": "config.json",
   "vae": "config.json",
@@ -139,10 +135,10 @@ def from_folder(folder: epath.PathLike) -> tuple[dict, dict[str, Any]]:
   """
   folder = epath.Path(folder)
   weights, configs, problems = {}, {}, []
-  paths = {part: _weights_file(folder / part, part) for part in PARTS}
+  paths = {part: _weights_file(folder / part) for part in PARTS}
   for part, path in paths.items():
     if path is None:
-      problems.append(f"{part}/{_WEIGHTS[part]}.safetensors")
+      problems.append(f"the weights in {part}/")
   for part, name in CONFIGS.items():
     if (folder / part / name).exists():
       configs[part] = read_json(folder / part / name, dict)
@@ -164,7 +160,7 @@ def from_folder(folder: epath.PathLike) -> tuple[dict, dict[str, Any]]:
 def files_of(folder: epath.PathLike) -> list[epath.Path]:
   """Returns the files that `from_folder` reads, and the tokenizer's."""
   folder = epath.Path(folder)
-  paths = [_weights_file(folder / part, part) for part in PARTS]
+  paths = [_weights_file(folder / part) for part in PARTS]
   paths += [folder / part / name for part, name in CONFIGS.items()]
   paths += tokenizer_files(folder)
   paths += [folder / "tokenizer" / name for name in _PADS]
@@ -181,8 +177,8 @@ def tokenizer_files(folder: epath.Path) -> list[epath.Path]:
 
 def read_tokenizer(folder: epath.Path) -> tuple[bpe.Tokenizer, epath.Path]:
   """Returns the tokenizer, and the file that identifies it."""
-  paths = tokenizer_files(folder)
-  return (bpe.read if len(paths) > 1 else bpe.load)(*paths), paths[-1]
+  path = tokenizer_files(folder)[-1]
+  return bpe.load(path), path
 
 
 def pack(folder: epath.PathLike, output: epath.PathLike) -> None:
@@ -209,21 +205,23 @@ def pack(folder: epath.PathLike, output: epath.PathLike) -> None:
   files.save_params(output / WEIGHTS, variables, about, dtype=None)
 
 
-def _weights_file(folder: epath.Path, part: str) -> epath.Path | None:
-  stem = _WEIGHTS[part]
-  old = "pytorch_model" if part == "text_encoder" else stem
-  for name in (
-    f"{stem}.safetensors",
-    f"{stem}.safetensors.index.json",
-    f"{stem}.fp16.safetensors",
-    f"{stem}.safetensors.index.fp16.json",
-    f"{old}.bin",
-    f"{old}.bin.index.json",
-    f"{old}.fp16.bin",
-  ):
-    if (folder / name).exists():
-      return folder / name
-  return None
+def wanted(names: Sequence[str]) -> list[str]:
+  """Returns the files of a folder that are read, among all that it has.
+
+  Of each network, it is one file of weights, or an index.
+  """
+  chosen = [f"{part}/{name}" for part, name in CONFIGS.items()]
+  chosen += [f"tokenizer/{n}" for n in (*_PADS, *sum(bpe.FORMS, ()))]
+  weights = {part: weights_name(below(names, part)) for part in PARTS}
+  chosen += [f"{part}/{name}" for part, name in weights.items() if name]
+  return [name for name in chosen if name in {*names}]
+
+
+def _weights_file(folder: epath.Path) -> epath.Path | None:
+  """Returns the weights of one network's folder, or their index."""
+  names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+  name = weights_name(names)
+  return folder / name if name else None
 
 
 def _pad_token(folder: epath.Path) -> str:
