@@ -12,6 +12,7 @@ r"""Detection from backbones of generated images: Tables 10 and 11, PASCAL VOC.
                                           IN-1K of Table 10; any ResNet-50
   --config=...:init=pretrained,weights=released:moco_v2_200
                                           IN-1K of Table 11
+  --config=...:labels=my.yaml,train=photos   other images with boxes: COCO, VOC
   --config=...:batch_size=32              the rate and the steps follow it
   --config=...:num_steps=6000             fewer of them
   --config.detect.seeds="(0,1,2)"         any single value
@@ -39,9 +40,13 @@ generated images with labels, 23.1 with MoCo v2; see README.md.
 import ml_collections
 
 from synthjax.config import (
+  PHOTOGRAPHS,
   embedded_pretraining,
   exports,
+  own_space,
   parse_arg,
+  photographs,
+  replace_images,
   report,
   unknown_names,
 )
@@ -87,6 +92,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     weights="",
     num_steps=0,  # those of the recipe
     batch_size=16,
+    labels=None,
+    **PHOTOGRAPHS,
   )
   if arg.init not in INITS:
     raise unknown_names("init", [arg.init], INITS)
@@ -125,6 +132,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.report.paper_rows = dict(pretrained="IN-1K real, 0")
   if arg.runlocal:  # comes last, so that it can shrink anything above
     shrink(config)
+  if own := own_space(arg):
+    config.detect.space = own
+    replace_images(config.detect, photographs(arg))
+    config.report = report()
   return config
 
 

@@ -7,6 +7,8 @@ r"""Few-shot recognition with and without generated images.
   --config=...:runlocal        the embedded world, about 25 minutes on 2 cores
   --config=...:only=figure1    or table5, table7: some of the methods
   --config=...:space=pets      or another of the paper's eight sets
+  --config=...:labels=my.yaml,train=photos,shots=4   photographs; up to 4 shots
+  --config=...:encoder=vit_b16 or any CLIP
   --config=...:coop=stored     CoOp on 10 views of a shot, as `:runlocal` does;
                                its own code has fresh crops in each epoch
   --config.few_shot.seeds=0,1  any single value
@@ -33,10 +35,13 @@ Measured: not run at full size. `:runlocal`: see README.md.
 import ml_collections
 
 from synthjax.config import (
+  PHOTOGRAPHS,
+  clip_encoder,
   embedded_world,
   exports,
+  own_space,
   parse_arg,
-  released_clip,
+  photographs,
   released_glide,
   released_t5,
   report,
@@ -44,6 +49,7 @@ from synthjax.config import (
 )
 
 SHOTS = (1, 2, 4, 8, 16)
+SEARCHING = ("tip_adapter", "linear_probe")  # that need validation images
 # Options of Tip-Adapter exist for the paper's eight sets.
 SPACES = (
   "imagenet",
@@ -130,7 +136,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     only="all",
     data_dir="data",
     coop="fresh",
+    encoder="rn50",
+    shots=max(SHOTS),  # the most
+    labels=None,
+    **PHOTOGRAPHS,
   )
+  own, shots = own_space(arg), tuple(s for s in SHOTS if s <= arg.shots)
   for kind, choice, known in (
     ("data set of Figure 1,", arg.space, SPACES),
     ("part", arg.only, ("all", *METHODS)),
@@ -148,7 +159,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     "report",
   )
   config.seed = 0
-  config.space = arg.space
+  config.space = own or arg.space
 
   config.prompts = dict(
     strategies=("enhanced",),
@@ -158,25 +169,30 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.generator = released_glide()
   real = dict(kind="benchmark", name=arg.space, data_dir=arg.data_dir)
   real |= SPLITS.get(arg.space, {})
+  splits = photographs(arg) or {
+    split: dict(split=split, **real)
+    # CoOp's protocol: min(shots, 4) images a class of `validation`.
+    for split in ("train", "validation", "test")
+  }
   config.generate = dict(
     images_per_class=2000,
     seeds=(0, 1, 2),
     shard_size=4096,
     # Steps from the shot: those of the paper, data.generated.plan.START_STEPS.
-    real_guidance=dict(
-      pool=dict(split="train", **real), shots=SHOTS, images_per_class=800
-    ),
+    real_guidance=dict(pool=splits["train"], shots=shots, images_per_class=800),
   )
-  config.encoder = released_clip()
+  config.encoder = clip_encoder(arg.encoder)
   config.score = dict()
   config.select = dict(max_per_class=800)
 
   parts = METHODS if arg.only == "all" else [arg.only]
   chosen = {m["name"]: dict(m) for part in parts for m in METHODS[part]}
+  if "validation" not in splits:
+    chosen = {n: m for n, m in chosen.items() if m["kind"] not in SEARCHING}
   for method in chosen.values():
-    if method["kind"] == "tip_adapter":
-      own = dict(method.get("options", {}), settings=arg.space)
-      method["options"] = own
+    if method["kind"] == "tip_adapter" and not own:
+      settings = dict(method.get("options", {}), settings=arg.space)
+      method["options"] = settings
     if method["kind"] == "coop":
       method["options"] = dict(crops=arg.coop)
       if arg.space == "imagenet":  # for any number of shots
@@ -185,20 +201,18 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.generate.real_guidance.alone = True
   config.few_shot = dict(
     methods=tuple(chosen.values()),
-    shots=SHOTS,
+    shots=shots,
     seeds=(0, 1, 2),  # the paper gives none; CoOp has three
-    pool=dict(split="train", **real),
-    # CoOp's protocol: min(shots, 4) images a class of this split.
-    validation=dict(split="validation", **real),
-    test=dict(split="test", **real),
+    pool=splits.pop("train"),
+    **splits,
     num_views=10,
     max_per_class=800,
   )
   config.export = exports()
-  config.report = report(paper=tuple(parts))
+  config.report = report() if own else report(paper=tuple(parts))
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
-    config.space = "emoji16"
+    config.space = own or "emoji16"
     config.prompts = dict(
       strategies=("enhanced",), per_class=40, grammar="drawing"
     )
@@ -210,14 +224,17 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       shard_size=640,
       # Of 12 steps, those whose noise is nearest to the paper's.
       real_guidance=dict(
-        pool=dict(split="real_pool"), shots=SHOTS, start_steps=(7, 6, 5, 3, 3)
+        pool=config.few_shot.pool if own else dict(split="real_pool"),
+        shots=shots,
+        start_steps=(7, 6, 5, 3, 3)[: len(shots)],
       ),
     )
     config.select = dict(max_per_class=30)
     block = config.few_shot
-    block.pool = dict(split="real_pool")
-    block.validation = dict(split="validation")
-    block.test = dict(split="test")
+    if not own:
+      block.pool = dict(split="real_pool")
+      block.validation = dict(split="validation")
+      block.test = dict(split="test")
     block.max_per_class = 30
     block.methods = tuple(map(_small, chosen.values()))
   return config

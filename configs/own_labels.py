@@ -4,8 +4,9 @@ r"""From your own class names to a classifier, in five lines of YAML.
     --workdir=$OUT
 
   --config=...:labels=my.yaml,runlocal      the embedded world, some CPU minutes
-  --config=...:labels=my.yaml,test=FOLDER   has a folder of real images a class
-  --config=...:labels=my.yaml,encoder=vit_b16
+  --config=...:labels=my.yaml,test=PATH     measures on photographs
+  --config=...:labels=my.yaml,train=PATH,shots=8   learns from some of them, too
+  --config=...:labels=my.yaml,encoder=vit_b16   or any CLIP
   --config=...:labels=my.yaml,images_per_class=200   faster, and less sure
   --config=...:labels=my.yaml,strategy=template   draws from its `prompts`
   --config=...:labels=pets                  any built-in label space
@@ -32,9 +33,12 @@ Measured: not run at full size. `:runlocal` is quickstart.py's recipe: see
 import ml_collections
 
 from synthjax.config import (
+  PHOTOGRAPHS,
+  clip_encoder,
   embedded_world,
   exports,
   parse_arg,
+  photographs,
   real_images,
   released_clip,
   released_glide,
@@ -42,7 +46,6 @@ from synthjax.config import (
   unknown_names,
 )
 
-ENCODERS = {"rn50": "clip_rn50", "vit_b16": "clip_vit_b16"}
 ARMS = {"enhanced": "LE+CF SCE", "template": "CF SCE"}  # by strategy
 
 
@@ -51,13 +54,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     arg,
     runlocal=False,
     labels="emoji10",  # so that the config can be looked at
-    test=None,
     encoder="rn50",
     images_per_class=0,  # 2,000 or, with runlocal, 30
     strategy="enhanced",  # or "template": the file's own prompts
+    shots=4,  # photographs of each class of `train`
+    **PHOTOGRAPHS,
   )
-  if arg.encoder not in ENCODERS:
-    raise unknown_names("encoder", [arg.encoder], ENCODERS)
   if arg.strategy not in ARMS:
     raise unknown_names("strategy", [arg.strategy], ARMS)
   num_images = arg.images_per_class or (30 if arg.runlocal else 2000)
@@ -84,7 +86,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.generate = dict(
     images_per_class=num_images, seeds=(0,), shard_size=4096, preview=100
   )
-  config.encoder = released_clip(ENCODERS[arg.encoder])
+  config.encoder = clip_encoder(arg.encoder)
   config.score = dict()
   if arg.encoder != "rn50":  # it filters, whatever is tuned
     config.score.filter_encoder = released_clip("clip_rn50")
@@ -110,9 +112,23 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     temperature=2.0,
     test=real_images(arg.test),
   )
+  if arg.train:  # what few photographs teach, with generated images or alone
+    blocks = photographs(arg)
+    config.tune.test = blocks["test"]
+    methods = [("with generated images", "mix"), ("photographs alone", "real")]
+    config.few_shot = dict(
+      methods=tuple(_method(arg, *method) for method in methods),
+      shots=(arg.shots,),
+      seeds=(0, 1, 2),
+      pool=blocks["train"],
+      **{name: block for name, block in blocks.items() if name != "train"},
+    )
+    config.tasks = (*config.tasks[:-2], "few_shot", *config.tasks[-2:])
+  elif arg.validation:
+    config.tune.validation = real_images(arg.validation)
   # How good the images are, and whether any is near one that is measured on.
   config.card = dict(
-    real=real_images(arg.test),
+    real=config.tune.test,
     encoders="fetched",  # FID's Inception and DINOv2, if they are there
   )
   config.export = exports()
@@ -129,3 +145,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.select.max_per_class = max(1, 3 * num_images // 4)
     config.tune.batch_size, config.tune.lr = 32, 3e-2
   return config
+
+
+def _method(arg, name: str, order: str) -> dict:
+  """Returns a method of `few_shot`, by fewshot.py's settings."""
+  options = dict(order=order, lr=1e-3)
+  if arg.runlocal:
+    options |= dict(lr=1e-1, batch_size=32, real_batch_size=32)
+  drawn = dict(strategy=arg.strategy, filter="clip") if order == "mix" else {}
+  return dict(name=name, kind="classifier", options=options, **drawn)

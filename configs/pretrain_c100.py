@@ -4,6 +4,7 @@ r"""Downstream-aware: pre-training on generated images of CIFAR-100's classes.
   python -m synthjax.main --config=configs/pretrain_c100.py --workdir=$OUT
 
   --config=...:runlocal                         some minutes on 2 cores
+  --config=...:labels=my.yaml,train=photos   other classes, photographs
   --config=...:data_dir=/data                   where CIFAR-100 lies
   --config=...:amount=2.4M                      images; or 3.6M, or 1.2M
   --config=...:images_per_class=100             any other number of them
@@ -24,6 +25,7 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
+  PHOTOGRAPHS,
   data_set,
   embedded_pretraining,
   exports,
@@ -34,6 +36,7 @@ from synthjax.config import (
   report,
   unknown_names,
   use_deit_recipe,
+  use_photographs,
 )
 
 # Number of images -> images of a class.
@@ -49,6 +52,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     amount="1.2M",
     images_per_class=0,  # those of the amount
     init="",
+    labels=None,
+    **PHOTOGRAPHS,
   )
   if arg.amount not in AMOUNTS:
     raise unknown_names("amount of images,", [arg.amount], AMOUNTS)
@@ -102,4 +107,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       config[block] = fields
   if arg.init:
     config.pretrain.init = arg.init
+  use_photographs(config, arg, aware=True)
   return config

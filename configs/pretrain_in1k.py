@@ -4,6 +4,7 @@ r"""Downstream-agnostic: pre-training on generated images of ImageNet's classes.
   python -m synthjax.main --config=configs/pretrain_in1k.py --workdir=$OUT
 
   --config=...:runlocal                         some minutes on 2 cores
+  --config=...:labels=my.yaml,train=photos   finetunes on photographs
   --config=...:data_dir=/data                   where CIFAR-100 lies
   --config=...:amount=2.4M                      images; 1.2M by default
   --config=...:images_per_class=100             any other number of them
@@ -27,6 +28,7 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
+  PHOTOGRAPHS,
   data_set,
   embedded_pretraining,
   exports,
@@ -37,6 +39,7 @@ from synthjax.config import (
   report,
   unknown_names,
   use_deit_recipe,
+  use_photographs,
 )
 
 AMOUNTS = {"1.2M": 1200, "2.4M": 2400}  # of images: those of a class
@@ -52,6 +55,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     amount="1.2M",
     images_per_class=0,  # those of the amount
     init="",
+    labels=None,
+    **PHOTOGRAPHS,
   )
   if arg.amount not in AMOUNTS:
     raise unknown_names("amount of images,", [arg.amount], AMOUNTS)
@@ -107,4 +112,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       config[block] = fields
   if arg.init:
     config.pretrain.init = arg.init
+  use_photographs(config, arg)
   return config

@@ -4,6 +4,7 @@ r"""Downstream-agnostic: generated images of 2,000 classes of ImageNet.
   python -m synthjax.main --config=configs/pretrain_in2k.py --workdir=$OUT
 
   --config=...:runlocal               the embedded world, some CPU minutes
+  --config=...:labels=my.yaml,train=photos   finetunes on photographs
   --config=...:data_dir=/data         where CIFAR-100 lies
   --config=...:amount=4.0M            images; 2.4M by default
   --config=...:images_per_class=100   any other number of them
@@ -28,6 +29,7 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
+  PHOTOGRAPHS,
   data_set,
   embedded_pretraining,
   exports,
@@ -38,6 +40,7 @@ from synthjax.config import (
   report,
   unknown_names,
   use_deit_recipe,
+  use_photographs,
 )
 
 AMOUNTS = {"2.4M": 1200, "4.0M": 2000}  # of images: those of a class
@@ -53,6 +56,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     amount="2.4M",
     images_per_class=0,  # those of the amount
     init="",
+    labels=None,
+    **PHOTOGRAPHS,
   )
   if arg.amount not in AMOUNTS:
     raise unknown_names("amount of images,", [arg.amount], AMOUNTS)
@@ -108,4 +113,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       config[block] = fields
   if arg.init:
     config.pretrain.init = arg.init
+  use_photographs(config, arg)
   return config

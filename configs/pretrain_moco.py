@@ -4,6 +4,7 @@ r"""MoCo v2 on generated images: pre-training without their labels.
   python -m synthjax.main --config=configs/pretrain_moco.py --workdir=$OUT
 
   --config=...:runlocal                         some minutes on 2 cores
+  --config=...:labels=my.yaml,train=photos   finetunes on photographs
   --config=...:data_dir=/data                   where CIFAR-100 lies
   --config=...:amount=2.4M                      images; 1.2M by default
   --config=...:space=in2k,amount=4.0M           of 2,000 classes; or 2.4M
@@ -27,6 +28,7 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
+  PHOTOGRAPHS,
   data_set,
   embedded_pretraining,
   exports,
@@ -36,6 +38,7 @@ from synthjax.config import (
   released_t5,
   report,
   unknown_names,
+  use_photographs,
 )
 
 # Label space -> number of images, the first by default -> images of a class.
@@ -55,6 +58,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     images_per_class=0,  # those of the amount; 1200 in other spaces
     space="imagenet",
     init="",
+    labels=None,
+    **PHOTOGRAPHS,
   )
   amounts = AMOUNTS.get(arg.space, {})
   amount = arg.amount or next(iter(amounts), "")
@@ -135,4 +140,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
   if arg.init:
     config.pretrain.init = arg.init
+  use_photographs(config, arg)
   return config

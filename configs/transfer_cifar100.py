@@ -9,6 +9,7 @@ r"""CIFAR-100 from given weights or none: finetuning, linear probe, few labels.
   --config=...:method=linear        the head alone, on frozen features
   --config=...:shots=50             of each class; 0, the default, is all 500
   --config=...:backbone=deit_s      DeiT's recipe; positions are resized
+  --config=...:labels=my.yaml,train=photos    photographs in place of CIFAR-100
   --config=...:runlocal             the embedded world, a minute on 2 cores
   --config=...:data_dir=/data       where CIFAR-100 lies
 
@@ -25,6 +26,7 @@ Measured: not run at full size
 import ml_collections
 
 from synthjax.config import (
+  PHOTOGRAPHS,
   data_set,
   embedded_pretraining,
   finetuning_on_cifar100,
@@ -32,6 +34,7 @@ from synthjax.config import (
   report,
   unknown_names,
   use_deit_finetuning,
+  use_photographs,
 )
 
 METHODS = ("finetune", "linear")
@@ -53,6 +56,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     image_size=224,
     method="finetune",
     shots=0,
+    labels=None,
+    **PHOTOGRAPHS,
   )
   if arg.method not in METHODS:
     raise unknown_names("method", [arg.method], METHODS)
@@ -103,6 +108,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     if arg.weights:
       del config.transfer.inits["random"]
+  use_photographs(config, arg)
   if arg.shots or not arg.runlocal:
     config.transfer.shots = (arg.shots or None,)
   return config

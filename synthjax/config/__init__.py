@@ -1,7 +1,7 @@
 """What the files of configs/ import: their argument, and shared blocks."""
 
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ml_collections.config_dict import FieldReference, placeholder
@@ -144,6 +144,23 @@ def hub_stable_diffusion(place: str) -> dict[str, Any]:
   )
 
 
+CLIP_ENCODERS = ("rn50", "vit_b16")  # the paper's
+
+
+def clip_encoder(name: str) -> dict[str, Any]:
+  """Returns the block `encoder` that the argument `encoder` of configs names.
+
+  Args:
+    name: of CLIP_ENCODERS; or any CLIP that `python -m synthjax.weights list`
+      names; or, with a slash in it, a place of `hub_clip`.
+  """
+  if "/" in name:
+    return hub_clip(name)
+  if not name.startswith("clip_") and name not in CLIP_ENCODERS:
+    raise unknown_names("encoder", [name], CLIP_ENCODERS)
+  return released_clip(f"clip_{name.removeprefix('clip_')}")
+
+
 def released_t5(space: str) -> dict[str, Any]:
   """Returns the block `prompts.writer` of the paper's language model.
 
@@ -195,13 +212,101 @@ def embedded_world(tower: str = "vit", preset: str = "paper") -> dict[str, Any]:
 # --- small blocks that most configs have -------------------------------------
 
 
-def real_images(folder: str | None) -> dict[str, Any] | FieldReference:
-  """Returns the real images in a folder, or a field that is None without one.
+# Arguments of configs: paths of the photographs that they are about.
+PHOTOGRAPHS = dict(train=None, validation=None, test=None)
+_SHARE = 0.2  # of photographs without splits that becomes each but "train"
+
+
+def real_images(path: str | None) -> dict[str, Any] | FieldReference:
+  """Returns the photographs at a path, or a field that is None without one.
 
   A command line can give it, such as
   --config.tune.test="{'kind': 'folder', 'path': 'photos'}".
   """
-  return dict(kind="folder", path=folder) if folder else placeholder(object)
+  return dict(kind="folder", path=path) if path else placeholder(object)
+
+
+def photographs(arg: Any) -> dict[str, dict[str, Any]]:
+  """Returns the blocks of the splits that the arguments PHOTOGRAPHS give.
+
+  Where one path is of several splits and its files have none, a fifth of the
+  images becomes the validation or the test. Without `test`, it is of the path
+  of `train`.
+
+  Args:
+    arg: as of `parse_arg`, with the names of PHOTOGRAPHS.
+
+  Raises:
+    UserError: about a test or a validation without `train`.
+  """
+  paths = {name: getattr(arg, name) for name in PHOTOGRAPHS}
+  if not paths["train"]:
+    if given := [f"{name}={path}" for name, path in paths.items() if path]:
+      raise UserError(
+        f"{' and '.join(given)} without `train`: there is nothing to learn "
+        "from. Give train=PATH too; one path may serve all of them."
+      )
+    return {}
+  paths["test"] = paths["test"] or paths["train"]
+  blocks = {}
+  for split, path in paths.items():
+    if path:
+      blocks[split] = dict(kind="folder", path=path, split=split)
+      same = [s for s in paths if paths[s] == path and s != "train"]
+      if paths["train"] == path and same:
+        blocks[split]["shares"] = dict.fromkeys(same, _SHARE)
+  return blocks
+
+
+def own_space(arg: Any) -> str | None:
+  """Returns the label space of the photographs, None if there are none.
+
+  Args:
+    arg: as of `parse_arg`, with `labels` and the names of PHOTOGRAPHS.
+
+  Raises:
+    UserError: about photographs without labels, and labels without them.
+  """
+  if bool(arg.train) != bool(arg.labels):
+    given, lacking = ("train", "labels")[:: 1 if arg.train else -1]
+    raise UserError(
+      f"{given}={getattr(arg, given)} without `{lacking}`: photographs need "
+      "both, train=PATH of the images, and labels=FILE.yaml, a list of the "
+      "names of their classes, such as [kingfisher, heron]."
+    )
+  return arg.labels
+
+
+def use_photographs(config: Any, arg: Any, *, aware: bool = False) -> None:
+  """Lets `transfer` learn from the photographs that arguments give, if any.
+
+  Args:
+    config: with `transfer`, and maybe `pretrain`.
+    arg: see `own_space`.
+    aware: whether the classes are also those of the generated images.
+  """
+  blocks, space = photographs(arg), own_space(arg)
+  if not blocks:
+    return
+  config.transfer.space, config.transfer.shots = space, (None,)
+  replace_images(config.transfer, blocks)
+  if aware:
+    config.space = space
+    replace_images(config.pretrain, blocks, ("validation",))
+  config.report = report()  # the paper has no such row
+
+
+def replace_images(
+  block: Any,
+  images: Mapping[str, Any],
+  splits: Iterable[str] = ("train", "validation", "test"),
+) -> None:
+  """Puts other images into a block, and none where there are no others."""
+  for split in splits:
+    if split in block:
+      del block[split]  # an assignment would keep its fields
+    if split in images:
+      block[split] = images[split]
 
 
 def exports() -> dict[str, Any]:

@@ -15,7 +15,9 @@ from typing import Any
 
 from synthjax.runtime.errors import UserError
 
+NO_CLASS = -1  # the label of rows that are of none, where they are allowed
 MAX_LISTED = 40  # lines of problems in an error
+_MAX_SOME = 5  # names in a sentence
 _MAX_SHOWN = 200  # characters of a name there
 _SPACES = re.compile(r"[\s_,?!()\[\]{}'’‘`\"“”]+")
 # Characters without a width: no file and no person tells names by them.
@@ -118,11 +120,17 @@ def match(
 
 def no_class(name: str, classes: Iterable[str]) -> str:
   """Says that no class has a name of the files, and which one is nearest."""
-  letters = lambda text: "".join(filter(str.isalnum, text.casefold()))
-  equal = [other for other in classes if letters(other) == letters(name)]
-  near = equal or difflib.get_close_matches(name, classes, n=1)
-  hint = f"; the nearest is {near[0]!r}" if near else ""
+  near = _nearest(name, [*classes])
+  hint = f"; the nearest is {near!r}" if near else ""
   return f"{name!r:.{_MAX_SHOWN}}: no class is called so{hint}"
+
+
+def _nearest(name: str, others: Sequence[str]) -> str | None:
+  """Returns the name that is spelt nearly so, None if none is."""
+  letters = lambda text: "".join(filter(str.isalnum, text.casefold()))
+  equal = [other for other in others if letters(other) == letters(name)]
+  near = equal or difflib.get_close_matches(name, others, n=1)
+  return near[0] if near else None
 
 
 def check(
@@ -131,6 +139,7 @@ def check(
   labels: Iterable[int | None],
   *,
   where: str,
+  complete: bool = True,
 ) -> None:
   """Raises a UserError about names of no class, and classes of no name.
 
@@ -139,9 +148,16 @@ def check(
     unknown: the names of no class in a data set.
     labels: that its names have.
     where: names the data set.
+    complete: whether the data set must have all classes and no other names. If
+      not, only a name that may be a missing class misspelt is an error, as is
+      a data set without any class.
   """
   names = {label: name for name, label in reversed(classes.items())}
-  missing = [names[label] for label in sorted(names.keys() - set(labels))]
+  labels = {label for label in labels if label is not None}
+  missing = [names[label] for label in sorted(names.keys() - labels)]
+  if not complete and labels:
+    unknown = [name for name in unknown if _nearest(name, missing)]
+    missing = [] if not unknown else missing
   lines = [no_class(name, classes) for name in unknown]
   lines += [f"{name!r}: this class is not there" for name in missing]
   raise_problems(
@@ -158,6 +174,7 @@ def of_rows(
   classes: Mapping[str, int] | None,
   *,
   where: str,
+  complete: bool = True,
 ) -> list[int]:
   """Returns the labels of rows that give a number, a name, or both.
 
@@ -166,6 +183,7 @@ def of_rows(
     names: of the class of each row.
     classes: name -> label; None takes the numbers as they are.
     where: names the data set in errors.
+    complete: see `check`; rows of no class get NO_CLASS if it is not.
 
   Raises:
     UserError: listing names and numbers of no class, and classes of no row.
@@ -190,8 +208,8 @@ def of_rows(
     for number, name, label in zip(numbers, names, labels, strict=True)
     if label is None
   }
-  check(classes, sorted(unknown), labels, where=where)
-  return labels
+  check(classes, sorted(unknown), labels, where=where, complete=complete)
+  return [NO_CLASS if label is None else label for label in labels]
 
 
 def raise_problems(problems: Sequence[str], what: str, advice: str) -> None:
@@ -204,6 +222,12 @@ def raise_problems(problems: Sequence[str], what: str, advice: str) -> None:
   """
   if problems:
     raise UserError(f"{what}:\n  {listed(problems)}\n{advice}")
+
+
+def some(names: Sequence[str]) -> str:
+  """Returns the first names, and how many more there are."""
+  more = len(names) - _MAX_SOME
+  return ", ".join(names[:_MAX_SOME]) + (f" and {more} more" * (more > 0))
 
 
 def listed(lines: Sequence[str]) -> str:

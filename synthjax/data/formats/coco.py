@@ -19,9 +19,11 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from synthjax.config.schema import Count
 from synthjax.data.formats import export_rows
 from synthjax.data.pipeline import image_files, orientation
 from synthjax.data.pipeline.codecs import encode_png
+from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Detection, Example, Files
 from synthjax.labels import class_names, file_names
 from synthjax.runtime.artifacts import replace
@@ -140,20 +142,34 @@ def open_coco(
       and the problems of any entry. A damaged image is reported when its row
       is read.
   """
-  path, problems = epath.Path(path).expanduser(), []
+  path = epath.Path(path).expanduser()
   file, folder = path / "annotations" / f"instances_{split}.json", path / split
-  content = _load(file, problems)
-  notes = _images(content["images"], problems)
-  files = [note["file"] for note in notes.values()]
-  missing = sorted(image_files.absent(folder, files))
-  problems += [f"{folder / name}: is not there" for name in missing]
-  objects = _read_objects(content, notes, classes, problems)
-  class_names.raise_problems(
-    problems,
-    f"{file} cannot be opened as COCO",
-    "Correct these entries, or copy the files again; objects of another label "
-    "space need its classes.",
-  )
+  return open_instances(file, classes, drop_empty, folder=folder)
+
+
+def open_instances(
+  file: epath.PathLike,
+  classes: Mapping[str, int],
+  drop_empty: bool = False,
+  *,
+  folder: epath.PathLike | None = None,
+  complete: bool = True,
+) -> Detection:
+  """Opens images by a file of COCO's instances.
+
+  Args:
+    file: of JSON.
+    classes: see `open_coco`, as for `drop_empty`.
+    drop_empty: leaves out images without an object.
+    folder: of the images; by default that of `images_of`.
+    complete: if not, objects of categories of no class are left out; see
+      `class_names.check`.
+
+  Raises:
+    UserError: as `open_coco`.
+  """
+  file = epath.Path(file).expanduser()
+  folder, notes, objects = _read_file(file, folder, classes, complete)
   kept = [i for i in notes if objects[i] or not drop_empty]
   if not kept:
     raise UserError(f"{file} has no image left to read.")
@@ -171,6 +187,96 @@ def open_coco(
     max_objects=max(1, *(len(row["labels"]) for row in rows)),
     files=files,
   )
+
+
+def is_coco(file: epath.Path) -> bool:
+  """Returns whether a JSON file has the lists of COCO's instances."""
+  try:
+    content = parse_json(file.read_bytes())
+  except (OSError, ValueError):
+    return False
+  return isinstance(content, dict) and _NEEDED.keys() <= content.keys()
+
+
+def open_labelled(
+  file: epath.PathLike,
+  classes: Mapping[str, int],
+  image_size: Count | None = None,
+  *,
+  complete: bool = True,
+) -> Labelled:
+  """Opens images whose objects are all of one class, as images of that class.
+
+  Args:
+    file: of JSON.
+    classes: name of a category -> label.
+    image_size: crops and resizes the images to squares of this side.
+    complete: if not, images without a class, and of several, get NO_CLASS.
+
+  Raises:
+    UserError: as `open_coco`; or listing images that have no class.
+  """
+  file = epath.Path(file).expanduser()
+  folder, notes, objects = _read_file(file, None, classes, complete)
+  labels, problems = [], []
+  for number, note in notes.items():
+    found = sorted({label for _, label, _ in objects[number]})
+    labels.append(found[0] if len(found) == 1 else class_names.NO_CLASS)
+    if len(found) != 1:
+      problems.append(f"{note['file']}: has objects of {len(found)} classes")
+  class_names.raise_problems(
+    problems if complete else [],
+    f"{file} cannot be opened as images of one class each",
+    "Leave these images out.",
+  )
+  files = [note["file"] for note in notes.values()]
+  return image_files.open_files(folder, files, labels, image_size)
+
+
+def images_of(file: epath.Path, names: Sequence[str]) -> epath.Path:
+  """Returns the folder that holds the images of a JSON file, or most of them.
+
+  It is the file's own, or `images` or one called as the file's split in that
+  folder or the one above, or that one itself.
+  """
+  split = file.stem.removeprefix("instances_")
+  near = [file.parent, file.parent.parent]
+  folders = [
+    above / name for above in near for name in ("", "images", split)
+  ] + [file.parent.parent / "images" / split]
+  folders = [folder for folder in folders if folder.is_dir()]
+  return min(folders, key=lambda f: len(image_files.absent(f, names)))
+
+
+def _read_file(
+  file: epath.Path,
+  folder: epath.PathLike | None,
+  classes: Mapping[str, int],
+  complete: bool,
+) -> tuple[epath.Path, dict[Any, dict[str, Any]], dict[Any, list[tuple]]]:
+  """Returns the folder of the images, their notes, and their objects."""
+  problems: list[str] = []
+  content = _load(file, problems)
+  notes = _images(content["images"], problems)
+  files = [note["file"] for note in notes.values()]
+  folder = images_of(file, files) if folder is None else epath.Path(folder)
+  missing = sorted(image_files.absent(folder, files))
+  problems += [f"{folder / name}: is not there" for name in missing]
+  objects, unknown = _read_objects(content, notes, classes, problems)
+  if complete:
+    problems += [
+      f"category {class_names.no_class(name, classes)}" for name in unknown
+    ]
+  class_names.raise_problems(
+    problems,
+    f"{file} cannot be opened as COCO",
+    "Correct these entries, or copy the files again; objects of another label "
+    "space need its classes.",
+  )
+  if not complete:
+    labels = [label for rows in objects.values() for _, label, _ in rows]
+    class_names.check(classes, unknown, labels, where=str(file), complete=False)
+  return folder, notes, objects
 
 
 def _load(file: epath.Path, problems: list[str]) -> dict[str, list[dict]]:
@@ -235,8 +341,8 @@ def _read_objects(
   notes: Mapping[Any, dict[str, Any]],
   classes: Mapping[str, int],
   problems: list[str],
-) -> dict[Any, list[tuple]]:
-  """Returns (box, label, difficult) of the objects of each image."""
+) -> tuple[dict[Any, list[tuple]], list[str]]:
+  """Returns (box, label, difficult) of each image's objects, and odd names."""
   names = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
   labels_of = class_names.resolve(names.values(), classes)
   unknown: dict[str, None] = {}
@@ -259,10 +365,7 @@ def _read_objects(
       marks = (entry.get("iscrowd"), entry.get("difficult"))
       difficult = any(mark not in _UNMARKED for mark in marks)
       objects[image].append((box, labels_of[name], difficult))
-  problems += [
-    f"category {class_names.no_class(name, classes)}" for name in unknown
-  ]
-  return objects
+  return objects, [*unknown]
 
 
 def _box(bbox: Any, height: int, width: int) -> tuple[list[float], str]:

@@ -137,6 +137,7 @@ def open_parquet(
   id_key: str = "id",
   *,
   space: Any = None,
+  complete: bool = True,
 ) -> Labelled:
   """Opens Parquet files as `write` or Hugging Face's `datasets` leave them.
 
@@ -156,6 +157,7 @@ def open_parquet(
     id_key: the column of ids, if there is one; else a row is called by its file
       and position.
     space: the label space.
+    complete: see `class_names.of_rows`.
 
   Returns:
     A source of rows of image uint8 [h, w, 3], label int and id str.
@@ -184,7 +186,9 @@ def open_parquet(
     list(itertools.chain.from_iterable(column))
     for column in zip(*indices, strict=True)
   )
-  labels = class_names.of_rows(numbers, names, classes, where=str(path))
+  labels = class_names.of_rows(
+    numbers, names, classes, where=str(path), complete=complete
+  )
   # The file and number of each row group, and the row that it ends before.
   places = [
     (file, _stamp(file), number)
@@ -266,7 +270,7 @@ def _pair(
     return None, value
   if isinstance(value, bool) or not isinstance(value, int):
     raise ValueError(f"has the label {value!r}, no number and no name")
-  if classes is None:
+  if classes is None or value == class_names.NO_CLASS:  # as `datasets` has it
     return value, None
   if not 0 <= value < len(classes):
     raise ValueError(f"has the label {value}, but names {len(classes)} classes")

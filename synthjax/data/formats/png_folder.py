@@ -74,6 +74,7 @@ def open_folder(
   image_size: Count | None = None,
   *,
   space: Any = None,
+  complete: bool = True,
 ) -> Labelled:
   """Opens a folder that holds one folder of image files for each class.
 
@@ -84,6 +85,9 @@ def open_folder(
       changes with each class that is added.
     image_size: crops and resizes the images to squares of this side.
     space: the label space.
+    complete: whether each class must have a folder, and each folder be that of
+      a class. If not, images in folders of no class get NO_CLASS; see
+      `class_names.check`.
 
   Returns:
     A source of rows of image uint8 [h, w, 3], label int and id str, which is
@@ -111,20 +115,27 @@ def open_folder(
       left_out.append(entry.name)
   labels_of = class_names.resolve(folders, classes)
   named = {label: name for name, label in reversed(classes.items())}
-  problems = [
-    f"{name}: there is no such folder"
-    for label, name in named.items()
-    if label not in labels_of.values()
-  ]
+  unknown = sorted(n for n, label in labels_of.items() if label is None)
+  problems = []
+  if complete:
+    problems += [class_names.no_class(name, classes) for name in unknown]
+    problems += [
+      f"{name}: there is no such folder"
+      for label, name in named.items()
+      if label not in labels_of.values()
+    ]
+  else:
+    class_names.check(
+      classes, unknown, labels_of.values(), where=str(path), complete=False
+    )
   files, labels = [], []
   for name, label in sorted(labels_of.items()):
-    if label is None:
-      problems.append(class_names.no_class(name, classes))
+    if complete and label is None:
       continue
     images = image_files.list_images(path, name, left_out)
     files += images
-    labels += [label] * len(images)
-    if not images:
+    labels += [class_names.NO_CLASS if label is None else label] * len(images)
+    if not images and label is not None:
       endings = ", ".join(sorted(image_files.ENDINGS))
       problems.append(f"{name}: holds no image ({endings})")
   if problems:

@@ -97,6 +97,7 @@ def open_webdataset(
   split: str | None = None,
   *,
   space: Any = None,
+  complete: bool = True,
 ) -> Labelled:
   """Opens tar files of samples, as `write` or WebDataset's own writer leave.
 
@@ -111,6 +112,7 @@ def open_webdataset(
     image_size: crops and resizes the images to squares of this side.
     split: of the files, where there are several.
     space: the label space.
+    complete: see `class_names.of_rows`.
 
   Returns:
     A source of rows of image uint8 [h, w, 3], label int and id str: `id` of its
@@ -138,6 +140,7 @@ def open_webdataset(
     [sample.name for sample in samples],
     classes,
     where=str(path),
+    complete=complete,
   )
   read = functools.partial(_read, files, samples, labels, image_size)
   label = functools.partial(operator.getitem, labels)

@@ -1,7 +1,7 @@
 """A few labelled examples of each class, drawn with a seed."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -70,19 +70,34 @@ def hold_out(
   Returns:
     The rows of "train" and of "validation", rising.
   """
-  labels = np.asarray(labels)
-  chosen = [
-    np.random.default_rng((seed, label)).permutation(rows)[
-      : round(share * len(rows))
-    ]
-    for label in np.unique(labels)
-    for rows in [np.flatnonzero(labels == label)]
-  ]
-  validation = np.sort(np.concatenate(chosen))
-  return {
-    "train": np.setdiff1d(np.arange(len(labels)), validation),
-    "validation": validation,
-  }
+  return divide(labels, {"validation": share}, seed=seed)
+
+
+def divide(
+  labels: Sequence[int], shares: Mapping[str, float], *, seed: int = 0
+) -> dict[str, np.ndarray]:
+  """Splits rows by chance, each class by the same shares.
+
+  Args:
+    labels: [n] of the rows.
+    shares: of the rows of each class that a split has, rounded. What is left
+      is "train".
+    seed: of the choice.
+
+  Returns:
+    The rows of every split, rising.
+  """
+  labels, split_of = np.asarray(labels), np.empty(len(labels), object)
+  names = sorted(shares)  # a config has them in any order
+  ends = np.cumsum([shares[name] for name in names])
+  for label in np.unique(labels):
+    rows = np.flatnonzero(labels == label)
+    order = np.random.default_rng((seed, label)).permutation(rows)
+    starts = [round(end * len(rows)) for end in (0, *ends)]
+    for name, start, end in zip(names, starts, starts[1:], strict=False):
+      split_of[order[start:end]] = name
+    split_of[order[starts[-1] :]] = "train"
+  return {n: np.flatnonzero(split_of == n) for n in ("train", *names)}
 
 
 def draw_splits(

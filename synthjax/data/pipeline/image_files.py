@@ -27,6 +27,7 @@ from PIL import Image, UnidentifiedImageError
 from synthjax.data.pipeline import jpeg, orientation
 from synthjax.data.pipeline.orientation import Header
 from synthjax.data.pipeline.rows import Example, Files, Source
+from synthjax.data.pipeline.rows import subset as rows_subset
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.threads import in_threads
 
@@ -73,6 +74,13 @@ class Labelled(Source):
   def labels(self) -> np.ndarray:
     """The labels of all rows, int64 [n]."""
     return np.array([self.label(i) for i in range(self.size)], np.int64)
+
+
+def subset(source: Labelled, rows: Sequence[int]) -> Labelled:
+  """Returns the source that holds these rows, in their order."""
+  part, labels = rows_subset(source, rows), source.labels[np.asarray(rows, int)]
+  label = functools.partial(operator.getitem, labels.tolist())
+  return Labelled(part.size, part.read, label, files=part.files)
 
 
 def open_files(

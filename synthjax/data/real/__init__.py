@@ -3,6 +3,7 @@
 | module           | subject                                                   |
 | ---------------- | --------------------------------------------------------- |
 | real_images      | opens a block of a config                                 |
+| photographs      | a user's own, however they lie in a folder                |
 | paper_datasets   | the paper's 17 sets and their splits                      |
 | publishers       | where their publishers' files are and lie; unpacks them   |
 | archives, cifar  | data sets as their archives unpack                        |

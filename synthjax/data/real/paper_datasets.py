@@ -184,7 +184,9 @@ def _dtd(split: str, size: int) -> Part:
 def _folder(first_synset: str, size: int, tfds: str) -> Part:
   # The set's folder is the one that holds those of the synsets.
   return Part(
-    size, **_files("folder", None, first_synset), tfds=_named(tfds, "test")
+    size,
+    **_files("class_folders", None, first_synset),
+    tfds=_named(tfds, "test"),
   )
 
 

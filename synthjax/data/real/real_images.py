@@ -1,7 +1,8 @@
 """Real labelled images, with the labels of a label space.
 
-A block of a config describes them: {"kind": "folder", "path": ...}. `SOURCES`
-has the kinds, and the arguments of a kind's function are the other fields.
+A block of a config describes them: {"kind": "folder", "path": ...} takes
+photographs however they lie there, see `photographs`. `SOURCES` has the kinds,
+and the arguments of a kind's function are the other fields.
 """
 
 import inspect
@@ -15,13 +16,13 @@ from synthjax.config import schema
 from synthjax.config.schema import Block, Choice, Count, Inside
 from synthjax.data.formats import parquet, png_folder, webdataset
 from synthjax.data.generated.shards import open_shards
-from synthjax.data.pipeline import few_shot, inspection
-from synthjax.data.pipeline.image_files import Labelled
-from synthjax.data.pipeline.rows import Example, labels_of, subset
+from synthjax.data.pipeline import few_shot, image_files, inspection
+from synthjax.data.pipeline.rows import Example, labels_of
 from synthjax.data.real import (
   archives,
   cifar,
   coop_splits,
+  photographs,
   publishers,
   tfds_copies,
 )
@@ -162,11 +163,8 @@ def benchmark(
   _check_size(len(source), name, opened, chosen)
   if held_out is None or split == "test":
     return source
-  labels = labels_of(source)
-  rows = few_shot.hold_out(labels, share=held_out)[split]
-  part = subset(source, rows)
-  label = labels[rows].__getitem__
-  return Labelled(part.size, part.read, label, files=part.files)
+  rows = few_shot.hold_out(labels_of(source), share=held_out)[split]
+  return image_files.subset(source, rows)
 
 
 def resolve(
@@ -273,13 +271,14 @@ SOURCES = {
   "birdsnap": archives.birdsnap,
   "caltech256": archives.caltech256,
   "cars": archives.cars,
+  "class_folders": png_folder.open_folder,
   "cifar": cifar.open_cifar,
   "coop": coop_splits.coop,
   "cub": archives.cub,
   "dtd": archives.dtd,
   "embedded": world.open_split,
   "flowers": archives.flowers,
-  "folder": png_folder.open_folder,
+  "folder": photographs.open_photographs,
   "food101": archives.food101,
   "imagenet": archives.imagenet,
   "parquet": parquet.open_parquet,
@@ -289,4 +288,5 @@ SOURCES = {
   "tfds": tfds_copies.open_tfds,
   "webdataset": webdataset.open_webdataset,
 }
-REAL = Choice("kind", SOURCES, default="embedded", filled=("space",))
+_FILLED = ("space", "complete")  # all classes are there, but in "folder"
+REAL = Choice("kind", SOURCES, default="embedded", filled=_FILLED)
