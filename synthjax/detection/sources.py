@@ -3,16 +3,19 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import numpy as np
 from etils import epath
 
 from synthjax.config import schema
 from synthjax.config.schema import Choice, Count, Rule, Whole
 from synthjax.data.formats import coco
+from synthjax.data.pipeline import few_shot
 from synthjax.data.pipeline.rows import Detection
-from synthjax.data.real import publishers, tfds_copies
+from synthjax.data.real import photographs, publishers, tfds_copies
 from synthjax.detection import scenes, voc
 from synthjax.embedded import captions
 from synthjax.labels import class_names
+from synthjax.runtime.errors import UserError
 
 Folder = Annotated[epath.PathLike, Rule(bool, "the path of a folder")]
 Sets = Annotated[
@@ -59,11 +62,52 @@ def _coco(
   return coco.open_coco(path, split, classes, drop_empty)
 
 
+def _folder(
+  space: Any,
+  drop_empty: bool,
+  *,
+  path: Folder,
+  split: photographs.Split | None = None,
+  shares: photographs.Shares | None = None,
+) -> Detection:
+  """Opens the images with boxes that lie at a path; see `photographs.look`."""
+  classes = class_names.lookup(space)
+  found, is_split = photographs.look(path, split, classes)
+  if found.layout == "coco":
+    source = coco.open_instances(found.path, classes, complete=False)
+  elif found.layout == "voc":
+    source = voc.open_voc_folder(
+      found.path, found.split, classes, complete=False
+    )
+  else:
+    raise UserError(
+      f"{path} holds {photographs.LAYOUTS[found.layout]}, without boxes. A "
+      f"detector needs {photographs.LAYOUTS['coco']}; or "
+      f"{photographs.LAYOUTS['voc']}."
+    )
+  notes = [source.annotate(i)["labels"] for i in range(len(source))]
+  rows = np.arange(len(source))
+  if shares and not is_split:  # before any are left out, alike for all splits
+    first = [
+      labels[0] if len(labels) else len(space.classes) for labels in notes
+    ]
+    rows = few_shot.divide(first, shares)[split]
+  boxes = np.concatenate([notes[i] for i in rows] or [notes[0][:0]])
+  counts = np.bincount(boxes, minlength=len(space.classes))
+  photographs.say(path, split, counts, space.class_names, unit="boxes")
+  if drop_empty:
+    rows = [i for i in rows if len(notes[i])]
+  if not len(rows):
+    raise UserError(f"{path} has no image with a box of a class.")
+  return source.take(rows)
+
+
 # Label space, whether to leave out images without objects, fields -> images.
 SOURCES = {
   "voc": _voc,  # `sets` of VOCdevkit, which lies in `data_dir`
   "voc_tfds": _voc_tfds,  # the same, as TensorFlow Datasets has prepared it
   "scenes": _scenes,  # of embedded drawings
+  "folder": _folder,  # a user's, of COCO or VOC
   "coco": _coco,  # as `data.formats.coco.write` leaves them
 }
 # The schema of a block; it becomes (space, drop_empty) -> Detection.

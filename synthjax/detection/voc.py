@@ -62,24 +62,82 @@ def open_voc(
     if not listed.exists():
       problems.append(f"{listed}: is not there")
       continue
-    noted, images = (_names(folder / name) for name in (_NOTES, _IMAGES))
-    for line in lists.lines(listed):
-      name = _id(line, noted)
-      note = folder / _NOTES / f"{name}.xml"
-      try:
-        if f"{name}.xml" not in noted:
-          raise ValueError("is not there")
-        annotation = voc_files.parse(note.read_bytes())
-        files = _files_of(name, annotation, images)
-        if len(files) != 1:
-          instead = f", but {' and '.join(files)}" if files else ""
-          file = folder / _IMAGES / f"{name}.jpg"
-          problems.append(f"{file}: is not there{instead}")
-        place = f"VOC{year}/{_IMAGES}/{files[0] if files else name}"
-        annotated.append((note, place, name, annotation))
-      except ValueError as error:
-        problems += _lines(note, error)
-  rows = _rows(annotated, classes, problems)
+    notes, images = folder / _NOTES, folder / _IMAGES
+    annotated += _noted(root, notes, images, lists.lines(listed), problems)
+  return _open_files(root, annotated, classes, problems, drop_empty)
+
+
+def open_voc_folder(
+  path: epath.PathLike,
+  split: str | None = None,
+  classes: Mapping[str, int] | None = None,
+  *,
+  complete: bool = True,
+) -> Detection:
+  """Opens a folder of annotations like VOC's, as annotators' programs write.
+
+  Args:
+    path: of the folder that holds Annotations and JPEGImages (or `images`); or
+      the annotations and images themselves.
+    split: the name of a list in ImageSets/Main; all annotations if None.
+    classes: name in the annotations -> label; those of VOC by default.
+    complete: if not, objects of no class are left out; see `class_names.check`.
+
+  Raises:
+    UserError: as `open_voc`.
+  """
+  path, problems = epath.Path(path).expanduser(), []
+  inner = lambda *names: next(
+    (path / name for name in names if (path / name).is_dir()), path
+  )
+  notes, images = inner(_NOTES), inner(_IMAGES, "images")
+  if split is None:
+    ids = sorted(n[:-4] for n in _names(notes) if n.endswith(".xml"))
+    ids = [name for name in ids if not image_files.is_leftover(name)]
+  else:
+    ids = lists.lines(path / "ImageSets" / "Main" / f"{split}.txt")
+  annotated = _noted(path, notes, images, ids, problems)
+  return _open_files(path, annotated, classes, problems, False, complete)
+
+
+def _noted(
+  root: epath.Path,
+  notes: epath.Path,
+  images: epath.Path,
+  ids: Iterable[str],
+  problems: list[str],
+) -> list[tuple[Any, Any, str, Annotation]]:
+  """Returns annotation, path of the image below `root`, id, what is noted."""
+  noted, files_there = _names(notes), _names(images)
+  annotated, below = [], images.relative_to(root)
+  for line in ids:
+    name = _id(line, noted)
+    note = notes / f"{name}.xml"
+    try:
+      if f"{name}.xml" not in noted:
+        raise ValueError("is not there")
+      annotation = voc_files.parse(note.read_bytes())
+      files = _files_of(name, annotation, files_there)
+      if len(files) != 1:
+        instead = f", but {' and '.join(files)}" if files else ""
+        problems.append(f"{images / f'{name}.jpg'}: is not there{instead}")
+      place = below / (files[0] if files else name)
+      annotated.append((note, str(place), name, annotation))
+    except ValueError as error:
+      problems += _lines(note, error)
+  return annotated
+
+
+def _open_files(
+  root: epath.Path,
+  annotated: Sequence[tuple[Any, Any, str, Annotation]],
+  classes: Mapping[str, int] | None,
+  problems: list[str],
+  drop_empty: bool,
+  complete: bool = True,
+) -> Detection:
+  """Opens the images of annotations, which lie below `root`."""
+  rows = _rows(annotated, classes, problems, complete, where=str(root))
   class_names.raise_problems(
     problems, f"{root} cannot be opened as PASCAL VOC", _ADVICE
   )
@@ -218,30 +276,41 @@ def _rows(
   annotated: Sequence[tuple[Any, Any, str, Annotation]],
   classes: Mapping[str, int] | None,
   problems: list[str],
+  complete: bool = True,
+  *,
+  where: str = "",
 ) -> list[tuple[Any, Example]]:
   """Returns the place of each image, and its row but for the image.
 
   Args:
-    found: where the annotation stands, the place, the id, the annotation.
+    annotated: where the annotation stands, the place, the id, the annotation.
     classes: name in the annotations -> label; those of VOC by default.
     problems: gets a line for each name of no class.
+    complete: if not, objects of no class are left out.
+    where: names all of them, if not `complete`.
   """
   if classes is None:
     classes = class_names.lookup(spaces.load_space("voc"))
   names = (name for *_, annotation in annotated for name in annotation.names)
   labels_of, rows = class_names.resolve(names, classes), []
-  for where, place, image_id, annotation in annotated:
+  if not complete and not problems:
+    unknown = [name for name, label in labels_of.items() if label is None]
+    labels = labels_of.values()
+    class_names.check(classes, unknown, labels, where=where, complete=False)
+  for note, place, image_id, annotation in annotated:
     unknown = sorted({n for n in annotation.names if labels_of[n] is None})
-    if unknown:
+    if unknown and complete:
       problems += [
-        f"{where}: has an object {class_names.no_class(name, classes)}"
+        f"{note}: has an object {class_names.no_class(name, classes)}"
         for name in unknown
       ]
       continue
+    labels = [labels_of[name] for name in annotation.names]
+    kept = [i for i, label in enumerate(labels) if label is not None]
     row = {
-      "boxes": annotation.boxes,
-      "labels": np.array([labels_of[n] for n in annotation.names], np.int32),
-      "difficult": annotation.difficult,
+      "boxes": annotation.boxes[kept],
+      "labels": np.array([labels[i] for i in kept], np.int32),
+      "difficult": annotation.difficult[kept],
       "id": image_id,
       "size": annotation.size,
     }

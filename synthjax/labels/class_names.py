@@ -8,14 +8,19 @@ are one class only where no other class and no other name of the files is so.
 
 import collections
 import difflib
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from absl import logging
+
 from synthjax.runtime.errors import UserError
 
 NO_CLASS = -1  # the label of rows that are of none, where they are allowed
+_NUMBERED = "label {}"  # the name of a number
+_UNLABELLED = _NUMBERED.format(NO_CLASS)
 MAX_LISTED = 40  # lines of problems in an error
 _MAX_SOME = 5  # names in a sentence
 _MAX_SHOWN = 200  # characters of a name there
@@ -118,6 +123,13 @@ def match(
   return labels
 
 
+@functools.cache  # once a process, as a data set may be opened many times
+def _warn_others(where: str, names: tuple[str, ...]) -> None:
+  logging.warning(
+    "%s: passed over, as no class is called so: %s.", where, some(names)
+  )
+
+
 def no_class(name: str, classes: Iterable[str]) -> str:
   """Says that no class has a name of the files, and which one is nearest."""
   near = _nearest(name, [*classes])
@@ -156,8 +168,11 @@ def check(
   labels = {label for label in labels if label is not None}
   missing = [names[label] for label in sorted(names.keys() - labels)]
   if not complete and labels:
-    unknown = [name for name in unknown if _nearest(name, missing)]
-    missing = [] if not unknown else missing
+    others = [name for name in unknown if name != _UNLABELLED]
+    unknown = [name for name in others if _nearest(name, missing)]
+    missing = missing if unknown else []
+    if others and not unknown:
+      _warn_others(where, tuple(others))
   lines = [no_class(name, classes) for name in unknown]
   lines += [f"{name!r}: this class is not there" for name in missing]
   raise_problems(
@@ -204,7 +219,7 @@ def of_rows(
     for number, name in zip(numbers, names, strict=True)
   ]
   unknown = {
-    f"label {number}" if name is None else name
+    _NUMBERED.format(number) if name is None else name
     for number, name, label in zip(numbers, names, labels, strict=True)
     if label is None
   }

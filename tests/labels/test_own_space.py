@@ -444,3 +444,56 @@ def test_the_words_of_the_embedded_spaces_are_known(tmp_path, caplog):
   with caplog.at_level(logging.WARNING):
     prompts.run(load("emoji16", "images_per_class=30"), str(tmp_path))
   assert "no caption" not in caplog.text
+
+
+# --- photographs --------------------------------------------------------------
+
+LEARNERS = {  # config -> the task that learns, and its name of the images
+  "own_labels": ("few_shot", "pool"),
+  "fewshot": ("few_shot", "pool"),
+  "pretrain_c100": ("transfer", "train"),
+  "pretrain_in1k": ("transfer", "train"),
+  "pretrain_in2k": ("transfer", "train"),
+  "pretrain_moco": ("transfer", "train"),
+  "transfer_cifar100": ("transfer", "train"),
+  "detect_voc": ("detect", "train"),
+}
+
+
+@pytest.mark.parametrize("runlocal", ["", ",runlocal"])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_config_learns_from_photographs(name, runlocal):
+  task, train = LEARNERS[name]
+  load = lambda arg: main.load_config(
+    f"{OWN_LABELS.parent}/{name}.py:{arg}{runlocal}"
+  )
+  block = load("labels=x.yaml,train=a,test=b")[task].to_dict()
+  assert block[train] == {"kind": "folder", "path": "a", "split": "train"}
+  assert block["test"] == {"kind": "folder", "path": "b", "split": "test"}
+  assert block.get("validation") is None
+  config = load("labels=x.yaml,train=a,validation=a")
+  block = config[task].to_dict()
+  assert config.space == "x.yaml" or block["space"] == "x.yaml"
+  shares = {"validation": 0.2, "test": 0.2}
+  for split in ("train", "validation", "test"):
+    images = block[train if split == "train" else split]
+    folder = {"kind": "folder", "path": "a", "split": split, "shares": shares}
+    assert images == folder
+
+
+@pytest.mark.parametrize("name", sorted({*LEARNERS} - {"own_labels"}))
+def test_photographs_need_the_names_of_their_classes(name):
+  path = f"{OWN_LABELS.parent}/{name}.py"
+  for arg, words in (
+    ("train=a", "train=a without `labels`"),
+    ("labels=x.yaml,test=b", "without `train`"),
+  ):
+    with pytest.raises(UserError, match=words):
+      main.load_config(f"{path}:{arg}")
+
+
+def test_any_clip_encodes(tmp_path):
+  own = lambda name: main.load_config(f"{OWN_LABELS}:encoder={name}").encoder
+  assert own("rn50") == own("clip_rn50")
+  assert own("clip_vit_l14").weights == "released:clip_vit_l14/clip.safetensors"
+  assert own("my/clip").tokenizer == "my/clip/tokenizer.json"

@@ -71,3 +71,19 @@ class Detection(Source):
   annotate: Callable[[int], Example]  # a row without its image
   sizes: np.ndarray  # int32 [n, 2], heights and widths
   max_objects: int  # that any image has
+
+  def take(self, rows: Sequence[int]) -> "Detection":
+    """Returns the source that holds these rows, in their order."""
+    part, rows = subset(self, rows), [int(i) for i in rows]
+    return dataclasses.replace(
+      self,
+      size=part.size,
+      read=part.read,
+      files=part.files,
+      annotate=partial(_annotate, self, rows),
+      sizes=self.sizes[rows],
+    )
+
+
+def _annotate(source, rows, index):
+  return source.annotate(rows[index])

@@ -231,34 +231,49 @@ def open_photographs(
   if shares and not is_split:
     parts = few_shot.divide(source.labels, shares)
     source = image_files.subset(source, parts[split])
-  _say(path, split, len(labels) - len(rows), source.labels, space.class_names)
+  counts = np.bincount(source.labels, minlength=len(space.classes))
+  others = len(labels) - len(rows)
+  say(path, split, counts, space.class_names, num_others=others)
   return source
 
 
-def _say(
+def say(
   path: epath.PathLike,
   split: str | None,
-  num_others: int,
-  labels: np.ndarray,
+  counts: np.ndarray,
   names: Sequence[str],
+  *,
+  num_others: int = 0,
+  unit: str = "images",
 ) -> None:
-  """Warns of images of no class, and of classes with few images or none."""
-  counts = np.bincount(labels, minlength=len(names)).tolist()
-  present = {n: c for n, c in zip(names, counts, strict=True) if c}
+  """Warns of what lies at a path besides classes of about as many images.
+
+  Args:
+    path: of the photographs.
+    split: of them.
+    counts: [k] of each class.
+    names: of the classes.
+    num_others: images of no class.
+    unit: that is counted.
+  """
+  present = {n: int(c) for n, c in zip(names, counts, strict=True) if c}
   missing = [name for name in names if name not in present]
   notes = []
   if num_others:
-    notes.append(f"{num_others:,} images of no class are passed over")
+    images = (
+      "image of no class is" if num_others == 1 else "images of no class are"
+    )
+    notes.append(f"{num_others:,} {images} passed over")
   if missing:
-    notes.append(f"there is no image of {class_names.some(missing)}")
+    notes.append(f"there are none of {class_names.some(missing)}")
   ordered = sorted(present, key=present.get)
   if present and present[ordered[-1]] >= _UNEVEN * present[ordered[0]]:
     ends = [f"{present[n]:,} of {n}" for n in (ordered[0], ordered[-1])]
-    notes.append(f"classes have from {' to '.join(ends)}")
+    notes.append(f"there are from {' to '.join(ends)}")
   if notes:
     _warn(
-      f"{path}{f' ({split})' * bool(split)}: {len(labels):,} images of "
-      f"{len(present)} of {len(names)} classes; {'; '.join(notes)}."
+      f"{path}{f' ({split})' * bool(split)}: {sum(present.values()):,} {unit} "
+      f"of {len(present)} of {len(names)} classes; {'; '.join(notes)}."
     )
 
 
