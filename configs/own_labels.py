@@ -110,11 +110,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     weight_decay=0.1,
     clip_norm=1.0,
     temperature=2.0,
-    test=real_images(arg.test),
+    test=measured_on(arg),
   )
   if arg.train:  # what few photographs teach, with generated images or alone
     blocks = photographs(arg)
-    config.tune.test = blocks["test"]
     methods = [("with generated images", "mix"), ("photographs alone", "real")]
     config.few_shot = dict(
       methods=tuple(_method(arg, *method) for method in methods),
@@ -128,7 +127,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.tune.validation = real_images(arg.validation)
   # How good the images are, and whether any is near one that is measured on.
   config.card = dict(
-    real=config.tune.test,
+    real=measured_on(arg),
     encoders="fetched",  # FID's Inception and DINOv2, if they are there
   )
   config.export = exports()
@@ -145,6 +144,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.select.max_per_class = max(1, 3 * num_images // 4)
     config.tune.batch_size, config.tune.lr = 32, 3e-2
   return config
+
+
+def measured_on(arg):
+  """Returns the test images, or a field that is None."""
+  return photographs(arg)["test"] if arg.train else real_images(arg.test)
 
 
 def _method(arg, name: str, order: str) -> dict:

@@ -43,8 +43,10 @@ def write(format_name, folder, rows=ROWS, names=NAMES, shard_size=7):
 
 
 def block_of(format_name, folder, **fields):
-  below = "/train" if format_name == "folder" else ""
-  return dict(kind=format_name, path=f"{folder}{below}") | fields
+  kind, below = format_name, ""
+  if format_name == "folder":
+    kind, below = "class_folders", "/train"
+  return dict(kind=kind, path=f"{folder}{below}") | fields
 
 
 def contents(folder):

@@ -189,8 +189,9 @@ def open_photographs(
   split: Split | None = None,
   shares: Shares | None = None,
   image_size: Count | None = None,
+  classes: Mapping[str, int] | None = None,
   *,
-  space: Any,
+  space: Any = None,
 ) -> Labelled:
   """Opens the photographs that lie at a path.
 
@@ -203,6 +204,7 @@ def open_photographs(
     shares: of the images of each class that become each split, where the files
       have none; see `few_shot.divide`.
     image_size: crops and resizes the images to squares of this side.
+    classes: name -> label; those of the space by default.
     space: the label space.
 
   Returns:
@@ -212,7 +214,8 @@ def open_photographs(
     UserError: as `look`; about names that may be misspelt classes; and from the
       functions that open the layouts.
   """
-  classes = {**class_names.lookup(space), **png_folder.class_folders(space)}
+  if classes is None:
+    classes = class_names.lookup(space) | png_folder.class_folders(space)
   found, is_split = look(path, split, classes)
   if found.layout == "voc":
     raise UserError(
@@ -231,16 +234,17 @@ def open_photographs(
   if shares and not is_split:
     parts = few_shot.divide(source.labels, shares)
     source = image_files.subset(source, parts[split])
-  counts = np.bincount(source.labels, minlength=len(space.classes))
+  names = {label: name for name, label in reversed(classes.items())}
+  counts = [int((source.labels == label).sum()) for label in names]
   others = len(labels) - len(rows)
-  say(path, split, counts, space.class_names, num_others=others)
+  say(path, split, counts, [*names.values()], num_others=others)
   return source
 
 
 def say(
   path: epath.PathLike,
   split: str | None,
-  counts: np.ndarray,
+  counts: Sequence[int],
   names: Sequence[str],
   *,
   num_others: int = 0,
