@@ -6,6 +6,7 @@ a file: then it is that file, as is one of `yaml`. Others (`text`) are only
 shown.
 """
 
+import json
 import pathlib
 import re
 import shlex
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from synthjax.__main__ import COMMANDS as COMMANDS_OF_US
 
 ROOT = pathlib.Path(__file__).parent.parent
+NOTEBOOK = "docs/quick_start.ipynb"
 COMMANDS = ("", "bash", "sh")
 LANGUAGES = (*COMMANDS, "python", "yaml", "json", "text")
 _ENVIRONMENT = re.compile(r"[A-Z_]+=.*")
@@ -84,6 +86,17 @@ def read(page: str) -> tuple[list[Block], str]:
     prose.append("")
     i += bool(fence)
   return blocks, "\n".join(prose)
+
+
+def notebook() -> list[Block]:
+  """Returns the code of the notebook's cells, without installing anything."""
+  cells = json.loads((ROOT / NOTEBOOK).read_text())["cells"]
+  install = "!pip install --quiet synthjax-*.whl"  # the only line of a shell
+  return [
+    Block(NOTEBOOK, i, "python", "".join(cell["source"]).replace(install, "1"))
+    for i, cell in enumerate(cells)
+    if cell["cell_type"] == "code"
+  ]
 
 
 def commands(block: Block) -> list[Command]:

@@ -12,11 +12,13 @@ import re
 import pytest
 from doc_blocks import (
   LANGUAGES,
+  NOTEBOOK,
   ROOT,
   all_commands,
   headings,
   inline,
   links,
+  notebook,
   pages,
   read,
 )
@@ -108,14 +110,11 @@ def test_commands_in_the_docstrings_of_configs_load(workspace):
       main.load_config(f"configs/{path.name}:{arg}")
 
 
-def test_the_notebook_has_its_outputs():
-  text = (ROOT / "docs/quick_start.ipynb").read_text()
-  cells = [c for c in json.loads(text)["cells"] if c["cell_type"] == "code"]
-  assert len(text) < 400_000 and "stderr" not in text
-  assert all(cell["outputs"] and cell["execution_count"] for cell in cells)
-  shown = [x.get("data", {}) for cell in cells for x in cell["outputs"]]
-  assert sum("image/png" in each for each in shown) >= 3
-  kinds = {
-    output["output_type"] for cell in cells for output in cell["outputs"]
-  }
-  assert kinds == {"stream", "execute_result"}  # and no error
+def test_the_notebook_is_python_and_kept_without_outputs():
+  for cell in notebook():
+    assert ast.parse(cell.text), cell.where
+  book = json.loads((ROOT / NOTEBOOK).read_text())
+  for cell in book["cells"]:
+    assert not cell.get("outputs") and not cell.get("execution_count")
+    for link in re.findall(r"\]\(([^)]+)\)", "".join(cell["source"])):
+      assert (ROOT / "docs" / link).exists(), link

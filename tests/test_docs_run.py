@@ -11,10 +11,9 @@ import os
 import pathlib
 import subprocess
 import sys
-import tempfile
 
 import pytest
-from doc_blocks import ROOT, all_commands, commands, pages, read
+from doc_blocks import ROOT, all_commands, commands, notebook, pages, read
 from doc_commands import parse
 
 from synthjax import classify, generators, main, verify
@@ -56,12 +55,6 @@ DRAWN = {
   "generate.images_per_class": 1,
   "generate.seeds": (0,),
   "prompts.per_class": 1,
-}
-# A sheet of the notebook shows ten images of a class.
-SMALLER_BOOK = {
-  "generator.batch_size": 16,
-  "generator.base.respacing": "2<960",
-  "generator.upsampler.respacing": "2<250",
 }
 TUNED = DRAWN | {"tune.seeds": (0,), "tune.num_epochs": 2}
 at_once = lambda optimizer: {
@@ -280,21 +273,16 @@ def test_the_first_command_of_the_readme_runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_cells_of_the_notebook_run(tmp_path, monkeypatch):
-  """Without Jupyter, in order, on fewer images."""
+def test_the_cells_of_the_notebook_run(tmp_path, monkeypatch, capsys):
+  """Without Jupyter, in order, with fewer steps."""
   monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-  load = main.load_config
-
-  def load_small(path):
-    config = load(path)
-    shrink(config, SMALLER_BOOK)
-    return config
-
-  monkeypatch.setattr(main, "load_config", load_small)
-  book, space = json.loads((ROOT / "docs/quick_start.ipynb").read_text()), {}
-  for number, cell in enumerate(book["cells"]):
-    if cell["cell_type"] == "code":
-      text = "".join(cell["source"])
-      exec(compile(text, f"quick_start.ipynb, cell {number}", "exec"), space)
-  assert len(space["known"].classes) == 10
+  block = generators.WHOLE["embedded"]()
+  block["base"] |= {"respacing": "2<960"}
+  block["upsampler"] |= {"respacing": "2<250"}
+  monkeypatch.setitem(generators.WHOLE, "embedded", lambda: block)
+  space = {}
+  for cell in notebook():
+    exec(compile(cell.text, cell.where, "exec"), space)
+  assert space["images"].shape == (240, 32, 32, 3)
+  assert 0 < space["kept"].sum() <= 180
+  assert "tuned: " in capsys.readouterr().out
