@@ -17,7 +17,10 @@
 # WEIGHTS="glide clip_rn50" are fetched by `install` and `keep` on every worker, as
 # `python -m synthjax.weights fetch` names them; a new VM has none.
 #
-# PROJECT=... and SPOT=1 are passed on to gcloud. The run goes on when this
+# PROJECT=... and SPOT=1 are passed on to gcloud. QUEUED=1 asks for the VM as a queued
+# resource and waits until it is there; `delete` needs it too. RUNTIME=... is the
+# image of the VM, by default the one that Google names for the type (v5litepod-16,
+# v5p-8, v6e-8, ...). The run goes on when this
 # terminal is closed: `run` and `keep` only follow its log, and the same command
 # follows on. A run goes on where the bucket says that it stopped. `keep` ends with
 # the run's exit code: 0 when it is done, 2 when the config cannot be run, 130 after
@@ -52,11 +55,62 @@ everywhere() {
   tpu ssh "$name" --worker=all --command="$1"
 }
 
+queue() {
+  gcloud compute tpus queued-resources "$@" "${where[@]}"
+}
+
+runtime() {
+  case $1 in
+    v5litepod-*) echo v2-alpha-tpuv5-lite ;;
+    v5p-*) echo v2-alpha-tpuv5 ;;
+    v6e-*) echo v2-alpha-tpuv6e ;;
+    *) echo tpu-ubuntu2204-base ;;
+  esac
+}
+
 create() {
-  local options=(--accelerator-type="$1")
-  options+=(--version="${RUNTIME:-tpu-ubuntu2204-base}")
+  local options=(--accelerator-type="$1") image=${RUNTIME:-$(runtime "$1")}
   [ "${SPOT:-0}" != 1 ] || options+=(--spot)
-  tpu create "$name" "${options[@]}"
+  if [ "${QUEUED:-0}" = 1 ]; then
+    # It may have waited before, and this script was ended.
+    [ -n "$(place_in_queue)" ] || queue create "$name" --node-id="$name" \
+      "${options[@]}" --runtime-version="$image" || return
+    wait_in_queue
+  else
+    tpu create "$name" "${options[@]}" --version="$image"
+  fi
+}
+
+# Prints WAITING_FOR_RESOURCES, ACTIVE, ..., or nothing where nothing is asked for.
+place_in_queue() {
+  queue describe "$name" --format='value(state.state)' 2>/dev/null || true
+}
+
+# Waits until a queued VM is there. What has come to nothing is removed.
+wait_in_queue() {
+  local place before=
+  while true; do
+    place=$(place_in_queue)
+    [ "$place" = "$before" ] || echo "Queued as $name: ${place:-gone}."
+    before=$place
+    case $place in
+      ACTIVE) return ;;
+      "") return 1 ;;
+      FAILED | SUSPENDED)
+        remove --quiet || true
+        return 1
+        ;;
+    esac
+    sleep "${PAUSE:-60}"
+  done
+}
+
+remove() {
+  if [ "${QUEUED:-0}" = 1 ]; then
+    queue delete "$name" --force "$@" # and its VM
+  else
+    tpu delete "$name" "$@"
+  fi
 }
 
 # In a process of its own, whose end removes the archive.
@@ -110,7 +164,7 @@ keep() {
   shift
   while true; do
     if [ "$(state)" != READY ]; then
-      [ -z "$(state)" ] || tpu delete "$name" --quiet || true
+      [ -z "$(state)" ] || remove --quiet || true
       # There may be no capacity for a while: that is not counted.
       until create "$type"; do sleep "${PAUSE:-60}"; done
     fi
@@ -158,6 +212,6 @@ case $action in
       for i in \$(seq 60); do kill -0 \$pid 2>/dev/null || exit 0; sleep 1; done
       kill -9 \$pid"
     ;;
-  delete) tpu delete "$name" ;;
+  delete) remove ;;
   *) usage ;;
 esac

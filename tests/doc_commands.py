@@ -13,6 +13,7 @@ import sys
 import tomllib
 
 import pytest
+import yaml
 from absl import flags
 from doc_blocks import ROOT, Command
 
@@ -172,7 +173,8 @@ class Launcher:
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0, f"{script} {words}: {out}"
     if not self.log.exists():
-      assert words and words[0] in ("create", "install", "stop", "delete")
+      done = ("build", "create", "delete", "install", "show", "stop")
+      assert words and words[0] in done
       return []
     said = {
       line.partition(" ids=")[0] for line in self.log.read_text().splitlines()
@@ -221,6 +223,20 @@ def check_slurm(command: Command, launcher: Launcher) -> None:
   check_launch(command._replace(words=words), launcher)
 
 
+def check_sky(command: Command, launcher: Launcher) -> None:
+  """Checks the variables that a task of SkyPilot gets, and the config."""
+  file, *words = command.words[3:]
+  given = yaml.safe_load((ROOT / file).read_text())["envs"]
+  assert words[::2] == ["--env"] * (len(words) // 2), words
+  for name, _, value in (word.partition("=") for word in words[1::2]):
+    assert name in given, name
+    given[name] = value
+  if given["WEIGHTS"]:
+    check_weights(["fetch", *given["WEIGHTS"].split()])
+  run = [f"--config={given['CONFIG']}", f"--workdir={given['WORKDIR']}"]
+  check_main(run + given["FIELDS"].split(), tasks=launcher.check_tasks)
+
+
 def check(command: Command, launcher: Launcher) -> None:
   """Checks a command by the one pattern of CHECKS that fits."""
   (function,) = [f for p, f in CHECKS.items() if re.match(p, command.text)]
@@ -247,6 +263,7 @@ CHECKS = {
   ),
   r"bash launch/\w+\.sh": check_launch,
   r"srun |sbatch ": check_slurm,
+  r"sky jobs launch ": check_sky,
   r"bash -c .*launch/environment\.sh": lambda c, _: check_prepare(c.words[2]),
   r"pip install -e ": lambda c, _: check_pip(c.words[3:]),
   r"pip install synthjax-VERSION|python -m build$": lambda c, _: None,

@@ -16,9 +16,27 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 
+# A queued resource is asked for, waits, and becomes a VM.
 GCLOUD = r"""
 echo "$4 ${*:5}" | head -1 >>"$FAKE/gcloud.log"
 state=$(cat "$FAKE/state" 2>/dev/null || true)
+if [ "$3" = queued-resources ]; then
+  place=$(cat "$FAKE/queue" 2>/dev/null || true)
+  case $4 in
+    create) [ -z "$place" ] && cp "$FAKE/places" "$FAKE/queue" ;;
+    describe)
+      head -1 "$FAKE/queue" 2>/dev/null || exit 1
+      if [ "$(head -1 "$FAKE/queue")" = ACTIVE ]; then
+        mkdir -p "$FAKE/vm"
+        echo READY >"$FAKE/state"
+      else
+        sed -i 1d "$FAKE/queue"
+      fi
+      ;;
+    delete) rm -rf "$FAKE/vm" "$FAKE/state" "$FAKE/queue" ;;
+  esac
+  exit
+fi
 for argument; do
   [[ $argument != --command=* ]] || command=${argument#--command=}
 done
@@ -52,7 +70,10 @@ case $code in
   *) exit "$code" ;;
 esac
 """
+# Entry point of the images; `run` is synthjax.main.
+SYNTHJAX = 'of() { python -m "synthjax.${1/run/main}" "${@:2}"; }; of'
 GIT = r"""
+[ "$1" != describe ] || echo v0.2.0-3-gabc1234
 for argument; do
   [[ $argument != --output=* ]] || tar czf "${argument#--output=}" launch
 done
@@ -64,7 +85,30 @@ exit "$(cat "$FAKE/codes")"
 SCONTROL = r"""
 echo "$*" >>"$FAKE/scontrol.log"
 """
+# Starts what the container would, which is Python.
+DOCKER = r"""
+echo "$*" >>"$FAKE/docker.log"
+[ "$1" = run ] || exit 0
+while [[ $1 != synthjax:* ]]; do shift; done
+SYNTHJAX "${@:2}"
+""".replace("SYNTHJAX", SYNTHJAX)
+# Starts what the container of the manifest would, once.
+KUBECTL = r"""
+echo "$*" >>"$FAKE/kubectl.log"
+[ "$1" = apply ] || exit 0
+cat >"$FAKE/manifest.yaml"
+"$REAL_PYTHON" - >"$FAKE/args" <<END
+import yaml
+jobset = yaml.safe_load(open("$FAKE/manifest.yaml"))
+template = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+print(*template["spec"]["containers"][0]["args"], sep="\n")
+END
+mapfile -t args <"$FAKE/args"
+SYNTHJAX "${args[@]}"
+""".replace("SYNTHJAX", SYNTHJAX)
 SCRIPTS = {
+  "docker": DOCKER,
+  "kubectl": KUBECTL,
   "gcloud": GCLOUD,
   "python": PYTHON,
   "python3": PYTHON,
@@ -93,6 +137,7 @@ def launch(tmp_path):
     environment = clean | {
       "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
       "FAKE": str(tmp_path),
+      "REAL_PYTHON": sys.executable,
       "SYNTHJAX_INSTALL": "0",
       "PAUSE": "0",
       "ZONE": "z",
@@ -226,6 +271,62 @@ def test_a_run_that_is_stopped_is_not_kept(launch, tmp_path):
     time.sleep(0.05)
   end(launch("tpu.sh", "stop", "it"))
   end(kept, 130)
+
+
+@pytest.mark.parametrize(
+  ("kind", "runtime"),
+  [
+    ("v4-8", "tpu-ubuntu2204-base"),
+    ("v5litepod-16", "v2-alpha-tpuv5-lite"),
+    ("v5p-8", "v2-alpha-tpuv5"),
+    ("v6e-8", "v2-alpha-tpuv6e"),
+  ],
+)
+def test_each_tpu_has_its_image(launch, tmp_path, kind, runtime):
+  end(launch("tpu.sh", "create", "it", kind))
+  end(launch("tpu.sh", "create", "it", kind, RUNTIME="other"))
+  want = f"create it --accelerator-type={kind} --version="
+  assert [line.split(" --zone")[0] for line in gcloud(tmp_path)] == [
+    want + runtime,
+    want + "other",
+  ]
+
+
+def gcloud(folder):
+  return lines(folder / "gcloud.log")
+
+
+def test_a_queued_vm_is_waited_for(launch, tmp_path):
+  waits = ("WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE")
+  (tmp_path / "places").write_text("\n".join(waits))
+  out = end(launch("tpu.sh", "create", "it", "v6e-8", QUEUED="1", SPOT="1"))
+  assert [line.split()[-1] for line in out.splitlines()] == [
+    "WAITING_FOR_RESOURCES.",
+    "PROVISIONING.",
+    "ACTIVE.",
+  ]
+  (asked,) = [line for line in gcloud(tmp_path) if line.startswith("create")]
+  assert asked.startswith(
+    "create it --node-id=it --accelerator-type=v6e-8 --spot"
+    " --runtime-version=v2-alpha-tpuv6e"
+  )
+  # Another one with the same name only waits on.
+  end(launch("tpu.sh", "create", "it", "v6e-8", QUEUED="1"))
+  assert sum(line.startswith("create") for line in gcloud(tmp_path)) == 1
+  end(launch("tpu.sh", "delete", "it", QUEUED="1"))
+  assert "delete it --force" in gcloud(tmp_path)[-1]
+  assert not (tmp_path / "vm").exists()
+
+
+def test_keep_asks_again_for_what_came_to_nothing(launch, tmp_path):
+  """First the request fails; then the VM of the next one is preempted."""
+  (tmp_path / "places").write_text("ACTIVE\n")
+  (tmp_path / "queue").write_text("SUSPENDED\nSUSPENDED\n")
+  args = ("keep", "it", "v6e-8", *CONFIG)
+  end(launch("tpu.sh", *args, codes=("preempted", "0"), QUEUED="1"))
+  did = [line.split()[0] for line in gcloud(tmp_path)]
+  assert did.count("create") == 2 and did.count("delete") == 2
+  assert len(lines(tmp_path / "python.log")) == 2
 
 
 @pytest.mark.parametrize(("code", "requeued"), [(0, []), (143, ["requeue 7"])])
