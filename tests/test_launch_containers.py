@@ -266,7 +266,7 @@ def test_gke_says_what_lacks(launch, tmp_path):
 # --- SkyPilot -----------------------------------------------------------------
 
 SKY = yaml.safe_load((ROOT / "launch/sky.yaml").read_text())
-# Of https://docs.skypilot.co/en/latest/reference/yaml-spec.html.
+# Of SkyPilot 0.14.
 TASK = {
   "name": str,
   "workdir": str,
@@ -274,7 +274,10 @@ TASK = {
     "accelerators": str,
     "use_spot": bool,
     "disk_size": int,
-    "job_recovery": {"max_restarts_on_errors": int},
+    "job_recovery": {
+      "max_restarts_on_errors": int,
+      "recover_on_exit_codes": [int],
+    },
   },
   "num_nodes": int,
   "envs": dict,
