@@ -17,6 +17,7 @@ COMMANDS = {
   "list": ("synthjax.config.config_files", "lists the configs"),
   "classify": ("synthjax.classify", "classifies images by a finished run"),
   "verify": ("synthjax.verify", "checks every file of a workdir"),
+  "push": ("synthjax.push", "uploads a run to the Hugging Face hub"),
   "weights": ("synthjax.weights.__main__", "fetches released weights"),
   "datasets": ("synthjax.datasets", "fetches the paper's data sets"),
 }

@@ -1,6 +1,8 @@
 """Classifies images by a classifier of the task `tune`.
 
 synthjax classify WORKDIR IMAGE_OR_FOLDER... [--arm=NAME] [--top=3] [--json]
+
+WORKDIR may be hf://ORG/NAME, of what `synthjax push` has uploaded.
 """
 
 import argparse
@@ -111,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prog="synthjax classify",
     description="Classifies images by a classifier of the task `tune`.",
   )
-  parser.add_argument("workdir", help="of the run")
+  parser.add_argument("workdir", help="of the run, or hf://ORG/NAME")
   parser.add_argument("images", nargs="+", help="files, or folders of them")
   parser.add_argument("--arm", help="of config.tune.arms, or zero_shot")
   parser.add_argument("--top", type=int, default=3, help="so many classes")

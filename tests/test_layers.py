@@ -30,7 +30,7 @@ ROWS = (
   {"generators", "adapt", "detection"},
   {"report"},
   {"tasks"},
-  {"main", "classify", "datasets", "verify", "weights.__main__"},
+  {"main", "classify", "datasets", "push", "verify", "weights.__main__"},
   {"__main__"},
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}

@@ -1,5 +1,6 @@
 """The classifier of a run, for any images."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from etils import epath
 
 from synthjax.adapt import linear_head
 from synthjax.encoders import Encoder, load_encoder
+from synthjax.runtime import hub
 from synthjax.runtime.errors import UserError
 
 
@@ -29,7 +31,8 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Classifier:
   """Loads a classifier and the encoder that it was tuned with.
 
   Args:
-    workdir: of a run whose task `tune` is complete.
+    workdir: of a run whose task `tune` is complete, or "hf://org/name" of one
+      that `synthjax push` has uploaded.
     arm: of config.tune.arms, or "zero_shot"; the first by default. It is the
       mean of its heads, one for each seed.
 
@@ -37,6 +40,8 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Classifier:
     UserError: if the run has no classifier or no such arm, or the encoder's
       weights are no longer there or no longer the same.
   """
+  if os.fspath(workdir).startswith(hub.SCHEME):
+    workdir = hub.snapshot(os.fspath(workdir), _heads)
   path = epath.Path(workdir).expanduser() / "tune" / linear_head.HEADS
   if not path.exists():
     raise UserError(
@@ -52,6 +57,11 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Classifier:
     )
 
   return of_head(encoder, saved.classes, saved.head)
+
+
+def _heads(names: Sequence[str]) -> list[str]:
+  """Returns the files of a repository that the classifier is in."""
+  return [name for name in names if name == f"tune/{linear_head.HEADS}"]
 
 
 def of_head(

@@ -37,29 +37,58 @@ _SIZES = (
   (1_000_000, "100K<n<1M"),
   (10_000_000, "1M<n<10M"),
 )
-MARKING = (
+_ACT = (
   "Every image of this set was drawn by a text-to-image model. Article 50(2) "
   "of the EU's AI Act (Regulation (EU) 2024/1689) asks for outputs that are "
-  "marked as generated in a machine-readable way. This set is marked as a "
+  "marked as generated in a machine-readable way. "
+)
+MARKED_SET = (
+  f"{_ACT}This set is marked as a "
   "whole: here, by `digitalSourceType` in `croissant.json`, and by `generated` "
   "in each row of `images.jsonl`. The image files hold pixels alone: "
   "whoever takes single images out of the set has to pass the mark on."
 )
+MARKED_FILES = (
+  f"{_ACT}Each image file is, in its metadata (IPTC's digital source type), as "
+  "is each row of `images.jsonl` by `generated`."
+)
 
 
-def build(card: Mapping[str, Any]) -> str:
+class Place(NamedTuple):
+  """What a README says of the files that it lies beside."""
+
+  head: Mapping[str, Any]  # fields of its YAML, beside those of the card
+  note: str  # to follow the description
+  marking: str  # how the images are marked as generated
+  opening: str  # how to open them
+
+
+# The folder of the task `card`.
+CARD = Place(
+  {},
+  "",
+  MARKED_SET,
+  "Put these files and those of the folder `generate` into one folder. "
+  "`tensorflow_datasets.builder_from_directory(folder)` opens the images, "
+  "and `mlcroissant.Dataset('croissant.json')` what is known of them.",
+)
+
+
+def build(card: Mapping[str, Any], place: Place = CARD) -> str:
   """Returns README.md: YAML about the set, then Markdown.
 
   Args:
-    card: all that `card.json` holds.
+    card: all that `card.json` holds; and `kept_only`, whether the images that
+      the filter has not kept are left out.
+    place: where it lies.
   """
   parts = [
-    f"---\n{_front_matter(card)}---\n",
+    f"---\n{_front_matter(card, place.head)}---\n",
     f"# {plain(card['name'])}\n",
-    description(card) + "\n",
+    f"{description(card)} {place.note}".strip() + "\n",
     "![Some images of each class](samples.png)\n",
     "## These images are generated\n",
-    MARKING + "\n",
+    place.marking + "\n",
     "## What made them\n",
     collection(card) + "\n",
     _models(card),
@@ -73,9 +102,7 @@ def build(card: Mapping[str, Any]) -> str:
     _neighbours(card),
     "## Use\n",
     f"{USES} {LIMITATIONS} {BIASES}\n",
-    "Put these files and those of the folder `generate` into one folder. "
-    "`tensorflow_datasets.builder_from_directory(folder)` opens the images, "
-    "and `mlcroissant.Dataset('croissant.json')` what is known of them.\n",
+    place.opening + "\n",
   ]
   return "\n".join(part for part in parts if part)
 
@@ -119,18 +146,23 @@ def annotation(card: Mapping[str, Any]) -> str:
       sum(counts[key] for counts in chosen["kept"].values())
       for key in ("kept", "images")
     )
+    others = "not here" if card.get("kept_only") else "part of the set, too"
     text += (
       f" A CLIP filter kept {kept:,} of {images:,}: at most "
       f"{chosen['settings']['max_per_class']} of a class, strategy and seed, "
       "first those whose class is likelier than chance (`kept` in "
-      "`images.jsonl`; the others are part of the set, too)."
+      f"`images.jsonl`; the others are {others})."
     )
   return text
 
 
-def _front_matter(card: Mapping[str, Any]) -> str:
+def size(count: int) -> str:
+  """Returns the hub's word for a number of images."""
+  return next((word for most, word in _SIZES if count < most), "n>10M")
+
+
+def _front_matter(card: Mapping[str, Any], head: Mapping[str, Any]) -> str:
   count, names = card["num_images"], card["classes"]
-  size = next((word for most, word in _SIZES if count < most), "n>10M")
   kinds = {"id": "string", "image": "image", "prompt": "string"}
   features = [{"name": name, "dtype": kind} for name, kind in kinds.items()]
   features.append({"name": "seed", "dtype": "int64"})
@@ -146,7 +178,7 @@ def _front_matter(card: Mapping[str, Any]) -> str:
     "annotations_creators": ["machine-generated"],
     "language_creators": ["machine-generated"],
     "source_datasets": ["original"],
-    "size_categories": [size],
+    "size_categories": [size(count)],
     "tags": ["synthetic", "generated", "text-to-image", "croissant"],
     "dataset_info": {
       "features": features,
@@ -163,6 +195,7 @@ def _front_matter(card: Mapping[str, Any]) -> str:
       ],
     },
   }
+  fields |= head
   return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
 
 
