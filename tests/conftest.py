@@ -23,6 +23,8 @@ def pytest_configure(config):
   if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell's background job ignores Ctrl-C, and so would its processes.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+  # No test asks the hub itself; `hub_server` stands in for it.
+  os.environ["HF_HUB_OFFLINE"] = "1"
   expression = config.option.markexpr
   if "gpu" not in expression or "not gpu" in expression:
     # A test that passes on a CPU alone passes on a machine without more.

@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # What `check` of a task may miss: files of others, and tasks before it.
 ABSENT = re.compile(
   r"synthjax\.(weights|datasets) fetch|There is no (folder|file)|is not there"
-  r"|has not been completed|TFDS has prepared no"
+  r"|has not been completed|TFDS has prepared no|hub cannot be reached"
 )
 # Tasks whose checks outline large networks, which takes seconds.
 OUTLINED = ("pretrain", "detect")
@@ -267,6 +267,7 @@ CHECKS = {
   r"bash -c .*launch/environment\.sh": lambda c, _: check_prepare(c.words[2]),
   r"pip install -e ": lambda c, _: check_pip(c.words[3:]),
   r"pip install synthjax-VERSION|python -m build$": lambda c, _: None,
+  r"hf auth login$": lambda c, _: None,  # of huggingface_hub
   # Google's.
   r"gcloud storage (buckets create|cp|rm) ": lambda c, _: None,
   r"(cp|rm) -r runs/": lambda c, _: None,  # is run

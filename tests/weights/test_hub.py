@@ -185,6 +185,7 @@ def test_the_hubs_own_variables_count(hub, released, tmp_path):
     "HF_ENDPOINT": hub.url,
     "HF_HOME": str(tmp_path / "home"),
     "HF_TOKEN": "hf_of_this_test",
+    "HF_HUB_OFFLINE": "0",
   }
   run = subprocess.run(
     [sys.executable, "-c", code],
