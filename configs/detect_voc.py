@@ -123,8 +123,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     log_every=50,  # steps, as is every *_every
     checkpoint_every=1_000,
   )
-  if arg.num_steps:
-    config.detect.num_steps = arg.num_steps
   config.export = exports()
   config.report = report(paper=("table10", "table11"))
   if arg.weights in REAL_IN1K:
@@ -132,9 +130,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.report.paper_rows = dict(pretrained="IN-1K real, 0")
   if arg.runlocal:  # comes last, so that it can shrink anything above
     shrink(config)
+  if arg.num_steps:
+    config.detect.num_steps = arg.num_steps
   if own := own_space(arg):
     config.detect.space = own
     replace_images(config.detect, photographs(arg))
+    if arg.init == "random":  # nothing to draw, or to train before
+      config.tasks = ("detect", "report")
     config.report = report()
   return config
 

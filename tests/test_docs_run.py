@@ -26,6 +26,7 @@ SCRIPTS = (
   "README.md",
   "docs/quick_start.md",
   "docs/own_classes.md",
+  "docs/photographs.md",
   "docs/python.md",
   "docs/extending.md",
   "docs/tpu.md",

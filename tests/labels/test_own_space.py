@@ -496,4 +496,4 @@ def test_any_clip_encodes(tmp_path):
   own = lambda name: main.load_config(f"{OWN_LABELS}:encoder={name}").encoder
   assert own("rn50") == own("clip_rn50")
   assert own("clip_vit_l14").weights == "released:clip_vit_l14/clip.safetensors"
-  assert own("my/clip").tokenizer == "my/clip/tokenizer.json"
+  assert own("hf://my/clip").weights == "hf://my/clip"
