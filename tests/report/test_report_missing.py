@@ -96,6 +96,20 @@ def test_numbers_that_are_missing_do_not_break_the_page(tmp_path):
   assert results["tune"]["zero_shot"]["test"] is None
 
 
+def test_uneven_classes_and_those_without_an_image_are_said(tmp_path):
+  make_tuned(
+    tmp_path / "tune",
+    confusion={"test": {"zero_shot": [[3, 1, 0], [0, 0, 0], [1, 0, 1]]}},
+  )
+  html, _ = write(tmp_path)
+  # 3 of 4 and 1 of 2 are right: 4 of 6, and the mean of 75 % and 50 %.
+  assert f"Classes have 2 to 4 images, none of {NAMES[1]}." in html
+  assert "The mean of the accuracies of 2 classes is 62.5 %." in html
+  even = {"test": {"zero_shot": [[3, 1, 0], [0, 4, 0], [1, 0, 3]]}}
+  make_tuned(tmp_path / "tune", confusion=even)
+  assert "Classes have" not in write(tmp_path)[0]
+
+
 def test_large_images_are_shrunk(tmp_path):
   make_images(tmp_path / "generate", size=256)
   html, _ = write(tmp_path)

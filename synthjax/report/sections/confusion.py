@@ -1,12 +1,14 @@
 """The confusion matrices, which `evals.arms` has counted."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import numpy as np
 
 from synthjax.evals import accuracy as classify
 from synthjax.evals.arms import ZERO_SHOT
+from synthjax.labels.class_names import some
 from synthjax.report import charts, markup
 from synthjax.report.checked_files import Run
 from synthjax.report.results import CLASSIFYING, class_names
@@ -110,7 +112,27 @@ def _show(matrix: Mapping, names: Mapping) -> str:
     caption = f"Counts, {title}{of}; columns are predictions"
     cells = markup.grid(["true class", *classes], rows, caption=caption)
     whole = markup.details("All counts", cells)
-  return f"<div>{chart}{worst}{whole}</div>"
+  return f"<div>{chart}{_balance(matrix, classes)}{worst}{whole}</div>"
+
+
+def _balance(matrix: Mapping, classes: Sequence[str]) -> str:
+  """Says which classes have no image, and what uneven numbers hide."""
+  counts = np.array(matrix["counts"])
+  sizes = counts.sum(1) / matrix["seeds"]
+  present = sizes[sizes > 0]
+  if not len(present) or present.min() == sizes.max() == sizes.min():
+    return ""
+  missing = [n for n, size in zip(classes, sizes, strict=True) if not size]
+  none_of = f", none of {some(missing)}" if missing else ""
+  least, most = (
+    markup.count(round(n)).text for n in (present.min(), present.max())
+  )
+  mean = float(np.nanmean(classify.per_class_accuracy(counts)))
+  text = (
+    f"Classes have {least} to {most} images{none_of}. The mean of the "
+    f"accuracies of {len(present)} classes is {markup.percent(mean).text} %."
+  )
+  return f"<p>{escape(text)}</p>"
 
 
 def _title(matrix: Mapping) -> str:
