@@ -87,7 +87,9 @@ def _folder(
     )
   notes = [source.annotate(i)["labels"] for i in range(len(source))]
   rows = np.arange(len(source))
-  if shares and not is_split:  # before any are left out, alike for all splits
+  if (
+    shares and split and not is_split
+  ):  # before any are left out, alike for all splits
     first = [
       labels[0] if len(labels) else len(space.classes) for labels in notes
     ]

@@ -137,7 +137,12 @@ def open_folder(
     labels += [class_names.NO_CLASS if label is None else label] * len(images)
     if not images and label is not None:
       endings = ", ".join(sorted(image_files.ENDINGS))
-      problems.append(f"{name}: holds no image ({endings})")
+      others = {
+        epath.Path(n).suffix for n in left_out if n.startswith(f"{name}/")
+      }
+      but = ", ".join(sorted(filter(None, others)))
+      but = but and f", but files of {but}: save them as one of these kinds"
+      problems.append(f"{name}: holds no image ({endings}){but}")
   if problems:
     listed = "\n  ".join(sorted(problems))
     raise UserError(

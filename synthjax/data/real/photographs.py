@@ -116,7 +116,7 @@ def _parts(path: epath.Path, classes: Mapping[str, int]) -> dict[str, Found]:
   """
   if path.is_file():
     if (layout := _KINDS.get(path.suffix.lower())) is None:
-      raise _unknown(path, path.name)
+      raise _unknown(f"The file {path}")
     splits = image_list.splits(path) if layout == "list" else ()
     return {n: Found(layout, path, n) for n in sorted(splits)} or {
       "": Found(layout, path, None)
@@ -160,9 +160,14 @@ def _parts(path: epath.Path, classes: Mapping[str, int]) -> dict[str, Found]:
       return _parts(next(iter(parts.values())).path, classes)
     if parts:
       return parts
+  if len(folders) == 1:  # as archives unpack
+    inner = path / folders[0]
+    if not any(image_files.is_image(inner / n) for n in _names(inner)):
+      return _parts(inner, classes)
   if folders and classes:  # which fit no class; to open them lists them
     return {"": Found("folders", path, None)}
-  raise _unknown(path, ", ".join(names[:_SHOWN]) or "nothing")
+  listed = ", ".join(names[:_SHOWN]) or "nothing"
+  raise _unknown(f"{path} holds {listed}, which")
 
 
 def _names(path: epath.Path, classes: Collection[str] = ()) -> list[str]:
@@ -172,12 +177,11 @@ def _names(path: epath.Path, classes: Collection[str] = ()) -> list[str]:
   return sorted(filter(is_kept, names))
 
 
-def _unknown(path: epath.Path, names: str) -> UserError:
+def _unknown(what: str) -> UserError:
   known = "\n  ".join(LAYOUTS.values())
   return UserError(
-    f"{path} holds {names}, which is no layout of photographs. Needed is one "
-    f"of these:\n  {known}\nEach of them may lie in folders train, validation "
-    "and test."
+    f"{what} is no layout of photographs. Unpack archives; needed is one of "
+    f"these, which may lie in folders train, validation and test:\n  {known}"
   )
 
 
@@ -231,7 +235,7 @@ def open_photographs(
   rows = np.flatnonzero(labels != class_names.NO_CLASS)
   if len(rows) < len(labels):
     source = image_files.subset(source, rows)
-  if shares and not is_split:
+  if shares and split and not is_split:
     parts = few_shot.divide(source.labels, shares)
     source = image_files.subset(source, parts[split])
   names = {label: name for name, label in reversed(classes.items())}

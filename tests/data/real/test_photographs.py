@@ -132,6 +132,14 @@ def test_what_is_no_layout_is_named_beside_those_that_are(tmp_path):
     opened(tmp_path / "gone")
 
 
+def test_a_folder_in_a_folder_is_entered(tmp_path):
+  in_folders(tmp_path / "photos" / "my photos")
+  assert counts(tmp_path) == [2, 2, 2]
+  (tmp_path / "x.zip").write_bytes(b"")
+  with pytest.raises(UserError, match="x.zip is no layout .* Unpack archives"):
+    opened(tmp_path / "x.zip")
+
+
 # --- splits -------------------------------------------------------------------
 
 
@@ -177,6 +185,7 @@ def test_shares_of_one_folder_have_no_image_in_common(tmp_path):
       assert ids.setdefault(split, found) == found
   assert [len(ids[s]) for s in ("train", "validation", "test")] == [15, 6, 9]
   assert len(set.union(*ids.values())) == 30
+  assert len(opened(tmp_path, shares=shares)) == 30  # of no split
 
 
 # --- what does not fit --------------------------------------------------------
@@ -205,6 +214,10 @@ def test_an_empty_folder_and_names_of_no_class_are_errors(tmp_path):
   in_folders(tmp_path, 1)
   (tmp_path / "fish" / "IMG_0.JPG").unlink()
   with pytest.raises(UserError, match="fish: holds no image"):
+    opened(tmp_path)
+  save(tmp_path / "fish" / "1.png")
+  (tmp_path / "fish" / "1.png").rename(tmp_path / "fish" / "1.HEIC")
+  with pytest.raises(UserError, match="fish: .* but files of .HEIC: save"):
     opened(tmp_path)
   in_folders(tmp_path / "others", 1, ["house", "tree"])
   with pytest.raises(UserError, match="'house': no class(.|\n)*'tree': no"):
