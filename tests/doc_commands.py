@@ -28,6 +28,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ABSENT = re.compile(
   r"synthjax\.(weights|datasets) fetch|There is no (folder|file)|is not there"
   r"|has not been completed|TFDS has prepared no|hub cannot be reached"
+  r"|pip install .synthjax\["
 )
 # Tasks whose checks outline large networks, which takes seconds.
 OUTLINED = ("pretrain", "detect")

@@ -30,7 +30,14 @@ _LIBRARIES = ("jax", "flax", "numpy")
 # Fields of a training that do not change its result. Specifications leave them
 # out at any depth, and ignore them in those of older versions.
 NOT_OF_THE_RESULT = frozenset(
-  {"log_every", "checkpoint_every", "num_workers", "fsdp", "steps_per_call"}
+  {
+    "log_every",
+    "checkpoint_every",
+    "num_workers",
+    "fsdp",
+    "steps_per_call",
+    "loggers",
+  }
 )
 # What identifies the real images of a specification, by split, as of
 # `data.pipeline.inspection`. Those of older versions lack it, and fit any.

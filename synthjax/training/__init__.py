@@ -1,6 +1,7 @@
 """The training loop and what it runs; no network is named here.
 
 `loop` runs any Objective (init, step), `run` makes it resumable by
-`checkpoint`, `supervised`, `moco`, `contrastive` and `denoising` are objectives
-with their losses, `optimizer` has optimizers and learning-rate schedules.
+`checkpoint`, `metrics` go to a file and to `loggers`; `supervised`, `moco`,
+`contrastive` and `denoising` are objectives with their losses, `optimizer` has
+optimizers and learning-rate schedules.
 """

@@ -1,11 +1,10 @@
-"""Metrics of a training run: files, lines of progress, and TensorBoard."""
+"""Metrics of a training run: a file, lines of progress, and loggers."""
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +14,7 @@ from synthjax.runtime import atomic, progress
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import duration, paced, say
 from synthjax.runtime.text_files import parse_json
+from synthjax.training.loggers import Logger
 from synthjax.training.loop import Hook
 
 # state -> numbers that a run measures now and then, besides those of its steps.
@@ -32,8 +32,7 @@ def progress_hook(
   monitor: Monitor | None = None,
   monitor_every: int = 0,
   kept: Callable[[], str] = lambda: "The checkpoints before it are unharmed.",
-  tensorboard: epath.PathLike | None = None,
-  parameters: str = "",
+  logger: Logger | None = None,
 ) -> Hook:
   """Writes metrics to files and to the terminal or log.
 
@@ -53,8 +52,7 @@ def progress_hook(
       next step takes their memory.
     monitor_every: steps; 0 monitors the last alone.
     kept: says what is left where a metric is not finite; `checkpoint.newest`.
-    tensorboard: gets the metrics as event files, too; None writes none.
-    parameters: a table of them, which TensorBoard shows.
+    logger: gets the metrics, too, of the first process.
 
   Returns:
     A hook, which raises UserError when a metric is not finite.
@@ -62,11 +60,6 @@ def progress_hook(
   file, first = epath.Path(file), jax.process_index() == 0
   if first:
     _drop_after(file, first_step)
-  events = None
-  if first and tensorboard is not None:
-    events = open_events(tensorboard, first_step=first_step)
-    if parameters:
-      events.text("parameters", f"```\n{parameters}\n```")
   show, watch = paced(), progress.watch_devices()
   began, monitored, timed_from = time.monotonic(), {}, None
 
@@ -95,8 +88,8 @@ def progress_hook(
 
     if first:
       show(line, last=step == num_steps)
-    if events:
-      events.write(step, row | speed)
+    if logger:
+      logger.write(step, _numbers(row) | speed)
 
   def hook(step: int, state: Any, metrics: Mapping) -> None:
     nonlocal began, monitored, timed_from
@@ -111,12 +104,10 @@ def progress_hook(
       paused = time.monotonic()
       monitored = read(step, monitor(state))
       began += time.monotonic() - paused  # nor is monitoring
-      if events:
-        events.write(step, monitored)
+      if logger:
+        logger.write(step, _numbers(monitored))
     if row:
       show_progress(step, row)
-    if events and step == num_steps:
-      events.close()
 
   return hook
 
@@ -149,8 +140,12 @@ def finite(
   return row
 
 
+def _numbers(row: Mapping[str, float]) -> dict[str, float]:
+  return {name: x for name, x in row.items() if name != "step"}
+
+
 def _line(row: Mapping[str, float]) -> str:
-  return "  ".join(f"{k} {x:.4g}" for k, x in row.items() if k != "step")
+  return "  ".join(f"{k} {x:.4g}" for k, x in _numbers(row).items())
 
 
 def _drop_after(file: epath.Path, step: int) -> None:
@@ -187,107 +182,3 @@ def read_rows(file: epath.PathLike) -> list[dict[str, float]]:
       break
     rows.append(row)
   return rows
-
-
-# --- TensorBoard --------------------------------------------------
-# `clu.metric_writers` would write them, but imports TensorFlow, as do
-# `clu.periodic_actions` and `clu.checkpoint`; tensorboardX does without. We
-# use its files and not its `SummaryWriter`: that one's thread dies of a full
-# disk, and then its queue blocks the training.
-
-_HELD_BACK = 30  # seconds, at most, before what is written can be seen
-
-
-class Events(NamedTuple):
-  """One run in TensorBoard."""
-
-  write: Callable[[int, Mapping[str, float]], None]  # of a step
-  text: Callable[[str, str], None]  # a name, and Markdown
-  close: Callable[[], None]
-
-
-def open_events(folder: epath.PathLike, *, first_step: int = 0) -> Events:
-  """Opens a new event file in a folder, which is made if needed.
-
-  Reports a file that cannot be written once, and goes on: the same numbers are
-  in the metrics.
-
-  Args:
-    folder: of the run; those of interrupted attempts stay in it.
-    first_step: steps that are done. TensorBoard drops what an attempt before
-      this one wrote of later ones.
-  """
-  from tensorboardX import event_file_writer, record_writer, summary
-  from tensorboardX.proto import event_pb2
-
-  folder, writer = os.fspath(folder), None
-  scheme, separator, _ = folder.partition("://")
-  if separator:
-    record_writer.register_writer_factory(scheme, _RemoteFiles)
-  flushed = time.monotonic()
-
-  def attempt(action: Callable[[], Any]) -> Any:
-    nonlocal writer
-    try:
-      return action()
-    except OSError as error:
-      writer = None
-      say(f"Cannot write TensorBoard's events to {folder}: {error}")
-
-  def add(step: int, **content: Any) -> None:
-    nonlocal flushed
-    if not writer:
-      return
-    event = event_pb2.Event(step=step, wall_time=time.time(), **content)
-    now = time.monotonic()
-    attempt(lambda: writer.write_event(event))
-    if writer and now - flushed > _HELD_BACK:
-      flushed = now
-      attempt(writer.flush)
-
-  def open_file():
-    record_writer.directory_check(folder)
-    # The name holds the second, in which another attempt may have begun.
-    return event_file_writer.EventsWriter(
-      os.path.join(folder, "events"), f".{os.getpid()}.{first_step}"
-    )
-
-  def write(step: int, metrics: Mapping[str, float]) -> None:
-    for name, value in metrics.items():
-      if name != "step":
-        add(step, summary=summary.scalar(name, value))
-
-  writer = attempt(open_file)
-  if first_step:
-    log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-    add(first_step + 1, session_log=log)
-  return Events(
-    write,
-    lambda name, text: add(0, summary=summary.text(name, text)),
-    lambda: attempt(writer.close) if writer else None,
-  )
-
-
-class _RemoteFiles:
-  """Opens event files where etils does, as on a bucket."""
-
-  directory_check = staticmethod(lambda path: None)  # buckets have no folders
-
-  @staticmethod
-  def open(path: str) -> Any:
-    return _RemoteFile(path)
-
-
-class _RemoteFile:
-  """A file that is written anew at each flush, as objects cannot grow."""
-
-  def __init__(self, path: epath.PathLike):
-    self._path, self._content = epath.Path(path), bytearray()
-
-  def write(self, data: bytes) -> None:
-    self._content += data
-
-  def flush(self) -> None:
-    self._path.write_bytes(bytes(self._content))
-
-  close = flush

@@ -6,7 +6,7 @@ import functools
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,10 @@ from synthjax.runtime import atomic, memory, processes
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
-from synthjax.training import loop, metrics
+from synthjax.training import loggers, loop, metrics
+from synthjax.training.loggers import INSTALLED
 from synthjax.training.loop import Hook, Objective
 from synthjax.training.metrics import finite
-
-TENSORBOARD = "tensorboard"  # --logdir, in the workdir
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +38,8 @@ class Loop:
   log_every: Whole = 50  # steps between rows of metrics; 0: the last step
   checkpoint_every: Count = 1_000  # steps between checkpoints
   fsdp: Count = 1  # devices that share one copy of the state between them
+  # Of `loggers.LOGGERS`, as a tuple or "tensorboard,wandb".
+  loggers: Annotated[str | tuple[str, ...], INSTALLED] = "tensorboard"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,9 +75,8 @@ def train(
     dataset: of `data.pipeline`: this process's share of each global batch.
     fields: of the block of the training.
     folder: of the task, gets `<label>_checkpoints/` and
-      `<label>_metrics.jsonl`. Beside it, in the workdir, lies `tensorboard/`,
-      with a folder for each task and label: its files hold times, and are
-      not part of what a task leaves.
+      `<label>_metrics.jsonl`. What `fields.loggers` write lies beside it, in
+      the workdir: it holds times, and is not part of what a task leaves.
     label: of this run within its folder.
     num_steps: of the whole training.
     batch_size: over all processes.
@@ -104,7 +104,14 @@ def train(
   if state is None:
     state = loop.start(objective, example, init_rng, fsdp=fsdp)
   first_step = int(state.step)
-  with contextlib.closing(manager), processes.stop_signal() as stop:
+  with (
+    contextlib.closing(manager),
+    processes.stop_signal() as stop,
+    _logger(fields, folder, label, first_step) as logger,
+  ):
+    if logger:
+      table = _parameters(objective, outline)
+      logger.text("parameters", f"```\n{table}\n```")
     return loop.fit(
       objective,
       state,
@@ -123,8 +130,7 @@ def train(
           monitor=monitor,
           monitor_every=monitor_every,
           kept=lambda: newest(manager),
-          tensorboard=folder.parent / TENSORBOARD / folder.name / label,
-          parameters=_parameters(objective, outline),
+          logger=logger,
         ),
         save_hook(
           manager,
@@ -141,6 +147,22 @@ def train(
         field=f"config.{folder.name}.batch_size",
       ),
     )
+
+
+def _logger(
+  fields: Loop, folder: epath.Path, label: str, first_step: int
+) -> contextlib.AbstractContextManager[loggers.Logger | None]:
+  """Opens the loggers of the first process; None is of the others."""
+  if not processes.is_first():
+    return contextlib.nullcontext()
+  settings = {
+    field.name: value
+    for field in dataclasses.fields(fields)
+    if isinstance(value := getattr(fields, field.name), int | float | str)
+  }
+  name = f"{folder.name}/{label}"
+  run = loggers.Run(folder.parent, name, first_step, settings)
+  return loggers.opened(fields.loggers, run)
 
 
 def _parameters(objective: Objective, outline: Any) -> str:

@@ -3,9 +3,10 @@
 import struct
 
 import pytest
+from etils import epath
 from tensorboardX.proto import event_pb2
 
-from synthjax.training import metrics
+from synthjax.training import loggers, metrics
 
 
 def crc32c(data: bytes) -> int:
@@ -52,19 +53,24 @@ def test_checksums_are_castagnolis():
   assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32C
 
 
+def run_of(workdir, first_step=0):
+  return loggers.Run(epath.Path(workdir), "task/x", first_step, {"lr": 0.1})
+
+
 def test_metrics_of_a_run_are_events(tmp_path):
-  hook = metrics.progress_hook(
-    tmp_path / "m.jsonl",
-    label="x",
-    every=2,
-    num_steps=4,
-    monitor=lambda state: {"top1": 0.5},
-    tensorboard=tmp_path / "events",
-    parameters="| w | 12 |",
-  )
-  for step in range(1, 5):
-    hook(step, 0.0, {"loss": 1 / step})
-  events = events_of(tmp_path / "events")
+  with loggers.opened(("tensorboard",), run_of(tmp_path)) as logger:
+    logger.text("parameters", "| w | 12 |")
+    hook = metrics.progress_hook(
+      tmp_path / "m.jsonl",
+      label="x",
+      every=2,
+      num_steps=4,
+      monitor=lambda state: {"top1": 0.5},
+      logger=logger,
+    )
+    for step in range(1, 5):
+      hook(step, 0.0, {"loss": 1 / step})
+  events = events_of(tmp_path / "tensorboard" / "task" / "x")
   assert events[0].file_version == "brain.Event:2"
   assert scalars(events) == [
     (2, "loss", 0.5),
@@ -83,11 +89,11 @@ def test_metrics_of_a_run_are_events(tmp_path):
 def test_a_resumed_run_takes_back_what_was_not_saved(tmp_path):
   """TensorBoard drops all from the step of a START on."""
   for first in (0, 3):
-    events = metrics.open_events(tmp_path, first_step=first)
-    events.write(first + 1, {"loss": 1.0})
-    events.close()
-  found = events_of(tmp_path)
-  assert len(list(tmp_path.iterdir())) == 2
+    with loggers.opened("tensorboard", run_of(tmp_path, first)) as logger:
+      logger.write(first + 1, {"loss": 1.0})
+  folder = tmp_path / "tensorboard" / "task" / "x"
+  found = events_of(folder)
+  assert len(list(folder.iterdir())) == 2
   starts = [e.step for e in found if e.HasField("session_log")]
   assert starts == [4]
   assert [step for step, *_ in scalars(found)] == [1, 4]
@@ -95,7 +101,7 @@ def test_a_resumed_run_takes_back_what_was_not_saved(tmp_path):
 
 def test_on_a_bucket_the_file_is_written_whole(tmp_path):
   """Where nothing can be appended; a folder stands for the bucket."""
-  file = metrics._RemoteFiles.open(tmp_path / "events")
+  file = loggers._RemoteFiles.open(tmp_path / "events")
   for part in (b"ab", b"cd"):
     file.write(part)
     file.flush()
@@ -105,12 +111,11 @@ def test_on_a_bucket_the_file_is_written_whole(tmp_path):
 
 @pytest.mark.faults
 def test_events_that_cannot_be_written_do_not_stop_the_run(tmp_path, capsys):
-  (tmp_path / "file").write_text("")
-  events = metrics.open_events(tmp_path / "file" / "below")
-  events.write(1, {"loss": 1.0})
-  events.close()
+  (tmp_path / "tensorboard").write_text("")
+  with loggers.opened("tensorboard", run_of(tmp_path)) as logger:
+    logger.write(1, {"loss": 1.0})
   (line,) = capsys.readouterr().err.splitlines()
-  assert "Cannot write TensorBoard's events to" in line
+  assert "Cannot log task/x to tensorboard: " in line
 
 
 @pytest.mark.faults
@@ -123,10 +128,9 @@ def test_a_disk_that_fills_up_is_told_of_once(tmp_path, capsys, monkeypatch):
 
     flush = close = lambda self: None
 
-  events = metrics.open_events(tmp_path)
-  monkeypatch.setattr(record_writer.RecordWriter, "write", Full.write)
-  for step in range(1, 100):
-    events.write(step, {"loss": 1.0})
-  events.close()
+  with loggers.opened("tensorboard", run_of(tmp_path)) as logger:
+    monkeypatch.setattr(record_writer.RecordWriter, "write", Full.write)
+    for step in range(1, 100):
+      logger.write(step, {"loss": 1.0})
   (line,) = capsys.readouterr().err.splitlines()
   assert "No space left on device" in line
