@@ -16,7 +16,7 @@ from synthjax.runtime.errors import UserError
 
 SCHEME = "hf://"  # begins a reference
 _REFERENCE = re.compile(
-  r"hf://(?P<repository>[\w.-]+/[\w.-]+)"
+  r"hf://(?P<kind>datasets/)?(?P<repository>[\w.-]+/[\w.-]+)"
   r"(@(?P<revision>refs/[^/@]+/[^/@]+|[^/@]+))?(/(?P<inner>[^@]+?)/?)?"
 )
 _NETWORK = (
@@ -31,10 +31,13 @@ class Reference(NamedTuple):
   repository: str  # "org/name"
   revision: str | None  # a branch, a tag or a commit; None is "main"
   inner: str  # a file or a folder of the repository; "" is all of it
+  is_data: bool = False  # a data set, not a model
 
 
 def parse(reference: str) -> Reference:
   """Reads "hf://org/name", "hf://org/name@revision" or ".../FILE".
+
+  Those of data sets begin with "hf://datasets/".
 
   Raises:
     UserError: about any other text.
@@ -45,7 +48,12 @@ def parse(reference: str) -> Reference:
       f"{reference!r} is no place of the hub: give hf://ORG/NAME, "
       "hf://ORG/NAME@REVISION or hf://ORG/NAME@REVISION/FILE."
     )
-  return Reference(match["repository"], match["revision"], match["inner"] or "")
+  return Reference(
+    match["repository"],
+    match["revision"],
+    match["inner"] or "",
+    bool(match["kind"]),
+  )
 
 
 def snapshot(
@@ -71,6 +79,8 @@ def snapshot(
 
   place = parse(reference)
   of_place = {"repo_id": place.repository, "revision": place.revision}
+  if place.is_data:
+    of_place["repo_type"] = "dataset"
   with _answering(reference):
     names, is_whole = _names(of_place)
     try:

@@ -30,6 +30,7 @@ from synthjax.runtime.text_files import parse_json
 
 # A reader that wants one row reads all of its group.
 GROUP = 32
+ARROW = ".arrow"  # files of tables as they lie in memory
 # Those beside image and label.
 _COLUMNS = {"id": "string", "prompt": "string", "seed": "int64"}
 
@@ -146,7 +147,8 @@ def open_parquet(
 
   Args:
     path: of a Parquet file, or of a folder that holds them, itself or in
-      `data`; local or gs://.
+      `data`; local or gs://. Or of local Arrow files, as `save_to_disk` of
+      `datasets` leaves them.
     classes: name -> label, for labels that have names, or are names; numbers
       without must be labels of these. Those of the space by default; the
       numbers stay if there is none either.
@@ -170,9 +172,13 @@ def open_parquet(
   check_installed()
   if classes is None and space is not None:
     classes = class_names.lookup(space)
+  top = epath.Path(path).expanduser()
+  is_arrow = top.suffix == ARROW or (
+    top.is_dir() and any(top.glob(f"*{ARROW}"))
+  )
+  ending = ARROW if is_arrow else ".parquet"
   files = [
-    os.fspath(file)
-    for file in numbered_files.find(path, ".parquet", split=split)
+    os.fspath(file) for file in numbered_files.find(path, ending, split=split)
   ]
   keys, problems = (image_key, label_key, id_key), []
   indices = [_index(file, keys, problems) for file in files]
@@ -211,32 +217,29 @@ def _index(
   """Returns numbers, names and ids of rows, and the rows of each group."""
   import pyarrow as pa
 
-  image_key, label_key, id_key = keys
+  _, label_key, id_key = keys
   file = os.path.basename(path)
   try:
-    with _open(path) as opened:
-      schema = opened.schema_arrow
-      if lacking := {image_key, label_key} - set(schema.names):
-        raise ValueError(
-          f"lacks {' and '.join(sorted(lacking))}; its columns are "
-          f"{', '.join(schema.names)}"
-        )
-      rows, size = opened.metadata.num_rows, _stamp(path)[0]
-      if rows > max(size, MAX_ROWS):
-        raise ValueError(
-          f"claims {rows:,} rows in {size:,} bytes; a file of more than "
-          f"{MAX_ROWS:,} has at most one a byte"
-        )
-      columns = [n for n in (label_key, id_key) if n in schema.names]
-      for name in columns:  # which a dictionary cannot hold
-        if pa.types.is_nested(kind := schema.field(name).type):
-          raise ValueError(f"has {kind} in {name}, no numbers and no texts")
-      with _open(path, texts=columns) as texts:
-        table = {n: _values(texts.read([n])[n]) for n in columns}
-      metadata = opened.metadata
-      groups = [
-        metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)
-      ]
+    if path.endswith(ARROW):
+      arrow = _arrow(path, _stamp(path))
+      schema, groups = arrow.schema, [arrow.num_rows]
+      columns = _columns(schema, keys)
+      table = {n: arrow[n].to_pylist() for n in columns}
+    else:
+      with _open(path) as opened:
+        schema, metadata = opened.schema_arrow, opened.metadata
+        rows, size = metadata.num_rows, _stamp(path)[0]
+        columns = _columns(schema, keys)
+        if rows > max(size, MAX_ROWS):
+          raise ValueError(
+            f"claims {rows:,} rows in {size:,} bytes; a file of more than "
+            f"{MAX_ROWS:,} has at most one a byte"
+          )
+        with _open(path, texts=columns) as texts:
+          table = {n: _values(texts.read([n])[n]) for n in columns}
+        groups = [
+          metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)
+        ]
     classes = _class_names(schema, label_key)
     pairs = [_pair(value, classes) for value in table[label_key]]
   except (pa.ArrowException, OSError, ValueError) as error:
@@ -249,6 +252,27 @@ def _index(
     [f"{file}-{i}" if x is None else str(x) for i, x in enumerate(ids)],
     groups,
   )
+
+
+def _columns(schema: Any, keys: tuple[str, str, str]) -> list[str]:
+  """Returns the columns of labels and ids.
+
+  Raises:
+    ValueError: about columns that are not there, or hold no plain values.
+  """
+  import pyarrow as pa
+
+  image_key, label_key, id_key = keys
+  if lacking := {image_key, label_key} - set(schema.names):
+    raise ValueError(
+      f"lacks {' and '.join(sorted(lacking))}; its columns are "
+      f"{', '.join(schema.names)}"
+    )
+  columns = [n for n in (label_key, id_key) if n in schema.names]
+  for name in columns:  # which a dictionary cannot hold
+    if pa.types.is_nested(kind := schema.field(name).type):
+      raise ValueError(f"has {kind} in {name}, no numbers and no texts")
+  return columns
 
 
 def _class_names(schema: Any, label_key: str) -> list[str] | None:
@@ -309,6 +333,15 @@ def _stamp(path: str) -> tuple[int, float]:
 
 
 @functools.lru_cache(maxsize=256)
+def _arrow(path: str, stamp: tuple[int, float]) -> Any:
+  """Returns a table that stays in its file, of which only rows are read."""
+  import pyarrow as pa
+
+  del stamp  # a part of the cache's key
+  return pa.ipc.open_stream(pa.memory_map(path)).read_all()
+
+
+@functools.lru_cache(maxsize=256)
 def _metadata(path: str, stamp: tuple[int, float]) -> Any:
   del stamp  # a part of the cache's key
   with _open(path) as opened:
@@ -320,6 +353,8 @@ def _group(
   path: str, stamp: tuple[int, float], number: int, image_key: str
 ) -> Any:
   """Reads the images of a row group: once, if rows are read in order."""
+  if path.endswith(ARROW):
+    return _arrow(path, stamp)[image_key]
   # Each call has a file of its own, as Grain reads with several threads.
   with _open(path, _metadata(path, stamp)) as opened:
     return opened.read_row_group(number, [image_key])[image_key]

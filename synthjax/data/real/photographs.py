@@ -6,6 +6,7 @@ lack classes, and there may be others among them: what is not used is counted.
 """
 
 import functools
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
@@ -25,6 +26,7 @@ from synthjax.data.formats import (
 from synthjax.data.pipeline import few_shot, image_files
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.labels import class_names
+from synthjax.runtime import hub
 from synthjax.runtime.errors import UserError
 
 Split = Literal["train", "validation", "test"]
@@ -47,13 +49,14 @@ LAYOUTS = {
   "list": "a table .csv or .tsv: columns `path` and `label`, maybe `split`",
   "coco": "a .json file of COCO, with images that have boxes",
   "voc": "folders Annotations and JPEGImages of VOC, or .xml beside the images",
-  "parquet": ".parquet files, as Hugging Face has them",
+  "parquet": ".parquet or .arrow files of Hugging Face's `datasets`",
   "webdataset": ".tar files of WebDataset",
 }
 _KINDS = {
   **dict.fromkeys(image_list.ENDINGS, "list"),
   ".json": "coco",
   ".parquet": "parquet",
+  parquet.ARROW: "parquet",
   ".tar": "webdataset",
 }
 _SHOWN = 8  # names that a message lists
@@ -74,7 +77,7 @@ def look(
   """Tells what lies at a path, by the names of files and folders.
 
   Args:
-    path: local or gs://.
+    path: local or gs://, or a data set of the hub, hf://datasets/ORG/NAME.
     split: of the images: folders, files or rows called so are chosen, if any
       are called like splits.
     classes: name -> label, as the folder of a class may be called "test".
@@ -86,6 +89,10 @@ def look(
     UserError: saying what lies there, if it is no layout that can be opened, or
       only other splits.
   """
+  path = os.fspath(path)
+  if path.startswith(hub.SCHEME):
+    inner = hub.parse(path).inner
+    path = hub.snapshot(path, lambda names: names) / inner
   path = epath.Path(path).expanduser()
   parts = _parts(path, classes)
   named = {s: name for name in reversed(parts) if (s := _split_of(name))}

@@ -14,6 +14,8 @@ from synthjax.data.real import photographs, real_images
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 
+pytest_plugins = ("hub_server",)  # fixtures
+
 NAMES = ["red apple", "crème brûlée", "fish"]
 SPACE = spaces.parse_space(NAMES, where="here")
 
@@ -107,7 +109,7 @@ def test_images_of_coco_are_of_the_one_class_of_their_boxes(tmp_path):
 def test_webdataset_is_opened(tmp_path):
   rows = [
     {
-      "encoded": codecs.encode_png(np.full((4, 5, 3), i, np.uint8)),
+      "encoded": encoded(i),
       "label": i % 3,
       "id": f"x{i}",
       "prompt": "",
@@ -119,6 +121,35 @@ def test_webdataset_is_opened(tmp_path):
   assert counts(tmp_path, split="validation") == [2, 1, 1]
   with pytest.raises(UserError, match="holds 'val', and nothing .* 'test'"):
     opened(tmp_path, split="test")
+
+
+def test_a_data_set_of_datasets_is_opened_from_the_hub_too(tmp_path, hub):
+  pa = pytest.importorskip("pyarrow")
+  images = [encoded(i) for i in range(4)]
+  features = {"label": {"_type": "ClassLabel", "names": NAMES[::-1]}}
+  about = {"huggingface": json.dumps({"info": {"features": features}})}
+  table = pa.table(
+    {
+      "image": [{"bytes": image, "path": None} for image in images],
+      "label": [2, 1, 0, -1],  # the last has no class
+    }
+  ).replace_schema_metadata(about)
+  saved = hub.folder("me/fish", kind="datasets")
+  for split, rows in (("train", table), ("test", table[:1])):
+    (saved / split).mkdir(parents=True)
+    file = saved / split / "data-00000-of-00001.arrow"
+    with pa.ipc.new_stream(file, table.schema) as stream:
+      stream.write_table(rows)
+    (saved / split / "state.json").write_text("{}")
+  for path in (saved, "hf://datasets/me/fish"):
+    rows = opened(path, split="train")
+    assert rows.labels.tolist() == [0, 1, 2]
+    assert rows[2]["image"].tolist() == np.full((4, 5, 3), 2).tolist()
+    assert counts(path, split="test") == [1, 0, 0]
+
+
+def encoded(value):
+  return codecs.encode_png(np.full((4, 5, 3), value, np.uint8))
 
 
 def test_what_is_no_layout_is_named_beside_those_that_are(tmp_path):
