@@ -153,8 +153,8 @@ def _exported(workdir: epath.Path, *, kept: bool) -> epath.Path | None:
 _CLASSIFIER = """
 # {name}: a classifier of {count} classes
 
-It was learned from generated images by [synthjax](https://pypi.org/project/synthjax),
-on the features of the encoder `{encoder}`.
+synthjax learned it from generated images, on the features of the encoder
+`{encoder}`.
 
     pip install synthjax
     synthjax classify hf://{repository} IMAGE_OR_FOLDER
