@@ -1,6 +1,7 @@
 """The transformer of CLIP's towers (Radford et al. 2021), and its ViT.
 
-Both towers use `Transformer`, and so does Stable Diffusion's text encoder.
+Both towers use `Transformer`, and so do Stable Diffusion's text encoder and the
+towers of SigLIP.
 """
 
 from collections.abc import Callable
@@ -14,9 +15,10 @@ from synthjax.models.attention import fused
 from synthjax.models.conv import convolve_patches
 
 normal = nn.initializers.normal
-# PyTorch's epsilon; the two-pass variance survives the large means that the
-# residual stream of the released weights has.
-LayerNorm = partial(nn.LayerNorm, epsilon=1e-5, use_fast_variance=False)
+EPSILON = 1e-5  # PyTorch's
+# The two-pass variance survives the large means that the residual stream of the
+# released weights has.
+LayerNorm = partial(nn.LayerNorm, epsilon=EPSILON, use_fast_variance=False)
 # A convolution whose stride is its kernel: [n, h, w, c] to [n, h/p, w/p, d].
 PatchConv = partial(
   nn.Conv,
@@ -31,10 +33,12 @@ def quick_gelu(x: jax.Array) -> jax.Array:
   return x * nn.sigmoid(1.702 * x)
 
 
-# OpenAI's CLIPs have the first, and most of open_clip's the second.
+# OpenAI's CLIPs have the first, most of open_clip's the second, SigLIP the
+# last.
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "quick_gelu": quick_gelu,
   "gelu": partial(nn.gelu, approximate=False),
+  "gelu_tanh": partial(nn.gelu, approximate=True),
 }
 
 
@@ -69,19 +73,22 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-  """Two linear layers, four times as wide between them."""
+  """Two linear layers, with an activation between them."""
 
   in_std: float
   out_std: float
   activation: str  # a key of ACTIVATIONS
   dtype: jnp.dtype = jnp.float32
+  width: int | None = None  # between them; None is four times that outside
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [n, l, d] to [n, l, d]."""
     d = x.shape[-1]
     dense = partial(nn.Dense, dtype=self.dtype)
-    x = dense(4 * d, kernel_init=normal(self.in_std), name="c_fc")(x)
+    x = dense(
+      self.width or 4 * d, kernel_init=normal(self.in_std), name="c_fc"
+    )(x)
     x = ACTIVATIONS[self.activation](x)
     return dense(d, kernel_init=normal(self.out_std), name="c_proj")(x)
 
@@ -94,18 +101,27 @@ class ResidualAttentionBlock(nn.Module):
   activation: str = "quick_gelu"
   causal: bool = False
   dtype: jnp.dtype = jnp.float32
+  mlp_width: int | None = None  # see `MLP`
+  epsilon: float = EPSILON
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [n, l, d] to [n, l, d]."""
     d = x.shape[-1]
     out_std = d**-0.5 * (2 * self.layers) ** -0.5
-    norm = partial(LayerNorm, dtype=self.dtype)
+    norm = partial(LayerNorm, dtype=self.dtype, epsilon=self.epsilon)
     attn = Attention(
       self.heads, d**-0.5, out_std, self.causal, self.dtype, name="attn"
     )
     x = x + attn(norm(name="ln_1")(x))
-    mlp = MLP((2 * d) ** -0.5, out_std, self.activation, self.dtype, name="mlp")
+    mlp = MLP(
+      (2 * d) ** -0.5,
+      out_std,
+      self.activation,
+      self.dtype,
+      self.mlp_width,
+      name="mlp",
+    )
     return x + mlp(norm(name="ln_2")(x))
 
 
@@ -122,6 +138,8 @@ class Transformer(nn.Module):
   remat: bool = False  # computes each block again for the gradients
   activation: str = "quick_gelu"  # a key of ACTIVATIONS
   causal: bool = False  # whether a place sees those before it alone
+  mlp_width: int | None = None  # see `MLP`
+  epsilon: float = EPSILON
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -135,7 +153,7 @@ class Transformer(nn.Module):
     make = nn.remat(make) if self.remat else make
     make = partial(
       *(make, self.heads, self.layers, self.activation),
-      *(self.causal, self.dtype),
+      *(self.causal, self.dtype, self.mlp_width, self.epsilon),
     )
     for i in range(self.layers):
       x = make(name=f"resblocks_{i}")(x)
