@@ -119,6 +119,19 @@ def released_clip(name: str = "clip_rn50") -> dict[str, Any]:
   )
 
 
+def released_siglip(name: str = "siglip2_vit_b16") -> dict[str, Any]:
+  """Returns the block `encoder` of a released SigLIP 2.
+
+  Args:
+    name: that `python -m synthjax.weights fetch NAME` takes.
+  """
+  return released_clip() | dict(
+    name="siglip",
+    weights=f"released:{name}/siglip.safetensors",
+    tokenizer=f"released:{name}/tokenizer.json",
+  )
+
+
 def hub_clip(place: str) -> dict[str, Any]:
   """Returns the block `encoder` of a CLIP of the Hugging Face hub.
 

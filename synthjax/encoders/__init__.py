@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from synthjax.config import embedded_world, hub_clip, released_clip, schema
+from synthjax.config import (
+  embedded_world,
+  hub_clip,
+  released_clip,
+  released_siglip,
+  schema,
+)
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import cut_texts
@@ -18,16 +24,23 @@ from synthjax.weights.catalogue import RELEASED
 # schema of config.encoder. It may have `check(**fields)`, which says before it
 # costs anything what keeps `load` from working, and `reads(**fields)`, how much
 # of a text it reads; see `cut_texts`.
-ENCODERS = {"clip": "synthjax.encoders.clip"}
+ENCODERS = {
+  "clip": "synthjax.encoders.clip",
+  "siglip": "synthjax.encoders.siglip",
+}
 FIELDS = schema.Choice("name", ENCODERS)
 # Names that stand for all fields of one of them.
 WHOLE = {
   "embedded": lambda: embedded_world()["encoder"],
   "hf://": hub_clip,
   **{
-    name: functools.partial(released_clip, name)
+    name: functools.partial(released, name)
+    for released, start in (
+      (released_clip, "clip_"),
+      (released_siglip, "siglip"),
+    )
     for name in RELEASED
-    if name.startswith("clip_")
+    if name.startswith(start)
   },
 }
 # By the kind of their weights: (path, batch_size) -> ImageEncoder.

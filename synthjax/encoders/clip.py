@@ -10,8 +10,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.config.schema import Count, Dtype, Precision
-from synthjax.data.pipeline import given
-from synthjax.encoders import Encoder, batching
+from synthjax.encoders import Encoder, two_towers
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
 from synthjax.runtime.errors import UserError, gathered
@@ -60,64 +59,32 @@ def load(
     precision: of products of float32, in which features are measured; "default"
       is faster on accelerators, and other features.
     resize: "device" resizes batches of images of one size there, all others
-      on the "host", to the same pixels. By default the host is chosen where
-      the device is a CPU, as Pillow is faster there.
+      on the "host", to the same pixels; see `two_towers.make_encoder`.
 
   Raises:
     UserError: about missing or unfit weights.
   """
-  batch_size = batching.on_all_devices(batch_size)
   model, variables, vocabulary = _load_model(weights, tokenizer, dtype)
-  logit_scale = float(np.exp(variables["params"]["logit_scale"]))
-  variables = batching.replicate(variables)
-  run = partial(
-    batching.in_batches,
-    variables=variables,
-    batch_size=batch_size,
-    width=model.embed_dim,
-    precision=precision,
-  )
-  size = model.image_size
-  of_pixels = run(
-    lambda variables, x: model.apply(
-      variables, clip.preprocess(fit_images(x, size)), method="encode_image"
-    )
-  )
-  of_tokens = run(
-    lambda variables, x: model.apply(variables, x, method="encode_text")
-  )
-  if resize is None:
-    resize = "host" if jax.default_backend() == "cpu" else "device"
-  fit = partial(fit_image, size=size)
-  stack = batching.stacked(fit, on_device=resize == "device")
-
-  def encode_images(images: Sequence[np.ndarray]) -> np.ndarray:
-    # Resized a batch at a time: all at once may not fit the memory.
-    return of_pixels(map(stack, batching.chunks(images, batch_size)))
-
-  def encode_texts(texts: Sequence[str]) -> np.ndarray:
-    texts = given.texts("texts", texts)
-    tokens = vocabulary.clip_tokens(texts, model.context_length)
-    return of_tokens(batching.chunks(tokens, batch_size))
-
-  identity = {
-    "encoder": "clip",
-    "weights": files.sha256(_locate(weights)),
-    "tokenizer": files.sha256(_locate_tokenizer(weights, tokenizer)),
-    "pixels": f"bicubic, shorter side and middle of {size}",
-    "dtype": dtype,
-  }
-  if precision != "highest":  # absent otherwise, so that older runs are found
-    identity["precision"] = precision
-  return Encoder(
-    encode_images,
-    encode_texts,
-    logit_scale,
-    identity,
-    embed_prompts=partial(
-      _embed_prompts, model, variables, vocabulary, precision
+  size, length = model.image_size, model.context_length
+  return two_towers.make_encoder(
+    model,
+    variables,
+    pixels=two_towers.Pixels(
+      partial(fit_image, size=size), partial(fit_images, size=size)
     ),
-    fit=partial(batching.fitted, fit, may_wait=resize == "device"),
+    preprocess=clip.preprocess,
+    tokenize=lambda texts: vocabulary.clip_tokens(texts, length),
+    batch_size=batch_size,
+    precision=precision,
+    resize=resize,
+    identity={
+      "encoder": "clip",
+      "weights": files.sha256(_locate(weights)),
+      "tokenizer": files.sha256(_locate_tokenizer(weights, tokenizer)),
+      "pixels": f"bicubic, shorter side and middle of {size}",
+      "dtype": dtype,
+    },
+    embed_prompts=partial(_embed_prompts, model, vocabulary, precision),
   )
 
 
@@ -150,9 +117,9 @@ def _load_model(
 
 def _embed_prompts(
   model: clip.CLIP,
-  variables: Any,
   vocabulary: bpe.Tokenizer,
   precision: str,
+  variables: Any,
   names: Sequence[str],
   num_context: int,
 ) -> tuple[jax.tree_util.Partial, jax.Array, np.ndarray]:

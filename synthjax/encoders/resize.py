@@ -1,9 +1,10 @@
-"""Pillow's bicubic resize: on the host, or by matrix products on the device.
+"""Pillow's resize: on the host, or by matrix products on the device.
 
-CLIP's crop of the middle and its rounding come first, then what clean-fid does
-in floats, without a crop.
+First come CLIP's, which is bicubic with a crop of the middle, and SigLIP's,
+which is bilinear without a crop; both round. Then what clean-fid does in
+floats.
 
-Pillow's antialiased bicubic is separable: one matrix for the columns, one for
+Pillow's antialiased resize is separable: one matrix for the columns, one for
 the rows, each followed by rounding to 8 bits. So a batch of images of one size
 can go to the device as it is, and be resized there by matrix products. Pillow
 sums in fixed point, of 22 bits behind the point. Ties are common (64 to 224 px
@@ -18,8 +19,6 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-# The cubic kernel (Keys 1981) reaches 2 pixels of the coarser grid each way.
-_A, _SUPPORT = -0.5, 2.0
 # Pillow's weights are whole multiples of 2^-22. Split into halves of 11 bits,
 # their products with 8 bits and the sums of these are exact in float32. Both
 # factors are exact in TF32, which has 11 bits, and in two bfloat16 of 8 bits;
@@ -50,11 +49,7 @@ def fit_image(
   if image.shape[:2] == (size, size) == (crop, crop):
     return image
   (height, width), (top, left) = _resized(*image.shape[:2], size, crop)
-  # Width first, in two calls: Pillow from 13 on may choose the other order,
-  # which rounds otherwise.
-  bicubic, resized = Image.Resampling.BICUBIC, Image.fromarray(image)
-  resized = resized.resize((width, len(image)), bicubic)
-  resized = resized.resize((width, height), bicubic)
+  resized = _in_turn(image, height, width, Image.Resampling.BICUBIC)
   return np.asarray(resized)[top : top + crop, left : left + crop]
 
 
@@ -71,17 +66,54 @@ def fit_images(images: jax.Array, size: int) -> jax.Array:
   Raises:
     ValueError: for images of another dtype or shape.
   """
-  if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[3] != 3:
-    raise ValueError(
-      f"found images {images.dtype} {images.shape}; needed uint8 [n, h, w, 3]."
-    )
-  height, width = images.shape[1:3]
+  height, width = _checked_batch(images).shape[1:3]
   if (height, width) == (size, size):
     return images
   resized, (top, left) = _resized(height, width, size, size)
   rows = bicubic_matrix(height, resized[0])[top : top + size]
   columns = bicubic_matrix(width, resized[1])[left : left + size]
   x = _resample("nhwc,vw->nhvc", images, columns)
+  return _resample("nhwc,uh->nuwc", x, rows)
+
+
+def square_image(image: np.ndarray, size: int) -> np.ndarray:
+  """Resizes both sides to `size` bilinearly, as SigLIP does.
+
+  Args:
+    image: uint8 [h, w, 3].
+    size: px of both sides, whatever the shape of the image.
+
+  Returns:
+    uint8 [size, size, 3].
+
+  Raises:
+    ValueError: for an image of another dtype or shape.
+  """
+  image = _checked(image)
+  if image.shape[:2] == (size, size):
+    return image
+  return np.asarray(_in_turn(image, size, size, Image.Resampling.BILINEAR))
+
+
+def square_images(images: jax.Array, size: int) -> jax.Array:
+  """Does the same to a batch of images of one size, under `jit` too.
+
+  Args:
+    images: uint8 [n, h, w, 3].
+    size: px of both sides.
+
+  Returns:
+    uint8 [n, size, size, 3].
+
+  Raises:
+    ValueError: for images of another dtype or shape.
+  """
+  height, width = _checked_batch(images).shape[1:3]
+  if (height, width) == (size, size):
+    return images
+  columns = _whole(_weights(width, size, "bilinear"))
+  x = _resample("nhwc,vw->nhvc", images, columns)
+  rows = _whole(_weights(height, size, "bilinear"))
   return _resample("nhwc,uh->nuwc", x, rows)
 
 
@@ -135,6 +167,25 @@ def _checked(image: np.ndarray) -> np.ndarray:
   return image
 
 
+def _checked_batch(images: jax.Array) -> jax.Array:
+  if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[3] != 3:
+    raise ValueError(
+      f"found images {images.dtype} {images.shape}; needed uint8 [n, h, w, 3]."
+    )
+  return images
+
+
+def _in_turn(
+  image: np.ndarray, height: int, width: int, how: Image.Resampling
+) -> Image.Image:
+  """Resizes the width first, in two calls.
+
+  Pillow from 13 on may choose the other order, which rounds otherwise.
+  """
+  resized = Image.fromarray(image).resize((width, len(image)), how)
+  return resized.resize((width, height), how)
+
+
 def _resample(axes: str, images: jax.Array, matrix: np.ndarray) -> jax.Array:
   """Multiplies uint8 images by weights of 2^-22 and rounds to uint8."""
   x = images.astype(jnp.float32)
@@ -171,30 +222,46 @@ def bicubic_matrix(length: int, new_length: int) -> np.ndarray:
     int32 [new_length, length] in units of 2^-22; those of a row sum to 1, up to
     rounding.
   """
-  exact = _weights(length, new_length) * (1 << _BITS)
+  return _whole(_weights(length, new_length))
+
+
+def _whole(weights: np.ndarray) -> np.ndarray:
+  """Returns weights in units of 2^-22, rounded as Pillow does."""
+  exact = weights * (1 << _BITS)
   return np.trunc(exact + np.copysign(0.5, exact)).astype(np.int32)
 
 
-def _weights(length: int, new_length: int) -> np.ndarray:
+def _weights(
+  length: int, new_length: int, kernel: str = "bicubic"
+) -> np.ndarray:
   """Returns the weights [new_length, length] in float64; rows sum to 1."""
+  function, support = _KERNELS[kernel]
   scale = length / new_length
   stretch = max(scale, 1.0)  # a smaller image averages over more pixels
   matrix = np.zeros((new_length, length))
   for row, weights in enumerate(matrix):
-    center, reach = (row + 0.5) * scale, _SUPPORT * stretch
+    center, reach = (row + 0.5) * scale, support * stretch
     first = max(int(center - reach + 0.5), 0)
     last = min(int(center + reach + 0.5), length)
-    kernel = _cubic((np.arange(first, last) + 0.5 - center) / stretch)
-    weights[first:last] = kernel / kernel.sum()
+    values = function((np.arange(first, last) + 0.5 - center) / stretch)
+    weights[first:last] = values / values.sum()
   return matrix
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:
-  """Evaluates Keys's cubic convolution kernel."""
+  """Evaluates the cubic kernel of Keys (1981), with a = -0.5."""
   x = np.abs(x)
-  near = ((_A + 2) * x - (_A + 3)) * x**2 + 1
-  far = _A * (((x - 5) * x + 8) * x - 4)
-  return np.where(x < 1, near, np.where(x < _SUPPORT, far, 0.0))
+  near = (1.5 * x - 2.5) * x**2 + 1
+  far = -0.5 * (((x - 5) * x + 8) * x - 4)
+  return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+# Functions of the distance in pixels of the coarser grid, and how far they
+# reach each way.
+_KERNELS = {
+  "bicubic": (_cubic, 2.0),
+  "bilinear": (lambda x: np.maximum(1 - np.abs(x), 0.0), 1.0),
+}
 
 
 def _resized(height: int, width: int, size: int, crop: int):

@@ -273,7 +273,15 @@ def locate(name: str, forms: Sequence[Sequence[str]] = FORMS) -> epath.Path:
   return path
 
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".msgpack", ".index.json")
+_WEIGHTS = (
+  ".safetensors",
+  ".bin",
+  ".pt",
+  ".pth",
+  ".msgpack",
+  ".npz",
+  ".index.json",
+)
 
 
 def beside(weights: str, forms: Sequence[Sequence[str]] = FORMS) -> epath.Path:

@@ -135,6 +135,7 @@ FAMILIES = {
   "glide": "synthjax.models.glide.weights",
   "inception": "synthjax.models.inception.weights",
   "noised_clip": "synthjax.models.glide.noised_clip_weights",
+  "siglip": "synthjax.models.siglip.weights",
   "resnet": "synthjax.models.resnet.weights",
   "t5": "synthjax.models.t5.weights",
   "vit": "synthjax.models.vit.weights",
@@ -202,6 +203,24 @@ def _clip_hub(model: str, parameters: int, *of_file) -> Released:
   """The same weights in Hugging Face's layout, or in open_clip's."""
   note = "the same weights in another layout"
   return _clip(model, hub(*of_file), parameters, note)
+
+
+def _siglip2(
+  what: str, repository: str, parameters: int, megabytes: float
+) -> Released:
+  folder = f"google/{repository}"
+  weights, tokenizer = "model.safetensors", "tokenizer.json"
+  return Released(
+    f"SigLIP 2 {what}",
+    (hub(folder, weights, megabytes), hub(folder, tokenizer, 34.4)),
+    {
+      "siglip.safetensors": Made((weights,), "encoder.weights", parameters),
+      tokenizer: Made((tokenizer,), "encoder.tokenizer"),
+    },
+    "siglip",
+    "Apache-2.0",
+    "no published hash",
+  )
 
 
 def _moco(epochs: int, md5: str) -> Released:
@@ -307,6 +326,15 @@ RELEASED = {
     "open_clip_model.safetensors",
     408,
     "open_clip_pytorch_model.bin",
+  ),
+  "siglip2_vit_b16": _siglip2(
+    "ViT-B/16, 224 px", "siglip2-base-patch16-224", 375_187_970, 1500.8
+  ),
+  "siglip2_vit_l16": _siglip2(
+    "ViT-L/16, 256 px", "siglip2-large-patch16-256", 881_526_786, 3526.1
+  ),
+  "siglip2_so400m_14": _siglip2(
+    "So400m/14, 224 px", "siglip2-so400m-patch14-224", 1_135_463_602, 4541.9
   ),
   "t5_common_gen": Released(
     "T5-base tuned on CommonGen: sentences from words",

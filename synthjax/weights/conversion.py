@@ -1,6 +1,7 @@
 """Converts a file of released weights of any family."""
 
 import importlib
+import inspect
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -38,7 +39,7 @@ def convert(
   Args:
     source: a file of weights, or the index of several.
     families: of FAMILIES; the first that takes the weights is theirs.
-    options: arguments of the `from_released` of a CLIP.
+    options: arguments of `from_released`.
     name: of the source in the description; by default that of the file.
     model: a network of the family that the weights are said to be, where its
       sizes fit.
@@ -51,14 +52,16 @@ def convert(
   parts, problems = read.parts_of(source), []
   for family in families:
     module = importlib.import_module(FAMILIES[family])
-    arguments, config = options, None
-    if family == "clip":
+    arguments, config = {"model": model} | options, None
+    takes = inspect.signature(module.from_released).parameters
+    if "settings" in takes:
       beside = [
         (configs or {}).get(n, source.parent / n) for n in snapshots.CONFIGS
       ]
       config = next((path for path in beside if path.is_file()), None)
-      content = read_json(config, dict) if config else None
-      arguments = {"settings": content, "model": model} | options
+      arguments["settings"] = read_json(config, dict) if config else None
+    if "model" not in takes:
+      del arguments["model"]
     try:
       variables, about = module.from_released(weights, **arguments)
     except UserError as error:

@@ -144,6 +144,7 @@ DEFAULTS = {
   "glide": "glide",
   "noised_clip": "glide_clip",
   "clip": "clip_rn50",
+  "siglip": "siglip2_vit_b16",
   "dinov2": "dinov2_vits14",
   "t5": "t5_common_gen",
   "resnet": "resnet50_torchvision",

@@ -8,7 +8,7 @@ from typing import Any
 from synthjax.runtime import cache
 from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError, unknown_names
-from synthjax.tokenizers import bpe
+from synthjax.tokenizers import bpe, gemma
 from synthjax.weights import conversion, files, snapshots
 from synthjax.weights.catalogue import FAMILIES, RELEASED
 from synthjax.weights.snapshots import CONFIGS, is_index
@@ -61,7 +61,11 @@ def convert_files(
 
 
 # The tokenizers that lie beside weights: their forms, for `bpe.locate`.
-_BESIDE = {"clip": tuple(_TOKENIZERS), "t5": (("spiece.model",),)}
+_BESIDE = {
+  "clip": tuple(_TOKENIZERS),
+  "siglip": gemma.FORMS,
+  "t5": (("spiece.model",),),
+}
 
 
 def convert_place(
@@ -108,6 +112,8 @@ def _match(name: str, given: Sequence[str]) -> dict[str, pathlib.Path]:
   allowed = list(published)
   if RELEASED[name].family == "clip":
     allowed += [*CONFIGS, *(n for names in _TOKENIZERS for n in names)]
+  if RELEASED[name].family == "siglip":
+    allowed += CONFIGS
   matched, problems = {}, []
   for text in given:
     said, _, rest = text.partition("=")
@@ -143,7 +149,7 @@ def make(
   entry, lacking = RELEASED[name], {}
   for made, about in entry.makes.items():
     sources, build = about.sources, None
-    if made == "tokenizer.json":
+    if made == "tokenizer.json" and entry.family != "siglip":
       build = "clip_bpe" if len(sources) == 1 else "glide_bpe"
       for names, other in _TOKENIZERS.items():
         if {*names} <= {*paths}:

@@ -1,8 +1,10 @@
 """Reads weights from any released file, whose kind its content shows."""
 
+import io
 import itertools
 import math
 import pathlib
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -48,7 +50,7 @@ IMPOSTORS = {
   b"\xfd7zxz": "compressed by xz: unpack it first",
   b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it first",
   b"\x89hdf": "an HDF5 file, of Keras perhaps",
-  b"\x93numpy": "a single array of NumPy",
+  b"\x93numpy": "a single array of NumPy (savez writes several)",
   b"{": "JSON: the list of a model's files or its configuration, perhaps",
 }
 
@@ -58,8 +60,9 @@ def read_weights(path: epath.PathLike) -> dict[str, np.ndarray]:
 
   Args:
     path: of a file of torch.save or torch.jit.save (.pt, .pth, .bin, .pth.tar),
-      of safetensors, or of Flax's msgpack; or of the index of such files
-      ("...index.json"), which holds the names of weights in several.
+      of safetensors, of Flax's msgpack, or of NumPy's savez; or of the index
+      of such files ("...index.json"), which holds the names of weights in
+      several.
 
   Returns:
     Arrays by their names: those of the state dict, or the keys of nested dicts
@@ -78,6 +81,9 @@ def read_weights(path: epath.PathLike) -> dict[str, np.ndarray]:
 def _read_file(path: epath.PathLike) -> dict[str, np.ndarray]:
   """Reads one file; see `read_weights`."""
   data = map_file(path)
+  if _is_npz(data):
+    with reading(path, zipfile.BadZipFile, NotImplementedError):
+      return _read_npz(data)
   kinds = (torch_files.is_zip, torch_files.is_pickle, torch_files.is_tar)
   if any(is_of_kind(data) for is_of_kind in kinds):
     return torch_files.parse(data, path)
@@ -205,6 +211,36 @@ def _read_safetensors(data: np.ndarray) -> dict[str, np.ndarray]:
       )
   if not arrays:
     raise UserError("it holds no arrays.")
+  return arrays
+
+
+# NumPy's savez: a zip archive of .npy files.
+
+
+def _is_npz(data: np.ndarray) -> bool:
+  length = int.from_bytes(data[26:28].tobytes(), "little")
+  return torch_files.is_zip(data) and data[30 : 30 + length].tobytes().endswith(
+    b".npy"
+  )
+
+
+def _read_npz(data: np.ndarray) -> dict[str, np.ndarray]:
+  arrays = {}
+  with zipfile.ZipFile(io.BytesIO(data)) as archive:
+    members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+      raise UserError("it is compressed: save it by numpy.savez.")
+    if sum(member.file_size for member in members) > len(data):
+      raise ValueError("its members share bytes")
+    for member in members:
+      name = member.filename.removesuffix(".npy")
+      file = io.BytesIO(archive.read(member))
+      array = np.lib.format.read_array(file, allow_pickle=False)
+      if array.dtype == np.dtype(
+        "V2"
+      ):  # how NumPy stores what it does not know
+        array = array.view(ml_dtypes.bfloat16)
+      arrays[name] = _number(name, array)
   return arrays
 
 

@@ -35,7 +35,7 @@ _ENDS = (
 )
 _KNOWN = [f"{start}{end}" for end in _ENDS for start in _BEGINNINGS]
 # Of weights that have another name and are alone.
-_KINDS = (".safetensors", ".bin", ".pt", ".pth", ".msgpack")
+_KINDS = (".safetensors", ".bin", ".pt", ".pth", ".msgpack", ".npz")
 # Beside weights: what they do not show themselves.
 CONFIGS = ("config.json", "open_clip_config.json")
 
