@@ -8,7 +8,7 @@ r"""Few-shot recognition with and without generated images.
   --config=...:only=figure1    or table5, table7: some of the methods
   --config=...:space=pets      or another of the paper's eight sets
   --config=...:labels=my.yaml,train=photos,shots=4   photographs; up to 4 shots
-  --config=...:encoder=vit_b16 or any CLIP
+  --config=...:encoder=vit_b16 or any CLIP, SigLIP 2
   --config=...:coop=stored     CoOp on 10 views of a shot, as `:runlocal` does;
                                its own code has fresh crops in each epoch
   --config.few_shot.seeds=0,1  any single value

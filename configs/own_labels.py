@@ -6,7 +6,7 @@ r"""From your own class names to a classifier, in five lines of YAML.
   --config=...:labels=my.yaml,runlocal      the embedded world, some CPU minutes
   --config=...:labels=my.yaml,test=PATH     measures on photographs
   --config=...:labels=my.yaml,train=PATH,shots=8   learns from some of them, too
-  --config=...:labels=my.yaml,encoder=vit_b16   or any CLIP
+  --config=...:labels=my.yaml,encoder=vit_b16   or any CLIP, SigLIP 2
   --config=...:labels=my.yaml,images_per_class=200   faster, and less sure
   --config=...:labels=my.yaml,strategy=template   draws from its `prompts`
   --config=...:labels=pets                  any built-in label space

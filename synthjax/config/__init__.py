@@ -164,11 +164,13 @@ def clip_encoder(name: str) -> dict[str, Any]:
   """Returns the block `encoder` that the argument `encoder` of configs names.
 
   Args:
-    name: of CLIP_ENCODERS; or any CLIP that `python -m synthjax.weights list`
+    name: of CLIP_ENCODERS; or any CLIP or SigLIP 2 that `synthjax weights list`
       names; or, with a slash in it, a place of `hub_clip`.
   """
   if "/" in name:
     return hub_clip(name)
+  if name.startswith("siglip2_"):
+    return released_siglip(name)
   if not name.startswith("clip_") and name not in CLIP_ENCODERS:
     raise unknown_names("encoder", [name], CLIP_ENCODERS)
   return released_clip(f"clip_{name.removeprefix('clip_')}")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from synthjax import encoders
 from synthjax.encoders import resize
+from synthjax.main import load_config
 from synthjax.models.siglip import model as siglip
 from synthjax.models.siglip.weights import to_released
 from synthjax.runtime.errors import UserError
@@ -132,3 +133,5 @@ def test_what_does_not_belong_to_it_is_refused(folder, tmp_path):
 def test_published_ones_are_named_alone():
   with pytest.raises(UserError, match="fetch siglip2_vit_b16"):
     encoders.check_encoder("siglip2_vit_b16")
+  block = load_config("configs/own_labels.py:encoder=siglip2_vit_b16").encoder
+  assert block.weights == "released:siglip2_vit_b16/siglip.safetensors"
