@@ -15,6 +15,8 @@ _LAZY = {
   "tune_head": "synthjax.adapt.linear_head:fit",
   "make_classifier": "synthjax.adapt.classifier:of_head",
   "load_classifier": "synthjax.adapt.classifier:load",
+  "evaluate_classifier": "synthjax.adapt.evaluation:evaluate",
+  "export_network": "synthjax.adapt.serving:write",
   "open_images": "synthjax.data.generated.drawn_images:open_run",
   "read_results": "synthjax.report.results:read_run",
 }

@@ -16,6 +16,12 @@ COMMANDS = {
   "run": ("synthjax.main", "runs the tasks of a config"),
   "list": ("synthjax.config.config_files", "lists the configs"),
   "classify": ("synthjax.classify", "classifies images by a finished run"),
+  "detect": ("synthjax.detect", "finds objects by a finished run"),
+  "evaluate": ("synthjax.evaluate", "measures a finished run on other images"),
+  "export": (
+    "synthjax.export",
+    "exports a classifier as one file, to serve it",
+  ),
   "verify": ("synthjax.verify", "checks every file of a workdir"),
   "push": ("synthjax.push", "uploads a run to the Hugging Face hub"),
   "weights": ("synthjax.weights.__main__", "fetches released weights"),

@@ -1,6 +1,7 @@
-"""Classifies images by a classifier of the task `tune`.
+"""Classifies images by what a run has learned.
 
-synthjax classify WORKDIR IMAGE_OR_FOLDER... [--arm=NAME] [--top=3] [--json]
+synthjax classify WORKDIR IMAGE_OR_FOLDER... [--task=NAME] [--arm=NAME]
+  [--top=3] [--json]
 
 WORKDIR may be hf://ORG/NAME, of what `synthjax push` has uploaded.
 """
@@ -26,6 +27,17 @@ if TYPE_CHECKING:  # JAX is imported when there is something to classify
   from synthjax.adapt.classifier import Classifier
 
 _CHUNK = 64  # images that are read and encoded at once
+
+
+def add_choice(parser: argparse.ArgumentParser) -> None:
+  """Adds the options that choose what has been learned."""
+  parser.add_argument(
+    "--task",
+    help="that learned it: tune, few_shot, tune_encoder, transfer or pretrain",
+  )
+  parser.add_argument(
+    "--arm", help="of the task, or zero_shot; the first by default"
+  )
 
 
 def find_images(paths: Sequence[epath.PathLike]) -> list[pathlib.Path]:
@@ -111,11 +123,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   """
   parser = argparse.ArgumentParser(
     prog="synthjax classify",
-    description="Classifies images by a classifier of the task `tune`.",
+    description="Classifies images by what a run has learned.",
   )
   parser.add_argument("workdir", help="of the run, or hf://ORG/NAME")
   parser.add_argument("images", nargs="+", help="files, or folders of them")
-  parser.add_argument("--arm", help="of config.tune.arms, or zero_shot")
+  add_choice(parser)
   parser.add_argument("--top", type=int, default=3, help="so many classes")
   parser.add_argument("--json", action="store_true", help="a line a file")
   args = parser.parse_args(argv)
@@ -127,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from synthjax.adapt import classifier as classifiers
 
     cache.use_compilation_cache()
-    classifier = classifiers.load(args.workdir, arm=args.arm)
+    classifier = classifiers.load(args.workdir, arm=args.arm, task=args.task)
     width = max(len(_on_a_line(path)) for path in paths)
     unread = []
     for path, answer in classify_files(classifier, paths):

@@ -175,7 +175,7 @@ def _stage_classifier(
   workdir: epath.Path, folder: pathlib.Path, repository: str
 ) -> None:
   """Puts the files of the model into a folder."""
-  from synthjax.adapt.linear_head import HEADS  # needs JAX, as do the weights
+  from synthjax.adapt.heads import HEADS  # needs JAX, as do the weights
   from synthjax.weights import files
 
   for name in (HEADS, accuracy.FILE):

@@ -31,6 +31,7 @@ ROWS = (
   {"report"},
   {"tasks"},
   {"main", "classify", "datasets", "push", "verify", "weights.__main__"},
+  {"detect", "evaluate", "export"},
   {"__main__"},
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}

@@ -18,6 +18,7 @@ from made_up_run import (
 
 from synthjax import push
 from synthjax.adapt import classifier, linear_head
+from synthjax.adapt import heads as saved_heads
 from synthjax.data.formats import parquet
 from synthjax.encoders import load_encoder
 from synthjax.runtime import hub as hubs
@@ -150,7 +151,7 @@ def test_a_classifier_comes_back(hub, token, workdir, tmp_path):
     tokenizer="embedded:tokenizer.json",
     batch_size=64,
   )
-  linear_head.save(
+  saved_heads.save(
     folder,
     heads["B CE"][0],
     heads,
@@ -161,7 +162,7 @@ def test_a_classifier_comes_back(hub, token, workdir, tmp_path):
   assert len(push.push(workdir, REPOSITORY)) == 2
   known = classifier.load(f"hf://{REPOSITORY}")
   assert list(known.classes) == NAMES
-  heads = f"tune/{linear_head.HEADS}"
+  heads = f"tune/{saved_heads.HEADS}"
   uploaded = (hub.folder(REPOSITORY) / heads).read_bytes()
   assert uploaded == (workdir / heads).read_bytes()
   text = (hub.folder(REPOSITORY) / "README.md").read_text()

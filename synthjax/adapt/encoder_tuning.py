@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
 from synthjax.adapt.linear_head import Head, logits_fn
 from synthjax.adapt.soft_targets import mixed_cross_entropy
@@ -112,8 +113,7 @@ def load_tower(
   Raises:
     UserError: about missing weights.
   """
-  path = files.locate(weights, field="encoder.weights", family="clip")
-  variables, description = files.load_params(path)
+  variables, description = files.load_params(_locate(weights))
   variables = variables if "params" in variables else {"params": variables}
   fields = {"dtype": jnp.dtype(dtype), "remat": remat}
   whole = clip.CLIP(**description["model"] | fields)
@@ -122,6 +122,15 @@ def load_tower(
     {name: value["visual"] for name, value in variables.items()},
     whole.image_size,
   )
+
+
+def sizes_of(weights: str) -> dict[str, Any]:
+  """Returns the fields of the CLIP that `load_tower` loads the tower of."""
+  return files.read_description(_locate(weights))["model"]
+
+
+def _locate(weights: str) -> epath.Path:
+  return files.locate(weights, field="encoder.weights", family="clip")
 
 
 def fit(example: Any, rng: np.random.Generator, *, size: int) -> Any:

@@ -1,12 +1,11 @@
 """Few-shot recognisers on stored features, behind one interface.
 
 A method of METHODS learns from a `Problem`, and returns a function from
-features [n, d] to logits [n, k].
+features [n, d] to logits [n, k], one of `heads.LEARNED`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated, Literal
 
 import jax
@@ -52,7 +51,7 @@ class Classifier(Tuning):
   real_batch_size: Count | None = None  # None: the protocol's
 
   def __call__(self, problem: Problem) -> Predict:
-    return partial(linear_head.logits_fn, self.tuned(problem).head)
+    return self.tuned(problem).head
 
   def best_epoch_on_test(self, problem: Problem, test: Features) -> float:
     """Returns the accuracy of the best epoch, chosen on the test images.
@@ -90,8 +89,7 @@ class Retrieval(Tuning):
     per_class = self.per_class or int(np.bincount(problem.shots[1]).max())
     images = problem.retrieve(per_class, self.best_class_only)
     problem = problem._replace(synthetic=images)
-    head = tuned(problem, self, order="synthetic").head
-    return partial(linear_head.logits_fn, head)
+    return tuned(problem, self, order="synthetic").head
 
 
 def tip_adapter(
@@ -129,7 +127,7 @@ def tip_adapter(
   best = tip.search(
     cache, problem.zero_shot, *problem.validation, scale=chosen.search_scale
   ).best
-  return lambda x: tip.logits_fn(cache, problem.zero_shot, x, best)
+  return tip.make_adapter(cache, problem.zero_shot, best)
 
 
 def learn_context(
@@ -176,8 +174,7 @@ def learn_context(
     logit_scale=problem.logit_scale,
     lr=lr,
   )
-  head = coop.head_of(encode, prompts, learned.context, problem.logit_scale)
-  return partial(linear_head.logits_fn, head)
+  return coop.head_of(encode, prompts, learned.context, problem.logit_scale)
 
 
 def probe(problem: Problem, *, max_steps: Count = 300) -> Predict:
@@ -188,7 +185,7 @@ def probe(problem: Problem, *, max_steps: Count = 300) -> Predict:
     num_classes=len(problem.zero_shot.weight),
     max_steps=max_steps,
   )
-  return partial(linear_head.linear_logits, best.head)
+  return best.head
 
 
 # Functions of a problem, whose other arguments are the options of a method; or

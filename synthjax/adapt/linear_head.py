@@ -1,4 +1,4 @@
-"""A linear classifier on stored features: tuned, saved and loaded.
+"""A linear classifier on stored features, and how it is tuned.
 
 Classifier tuning is Appendix C.5.1 of the paper. The encoder is frozen, so its
 features are computed once, and a whole training is one `lax.scan` over the rows
@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from etils import epath
 
 from synthjax.adapt.soft_targets import mixed_cross_entropy
 from synthjax.config.schema import (
@@ -32,14 +31,8 @@ from synthjax.config.schema import (
 )
 from synthjax.data.pipeline import given
 from synthjax.evals.arms import ZERO_SHOT
-from synthjax.labels import class_names
 from synthjax.models.unit import unit
 from synthjax.prompts.strategies import STRATEGIES
-from synthjax.runtime.errors import UserError, unknown_names
-from synthjax.weights import files
-
-HEADS = "heads.safetensors"  # in the folder of the task
-_KIND = "heads"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +90,10 @@ class Head:
 
   weight: jax.Array  # [k, d] float32; rows of length 100 in zero-shot CLIP
   bias: jax.Array  # [k]
+
+  def __call__(self, features: jax.Array) -> jax.Array:
+    """Maps features [n, d], of any length, to logits [n, k]."""
+    return logits_fn(self, features)
 
 
 class Rows(NamedTuple):
@@ -395,86 +392,3 @@ def _check(sets, head, num_epochs, progress) -> int:
         "and features from the same encoder?"
       )
   return len(sets[0].index)
-
-
-# --- files -------------------------------------------------------------------
-
-
-class Saved(NamedTuple):
-  """A classifier, and what its features are of."""
-
-  head: Head
-  classes: tuple[str, ...]
-  encoder: dict[str, Any]  # config: the arguments of load_encoder; identity
-
-
-def save(
-  folder: epath.PathLike,
-  zero_shot: Head,
-  trained: Mapping[str, Mapping[int, Head]],
-  classes: Sequence[str],
-  encoder: Mapping[str, Any],
-) -> dict[str, int]:
-  """Writes the heads of every arm and seed to HEADS.
-
-  Args:
-    folder: of the task.
-    zero_shot: the head of no training.
-    trained: arm -> seed -> head.
-    classes: their names, by label.
-    encoder: see `Saved`.
-
-  Returns:
-    The number of heads in the file, by its name.
-  """
-  params, arms = {ZERO_SHOT: _arrays(zero_shot)}, {ZERO_SHOT: [ZERO_SHOT]}
-  for arm, heads in trained.items():
-    params |= {label(arm, seed): _arrays(head) for seed, head in heads.items()}
-    arms[arm] = [label(arm, seed) for seed in heads]
-  description = {"kind": _KIND, "classes": list(classes), "arms": arms}
-  files.save_params(
-    epath.Path(folder) / HEADS, params, description | {"encoder": dict(encoder)}
-  )
-  return {HEADS: len(params)}
-
-
-def load(path: epath.PathLike, *, arm: str | None = None) -> Saved:
-  """Loads the classifier of an arm: the mean of its heads, so of their logits.
-
-  Args:
-    path: of a file that `save` wrote.
-    arm: "zero_shot" or another that was saved; None is the first of those.
-
-  Raises:
-    UserError: about a file of something else or of an older version, or an arm
-      that is not in it.
-  """
-  params, description = files.load_params(path)
-  if description.get("kind") != _KIND:
-    raise UserError(
-      f"{path} holds {description.get('kind')!r}, needed {_KIND!r}."
-    )
-  if "arms" not in description:
-    raise UserError(
-      f"{path} does not name its encoder, as an older version wrote it. Run "
-      "`tune` again, in a copy of the workdir without the folder `tune`."
-    )
-  arms = description["arms"]
-  arm = arm or next((name for name in arms if name != ZERO_SHOT), ZERO_SHOT)
-  if arm not in arms:
-    raise unknown_names("arm", [arm], arms)
-  heads = [Head(**params[name]) for name in arms[arm]]
-  head = jax.tree.map(lambda *x: np.mean(x, axis=0), *heads)
-  # Older versions wrote one name for two classes.
-  names = description["classes"]
-  names = class_names.unique(names, range(len(names)))
-  return Saved(head, names, description["encoder"])
-
-
-def label(arm: str, seed: int) -> str:
-  """Returns the name of a head in HEADS; a slash would split it."""
-  return f"{arm}, seed {seed}".replace("/", "|")
-
-
-def _arrays(head: Head) -> dict[str, np.ndarray]:
-  return {"weight": np.asarray(head.weight), "bias": np.asarray(head.bias)}

@@ -7,12 +7,13 @@ seven strengths over twelve decades, then ever finer ones around the best.
 from functools import partial
 from typing import NamedTuple
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from synthjax.adapt.linear_head import Head, linear_logits
+from synthjax.adapt.linear_head import linear_logits
 from synthjax.adapt.soft_targets import hard_cross_entropy
 from synthjax.runtime.errors import UserError
 
@@ -22,10 +23,22 @@ COARSE = (-6, -4, -2, 0, 2, 4, 6)
 HALVINGS = 4
 
 
+@flax.struct.dataclass
+class RawHead:
+  """A linear classifier of features of the length that they have."""
+
+  weight: jax.Array  # [k, d] float32
+  bias: jax.Array  # [k]
+
+  def __call__(self, features: jax.Array) -> jax.Array:
+    """Maps features [n, d] to logits [n, k]."""
+    return linear_logits(self, features)
+
+
 class Fitted(NamedTuple):
   """A fitted regression, and its convergence."""
 
-  head: Head  # for `linear_head.linear_logits`, not for `logits_fn`
+  head: RawHead
   loss: jax.Array  # [], of which the head is the minimum
   gradient_norm: jax.Array  # []
   num_steps: jax.Array  # [] int
@@ -34,7 +47,7 @@ class Fitted(NamedTuple):
 class Probe(NamedTuple):
   """The result of the search over strengths."""
 
-  head: Head  # fitted with the best strength
+  head: RawHead  # fitted with the best strength
   strength: float
   accuracy: float  # of the validation rows
   tried: dict[float, float]  # strength -> accuracy, from weak to strong
@@ -83,7 +96,7 @@ def fit(
     # The line search has left the gradient at the new point.
     return head, state, i + 1, optax.tree.norm(optax.tree.get(state, "grad"))
 
-  start = Head(jnp.zeros((num_classes, x.shape[1])), jnp.zeros(num_classes))
+  start = RawHead(jnp.zeros((num_classes, x.shape[1])), jnp.zeros(num_classes))
   first = optax.tree.norm(jax.grad(loss_fn)(start))
   going = lambda carry: (carry[2] < max_steps) & (carry[3] > tolerance * first)
   carry = (start, tx.init(start), jnp.array(0), first)

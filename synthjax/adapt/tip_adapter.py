@@ -5,6 +5,7 @@ zero-shot logits. Only the two strengths of this are searched; Tip-Adapter-F
 (`tune`) also trains the stored shots.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -126,6 +127,52 @@ def logits_fn(
   affinity = affinity_fn(cache, unit(features))
   votes = cache_logits(affinity, beta).T  # [n, k]
   return linear_head.logits_fn(head, features) + alpha * votes
+
+
+@flax.struct.dataclass
+class TipAdapter:
+  """What Tip-Adapter has learned: a cache, its strengths, and the head."""
+
+  keys: jax.Array  # [k, m, d], see `Cache`
+  filled: jax.Array  # [k, m], above 0 where there is a shot
+  beta: jax.Array  # [m]
+  alpha: jax.Array  # [m]
+  weight: jax.Array  # [k, d] of the zero-shot head
+  bias: jax.Array  # [k]
+
+  def __call__(self, features: jax.Array) -> jax.Array:
+    """Maps features [n, d], of any length, to logits [n, k]."""
+    affinity = affinity_fn(Cache(self.keys, self.filled > 0), unit(features))
+    votes = jnp.exp(self.beta[:, None, None] * (affinity - 1))  # [m, k, n]
+    head = linear_head.logits_fn(Head(self.weight, self.bias), features)
+    return head + jnp.einsum("m,mkn->nk", self.alpha, votes)
+
+
+def make_adapter(cache: Cache, head: Head, strengths: Strengths) -> TipAdapter:
+  """Returns what maps features to `logits_fn` of these."""
+  beta, alpha = (jnp.full(cache.keys.shape[1], x) for x in strengths)
+  return TipAdapter(
+    cache.keys, cache.filled, beta, alpha, head.weight, head.bias
+  )
+
+
+def mean(adapters: Sequence[TipAdapter]) -> TipAdapter:
+  """Returns one whose logits are the mean of those of adapters.
+
+  Their caches lie side by side, and each votes with its share.
+  """
+  join = lambda name, axis: np.concatenate(
+    [getattr(adapter, name) for adapter in adapters], axis
+  )
+  average = lambda name: np.mean([getattr(a, name) for a in adapters], 0)
+  return TipAdapter(
+    join("keys", 1),
+    join("filled", 1),
+    join("beta", 0),
+    join("alpha", 0) / len(adapters),
+    average("weight"),
+    average("bias"),
+  )
 
 
 def affinity_fn(cache: Cache, units: jax.Array) -> jax.Array:

@@ -50,6 +50,21 @@ IMAGE_ENCODERS = {
 }
 
 
+class Network(NamedTuple):
+  """A network as one function of pixels, as it is served by itself.
+
+  `function` maps `variables` and uint8 images [n, s, s, 3], where s is
+  `image_size`, to features or logits float32 [n, d]; `fit` gives an image that
+  size. `about` is plain data that describes the network in files.
+  """
+
+  function: Callable[[Any, Any], Any]
+  variables: Any
+  image_size: int
+  fit: Callable[[np.ndarray], np.ndarray]
+  about: dict[str, Any]
+
+
 class Encoder(NamedTuple):
   """What every encoder offers.
 
@@ -70,6 +85,8 @@ class Encoder(NamedTuple):
   # too. It changes no feature: whoever holds images holds these, as photographs
   # are large, and threads that read share the work.
   fit: Callable[[np.ndarray], Any] = np.asarray
+  # The part that reads images, in float32; None where it cannot be had apart.
+  network: Network | None = None
 
 
 class ImageEncoder(NamedTuple):

@@ -1,6 +1,6 @@
 """CLIP as an encoder: one batch shape for images, one for texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -10,12 +10,14 @@ import numpy as np
 from etils import epath
 
 from synthjax.config.schema import Count, Dtype, Precision
-from synthjax.encoders import Encoder, two_towers
+from synthjax.encoders import Encoder, Network, two_towers
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
 from synthjax.runtime.errors import UserError, gathered
 from synthjax.tokenizers import bpe, cut_texts
 from synthjax.weights import files
+
+PIXELS = "bicubic, shorter side and middle of {}"  # px
 
 
 def check(
@@ -66,7 +68,7 @@ def load(
   """
   model, variables, vocabulary = _load_model(weights, tokenizer, dtype)
   size, length = model.image_size, model.context_length
-  return two_towers.make_encoder(
+  encoder = two_towers.make_encoder(
     model,
     variables,
     pixels=two_towers.Pixels(
@@ -81,11 +83,38 @@ def load(
       "encoder": "clip",
       "weights": files.sha256(_locate(weights)),
       "tokenizer": files.sha256(_locate_tokenizer(weights, tokenizer)),
-      "pixels": f"bicubic, shorter side and middle of {size}",
+      "pixels": PIXELS.format(size),
       "dtype": dtype,
     },
     embed_prompts=partial(_embed_prompts, model, vocabulary, precision),
   )
+  fields = files.read_description(_locate(weights))["model"]
+  tower = {name: value["visual"] for name, value in variables.items()}
+  return encoder._replace(network=image_network(fields, tower))
+
+
+def image_network(fields: Mapping[str, Any], variables: Any) -> Network:
+  """Returns the image tower of a CLIP as a function of pixels, in float32.
+
+  Args:
+    fields: of the whole CLIP, as files of weights describe it.
+    variables: of the image tower.
+  """
+  model = clip.CLIP(**fields)
+  tower, size = clip.make_image_tower(model), model.image_size
+
+  def encode(variables, images):
+    with jax.default_matmul_precision("highest"):
+      return tower.apply(variables, clip.preprocess(images))
+
+  about = {
+    "kind": "clip",
+    "model": dict(fields),
+    "pixels": PIXELS.format(size),
+    "mean": clip.MEAN,
+    "std": clip.STD,
+  }
+  return Network(encode, variables, size, partial(fit_image, size=size), about)
 
 
 def _load_model(

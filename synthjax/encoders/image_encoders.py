@@ -34,7 +34,7 @@ def dinov2(path: epath.PathLike, *, batch_size: int) -> ImageEncoder:
   model = dinov2s.make(**about["model"])
   crop = PATCHES * model.patch_size
   size = round(MARGIN * crop)
-  return _image_encoder(
+  return make_encoder(
     lambda variables, x: model.apply(variables, dinov2s.preprocess(x)),
     variables,
     fit=partial(fit_image, size=size, crop=crop),
@@ -65,7 +65,7 @@ def inception(path: epath.PathLike, *, batch_size: int) -> ImageEncoder:
   """
   variables, about = files.load_params(path)
   model, size = inceptions.make(**about["model"]), inceptions.SIZE
-  return _image_encoder(
+  return make_encoder(
     lambda variables, x: model.apply(
       variables, inceptions.preprocess(stretch_images(x, size))
     ),
@@ -82,7 +82,7 @@ def inception(path: epath.PathLike, *, batch_size: int) -> ImageEncoder:
   )
 
 
-def _image_encoder(
+def make_encoder(
   function: Callable[[Any, jax.Array], jax.Array],
   variables: Any,
   *,
@@ -92,7 +92,17 @@ def _image_encoder(
   width: int,
   identity: dict[str, Any],
 ) -> ImageEncoder:
-  """Compiles a function of images; `batching` explains the arguments."""
+  """Compiles a function of images; `batching` explains the arguments.
+
+  Args:
+    function: maps variables and images [n, h, w, 3] to [n, width].
+    variables: of the function.
+    fit: resizes an image on the host.
+    on_device: leaves that to the function, where images have one size.
+    batch_size: images that each device encodes at once.
+    width: of the outputs.
+    identity: see `Encoder`.
+  """
   batch_size = batching.on_all_devices(batch_size)
   run = batching.in_batches(
     function,

@@ -14,7 +14,13 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.adapt import coop, feature_sets, few_shot_methods, linear_head
+from synthjax.adapt import (
+  coop,
+  feature_sets,
+  few_shot_methods,
+  heads,
+  linear_head,
+)
 from synthjax.adapt.few_shot_methods import FewShot, Method
 from synthjax.adapt.mixed_tuning import Problem
 from synthjax.config import schema
@@ -76,7 +82,7 @@ def _check_strategies(config: ConfigDict, fields: FewShot) -> None:
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-  """Leaves `results.json`."""
+  """Leaves `results.json` and `heads.safetensors`."""
   fields = schema.read(FewShot, config.few_shot, "config.few_shot")
   block, workdir = config.few_shot.to_dict(), epath.Path(workdir)
   folder, space = workdir / "few_shot", spaces.load_space(config.space)
@@ -131,22 +137,33 @@ def run(config: ConfigDict, workdir: str) -> None:
     for name, split in splits.items()
     if name not in ("pool", "validation")
   }
+  headline = arms.label(fields.methods[0].name, max(fields.shots))
   results = {
     "space": space.name,
     "classes": list(space.class_names),
     "shots": list(fields.shots),
     "methods": [method.name for method in fields.methods],
     **arms.compare(
-      lambda predict, features: np.asarray(predict(features)),
-      partial(linear_head.logits_fn, zero_shot),
+      lambda head, features: np.asarray(head(features)),
+      zero_shot,
       trained,
       tested,
       len(space.classes),
-      headline=arms.label(fields.methods[0].name, max(fields.shots)),
+      headline=headline,
     ),
   }
   if fields.reports_best_epoch:
     _add_best_epochs(results, fields, make_problem, tested["test"])
+  by_arm: dict[str, dict[int, heads.Learned]] = {}
+  for about, head in trained:
+    by_arm.setdefault(about["arm"], {})[about["seed"]] = head
+  files |= heads.save(
+    folder,
+    zero_shot,
+    by_arm,
+    space.class_names,
+    {"config": config.encoder.to_dict(), "identity": encoder.identity},
+  )
   files |= accuracy.write(folder, results)
   artifacts.finish(
     folder,
@@ -155,6 +172,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     test_opened_at=opened_at,
     training_seconds=round(seconds, 1),
     summary=results["summary"],
+    learned=[headline, *by_arm],
   )
   print(arms.shots_table(results), flush=True)
 

@@ -133,9 +133,11 @@ def run(config: ConfigDict, workdir: str) -> None:
       for shown, (path, measure) in trained.items()
     }
   num_images = counts if len(arms) > 1 else next(iter(counts.values()))
-  artifacts.finish(folder, spec, rows, num_images=num_images, **summary)
-  for split, accuracies in summary.items() if processes.is_first() else ():
-    for label, top1 in accuracies.items():
+  labels = [path.stem for path, _ in trained.values()]
+  summary |= {"num_images": num_images, "learned": labels}
+  artifacts.finish(folder, spec, rows, **summary)
+  for split in ("validation", "test") if processes.is_first() else ():
+    for label, top1 in summary.get(split, {}).items():
       print(f"  {label}: {top1:.1%} of the real {split} images")
 
 

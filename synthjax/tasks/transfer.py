@@ -100,7 +100,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   rows = {f"{run.label()}{_WEIGHTS}": 1 for run in every}
   rows |= runs.count_rows(folder, [run.label() for run in every])
   rows |= accuracy.write(folder, results)
-  artifacts.finish(folder, spec, rows)
+  artifacts.finish(folder, spec, rows, learned=_best_first(chosen))
   if processes.is_first():
     print(finetune.table(results))
 
@@ -167,6 +167,7 @@ def _finetune(
       "kind": "classifier",
       "model": model,
       "image_size": fields.image_size,
+      "crop": fields.crop,
       "space": space.name,
       "classes": list(space.class_names),
       "training": {"num_steps": num_steps} | run._asdict(),
@@ -202,6 +203,13 @@ def _measurer(model: Any, fields: finetune.Transfer, folder: epath.Path) -> Any:
     return accuracy.top1(*supervised.evaluate_all(predict, variables, images))
 
   return lambda every, source: {run: top1(run, source) for run in every}
+
+
+def _best_first(chosen: list[finetune.Run]) -> list[str]:
+  """Returns the labels of the runs to use: pretrained ones of most shots."""
+  many = lambda run: float("inf") if run.shots is None else run.shots
+  order = sorted(chosen, key=lambda r: (r.init == "random", -many(r)))
+  return [run.label() for run in order]
 
 
 # --- reading the config -----------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.adapt import feature_sets, linear_head
+from synthjax.adapt import feature_sets, heads, linear_head
 from synthjax.adapt.feature_sets import Features
 from synthjax.adapt.linear_head import Arm, Tune
 from synthjax.config import schema
@@ -132,6 +132,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     test_opened_at=opened_at if "test" in splits else None,
     training_seconds=round(seconds, 1),
     summary=results["summary"],
+    learned=[arm.name for arm in fields.arms],
   )
   print(arms.table(results), flush=True)
 
@@ -216,11 +217,11 @@ def _write_training(
   encoder: Mapping[str, Any],
 ) -> dict[str, int]:
   """Writes the heads and the curves; returns the rows of the files."""
-  curves, heads = {}, {}
+  curves, by_arm = {}, {}
   for arm, seed, *_, tuned in trained:
-    curves[linear_head.label(arm.name, seed)] = np.asarray(tuned.losses)
-    heads.setdefault(arm.name, {})[seed] = tuned.head
-  rows = linear_head.save(folder, zero_shot, heads, class_names, encoder)
+    curves[heads.label(arm.name, seed)] = np.asarray(tuned.losses)
+    by_arm.setdefault(arm.name, {})[seed] = tuned.head
+  rows = heads.save(folder, zero_shot, by_arm, class_names, encoder)
   with artifacts.replace(folder, "curves.npz") as path:
     np.savez(path, **curves)
   return rows | {"curves.npz": len(curves)}

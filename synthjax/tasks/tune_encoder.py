@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.adapt import encoder_tuning, feature_sets
+from synthjax.adapt import classifier, encoder_tuning, feature_sets
 from synthjax.adapt.encoder_tuning import Arm, TuneEncoder
 from synthjax.adapt.linear_head import Head
 from synthjax.config import schema
@@ -87,7 +87,7 @@ def _trace(
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-  """Leaves `results.json` and the metrics of every training."""
+  """Leaves `results.json`, and of every training its weights and metrics."""
   fields = schema.read(TuneEncoder, config.tune_encoder, "config.tune_encoder")
   block, workdir = config.tune_encoder.to_dict(), epath.Path(workdir)
   folder, space = workdir / "tune_encoder", spaces.load_space(config.space)
@@ -108,13 +108,19 @@ def run(config: ConfigDict, workdir: str) -> None:
     return
   model = _load(config.encoder, remat=fields.remat)
   head = feature_sets.zero_shot_head(encoder, space)
+  sizes = encoder_tuning.sizes_of(config.encoder.weights)
   trained, rows = [], {}
   for arm in fields.arms:
     tune = _tuner(fields, arm, model, head, workdir, space)
     for seed in fields.seeds:
       state, about = tune(seed)
       trained.append((about, state))
-      rows |= runs.count_rows(folder, [_label(arm, seed)])
+      label = _label(arm, seed)
+      path = folder / f"{label}.safetensors"
+      classifier.save_tuned(
+        path, state["encoder"], state["head"], sizes, space.class_names
+      )
+      rows |= {path.name: 1} | runs.count_rows(folder, [label])
 
   # Nothing is trained for, or chosen by, what is opened from here on.
   opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -138,6 +144,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     rows,
     test_opened_at=opened_at,
     summary=results["summary"],
+    learned=[_label(arm, fields.seeds[0]) for arm in fields.arms],
   )
   if processes.is_first():
     print(arms.table(results), flush=True)

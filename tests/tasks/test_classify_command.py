@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from synthjax import classify
-from synthjax.adapt import classifier, linear_head
+from synthjax.adapt import classifier, heads, linear_head
 from synthjax.data.real import real_images
 from synthjax.encoders import load_encoder
 from synthjax.labels import spaces
@@ -208,6 +208,6 @@ def test_no_class_is_lost_where_two_share_a_name(tmp_path):
   """Older versions wrote ImageNet's two missiles by one name."""
   head = linear_head.Head(np.eye(3, dtype=np.float32), np.zeros(3, np.float32))
   names = ["missile", "owl", "missile"]
-  linear_head.save(tmp_path, head, {}, names, {})
-  saved = linear_head.load(tmp_path / linear_head.HEADS)
+  heads.save(tmp_path, head, {}, names, {})
+  saved = heads.load(tmp_path / heads.HEADS)
   assert saved.classes == ("missile (0)", "owl", "missile (2)")

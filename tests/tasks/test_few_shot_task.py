@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import tiny_world
 
-from synthjax.adapt import feature_sets, linear_head, mixed_tuning
+from synthjax.adapt import (
+  classifier,
+  feature_sets,
+  linear_head,
+  mixed_tuning,
+)
 from synthjax.adapt import few_shot_methods as methods
 from synthjax.data.generated import filters, scores
 from synthjax.data.pipeline import few_shot as draws
@@ -17,6 +22,7 @@ from synthjax.labels import spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import few_shot, score, select
+from synthjax.weights import files
 
 SMALL = dict(num_epochs=2, batch_size=8, real_batch_size=4)
 METHODS = (
@@ -201,6 +207,30 @@ def test_the_table_has_a_line_for_each_method(world, trained):
   names = [line.split("  ")[0].strip() for line in lines[1:]]
   assert names == ["zero-shot", *(method["name"] for method in METHODS)]
   assert len({len(line) for line in (lines[0], *lines[2:])}) == 1
+
+
+def test_what_every_method_has_learned_can_be_used(world, trained):
+  workdir, config = world
+  known = classifier.load(workdir)
+  assert (known.arm.task, known.arm.name) == ("few_shot", "mix (2 shots)")
+  names = [arms.label(m["name"], shots) for shots in (1, 2) for m in METHODS]
+  assert {*files.read_description(known.arm.path)["arms"]} == {
+    "zero_shot",
+    *names,
+  }
+  space = spaces.load_space(config.space)
+  source = real_images.open_real(dict(split="test"), space)
+  images = [source[i]["image"] for i in range(len(source))]
+  labels = np.array([source[i]["label"] for i in range(len(source))])
+  for name in ("zero_shot", "Tip-F (2 shots)", "probe (2 shots)"):
+    right = classifier.load(workdir, arm=name).classify(images).argmax(-1)
+    of_seeds = [
+      row["accuracy"]["test"]
+      for row in results_of(workdir)["rows"]
+      if row["arm"] == name
+    ] or [results_of(workdir)["zero_shot"]["test"]]
+    # The mean of the seeds' logits is no worse than all of them, by far.
+    assert (right == labels).mean() > min(of_seeds) - 0.05
 
 
 def test_the_manifest_says_when_the_test_was_opened(world, trained):

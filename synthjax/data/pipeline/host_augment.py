@@ -225,19 +225,30 @@ def in_order(
     source: rows of image and label.
     image_size: px of the squares.
     batch_size: of all but the last batch.
+    crop: see `middle`.
+  """
+  for start in range(0, len(source), batch_size):
+    images, labels = [], []
+    for i in range(start, min(start + batch_size, len(source))):
+      row = source[i]
+      images.append(middle(codecs.pixels(row), image_size, crop))
+      labels.append(row["label"])
+    yield np.stack(images), np.array(labels)
+
+
+def middle(image: np.ndarray, image_size: int, crop: float = 1.0) -> np.ndarray:
+  """Resizes the middle square of uint8 [h, w, 3], and cuts out its middle.
+
+  Args:
+    image: to see as a test does.
+    image_size: px of the result.
     crop: the share of a side that the middle has, which is cut out; with
       0.875, an image is resized to 256 px for 224.
   """
   whole = round(image_size / crop)
   first = round((whole - image_size) / 2)
-  middle = slice(first, first + image_size)
-  for start in range(0, len(source), batch_size):
-    images, labels = [], []
-    for i in range(start, min(start + batch_size, len(source))):
-      row = source[i]
-      images.append(_fit(codecs.pixels(row), whole)[middle, middle])
-      labels.append(row["label"])
-    yield np.stack(images), np.array(labels)
+  kept = slice(first, first + image_size)
+  return _fit(image, whole)[kept, kept]
 
 
 def _contiguous(image: np.ndarray) -> np.ndarray:
