@@ -116,7 +116,7 @@ def _by_cudnn(
   q: jax.Array, k: jax.Array, v: jax.Array, **options: Any
 ) -> jax.Array:
   """Attends by cuDNN, at any lengths."""
-  n, length, num_keys = len(q), q.shape[1], k.shape[1]
+  n, length, num_keys = q.shape[0], q.shape[1], k.shape[1]
   if length % 2 or num_keys % 2:
     # The gradient takes even lengths alone, and a ViT has 197 tokens.
     q, k, v = (_filled_up(x, 2) for x in (q, k, v))
@@ -153,7 +153,7 @@ def _by_tpu(
   def attend_rows(q, k, v):
     # What fills up is a sequence of its own.
     real = lambda size, count: jnp.broadcast_to(
-      (jnp.arange(size) < count).astype(jnp.int32), (len(q), size)
+      (jnp.arange(size) < count).astype(jnp.int32), (q.shape[0], size)
     )
     return flash.flash_attention(
       *(q, k, v),

@@ -62,7 +62,7 @@ class AttentionPool(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [n, h, w, d] to float32 [n, embed_dim]."""
-    n, d = len(x), x.shape[-1]
+    n, d = x.shape[0], x.shape[-1]
     x = x.reshape(n, -1, d)
     mean = x.astype(jnp.float32).mean(1, keepdims=True).astype(self.dtype)
     x = jnp.concatenate([mean, x], axis=1)  # [n, 1 + h w, d]

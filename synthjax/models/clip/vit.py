@@ -185,13 +185,13 @@ class VisionTransformer(nn.Module):
         "divides the image size."
       )
     x = PatchConv(d, (p, p), p, dtype=self.dtype, name="conv1")(images)
-    x = x.reshape(len(x), -1, d)  # [n, l, d]
+    x = x.reshape(x.shape[0], -1, d)  # [n, l, d]
     init = normal(d**-0.5)
     first = self.param("class_embedding", init, (d,))
     positions = self.param(
       "positional_embedding", init, ((size // p) ** 2 + 1, d)
     )
-    first = jnp.broadcast_to(first.astype(self.dtype), (len(x), 1, d))
+    first = jnp.broadcast_to(first.astype(self.dtype), (x.shape[0], 1, d))
     x = jnp.concatenate([first, x], axis=1)  # [n, 1 + l, d]
     x = x + positions.astype(self.dtype)
     x = LayerNorm(dtype=self.dtype, name="ln_pre")(x)

@@ -81,7 +81,7 @@ class DINOv2(nn.Module):
     first = self.param("cls_token", vit.normal, (1, 1, d)).astype(self.dtype)
     # Replaced patches in training; kept so that weights come back whole.
     self.param("mask_token", nn.initializers.zeros, (1, d))
-    x = jnp.concatenate([jnp.tile(first, (len(x), 1, 1)), x], axis=1)
+    x = jnp.concatenate([jnp.tile(first, (x.shape[0], 1, 1)), x], axis=1)
     positions = self.param("pos_embed", vit.normal, (1, 1 + self.grid**2, d))
     if new != (self.grid, self.grid):
       positions = vit.resize_positions(

@@ -47,7 +47,7 @@ class PatchEmbed(nn.Module):
       dtype=self.dtype,
       name="proj",
     )(images)
-    return x.reshape(len(x), -1, self.width)
+    return x.reshape(x.shape[0], -1, self.width)
 
 
 class Attention(nn.Module):
@@ -146,7 +146,7 @@ class ViT(nn.Module):
     d = self.width
     x = PatchEmbed(d, self.patch_size, self.dtype, name="patch_embed")(images)
     first = self.param("cls_token", normal, (1, 1, d)).astype(self.dtype)
-    x = jnp.concatenate([jnp.tile(first, (len(x), 1, 1)), x], axis=1)
+    x = jnp.concatenate([jnp.tile(first, (x.shape[0], 1, 1)), x], axis=1)
     positions = self.param("pos_embed", normal, (1, x.shape[1], d))
     x = x + positions.astype(self.dtype)  # [n, 1 + l, d]
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
