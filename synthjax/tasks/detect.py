@@ -262,7 +262,9 @@ def run(config: ConfigDict, workdir: str) -> None:
   rows |= {f"{this_run.label()}{_WEIGHTS}": 1 for this_run in all_runs}
   rows |= runs.count_rows(folder, [this_run.label() for this_run in all_runs])
   rows |= accuracy.write(folder, summary)
-  artifacts.finish(folder, spec, rows)
+  listed = sorted(all_runs, key=lambda each: each.init == backbones.RANDOM)
+  labels = [this_run.label() for this_run in listed]
+  artifacts.finish(folder, spec, rows, learned=labels)
   if processes.is_first():
     print(results.table(summary))
 
@@ -297,6 +299,8 @@ def _train_all(
         "model": setup.resnet,
         "options": fields.options._asdict(),
         "images": fields.images(),
+        "roi_size": fields.roi_size,
+        "sampling": fields.sampling,
         "space": setup.space.name,
         "classes": setup.space.class_names,
         "training": training._asdict()

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import detect_voc
+from synthjax import detect as command
 from synthjax.config import schema
 from synthjax.detection import (
   average_precision,
@@ -137,6 +138,37 @@ def done(tmp_path_factory):
     patch.setattr(scenes, "open_scenes", open_scenes)
     detect.run(config, str(workdir))
   return workdir, config, opened
+
+
+def test_the_command_detects_what_the_task_has_detected(done, tmp_path, capsys):
+  workdir, config, _ = done
+  arms = artifacts.load(workdir / "detect")["summary"]["learned"]
+  assert arms[-1] == "random-s0" and len(arms) == 3
+  source = sources.open_detection(config.detect.test.to_dict(), SPACE)
+  for i in range(2):
+    Image.fromarray(source[i]["image"]).save(tmp_path / f"{i}.png")
+  (tmp_path / "bad.png").write_bytes(b"<html>")
+  options = ["--arm=random-s0", "--score=0", f"--draw={tmp_path / 'drawn'}"]
+  for form in ("--json", "--csv"):
+    with pytest.raises(SystemExit) as error:
+      command.main([str(workdir), str(tmp_path), *options, form])
+    assert error.value.code == 2
+    out, err = capsys.readouterr()
+    assert "1 of 3 files are not read" in err
+    if form == "--json":
+      rows = [json.loads(line) for line in out.splitlines()]
+      options = options[:2]
+  assert len(out.splitlines()) == 1 + sum(len(row["objects"]) for row in rows)
+  for i, row in enumerate(rows):
+    example = workdir / f"detect/examples/random-{i}.json"
+    known = json.loads(example.read_text())["detections"]
+    assert len(row["objects"]) == len(known) > 0
+    for got, want in zip(row["objects"], known, strict=True):
+      assert got["label"] == want["label"]
+      np.testing.assert_allclose(got["box"], want["box"], atol=0.1)
+      np.testing.assert_allclose(got["score"], want["score"], atol=1e-3)
+    drawn = np.asarray(Image.open(tmp_path / f"drawn/{i:04}-{i}.png"))
+    assert (drawn != source[i]["image"]).any()
 
 
 def test_every_arm_is_a_start_and_the_test_images_come_last(done):
