@@ -248,8 +248,11 @@ CHECKS = {
   r"python -m synthjax\.main ": lambda c, launcher: check_main(
     c.words[3:], tasks=launcher.check_tasks
   ),
-  r"python -m synthjax\.(classify|push|verify|config\.config_files)\b": (
+  r"python -m synthjax\.(classify|detect|evaluate|export|push|verify)\b": (
     lambda c, _: check_program(c.words[2], c.words[3:])
+  ),
+  r"python -m synthjax\.config\.config_files\b": lambda c, _: check_program(
+    c.words[2], c.words[3:]
   ),
   r"python -m synthjax\.weights ": lambda c, _: check_weights(c.words[3:]),
   r"python -m synthjax\.datasets ": lambda c, _: check_datasets(c.words[3:]),
