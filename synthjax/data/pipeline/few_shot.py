@@ -12,7 +12,12 @@ MAX_VALIDATION_SHOTS = 4  # as in CoOp
 
 
 def draw(
-  labels: Sequence[int], *, num_classes: int, shots: int | None, seed: int
+  labels: Sequence[int],
+  *,
+  num_classes: int,
+  shots: int | None,
+  seed: int,
+  names: Sequence[str] | None = None,
 ) -> np.ndarray:
   """Draws the rows of a few-shot training set.
 
@@ -24,6 +29,7 @@ def draw(
     num_classes: k; labels are 0..k-1.
     shots: of each class; None takes the whole pool.
     seed: of the draw.
+    names: of the classes, for messages.
 
   Returns:
     int64 [k * shots], ordered by class.
@@ -44,7 +50,8 @@ def draw(
     raise UserError(f"shots={shots}: at least 1 is needed; None takes all.")
   rows_of = [np.flatnonzero(labels == label) for label in range(num_classes)]
   if few := {i: len(r) for i, r in enumerate(rows_of) if len(r) < shots}:
-    counts = ", ".join(f"class {i} has {n}" for i, n in few.items())
+    name = lambda i: f"class {i}" if names is None else names[i]
+    counts = ", ".join(f"{name(i)} has {n}" for i, n in few.items())
     raise UserError(
       f"{shots} real images of each class are asked for, but {counts}. Ask for "
       f"at most {min(few.values())} shots, or give a larger pool."

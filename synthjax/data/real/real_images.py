@@ -80,7 +80,11 @@ def check_real(
   inspection.inspect(source)
   for count in shots:
     few_shot.draw(
-      labels_of(source), num_classes=len(space.classes), shots=count, seed=0
+      labels_of(source),
+      num_classes=len(space.classes),
+      shots=count,
+      seed=0,
+      names=space.class_names,
     )
 
 

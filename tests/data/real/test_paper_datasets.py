@@ -253,7 +253,7 @@ def test_training_images_validate_where_no_others_do(tmp_path, monkeypatch):
   assert counts == {"train": [4] * 10, "validation": [1] * 10, "test": [5] * 10}
   held_out = block | {"split": "train", "held_out": 0.2}
   real_images.check_real(held_out, space, shots=[4])
-  with pytest.raises(UserError, match="class 0 has 4"):
+  with pytest.raises(UserError, match=f"{space.class_names[0]} has 4"):
     real_images.check_real(held_out, space, shots=[5])
 
 

@@ -235,6 +235,14 @@ def test_other_images_are_passed_over_and_counted(tmp_path, caplog):
   ) in said
 
 
+def test_classes_of_too_few_shots_are_named(tmp_path):
+  in_folders(tmp_path, 3, NAMES[1:])
+  in_folders(tmp_path, 1, NAMES[:1])
+  block = {"kind": "folder", "path": str(tmp_path)}
+  with pytest.raises(UserError, match="but red apple has 1. Ask for at most 1"):
+    real_images.check_real(block, SPACE, shots=(2,))
+
+
 def test_a_misspelt_class_is_no_other_image(tmp_path):
   in_folders(tmp_path, 1, ["red aple", "fish"])
   with pytest.raises(UserError, match="'red aple': no .* is 'red apple'"):
