@@ -410,7 +410,7 @@ def edit(config, **fields):
       dict(model=ConfigDict(dict(name="resnet5"))),
       "name='resnet5': needed one of",
     ),
-    (dict(shots=(64,)), "dark has 12, light has 12.*at most 12 shots"),
+    (dict(shots=(64,)), "class 0 has 12, class 1 has 12.*at most 12 shots"),
     (dict(augment="drawings"), "did you mean 'drawing'"),
     (dict(train=ConfigDict(dict(split="test"))), "the same images"),
     (dict(epoch=3), "did you mean 'epochs'"),
