@@ -14,7 +14,6 @@ again uploads what has changed.
 
 import argparse
 import pathlib
-import shutil
 import tempfile
 from collections.abc import Sequence
 
@@ -133,7 +132,7 @@ def _stage_images(
     readme.build(card, place), encoding="utf-8"
   )
   for name in _OF_CARD:
-    shutil.copyfile(workdir / "card" / name, folder / name)
+    (workdir / "card" / name).copy(folder / name)
 
 
 def _exported(workdir: epath.Path, *, kept: bool) -> epath.Path | None:
@@ -181,7 +180,7 @@ def _stage_classifier(
   for name in (HEADS, accuracy.FILE):
     artifacts.check_file(workdir / "tune" / name)
     (folder / "tune").mkdir(exist_ok=True)
-    shutil.copyfile(workdir / "tune" / name, folder / "tune" / name)
+    (workdir / "tune" / name).copy(folder / "tune" / name)
   encoder = files.read_description(folder / "tune" / HEADS)["encoder"]["config"]
   weights = str(encoder.get("weights"))
   if not weights.startswith(("embedded:", "released:", hub.SCHEME)):

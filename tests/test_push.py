@@ -1,7 +1,5 @@
 """Uploads of images, card and classifier, to a stand-in for the hub."""
 
-import json
-
 import numpy as np
 import pytest
 import yaml
@@ -21,7 +19,6 @@ from synthjax.adapt import classifier, linear_head
 from synthjax.adapt import heads as saved_heads
 from synthjax.data.formats import parquet
 from synthjax.encoders import load_encoder
-from synthjax.runtime import hub as hubs
 from synthjax.runtime.errors import UserError
 
 pytest_plugins = ("hub_server",)  # fixtures
@@ -197,5 +194,4 @@ def test_uploading_again_uploads_the_same(hub, token, workdir):
   before = {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
   push.push(workdir, REPOSITORY)
   after = {p.name: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-  assert before == after and json.dumps([*before])
-  assert hubs.parse("hf://a/b@refs/pr/1/c") == ("a/b", "refs/pr/1", "c")
+  assert before == after

@@ -17,7 +17,7 @@ from synthjax.runtime.errors import UserError
 SCHEME = "hf://"  # begins a reference
 _REFERENCE = re.compile(
   r"hf://(?P<kind>datasets/)?(?P<repository>[\w.-]+/[\w.-]+)"
-  r"(@(?P<revision>refs/[^/@]+/[^/@]+|[^/@]+))?(/(?P<inner>[^@]+?)/?)?"
+  r"(@(?P<revision>refs/[^/@]+/[^/@]+|[^/@]+))?(/(?P<inner>[^@/][^@]*?))?/?"
 )
 _NETWORK = (
   "Where only a mirror can be reached, name it in HF_ENDPOINT. What was "

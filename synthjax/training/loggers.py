@@ -273,10 +273,15 @@ LOGGERS = {"tensorboard": tensorboard, "wandb": wandb, "mlflow": mlflow}
 def _can_log(names: str | Sequence[str]) -> bool:
   """Returns whether all names are of LOGGERS that are installed."""
   return all(
-    name in LOGGERS
-    and (name == "tensorboard" or importlib.util.find_spec(name) is not None)
+    name in LOGGERS and (name == "tensorboard" or _is_installed(name))
     for name in of_names(names)
   )
+
+
+def _is_installed(package: str) -> bool:
+  spec = importlib.util.find_spec(package)
+  # Python takes a folder such as ./wandb, where runs lie, for a package, too.
+  return spec is not None and spec.origin is not None
 
 
 # Of a field `str | tuple[str, ...]`.

@@ -122,6 +122,13 @@ def test_loggers_that_are_not_there_are_refused(monkeypatch):
       schema.read(Loop, {"loggers": names}, "config.pretrain")
 
 
+def test_a_folder_of_runs_is_no_package(tmp_path, monkeypatch):
+  (tmp_path / "some_runs").mkdir()
+  monkeypatch.syspath_prepend(tmp_path)
+  assert not loggers._is_installed("some_runs")
+  assert loggers._is_installed("pytest")
+
+
 def test_loggers_are_no_part_of_a_specification():
   spec = {"pretrain": {"lr": 0.1, "loggers": "wandb"}}
   assert artifacts.of_the_result(spec) == {"pretrain": {"lr": 0.1}}

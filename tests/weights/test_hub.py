@@ -19,6 +19,7 @@ from tiny_release import run
 from synthjax import encoders
 from synthjax.generators import stable_diffusion as generators
 from synthjax.models.clip import weights as clip_weights
+from synthjax.runtime import hub as runtime_hub
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.weights import files, snapshots
@@ -173,6 +174,19 @@ def test_a_place_that_is_not_there_is_explained(hub, place, words):
     locate(place)
 
 
+@pytest.mark.parametrize(
+  ("place", "parts"),
+  [
+    ("hf://a/b", ("a/b", None, "", False)),
+    ("hf://a/b@v1/", ("a/b", "v1", "", False)),
+    ("hf://a/b@refs/pr/1/c/d.bin", ("a/b", "refs/pr/1", "c/d.bin", False)),
+    ("hf://datasets/a/b/c", ("a/b", None, "c", True)),
+  ],
+)
+def test_a_place_has_a_repository_a_revision_and_a_file(place, parts):
+  assert runtime_hub.parse(place) == parts
+
+
 def test_the_hubs_own_variables_count(hub, released, tmp_path):
   """In a process of its own, as they are read once."""
   fill(hub.folder("org/clip"), released)
@@ -267,6 +281,20 @@ def test_of_several_families_the_one_that_fits_converts(hub, released):
 def test_a_card_names_the_repository():
   about = files.describe(PLACE, "0" * 64)
   assert (about["name"], about["sha256"]) == (PLACE, "0" * 64)
+
+
+def test_a_tokenizer_is_found_by_the_forms_that_its_reader_takes(hub):
+  folder = hub.folder("org/t5")
+  folder.mkdir(parents=True)
+  for name in ("tokenizer.json", "vocab.json", "merges.txt", "spiece.model"):
+    (folder / name).write_text(name)
+  place = "hf://org/t5"
+  assert bpe.locate(place, [["spiece.model"]]).read_text() == "spiece.model"
+  # As older folders have both; the pair is what `clip_bpe` knows.
+  path = bpe.locate(place)
+  assert path.name == "merges.txt" and (path.parent / "vocab.json").exists()
+  assert bpe.locate(f"{place}/tokenizer.json").name == "tokenizer.json"
+  assert bpe.locate(str(folder)).name == "merges.txt"
 
 
 # --- Stable Diffusion -------------------------------------------------------
