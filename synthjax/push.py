@@ -20,8 +20,7 @@ from collections.abc import Sequence
 import yaml
 from etils import epath
 
-from synthjax.data.formats import export_rows, hub_readme, parquet
-from synthjax.data.generated import drawn_images
+from synthjax.data.formats import hub_readme
 from synthjax.evals import accuracy, arms
 from synthjax.report.card import readme
 from synthjax.runtime import artifacts, hub
@@ -102,6 +101,9 @@ def _stage_images(
   workdir: epath.Path, folder: pathlib.Path, repository: str, *, kept: bool
 ) -> None:
   """Puts the files of the data set into a folder."""
+  from synthjax.data.formats import export_rows, parquet  # need TFDS
+  from synthjax.data.generated import drawn_images
+
   names = (workdir / "generate" / "label.labels.txt").read_text().splitlines()
   source = drawn_images.open_run(workdir, kept=kept, decode=False)
   rows = export_rows.rows(source, encoding={})

@@ -78,9 +78,10 @@ def test_a_stopped_run_goes_on_in_wandb(tmp_path, monkeypatch):
       logger.write(first_step + 1, {"loss": 1.0})
       raise SystemExit(143)
   (file,) = (tmp_path / "log" / "wandb").iterdir()
-  # An attempt without a network has a folder of its own, by time and id.
+  # An attempt without a network has a folder of its own, by time, id
   folders = [path.name for path in (tmp_path / "wandb").glob("offline-run-*")]
-  assert folders and all(name.endswith(file.read_text()) for name in folders)
+  # and a number, of two in one second.
+  assert {name.split("-")[3] for name in folders} == {file.read_text()}
 
 
 @pytest.mark.faults
