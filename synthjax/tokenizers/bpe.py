@@ -267,7 +267,7 @@ def locate(name: str, forms: Sequence[Sequence[str]] = FORMS) -> epath.Path:
 
     return epath.Path(hub.snapshot(name, wanted)) / chosen[-1]
   path = epath.Path(name).expanduser()
-  if "://" not in name and path.is_dir():
+  if name and "://" not in name and path.is_dir():
     names = [file.name for file in path.iterdir()]
     return path / _form(names, "", forms, name)[-1]
   return path

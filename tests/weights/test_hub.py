@@ -295,6 +295,7 @@ def test_a_tokenizer_is_found_by_the_forms_that_its_reader_takes(hub):
   assert path.name == "merges.txt" and (path.parent / "vocab.json").exists()
   assert bpe.locate(f"{place}/tokenizer.json").name == "tokenizer.json"
   assert bpe.locate(str(folder)).name == "merges.txt"
+  assert not bpe.locate("").is_file()  # nor searches the working folder
 
 
 # --- Stable Diffusion -------------------------------------------------------
