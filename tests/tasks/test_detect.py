@@ -145,13 +145,15 @@ def test_the_command_detects_what_the_task_has_detected(done, tmp_path, capsys):
   arms = artifacts.load(workdir / "detect")["summary"]["learned"]
   assert arms[-1] == "random-s0" and len(arms) == 3
   source = sources.open_detection(config.detect.test.to_dict(), SPACE)
+  folder = tmp_path / "photos"
+  folder.mkdir()
   for i in range(2):
-    Image.fromarray(source[i]["image"]).save(tmp_path / f"{i}.png")
-  (tmp_path / "bad.png").write_bytes(b"<html>")
+    Image.fromarray(source[i]["image"]).save(folder / f"{i}.png")
+  (folder / "bad.png").write_bytes(b"<html>")
   options = ["--arm=random-s0", "--score=0", f"--draw={tmp_path / 'drawn'}"]
   for form in ("--json", "--csv"):
     with pytest.raises(SystemExit) as error:
-      command.main([str(workdir), str(tmp_path), *options, form])
+      command.main([str(workdir), str(folder), *options, form])
     assert error.value.code == 2
     out, err = capsys.readouterr()
     assert "1 of 3 files are not read" in err
