@@ -7,39 +7,22 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from etils import epath
 
 from synthjax.config.schema import Count, Dtype, Precision
 from synthjax.encoders import Encoder, Network, two_towers
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
-from synthjax.runtime.errors import UserError, gathered
-from synthjax.tokenizers import bpe, cut_texts
+from synthjax.runtime.errors import UserError
+from synthjax.tokenizers import bpe
 from synthjax.weights import files
 
 PIXELS = "bicubic, shorter side and middle of {}"  # px
 
 
-def check(
-  *, weights: str | None, tokenizer: str | None = None, **others: Any
-) -> None:
-  """Checks that the files are there; its arguments are those of `load`."""
-  del others
-  with gathered() as attempt:
-    attempt(_locate, weights)
-    attempt(_locate_tokenizer, weights, tokenizer)
-
-
-def reads(
-  *, weights: str | None, tokenizer: str | None = None, **others: Any
-) -> cut_texts.Reads | None:
-  """Returns how much of a text it reads; None of unfit weights."""
-  del others
-  about = files.read_description(_locate(weights)).get("model", {})
-  if "context_length" not in about:
-    return None
-  ids = bpe.load(_locate_tokenizer(weights, tokenizer)).clip_ids
-  return cut_texts.Reads(ids, about["context_length"] - 2)
+_FAMILY = two_towers.Family(
+  "clip", bpe.FORMS, lambda path: bpe.load(path).clip_ids, 2
+)
+check, reads = _FAMILY.check, _FAMILY.reads
 
 
 def load(
@@ -81,14 +64,14 @@ def load(
     resize=resize,
     identity={
       "encoder": "clip",
-      "weights": files.sha256(_locate(weights)),
-      "tokenizer": files.sha256(_locate_tokenizer(weights, tokenizer)),
+      "weights": files.sha256(_FAMILY.locate(weights)),
+      "tokenizer": files.sha256(_FAMILY.locate_tokenizer(weights, tokenizer)),
       "pixels": PIXELS.format(size),
       "dtype": dtype,
     },
     embed_prompts=partial(_embed_prompts, model, vocabulary, precision),
   )
-  fields = files.read_description(_locate(weights))["model"]
+  fields = files.read_description(_FAMILY.locate(weights))["model"]
   tower = {name: value["visual"] for name, value in variables.items()}
   return encoder._replace(network=image_network(fields, tower))
 
@@ -121,13 +104,8 @@ def _load_model(
   weights: str, tokenizer: str | None, dtype: str
 ) -> tuple[clip.CLIP, dict[str, Any], bpe.Tokenizer]:
   """Returns the network, its variables on the host, and the tokenizer."""
-  params, about = files.load_params(_locate(weights))
-  if about.get("kind") != "clip":
-    raise UserError(
-      f"{weights} holds weights of {about.get('kind')!r}: config.encoder needs "
-      "those of a CLIP."
-    )
-  path = _locate_tokenizer(weights, tokenizer)
+  variables, about = _FAMILY.load_weights(weights)
+  path = _FAMILY.locate_tokenizer(weights, tokenizer)
   vocabulary = bpe.load(path)
   model = clip.CLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
   if model.vocab_size != vocabulary.clip_vocab_size:
@@ -136,8 +114,6 @@ def _load_model(
       f"{vocabulary.clip_vocab_size}: give the tokenizer that it was trained "
       "with."
     )
-  # Beside "params", a ResNet has "batch_stats".
-  variables = params if "params" in params else {"params": params}
   params = variables["params"]
   # Files may hold a scalar as an array of one number.
   params["logit_scale"] = np.reshape(params["logit_scale"], ())
@@ -169,22 +145,6 @@ def _embed_prompts(
 def _encode_embedded(model, precision, variables, x, end):
   with jax.default_matmul_precision(precision):
     return model.apply(variables, x, end, method="encode_embedded_text")
-
-
-def _locate(weights: str | None) -> epath.Path:
-  return files.locate(weights, field="encoder.weights", family="clip")
-
-
-def _locate_tokenizer(weights: str | None, tokenizer: str | None) -> epath.Path:
-  """Returns the file of a tokenizer, by default of the one beside weights."""
-  path = bpe.locate(tokenizer) if tokenizer else bpe.beside(weights or "")
-  if not path.exists():
-    raise UserError(
-      f"config.encoder.tokenizer names {tokenizer}, and there is no {path}; it "
-      "is the tokenizer.json that the weights were trained with, "
-      "'embedded:tokenizer.json' for those of the package."
-    )
-  return path
 
 
 NUM_CONTEXT = 16

@@ -1,40 +1,22 @@
 """SigLIP 2 as an encoder."""
 
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import jax.numpy as jnp
-from etils import epath
 
 from synthjax.config.schema import Count, Dtype, Precision
 from synthjax.encoders import Encoder, two_towers
 from synthjax.encoders.resize import square_image, square_images
 from synthjax.models.siglip import model as siglip
-from synthjax.runtime.errors import UserError, gathered
-from synthjax.tokenizers import bpe, cut_texts, gemma
+from synthjax.runtime.errors import UserError
+from synthjax.tokenizers import gemma
 from synthjax.weights import files
 
-
-def check(
-  *, weights: str | None, tokenizer: str | None = None, **others: Any
-) -> None:
-  """Checks that the files are there; its arguments are those of `load`."""
-  del others
-  with gathered() as attempt:
-    attempt(_locate, weights)
-    attempt(_locate_tokenizer, weights, tokenizer)
-
-
-def reads(
-  *, weights: str | None, tokenizer: str | None = None, **others: Any
-) -> cut_texts.Reads | None:
-  """Returns how much of a text it reads; None of unfit weights."""
-  del others
-  about = files.read_description(_locate(weights)).get("model", {})
-  if "context_length" not in about:
-    return None
-  ids = gemma.load(_locate_tokenizer(weights, tokenizer)).ids
-  return cut_texts.Reads(ids, about["context_length"] - 1)
+_FAMILY = two_towers.Family(
+  "siglip", gemma.FORMS, lambda path: gemma.load(path).ids, 1
+)
+check, reads = _FAMILY.check, _FAMILY.reads
 
 
 def load(
@@ -59,13 +41,8 @@ def load(
   Raises:
     UserError: about missing or unfit weights.
   """
-  params, about = files.load_params(_locate(weights))
-  if about.get("kind") != "siglip":
-    raise UserError(
-      f"{weights} holds weights of {about.get('kind')!r}: config.encoder of "
-      "the name 'siglip' needs those of a SigLIP 2."
-    )
-  path = _locate_tokenizer(weights, tokenizer)
+  variables, about = _FAMILY.load_weights(weights)
+  path = _FAMILY.locate_tokenizer(weights, tokenizer)
   vocabulary = gemma.load(path)
   model = siglip.SigLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
   if model.vocab_size < vocabulary.size:
@@ -76,7 +53,7 @@ def load(
   size, length = model.image_size, model.context_length
   return two_towers.make_encoder(
     model,
-    params,
+    variables,
     pixels=two_towers.Pixels(
       partial(square_image, size=size), partial(square_images, size=size)
     ),
@@ -87,27 +64,9 @@ def load(
     resize=resize,
     identity={
       "encoder": "siglip",
-      "weights": files.sha256(_locate(weights)),
+      "weights": files.sha256(_FAMILY.locate(weights)),
       "tokenizer": files.sha256(path),
       "pixels": f"bilinear, square of {size}",
       "dtype": dtype,
     },
   )
-
-
-def _locate(weights: str | None) -> epath.Path:
-  return files.locate(weights, field="encoder.weights", family="siglip")
-
-
-def _locate_tokenizer(weights: str | None, tokenizer: str | None) -> epath.Path:
-  """Returns the file of a tokenizer, by default of the one beside weights."""
-  if tokenizer:
-    path = bpe.locate(tokenizer, gemma.FORMS)
-  else:
-    path = bpe.beside(weights or "", gemma.FORMS)
-  if not path.exists():
-    raise UserError(
-      f"config.encoder.tokenizer names {tokenizer}, and there is no {path}; it "
-      "is the tokenizer.json or tokenizer.model of the SigLIP 2."
-    )
-  return path

@@ -6,9 +6,80 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 
 from synthjax.data.pipeline import given
 from synthjax.encoders import Encoder, batching
+from synthjax.runtime.errors import UserError, gathered
+from synthjax.tokenizers import bpe, cut_texts
+from synthjax.weights import files
+
+
+class Family(NamedTuple):
+  """Networks of one kind, and the tokenizers that belong to them."""
+
+  name: str  # of `catalogue.FAMILIES`
+  forms: Sequence[Sequence[str]]  # of a tokenizer; see `bpe.FORMS`
+  # The file of a tokenizer -> text -> all its ids, without start and end.
+  ids_of: Callable[[epath.Path], Callable[[str], Sequence[int]]]
+  num_added: int  # start and end, which a text has besides
+
+  def check(
+    self, *, weights: str | None, tokenizer: str | None = None, **others: Any
+  ) -> None:
+    """Checks that the files are there; takes the arguments of `load`."""
+    del others
+    with gathered() as attempt:
+      attempt(self.locate, weights)
+      attempt(self.locate_tokenizer, weights, tokenizer)
+
+  def reads(
+    self, *, weights: str | None, tokenizer: str | None = None, **others: Any
+  ) -> cut_texts.Reads | None:
+    """Returns how much of a text it reads; None of unfit weights."""
+    del others
+    about = files.read_description(self.locate(weights)).get("model", {})
+    if "context_length" not in about:
+      return None
+    ids = self.ids_of(self.locate_tokenizer(weights, tokenizer))
+    return cut_texts.Reads(ids, about["context_length"] - self.num_added)
+
+  def locate(self, weights: str | None) -> epath.Path:
+    """Returns the file of weights; see `files.locate`."""
+    return files.locate(weights, field="encoder.weights", family=self.name)
+
+  def locate_tokenizer(
+    self, weights: str | None, tokenizer: str | None
+  ) -> epath.Path:
+    """Returns a tokenizer's file, by default of the one beside the weights."""
+    if tokenizer:
+      path = bpe.locate(tokenizer, self.forms)
+    else:
+      path = bpe.beside(weights or "", self.forms)
+    if not path.exists():
+      raise UserError(
+        f"config.encoder.tokenizer names {tokenizer}, and there is no {path}; "
+        f"it is the {' or '.join(form[-1] for form in self.forms)} that the "
+        "weights were trained with, 'embedded:tokenizer.json' for those of the "
+        "package."
+      )
+    return path
+
+  def load_weights(self, weights: str) -> tuple[dict, dict[str, Any]]:
+    """Returns variables on the host and their description.
+
+    Raises:
+      UserError: about weights of another family.
+    """
+    variables, about = files.load_params(self.locate(weights))
+    if about.get("kind") != self.name:
+      raise UserError(
+        f"{weights} holds weights of {about.get('kind')!r}: config.encoder "
+        f"with name={self.name!r} needs others."
+      )
+    # A network with BatchNorm has "batch_stats" beside its "params".
+    variables = variables if "params" in variables else {"params": variables}
+    return variables, about
 
 
 class Pixels(NamedTuple):
