@@ -42,6 +42,7 @@ from synthjax.config import (
   own_space,
   parse_arg,
   photographs,
+  released_clip,
   released_glide,
   released_t5,
   report,
@@ -183,6 +184,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.encoder = clip_encoder(arg.encoder)
   config.score = dict()
+  if arg.encoder != "rn50":  # it filters, whatever is tuned
+    config.score.filter_encoder = released_clip("clip_rn50")
   config.select = dict(max_per_class=800)
 
   parts = METHODS if arg.only == "all" else [arg.only]
@@ -218,6 +221,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
     for block, fields in embedded_world().items():
       config[block] = fields
+    config.score = dict()
     config.generate = dict(
       images_per_class=40,
       seeds=(0, 1, 2),

@@ -77,7 +77,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         weight_decay=0.01,
         clip_norm=1.0,
       ),
-      num_steps=12_000,
+      num_steps=8_000,
       batch_size=128,
       steps_per_call=10,
       log_every=100,
