@@ -72,7 +72,10 @@ def row_of(stage_name: str, args, device: str) -> dict:
   }
 
   def from_device():
-    states["device"], metrics = steps["device"](states["device"], arrays, keys)
+    for rngs in keys if resident.steps == 1 else [keys]:
+      states["device"], metrics = steps["device"](
+        states["device"], arrays, rngs
+      )
     jax.block_until_ready(metrics)
 
   def from_host():

@@ -118,7 +118,7 @@ def prepare(
     preprocess=clip.preprocess,
   )
   objective = resident.resident(
-    objective, draw, steps_per_call=fields.steps_per_call, fsdp=fields.fsdp
+    objective, draw, steps_per_call=fields.steps_here, fsdp=fields.fsdp
   )
   arrays = drawings.load(
     fields.data,

@@ -177,7 +177,7 @@ def prepare(
   objective = resident.resident(
     make_objective(stage),
     draw,
-    steps_per_call=stage.steps_per_call,
+    steps_per_call=stage.steps_here,
     fsdp=stage.fsdp,
   )
   arrays = drawings.load(stage.data, encode, seed=seed, most=most)

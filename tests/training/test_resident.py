@@ -84,6 +84,13 @@ def test_steps_that_do_not_divide_are_named():
   assert "log_every" not in str(error.value)
 
 
+def test_a_cpu_takes_one_step_a_call_and_others_what_is_given(monkeypatch):
+  fields = read_loop(log_every=14, checkpoint_every=7)
+  assert (fields.steps_per_call, fields.steps_here) == (7, 1)
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  assert fields.steps_here == 7
+
+
 def test_no_process_reads():
   with pytest.raises(UserError, match="no field 'num_workers'"):
     read_loop(num_workers=2)
