@@ -3,9 +3,9 @@
   python -m benchmarks.embedded [--json FILE] [--threads N]
 
 Both sides take the same steps of the same objective. One draws its batches on
-the device, several steps to a dispatch; the other reads them by Grain, with
-the same views made by Pillow, a batch and a dispatch a step. They take turns,
-so that other work on the machine slows both.
+the device, on accelerators several steps to a dispatch; the other reads them by
+Grain, with the same views made by Pillow, a batch and a dispatch a step. They
+take turns, so that other work on the machine slows both.
 """
 
 import argparse
