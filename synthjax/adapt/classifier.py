@@ -9,11 +9,12 @@ import numpy as np
 from etils import epath
 
 from synthjax.adapt import heads, linear_head
+from synthjax.adapt.encoder_tuning import Tower
 from synthjax.adapt.heads import Learned
 from synthjax.data.pipeline import host_augment
 from synthjax.encoders import Encoder, Network, load_encoder
-from synthjax.encoders.clip import image_network
 from synthjax.encoders.image_encoders import make_encoder
+from synthjax.encoders.two_towers import family_of
 from synthjax.labels import class_names
 from synthjax.models.classifiers import make_classifier
 from synthjax.models.pixels import MEAN, STD, normalize
@@ -121,21 +122,22 @@ NETWORK = "classifier"  # a network of `models.classifiers` with its head
 
 def save_tuned(
   path: epath.PathLike,
+  tower: Tower,
   variables: Mapping[str, Any],
   head: linear_head.Head,
-  fields: Mapping[str, Any],
   classes: Sequence[str],
 ) -> None:
-  """Writes an image tower of a CLIP and its head.
+  """Writes an image tower of a CLIP, or of another family, and its head.
 
   Args:
     path: of the new file.
-    variables: of the tower.
+    tower: that was tuned.
+    variables: of it, tuned.
     head: on its features.
-    fields: of the whole CLIP.
     classes: their names, by label.
   """
-  network = _with_head(image_network(fields, variables), head, classes)
+  encoder = tower.family.image_network(tower.fields, variables)
+  network = _with_head(encoder, head, classes)
   files.save_params(path, network.variables, network.about)
 
 
@@ -154,7 +156,8 @@ def _with_head(
     function=logits,
     variables={"encoder": encoder.variables, "head": heads.arrays(head)},
     about=encoder.about
-    | {"kind": TUNED, "form": form, "classes": list(classes)},
+    | {"kind": TUNED, "encoder": encoder.about["kind"], "form": form}
+    | {"classes": list(classes)},
   )
 
 
@@ -172,7 +175,8 @@ def _load_heads(chosen: learned.Arm) -> Classifier:
 
 def _load_tuned(chosen: learned.Arm) -> Classifier:
   params, about = files.load_params(chosen.path)
-  tower = image_network(about["model"], params["encoder"])
+  family = family_of(about.get("encoder", "clip"))
+  tower = family.image_network(about["model"], params["encoder"])
   head = heads.LEARNED[about["form"]](**params["head"])
   return _of_network(_with_head(tower, head, about["classes"]))
 

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from etils import epath
 
 from synthjax.adapt.linear_head import Head, logits_fn
 from synthjax.adapt.soft_targets import mixed_cross_entropy
@@ -30,9 +29,9 @@ from synthjax.config.schema import (
   one_of,
   unique_names,
 )
-from synthjax.encoders.resize import fit_image
+from synthjax.encoders import clip as encoders_clip
+from synthjax.encoders.two_towers import FAMILIES, Family, family_of
 from synthjax.evals.arms import ZERO_SHOT
-from synthjax.models.clip import model as clip
 from synthjax.runtime import mesh as meshes
 from synthjax.training.loop import Objective
 from synthjax.training.optimizer import OPTIMIZER
@@ -98,43 +97,45 @@ class Tower(NamedTuple):
   module: Any
   variables: dict[str, Any]  # of it
   image_size: int  # px
+  family: Family = encoders_clip.FAMILY
+  fields: Mapping[str, Any] | None = None  # of both towers
 
 
 def load_tower(
   weights: str, *, dtype: str = "float32", remat: bool = False
 ) -> Tower:
-  """Loads the image tower of a CLIP.
+  """Loads the image tower of a CLIP, or of another of FAMILIES.
 
   Args:
-    weights: as `encoders.clip.load` takes them.
+    weights: as `load` of the encoder takes them.
     dtype: of the activations.
     remat: computes activations again for the gradients, which saves memory.
 
   Raises:
     UserError: about missing weights.
   """
-  variables, description = files.load_params(_locate(weights))
-  variables = variables if "params" in variables else {"params": variables}
+  path = files.locate(weights, field="encoder.weights", family=[*FAMILIES])
+  family = family_of(files.read_description(path)["kind"])
+  variables, description = family.load_weights(weights)
   fields = {"dtype": jnp.dtype(dtype), "remat": remat}
-  whole = clip.CLIP(**description["model"] | fields)
+  whole = family.towers(**description["model"] | fields)
   return Tower(
-    clip.make_image_tower(whole),
+    family.image_tower(whole),
     {name: value["visual"] for name, value in variables.items()},
     whole.image_size,
+    family,
+    description["model"],
   )
 
 
-def sizes_of(weights: str) -> dict[str, Any]:
-  """Returns the fields of the CLIP that `load_tower` loads the tower of."""
-  return files.read_description(_locate(weights))["model"]
-
-
-def _locate(weights: str) -> epath.Path:
-  return files.locate(weights, field="encoder.weights", family="clip")
-
-
-def fit(example: Any, rng: np.random.Generator, *, size: int) -> Any:
-  """Resizes and crops as CLIP does."""
+def fit(
+  example: Any,
+  rng: np.random.Generator,
+  *,
+  size: int,
+  fit_image: Callable[[np.ndarray, int], np.ndarray],
+) -> Any:
+  """Resizes as the family of an encoder does."""
   del rng
   return example | {"image": fit_image(example["image"], size)}
 
@@ -150,7 +151,7 @@ def encode(
   """
   features, updated = tower.module.apply(
     variables,
-    clip.preprocess(images),
+    tower.family.preprocess(images),
     train=train,
     mutable=["batch_stats"],
   )
@@ -173,7 +174,8 @@ def predictor(tower: Tower, batch_size: int = 256) -> Callable:
     def outputs():
       for first in range(0, len(source), batch_size):
         rows = range(first, min(first + batch_size, len(source)))
-        images = [fit_image(source[i]["image"], tower.image_size) for i in rows]
+        fit_image, size = tower.family.fit_image, tower.image_size
+        images = [fit_image(source[i]["image"], size) for i in rows]
         # The last batch is filled up, so that one shape is compiled.
         images += [images[0]] * (batch_size - len(images))
         yield predict(state, np.stack(images)), len(rows)

@@ -1,6 +1,6 @@
 """CLIP as an encoder: one batch shape for images, one for texts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -9,20 +9,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from synthjax.config.schema import Count, Dtype, Precision
-from synthjax.encoders import Encoder, Network, two_towers
+from synthjax.encoders import Encoder, two_towers
 from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
 
-PIXELS = "bicubic, shorter side and middle of {}"  # px
-
-
-_FAMILY = two_towers.Family(
-  "clip", bpe.FORMS, lambda path: bpe.load(path).clip_ids, 2
+FAMILY = two_towers.Family(
+  name="clip",
+  forms=bpe.FORMS,
+  ids_of=lambda path: bpe.load(path).clip_ids,
+  num_added=2,
+  towers=clip.CLIP,
+  image_tower=clip.make_image_tower,
+  fit_image=fit_image,
+  fit_images=fit_images,
+  pixels="bicubic, shorter side and middle of {}",
+  preprocess=clip.preprocess,
+  mean=clip.MEAN,
+  std=clip.STD,
 )
-check, reads = _FAMILY.check, _FAMILY.reads
+check, reads = FAMILY.check, FAMILY.reads
 
 
 def load(
@@ -49,63 +57,34 @@ def load(
   Raises:
     UserError: about missing or unfit weights.
   """
-  model, variables, vocabulary = _load_model(weights, tokenizer, dtype)
+  model, variables, vocabulary, fields = _load_model(weights, tokenizer, dtype)
   size, length = model.image_size, model.context_length
-  encoder = two_towers.make_encoder(
+  return two_towers.make_encoder(
+    FAMILY,
     model,
     variables,
-    pixels=two_towers.Pixels(
-      partial(fit_image, size=size), partial(fit_images, size=size)
-    ),
-    preprocess=clip.preprocess,
+    fields=fields,
     tokenize=lambda texts: vocabulary.clip_tokens(texts, length),
     batch_size=batch_size,
     precision=precision,
     resize=resize,
     identity={
       "encoder": "clip",
-      "weights": files.sha256(_FAMILY.locate(weights)),
-      "tokenizer": files.sha256(_FAMILY.locate_tokenizer(weights, tokenizer)),
-      "pixels": PIXELS.format(size),
+      "weights": files.sha256(FAMILY.locate(weights)),
+      "tokenizer": files.sha256(FAMILY.locate_tokenizer(weights, tokenizer)),
+      "pixels": FAMILY.pixels.format(size),
       "dtype": dtype,
     },
     embed_prompts=partial(_embed_prompts, model, vocabulary, precision),
   )
-  fields = files.read_description(_FAMILY.locate(weights))["model"]
-  tower = {name: value["visual"] for name, value in variables.items()}
-  return encoder._replace(network=image_network(fields, tower))
-
-
-def image_network(fields: Mapping[str, Any], variables: Any) -> Network:
-  """Returns the image tower of a CLIP as a function of pixels, in float32.
-
-  Args:
-    fields: of the whole CLIP, as files of weights describe it.
-    variables: of the image tower.
-  """
-  model = clip.CLIP(**fields)
-  tower, size = clip.make_image_tower(model), model.image_size
-
-  def encode(variables, images):
-    with jax.default_matmul_precision("highest"):
-      return tower.apply(variables, clip.preprocess(images))
-
-  about = {
-    "kind": "clip",
-    "model": dict(fields),
-    "pixels": PIXELS.format(size),
-    "mean": clip.MEAN,
-    "std": clip.STD,
-  }
-  return Network(encode, variables, size, partial(fit_image, size=size), about)
 
 
 def _load_model(
   weights: str, tokenizer: str | None, dtype: str
-) -> tuple[clip.CLIP, dict[str, Any], bpe.Tokenizer]:
-  """Returns the network, its variables on the host, and the tokenizer."""
-  variables, about = _FAMILY.load_weights(weights)
-  path = _FAMILY.locate_tokenizer(weights, tokenizer)
+) -> tuple[clip.CLIP, dict[str, Any], bpe.Tokenizer, dict[str, Any]]:
+  """Returns the network, its variables, the tokenizer, and its fields."""
+  variables, about = FAMILY.load_weights(weights)
+  path = FAMILY.locate_tokenizer(weights, tokenizer)
   vocabulary = bpe.load(path)
   model = clip.CLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
   if model.vocab_size != vocabulary.clip_vocab_size:
@@ -117,7 +96,7 @@ def _load_model(
   params = variables["params"]
   # Files may hold a scalar as an array of one number.
   params["logit_scale"] = np.reshape(params["logit_scale"], ())
-  return model, variables, vocabulary
+  return model, variables, vocabulary, about["model"]
 
 
 def _embed_prompts(

@@ -1,6 +1,5 @@
 """SigLIP 2 as an encoder."""
 
-from functools import partial
 from typing import Literal
 
 import jax.numpy as jnp
@@ -13,10 +12,21 @@ from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import gemma
 from synthjax.weights import files
 
-_FAMILY = two_towers.Family(
-  "siglip", gemma.FORMS, lambda path: gemma.load(path).ids, 1
+FAMILY = two_towers.Family(
+  name="siglip",
+  forms=gemma.FORMS,
+  ids_of=lambda path: gemma.load(path).ids,
+  num_added=1,
+  towers=siglip.SigLIP,
+  image_tower=siglip.make_image_tower,
+  fit_image=square_image,
+  fit_images=square_images,
+  pixels="bilinear, square of {}",
+  preprocess=siglip.preprocess,
+  mean=siglip.MEAN,
+  std=siglip.STD,
 )
-check, reads = _FAMILY.check, _FAMILY.reads
+check, reads = FAMILY.check, FAMILY.reads
 
 
 def load(
@@ -41,8 +51,8 @@ def load(
   Raises:
     UserError: about missing or unfit weights.
   """
-  variables, about = _FAMILY.load_weights(weights)
-  path = _FAMILY.locate_tokenizer(weights, tokenizer)
+  variables, about = FAMILY.load_weights(weights)
+  path = FAMILY.locate_tokenizer(weights, tokenizer)
   vocabulary = gemma.load(path)
   model = siglip.SigLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
   if model.vocab_size < vocabulary.size:
@@ -52,21 +62,19 @@ def load(
     )
   size, length = model.image_size, model.context_length
   return two_towers.make_encoder(
+    FAMILY,
     model,
     variables,
-    pixels=two_towers.Pixels(
-      partial(square_image, size=size), partial(square_images, size=size)
-    ),
-    preprocess=siglip.preprocess,
+    fields=about["model"],
     tokenize=lambda texts: vocabulary.siglip_tokens(texts, length),
     batch_size=batch_size,
     precision=precision,
     resize=resize,
     identity={
       "encoder": "siglip",
-      "weights": files.sha256(_FAMILY.locate(weights)),
+      "weights": files.sha256(FAMILY.locate(weights)),
       "tokenizer": files.sha256(path),
-      "pixels": f"bilinear, square of {size}",
+      "pixels": FAMILY.pixels.format(size),
       "dtype": dtype,
     },
   )

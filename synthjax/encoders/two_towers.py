@@ -1,6 +1,6 @@
 """An encoder of two towers: one batch shape for images, one for texts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,21 +8,60 @@ import jax
 import numpy as np
 from etils import epath
 
+from synthjax.config import schema
 from synthjax.data.pipeline import given
-from synthjax.encoders import Encoder, batching
+from synthjax.encoders import Encoder, Network, batching
 from synthjax.runtime.errors import UserError, gathered
 from synthjax.tokenizers import bpe, cut_texts
 from synthjax.weights import files
 
+# By the kind of their weights.
+FAMILIES = {
+  "clip": "synthjax.encoders.clip:FAMILY",
+  "siglip": "synthjax.encoders.siglip:FAMILY",
+}
+
 
 class Family(NamedTuple):
-  """Networks of one kind, and the tokenizers that belong to them."""
+  """Networks of one kind, their tokenizers, and how they take images."""
 
   name: str  # of `catalogue.FAMILIES`
   forms: Sequence[Sequence[str]]  # of a tokenizer; see `bpe.FORMS`
   # The file of a tokenizer -> text -> all its ids, without start and end.
   ids_of: Callable[[epath.Path], Callable[[str], Sequence[int]]]
   num_added: int  # start and end, which a text has besides
+  towers: Callable[..., Any]  # fields -> the module of both
+  image_tower: Callable[[Any], Any]  # that module -> one whose name is "visual"
+  fit_image: Callable[[np.ndarray, int], np.ndarray]  # resizes to [s, s, 3]
+  fit_images: Callable[[jax.Array, int], jax.Array]  # the same on the device
+  pixels: str  # says so, of {} px
+  preprocess: Callable[[jax.Array], jax.Array]  # normalises uint8
+  mean: tuple[float, ...]  # by which it does
+  std: tuple[float, ...]
+
+  def image_network(self, fields: Mapping[str, Any], variables: Any) -> Network:
+    """Returns an image tower as a function of pixels, in float32.
+
+    Args:
+      fields: of `towers`, as files of weights describe them.
+      variables: of the image tower.
+    """
+    model = self.towers(**fields)
+    tower, size = self.image_tower(model), model.image_size
+
+    def encode(variables, images):
+      with jax.default_matmul_precision("highest"):
+        return tower.apply(variables, self.preprocess(images))
+
+    about = {
+      "kind": self.name,
+      "model": dict(fields),
+      "pixels": self.pixels.format(size),
+      "mean": self.mean,
+      "std": self.std,
+    }
+    fit = partial(self.fit_image, size=size)
+    return Network(encode, variables, size, fit, about)
 
   def check(
     self, *, weights: str | None, tokenizer: str | None = None, **others: Any
@@ -82,19 +121,17 @@ class Family(NamedTuple):
     return variables, about
 
 
-class Pixels(NamedTuple):
-  """How images of any size become those of a model, in uint8 of one size."""
-
-  on_host: Callable[[np.ndarray], np.ndarray]  # [h, w, 3] -> [s, s, 3]
-  on_device: Callable[[jax.Array], jax.Array]  # the same of [n, h, w, 3]
+def family_of(kind: str) -> Family:
+  """Returns the family of a kind of weights."""
+  return schema.resolve(kind, FAMILIES)
 
 
 def make_encoder(
+  family: Family,
   model: Any,
   variables: Any,
   *,
-  pixels: Pixels,
-  preprocess: Callable[[jax.Array], jax.Array],
+  fields: Mapping[str, Any],
   tokenize: Callable[[Sequence[str]], np.ndarray],
   batch_size: int,
   precision: str,
@@ -107,10 +144,10 @@ def make_encoder(
   What is compiled is compiled when it is first used.
 
   Args:
-    model: also has `embed_dim`, the numbers of a feature.
+    family: of the network.
+    model: also has `image_size`, and `embed_dim`, the numbers of a feature.
     variables: of it, on the host; `logit_scale` is a logarithm.
-    pixels: see there.
-    preprocess: normalises uint8 images.
+    fields: of it, in float32.
     tokenize: texts -> int32 [n, l].
     batch_size: images, or texts, that each device encodes at once.
     precision: of products of float32.
@@ -119,6 +156,9 @@ def make_encoder(
     identity: see `Encoder`; an unusual precision is added.
     embed_prompts: (variables, names, number) -> see `Encoder.embed_prompts`.
   """
+  size = model.image_size
+  visual = {name: value["visual"] for name, value in variables.items()}
+  network = family.image_network(fields, visual)
   batch_size = batching.on_all_devices(batch_size)
   logit_scale = float(
     np.exp(np.reshape(variables["params"]["logit_scale"], ()))
@@ -133,7 +173,9 @@ def make_encoder(
   )
   of_pixels = run(
     lambda variables, x: model.apply(
-      variables, preprocess(pixels.on_device(x)), method="encode_image"
+      variables,
+      family.preprocess(family.fit_images(x, size)),
+      method="encode_image",
     )
   )
   of_tokens = run(
@@ -141,7 +183,7 @@ def make_encoder(
   )
   if resize is None:
     resize = "host" if jax.default_backend() == "cpu" else "device"
-  stack = batching.stacked(pixels.on_host, on_device=resize == "device")
+  stack = batching.stacked(network.fit, on_device=resize == "device")
 
   def encode_images(images: Sequence[np.ndarray]) -> np.ndarray:
     # Resized a batch at a time: all at once may not fit the memory.
@@ -160,5 +202,6 @@ def make_encoder(
     logit_scale,
     identity,
     embed_prompts=embed_prompts and partial(embed_prompts, variables),
-    fit=partial(batching.fitted, pixels.on_host, may_wait=resize == "device"),
+    fit=partial(batching.fitted, network.fit, may_wait=resize == "device"),
+    network=network,
   )

@@ -108,7 +108,6 @@ def run(config: ConfigDict, workdir: str) -> None:
     return
   model = _load(config.encoder, remat=fields.remat)
   head = feature_sets.zero_shot_head(encoder, space)
-  sizes = encoder_tuning.sizes_of(config.encoder.weights)
   trained, rows = [], {}
   for arm in fields.arms:
     tune = _tuner(fields, arm, model, head, workdir, space)
@@ -118,7 +117,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       label = _label(arm, seed)
       path = folder / f"{label}.safetensors"
       classifier.save_tuned(
-        path, state["encoder"], state["head"], sizes, space.class_names
+        path, model, state["encoder"], state["head"], space.class_names
       )
       rows |= {path.name: 1} | runs.count_rows(folder, [label])
 
@@ -201,7 +200,11 @@ def _tuner(
       pipeline.train_batches(
         source,
         [
-          functools.partial(encoder_tuning.fit, size=model.image_size),
+          functools.partial(
+            encoder_tuning.fit,
+            size=model.image_size,
+            fit_image=model.family.fit_image,
+          ),
           functools.partial(
             host_augment.image_and_label, num_classes=len(space.classes)
           ),

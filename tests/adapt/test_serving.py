@@ -9,6 +9,7 @@ import pytest
 import tiny_clip
 
 from synthjax.adapt import classifier, serving
+from synthjax.adapt.encoder_tuning import Tower
 from synthjax.adapt.linear_head import Head
 from synthjax.encoders import Network
 from synthjax.models.clip import model as clip
@@ -75,8 +76,9 @@ def tuned_clip(folder, *, tower):
   head = Head(
     100 * rng.normal(size=(3, 16)).astype(np.float32), np.zeros(3, np.float32)
   )
+  known = Tower(None, tower_of, 32, fields=sizes)
   classifier.save_tuned(
-    folder / "a.safetensors", tower_of, head, sizes, ["a", "b", "c"]
+    folder / "a.safetensors", known, tower_of, head, ["a", "b", "c"]
   )
   return classifier.load(folder)
 

@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from synthjax import encoders
+from synthjax.adapt import classifier, encoder_tuning
+from synthjax.adapt.linear_head import Head, logits_fn
 from synthjax.encoders import resize
 from synthjax.main import load_config
 from synthjax.models.siglip import model as siglip
@@ -119,6 +121,26 @@ def test_a_square_has_pillows_pixels(height, width, size):
     Image.fromarray(image[..., 0]).convert("F").resize((size, size), 2)
   )
   assert np.abs(want[..., 0] - float_image).max() <= 1  # it rounds twice
+
+
+def test_its_image_tower_is_tuned_and_served(folder, tmp_path):
+  encoder, images = load(folder[0]), images_of(3, 20, 50, 3)
+  want = encoder.encode_images(images)
+  tower = encoder_tuning.load_tower(str(folder[0]))
+  small = np.stack([tower.family.fit_image(x, 32) for x in images])
+  features, _ = encoder_tuning.encode(tower, tower.variables, small, False)
+  np.testing.assert_allclose(features, want, rtol=1e-4, atol=1e-5)
+  network = encoder.network
+  served = network.function(network.variables, small)
+  np.testing.assert_allclose(served, want, rtol=1e-4, atol=1e-5)
+
+  head = Head(np.eye(3, 24, dtype=np.float32), np.zeros(3, np.float32))
+  path = tmp_path / "a.safetensors"
+  classifier.save_tuned(path, tower, tower.variables, head, ["a", "b", "c"])
+  known = classifier.load(tmp_path)
+  np.testing.assert_allclose(
+    known.classify(images), jax.nn.softmax(logits_fn(head, want)), rtol=1e-4
+  )
 
 
 def test_what_does_not_belong_to_it_is_refused(folder, tmp_path):
