@@ -11,7 +11,7 @@ from synthjax.weights import __main__ as command
   [
     ("pack", [], "x", "needs a folder"),
     ("pack", ["folder"], None, "--output=FOLDER"),
-    ("fetch", ["stable_diffusion"], None, "from its publisher"),
+    ("fetch", ["stable_diffusion"], None, "hf://ORG/NAME"),
     ("fetch", ["glide"], "x", "`convert` and `pack`"),
   ],
 )
