@@ -4,6 +4,7 @@ For what stored features cannot show: what BatchNorm does to tuning (Table 6 of
 the paper), and how much of the encoder to tune (Table 3).
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
@@ -116,7 +117,7 @@ def load_tower(
   """
   path = files.locate(weights, field="encoder.weights", family=[*FAMILIES])
   family = family_of(files.read_description(path)["kind"])
-  variables, description = family.load_weights(weights)
+  _, variables, description = family.load_weights(os.fspath(path))
   fields = {"dtype": jnp.dtype(dtype), "remat": remat}
   whole = family.towers(**description["model"] | fields)
   return Tower(

@@ -14,7 +14,6 @@ from synthjax.encoders.resize import fit_image, fit_images
 from synthjax.models.clip import model as clip
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
-from synthjax.weights import files
 
 FAMILY = two_towers.Family(
   name="clip",
@@ -57,46 +56,33 @@ def load(
   Raises:
     UserError: about missing or unfit weights.
   """
-  model, variables, vocabulary, fields = _load_model(weights, tokenizer, dtype)
-  size, length = model.image_size, model.context_length
-  return two_towers.make_encoder(
-    FAMILY,
-    model,
-    variables,
-    fields=fields,
-    tokenize=lambda texts: vocabulary.clip_tokens(texts, length),
-    batch_size=batch_size,
-    precision=precision,
-    resize=resize,
-    identity={
-      "encoder": "clip",
-      "weights": files.sha256(FAMILY.locate(weights)),
-      "tokenizer": files.sha256(FAMILY.locate_tokenizer(weights, tokenizer)),
-      "pixels": FAMILY.pixels.format(size),
-      "dtype": dtype,
-    },
-    embed_prompts=partial(_embed_prompts, model, vocabulary, precision),
-  )
-
-
-def _load_model(
-  weights: str, tokenizer: str | None, dtype: str
-) -> tuple[clip.CLIP, dict[str, Any], bpe.Tokenizer, dict[str, Any]]:
-  """Returns the network, its variables, the tokenizer, and its fields."""
-  variables, about = FAMILY.load_weights(weights)
-  path = FAMILY.locate_tokenizer(weights, tokenizer)
-  vocabulary = bpe.load(path)
+  path, variables, about = FAMILY.load_weights(weights)
+  tokenizer = FAMILY.locate_tokenizer(weights, tokenizer)
+  vocabulary = bpe.load(tokenizer)
   model = clip.CLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
   if model.vocab_size != vocabulary.clip_vocab_size:
     raise UserError(
-      f"{weights} knows {model.vocab_size} tokens, but {path} has "
+      f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
       f"{vocabulary.clip_vocab_size}: give the tokenizer that it was trained "
       "with."
     )
   params = variables["params"]
   # Files may hold a scalar as an array of one number.
   params["logit_scale"] = np.reshape(params["logit_scale"], ())
-  return model, variables, vocabulary, about["model"]
+  return two_towers.make_encoder(
+    FAMILY,
+    model,
+    variables,
+    fields=about["model"],
+    weights=path,
+    tokenizer=tokenizer,
+    tokenize=lambda texts: vocabulary.clip_tokens(texts, model.context_length),
+    batch_size=batch_size,
+    precision=precision,
+    resize=resize,
+    dtype=dtype,
+    embed_prompts=partial(_embed_prompts, model, vocabulary, precision),
+  )
 
 
 def _embed_prompts(

@@ -72,8 +72,7 @@ def fit_images(images: jax.Array, size: int) -> jax.Array:
   resized, (top, left) = _resized(height, width, size, size)
   rows = bicubic_matrix(height, resized[0])[top : top + size]
   columns = bicubic_matrix(width, resized[1])[left : left + size]
-  x = _resample("nhwc,vw->nhvc", images, columns)
-  return _resample("nhwc,uh->nuwc", x, rows)
+  return _resample_both(images, rows, columns)
 
 
 def square_image(image: np.ndarray, size: int) -> np.ndarray:
@@ -111,10 +110,10 @@ def square_images(images: jax.Array, size: int) -> jax.Array:
   height, width = _checked_batch(images).shape[1:3]
   if (height, width) == (size, size):
     return images
-  columns = _whole(_weights(width, size, "bilinear"))
-  x = _resample("nhwc,vw->nhvc", images, columns)
-  rows = _whole(_weights(height, size, "bilinear"))
-  return _resample("nhwc,uh->nuwc", x, rows)
+  rows, columns = (
+    _whole(_weights(length, size, "bilinear")) for length in (height, width)
+  )
+  return _resample_both(images, rows, columns)
 
 
 def stretch_image(image: np.ndarray, size: int) -> np.ndarray:
@@ -184,6 +183,14 @@ def _in_turn(
   """
   resized = Image.fromarray(image).resize((width, len(image)), how)
   return resized.resize((width, height), how)
+
+
+def _resample_both(
+  images: jax.Array, rows: np.ndarray, columns: np.ndarray
+) -> jax.Array:
+  """Resamples the columns first, as `_in_turn` does."""
+  x = _resample("nhwc,vw->nhvc", images, columns)
+  return _resample("nhwc,uh->nuwc", x, rows)
 
 
 def _resample(axes: str, images: jax.Array, matrix: np.ndarray) -> jax.Array:

@@ -10,7 +10,6 @@ from synthjax.encoders.resize import square_image, square_images
 from synthjax.models.siglip import model as siglip
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import gemma
-from synthjax.weights import files
 
 FAMILY = two_towers.Family(
   name="siglip",
@@ -51,30 +50,27 @@ def load(
   Raises:
     UserError: about missing or unfit weights.
   """
-  variables, about = FAMILY.load_weights(weights)
-  path = FAMILY.locate_tokenizer(weights, tokenizer)
-  vocabulary = gemma.load(path)
+  path, variables, about = FAMILY.load_weights(weights)
+  tokenizer = FAMILY.locate_tokenizer(weights, tokenizer)
+  vocabulary = gemma.load(tokenizer)
   model = siglip.SigLIP(**about["model"] | {"dtype": jnp.dtype(dtype)})
   if model.vocab_size < vocabulary.size:
     raise UserError(
-      f"{weights} knows {model.vocab_size} tokens, but {path} has "
+      f"{weights} knows {model.vocab_size} tokens, but {tokenizer} has "
       f"{vocabulary.size}: give the tokenizer that it was trained with."
     )
-  size, length = model.image_size, model.context_length
   return two_towers.make_encoder(
     FAMILY,
     model,
     variables,
     fields=about["model"],
-    tokenize=lambda texts: vocabulary.siglip_tokens(texts, length),
+    weights=path,
+    tokenizer=tokenizer,
+    tokenize=lambda texts: vocabulary.siglip_tokens(
+      texts, model.context_length
+    ),
     batch_size=batch_size,
     precision=precision,
     resize=resize,
-    identity={
-      "encoder": "siglip",
-      "weights": files.sha256(FAMILY.locate(weights)),
-      "tokenizer": files.sha256(path),
-      "pixels": FAMILY.pixels.format(size),
-      "dtype": dtype,
-    },
+    dtype=dtype,
   )

@@ -104,13 +104,14 @@ class Family(NamedTuple):
       )
     return path
 
-  def load_weights(self, weights: str) -> tuple[dict, dict[str, Any]]:
-    """Returns variables on the host and their description.
+  def load_weights(self, weights: str) -> tuple[epath.Path, dict, dict]:
+    """Returns the file, variables on the host, and their description.
 
     Raises:
       UserError: about weights of another family.
     """
-    variables, about = files.load_params(self.locate(weights))
+    path = self.locate(weights)
+    variables, about = files.load_params(path)
     if about.get("kind") != self.name:
       raise UserError(
         f"{weights} holds weights of {about.get('kind')!r}: config.encoder "
@@ -118,7 +119,7 @@ class Family(NamedTuple):
       )
     # A network with BatchNorm has "batch_stats" beside its "params".
     variables = variables if "params" in variables else {"params": variables}
-    return variables, about
+    return path, variables, about
 
 
 def family_of(kind: str) -> Family:
@@ -132,11 +133,13 @@ def make_encoder(
   variables: Any,
   *,
   fields: Mapping[str, Any],
+  weights: epath.Path,
+  tokenizer: epath.Path,
   tokenize: Callable[[Sequence[str]], np.ndarray],
   batch_size: int,
   precision: str,
   resize: str | None,
-  identity: dict[str, Any],
+  dtype: str,
   embed_prompts: Callable[..., Any] | None = None,
 ) -> Encoder:
   """Returns the encoder of a network that has `encode_image` and `encode_text`.
@@ -148,21 +151,21 @@ def make_encoder(
     model: also has `image_size`, and `embed_dim`, the numbers of a feature.
     variables: of it, on the host; `logit_scale` is a logarithm.
     fields: of it, in float32.
+    weights: their file.
+    tokenizer: its file.
     tokenize: texts -> int32 [n, l].
     batch_size: images, or texts, that each device encodes at once.
     precision: of products of float32.
     resize: "host" or "device". None is the host where the device is a CPU, as
       Pillow is faster there.
-    identity: see `Encoder`; an unusual precision is added.
+    dtype: of the activations.
     embed_prompts: (variables, names, number) -> see `Encoder.embed_prompts`.
   """
   size = model.image_size
   visual = {name: value["visual"] for name, value in variables.items()}
   network = family.image_network(fields, visual)
   batch_size = batching.on_all_devices(batch_size)
-  logit_scale = float(
-    np.exp(np.reshape(variables["params"]["logit_scale"], ()))
-  )
+  logit_scale = float(np.exp(variables["params"]["logit_scale"]))
   variables = batching.replicate(variables)
   run = partial(
     batching.in_batches,
@@ -193,7 +196,13 @@ def make_encoder(
     tokens = tokenize(given.texts("texts", texts))
     return of_tokens(batching.chunks(tokens, batch_size))
 
-  identity = dict(identity)
+  identity = {
+    "encoder": family.name,
+    "weights": files.sha256(weights),
+    "tokenizer": files.sha256(tokenizer),
+    "pixels": family.pixels.format(size),
+    "dtype": dtype,
+  }
   if precision != "highest":  # absent otherwise, so that older runs are found
     identity["precision"] = precision
   return Encoder(

@@ -52,18 +52,18 @@ def convert(
   parts, problems = read.parts_of(source), []
   for family in families:
     module = importlib.import_module(FAMILIES[family])
-    arguments, config = {"model": model} | options, None
+    stated, config = {}, None
     takes = inspect.signature(module.from_released).parameters
     if "settings" in takes:
       beside = [
         (configs or {}).get(n, source.parent / n) for n in snapshots.CONFIGS
       ]
       config = next((path for path in beside if path.is_file()), None)
-      arguments["settings"] = read_json(config, dict) if config else None
-    if "model" not in takes:
-      del arguments["model"]
+      stated["settings"] = read_json(config, dict) if config else None
+    if "model" in takes:
+      stated["model"] = model
     try:
-      variables, about = module.from_released(weights, **arguments)
+      variables, about = module.from_released(weights, **stated | options)
     except UserError as error:
       hint = f" (Its config: {config}.)" if config else ""
       problems.append(f"{error}{hint}")
