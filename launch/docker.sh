@@ -17,11 +17,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
 show_help "$@"
-
-usage() {
-  head_of_script >&2
-  exit 2
-}
 [ $# -ge 2 ] || usage
 action=$1 target=$2
 shift 2

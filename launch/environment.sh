@@ -2,7 +2,8 @@
 # Sourced by the other scripts, in the root of the repository.
 #
 # show_help ARGUMENTS: prints the head of the script and exits, if one of them asks
-# for help. It changes nothing, and stands before `prepare`.
+# for help. It changes nothing, and stands before `prepare`. `usage` prints it about
+# a wrong command, and exits with 2.
 #
 # prepare [EXTRA]: makes the virtual environment .venv if there is none, installs
 # synthjax into it with an extra of pyproject.toml, and activates it. What is
@@ -20,6 +21,11 @@ show_help() {
       -h | -help | --help | --helpfull) head_of_script && exit 0 ;;
     esac
   done
+}
+
+usage() {
+  head_of_script >&2
+  exit 2
 }
 
 # Prints the first Python that synthjax runs on. PYTHON=... chooses another.

@@ -30,11 +30,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . launch/environment.sh
 show_help "$@"
-
-usage() {
-  head_of_script >&2
-  exit 2
-}
 [ $# -ge 2 ] || usage
 : "${ZONE:?Set ZONE, such as ZONE=us-central2-b.}"
 command -v gcloud >/dev/null || {
