@@ -243,12 +243,19 @@ def test_a_shard_survives_kills_at_random_moments(tmp_path):
   assert 1500 <= drawn <= 1500 + 10 * 60, drawn
 
 
+# A worker begins its first batch when all three have begun one: on a busy
+# machine two could draw everything before the third has imported jax.
 WORKER = """
-import sys
+import pathlib, sys, time
 from tasks import test_draw_shards
-before = lambda: print("batch", flush=True)
+folder, number = pathlib.Path(sys.argv[1]), sys.argv[2]
+def before():
+  pathlib.Path(f"{folder}-begun-{number}").touch()
+  while len(list(folder.parent.glob(f"{folder.name}-begun-*"))) < 3:
+    time.sleep(0.01)
+  print("batch", flush=True)
 generator = test_draw_shards.make_generator(before=before)
-test_draw_shards.fill_folder(sys.argv[1], 2000, generator, shard_size=10)
+test_draw_shards.fill_folder(folder, 2000, generator, shard_size=10)
 """
 
 
@@ -261,14 +268,14 @@ def test_processes_fill_a_folder_together_and_for_a_lost_one(tmp_path):
   folder.mkdir()
   workers = [
     subprocess.Popen(
-      [sys.executable, "-c", WORKER, str(folder)],
+      [sys.executable, "-c", WORKER, str(folder), str(number)],
       cwd=pathlib.Path(__file__).parents[1],
       stdout=subprocess.PIPE,
       text=True,
     )
-    for _ in range(3)
+    for number in range(3)
   ]
-  timer = threading.Timer(90, lambda: [w.kill() for w in workers])
+  timer = threading.Timer(400, lambda: [w.kill() for w in workers])
   timer.start()
   while len(contents(folder)) < 20:
     assert timer.is_alive()
