@@ -35,7 +35,7 @@ def random_weights(shapes, seed):
 
 
 WIDTHS = [32, 64]
-# Of 1.x and of 2.x, as far as they differ.
+# Of 1.x, 2.x and XL, as far as they differ.
 VERSIONS = {
   "v1": {
     "unet": {"attention_head_dim": 2, "cross_attention_dim": 32},
@@ -58,6 +58,33 @@ VERSIONS = {
       "num_attention_heads": 3,
     },
     "scheduler": {"prediction_type": "v_prediction"},
+  },
+  "xl": {
+    "unet": {
+      "addition_embed_type": "text_time",
+      "addition_time_embed_dim": 8,
+      "attention_head_dim": [2, 4],
+      "cross_attention_dim": 80,
+      "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+      "projection_class_embeddings_input_dim": 24 + 6 * 8,
+      "transformer_layers_per_block": [1, 2],
+      "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+      "use_linear_projection": True,
+    },
+    "vae": {"scaling_factor": 0.13025},
+    "text_encoder": {
+      "hidden_act": "quick_gelu",
+      "hidden_size": 32,
+      "num_attention_heads": 4,
+    },
+    "text_encoder_2": {
+      "hidden_act": "gelu",
+      "hidden_size": 48,
+      "num_attention_heads": 3,
+      "num_hidden_layers": 3,
+      "projection_dim": 24,
+    },
+    "model_index": {"force_zeros_for_empty_prompt": True},
   },
 }
 
@@ -93,7 +120,12 @@ def configs(version="v1", vocab_size=64):
     },
   }
   of_version = VERSIONS[version]
-  return {part: common[part] | of_version.get(part, {}) for part in common}
+  common["text_encoder_2"] = common["text_encoder"]
+  return {
+    part: common.get(part, {}) | of_version.get(part, {})
+    for part in {**common, **of_version}
+    if part in of_version or not part.endswith("_2")
+  }
 
 
 def released(version="v1", vocab_size=64):
@@ -134,6 +166,13 @@ def write_file(folder, version="v1"):
   }
 
 
+PADS = {
+  "v1": ("<|endoftext|>",),
+  "v2": ("!",),
+  "xl": ("<|endoftext|>", "!"),
+}
+
+
 def write_folder(folder, version="v1", *, dtype=np.float32, old_names=False):
   """Writes a folder in diffusers' layout, with words that mean nothing."""
   merges, vocab = made_up_words()
@@ -141,24 +180,22 @@ def write_folder(folder, version="v1", *, dtype=np.float32, old_names=False):
   if old_names:
     weights["vae"] = convert.old_vae_names(weights["vae"])
   for part, file in convert.CONFIGS.items():
-    (folder / part).mkdir(parents=True)
-    (folder / part / file).write_text(json.dumps(settings[part]))
-  for part, file in (
-    ("unet", "diffusion_pytorch_model"),
-    ("vae", "diffusion_pytorch_model"),
-    ("text_encoder", "model"),
-  ):
-    arrays = {
-      k: np.ascontiguousarray(w, dtype) for k, w in weights[part].items()
-    }
+    if part in settings:
+      (folder / part).mkdir(parents=True)
+      (folder / part / file).write_text(json.dumps(settings[part]))
+  if "model_index" in settings:
+    index = json.dumps(settings["model_index"])
+    (folder / convert.INDEX).write_text(index)
+  for part, of_part in weights.items():
+    arrays = {k: np.ascontiguousarray(w, dtype) for k, w in of_part.items()}
+    file = "model" if "text" in part else "diffusion_pytorch_model"
     save_file(arrays, folder / part / f"{file}.safetensors")
-  (folder / "tokenizer").mkdir()
-  (folder / "tokenizer" / "merges.txt").write_text(merges)
-  (folder / "tokenizer" / "vocab.json").write_text(json.dumps(vocab))
-  pad = "!" if version == "v2" else "<|endoftext|>"
-  (folder / "tokenizer" / "special_tokens_map.json").write_text(
-    json.dumps({"pad_token": pad})
-  )
+  for name, pad in zip(convert.TOKENIZERS, PADS[version], strict=False):
+    (folder / name).mkdir()
+    (folder / name / "merges.txt").write_text(merges)
+    (folder / name / "vocab.json").write_text(json.dumps(vocab))
+    special = json.dumps({"pad_token": pad})
+    (folder / name / "special_tokens_map.json").write_text(special)
   return weights, settings
 
 

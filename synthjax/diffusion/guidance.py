@@ -45,27 +45,29 @@ def classifier_free(predict: Predictor, scale: float) -> Predictor:
 
 
 def within(
-  guided: Predictor, plain: Predictor, interval: tuple[int, int]
-) -> Predictor:
-  """Guides in an interval of noise alone (Kynkäänniemi et al. 2024).
+  inside: Callable, outside: Callable, interval: tuple[int, int]
+) -> Callable:
+  """Uses one predictor or denoiser in an interval of noise, else another.
+
+  Guidance in an interval alone is that of Kynkäänniemi et al. (2024).
 
   Args:
-    guided: of n images, as `classifier_free` returns.
-    plain: of n images with their prompts; half of the work.
-    interval: the first and the last timestep of the training schedule that are
-      guided.
+    inside: of n images, such as `classifier_free` returns.
+    outside: likewise, such as that without guidance, which is half of the work.
+    interval: the first and the last timestep of the training schedule of the
+      former.
 
   Returns:
-    A predictor of n images that are all at one timestep, as samplers have
-    them. One of the two runs, not both.
+    The same, of n images that are all at one timestep, as samplers have them.
+    One of the two runs, not both.
   """
   low, high = interval
 
-  def predict(x, t):
-    inside = (low <= t[0]) & (t[0] <= high)
-    return jax.lax.cond(inside, guided, plain, x, t)
+  def chosen(x, t):
+    is_inside = (low <= t[0]) & (t[0] <= high)
+    return jax.lax.cond(is_inside, inside, outside, x, t)
 
-  return predict
+  return chosen
 
 
 def check_interval(interval: tuple[int, int] | None, num_steps: int) -> None:

@@ -103,12 +103,22 @@ def ending_at(steps: Schedule, alpha_bar: float) -> Schedule:
   return steps._replace(alpha_bar_prev=alpha_bar_prev)
 
 
+def start_deviation(steps: Schedule, spacing: str) -> float:
+  """Returns the deviation of the noise that Euler's walks start from.
+
+  As in diffusers, the first step's unless the spacing is "leading"; that of all
+  other samplers is 1.
+  """
+  return 1.0 if spacing == "leading" else (1 - steps.alpha_bar[-1]) ** 0.5
+
+
 # What a network may predict, as (signal, noise) -> x_0's weights of x_t and of
 # the prediction, for x_t = signal * x_0 + noise * eps. The velocity (Salimans &
 # Ho 2022, Section 4) is signal * eps - noise * x_0.
 PREDICTIONS = {
   "epsilon": lambda signal, noise: (1 / signal, -noise / signal),
   "v_prediction": lambda signal, noise: (signal, -noise),
+  "sample": lambda signal, noise: (0 * signal, 1 + 0 * noise),
 }
 
 

@@ -160,6 +160,39 @@ def ddim(
   return walk(step, x, schedule)
 
 
+def euler(
+  denoise: Denoiser,
+  schedule: Schedule,
+  x: jax.Array,
+  noise: Noise,
+  *,
+  cond_fn: CondFn | None = None,
+) -> jax.Array:
+  """Walks by Euler's method in x / sqrt(alpha_bar) = x_0 + sigma eps.
+
+  There, sigma^2 is 1 / alpha_bar - 1 (Karras et al. 2022), and a step goes
+  along eps to the next sigma: that is DDIM's (Song et al. 2021, Section 4.3),
+  but for where latent diffusion starts and ends. Args and result are those of
+  `ancestral`.
+  """
+  return ddim(denoise, schedule, x, noise, cond_fn=cond_fn)
+
+
+def euler_ancestral(
+  denoise: Denoiser,
+  schedule: Schedule,
+  x: jax.Array,
+  noise: Noise,
+  *,
+  cond_fn: CondFn | None = None,
+) -> jax.Array:
+  """Walks as `euler`, but further down, and adds noise up to the next sigma.
+
+  That is as much as DDIM adds with eta = 1.
+  """
+  return ddim(denoise, schedule, x, noise, eta=1.0, cond_fn=cond_fn)
+
+
 # --- solvers of few steps ----------------------------------------------------
 
 
@@ -330,6 +363,8 @@ SAMPLERS = {
   "ancestral": ancestral,
   "ddim": ddim,
   "dpmpp_2m": dpmpp_2m,
+  "euler": euler,
+  "euler_ancestral": euler_ancestral,
   "unipc": unipc,
 }
 # A block of a config: a name of SAMPLERS or a dotted path, alone or beside the

@@ -185,7 +185,13 @@ def fill_up(rows: Any, lack: int) -> Any:
 
 
 def cast_once(apply: Callable[..., Any], params: Any, *args: Any) -> Any:
-  """Casts to half precision the weights that are used in it alone.
+  """Casts weights to the types of `used_dtypes`, whose arguments it takes."""
+  dtypes = used_dtypes(apply, params, *args)
+  return jax.tree.map(lambda w, d: w.astype(d, copy=False), params, dtypes)
+
+
+def used_dtypes(apply: Callable[..., Any], params: Any, *args: Any) -> Any:
+  """Finds the weights that are used in half precision alone.
 
   Networks keep float32 weights and cast them where they are used, which a
   sampler would do again in each of its steps. The values are the same, bit for
@@ -194,9 +200,15 @@ def cast_once(apply: Callable[..., Any], params: Any, *args: Any) -> Any:
 
   Args:
     apply: (params, *args) -> outputs, of the network once.
-    params: arrays, of this process.
+    params: arrays, or shapes.
     *args: arrays, or shapes; sizes of images and batches do not matter.
+
+  Returns:
+    For each weight the half precision, or float32.
   """
+  params = jax.tree.map(
+    lambda w: jax.ShapeDtypeStruct(w.shape, jnp.float32), params
+  )
   jaxpr = jax.make_jaxpr(apply)(params, *args).jaxpr
   leaves, tree = jax.tree.flatten(params)
   used = {var: set() for var in jaxpr.invars[: len(leaves)]}
@@ -210,8 +222,8 @@ def cast_once(apply: Callable[..., Any], params: Any, *args: Any) -> Any:
       used[var].add(dtype)
   half = ({jnp.dtype(jnp.bfloat16)}, {jnp.dtype(jnp.float16)})
   return tree.unflatten(
-    leaf.astype(*types) if types in half else leaf
-    for leaf, types in zip(leaves, used.values(), strict=True)
+    next(iter(types)) if types in half else jnp.dtype(jnp.float32)
+    for types in used.values()
   )
 
 

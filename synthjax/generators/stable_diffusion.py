@@ -1,13 +1,11 @@
-"""Stable Diffusion 1.x and 2.x as a generator, jitted whole."""
+"""Stable Diffusion 1.x, 2.x and XL as a generator, jitted whole."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from etils import epath
 
 from synthjax.config.schema import (
@@ -16,30 +14,58 @@ from synthjax.config.schema import (
   NotNegative,
   Precision,
   Range,
+  Whole,
+  one_of,
 )
 from synthjax.diffusion import guidance, latents, samplers, schedule
 from synthjax.generators import Generator, batching
+from synthjax.generators.stable_diffusion_networks import (
+  Networks,
+  apply,
+  load_networks,
+  locate,
+  locate_distilled,
+  place,
+  read_tokenizer,
+)
 from synthjax.models.pixels import to_uint8, to_unit
-from synthjax.models.stable_diffusion import weights as convert
-from synthjax.models.stable_diffusion.text import TextEncoder
-from synthjax.models.stable_diffusion.unet import UNet
-from synthjax.models.stable_diffusion.vae import Autoencoder
 from synthjax.models.stable_diffusion.weights import KIND
-from synthjax.runtime.errors import UserError
-from synthjax.tokenizers import bpe, cut_texts
-from synthjax.weights import files
+from synthjax.runtime.errors import UserError, gathered
+from synthjax.tokenizers import cut_texts
 
 CONTEXT = 77  # tokens of CLIP's text encoder, which every version has
-TOKENIZER = "tokenizer.json"  # beside a file of weights
 
 
 def check(
-  *, weights: epath.PathLike | None, respacing: int | str, **others: Any
+  *,
+  weights: epath.PathLike | None,
+  respacing: int | str,
+  distilled: str | None = None,
+  base_steps: int = 0,
+  **others: Any,
 ) -> None:
   """Checks steps and weights; its arguments are those of `load`."""
   del others
-  num_steps(respacing=respacing)
-  _locate(weights)
+  with gathered() as attempt:
+    attempt(_check_steps, respacing, distilled, base_steps)
+    attempt(locate, weights, needs_unet=not distilled or base_steps > 0)
+    attempt(locate_distilled, distilled)
+
+
+def _check_steps(
+  respacing: int | str, distilled: str | None, base_steps: int
+) -> None:
+  count = num_steps(respacing=respacing)
+  if base_steps and not distilled:
+    raise UserError(
+      f"config.generator.base_steps={base_steps} counts the steps before those "
+      "of a distilled UNet: give that as config.generator.distilled."
+    )
+  if base_steps >= count:
+    raise UserError(
+      f"config.generator.base_steps={base_steps} leaves none of {count} steps "
+      "to the distilled UNet."
+    )
 
 
 def num_steps(*, respacing: int | str, **others: Any) -> int:
@@ -53,14 +79,8 @@ def reads(
 ) -> cut_texts.Reads:
   """Returns how much of a prompt it reads."""
   del others
-  words, _ = _read_tokenizer(_locate(weights), tokenizer)
+  words, _ = read_tokenizer(locate(weights), tokenizer)
   return cut_texts.Reads(words.clip_ids, CONTEXT - 2)  # start and end
-
-
-def _locate(weights: epath.PathLike | None) -> epath.Path:
-  return files.locate(
-    weights and os.fspath(weights), field="generator.weights", family=KIND
-  )
 
 
 def load(
@@ -73,8 +93,14 @@ def load(
   guidance_interval: Range | None = None,
   negative_prompt: str = "",
   image_size: Count | None = None,
+  original_size: Count | None = None,
+  spacing: Annotated[str, one_of(latents.SPACINGS)] | None = None,
+  distilled: str | None = None,
+  distilled_prediction: Annotated[str, one_of(latents.PREDICTIONS)] = "epsilon",
+  base_steps: Whole = 0,
   tokenizer: str | None = None,
   dtype: Dtype = "float32",
+  vae_dtype: Literal["float32", "bfloat16"] = "float32",
   precision: Precision = "default",
 ) -> Generator:
   """Loads all networks and compiles nothing yet.
@@ -82,10 +108,16 @@ def load(
   The weights come with what the UNet predicts (noise or velocity), its schedule
   and how its steps are spaced.
 
+  Distilled models draw in few steps, but decide in the first one what an image
+  shows, and vary less than the model that they were made of. Gandikota & Bau
+  (2025, arXiv 2503.10637) therefore let that one take the first step:
+  `base_steps=1`.
+
   Args:
     weights: a folder in diffusers' layout, or a file that
       `stable_diffusion.weights.pack` has made of one.
-    sampler: see `samplers.SAMPLER`.
+    sampler: see `samplers.SAMPLER`. The Euler ones end without noise, as in
+      diffusers, and start from noise as strong as their first step's.
     respacing: a number of steps, spaced as the weights' scheduler has it, or
       anything else that `schedule.kept_timesteps` reads.
     batch_size: images that each device draws at once; None is as many as its
@@ -94,13 +126,24 @@ def load(
       half of the work.
     guidance_interval: the first and the last timestep, 0 to 999, that are
       guided. None guides all.
-    negative_prompt: what guidance leads away from; the empty prompt by default.
+    negative_prompt: what guidance leads away from; the empty prompt by default,
+      for which most of XL have zeros in place of its encoding.
     image_size: px; None is the size that the networks were trained on. Others
       are possible, but drawn less well.
+    original_size: px, what XL's UNet is told of the size that an image had
+      before it was cut and resized; small ones look coarse. None is the size
+      that it was trained on.
+    spacing: of the steps; None is that of the weights' scheduler.
+    distilled: a UNet that takes the place of the weights' own, without guidance
+      as such UNets are used: its file, or hf://ORG/NAME/FILE, in diffusers'
+      layout.
+    distilled_prediction: what that one predicts.
+    base_steps: how many steps, the noisiest, the weights' own UNet takes all
+      the same, with guidance.
     tokenizer: the tokenizer's file, or "embedded:NAME"; None is the one that
       comes with the weights.
-    dtype: of the activations of UNet and text encoder. The autoencoder's, whose
-      range is large, are float32.
+    dtype: of the activations of UNet and text encoders.
+    vae_dtype: of the autoencoder's, whose range float16 does not have.
     precision: of products of float32, such as the autoencoder's.
 
   Raises:
@@ -108,23 +151,39 @@ def load(
       cannot be.
   """
   devices = batching.own_devices()
-  networks, params, hashes = load_networks(_locate(weights), tokenizer, dtype)
+  _check_steps(respacing, distilled, base_steps)
+  own = not distilled or base_steps > 0  # whether the weights' UNet walks
+  networks, params, hashes = load_networks(
+    locate(weights, needs_unet=own),
+    tokenizer,
+    dtype,
+    vae_dtype=vae_dtype,
+    unet=own,
+    distilled=locate_distilled(distilled),
+  )
+  if spacing:
+    networks = networks._replace(spacing=spacing)
   image_size = image_size or networks.image_size
-  _check_size(networks, image_size)
+  _check_size(networks, image_size, original_size)
   guidance.check_interval(guidance_interval, len(networks.betas))
+  steps = _kept_steps(networks, respacing, sampler)
+  first = len(steps.timestep) - base_steps  # step of the weights' own UNet
   walk = Walk(
     image_size,
-    _kept_steps(networks, respacing, sampler),
+    steps,
     sampler,
     guidance_scale,
     guidance_interval,
+    original_size or networks.image_size,
+    _start_deviation(networks, sampler, steps),
+    distilled_prediction if distilled else None,
+    int(steps.timestep[first]) if base_steps else len(networks.betas),
   )
-  for name in params:  # one after the other: the host holds one as float32
-    wide = jax.tree.map(lambda w: np.asarray(w, np.float32), params[name])
-    cast = _cast(networks, name, wide)
-    params[name] = jax.device_put(cast, devices.copied)
-  negative = networks.tokens([negative_prompt])
-  params["negative"] = jax.device_put(negative, devices.copied)
+  for name in params:
+    params[name] = place(networks, name, params[name], devices.copied)
+  if negative_prompt or not networks.zeros_for_empty:
+    negative = networks.tokens([negative_prompt])
+    params["negative"] = jax.device_put(negative, devices.copied)
 
   def read(prompts, coming):
     del coming  # prompts are encoded within the walk
@@ -140,6 +199,15 @@ def load(
     "image_size": image_size,
     "dtype": dtype,
   }
+  # Absent otherwise, so that older runs are found.
+  more = {
+    "spacing": spacing,
+    "original_size": original_size,
+    "base_steps": base_steps,
+    "distilled_prediction": walk.distilled,
+    "vae_dtype": None if vae_dtype == "float32" else vae_dtype,
+  }
+  identity |= {name: value for name, value in more.items() if value}
   return batching.make_generator(
     partial(_draw_latents, networks, walk),
     partial(_decode, networks),
@@ -153,99 +221,6 @@ def load(
     num_steps=len(walk.steps.timestep),
     identity=identity,
   )
-
-
-# --- the networks, from a folder or a file ------------------------------------
-
-
-class Networks(NamedTuple):
-  """The networks and their schedule, without the weights."""
-
-  unet: UNet
-  vae: Autoencoder
-  text: TextEncoder
-  tokenizer: bpe.Tokenizer
-  pad_token: str  # fills prompts up
-  image_size: int  # px that they were trained on
-  latent_scale: float  # makes latents of about unit variance
-  betas: np.ndarray  # [T]
-  prediction: str  # of latents.PREDICTIONS
-  spacing: str  # of latents.SPACINGS
-  offset: int  # of the spacing "leading"
-  ends_clean: bool  # whether DDIM walks on to a latent without noise
-
-  @property
-  def factor(self) -> int:
-    """How many pixels of a side are one place of a latent."""
-    return 2 ** (len(self.vae.widths) - 1)
-
-  def tokens(self, texts: Sequence[str]) -> np.ndarray:
-    """Returns int32 [n, l]: start, text, end, and the pad."""
-    tokens = self.tokenizer.clip_tokens(texts, self.text.context_length)
-    return bpe.pad_clip(tokens, self.tokenizer, self.pad_token)
-
-
-_WALKING = ("prediction", "spacing", "offset", "ends_clean")
-
-
-def load_networks(
-  weights: epath.PathLike, tokenizer: str | None, dtype: str
-) -> tuple[Networks, dict[str, Any], dict[str, Any]]:
-  """Reads everything, and puts nothing on a device.
-
-  Args:
-    weights: a folder in diffusers' layout, or a file that
-      `stable_diffusion.weights.pack` has made of one.
-    tokenizer: its file, or "embedded:NAME"; None is the one of the folder, or
-      TOKENIZER beside the file.
-    dtype: of the activations of UNet and text encoder.
-
-  Returns:
-    The networks; the parameters of "unet", "vae" and "text", of the dtypes on
-    disk; and hashes of all files.
-
-  Raises:
-    UserError: about files that are missing, or that do not fit.
-  """
-  path = epath.Path(weights)
-  params, about = _read(path)
-  bpe_tokens, tokenizer_hash = _read_tokenizer(path, tokenizer)
-  noise = about["schedule"]
-  betas = latents.BETAS[noise["betas"]]
-  networks = Networks(
-    *convert.make_models(about["model"], dtype),
-    tokenizer=bpe_tokens,
-    pad_token=about["pad_token"],
-    image_size=about["image_size"],
-    latent_scale=about["latent_scale"],
-    betas=betas(noise["first"], noise["last"], noise["num_steps"]),
-    **{name: noise[name] for name in _WALKING},
-  )
-  if bpe_tokens.clip_vocab_size != networks.text.vocab_size:
-    raise UserError(
-      f"The tokenizer has {bpe_tokens.clip_vocab_size:,} tokens, but the text "
-      f"encoder of {path} was trained with {networks.text.vocab_size:,}: give "
-      "the one that came with the weights (config.generator.tokenizer)."
-    )
-  hashes = {"weights": _identify(path), "tokenizer": tokenizer_hash}
-  return networks, params, hashes
-
-
-def _cast(networks: Networks, name: str, params: Any) -> Any:
-  """Casts weights of "unet" or "text" that are used in half precision alone."""
-  tokens = jax.ShapeDtypeStruct((1, networks.text.context_length), jnp.int32)
-  if name == "text":
-    apply = partial(_apply, networks.text)
-    return batching.cast_once(apply, params, tokens)
-  if name != "unet":
-    return params  # the autoencoder is float32
-  unet, least = networks.unet, 2 ** (len(networks.unet.widths) - 1)
-  latents = jax.ShapeDtypeStruct(
-    (1, least, least, unet.in_channels), jnp.float32
-  )
-  text = jax.ShapeDtypeStruct((*tokens.shape, unet.context_dim), jnp.float32)
-  time = jax.ShapeDtypeStruct((1,), jnp.int32)
-  return batching.cast_once(partial(_apply, unet), params, latents, time, text)
 
 
 def _kept_steps(
@@ -265,7 +240,17 @@ def _kept_steps(
   return steps
 
 
-def _check_size(networks: Networks, image_size: int) -> None:
+def _start_deviation(
+  networks: Networks, sampler: partial, steps: schedule.Schedule
+) -> float:
+  if sampler.func in (samplers.euler, samplers.euler_ancestral):
+    return latents.start_deviation(steps, networks.spacing)
+  return 1.0
+
+
+def _check_size(
+  networks: Networks, image_size: int, original_size: int | None
+) -> None:
   """Raises UserError about a size that the networks cannot draw."""
   multiple = networks.factor * 2 ** (len(networks.unet.widths) - 1)
   if image_size < 1 or image_size % multiple:
@@ -273,42 +258,11 @@ def _check_size(networks: Networks, image_size: int) -> None:
       f"config.generator.image_size={image_size}: this Stable Diffusion draws "
       f"multiples of {multiple} px, best {networks.image_size}."
     )
-
-
-def _read(path: epath.Path) -> tuple[dict[str, Any], dict[str, Any]]:
-  """Returns the parameters of each network, and the description."""
-  if path.is_dir():
-    variables, about = convert.from_folder(path)
-    return variables["params"], about
-  variables, about = files.load_params(path, dtype=None)
-  if about.get("kind") != convert.KIND:
+  if original_size and not networks.unet.pooled_dim:
     raise UserError(
-      f"{path} holds {about.get('kind')!r}: config.generator.weights needs "
-      "Stable Diffusion, as a folder in diffusers' layout or as a file made of "
-      "one."
+      f"config.generator.original_size={original_size}: the UNet of XL alone "
+      "reads it. Leave it out."
     )
-  return variables["params"], about
-
-
-def _read_tokenizer(
-  weights: epath.Path, tokenizer: str | None
-) -> tuple[bpe.Tokenizer, str]:
-  """Returns the tokenizer and the hash of its file."""
-  if tokenizer is None and weights.is_dir():
-    loaded, path = convert.read_tokenizer(weights)
-    return loaded, files.sha256(path)
-  path = bpe.locate(tokenizer) if tokenizer else weights.parent / TOKENIZER
-  return bpe.load(path), files.sha256(path)
-
-
-def _identify(path: epath.Path) -> str | Mapping[str, str]:
-  """Returns the hash of a file, or of each file of a folder."""
-  if not path.is_dir():
-    return files.sha256(path)
-  return {
-    f"{file.parent.name}/{file.name}": files.sha256(file)
-    for file in convert.files_of(path)
-  }
 
 
 # --- drawing ------------------------------------------------------------------
@@ -322,6 +276,10 @@ class Walk(NamedTuple):
   sampler: Callable
   scale: float  # of guidance
   interval: tuple[int, int] | None  # timesteps that are guided
+  original_size: int  # px, that the UNet is told of
+  start: float  # deviation of the noise that walks start from
+  distilled: str | None  # what a distilled UNet predicts, if there is one
+  own_from: int  # timestep from which on the weights' own UNet walks
 
 
 def _draw_latents(
@@ -335,12 +293,12 @@ def _draw_latents(
 ) -> jax.Array:
   """Draws latents [n, h', w', c].
 
-  Tokens [n, l] hold the prompts; rngs [n]; references uint8 [n, h, w, 3] or
-  None. The params hold the weights, and "negative", the tokens [1, l] that
-  guidance leads away from.
+  Tokens [n, k, l] hold the prompts for k encoders; rngs [n]; references uint8
+  [n, h, w, 3] or None. The params hold the weights, and "negative", the tokens
+  [1, k, l] that guidance leads away from; without them it is zeros.
   """
   rngs = jax.vmap(jax.random.split)(rngs)  # [n, 2]
-  vae = partial(_apply, networks.vae, params["vae"])
+  vae = partial(apply, networks.vae, params["vae"])
   side = walk.image_size // networks.factor
   shape = (side, side, networks.vae.latent_channels)
   x, steps = samplers.start_noise(rngs[:, 1], shape), walk.steps
@@ -350,8 +308,9 @@ def _draw_latents(
     steps = schedule.start_at(steps, start_steps)
     mean = networks.latent_scale * mean
     x = samplers.diffuse(mean, x, steps, start_steps - 1)
-  predict = _predictor(networks, walk, params, tokens)
-  denoise = latents.denoiser(predict, networks.betas, networks.prediction)
+  elif walk.start != 1:
+    x = walk.start * x
+  denoise = _denoiser(networks, walk, params, tokens)
   noise = samplers.image_noise(rngs[:, 0], shape)
   return walk.sampler(denoise, steps, x, noise)
 
@@ -366,29 +325,57 @@ def _decode(
   """Turns latents into uint8 images [n, h, w, 3]."""
   del tokens, rngs
   x = x / networks.latent_scale
-  return to_uint8(_apply(networks.vae, params["vae"], x, method="decode"))
+  return to_uint8(apply(networks.vae, params["vae"], x, method="decode"))
 
 
-def _predictor(
+def _denoiser(
   networks: Networks, walk: Walk, params: Mapping[str, Any], tokens: jax.Array
-) -> guidance.Predictor:
-  """Encodes the prompts; returns the guided UNet as a function of (x_t, t)."""
-  encode = partial(_apply, networks.text, params["text"])
-  context = encode(tokens)  # [n, l, d]
+) -> guidance.Denoiser:
+  """Encodes the prompts; returns the denoiser that is walked by."""
+  prompts = _encode(networks, params, tokens)
+  sizes = jnp.zeros((len(tokens), 6)).at[:, (0, 1, 4, 5)]
+  sizes = sizes.set(walk.original_size)  # and no crop
 
-  def predictor(context):
-    return lambda x, t: _apply(networks.unet, params["unet"], x, t, context)
+  def predictor(name, prompts, sizes=sizes):
+    given = (*prompts, sizes) if networks.unet.pooled_dim else prompts
+    return lambda x, t: apply(networks.unet, params[name], x, t, *given)
 
-  plain = predictor(context)
-  if walk.scale == 1:
-    return plain
-  negative = jnp.broadcast_to(encode(params["negative"]), context.shape)
-  both = predictor(jnp.concatenate([context, negative]))
-  guided = guidance.classifier_free(both, walk.scale)
-  if walk.interval is not None:
-    guided = guidance.within(guided, plain, walk.interval)
-  return guided
+  def denoiser(predict, prediction):
+    return latents.denoiser(predict, networks.betas, prediction)
+
+  if walk.distilled:
+    few_steps = denoiser(predictor("distilled", prompts), walk.distilled)
+    if "unet" not in params:
+      return few_steps
+  predict = predictor("unet", prompts)
+  if walk.scale != 1:
+    if "negative" in params:
+      negative = _encode(networks, params, params["negative"])
+    else:
+      negative = jax.tree.map(jnp.zeros_like, prompts)
+    both = [
+      jnp.concatenate([a, jnp.broadcast_to(b, a.shape)])
+      for a, b in zip(prompts, negative, strict=True)
+    ]
+    twice = predictor("unet", both, jnp.concatenate([sizes, sizes]))
+    guided = guidance.classifier_free(twice, walk.scale)
+    if walk.interval is not None:
+      guided = guidance.within(guided, predict, walk.interval)
+    predict = guided
+  denoise = denoiser(predict, networks.prediction)
+  if walk.distilled:
+    own = walk.own_from, len(networks.betas)
+    denoise = guidance.within(denoise, few_steps, own)
+  return denoise
 
 
-def _apply(module, params, *args, method=None):
-  return module.apply({"params": params}, *args, method=method)
+def _encode(
+  networks: Networks, params: Mapping[str, Any], tokens: jax.Array
+) -> list[jax.Array]:
+  """Encodes tokens [n, k, l]: the vectors [n, l, d], and pooled ones of XL."""
+  encoded = [
+    apply(module, params[name], tokens[:, i])
+    for i, (name, module) in enumerate(networks.texts.items())
+  ]
+  context = jnp.concatenate([vectors for vectors, _ in encoded], axis=-1)
+  return [context, *(pooled for _, pooled in encoded if pooled is not None)]

@@ -144,6 +144,9 @@ FAMILIES = {
 # Networks that are read from folders of several: what chooses their files.
 FOLDERS = {
   "stable_diffusion": "synthjax.models.stable_diffusion.weights:wanted",
+  "stable_diffusion_without_unet": (
+    "synthjax.models.stable_diffusion.weights:wanted_without_unet"
+  ),
 }
 
 _CLIP_BPE = File(

@@ -202,7 +202,7 @@ def test_a_folder_is_read_packed_and_written_back(
           back[part][name], weight.astype(dtype), err_msg=name
         )
     end = networks.tokenizer.clip_vocab_size - 1
-    tokens = networks.tokens(["a"])[0].tolist()
+    tokens = networks.tokens(["a"])[0, 0].tolist()
     assert tokens[:3] == [end - 1, tokens[1], end]
     assert set(tokens[3:]) == {0 if version == "v2" else end}
   assert networks.prediction == (

@@ -80,8 +80,10 @@ def exact():
 @pytest.mark.parametrize("version", VERSIONS)
 def test_prompts_are_encoded_as_by_transformers(golden, networks, version):
   case = golden("sd_text")
-  (_, _, text), params = networks(version)
-  got = apply(text, params["text"], None, case[f"in/{version}/tokens"])
+  modules, params = networks(version)
+  tokens = case[f"in/{version}/tokens"]
+  got, pooled = apply(modules["text"], params["text"], None, tokens)
+  assert pooled is None
   close(got, case[f"out/{version}/hidden"])
 
 
@@ -89,16 +91,17 @@ def test_prompts_are_encoded_as_by_transformers(golden, networks, version):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_unet_predicts_as_that_of_diffusers(golden, networks, version):
   case = golden("sd_unet")
-  (unet, _, _), params = networks(version)
+  modules, params = networks(version)
   given = (case[f"in/{version}/{name}"] for name in ("x", "t", "context"))
-  got = apply(unet, params["unet"], None, *given)
+  got = apply(modules["unet"], params["unet"], None, *given)
   close(got, case[f"out/{version}/prediction"])
 
 
 @pytest.mark.golden
 def test_the_autoencoder_maps_as_that_of_diffusers_both_ways(golden, networks):
   case = golden("sd_vae")
-  (_, vae, _), params = networks("v1")
+  modules, params = networks("v1")
+  vae = modules["vae"]
   mean, log_variance = apply(vae, params["vae"], "encode", case["in/images"])
   close(mean, case["out/mean"])
   close(log_variance, case["out/log_variance"])
@@ -118,7 +121,8 @@ def test_the_autoencoder_maps_as_that_of_diffusers_both_ways(golden, networks):
 def test_guided_walks_end_where_those_of_diffusers_do(golden, networks, name):
   case = golden("sd_sample")
   meta, about = case["meta"], case["meta"]["cases"][name]
-  (unet, vae, _), params = networks(about["version"])
+  modules, params = networks(about["version"])
+  unet, vae = modules["unet"], modules["vae"]
   config = about["scheduler"]
   betas = latents.scaled_linear(config["beta_start"], config["beta_end"])
   kept = latents.kept_timesteps(
@@ -192,7 +196,11 @@ def test_perfect_predictions_give_the_clean_latent(prediction):
   t = jnp.array([0, 500, 999])
   alpha_bar = np.cumprod(1 - betas)[np.asarray(t)][:, None, None, None]
   signal, noise = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
-  out = {"epsilon": eps, "v_prediction": signal * eps - noise * x0}[prediction]
+  out = {
+    "epsilon": eps,
+    "v_prediction": signal * eps - noise * x0,
+    "sample": x0,
+  }[prediction]
   denoise = latents.denoiser(lambda x, t: jnp.float32(out), betas, prediction)
   got, _ = denoise(jnp.float32(signal * x0 + noise * eps), t)
   np.testing.assert_allclose(got, x0, atol=1e-4)

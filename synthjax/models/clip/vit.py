@@ -141,9 +141,13 @@ class Transformer(nn.Module):
   mlp_width: int | None = None  # see `MLP`
   epsilon: float = EPSILON
 
-  @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [n, l, d] to [n, l, d]."""
+    return self.last_two(x)[0]
+
+  @nn.compact
+  def last_two(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Maps [n, l, d] to what the last block returns, and to what it reads."""
     if x.shape[-1] % self.heads:
       raise ValueError(
         f"width {x.shape[-1]} does not split over heads={self.heads}; choose "
@@ -155,9 +159,10 @@ class Transformer(nn.Module):
       *(make, self.heads, self.layers, self.activation),
       *(self.causal, self.dtype, self.mlp_width, self.epsilon),
     )
+    before = x
     for i in range(self.layers):
-      x = make(name=f"resblocks_{i}")(x)
-    return x
+      before, x = x, make(name=f"resblocks_{i}")(x)
+    return x, before
 
 
 class VisionTransformer(nn.Module):

@@ -10,7 +10,7 @@ Config = Mapping[str, Any]
 # The supported values of fields, where they are given.
 _UNET_FIXED = {
   "act_fn": ("silu",),
-  "addition_embed_type": (None,),
+  "addition_embed_type": (None, "text_time"),
   "center_input_sample": (False,),
   "class_embed_type": (None,),
   "conv_in_kernel": (3,),
@@ -31,7 +31,7 @@ _UNET_FIXED = {
   "time_cond_proj_dim": (None,),
   "time_embedding_type": ("positional",),
   "timestep_post_act": (None,),
-  "transformer_layers_per_block": (1,),
+  "reverse_transformer_layers_per_block": (None,),
 }
 _VAE_FIXED = {
   "act_fn": ("silu",),
@@ -52,25 +52,26 @@ _SCHEDULER_FIXED = {
   "thresholding": (False,),
   "clip_sample": (False,),
   "trained_betas": (None,),
+  "use_karras_sigmas": (None, False),
 }
+_TEXT_NEEDED = (
+  "hidden_size",
+  "num_hidden_layers",
+  "num_attention_heads",
+  "max_position_embeddings",
+  "vocab_size",
+)
 
-# For each configuration: required fields, and the tables above.
+# For each configuration: required fields, and the tables above. XL alone has
+# the second text encoder.
 _FIXED = {
   "unet": (
     ("block_out_channels", "cross_attention_dim", "attention_head_dim"),
     _UNET_FIXED,
   ),
   "vae": (("block_out_channels",), _VAE_FIXED),
-  "text_encoder": (
-    (
-      "hidden_size",
-      "num_hidden_layers",
-      "num_attention_heads",
-      "max_position_embeddings",
-      "vocab_size",
-    ),
-    _TEXT_FIXED,
-  ),
+  "text_encoder": (_TEXT_NEEDED, _TEXT_FIXED),
+  "text_encoder_2": ((*_TEXT_NEEDED, "projection_dim"), _TEXT_FIXED),
   "scheduler": (("beta_start", "beta_end", "beta_schedule"), _SCHEDULER_FIXED),
 }
 
@@ -80,18 +81,22 @@ def describe(configs: Mapping[str, Config]) -> dict[str, Any]:
 
   Args:
     configs: the contents of the files of `unet`, `vae`, `text_encoder` and
-      `scheduler`.
+      `scheduler`. XL has `text_encoder_2` as well, and may have `model_index`.
 
   Returns:
     Plain data: "model", with the fields of `unet.UNet`, `vae.Autoencoder` and
-    `text.TextEncoder` as "unet", "vae" and "text";
-    "image_size" in px; "latent_scale"; "schedule"; "linear_projection".
+    `text.TextEncoder` as "unet", "vae" and "text", and "text_2" of XL;
+    "image_size" in px; "latent_scale"; "schedule"; "linear_projection"; and of
+    XL "zeros_for_empty", whether zeros stand for an empty negative prompt.
 
   Raises:
     UserError: listing every field that is missing or not supported.
   """
   problems = []
+  is_xl = "text_encoder_2" in configs
   for part, (needed, fixed) in _FIXED.items():
+    if part == "text_encoder_2" and not is_xl:
+      continue
     given = configs[part]
     problems += [f"{part}: no {f}" for f in needed if given.get(f) is None]
     problems += [
@@ -105,22 +110,36 @@ def describe(configs: Mapping[str, Config]) -> dict[str, Any]:
     problems += unet_problems
     vae, vae_problems = _vae(configs["vae"])
     problems += vae_problems
-    text = _text(configs["text_encoder"])
-    problems += _misfits(unet, vae, text, configs["text_encoder"])
+    towers = {"text": "text_encoder"}
+    towers |= {"text_2": "text_encoder_2"} if is_xl else {}
+    texts = {name: _text(configs[part]) for name, part in towers.items()}
+    if is_xl:
+      for text in texts.values():
+        text["penultimate"] = True
+      texts["text_2"]["projection"] = configs["text_encoder_2"][
+        "projection_dim"
+      ]
+    problems += _misfits(unet, vae, texts)
+    for name, part in towers.items():
+      problems += _text_problems(part, texts[name], configs[part])
   if problems:
     raise UserError(
-      "This is no Stable Diffusion 1.x or 2.x that draws from text alone:\n  "
-      + "\n  ".join(sorted(problems))
+      "This is no Stable Diffusion 1.x, 2.x or XL that draws from text alone:"
+      "\n  " + "\n  ".join(sorted(problems))
     )
   side = 2 ** (len(vae["widths"]) - 1)
-  return {
-    "model": {"unet": unet, "vae": vae, "text": text},
+  about = {
+    "model": {"unet": unet, "vae": vae, **texts},
     "image_size": side * _side(configs["unet"].get("sample_size", 64)),
     # Old files lack it; every released model has this value.
     "latent_scale": configs["vae"].get("scaling_factor") or 0.18215,
     "schedule": _schedule(configs["scheduler"]),
     "linear_projection": bool(configs["unet"].get("use_linear_projection")),
   }
+  if is_xl:
+    index = configs.get("model_index", {})
+    about["zeros_for_empty"] = index.get("force_zeros_for_empty_prompt", True)
+  return about
 
 
 def _plain(value: Any) -> Any:
@@ -145,6 +164,8 @@ def _unet(settings: Config) -> tuple[dict[str, Any], list[str]]:
   # diffusers calls the number of heads attention_head_dim, as old files do.
   heads = settings.get("num_attention_heads") or settings["attention_head_dim"]
   heads = _per_level(heads, len(widths))
+  depths = settings.get("transformer_layers_per_block", 1)
+  depths = _per_level(depths, len(widths))
   layers = settings.get("layers_per_block", 2)
   default = ["CrossAttnDownBlock2D"] * (len(widths) - 1) + ["DownBlock2D"]
   downs = settings.get("down_block_types", default)
@@ -157,6 +178,7 @@ def _unet(settings: Config) -> tuple[dict[str, Any], list[str]]:
     for field, value in (
       ("down_block_types", downs),
       ("attention_head_dim", heads),
+      ("transformer_layers_per_block", depths),
     )
     if len(value) != len(widths)
   ]
@@ -169,13 +191,25 @@ def _unet(settings: Config) -> tuple[dict[str, Any], list[str]]:
     problems.append(f"unet: up_block_types={ups} does not mirror {downs}")
   if not isinstance(layers, int):
     problems.append(f"unet: layers_per_block={layers}, supported: one number")
+  if not all(isinstance(depth, int) for depth in depths):
+    problems.append(
+      f"unet: transformer_layers_per_block={depths}, supported: one number for "
+      "each level"
+    )
   for width, count in zip(widths, heads, strict=False):
     if width % 32 or width % count:
       problems.append(
         f"unet: a level of {width} channels does not split into 32 groups and "
         f"{count} heads"
       )
-  return {
+  added = {}
+  if settings.get("addition_embed_type"):
+    size_dim = settings.get("addition_time_embed_dim") or 256
+    width = settings.get("projection_class_embeddings_input_dim") or 0
+    added = {"pooled_dim": width - 6 * size_dim, "size_dim": size_dim}
+  if depths != [1] * len(widths):  # absent in files that are packed already
+    added["depths"] = depths
+  return added | {
     "in_channels": settings.get("in_channels", 4),
     "out_channels": settings.get("out_channels", 4),
     "widths": widths,
@@ -221,7 +255,7 @@ def _text(settings: Config) -> dict[str, Any]:
   }
 
 
-def _misfits(unet: Config, vae: Config, text: Config, raw: Config) -> list[str]:
+def _misfits(unet: Config, vae: Config, texts: Config) -> list[str]:
   """Returns the problems of fields that do not fit each other."""
   problems = []
   latent = vae["latent_channels"]
@@ -231,19 +265,33 @@ def _misfits(unet: Config, vae: Config, text: Config, raw: Config) -> list[str]:
       f"channels of latents that have {latent}; models for inpainting, editing "
       "or depth read more, and are not supported"
     )
-  if unet["context_dim"] != text["width"]:
+  widths = [text["width"] for text in texts.values()]
+  if unet["context_dim"] != sum(widths):
     problems.append(
       f"unet: cross_attention_dim={unet['context_dim']}, but text_encoder: "
-      f"hidden_size={text['width']}"
+      f"hidden_size={' + '.join(map(str, widths))}"
     )
+  pooled = texts.get("text_2", {}).get("projection")
+  if unet.get("pooled_dim") != pooled:
+    problems.append(
+      f"unet: it reads pooled prompts of width {unet.get('pooled_dim')} "
+      "(projection_class_embeddings_input_dim less six "
+      f"addition_time_embed_dim), but text_encoder_2: projection_dim={pooled}"
+    )
+  return problems
+
+
+def _text_problems(part: str, text: Config, raw: Config) -> list[str]:
+  """Returns the problems of a text encoder's fields."""
+  problems = []
   if text["width"] % text["heads"]:
     problems.append(
-      f"text_encoder: hidden_size={text['width']} does not split over "
+      f"{part}: hidden_size={text['width']} does not split over "
       f"{text['heads']} heads"
     )
   if raw.get("intermediate_size", 4 * text["width"]) != 4 * text["width"]:
     problems.append(
-      f"text_encoder: intermediate_size={raw['intermediate_size']}, supported: "
+      f"{part}: intermediate_size={raw['intermediate_size']}, supported: "
       f"{4 * text['width']}"
     )
   return problems

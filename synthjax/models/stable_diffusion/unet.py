@@ -1,4 +1,7 @@
-"""Stable Diffusion's UNet (Rombach et al. 2022, Section 3.3), 1.x and 2.x.
+"""Stable Diffusion's UNet (Rombach et al. 2022, Section 3.3): 1.x, 2.x and XL.
+
+That of XL (Podell et al. 2023, Section 2) has deeper transformers, and reads
+the pooled prompt and sizes beside the timestep.
 
 Submodules carry the names that the weights have in diffusers, with `_` for `.`:
 `down_blocks.0.resnets.1.norm1` is `down_blocks_0_resnets_1/norm1`.
@@ -69,13 +72,14 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-  """A transformer block over the places of an image.
+  """Transformer blocks over the places of an image.
 
   `proj_in` and `proj_out` are 1x1 convolutions in the weights of 1.x and
-  matrices in those of 2.x, which is the same map.
+  matrices in those since 2.x, which is the same map.
   """
 
   heads: int
+  depth: int  # how many blocks
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -85,18 +89,17 @@ class SpatialTransformer(nn.Module):
     dense = partial(nn.Dense, channels, dtype=self.dtype)
     h = GroupNorm(epsilon=1e-6, name="norm")(x)
     h = dense(name="proj_in")(h.reshape(n, height * width, channels))
-    block = TransformerBlock(
-      self.heads, self.dtype, name="transformer_blocks_0"
-    )
-    h = dense(name="proj_out")(block(h, context))
-    return x + h.reshape(x.shape)
+    for i in range(self.depth):
+      name = f"transformer_blocks_{i}"
+      h = TransformerBlock(self.heads, self.dtype, name=name)(h, context)
+    return x + dense(name="proj_out")(h).reshape(x.shape)
 
 
 class UNet(nn.Module):
   """The network that predicts a latent's noise, or its velocity.
 
   The defaults are those of 1.x; 2.x has context_dim 1024 and heads
-  (5, 10, 20, 20).
+  (5, 10, 20, 20), and XL is `SDXL`.
   """
 
   in_channels: int = 4
@@ -105,12 +108,21 @@ class UNet(nn.Module):
   layers: int = 2  # residual blocks of a level; one more on the way up
   attention: tuple[bool, ...] = (True, True, True, False)  # of each level
   heads: tuple[int, ...] = (8, 8, 8, 8)  # of each level
+  # Transformer blocks of each level; the middle has those of the last.
+  depths: tuple[int, ...] = (1, 1, 1, 1)
   context_dim: int = 768  # of the prompt
+  pooled_dim: int | None = None  # of the pooled prompt; None reads none
+  size_dim: int = 256  # that each of the sizes is embedded in
   dtype: jnp.dtype = jnp.float32  # of the torso; parameters stay float32
 
   @nn.compact
   def __call__(
-    self, x: jax.Array, t: jax.Array, context: jax.Array
+    self,
+    x: jax.Array,
+    t: jax.Array,
+    context: jax.Array,
+    pooled: jax.Array | None = None,
+    sizes: jax.Array | None = None,
   ) -> jax.Array:
     """Predicts for noisy latents.
 
@@ -118,6 +130,9 @@ class UNet(nn.Module):
       x: float32 [n, h, w, c].
       t: [n] timesteps as trained on, 0 to 999.
       context: [n, m, context_dim], the encoded prompts.
+      pooled: [n, pooled_dim], the same prompts, where the UNet reads them.
+      sizes: [n, 6] px, likewise: height and width of the original image, top
+        and left of the crop, height and width of the target.
 
     Returns:
       float32 [n, h, w, out_channels].
@@ -138,6 +153,12 @@ class UNet(nn.Module):
       nn.Dense(width, name="time_embedding_linear_1")(embedding)
     )
     embedding = nn.Dense(width, name="time_embedding_linear_2")(embedding)
+    if self.pooled_dim:
+      n = len(x)
+      added = timestep_embedding(sizes.reshape(-1), self.size_dim)
+      added = jnp.concatenate([pooled, added.reshape(n, -1)], axis=-1)
+      added = nn.silu(nn.Dense(width, name="add_embedding_linear_1")(added))
+      embedding += nn.Dense(width, name="add_embedding_linear_2")(added)
     context = context.astype(self.dtype)
     levels = range(len(self.widths))
 
@@ -146,7 +167,8 @@ class UNet(nn.Module):
       block = partial(ResnetBlock, self.widths[level], 1e-5, self.dtype)
       h = block(name=f"{name}_resnets_{j}")(h, embedding)
       if attention:
-        block = partial(SpatialTransformer, self.heads[level], self.dtype)
+        each = self.heads[level], self.depths[level]
+        block = partial(SpatialTransformer, *each, self.dtype)
         h = block(name=f"{name}_attentions_{j}")(h, context)
       return h
 
@@ -180,3 +202,14 @@ class UNet(nn.Module):
     h = nn.silu(GroupNorm(name="conv_norm_out")(h))
     # In float32, so that the prediction is not rounded.
     return conv(h, self.out_channels, "conv_out", dtype=jnp.float32)
+
+
+SDXL = partial(
+  UNet,
+  widths=(320, 640, 1280),
+  attention=(False, True, True),
+  heads=(5, 10, 20),
+  depths=(1, 2, 10),
+  context_dim=2048,
+  pooled_dim=1280,
+)

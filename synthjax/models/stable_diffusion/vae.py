@@ -21,30 +21,29 @@ from synthjax.models.unet_layers import (
 
 EPSILON = 1e-6
 Norm = partial(GroupNorm, epsilon=EPSILON)
-Resnet = partial(ResnetBlock, epsilon=EPSILON)
 
 
 class Attention(nn.Module):
   """Attention of one head over the places of an image."""
+
+  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Maps [n, h, w, c] to [n, h, w, c]."""
     n, height, width, channels = x.shape
     h = Norm(name="group_norm")(x).reshape(n, height * width, channels)
-    q, k, v = (
-      nn.Dense(channels, name=name)(h)[:, :, None]
-      for name in ("to_q", "to_k", "to_v")
-    )
-    h = nn.Dense(channels, name="to_out_0")(attend(q, k, v))
+    dense = partial(nn.Dense, channels, dtype=self.dtype)
+    q, k, v = (dense(name=f"to_{x}")(h)[:, :, None] for x in "qkv")
+    h = dense(name="to_out_0")(attend(q, k, v))
     return x + h.reshape(x.shape)
 
 
-def _middle(h: jax.Array) -> jax.Array:
+def _middle(h: jax.Array, dtype: jnp.dtype) -> jax.Array:
   """Applies the blocks at the smallest size; called within a module."""
-  block = partial(Resnet, h.shape[-1])
+  block = partial(ResnetBlock, h.shape[-1], EPSILON, dtype)
   h = block(name="mid_block_resnets_0")(h)
-  h = Attention(name="mid_block_attentions_0")(h)
+  h = Attention(dtype, name="mid_block_attentions_0")(h)
   return block(name="mid_block_resnets_1")(h)
 
 
@@ -54,20 +53,25 @@ class Encoder(nn.Module):
   widths: tuple[int, ...]
   layers: int
   latent_channels: int
+  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    """Maps [n, h, w, c] to [n, h/f, w/f, 2 * latent_channels]."""
-    h = Conv3x3(self.widths[0], name="conv_in")(x)
+    """Maps [n, h, w, c] to float32 [n, h/f, w/f, 2 * latent_channels]."""
+    Conv = partial(Conv3x3, dtype=self.dtype)
+    h = Conv(self.widths[0], name="conv_in")(x)
     for level, channels in enumerate(self.widths):
       name = f"down_blocks_{level}"
       for j in range(self.layers):
-        h = Resnet(channels, name=f"{name}_resnets_{j}")(h)
+        block = ResnetBlock(
+          channels, EPSILON, self.dtype, name=f"{name}_resnets_{j}"
+        )
+        h = block(h)
       if level < len(self.widths) - 1:
         # Padded below and to the right alone.
-        conv = partial(Conv3x3, channels, strides=2, padding=((0, 1), (0, 1)))
+        conv = partial(Conv, channels, strides=2, padding=((0, 1), (0, 1)))
         h = conv(name=f"{name}_downsamplers_0_conv")(h)
-    h = nn.silu(Norm(name="conv_norm_out")(_middle(h)))
+    h = nn.silu(Norm(name="conv_norm_out")(_middle(h, self.dtype)))
     return Conv3x3(2 * self.latent_channels, name="conv_out")(h)
 
 
@@ -77,24 +81,29 @@ class Decoder(nn.Module):
   widths: tuple[int, ...]
   layers: int
   out_channels: int
+  dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
-    """Maps [n, h, w, c] to [n, f * h, f * w, out_channels]."""
-    h = _middle(Conv3x3(self.widths[-1], name="conv_in")(z))
+    """Maps [n, h, w, c] to float32 [n, f * h, f * w, out_channels]."""
+    Conv = partial(Conv3x3, dtype=self.dtype)
+    h = _middle(Conv(self.widths[-1], name="conv_in")(z), self.dtype)
     for i, channels in enumerate(reversed(self.widths)):
       name = f"up_blocks_{i}"
       for j in range(self.layers + 1):
-        h = Resnet(channels, name=f"{name}_resnets_{j}")(h)
+        block = ResnetBlock(
+          channels, EPSILON, self.dtype, name=f"{name}_resnets_{j}"
+        )
+        h = block(h)
       if i < len(self.widths) - 1:
         h = resample(h, "up")
-        h = Conv3x3(channels, name=f"{name}_upsamplers_0_conv")(h)
+        h = Conv(channels, name=f"{name}_upsamplers_0_conv")(h)
     h = nn.silu(Norm(name="conv_norm_out")(h))
     return Conv3x3(self.out_channels, name="conv_out")(h)
 
 
 class Autoencoder(nn.Module):
-  """Maps images to latents and back, in float32.
+  """Maps images to latents and back.
 
   An image's sides are those of its latent times 2 ** (levels - 1), which is 8.
   """
@@ -104,12 +113,18 @@ class Autoencoder(nn.Module):
   widths: tuple[int, ...] = (128, 256, 512, 512)  # of each level
   layers: int = 2  # residual blocks of a level; one more in the decoder
   latent_channels: int = 4
+  # Of the torsos. The released ones overflow in float16, so it is not that.
+  dtype: jnp.dtype = jnp.float32
 
   def setup(self):
-    self.encoder = Encoder(self.widths, self.layers, self.latent_channels)
+    self.encoder = Encoder(
+      self.widths, self.layers, self.latent_channels, self.dtype
+    )
     self.quant_conv = nn.Dense(2 * self.latent_channels)
     self.post_quant_conv = nn.Dense(self.latent_channels)
-    self.decoder = Decoder(self.widths, self.layers, self.out_channels)
+    self.decoder = Decoder(
+      self.widths, self.layers, self.out_channels, self.dtype
+    )
 
   def encode(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Maps images [n, h, w, c] in [-1, 1] to the moments of their latents.
