@@ -157,6 +157,49 @@ def hub_stable_diffusion(place: str) -> dict[str, Any]:
   )
 
 
+_XL = "hf://stabilityai/stable-diffusion-xl-base-1.0"
+_LIGHTNING = (
+  "hf://ByteDance/SDXL-Lightning/sdxl_lightning_{}_unet{}.safetensors"
+)
+
+
+def _lightning(steps: int) -> dict[str, Any]:
+  """Returns fields of SDXL-Lightning, whose files are for a number of steps."""
+  fields = dict(weights=_XL, sampler="euler", spacing="trailing")
+  fields |= dict(respacing=steps)
+  if steps == 1:  # the one file that predicts x_0
+    place = _LIGHTNING.format("1step", "_x0")
+    return fields | dict(distilled=place, distilled_prediction="sample")
+  return fields | dict(distilled=_LIGHTNING.format(f"{steps}step", ""))
+
+
+# As their publishers use them. Guidance is that of steps that the base takes.
+SDXL = {
+  "sdxl": dict(weights=_XL, sampler="euler", respacing=30),
+  "sdxl_lightning_1": _lightning(1),
+  "sdxl_lightning_2": _lightning(2),
+  "sdxl_lightning_4": _lightning(4),
+  "sdxl_lightning_8": _lightning(8),
+  "sdxl_turbo": dict(
+    weights="hf://stabilityai/sdxl-turbo",
+    sampler="euler_ancestral",
+    spacing="trailing",
+    respacing=4,
+    guidance_scale=1.0,
+  ),
+}
+
+
+def sdxl(name: str = "sdxl") -> dict[str, Any]:
+  """Returns the block `generator` of a released SDXL.
+
+  Args:
+    name: a key of SDXL.
+  """
+  block = dict(name="stable_diffusion", guidance_scale=5.0, batch_size=4)
+  return block | dict(dtype="bfloat16") | SDXL[name]
+
+
 CLIP_ENCODERS = ("rn50", "vit_b16")  # the paper's
 
 

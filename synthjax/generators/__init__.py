@@ -1,5 +1,6 @@
 """Text-to-image generators behind one interface."""
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -7,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from synthjax.config import (
+  SDXL,
   embedded_world,
   hub_stable_diffusion,
   released_glide,
   schema,
+  sdxl,
 )
 from synthjax.data.pipeline import given
 from synthjax.tokenizers import cut_texts
@@ -30,6 +33,7 @@ WHOLE = {
   "embedded": lambda: embedded_world()["generator"],
   "released_glide": released_glide,
   "hf://": hub_stable_diffusion,
+  **{name: functools.partial(sdxl, name) for name in SDXL},
 }
 
 

@@ -35,7 +35,7 @@ from synthjax.runtime import cache, published
 from synthjax.runtime.commands import end_well
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.published import File
-from synthjax.weights.catalogue import RELEASED
+from synthjax.weights.catalogue import PLACED, RELEASED
 
 COMMANDS = ("list", "fetch", "convert", "check", "pack")
 _OTHERWISE = (
@@ -101,8 +101,9 @@ def run(
       "it as it is. `pack FOLDER --output=FOLDER` makes two files of it."
     )
   checkpoints = names[:1] if command == "convert" else names
-  if unknown := [name for name in checkpoints if name not in RELEASED]:
-    raise unknown_names("released checkpoint", unknown, RELEASED)
+  known = {*RELEASED, *(PLACED if command in ("list", "fetch") else ())}
+  if unknown := [name for name in checkpoints if name not in known]:
+    raise unknown_names("released checkpoint", unknown, known)
   if command == "list":
     list_all(names)
   elif not names:
@@ -125,6 +126,9 @@ def fetch_all(names: Sequence[str]) -> None:
   from synthjax.weights import given_files
 
   for name in names:
+    if name in PLACED:
+      fetch_placed(name)
+      continue
     entry, folder = RELEASED[name], cache.weights_folder(name)
     if _complete(name, published.read(folder)):
       print(f"{name} is already there.")
@@ -137,6 +141,27 @@ def fetch_all(names: Sequence[str]) -> None:
     paths = {f.name: folder / f.name for f in entry.files}
     given_files.make(name, paths, folder)
     tell_use(name)
+
+
+def fetch_placed(name: str) -> None:
+  """Fetches a generator into the cache of the Hugging Face hub, as it is."""
+  from synthjax.weights import files, snapshots
+
+  entry, (folder, *distilled) = PLACED[name], places(name)
+  print(f"{name}: {entry.what}, licence {entry.licence} ({entry.note})")
+  family = "stable_diffusion" + ("_without_unet" if distilled else "")
+  print(files.locate(folder, field="generator.weights", family=family))
+  for place in distilled:
+    print(snapshots.find_weights(place))
+  print(f'  sx.load_generator("{name}")')
+
+
+def places(name: str) -> list[str]:
+  """Returns the folder of a generator on the hub, and its other UNet's file."""
+  from synthjax.config import sdxl
+
+  block = sdxl(name)
+  return [block[k] for k in ("weights", "distilled") if k in block]
 
 
 def _fetch(name: str, file: File) -> None:
@@ -188,12 +213,18 @@ def tell_use(name: str) -> None:
 def list_all(names: Sequence[str]) -> None:
   """Prints all checkpoints and their states, or details of the named ones."""
   rows = [("name", "what", "MB", "licence", "state")]
-  for name in names or RELEASED:
-    entry = RELEASED[name]
-    total = published.total(entry.files)
-    rows.append((name, entry.what, total, entry.licence, state(name)))
+  for name in names or (*RELEASED, *PLACED):
+    entry = RELEASED.get(name) or PLACED[name]
+    if name in PLACED:
+      total, how_far = f"~{1000 * entry.gigabytes:,.0f}", "of the hub"
+    else:
+      total, how_far = published.total(entry.files), state(name)
+    rows.append((name, entry.what, total, entry.licence, how_far))
   published.print_table(rows)
   for name in names:
+    if name in PLACED:
+      print(f"\n{name}: {PLACED[name].note}\n  {', '.join(places(name))}")
+      continue
     print(f"\n{name}{RELEASED[name].note and ': '}{RELEASED[name].note}")
     for file in RELEASED[name].files:
       print(f"  {file.url}\n    {file.published_hash()}")

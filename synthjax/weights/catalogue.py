@@ -149,6 +149,38 @@ FOLDERS = {
   ),
 }
 
+
+class Placed(NamedTuple):
+  """A generator of several networks, read from its repositories as it is."""
+
+  what: str
+  gigabytes: float  # that are fetched
+  licence: str
+  note: str = "no published hash"
+
+
+_OPEN_RAIL = "OpenRAIL++"
+
+
+def _lightning(steps: str) -> Placed:
+  return Placed(f"SDXL-Lightning, {steps}, 1024 px", 8.8, _OPEN_RAIL)
+
+
+# By the names of `config.SDXL`, which says where they are.
+PLACED = {
+  "sdxl": Placed("SDXL base 1.0, 1024 px", 13.9, _OPEN_RAIL),
+  "sdxl_lightning_1": _lightning("1 step"),
+  "sdxl_lightning_2": _lightning("2 steps"),
+  "sdxl_lightning_4": _lightning("4 steps"),
+  "sdxl_lightning_8": _lightning("8 steps"),
+  "sdxl_turbo": Placed(
+    "SDXL-Turbo, 512 px",
+    13.9,
+    "Stability AI Community",
+    "commercial use is limited, see the publisher",
+  ),
+}
+
 _CLIP_BPE = File(
   "bpe_simple_vocab_16e6.txt.gz",
   "https://raw.githubusercontent.com/openai/CLIP/main/clip/"

@@ -9,12 +9,20 @@ import pytest
 import tiny_sd
 from safetensors.numpy import save_file
 
+from synthjax.config import SDXL
 from synthjax.diffusion import samplers
-from synthjax.generators import load_generator, stable_diffusion
+from synthjax.generators import (
+  check_generator,
+  load_generator,
+  num_steps,
+  stable_diffusion,
+)
 from synthjax.models.stable_diffusion import weights as convert
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
+from synthjax.weights import __main__ as command
 from synthjax.weights import files
+from synthjax.weights.catalogue import PLACED
 
 
 def keys():
@@ -170,3 +178,20 @@ def test_distilled_weights_of_other_sizes_are_refused(tmp_path):
   changes = {"distilled": str(tmp_path / "other.safetensors")}
   with pytest.raises(UserError, match="add_embedding_linear_1/bias"):
     load_generator("stable_diffusion", **block | changes)
+
+
+# --- released ones ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SDXL)
+def test_a_released_one_is_a_valid_block_of_the_catalogue(monkeypatch, name):
+  """Its fields are read, and its places are those that are fetched."""
+  asked = []
+  for function in ("locate", "locate_distilled"):
+    monkeypatch.setattr(
+      stable_diffusion, function, lambda place, **_: asked.append(place)
+    )
+  check_generator(name)
+  assert [place for place in asked if place] == command.places(name)
+  assert name in PLACED
+  assert num_steps(name) == SDXL[name]["respacing"]
