@@ -32,7 +32,7 @@ from synthjax.models.classifiers import make_classifier
 from synthjax.models.clip import model as clip
 from synthjax.models.glide.model import Glide, Text
 from synthjax.models.glide.noised_clip import ImageEncoder
-from synthjax.models.stable_diffusion.unet import UNet
+from synthjax.models.stable_diffusion import unet as sd_unet
 from synthjax.models.stable_diffusion.vae import Autoencoder
 from synthjax.models.t5 import model as t5_model
 from synthjax.prompts import t5_writer
@@ -234,14 +234,18 @@ def stable_diffusion_step(
   batch: int, *, side: int, tokens: int = 77, dtype="bfloat16", **sizes: Any
 ) -> Hot:
   """Predicts the noise of latents once, with and without the prompt."""
-  model = UNet(**sizes, dtype=jnp.dtype(dtype))
+  model = sd_unet.UNet(**sizes, dtype=jnp.dtype(dtype))
   n, least = 2 * batch, 2 ** (len(model.widths) - 1)
-  text = lambda n: _array(n, tokens, model.context_dim)
-  latents = lambda n, side: _array(n, side, side, model.in_channels)
-  variables = jax.eval_shape(
-    model.init, _RNG, latents(1, least), _tokens(1), text(1)
-  )
-  return Hot(model.apply, (variables, latents(n, side), _tokens(n), text(n)))
+
+  def inputs(n, side):
+    latents = _array(n, side, side, model.in_channels)
+    given = [latents, _tokens(n), _array(n, tokens, model.context_dim)]
+    if model.pooled_dim:
+      given += [_array(n, model.pooled_dim), _array(n, 6)]
+    return given
+
+  variables = jax.eval_shape(model.init, _RNG, *inputs(1, least))
+  return Hot(model.apply, (variables, *inputs(n, side)))
 
 
 def decode_latents(batch: int, *, side: int, **sizes: Any) -> Hot:
@@ -462,6 +466,9 @@ FULL = {
   "GLIDE's base, a step": partial(glide_step, 64, RELEASED["base"]),
   "GLIDE's upsampler, a step": partial(glide_step, 64, RELEASED["upsampler"]),
   "Stable Diffusion 1, a step": partial(stable_diffusion_step, 4, side=64),
+  "SDXL, a step": partial(
+    stable_diffusion_step, 4, side=128, **sd_unet.SDXL.keywords
+  ),
   "Stable Diffusion, decode": partial(decode_latents, 4, side=64),
   "GLIDE, CLIP's guidance": partial(guide_by_clip, 64),
   "T5, read": partial(read_texts, 256, length=16),
@@ -544,6 +551,18 @@ TINY = {
     attention=(True, True),
     heads=(1, 2),  # 160 wide, as on Stable Diffusion's lowest levels
     context_dim=64,
+  ),
+  "SDXL, a step": partial(
+    stable_diffusion_step,
+    1,
+    side=64,  # 1,024 places where there is attention
+    widths=(64, 128),
+    layers=1,
+    attention=(False, True),
+    heads=(1, 2),  # 64 wide, as everywhere in SDXL
+    depths=(1, 2),
+    context_dim=64,
+    pooled_dim=32,
   ),
   "Stable Diffusion, decode": partial(
     decode_latents, 1, side=8, widths=(32, 64), layers=1

@@ -22,6 +22,8 @@ CUDA = {
   "draw GLIDE, paper's setting": {FORWARD: 8},
   "draw GLIDE, fast": {FORWARD: 8},
   "Stable Diffusion 1, a step": {FORWARD: 14},
+  # Two of each of eight blocks: two down, two in the middle, four up.
+  "SDXL, a step": {FORWARD: 16},
   "GLIDE, CLIP's guidance": {FORWARD: 1, BACKWARD: 1},
   "T5, read": {"__cudnn$fmhaScaleBiasSoftmax": 1},
   "CLIP ViT-B/16, images": {FORWARD: 1},
@@ -34,7 +36,9 @@ CUDA = {
 # the kernel is one function, which every block calls.
 FUSED = {
   "cuda": CUDA,
-  "tpu": {"Stable Diffusion 1, a step": {"tpu_custom_call": 1}},
+  "tpu": dict.fromkeys(
+    ("Stable Diffusion 1, a step", "SDXL, a step"), {"tpu_custom_call": 1}
+  ),
 }
 # The products that stay float32 where activations are bfloat16, by the last
 # name of where they stand: of times and pooled texts, of last layers, of
@@ -45,6 +49,12 @@ FLOAT32 = {
   "draw GLIDE, paper's setting": _GLIDE | _ENLARGED,
   "draw GLIDE, fast": _GLIDE | _ENLARGED,
   "Stable Diffusion 1, a step": {
+    "time_embedding_linear",
+    "time_emb_proj",
+    "conv_out",
+  },
+  "SDXL, a step": {
+    "add_embedding_linear",
     "time_embedding_linear",
     "time_emb_proj",
     "conv_out",
