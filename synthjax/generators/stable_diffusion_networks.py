@@ -155,8 +155,10 @@ def place(
   """
   module = networks.texts.get(name, networks.unet)
   module = networks.vae if name == "vae" else module
-  inputs = convert.inputs(module)
-  dtypes = batching.used_dtypes(partial(apply, module), params, *inputs)
+  dtypes = jax.tree.map(lambda _: np.dtype(np.float32), params)
+  if module.dtype != np.float32:
+    inputs = convert.inputs(module)
+    dtypes = batching.used_dtypes(partial(apply, module), params, *inputs)
 
   def place_one(weight, dtype):
     wide = np.asarray(weight, np.float32)

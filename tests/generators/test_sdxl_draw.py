@@ -94,6 +94,7 @@ def test_images_are_those_of_diffusers(recorded, monkeypatch, name):
 # --- folders, and fields that do not fit --------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_of_xl_is_read_packed_and_written_back(tmp_path):
   folder, packed = tmp_path / "sdxl", tmp_path / "packed"
   weights, _ = tiny_sd.write_folder(folder, "xl", dtype=np.float16)
@@ -118,6 +119,7 @@ def test_a_folder_of_xl_is_read_packed_and_written_back(tmp_path):
     assert {*first[3:]} == {end} and {*second[3:]} == {0}
 
 
+@pytest.mark.slow
 def test_without_its_own_unet_a_folder_needs_and_names_no_weights_of_it(
   tmp_path,
 ):
@@ -138,6 +140,7 @@ def test_without_its_own_unet_a_folder_needs_and_names_no_weights_of_it(
     load_generator("stable_diffusion", **block | {"base_steps": 1})
 
 
+@pytest.mark.slow
 def test_a_half_is_kept_of_weights_that_are_used_in_it(tmp_path):
   folder = tmp_path / "sdxl"
   tiny_sd.write_folder(folder, "xl")
@@ -155,6 +158,11 @@ def test_a_half_is_kept_of_weights_that_are_used_in_it(tmp_path):
   assert all("bfloat16" in found for found in types.values())
 
 
+@pytest.fixture(scope="module")
+def block(tmp_path_factory):
+  return tiny_sd.write_file(tmp_path_factory.mktemp("sd"))
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
@@ -165,12 +173,12 @@ def test_a_half_is_kept_of_weights_that_are_used_in_it(tmp_path):
     ({"original_size": 512}, "the UNet of XL alone reads it"),
   ],
 )
-def test_fields_that_do_not_fit_are_refused(tmp_path, changes, message):
-  block = tiny_sd.write_file(tmp_path)
+def test_fields_that_do_not_fit_are_refused(block, changes, message):
   with pytest.raises(UserError, match=message):
     load_generator("stable_diffusion", **block | changes)
 
 
+@pytest.mark.slow
 def test_distilled_weights_of_other_sizes_are_refused(tmp_path):
   block = tiny_sd.write_file(tmp_path, "xl")
   weights, _ = tiny_sd.released("v1")
