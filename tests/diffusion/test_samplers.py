@@ -46,6 +46,26 @@ def test_ddim_with_the_ancestral_noise_has_the_right_deviation():
   assert np.abs(images - still).max() > 0.1  # eta does something
 
 
+@pytest.mark.parametrize("name", ["euler", "euler_ancestral"])
+def test_eulers_steps_are_those_in_sigma(name):
+  """As written by Karras et al.: a slope, down to sigma_down, and noise."""
+  steps = schedule.respace(BETAS, "5<900")
+  x = np.asarray(jax.random.normal(jax.random.key(1), (2, 4, 4, 3)))
+  draw = samplers.image_noise(keys(2), x.shape[1:])
+  got = samplers.SAMPLERS[name](denoise, steps, jnp.asarray(x), draw)
+
+  sigma_of = lambda bar: np.sqrt((1 - bar) / bar)
+  scaled = x / np.sqrt(steps.alpha_bar[-1])
+  for i in range(4, -1, -1):
+    here, to = map(sigma_of, (steps.alpha_bar[i], steps.alpha_bar_prev[i]))
+    t = jnp.full(len(x), steps.timestep[i])
+    x0, _ = denoise(jnp.float32(scaled * np.sqrt(steps.alpha_bar[i])), t)
+    up = to * np.sqrt(here**2 - to**2) / here if "ancestral" in name else 0.0
+    down = np.sqrt(to**2 - up**2)
+    scaled = scaled + (scaled - x0) / here * (down - here) + up * draw(i)
+  np.testing.assert_allclose(got, scaled, atol=1e-5)
+
+
 def test_a_sampler_is_a_name_or_a_block_with_its_own_options():
   read = lambda block: schema.read(samplers.SAMPLER, block, "sampler")
   for block, identity in (
