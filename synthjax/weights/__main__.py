@@ -35,7 +35,7 @@ from synthjax.runtime import cache, published
 from synthjax.runtime.commands import end_well
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.published import File
-from synthjax.weights.catalogue import PLACED, RELEASED
+from synthjax.weights.catalogue import PLACED, RELEASED, places
 
 COMMANDS = ("list", "fetch", "convert", "check", "pack")
 _OTHERWISE = (
@@ -154,14 +154,6 @@ def fetch_placed(name: str) -> None:
   for place in distilled:
     print(snapshots.find_weights(place))
   print(f'  sx.load_generator("{name}")')
-
-
-def places(name: str) -> list[str]:
-  """Returns the folder of a generator on the hub, and its other UNet's file."""
-  from synthjax.config import sdxl
-
-  block = sdxl(name)
-  return [block[k] for k in ("weights", "distilled") if k in block]
 
 
 def _fetch(name: str, file: File) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
+from synthjax.config import sdxl
 from synthjax.runtime.published import File
 
 OPENAI = "https://openaipublic.blob.core.windows.net"
@@ -180,6 +181,13 @@ PLACED = {
     "commercial use is limited, see the publisher",
   ),
 }
+
+
+def places(name: str) -> list[str]:
+  """Returns the folder of one of PLACED, and its distilled UNet's file."""
+  block = sdxl(name)
+  return [block[k] for k in ("weights", "distilled") if k in block]
+
 
 _CLIP_BPE = File(
   "bpe_simple_vocab_16e6.txt.gz",

@@ -20,7 +20,7 @@ from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.progress import say
 from synthjax.runtime.text_files import parse_json
 from synthjax.weights import conversion, read, snapshots
-from synthjax.weights.catalogue import FOLDERS, RELEASED
+from synthjax.weights.catalogue import FOLDERS, PLACED, RELEASED, places
 
 
 def save_params(
@@ -281,6 +281,7 @@ def sha256(path: epath.PathLike) -> str:
 # --- descriptions of files, for dataset cards ---------------------------------
 
 _EMBEDDED = "embedded:"
+_CATALOGUED = ("what", "licence")
 
 
 def describe(reference: str | None, digest: str) -> dict[str, Any]:
@@ -297,7 +298,9 @@ def describe(reference: str | None, digest: str) -> dict[str, Any]:
   """
   about = dict.fromkeys(("name", "what", "licence")) | {"sha256": digest}
   if reference and reference.startswith(hub.SCHEME):
-    return about | {"name": reference, "what": "of the Hugging Face hub"}
+    about |= {"name": reference, "what": "of the Hugging Face hub"}
+    known = [PLACED[n] for n in PLACED if reference in places(n)][:1]
+    return about | {k: getattr(p, k) for p in known for k in _CATALOGUED}
   path = reference and _find(reference)
   if not path or sha256(path) != digest:
     return about
@@ -328,12 +331,14 @@ def identified(
 
   Args:
     identity: plain data, where a value of 64 hexadecimal digits is a SHA-256.
-    block: of the config, with the references of the files by the same names.
+    block: of the config, with the references of the files by the same names; or
+      the reference of a folder.
     path: dotted, of both.
   """
   described = []
   for key, value in identity.items():
-    of_block = block.get(key) if hasattr(block, "get") else None
+    # Of a folder, one reference is that of all its files.
+    of_block = block.get(key) if hasattr(block, "get") else block
     if hasattr(value, "items"):
       described += identified(value, of_block or {}, f"{path}.{key}")
     elif isinstance(value, str) and _is_hash(value):

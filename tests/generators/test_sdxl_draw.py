@@ -20,9 +20,8 @@ from synthjax.generators import (
 from synthjax.models.stable_diffusion import weights as convert
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
-from synthjax.weights import __main__ as command
 from synthjax.weights import files
-from synthjax.weights.catalogue import PLACED
+from synthjax.weights.catalogue import PLACED, places
 
 
 def keys():
@@ -200,6 +199,11 @@ def test_a_released_one_is_a_valid_block_of_the_catalogue(monkeypatch, name):
       stable_diffusion, function, lambda place, **_: asked.append(place)
     )
   check_generator(name)
-  assert [place for place in asked if place] == command.places(name)
-  assert name in PLACED
+  assert [place for place in asked if place] == places(name)
+  # A card of the images has the licence of each file.
+  identity = {"weights": {"unet/a": "0" * 64}, "distilled": "1" * 64}
+  block = dict(zip(("weights", "distilled"), places(name), strict=False))
+  for about in files.identified(identity, block, "generator")[: len(block)]:
+    licences = PLACED[name].licence, PLACED["sdxl"].licence
+    assert about["name"] in places(name) and about["licence"] in licences
   assert num_steps(name) == SDXL[name]["respacing"]
