@@ -139,7 +139,7 @@ def load(
       layout.
     distilled_prediction: what that one predicts.
     base_steps: how many steps, the noisiest, the weights' own UNet takes all
-      the same, with guidance.
+      the same, with guidance. Real guidance that starts after them has none.
     tokenizer: the tokenizer's file, or "embedded:NAME"; None is the one that
       comes with the weights.
     dtype: of the activations of UNet and text encoders.
