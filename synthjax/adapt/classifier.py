@@ -11,12 +11,14 @@ from etils import epath
 from synthjax.adapt import heads, linear_head
 from synthjax.adapt.encoder_tuning import Tower
 from synthjax.adapt.heads import Learned
+from synthjax.adapt.prolip import ProjectedHead
 from synthjax.data.pipeline import host_augment
 from synthjax.encoders import Encoder, Network, load_encoder
 from synthjax.encoders.image_encoders import make_encoder
 from synthjax.encoders.two_towers import family_of
 from synthjax.labels import class_names
 from synthjax.models.classifiers import make_classifier
+from synthjax.models.clip import projection
 from synthjax.models.pixels import MEAN, STD, normalize
 from synthjax.runtime import hub
 from synthjax.runtime.errors import UserError
@@ -70,7 +72,7 @@ def _weights(names: Sequence[str]) -> list[str]:
 
 
 def of_head(
-  encoder: Encoder, classes: Sequence[str], head: linear_head.Head
+  encoder: Encoder, classes: Sequence[str], head: Learned
 ) -> Classifier:
   """Returns the classifier of a head on an encoder.
 
@@ -87,6 +89,9 @@ def of_head(
       f"classes={classes!r:.80}: needed the names of the {len(head.weight)} "
       "classes of the head, by label."
     )
+
+  if isinstance(head, ProjectedHead):
+    return _of_network(_with_projection(encoder.network, head, classes))
 
   def classify(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.asarray(jax.nn.softmax(head(encoder.encode_images(images))))
@@ -159,6 +164,16 @@ def _with_head(
     | {"kind": TUNED, "encoder": encoder.about["kind"], "form": form}
     | {"classes": list(classes)},
   )
+
+
+def _with_projection(
+  encoder: Network, head: ProjectedHead, classes: Sequence[str]
+) -> Network:
+  """Puts a tuned projection into its encoder, and a plain head on it."""
+  params = projection.replace(encoder.variables["params"], head.projection)
+  variables = {**encoder.variables, "params": params}
+  tuned = encoder._replace(variables=variables)
+  return _with_head(tuned, head.head, classes)
 
 
 def _load_heads(chosen: learned.Arm) -> Classifier:

@@ -30,18 +30,30 @@ def encode_real(
   Args:
     block: of plain data, see `real_images.open_real`.
     space: the label space.
-    encoder: an `encoders.Encoder`.
+    encoder: an `encoders.Encoder` or `ImageEncoder`.
     folder: of the files of features.
 
   Returns:
     Features and labels, and the rows of each file that holds them.
   """
+  return encode_rows(real_images.open_real(block, space), encoder, folder)
+
+
+def encode_rows(
+  source: Sequence[Example],
+  encoder: Any,
+  folder: epath.PathLike,
+  *,
+  kind: str = "real",
+) -> tuple[Features, dict[str, int]]:
+  """Encodes images that are open; `kind` begins the names of the files."""
   features, labels, files = scores.encode_source(
-    real_images.open_real(block, space),
+    source,
     encoder.encode_images,
     identity=json.dumps(encoder.identity, sort_keys=True),
     folder=folder,
     fit=encoder.fit,
+    kind=kind,
   )
   return (features, labels), files
 

@@ -11,9 +11,9 @@ from typing import Annotated, Literal
 import jax
 import numpy as np
 
-from synthjax.adapt import coop, linear_head, linear_probe
+from synthjax.adapt import coop, linear_head, linear_probe, prolip
 from synthjax.adapt import tip_adapter as tip
-from synthjax.adapt.linear_head import epochs_index
+from synthjax.adapt.linear_head import Rows, epochs_index
 from synthjax.adapt.mixed_tuning import (
   ORDERS,
   Features,
@@ -28,9 +28,11 @@ from synthjax.config.schema import (
   Choice,
   Count,
   Flag,
+  NotNegative,
   Number,
   Positive,
   Seeds,
+  Share,
   Shots,
   Text,
   one_of,
@@ -177,6 +179,61 @@ def learn_context(
   return coop.head_of(encode, prompts, learned.context, problem.logit_scale)
 
 
+def tune_projection(
+  problem: Problem,
+  *,
+  num_steps: Count = 300,
+  lr: Positive = 1e-5,
+  penalty: NotNegative | None = None,
+  batch_size: Count = 512,
+  soft_weight: Share = 0.5,
+  temperature: Positive = 2.0,
+  crops: Literal["stored", "fresh"] = "stored",
+) -> Predict:
+  """Tunes CLIP's last projection on augmented shots (ProLIP).
+
+  Where there are generated images, the loss of a batch of them is added in each
+  step, as in the mix of classifier tuning.
+
+  Args:
+    problem: to learn from.
+    num_steps: each sees a view of every shot.
+    lr: of the first step; the paper's results hardly depend on it.
+    penalty: on the squared distance to the start. None is the paper's rule
+      without validation, 1 over the images of a class; those that are generated
+      count too.
+    batch_size: of generated images.
+    soft_weight: of the teacher's targets for generated images.
+    temperature: of the teacher.
+    crops: "fresh" ones in each step, as the authors store them, or the few
+      passes that Tip-Adapter's cache has; see `learn_context`.
+  """
+  num_images = len(problem.shots[1])
+  shots = _augmented(problem, num_images, num_steps, fresh=crops == "fresh")
+  sets = [Rows(*shots, soft_weight=0.0)]
+  if problem.synthetic:
+    z, labels = problem.synthetic
+    index = linear_head.cycled_index(
+      len(labels),
+      batch_size=min(batch_size, len(labels)),
+      num_steps=num_steps,
+      seed=problem.seed,
+    )
+    sets.append(Rows(z, labels, index, soft_weight))
+    num_images += len(labels)
+  if penalty is None:
+    penalty = len(problem.zero_shot.weight) / num_images
+  tuned = prolip.tune(
+    sets,
+    problem.projection,
+    problem.zero_shot,
+    penalty=penalty,
+    lr=lr,
+    temperature=temperature,
+  )
+  return prolip.make_head(tuned.projection, problem.zero_shot)
+
+
 def probe(problem: Problem, *, max_steps: Count = 300) -> Predict:
   """Fits a linear probe to the shots; validation chooses its penalty."""
   best = linear_probe.search(
@@ -196,9 +253,13 @@ METHODS: dict[str, Callable] = {
   "tip_adapter": tip_adapter,
   "coop": learn_context,
   "linear_probe": probe,
+  "prolip": tune_projection,
 }
-AUGMENTED = ("tip_adapter", "coop")  # kinds that learn from augmented shots
-SEARCHING = ("tip_adapter", "linear_probe")  # that search on validation images
+# Kinds that learn from augmented shots; that search on validation images; and
+# that tune the encoder's projection, from generated images too or without.
+AUGMENTED = ("tip_adapter", "coop", "prolip")
+SEARCHING = ("tip_adapter", "linear_probe")
+PROJECTING = ("prolip",)
 _OPTIONS = Choice("kind", METHODS, filled=("problem",))
 
 
@@ -212,6 +273,11 @@ class Method:
   filter: Annotated[str, one_of(("clip", "real"))] | None = None
   options: Block = field(default_factory=dict)  # of the entry of METHODS
 
+  @property
+  def projects(self) -> bool:
+    """Whether it learns from features before the encoder's projection."""
+    return self.kind in PROJECTING
+
   def learner(self) -> Callable[[Problem], Predict]:
     """Returns the entry of METHODS with the options."""
     return schema.read(_OPTIONS.pick(self.kind), self.options, "options")
@@ -223,7 +289,7 @@ class Method:
       return
     order = self.options.get("order") or Classifier.order
     needs = self.kind == "classifier" and order != "real"
-    if needs != (self.strategy is not None):
+    if needs != (self.strategy is not None) and not self.projects:
       yield (
         f"the method {self.name!r} ({self.kind}) learns from "
         f"{'generated' if needs else 'real'} images: "

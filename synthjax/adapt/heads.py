@@ -11,6 +11,7 @@ from etils import epath
 from synthjax.adapt import tip_adapter
 from synthjax.adapt.linear_head import Head
 from synthjax.adapt.linear_probe import RawHead
+from synthjax.adapt.prolip import ProjectedHead
 from synthjax.adapt.tip_adapter import TipAdapter
 from synthjax.evals.arms import ZERO_SHOT
 from synthjax.labels import class_names
@@ -20,8 +21,13 @@ from synthjax.weights import files
 HEADS = "heads.safetensors"  # in the folder of the task
 KIND = "heads"
 # What maps features [n, d] to logits [n, k]: dataclasses of arrays, by the name
-# that files have for them.
-LEARNED = {"head": Head, "raw_head": RawHead, "tip_adapter": TipAdapter}
+# that files have for them. The last one takes features before the projection.
+LEARNED = {
+  "head": Head,
+  "raw_head": RawHead,
+  "tip_adapter": TipAdapter,
+  "prolip": ProjectedHead,
+}
 Learned = Callable[[jax.Array], jax.Array]
 
 
@@ -69,6 +75,9 @@ def save(
 
 def load(path: epath.PathLike, *, arm: str | None = None) -> Saved:
   """Loads the classifier of an arm: the mean of its heads, so of their logits.
+
+  Of ProLIP it is the mean of the projections, whose logits are not quite the
+  mean, as features have unit length.
 
   Args:
     path: of a file that `save` wrote.

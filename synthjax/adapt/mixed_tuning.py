@@ -13,6 +13,7 @@ import numpy as np
 from synthjax.adapt import linear_head
 from synthjax.adapt.linear_head import Head, Rows
 from synthjax.config.schema import Count, Positive, Share, one_of
+from synthjax.models.clip.projection import Projection
 
 Features = tuple[np.ndarray, np.ndarray]  # [n, d] float32, labels [n] int
 
@@ -59,6 +60,9 @@ class Problem(NamedTuple):
   protocol: Protocol = "paper"  # of a `Tuning` that names none
   # A number -> [number, n, d]: so many fresh crops of each shot; see `coop`.
   crops: Callable[[int], np.ndarray] | None = None
+  # The last layer of the encoder, for methods that tune it: they are given
+  # `views`, `crops` and `synthetic` of features before it.
+  projection: Projection | None = None
 
 
 def tuned(

@@ -65,6 +65,14 @@ class Network(NamedTuple):
   about: dict[str, Any]
 
 
+class ImageEncoder(NamedTuple):
+  """The part of an `Encoder` that needs no texts, with the same meaning."""
+
+  encode_images: Callable[[Sequence[np.ndarray]], np.ndarray]
+  identity: dict[str, Any]
+  fit: Callable[[np.ndarray], Any] = np.asarray
+
+
 class Encoder(NamedTuple):
   """What every encoder offers.
 
@@ -87,14 +95,9 @@ class Encoder(NamedTuple):
   fit: Callable[[np.ndarray], Any] = np.asarray
   # The part that reads images, in float32; None where it cannot be had apart.
   network: Network | None = None
-
-
-class ImageEncoder(NamedTuple):
-  """The part of an `Encoder` that needs no texts, with the same meaning."""
-
-  encode_images: Callable[[Sequence[np.ndarray]], np.ndarray]
-  identity: dict[str, Any]
-  fit: Callable[[np.ndarray], Any] = np.asarray
+  # Ends before the last layer of the network, where that is a projection, as in
+  # CLIP; `models.clip.projection` reads it from the network's params.
+  unprojected: ImageEncoder | None = None
 
 
 def load_image_encoder(

@@ -10,7 +10,8 @@ from etils import epath
 
 from synthjax.config import schema
 from synthjax.data.pipeline import given
-from synthjax.encoders import Encoder, Network, batching
+from synthjax.encoders import Encoder, ImageEncoder, Network, batching
+from synthjax.models.clip import projection
 from synthjax.runtime.errors import UserError, gathered
 from synthjax.tokenizers import bpe, cut_texts
 from synthjax.weights import files
@@ -167,30 +168,31 @@ def make_encoder(
   batch_size = batching.on_all_devices(batch_size)
   logit_scale = float(np.exp(variables["params"]["logit_scale"]))
   variables = batching.replicate(variables)
-  run = partial(
-    batching.in_batches,
-    variables=variables,
-    batch_size=batch_size,
-    width=model.embed_dim,
-    precision=precision,
-  )
-  of_pixels = run(
-    lambda variables, x: model.apply(
-      variables,
-      family.preprocess(family.fit_images(x, size)),
-      method="encode_image",
+  run = partial(batching.in_batches, batch_size=batch_size, precision=precision)
+
+  def reader(model, visual):
+    """Returns what encodes images by a model's image tower."""
+    tower = family.image_tower(model)
+    of_pixels = run(
+      lambda visual, x: tower.apply(
+        visual, family.preprocess(family.fit_images(x, size))
+      ),
+      visual,
+      width=model.embed_dim,
     )
-  )
+    # Resized a batch at a time: all at once may not fit the memory.
+    return lambda images: of_pixels(
+      map(stack, batching.chunks(images, batch_size))
+    )
+
   of_tokens = run(
-    lambda variables, x: model.apply(variables, x, method="encode_text")
+    lambda variables, x: model.apply(variables, x, method="encode_text"),
+    variables,
+    width=model.embed_dim,
   )
   if resize is None:
     resize = "host" if jax.default_backend() == "cpu" else "device"
   stack = batching.stacked(network.fit, on_device=resize == "device")
-
-  def encode_images(images: Sequence[np.ndarray]) -> np.ndarray:
-    # Resized a batch at a time: all at once may not fit the memory.
-    return of_pixels(map(stack, batching.chunks(images, batch_size)))
 
   def encode_texts(texts: Sequence[str]) -> np.ndarray:
     tokens = tokenize(given.texts("texts", texts))
@@ -205,12 +207,27 @@ def make_encoder(
   }
   if precision != "highest":  # absent otherwise, so that older runs are found
     identity["precision"] = precision
+  fit = partial(batching.fitted, network.fit, may_wait=resize == "device")
+  on_device = {name: value["visual"] for name, value in variables.items()}
+  unprojected = None
+  if last := projection.read(on_device["params"]):
+    width = len(last.kernel)
+    params = projection.replace(on_device["params"], projection.identity(width))
+    unprojected = ImageEncoder(
+      reader(
+        model.clone(embed_dim=width),
+        batching.replicate(on_device | {"params": params}),
+      ),
+      identity | {"features": "before the projection"},
+      fit,
+    )
   return Encoder(
-    encode_images,
+    reader(model, on_device),
     encode_texts,
     logit_scale,
     identity,
     embed_prompts=embed_prompts and partial(embed_prompts, variables),
-    fit=partial(batching.fitted, network.fit, may_wait=resize == "device"),
+    fit=fit,
     network=network,
+    unprojected=unprojected,
   )

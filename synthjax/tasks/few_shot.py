@@ -6,7 +6,7 @@ opened, in one place; nothing that they show is used to choose anything.
 
 import datetime
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
 
@@ -23,13 +23,15 @@ from synthjax.adapt import (
 )
 from synthjax.adapt.few_shot_methods import FewShot, Method
 from synthjax.adapt.mixed_tuning import Problem
+from synthjax.adapt.prolip import ProjectedHead
 from synthjax.config import schema
 from synthjax.config.arguments import check_strategies
-from synthjax.data.generated import filters
+from synthjax.data.generated import filters, shards
 from synthjax.data.real import real_images
 from synthjax.encoders import Encoder, check_texts, load_encoder
 from synthjax.evals import accuracy, arms
 from synthjax.labels import spaces
+from synthjax.models.clip import projection
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import counter
@@ -44,6 +46,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   with gathered() as attempt:
     attempt(_check_strategies, config, fields)
     attempt(check_texts, config.space, config.encoder.to_dict())
+    attempt(_check_projection, config, fields)
     attempt(artifacts.check_complete, workdir, inputs, planned=config.tasks)
     space = spaces.load_space(config.space)
     for split, block in real_images.splits_of(
@@ -52,6 +55,17 @@ def check(config: ConfigDict, workdir: str) -> None:
       name, shots = f"config.few_shot.{split}", fields.shots
       shots = shots if split == "pool" else ()
       attempt(real_images.check_real, block, space, name, shots=shots)
+
+
+def _check_projection(config: ConfigDict, fields: FewShot) -> None:
+  """Checks that the encoder has the layer that some methods tune."""
+  names = [method.name for method in fields.methods if method.projects]
+  if names and not load_encoder(**config.encoder.to_dict()).unprojected:
+    raise UserError(
+      f"The methods {names} tune the projection that ends an image tower of "
+      f"CLIP, and config.encoder ({config.encoder.name}) has none: leave them "
+      "out, or choose a CLIP."
+    )
 
 
 def _check_strategies(config: ConfigDict, fields: FewShot) -> None:
@@ -104,13 +118,16 @@ def run(config: ConfigDict, workdir: str) -> None:
     return
   files: dict[str, int] = {}
 
-  def encode(block):
-    features, rows = feature_sets.encode_real(block, space, encoder, folder)
+  def encode(source, encoder=encoder, kind="real"):
+    features, rows = feature_sets.encode_rows(
+      source, encoder, folder, kind=kind
+    )
     files.update(rows)
     return features
 
+  images = epath.Path(config.get("score", {}).get("images") or workdir)
   zero_shot, make_problem = _problem_maker(
-    fields, space, encoder, workdir, encode
+    fields, space, encoder, workdir, images / "generate", encode
   )
   start_time, trained = time.monotonic(), []
   total = len(fields.shots) * len(fields.methods) * len(fields.seeds)
@@ -132,11 +149,17 @@ def run(config: ConfigDict, workdir: str) -> None:
 
   # Nothing is trained for, or chosen by, what is opened from here on.
   opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-  tested = {
-    name: encode(split)
+  opened = {
+    name: real_images.open_real(split, space)
     for name, split in splits.items()
     if name not in ("pool", "validation")
   }
+  tested = {name: encode(source) for name, source in opened.items()}
+  # What the heads read of them, by whether they end in a projection.
+  seen = {name: {False: features} for name, (features, _) in tested.items()}
+  if any(method.projects for method in fields.methods):
+    for name, source in opened.items():
+      seen[name][True], _ = encode(source, encoder.unprojected)
   headline = arms.label(fields.methods[0].name, max(fields.shots))
   results = {
     "space": space.name,
@@ -144,10 +167,10 @@ def run(config: ConfigDict, workdir: str) -> None:
     "shots": list(fields.shots),
     "methods": [method.name for method in fields.methods],
     **arms.compare(
-      lambda head, features: np.asarray(head(features)),
+      lambda head, x: np.asarray(head(x[isinstance(head, ProjectedHead)])),
       zero_shot,
       trained,
-      tested,
+      {name: (seen[name], labels) for name, (_, labels) in tested.items()},
       len(space.classes),
       headline=headline,
     ),
@@ -206,17 +229,21 @@ def _problem_maker(
   space: Any,
   encoder: Encoder,
   workdir: epath.Path,
-  encode: Callable[[Mapping[str, Any]], feature_sets.Features],
+  images: epath.Path,
+  encode: Callable[..., feature_sets.Features],
 ) -> tuple[linear_head.Head, Callable[..., Problem]]:
   """Returns the zero-shot head, and a function that makes problems.
 
   That maps a method, shots and seed to a problem; what several problems share
-  is read and encoded once.
+  is read and encoded once. The folder `images` has those that were generated,
+  and `encode` maps a source, an encoder and a kind to features and labels.
   """
+  open_real = partial(real_images.open_real, space=space)
+  pool, validation = open_real(fields.pool), fields.validation
   few = feature_sets.Few(
-    source=real_images.open_real(fields.pool, space),
-    pool=encode(fields.pool),
-    validation=encode(fields.validation) if fields.validation else None,
+    source=pool,
+    pool=encode(pool),
+    validation=encode(open_real(validation)) if validation else None,
     num_classes=len(space.classes),
     sampler=fields.sampler,
   )
@@ -227,15 +254,25 @@ def _problem_maker(
     zero_shot = scored.zero_shot
   else:
     zero_shot = feature_sets.zero_shot_head(encoder, space)
+  last = encoder.unprojected and projection.read(
+    encoder.network.variables["params"]
+  )
   embed_prompts = cache(partial(encoder.embed_prompts, space.described_names))
 
-  encode_views = partial(
-    feature_sets.encode_views, few, encoder.encode_images, fit=encoder.fit
-  )
-  views_of = cache(partial(encode_views, num_views=fields.num_views))
+  def encode_views(projects, shots, seed, number, **options):
+    reader = encoder.unprojected if projects else encoder
+    return feature_sets.encode_views(
+      *(few, reader.encode_images, shots, seed),
+      num_views=number,
+      fit=encoder.fit,
+      **options,
+    )
 
-  def crops_of(shots, seed, number):
-    return encode_views(shots, seed, num_views=number, scale=coop.CROP)
+  views_of = cache(partial(encode_views, number=fields.num_views))
+
+  def crops_of(projects, shots, seed, number):
+    crop = {} if projects else {"scale": coop.CROP}
+    return encode_views(projects, shots, seed, number, **crop)
 
   def synthetic_for(method, shots, seed, real_shots):
     rows = filters.images_for(
@@ -248,6 +285,9 @@ def _problem_maker(
       max_per_class=fields.max_per_class,
       class_names=space.class_names,
     )
+    if method.projects:
+      source = shards.open_shards(images, scored.images.ids[rows])
+      return encode(source, encoder.unprojected, "drawn")
     features = scored.images.features[rows].astype(np.float32)
     return features, scored.images.labels[rows]
 
@@ -260,7 +300,7 @@ def _problem_maker(
     if method.strategy:
       synthetic = synthetic_for(method, shots, seed, real_shots)
     if method.kind in few_shot_methods.AUGMENTED:
-      views = views_of(shots, seed)
+      views = views_of(method.projects, shots, seed)
     return Problem(
       zero_shot=zero_shot,
       logit_scale=encoder.logit_scale,
@@ -274,7 +314,8 @@ def _problem_maker(
         feature_sets.retrieve, few, np.asarray(zero_shot.weight)
       ),
       protocol=fields.protocol,
-      crops=partial(crops_of, shots, seed),
+      crops=partial(crops_of, method.projects, shots, seed),
+      projection=last,
     )
 
   return zero_shot, make_problem

@@ -11,6 +11,7 @@ from synthjax import encoders
 from synthjax.encoders import batching, resize
 from synthjax.encoders import clip as encoder_of
 from synthjax.models.clip import model as clip
+from synthjax.models.clip import projection, resnet
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
@@ -56,6 +57,32 @@ def test_features_are_those_of_the_model(weights, encoder):
   assert encoder.logit_scale == pytest.approx(
     float(np.exp(params["logit_scale"]))
   )
+
+
+def test_features_before_the_projection_lead_to_those_behind_it(encoder):
+  images = images_of(3)
+  z = encoder.unprojected.encode_images(images)
+  last = projection.read(encoder.network.variables["params"])
+  want = encoder.encode_images(images)
+  np.testing.assert_allclose(last(z), want, rtol=1e-5, atol=1e-5)
+  assert np.abs(z - want).max() > 0.1
+  assert encoder.unprojected.identity == encoder.identity | {
+    "features": "before the projection"
+  }
+
+
+def test_the_projection_of_a_resnet_is_the_output_of_its_pool():
+  x = np.random.default_rng(0).normal(size=(2, 2, 2, 8)).astype(np.float32)
+  make = lambda d: resnet.AttentionPool(embed_dim=d, heads=2, name="attnpool")
+  params = jax.jit(make(3).init)(jax.random.key(0), x)["params"]
+  params["c_proj"]["bias"] += 1.0
+  last = projection.read({"attnpool": params})
+  plain = projection.replace({"attnpool": params}, projection.identity(8))
+  z = jax.jit(make(8).apply)({"params": plain["attnpool"]}, x)
+  want = jax.jit(make(3).apply)({"params": params}, x)
+  np.testing.assert_allclose(last(z), want, rtol=1e-5, atol=1e-5)
+  again = projection.replace(plain, last)["attnpool"]
+  jax.tree.map(np.testing.assert_array_equal, again, params)
 
 
 def test_features_are_measured_in_float32_unless_asked(weights, encoder):

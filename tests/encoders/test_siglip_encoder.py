@@ -71,6 +71,10 @@ def images_of(*shape):
   return rng.integers(0, 256, shape, np.uint8)
 
 
+def test_nothing_ends_in_a_projection(folder):
+  assert load(folder[0]).unprojected is None
+
+
 def test_a_folder_of_the_hub_gives_the_features_of_the_model(folder):
   path, model, variables = folder
   encoder, texts = load(path), ["A red apple", "a bird"]

@@ -51,6 +51,13 @@ METHODS = (
   dict(
     name="found", kind="retrieval", options=dict(num_epochs=2, batch_size=8)
   ),
+  dict(name="ProLIP", kind="prolip", options=dict(num_steps=2)),
+  dict(
+    name="ProLIP w. Syn",
+    kind="prolip",
+    strategy="rg{shots}",
+    options=dict(num_steps=2, batch_size=8),
+  ),
 )
 FEW_SHOT = dict(
   methods=METHODS,
@@ -145,7 +152,8 @@ def test_rows_are_shots_times_methods_times_seeds(world, trained):
   ]
   for row in rows:
     # 3 classes x 4 images, 3 that `select` kept and 2 of the real filter.
-    images = {"mix": 12, "B": 9, "RF": 6}.get(row["method"], 0)
+    images = {"mix": 12, "ProLIP w. Syn": 12, "B": 9, "RF": 6}
+    images = images.get(row["method"], 0)
     assert row["num_images"] == images
     assert row["accuracy"].keys() == {"test", "test_unseen"}
     assert row["arm"] == arms.label(row["method"], row["shots"])
@@ -222,7 +230,12 @@ def test_what_every_method_has_learned_can_be_used(world, trained):
   source = real_images.open_real(dict(split="test"), space)
   images = [source[i]["image"] for i in range(len(source))]
   labels = np.array([source[i]["label"] for i in range(len(source))])
-  for name in ("zero_shot", "Tip-F (2 shots)", "probe (2 shots)"):
+  for name in (
+    "zero_shot",
+    "Tip-F (2 shots)",
+    "probe (2 shots)",
+    "ProLIP w. Syn (2 shots)",
+  ):
     right = classifier.load(workdir, arm=name).classify(images).argmax(-1)
     of_seeds = [
       row["accuracy"]["test"]
@@ -366,7 +379,17 @@ def test_check_wants_the_images_that_methods_learn_from(world, tmp_path):
   _, config = world
   with pytest.raises(UserError, match="'score' has not been completed"):
     few_shot.check(config, str(tmp_path))
-  few_shot.check(changed(config, methods=METHODS[4:]), str(tmp_path))
+  few_shot.check(changed(config, methods=METHODS[4:-1]), str(tmp_path))
+
+
+def test_check_wants_a_projection_to_tune(world, monkeypatch):
+  workdir, config = world
+  load = few_shot.load_encoder
+  without = lambda **block: load(**block)._replace(unprojected=None)
+  monkeypatch.setattr(few_shot, "load_encoder", without)
+  with pytest.raises(UserError, match=r"\['ProLIP', 'ProLIP w. Syn'\] tune"):
+    few_shot.check(config, str(workdir))
+  few_shot.check(changed(config, methods=METHODS[:-2]), str(workdir))
 
 
 def test_check_knows_which_images_the_run_will_draw(world):
