@@ -291,7 +291,9 @@ def _small(method: dict) -> dict:
     # Texts have 24 tokens. What was measured has seen the stored views.
     options = dict(num_context=8)
   if kind == "prolip":
-    options = dict(lr=1e-3, batch_size=32)
+    # The best of 1e-4 to 3e-2 on the validation style; from 1e-3 on, they
+    # differ by less than a point.
+    options = dict(lr=1e-2, batch_size=32)
   if options.get("trained"):
     options |= dict(lr=1e-2)
   return dict(method, options=options)
