@@ -76,6 +76,36 @@ def test_odd_lengths_are_padded_with_what_nothing_attends_to(
   )
 
 
+def written_out(q, k, v, *, causal=False, bias=0.0, scale=64**-0.5):
+  """Attends in NumPy, in float64: [n, l, h, d] to [n, m, h, d]."""
+  q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+  logits = np.einsum("nlhd,nmhd->nhlm", q, k) * scale + bias
+  if causal:
+    logits[..., np.triu(np.ones(logits.shape[2:], bool), 1)] = -np.inf
+  weights = np.exp(logits - logits.max(-1, keepdims=True))
+  weights /= weights.sum(-1, keepdims=True)
+  out = np.einsum("nhlm,nmhd->nlhd", weights, v)
+  return out.reshape(*out.shape[:2], -1)
+
+
+@pytest.mark.parametrize("large_head", [1, 10**9])  # one by one, and together
+@pytest.mark.parametrize("queries", [4, 8])  # in two pieces, and in one
+@pytest.mark.parametrize(
+  "options", [{}, {"causal": True}, {"scale": 1.0, "bias": True}]
+)
+def test_plain_jax_attends_as_written_out(
+  monkeypatch, large_head, queries, options
+):
+  monkeypatch.setattr(attention, "LARGE_HEAD", large_head)
+  monkeypatch.setattr(attention, "QUERIES", queries)
+  q, k, v = draw((8, 5, 5), jnp.float32)
+  options = dict(options)
+  if "bias" in options:
+    options["bias"] = np.linspace(-3, 3, 240).reshape(1, 6, 8, 5)
+  got = attention.attend(q, k, v, **options)
+  np.testing.assert_allclose(got, written_out(q, k, v, **options), atol=2e-6)
+
+
 @pytest.mark.slow
 def test_the_kernel_of_tpus_attends_and_trains_on_two_devices():
   """Interpreted; XLA would not split it by itself."""

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from synthjax.models.attention import fused
+from synthjax.models.attention import attend
 from synthjax.models.conv import convolve_patches
 
 normal = nn.initializers.normal
@@ -59,16 +59,7 @@ class Attention(nn.Module):
     qkv = dense(3 * d, kernel_init=normal(self.in_std), name="in_proj")(x)
     qkv = qkv.reshape(n, length, 3, self.heads, d // self.heads)
     q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [n, l, heads, d']
-    x = fused(q, k, v, causal=self.causal)
-    if x is None:
-      q = q * (d // self.heads) ** -0.5
-      logits = jnp.einsum("nqhd,nkhd->nhqk", q, k).astype(jnp.float32)
-      if self.causal:
-        seen = jnp.tril(jnp.ones((length, length), bool))
-        logits = jnp.where(seen, logits, -jnp.inf)
-      weights = nn.softmax(logits).astype(self.dtype)
-      x = jnp.einsum("nhqk,nkhd->nqhd", weights, v)
-    x = x.reshape(n, length, d)
+    x = attend(q, k, v, causal=self.causal)
     return dense(d, kernel_init=normal(self.out_std), name="out_proj")(x)
 
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from synthjax.models.attention import fused
+from synthjax.models.attention import attend
 from synthjax.models.clip.vit import LayerNorm, PatchConv
 
 # Statistics of CLIP's training images, for pixels in 0..255.
@@ -48,18 +48,7 @@ class Attention(nn.Module):
       )
       for name in ("f_q", "f_k", "f_v")
     )
-    x = fused(q, k, v, causal=self.causal)
-    if x is None:
-      # As in the reference, both sides are scaled, safe in half precision.
-      scale = (d // self.heads) ** -0.25
-      logits = jnp.einsum("nlhd,nmhd->nhlm", q * scale, k * scale)
-      logits = logits.astype(jnp.float32)
-      if self.causal:
-        seen = jnp.tril(jnp.ones((length, length), bool))
-        logits = jnp.where(seen, logits, -jnp.inf)
-      weights = nn.softmax(logits).astype(self.dtype)
-      x = jnp.einsum("nhlm,nmhd->nlhd", weights, v)
-    return dense(name="f_c")(x.reshape(n, length, d))
+    return dense(name="f_c")(attend(q, k, v, causal=self.causal))
 
 
 class MLP(nn.Module):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from synthjax.models.attention import fused
+from synthjax.models.attention import attend
 
 PAD, EOS = 0, 1  # the decoder starts from PAD
 normal = nn.initializers.normal
@@ -56,12 +56,7 @@ class Attention(nn.Module):
   ) -> jax.Array:
     """Maps queries [n, q, d] to [n, q, d]; bias is [n, heads, q, k]."""
     queries, (keys, values) = self._split(self.q(x)), seen
-    x = fused(queries, keys, values, bias=bias, scale=1.0)
-    if x is None:
-      logits = jnp.einsum("nqhd,nkhd->nhqk", queries, keys).astype(jnp.float32)
-      weights = nn.softmax(logits + bias).astype(self.dtype)
-      x = jnp.einsum("nhqk,nkhd->nqhd", weights, values)
-    return self.o(x.reshape(*x.shape[:2], -1))
+    return self.o(attend(queries, keys, values, bias=bias, scale=1.0))
 
   def _split(self, x):
     return x.reshape(*x.shape[:2], self.heads, self.d_kv)
