@@ -128,7 +128,8 @@ def test_a_scale_of_1_and_an_interval_of_no_step_follow_the_prompt_alone(block):
 @pytest.mark.slow
 def test_bfloat16_draws_nearly_the_same(block, generator):
   exact = generator.draw(PROMPTS[:2], keys(2)).astype(int)
-  rough = load_generator("stable_diffusion", **block | {"dtype": "bfloat16"})
+  half = dict.fromkeys(("dtype", "vae_dtype"), "bfloat16")
+  rough = load_generator("stable_diffusion", **block | half)
   rough = rough.draw(PROMPTS[:2], keys(2)).astype(int)
   between = np.abs(exact - exact[::-1]).mean()
   assert np.abs(exact - rough).mean() < between / 10
