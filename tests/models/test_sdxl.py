@@ -118,3 +118,39 @@ def test_xl_without_its_second_text_encoder_is_refused():
   del configs["text_encoder_2"]
   with pytest.raises(UserError, match="pooled prompts of width 24"):
     describe(configs)
+
+
+def test_of_a_repository_only_what_is_read_is_fetched():
+  """As the published one lists its files, some of them for other programs."""
+  weights = "diffusion_pytorch_model"
+  unet = f"unet/{weights}.safetensors"
+  read = [
+    "model_index.json",
+    "scheduler/scheduler_config.json",
+    "text_encoder/config.json",
+    "text_encoder/model.safetensors",
+    "text_encoder_2/config.json",
+    "text_encoder_2/model.safetensors",
+    "tokenizer/merges.txt",
+    "tokenizer/special_tokens_map.json",
+    "tokenizer/tokenizer_config.json",
+    "tokenizer/vocab.json",
+    "tokenizer_2/special_tokens_map.json",
+    "tokenizer_2/tokenizer_config.json",
+    "unet/config.json",
+    unet,
+    "vae/config.json",
+    f"vae/{weights}.safetensors",
+  ]
+  others = [
+    "sd_xl_base_1.0.safetensors",
+    "text_encoder_2/model.fp16.safetensors",
+    "tokenizer_2/merges.txt",
+    "tokenizer_2/vocab.json",
+    f"unet/{weights}.fp16.safetensors",
+    "unet/model.onnx",
+    f"vae_1_0/{weights}.safetensors",
+  ]
+  assert sorted(convert.wanted(read + others)) == sorted(read)
+  without = sorted({*read} - {unet})
+  assert sorted(convert.wanted_without_unet(read + others)) == without
