@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 from synthjax.adapt.linear_head import Head, logits_fn
+from synthjax.adapt.lora import LoRA
 from synthjax.adapt.soft_targets import mixed_cross_entropy
 from synthjax.config.schema import (
   Block,
@@ -51,11 +52,28 @@ class Arm:
   """What is tuned, and on what."""
 
   name: Text
-  data: Annotated[str, one_of(("real", "synthetic"))]
-  up_to: Text  # the last rung of `ladder` that is tuned
-  batch_norm: Annotated[str, one_of(BATCH_NORMS)]
+  data: Annotated[str, one_of(("real", "synthetic", "mix"))]
+  up_to: Text | None = None  # the last rung of `ladder` that is tuned
+  batch_norm: Annotated[str, one_of(BATCH_NORMS)] | None = None
   lr: NotNegative | None = None  # None: the optimizer's
   batch_size: Count | None = None  # None: that of all arms
+  # Low-rank updates in place of a part: `batch_size` images of each kind.
+  lora: LoRA | None = None
+
+  def problems(self) -> Iterable[str]:
+    part = [name for name in ("up_to", "batch_norm") if getattr(self, name)]
+    if self.lora and part:
+      yield f"the arm {self.name!r} has lora: leave out {' and '.join(part)}"
+    if not self.lora and len(part) < 2:
+      yield (
+        f"the arm {self.name!r} needs what it tunes: up_to and batch_norm, or "
+        "lora"
+      )
+    if not self.lora and self.data == "mix":
+      yield (
+        f"the arm {self.name!r} has data='mix', which is of arms with lora "
+        "alone: choose 'real' or 'synthetic'"
+      )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +102,12 @@ class TuneEncoder(HostLoop):
     return None if self.shots == "all" else self.shots
 
   def problems(self) -> Iterable[str]:
-    real = [arm.name for arm in self.arms if arm.data == "real"]
+    real = [arm.name for arm in self.arms if arm.data in ("real", "mix")]
     if real and not (self.pool and self.shots):
       yield f"needs pool and shots for the arms {real}, which learn real images"
+    lora = [arm.name for arm in self.arms if arm.lora]
+    if lora and not self.num_shots:
+      yield f"needs a number of shots for the steps of the arms {lora}"
 
 
 # --- the image encoder -------------------------------------------------------

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.adapt import classifier, encoder_tuning, feature_sets
+from synthjax.adapt import classifier, encoder_tuning, feature_sets, lora
 from synthjax.adapt.encoder_tuning import Arm, TuneEncoder
 from synthjax.adapt.linear_head import Head
 from synthjax.config import schema
@@ -62,11 +62,15 @@ def _check_rungs(config: ConfigDict, fields: TuneEncoder) -> None:
   check_texts(config.space, config.encoder.to_dict())
   tower = _load(config.encoder, remat=fields.remat)
   rungs = encoder_tuning.ladder(tower.variables["params"])
-  if unknown := sorted({arm.up_to for arm in fields.arms} - rungs.keys()):
+  parts = [arm for arm in fields.arms if not arm.lora]
+  if unknown := sorted({arm.up_to for arm in parts} - rungs.keys()):
     raise unknown_names("rung (up_to) of this encoder,", unknown, rungs)
   space = spaces.load_space(config.space)
-  for arm in {arm.batch_norm: arm for arm in fields.arms}.values():
+  for arm in {arm.batch_norm: arm for arm in parts}.values():
     lastly(_trace, fields, arm, tower, len(space.classes))
+  for arm in fields.arms:
+    if arm.lora:
+      lastly(_trace_lora, config, fields, arm, space)
 
 
 def _trace(
@@ -83,6 +87,20 @@ def _trace(
     np.zeros(num_classes, np.float32),
   )
   objective, _ = _objective(fields, arm, tower, head, num_steps=10**9)
+  loop.trace(objective, {"image": images, "label": labels})
+
+
+def _trace_lora(
+  config: ConfigDict, fields: TuneEncoder, arm: Arm, space: Any
+) -> None:
+  """Does so for updates of both towers."""
+  towers = _load_towers(config.encoder, fields, arm, space)
+  seeds, size = _groups(fields, arm)[0], towers.module.image_size
+  objective, _ = _lora_objective(fields, arm, towers, seeds)
+  sets = 1 + (arm.data == "mix")
+  shape = (arm.batch_size or fields.batch_size, len(seeds), sets)
+  images = jax.ShapeDtypeStruct((*shape, size, size, 3), np.uint8)
+  labels = jax.ShapeDtypeStruct(shape, np.int32)
   loop.trace(objective, {"image": images, "label": labels})
 
 
@@ -110,7 +128,11 @@ def run(config: ConfigDict, workdir: str) -> None:
   head = feature_sets.zero_shot_head(encoder, space)
   trained, rows = [], {}
   for arm in fields.arms:
-    tune = _tuner(fields, arm, model, head, workdir, space)
+    if arm.lora:
+      towers = _load_towers(config.encoder, fields, arm, space)
+      tune = _lora_tuner(fields, arm, towers, workdir, space)
+    else:
+      tune = _tuner(fields, arm, model, head, workdir, space)
     for seed in fields.seeds:
       state, about = tune(seed)
       trained.append((about, state))
@@ -119,7 +141,9 @@ def run(config: ConfigDict, workdir: str) -> None:
       classifier.save_tuned(
         path, model, state["encoder"], state["head"], space.class_names
       )
-      rows |= {path.name: 1} | runs.count_rows(folder, [label])
+      rows |= {path.name: 1}
+    labels = [_label(arm, *seeds) for seeds in _groups(fields, arm)]
+    rows |= runs.count_rows(folder, labels)
 
   # Nothing is trained for, or chosen by, what is opened from here on.
   opened_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -156,7 +180,7 @@ def _load(block: ConfigDict, *, remat: bool = False) -> encoder_tuning.Tower:
 
 
 def _learns_from(fields: TuneEncoder, data: str) -> bool:
-  return any(arm.data == data for arm in fields.arms)
+  return any(arm.data in (data, "mix") for arm in fields.arms)
 
 
 def _inputs(fields: TuneEncoder) -> tuple[str, ...]:
@@ -165,9 +189,16 @@ def _inputs(fields: TuneEncoder) -> tuple[str, ...]:
   return ("generate", "select") if fields.filter else ("generate",)
 
 
-def _label(arm: Arm, seed: int) -> str:
+def _label(arm: Arm, *seeds: int) -> str:
   plain = "".join(c if c.isalnum() else "-" for c in arm.name)
-  return f"{plain}-s{seed}"
+  return f"{plain}-s{'-'.join(map(str, seeds))}"
+
+
+def _groups(fields: TuneEncoder, arm: Arm) -> list[tuple[int, ...]]:
+  """Returns the seeds that are trained together."""
+  if arm.lora and arm.lora.together:
+    return [fields.seeds]
+  return [(seed,) for seed in fields.seeds]
 
 
 # --- training ---------------------------------------------------------------
@@ -238,6 +269,105 @@ def _tuner(
   return tune
 
 
+def _lora_tuner(
+  fields: TuneEncoder,
+  arm: Arm,
+  towers: lora.Towers,
+  workdir: epath.Path,
+  space: Any,
+) -> Callable[[int], tuple[Any, dict]]:
+  """Does what `_tuner` does for low-rank updates, of several seeds at once."""
+  kinds = ("real", "synthetic") if arm.data == "mix" else (arm.data,)
+  open_source = functools.cache(
+    lambda kind, seed: _source(fields, arm, workdir, space, seed, kind)
+  )
+  sizes = [len(open_source(kind, fields.seeds[0])) for kind in kinds]
+  batch_size = min(arm.batch_size or fields.batch_size, *sizes)
+  num_steps = arm.lora.steps_per_shot * fields.num_shots
+  transforms = host_augment.transforms(
+    arm.lora.augmentation,
+    image_size=towers.module.image_size,
+    num_classes=len(space.classes),
+  )
+
+  @functools.cache
+  def train(seeds):
+    objective, share = _lora_objective(fields, arm, towers, seeds, num_steps)
+    batches = lambda kind, seed: pipeline.train_batches(
+      open_source(kind, seed),
+      transforms,
+      batch_size=batch_size,
+      seed=seed,
+      num_workers=fields.num_workers,
+    )
+    state = runs.train(
+      objective,
+      pipeline.beside(
+        [
+          pipeline.beside([batches(kind, seed) for kind in kinds])
+          for seed in seeds
+        ]
+      ),
+      fields,
+      folder=workdir / "tune_encoder",
+      label=_label(arm, *seeds),
+      num_steps=num_steps,
+      batch_size=batch_size,
+      seed=seeds[0],
+    )
+    return meshes.fetch(state.params), share
+
+  def tune(seed):
+    (seeds,) = (group for group in _groups(fields, arm) if seed in group)
+    updates, share = train(seeds)
+    updates = jax.tree.map(lambda x: x[seeds.index(seed)], updates)
+    about = {
+      "arm": arm.name,
+      "data": arm.data,
+      "up_to": "lora",
+      "batch_norm": "frozen",
+      "share_tuned": share,
+      "seed": seed,
+      "num_images": sum(len(open_source(kind, seed)) for kind in kinds),
+    }
+    return lora.merged(towers, updates, arm.lora.scale), about
+
+  return tune
+
+
+def _lora_objective(
+  fields: TuneEncoder,
+  arm: Arm,
+  towers: lora.Towers,
+  seeds: Sequence[int],
+  num_steps: int = 10**9,
+) -> tuple[loop.Objective, float]:
+  """Returns the training of updates, and their share of all parameters."""
+  rate = {} if arm.lr is None else {"lr": arm.lr}
+  share = arm.lora.real_weight
+  objective = lora.lora_tuning(
+    towers,
+    fields.optimizer(num_steps=num_steps, **rate),
+    arm.lora,
+    seeds=seeds,
+    weights=(share, 1 - share) if arm.data == "mix" else (1.0,),
+  )
+  return objective, lora.share_tuned(towers, arm.lora.rank)
+
+
+def _load_towers(
+  block: ConfigDict, fields: TuneEncoder, arm: Arm, space: Any
+) -> lora.Towers:
+  template = arm.lora.template or space.templates[0]
+  return lora.load_towers(
+    block.weights,
+    [space.sentence(template, each) for each in space.classes],
+    tokenizer=block.get("tokenizer"),
+    dtype=block.get("dtype", "float32"),
+    remat=fields.remat,
+  )
+
+
 def _objective(
   fields: TuneEncoder,
   arm: Arm,
@@ -263,10 +393,15 @@ def _objective(
 
 
 def _source(
-  fields: TuneEncoder, arm: Arm, workdir: epath.Path, space: Any, seed: int
+  fields: TuneEncoder,
+  arm: Arm,
+  workdir: epath.Path,
+  space: Any,
+  seed: int,
+  data: str | None = None,
 ) -> Sequence[Any]:
-  """Opens the images that an arm learns from."""
-  if arm.data == "real":
+  """Opens the images that an arm learns from, of a kind if it has several."""
+  if (data or arm.data) == "real":
     pool = real_images.open_real(fields.pool, space)
     rows = few_shot.draw(
       labels_of(pool),

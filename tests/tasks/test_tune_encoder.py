@@ -7,7 +7,7 @@ import pytest
 import tiny_clip
 import tiny_world
 
-from synthjax.adapt import encoder_tuning
+from synthjax.adapt import classifier, encoder_tuning
 from synthjax.adapt.linear_head import Head
 from synthjax.config import schema
 from synthjax.data.real import real_images
@@ -56,7 +56,7 @@ def encoder(tmp_path_factory):
   return tiny_world.encoder_block(str(path))
 
 
-def make_config(workdir, encoder, **changes):
+def make_config_block(**changes):
   block = dict(
     arms=ARMS,
     seeds=(0, 1),
@@ -68,7 +68,12 @@ def make_config(workdir, encoder, **changes):
     optimizer=dict(name="adamw", lr=1e-2),
     test=dict(split="test"),
   )
-  config = tiny_world.make_config(workdir, tune_encoder=block | changes)
+  return block | changes
+
+
+def make_config(workdir, encoder, **changes):
+  block = make_config_block(**changes)
+  config = tiny_world.make_config(workdir, tune_encoder=block)
   config.encoder = encoder
   return config
 
@@ -207,3 +212,66 @@ def test_images_must_be_there(tmp_path, encoder):
   config = make_config(tmp_path, encoder)
   with pytest.raises(UserError, match="generate"):
     tune_encoder.check(config, str(tmp_path))
+
+
+# --- low-rank updates of both towers ----------------------------------------
+
+
+def test_updates_are_merged_into_a_classifier_of_any_images(tmp_path):
+  """Both seeds learn in one step, from real and generated images."""
+  tiny_world.write_images(tmp_path, seeds=(0, 1))
+  block = tiny_world.encoder_block(
+    tiny_world.write_clip(tmp_path / "clip.safetensors")
+  )
+  updates = dict(steps_per_shot=1, template=None, augmentation="none")
+  arms = (dict(name="both", data="mix", lora=updates, lr=0.3),)
+  config = make_config(tmp_path, block, arms=arms)
+  tune_encoder.check(config, str(tmp_path))
+  tune_encoder.run(config, str(tmp_path))
+
+  folder = tmp_path / "tune_encoder"
+  rows = json.loads((folder / "results.json").read_text())["rows"]
+  assert [row["seed"] for row in rows] == [0, 1]
+  assert {row["num_images"] for row in rows} == {2 * 3 + 3 * 4}
+  lines = (folder / "both-s0-1_metrics.jsonl").read_text().splitlines()
+  assert json.loads(lines[-1])["step"] == 2  # of two shots
+  space = spaces.load_space(config.space)
+  source = real_images.open_real(dict(split="test"), space)
+  images = [source[i]["image"] for i in range(len(source))]
+  labels = np.array([source[i]["label"] for i in range(len(source))])
+  found = []
+  for row in rows:
+    tuned = classifier.load(tmp_path, arm=f"both-s{row['seed']}")
+    found.append(tuned.classify(images))
+    right = (found[-1].argmax(-1) == labels).mean()
+    assert right == pytest.approx(row["accuracy"]["test"])
+  assert np.abs(found[0] - found[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    (dict(up_to="head"), "'a' has lora: leave out up_to"),
+    (dict(lora=None, data="real"), "'a' needs what it tunes"),
+    (
+      dict(lora=None, up_to="head", batch_norm="frozen"),
+      "'a' has data='mix'",
+    ),
+    (dict(lora=dict(rank=0)), "rank=0"),
+    (dict(lora=dict(ranks=2)), "did you mean 'rank'"),
+  ],
+)
+def test_an_arm_has_a_part_or_updates(changes, message):
+  block = make_config_block(
+    arms=(dict(name="a", data="mix", lora={}) | changes,)
+  )
+  with pytest.raises(UserError, match=message):
+    schema.read(tune_encoder.FIELDS, block, "config.tune_encoder")
+
+
+def test_updates_need_a_number_of_shots():
+  arms = (dict(name="a", data="synthetic", lora={}),)
+  for shots in (None, "all"):
+    block = make_config_block(arms=arms, shots=shots)
+    with pytest.raises(UserError, match=r"steps of the arms \['a'\]"):
+      schema.read(tune_encoder.FIELDS, block, "config.tune_encoder")

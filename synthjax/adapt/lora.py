@@ -1,0 +1,310 @@
+"""CLIP-LoRA (Zanella and Ben Ayed 2024, arXiv 2405.18541): both towers, a bit.
+
+The attention of every block of CLIP's image and text tower gets low-rank
+updates of its q, k and v, and nothing else is trained. An image is classified
+by the texts of the classes, which move too. Of generated images the loss is
+that of DataDream (Kim et al. 2024, arXiv 2407.10910): a weighted sum with that
+of real ones. What is learned is merged into the weights, so that a tuned CLIP
+costs no more than before.
+
+The towers know nothing of it: an interceptor of Flax adds the updates to the
+outputs of the layers that they belong to.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+
+from synthjax.adapt.linear_head import init_head
+from synthjax.adapt.soft_targets import hard_cross_entropy
+from synthjax.config.schema import (
+  BelowOne,
+  Count,
+  Flag,
+  Positive,
+  Share,
+  Text,
+  one_of,
+)
+from synthjax.data.pipeline.host_augment import VIEWS
+from synthjax.encoders.clip import FAMILY
+from synthjax.models.clip import model as clip
+from synthjax.models.unit import unit
+from synthjax.runtime.errors import UserError
+from synthjax.tokenizers import bpe
+from synthjax.training.loop import Objective
+
+LAYER = "attn/in_proj"  # ends the path of the layers that hold q, k and v
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA:
+  """How an arm learns updates; the defaults are those of the authors' code."""
+
+  rank: Count = 2
+  alpha: Positive = 1.0
+  dropout: BelowOne = 0.25  # of what an update reads, in training
+  steps_per_shot: Count = 500  # whatever the number of classes
+  # Of each class; None is the first template of the label space.
+  template: Text | None = "a photo of a {}."
+  augmentation: Annotated[str, one_of(VIEWS)] = "photo"
+  # Of the loss of real images where there are generated ones too (DataDream).
+  real_weight: Share = 0.8
+  together: Flag = True  # trains all seeds in one step, in the memory of all
+
+  @property
+  def scale(self) -> float:
+    """The factor on an update, as in the authors' code; LoRA's is alpha / r."""
+    return self.alpha / math.sqrt(self.rank)
+
+
+class Towers(NamedTuple):
+  """A CLIP, and the texts of the classes."""
+
+  module: clip.CLIP
+  variables: dict[str, Any]  # of it
+  tokens: np.ndarray  # int32 [k, l]
+  fields: Mapping[str, Any]  # of the module, as files have them
+
+
+def load_towers(
+  weights: str,
+  texts: Sequence[str],
+  *,
+  tokenizer: str | None = None,
+  dtype: str = "float32",
+  remat: bool = False,
+) -> Towers:
+  """Loads a CLIP whose image tower is a ViT.
+
+  Args:
+    weights: as `encoders.clip.load` takes them, as it does tokenizer and dtype.
+    texts: one of each class.
+    tokenizer: None is the one beside the weights.
+    dtype: of the activations.
+    remat: computes activations again for the gradients, which saves memory.
+
+  Raises:
+    UserError: about weights of something else.
+  """
+  _, variables, about = FAMILY.load_weights(weights)
+  fields = about["model"]
+  if fields.get("image_tower", "vit") != "vit":
+    raise UserError(
+      f"{weights} is a CLIP whose image tower is a ResNet, which has no q, k "
+      "and v in its blocks for `lora` to update: choose one with a ViT."
+    )
+  params = variables["params"]
+  # Files may hold a scalar as an array of one number.
+  params["logit_scale"] = np.reshape(params["logit_scale"], ())
+  module = clip.CLIP(**fields | {"dtype": jnp.dtype(dtype), "remat": remat})
+  vocabulary = bpe.load(FAMILY.locate_tokenizer(weights, tokenizer))
+  tokens = vocabulary.clip_tokens(texts, module.context_length)
+  return Towers(module, variables, np.asarray(tokens), fields)
+
+
+# --- updates ------------------------------------------------------------------
+
+Updates = dict[str, dict[str, jax.Array]]  # path of a layer -> its a and b
+
+
+def init(params: Any, rank: int, rng: jax.Array) -> Updates:
+  """Draws updates that change nothing yet.
+
+  Args:
+    params: of a CLIP.
+    rank: of each update.
+    rng: of the first values.
+
+  Returns:
+    For each layer of q, k and v, `a` [3, d, rank], uniform as PyTorch's linear
+    layers start, and `b` [3, rank, d], 0.
+  """
+  kernels = traverse_util.flatten_dict(params, sep="/")
+  ending = f"{LAYER}/kernel"
+  paths = [p.removesuffix("/kernel") for p in kernels if p.endswith(ending)]
+  updates = {}
+  for i, path in enumerate(paths):
+    d = kernels[f"{path}/kernel"].shape[0]
+    key = jax.random.fold_in(rng, i)
+    a = jax.random.uniform(key, (3, d, rank), minval=-1, maxval=1) * d**-0.5
+    updates[path] = {"a": a, "b": jnp.zeros((3, rank, d))}
+  return updates
+
+
+def merge(params: Any, updates: Updates, scale: float) -> Any:
+  """Returns params with the updates added to their kernels [d, 3 d]."""
+  flat = traverse_util.flatten_dict(params, sep="/")
+  for path, each in updates.items():
+    product = np.einsum("sdr,sre->dse", each["a"], each["b"])
+    kernel = np.asarray(flat[f"{path}/kernel"])
+    flat[f"{path}/kernel"] = kernel + scale * product.reshape(kernel.shape)
+  return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def merged(towers: Towers, updates: Updates, scale: float) -> dict[str, Any]:
+  """Returns what `encoder_tuning.predictor` takes: a tuned tower, and a head.
+
+  The head are the texts of the classes, as the tuned text tower reads them.
+  """
+  params = merge(towers.variables["params"], updates, scale)
+  texts = towers.module.apply(
+    {"params": params}, towers.tokens, method="encode_text"
+  )
+  head = init_head(texts[:, None], float(np.exp(params["logit_scale"])))
+  return {"encoder": {"params": params["visual"]}, "head": head}
+
+
+def share_tuned(towers: Towers, rank: int) -> float:
+  """Returns the share that updates are of all parameters of both towers."""
+  params = towers.variables["params"]
+  updates = jax.eval_shape(lambda: init(params, rank, jax.random.key(0)))
+  size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
+  return size(updates) / size(params)
+
+
+def added(
+  updates: Updates,
+  scale: float,
+  *,
+  rng: jax.Array | None = None,
+  dropout: float = 0.0,
+) -> Callable[..., Any]:
+  """Returns the interceptor that adds updates to a CLIP's layers.
+
+  Args:
+    updates: of `init`.
+    scale: the factor on them.
+    rng: of the dropout; None drops nothing.
+    dropout: share of the inputs that q, k and v each do not see.
+  """
+  number = {path: i for i, path in enumerate(updates)}
+
+  def intercept(layer, args, kwargs, context):
+    y = layer(*args, **kwargs)
+    path = "/".join(context.module.path)
+    if path not in updates or context.method_name != "__call__":
+      return y
+    (x,) = args  # [n, l, d]
+    x = jnp.broadcast_to(x, (3, *x.shape))
+    if rng is not None and dropout:
+      key = jax.random.fold_in(rng, number[path])
+      kept = jax.random.bernoulli(key, 1 - dropout, x.shape)
+      x = jnp.where(kept, x / (1 - dropout), 0)
+    a, b = (updates[path][name].astype(x.dtype) for name in ("a", "b"))
+    product = jnp.einsum("snld,sdr,sre->nlse", x, a, b)
+    return y + scale * product.reshape(y.shape)
+
+  return intercept
+
+
+def logits_fn(
+  towers: Towers,
+  variables: Any,
+  updates: Updates,
+  images: jax.Array,
+  scale: float,
+  **options: Any,
+) -> jax.Array:
+  """Classifies uint8 images [n, s, s, 3] by the texts: float32 [n, k].
+
+  Args:
+    towers: of the variables.
+    variables: that stay as they are.
+    updates: see `init`.
+    images: of the size of the tower.
+    scale: see `added`, as are the options.
+    **options: rng and dropout.
+  """
+  with nn.intercept_methods(added(updates, scale, **options)):
+    apply = lambda x, name: towers.module.apply(variables, x, method=name)
+    features = apply(clip.preprocess(images), "encode_image")
+    texts = apply(towers.tokens, "encode_text")
+  cosine = jnp.einsum(
+    "nd,kd->nk", unit(features), unit(texts), precision="highest"
+  )
+  return jnp.exp(variables["params"]["logit_scale"]) * cosine
+
+
+# --- training -----------------------------------------------------------------
+
+
+@flax.struct.dataclass
+class LoRAState:
+  """What changes in training, of every seed, and the weights that do not."""
+
+  step: jax.Array  # []
+  params: Updates  # each with an axis of seeds in front
+  frozen: Any  # variables of the towers
+  opt_state: optax.OptState  # likewise of every seed
+
+
+def lora_tuning(
+  towers: Towers,
+  tx: optax.GradientTransformation,
+  recipe: LoRA,
+  *,
+  seeds: Sequence[int],
+  weights: Sequence[float] = (1.0,),
+) -> Objective:
+  """Returns the objective of learning updates, of several seeds at once.
+
+  A batch holds uint8 `image` [n, seeds, sets, s, s, 3] and `label` int
+  [n, seeds, sets]: rows of one set are real images, of another generated ones.
+
+  Args:
+    towers: to start from.
+    tx: the optimizer, of each seed by itself.
+    recipe: rank, scale and dropout.
+    seeds: of the first values and of the dropout. A seed learns the same
+      whichever others learn beside it.
+    weights: of the losses of the sets, which are added.
+  """
+  keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+
+  def start(rng, batch):
+    del rng, batch  # each seed has its own
+    frozen = jax.tree.map(jnp.array, towers.variables)
+    of_seed = lambda rng: init(frozen["params"], recipe.rank, rng)
+    updates = jax.vmap(of_seed)(keys)
+    return LoRAState(jnp.array(0), updates, frozen, jax.vmap(tx.init)(updates))
+
+  def step(state, batch, rng):
+    del rng
+
+    def of_seed(updates, opt_state, images, labels, rng):
+      def loss_fn(updates):
+        logits = logits_fn(
+          *(towers, state.frozen, updates),
+          images.reshape(-1, *images.shape[2:]),
+          recipe.scale,
+          rng=jax.random.fold_in(rng, state.step + 1),
+          dropout=recipe.dropout,
+        )
+        losses = hard_cross_entropy(logits, labels.reshape(-1))
+        losses = losses.reshape(labels.shape)  # [n, sets]
+        top1 = jnp.mean(logits.argmax(-1) == labels.reshape(-1))
+        return losses.mean(0) @ jnp.array(weights), top1
+
+      (loss, top1), grads = jax.value_and_grad(loss_fn, has_aux=True)(updates)
+      change, opt_state = tx.update(grads, opt_state, updates)
+      return optax.apply_updates(updates, change), opt_state, loss, top1
+
+    params, opt_state, losses, top1 = jax.vmap(of_seed, (0, 0, 1, 1, 0))(
+      state.params, state.opt_state, batch["image"], batch["label"], keys
+    )
+    state = state.replace(
+      step=state.step + 1, params=params, opt_state=opt_state
+    )
+    return state, {"loss": losses.mean(), "top1": top1.mean()}
+
+  return Objective(start, step)
