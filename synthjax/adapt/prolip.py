@@ -87,15 +87,16 @@ def tune(
   """
   start, num_steps = projection.kernel, len(sets[0].index)
   z = [jnp.asarray(rows.features, jnp.float32) for rows in sets]
+  teacher = [logits_fn(projection, head, x) for x in z]
   schedule = lambda i: lr * (1 + jnp.cos(jnp.pi * i / num_steps)) / 2
   tx = optax.adam(schedule, eps=1e-4)
 
   def loss_fn(kernel, indices):
     total = penalty * jnp.sum((kernel - start) ** 2)
-    for rows, x, index in zip(sets, z, indices, strict=True):
+    for rows, x, t, index in zip(sets, z, teacher, indices, strict=True):
       loss = mixed_cross_entropy(
         logits_fn(projection.replace(kernel=kernel), head, x[index]),
-        logits_fn(projection, head, x[index]),
+        t[index],
         jnp.asarray(rows.labels)[index],
         soft_weight=rows.soft_weight,
         temperature=temperature,
