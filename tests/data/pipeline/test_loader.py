@@ -47,6 +47,31 @@ def test_batches_are_the_same_for_any_number_of_processes(monkeypatch, repeats):
       np.testing.assert_array_equal(found[: 4 - first], alone[first:])
 
 
+def pairs_of(first, **changes):
+  """Returns what two data sets give beside each other and by themselves."""
+  sources = [[{"x": np.float32([i, k])} for i in range(9)] for k in (0, 1)]
+  parts = [
+    pipeline.train_batches(x, [shake], batch_size=4, seed=k, **changes)
+    for k, x in enumerate(sources)
+  ]
+  take = lambda batches: np.stack(
+    [x["x"] for x, _ in zip(batches.start_at(first), range(5), strict=False)]
+  )
+  return take(pipeline.beside(parts)), [take(each) for each in parts]
+
+
+def test_batches_of_several_sets_lie_beside_each_other():
+  for first in (0, 3):
+    found, alone = pairs_of(first)
+    np.testing.assert_array_equal(found, np.stack(alone, axis=2))
+
+
+@pytest.mark.slow
+def test_reading_processes_read_several_sets():
+  found, alone = pairs_of(3, num_workers=2)
+  np.testing.assert_array_equal(found, np.stack(alone, axis=2))
+
+
 @pytest.mark.slow
 def test_reading_processes_start_anywhere_and_change_nothing(monkeypatch):
   want = shares(1, monkeypatch, 3)
