@@ -217,6 +217,7 @@ def test_images_must_be_there(tmp_path, encoder):
 # --- low-rank updates of both towers ----------------------------------------
 
 
+@pytest.mark.slow
 def test_updates_are_merged_into_a_classifier_of_any_images(tmp_path):
   """Both seeds learn in one step, from real and generated images."""
   tiny_world.write_images(tmp_path, seeds=(0, 1))
