@@ -37,6 +37,11 @@ def locate(
 
 
 def locate_distilled(place: str | None) -> epath.Path | None:
+  """Returns the file of another UNet, here or fetched; None if not asked for.
+
+  Raises:
+    UserError: about a place that has none.
+  """
   if place is None:
     return None
   if not place.startswith(hub.SCHEME) and not epath.Path(place).exists():
@@ -117,7 +122,8 @@ def load_networks(
   if distilled:
     other = read.read_weights(distilled)
     params["distilled"] = convert.convert_part("unet", other, about)
-    hashes["distilled"] = files.sha256(distilled)
+    parts = {part.name: files.sha256(part) for part in read.parts_of(distilled)}
+    hashes["distilled"] = parts or files.sha256(distilled)
   bpe_tokens, tokenizer_hash = read_tokenizer(path, tokenizer)
   noise = about["schedule"]
   betas = latents.BETAS[noise["betas"]]

@@ -108,8 +108,9 @@ class UNet(nn.Module):
   layers: int = 2  # residual blocks of a level; one more on the way up
   attention: tuple[bool, ...] = (True, True, True, False)  # of each level
   heads: tuple[int, ...] = (8, 8, 8, 8)  # of each level
-  # Transformer blocks of each level; the middle has those of the last.
-  depths: tuple[int, ...] = (1, 1, 1, 1)
+  # Transformer blocks of each level, and in the middle those of the last; None
+  # is one of each.
+  depths: tuple[int, ...] | None = None
   context_dim: int = 768  # of the prompt
   pooled_dim: int | None = None  # of the pooled prompt; None reads none
   size_dim: int = 256  # that each of the sizes is embedded in
@@ -161,13 +162,14 @@ class UNet(nn.Module):
       embedding += nn.Dense(width, name="add_embedding_linear_2")(added)
     context = context.astype(self.dtype)
     levels = range(len(self.widths))
+    depths = self.depths or (1,) * len(levels)
 
     def layer(h, name, j, level, attention):
       """Applies a residual block and, where there is one, a transformer."""
       block = partial(ResnetBlock, self.widths[level], 1e-5, self.dtype)
       h = block(name=f"{name}_resnets_{j}")(h, embedding)
       if attention:
-        each = self.heads[level], self.depths[level]
+        each = self.heads[level], depths[level]
         block = partial(SpatialTransformer, *each, self.dtype)
         h = block(name=f"{name}_attentions_{j}")(h, context)
       return h
