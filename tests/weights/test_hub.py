@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from tiny_release import run
 
 from synthjax import encoders
+from synthjax.generators import load_generator
 from synthjax.generators import stable_diffusion as generators
 from synthjax.models.clip import weights as clip_weights
 from synthjax.runtime import hub as runtime_hub
@@ -320,6 +321,27 @@ def test_stable_diffusion_of_the_hub_is_its_folder(hub, tmp_path):
   assert hashes == same
   run("pack", "hf://org/sd", f"--output={tmp_path / 'packed'}")
   assert (tmp_path / "packed" / "stable_diffusion.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_sdxl_lightning_is_base_but_for_the_unet(hub, capsys):
+  """By its name alone; the first step of the base fetches its UNet, too."""
+  base = hub.folder("stabilityai/stable-diffusion-xl-base-1.0")
+  weights, _ = tiny_sd.write_folder(base, "xl")
+  lightning = hub.folder("ByteDance/SDXL-Lightning")
+  lightning.mkdir(parents=True)
+  file = lightning / "sdxl_lightning_4step_unet.safetensors"
+  save_file(weights["unet"], file)
+  run("fetch", "sdxl_lightning_4")
+  told = capsys.readouterr().out.splitlines()
+  assert "licence OpenRAIL++" in told[0] and told[2].endswith(file.name)
+  unet = pathlib.Path(told[1]) / "unet"
+  assert os.listdir(unet) == ["config.json"]
+  few = load_generator("sdxl_lightning_4")
+  assert few.num_steps == 4 and few.image_size == 16
+  assert few.identity["distilled"] == files.sha256(file)
+  load_generator("sdxl_lightning_4", base_steps=1)
+  assert len(os.listdir(unet)) == 2
 
 
 # --- the command ------------------------------------------------------------
