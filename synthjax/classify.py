@@ -33,7 +33,8 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
   """Adds the options that choose what has been learned."""
   parser.add_argument(
     "--task",
-    help="that learned it: tune, few_shot, tune_encoder, transfer or pretrain",
+    help="that learned it: one of tune, few_shot, top_up, tune_encoder, "
+    "transfer, pretrain",
   )
   parser.add_argument(
     "--arm", help="of the task, or zero_shot; the first by default"

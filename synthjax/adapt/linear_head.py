@@ -109,6 +109,7 @@ class Rows(NamedTuple):
   index: Any  # [steps, batch] int, -1 for no row; see `epochs_index`
   soft_weight: float = 0.5  # 0 is plain cross entropy
   label_smoothing: float | None = None  # of the plain loss
+  weight: float = 1.0  # of the set's loss in the sum
 
 
 class Tuned(NamedTuple):
@@ -280,7 +281,7 @@ def _tune_compiled(
         temperature=temperature,
         label_smoothing=rows.label_smoothing,
       )
-      total += jnp.mean(loss, where=index >= 0)
+      total += rows.weight * jnp.mean(loss, where=index >= 0)
     return total
 
   def step(carry, indices):

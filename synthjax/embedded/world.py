@@ -1,5 +1,6 @@
 """The embedded image set: 1,600 concepts drawn in ten styles, at 32x32."""
 
+import collections
 import dataclasses
 import functools
 import io
@@ -10,7 +11,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from synthjax.config.schema import one_of
+from synthjax.config.schema import Count, one_of
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.text_files import parse_json
 
@@ -120,12 +121,17 @@ class Source:
 
 
 def open_split(
-  split: Annotated[str, one_of(SPLITS)], *, space: Any = None
+  split: Annotated[str, one_of(SPLITS)],
+  rare: Count | None = None,
+  *,
+  space: Any = None,
 ) -> Source:
   """Opens a split of the embedded set.
 
   Args:
     split: a key of SPLITS.
+    rare: drawings that every second class keeps, chosen by chance, for trials
+      with uneven classes; None leaves all.
     space: a LabelSpace whose classes list Unicode subcategories;
       drawings of no class are left out. None: every drawing, labelled by the
       id of its concept.
@@ -156,6 +162,13 @@ def open_split(
       if concept.split in concept_splits and label is not None:
         rows.append((style, row, concept_id))
         labels.append(label)
+  if rare is not None:
+    kept, counts = [], collections.Counter()
+    for i in np.random.default_rng(0).permutation(len(rows)).tolist():
+      counts[labels[i]] += 1
+      if labels[i] % 2 == 0 or counts[labels[i]] <= rare:
+        kept.append(i)
+    rows, labels = ([x[i] for i in sorted(kept)] for x in (rows, labels))
   return Source(split, tuple(rows), tuple(labels))
 
 

@@ -148,7 +148,7 @@ def table(results: Mapping[str, Any], *, split: str = "test") -> str:
     gain = summaries[arm, split]
     means = [_spread(row["mean"], row["std"]) for row in rows]
     lines.append([arm, *means, _spread(gain["gain"], gain["gain_stderr"], "+")])
-  return _align(lines)
+  return align(lines)
 
 
 def label(method: str, shots: int) -> str:
@@ -177,10 +177,10 @@ def shots_table(results: Mapping[str, Any], *, split: str = "test") -> str:
   for method in results["methods"]:
     rows = [summaries[label(method, shots)] for shots in results["shots"]]
     lines.append([method, *(_spread(r["mean"], r["std"]) for r in rows)])
-  return _align(lines)
+  return align(lines)
 
 
-def _align(lines: Sequence[Sequence[str]]) -> str:
+def align(lines: Sequence[Sequence[str]]) -> str:
   """Pads columns to one width: the first to the left, others to the right."""
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   return "\n".join(

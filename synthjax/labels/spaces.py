@@ -43,6 +43,7 @@ from typing import Any
 from absl import logging
 from etils import epath
 
+from synthjax.data.pipeline import image_files
 from synthjax.embedded import world
 from synthjax.labels import senses, space_yaml
 from synthjax.labels.space_schema import (
@@ -52,6 +53,7 @@ from synthjax.labels.space_schema import (
   LabelSpace,
   parse_space,
 )
+from synthjax.runtime import hub
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.text_files import read_text
 
@@ -69,10 +71,10 @@ def load_space(name: str | Sequence[str | Mapping[str, Any]]) -> LabelSpace:
 
   Args:
     name: one of `built_in_spaces()`, or the path of a JSON or YAML file, local
-      or gs://; or what such a file holds, as a list of class names or a
-      mapping. With ENSEMBLE behind it, the classifier averages the templates
-      of `ensemble` (CLIP's prompts, Table A.15); prompts, images and the filter
-      are those of the space.
+      or gs://, or of a folder with a folder for each class; or what such a file
+      holds, as a list of class names or a mapping. With ENSEMBLE behind it, the
+      classifier averages the templates of `ensemble` (CLIP's prompts, Table
+      A.15); prompts, images and the filter are those of the space.
 
   Raises:
     UserError: about an unknown name, an unreadable file, or listing all
@@ -97,11 +99,13 @@ def load_space(name: str | Sequence[str | Mapping[str, Any]]) -> LabelSpace:
     return _shipped_space(name)
   path = epath.Path(name)
   if path.suffix.lower() not in ENDINGS:
+    if not name.startswith(hub.SCHEME) and path.expanduser().is_dir():
+      return _users_space(json.dumps(_of_folders(path.expanduser())), name)
     if path.suffix or "/" in name:
       raise UserError(
         f"The label space {name} must be a file that ends with "
-        f"{' or '.join(ENDINGS)}, or one of the built-in ones: "
-        f"{', '.join(built_in_spaces())}."
+        f"{' or '.join(ENDINGS)}, a folder that has a folder for each class, "
+        f"or one of the built-in ones: {', '.join(built_in_spaces())}."
       )
     allowed = [*built_in_spaces(), "<path>.json", "<path>.yaml"]
     raise unknown_names("label space", [name], allowed)
@@ -127,6 +131,27 @@ def _users_space(text: str, where: str) -> LabelSpace:
     listed = "\n  ".join(notes)
     logging.warning("About the label space %s:\n  %s", where, listed)
   return space
+
+
+def _of_folders(path: epath.Path) -> dict[str, Any]:
+  """Returns the fields of the space whose classes folders are named like.
+
+  Where one of them is called "train", its folders are those of the classes.
+  """
+  folders = sorted(
+    entry.name
+    for entry in path.iterdir()
+    if entry.is_dir() and not image_files.is_leftover(entry.name)
+  )
+  if train := [n for n in folders if n.casefold() in ("train", "training")]:
+    return _of_folders(path / train[0]) | {"name": path.name}
+  if not folders:
+    raise UserError(
+      f"{path} holds no folders, whose names could be those of the classes: "
+      "list the names in a file, and give it as the labels."
+    )
+  classes = [{"name": n.replace("_", " "), "key": n} for n in folders]
+  return {"name": path.name or "classes", "classes": classes}
 
 
 def _parse(text: str, where: str) -> LabelSpace:

@@ -38,6 +38,7 @@ from synthjax.data.generated.plan import (
 from synthjax.data.pipeline import codecs, few_shot
 from synthjax.data.pipeline.rows import labels_of
 from synthjax.data.real import real_images
+from synthjax.data.real.uneven import TopUp
 from synthjax.encoders import load_encoder
 from synthjax.evals import weak_classes
 from synthjax.generators import (
@@ -95,13 +96,27 @@ class RealGuidance:
 class Generate(codecs.Encoding):
   """config.generate; images are stored as PNG, as large as they are drawn."""
 
-  images_per_class: Count
+  images_per_class: Count | None = None  # None: the largest class of `top_up`
   seeds: Seeds
   shard_size: Count
   real_guidance: RealGuidance | None = None
+  top_up: TopUp | None = None
   # Number of preview images (at least 5 a class). config.encoder checks them
   # for classes that it does not recognise. The full run draws them again.
   preview: Whole = 0
+
+  def problems(self) -> Iterable[str]:
+    yield from super().problems()
+    if self.top_up and self.real_guidance:
+      yield "it has top_up and real_guidance: leave one of them out"
+    if not self.top_up and self.images_per_class is None:
+      yield "it lacks images_per_class: give a whole number, 1 or more"
+
+  @property
+  def pool(self) -> Block | None:
+    """The real images on which the drawn ones depend, if they do."""
+    of = self.real_guidance or self.top_up
+    return of.pool if of else None
 
 
 FIELDS = Generate
@@ -116,6 +131,9 @@ def check(config: ConfigDict, workdir: str) -> None:
     attempt(_check_generator, config, generator)
     if guided := fields.real_guidance:
       attempt(_check_guided, guided, generator, config.space)
+    if top_up := fields.top_up:
+      space = spaces.load_space(config.space)
+      attempt(top_up.amounts, space, fields.images_per_class)
     if fields.preview and not config.get("encoder"):
       raise UserError(
         "config.generate.preview needs config.encoder, which judges the "
@@ -171,18 +189,18 @@ def run(config: ConfigDict, workdir: str) -> None:
     "generator": generator.identity,
     "prompts": artifacts.digest(source),
   }
-  if guided:
-    pool = block["real_guidance"]["pool"]
-    spec["real"] = real_images.identify(pool)
-    spec |= real_images.identify_files({"pool": pool}, space)
+  if fields.pool:
+    spec["real"] = real_images.identify(fields.pool)
+    spec |= real_images.identify_files({"pool": fields.pool}, space)
   if artifacts.begin(folder, spec):
     return
   prompts = strategies.open_prompts(source / strategies.FILE)
   blocks, references = [], None
   if not (guided and guided.alone):
-    blocks += plan(
-      prompts, seeds=fields.seeds, images_per_class=fields.images_per_class
-    )
+    amounts = fields.images_per_class
+    if fields.top_up:
+      amounts = fields.top_up.amounts(space, amounts)
+    blocks += plan(prompts, seeds=fields.seeds, images_per_class=amounts)
   if guided:
     pool = real_images.open_real(guided.pool, space)
     blocks += plan_guided(
@@ -202,12 +220,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   )
   if fields.preview and is_new:
     count = fields.preview // len(space.classes)
-    chosen = few_of_each(
-      rows,
-      num_classes=len(space.classes),
-      images_per_class=blocks[0].num_images,
-      count=max(weak_classes.MIN_IMAGES, count),
-    )
+    chosen = few_of_each(blocks, max(weak_classes.MIN_IMAGES, count))
     _report_weak(draw(generator, chosen), config, space)
   written = fill(
     folder,

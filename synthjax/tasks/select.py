@@ -1,6 +1,7 @@
 """Keeps the generated images that show their class, by the scores of CLIP."""
 
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from etils import epath
@@ -17,7 +18,15 @@ from synthjax.runtime.progress import say
 class Select:
   """config.select."""
 
-  max_per_class: schema.Count  # 800 in the paper
+  max_per_class: schema.Count | None = None  # 800 in the paper
+  # Of the images of each class, in place of a number: where classes have
+  # different numbers of images, or some have none.
+  share: schema.Inside | None = None
+
+  def problems(self) -> Iterable[str]:
+    if (self.max_per_class is None) == (self.share is None):
+      found = "lacks" if self.share is None else "has"
+      yield f"it {found} max_per_class and share: give one of the two"
 
 
 FIELDS = Select
@@ -49,6 +58,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     scored,
     class_names=space.class_names,
     max_per_class=fields.max_per_class,
+    share=fields.share,
     seed=config.seed,
   )
   filters.write(folder, scored, selected)

@@ -446,6 +446,31 @@ def test_the_words_of_the_embedded_spaces_are_known(tmp_path, caplog):
   assert "no caption" not in caplog.text
 
 
+# --- folders ------------------------------------------------------------------
+
+
+def test_a_folder_of_class_folders_is_a_space(tmp_path):
+  for name in ("pets/red_panda", "pets/Crane", "pets/.cache"):
+    (tmp_path / name).mkdir(parents=True)
+  (tmp_path / "pets" / "list.csv").touch()
+  space = spaces.load_space(f"{tmp_path}/pets/")
+  assert space.name == "pets" and space.class_names == ("Crane", "red panda")
+  assert space.keys == ("Crane", "red_panda")
+
+
+def test_the_classes_of_a_folder_with_splits_are_those_of_train(tmp_path):
+  for name in ("train/gull", "train/heron", "test/gull"):
+    (tmp_path / name).mkdir(parents=True)
+  space = spaces.load_space(str(tmp_path))
+  assert space.class_names == ("gull", "heron")
+
+
+def test_a_folder_without_folders_is_no_space(tmp_path):
+  (tmp_path / "labels.csv").touch()
+  with pytest.raises(UserError, match="holds no folders.*list the names"):
+    spaces.load_space(str(tmp_path))
+
+
 # --- photographs --------------------------------------------------------------
 
 LEARNERS = {  # config -> the task that learns, and its name of the images
@@ -490,6 +515,28 @@ def test_photographs_need_the_names_of_their_classes(name):
   ):
     with pytest.raises(UserError, match=words):
       main.load_config(f"{path}:{arg}")
+
+
+@pytest.mark.parametrize("runlocal", ["", ",runlocal"])
+def test_rare_classes_are_topped_up(runlocal):
+  load = lambda arg: main.load_config(
+    f"{OWN_LABELS.parent}/topup.py:{arg}{runlocal}"
+  )
+  config = load("data=pets")
+  assert config.space == "pets/"  # and no built-in space
+  folder = {"kind": "folder", "path": "pets", "shares": {"test": 0.2}}
+  block = config.top_up.to_dict()
+  assert block["pool"] == folder | {"split": "train"}
+  assert block["test"] == folder | {"split": "test"}
+  assert "validation" not in block
+  assert config.generate.top_up.pool == config.top_up.pool
+  assert config.generate.top_up.share == config.select.share
+  assert config.generate.get("images_per_class") is None
+  given = load("data=a,validation=b,test=c,labels=x.yaml,per_class=9")
+  assert given.space == "x.yaml" and given.generate.images_per_class == 9
+  assert given.top_up.validation.path == "b"
+  with pytest.raises(UserError, match="labels and test without `data`"):
+    load("labels=x.yaml,test=c")
 
 
 def test_any_clip_encodes(tmp_path):

@@ -126,6 +126,14 @@ def test_all_are_kept_where_there_are_not_enough():
   assert chosen.reasons.tolist() == ["filled", "kept", "filled", "kept"]
 
 
+def test_a_share_is_of_the_images_of_each_class():
+  """0.4 of ceil(n / 0.4) images is n, for any n; a class may have none."""
+  for n in range(1, 60):
+    found = scores_of([0.9] * -(-5 * n // 2), labels=[0] * -(-5 * n // 2))
+    chosen = filters.select(found, class_names=NAMES, share=0.4, seed=0)
+    assert chosen.kept.sum() == n
+
+
 def test_strategies_and_seeds_are_filtered_apart():
   groups = [("basic", 0), ("basic", 1), ("enhanced", 0)]
   parts = [
@@ -189,7 +197,8 @@ def test_the_task_leaves_a_row_for_each_image(scored):
   ("block", "words"),
   [
     ({"max_per_clas": 2}, "did you mean 'max_per_class'"),
-    ({}, "lacks max_per_class"),
+    ({}, "lacks max_per_class and share"),
+    ({"max_per_class": 2, "share": 0.5}, "has max_per_class and share"),
     ({"max_per_class": 0}, "1 or more"),
   ],
 )

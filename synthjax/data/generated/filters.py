@@ -33,7 +33,8 @@ def select(
   scores: Scores,
   *,
   class_names: Sequence[str],
-  max_per_class: int,
+  max_per_class: int | None = None,
+  share: float | None = None,
   seed: int,
 ) -> Selection:
   """Keeps at most max_per_class images of each class, strategy and seed.
@@ -46,12 +47,14 @@ def select(
   Args:
     scores: of n images.
     class_names: of the N classes; a label is a position in it.
-    max_per_class: M, at least 1.
+    max_per_class: M, at least 1; or None, if there is a share.
+    share: of the images of each class, strategy and seed, in place of M. A
+      class may then have none.
     seed: of the random choice, which depends on it and the ids alone.
 
   Raises:
-    UserError: listing every class without an image; or if the scores are of
-      other classes.
+    UserError: listing every class without an image, unless there is a share;
+      or if the scores are of other classes.
   """
   if len(class_names) != scores.probs.shape[1]:
     raise UserError(
@@ -67,6 +70,7 @@ def select(
     BELOW,
     class_names=class_names,
     max_per_class=max_per_class,
+    share=share,
     seed=seed,
   )
 
@@ -78,7 +82,8 @@ def keep(
   fault: str,
   *,
   class_names: Sequence[str],
-  max_per_class: int,
+  max_per_class: int | None = None,
+  share: float | None = None,
   seed: int,
 ) -> Selection:
   """Caps each class, strategy and seed, and fills up classes with too few.
@@ -88,8 +93,9 @@ def keep(
     passes: [n] bool.
     merit: [n]; images of the largest fill up, though they do not pass.
     fault: the reason that they do not pass.
-    class_names: see `select`, as for the last two.
+    class_names: see `select`, as for the others.
     max_per_class: M.
+    share: in place of M.
     seed: of the random choice.
   """
   strategies, seeds = origin(scores.ids)
@@ -102,14 +108,17 @@ def keep(
     group = (strategies == strategy) & (seeds == image_seed)
     for label, name in enumerate(class_names):
       rows = np.flatnonzero(group & (scores.labels == label))
-      if not len(rows):
+      if share is None and not len(rows):
         empty.append(f"{name!r} ({strategy}, seed {image_seed})")
+      most = max_per_class
+      if share is not None:  # 0.4 of 15 are 6, whatever floats make of it
+        most = int(share * len(rows) + 1e-6)
       passing = rows[passes[rows]]
-      if len(passing) >= max_per_class:
-        chosen = passing[np.argsort(chance[passing])[:max_per_class]]
+      if len(passing) >= most:
+        chosen = passing[np.argsort(chance[passing])[:most]]
       else:
         order = np.lexsort((chance[rows], -merit[rows]))
-        chosen = rows[order[:max_per_class]]
+        chosen = rows[order[:most]]
       reasons[chosen] = np.where(passes[chosen], KEPT, FILLED)
   if empty:
     raise UserError(

@@ -101,44 +101,44 @@ def _read_row(blocks: Sequence[Block], ends: Sequence[int], index: int) -> Row:
   return block.make(more + prompt, number)
 
 
-def few_of_each(
-  rows: Source, *, num_classes: int, images_per_class: int, count: int
-) -> list[Row]:
+def few_of_each(blocks: Sequence[Block], count: int) -> list[Row]:
   """Returns some rows of each class, spread over its prompts.
 
   Args:
-    rows: of `rows_of`, whose first blocks are those of the classes.
-    num_classes: of the label space.
-    images_per_class: of a block.
-    count: rows of each class, or all that there are.
+    blocks: of which the first one of each class is taken.
+    count: rows of a class, or all that there are.
   """
-  places = np.linspace(0, images_per_class - 1, min(count, images_per_class))
-  return [
-    rows[block * images_per_class + place]
-    for block in range(num_classes)
-    for place in places.astype(int).tolist()
-  ]
+  chosen: dict[int, list[Row]] = {}
+  for block in blocks:
+    rows, size = rows_of([block]), block.num_images
+    if (label := rows[0].label) in chosen:  # of another strategy or seed
+      break
+    places = np.linspace(0, size - 1, min(count, size)).astype(int)
+    chosen[label] = [rows[place] for place in places.tolist()]
+  return [row for rows in chosen.values() for row in rows]
 
 
 def plan(
-  prompts: Any, *, seeds: Sequence[int], images_per_class: int
+  prompts: Any, *, seeds: Sequence[int], images_per_class: int | Sequence[int]
 ) -> list[Block]:
   """Lists what is to be drawn: by strategy, seed and class.
 
   Args:
     prompts: of `prompts.strategies.open_prompts`.
     seeds: of the images.
-    images_per_class: of a strategy and seed.
+    images_per_class: of a strategy and seed; of each class, if they differ.
   """
+  is_even = isinstance(images_per_class, int)
   return [
     Block(
-      images_per_class,
+      count,
       len(indices),
       functools.partial(_drawn_row, prompts, indices, seed),
     )
     for classes in prompts.groups.values()
     for seed in seeds
-    for _, indices in sorted(classes.items())
+    for label, indices in sorted(classes.items())
+    if (count := images_per_class if is_even else images_per_class[label])
   ]
 
 
