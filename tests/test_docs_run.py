@@ -105,6 +105,12 @@ SMALL = {
     "few_shot.methods": only(0, 1, 3, -1),
     "few_shot.num_views": 1,
   },
+  "topup": {
+    **{k: v for k, v in DRAWN.items() if k != "generate.images_per_class"},
+    "top_up.seeds": (0,),
+    "top_up.num_epochs": 1,
+    "top_up.weights": (1.0,),
+  },
   "pretrain_c100": FINETUNED,
   "pretrain_in1k": FINETUNED,
   "pretrain_in2k": FINETUNED,
