@@ -162,7 +162,7 @@ class Learned(NamedTuple):
   heads: dict[str, dict[int, Head]]  # arm -> seed -> head
   tried: dict[str, list[float]]  # every arm -> its choosing measure, by seed
   mix: str  # the best mix on validation
-  best: str  # the best of all arms there
+  best: str  # the plainest arm that none is clearly better than there
 
 
 def learn(
@@ -176,8 +176,10 @@ def learn(
 ) -> Learned:
   """Tunes all arms, and chooses by the mean accuracy over classes.
 
-  The choice is one for all seeds, by the mean over them. Of equally good arms
-  the first is taken, which trusts generated images less.
+  The choice is one for all seeds: the mix with the highest mean over them, of
+  equal ones the one of fewest generated images. It is the best of all arms only
+  if it is so beyond doubt, as is oversampling, see `_is_better`: few validation
+  images of rare classes leave much to chance.
 
   Args:
     recipe: of the training.
@@ -212,9 +214,12 @@ def learn(
       head = heads[arm.name][seed] = train(arm, seed, real)
       of_class = _per_class(head, features, labels, num_classes)
       tried[arm.name].append(float(np.nanmean(of_class)))
-  mean = lambda arm: np.mean(tried[arm.name])
-  mix, best = max(arms[2:], key=mean), max(arms, key=mean)
+  mix = max(arms[2:], key=lambda arm: np.mean(tried[arm.name]))
   compared = [*arms[:2], mix]
+  best = compared[0]
+  for arm in compared[1:]:
+    if _is_better(tried[arm.name], tried[best.name]):
+      best = arm
   if validation is None:
     heads = {
       arm.name: {seed: train(arm, seed, pool) for seed in recipe.seeds}
@@ -222,6 +227,15 @@ def learn(
     }
   heads = {arm.name: heads[arm.name] for arm in compared}
   return Learned(heads, tried, mix.name, best.name)
+
+
+def _is_better(values: Sequence[float], plainer: Sequence[float]) -> bool:
+  """Returns whether the 95 % interval of the paired gain is above 0.
+
+  A single seed has no interval; its gain decides.
+  """
+  gain = accuracy.paired_difference(values, plainer)
+  return (gain.mean if gain.low is None else gain.low) > 0
 
 
 def _per_class(

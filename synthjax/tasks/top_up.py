@@ -28,6 +28,7 @@ from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import counter, say
 
 FIELDS = TopUp
+_FEW = 10  # validation images of a class, below which it is said
 INPUTS = ("score", "select")
 
 
@@ -196,6 +197,12 @@ def _say_choice(
     )
   if missing := [space.class_names[i] for i in np.flatnonzero(counts == 0)]:
     line += f"; there is none of {class_names.some(missing)}"
+  few, name = min((n, i) for i, n in enumerate(counts.tolist()) if n)
+  if few < _FEW:
+    line += (
+      f"; of {space.class_names[name]} there are only {few}, so that the "
+      "choice is unsure: more are better"
+    )
   say(f"{line}.")
 
 
@@ -227,5 +234,8 @@ def table(results: Mapping[str, Any]) -> str:
       f"{gain['arm']} − {gain['reference']}: {100 * gain['mean']:+.2f} "
       f"{interval}"
     )
-  texts.append(f"The best on validation, which is used: {chosen['best']}.")
+  why = "the best on validation"
+  if chosen["best"] != chosen["mix"]:
+    why = "as no mix is clearly better on validation"
+  texts.append(f"Used from here on: {chosen['best']}, {why}.")
   return "\n".join(texts)

@@ -90,13 +90,20 @@ def learn(monkeypatch, right, **more):
 
 
 def test_validation_chooses_one_mix_for_all_seeds(monkeypatch):
-  right = dict(zip(NAMES, [(0, 0), (1, 1), (2, 0), (1, 2)], strict=True))
+  right = dict(zip(NAMES, [(0, 0), (1, 1), (2, 0), (2, 2)], strict=True))
   learned, asked = learn(monkeypatch, right)
   assert (learned.mix, learned.best) == ("mix 2", "mix 2")
   assert [*learned.heads] == [*NAMES[:2], "mix 2"]
-  assert learned.tried["mix 2"] == [0.75, 1.0]  # of the classes that are there
+  assert learned.tried["mix 0.5"] == [1.0, 0.5]  # of the classes that are there
   # 8 images are 2 steps of an epoch; each arm is learned once with each seed.
   assert asked == [(name, seed, 6, 6) for seed in (0, 1) for name in NAMES]
+
+
+def test_a_gain_that_may_be_chance_does_not_make_a_mix_the_best(monkeypatch):
+  right = dict(zip(NAMES, [(0, 0), (1, 1), (1, 2), (0, 0)], strict=True))
+  learned, _ = learn(monkeypatch, right)
+  # Two seeds gain 0 and 1/4: the interval is from below 0.
+  assert (learned.mix, learned.best) == ("mix 0.5", "oversampling")
 
 
 def test_of_equal_arms_the_one_with_fewest_generated_images_is_best(

@@ -60,7 +60,8 @@ def _words(found: Mapping) -> str:
     f"and {sum(found['generated']):,} generated ones for what classes lack. In "
     "mix W, a generated image counts W times as much as a real one of its "
     f"class; oversampling is mix 0. Of the mixes, {source}: {chosen['mix']}. "
-    f"The best of all there, which the run's classifier is: {chosen['best']}. "
+    f"The run's classifier is of {chosen['best']}, the plainest arm that no "
+    "other is clearly better than there. "
     "Accuracies are means over the classes. The intervals are over the seeds "
     "of training alone; other real images would give other gains."
   )
