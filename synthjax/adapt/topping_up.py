@@ -162,7 +162,7 @@ class Learned(NamedTuple):
   heads: dict[str, dict[int, Head]]  # arm -> seed -> head
   tried: dict[str, list[float]]  # every arm -> its choosing measure, by seed
   mix: str  # the best mix on validation
-  best: str  # the plainest arm that none is clearly better than there
+  best: str  # that, if it is clearly better there; else one of the others
 
 
 def learn(
@@ -178,8 +178,8 @@ def learn(
 
   The choice is one for all seeds: the mix with the highest mean over them, of
   equal ones the one of fewest generated images. It is the best of all arms only
-  if it is so beyond doubt, as is oversampling, see `_is_better`: few validation
-  images of rare classes leave much to chance.
+  if the validation images leave no doubt of its gain over the better of the
+  others, see `gain_over_images`: of rare classes there may be few.
 
   Args:
     recipe: of the training.
@@ -201,25 +201,28 @@ def learn(
     report(arm.name)
     return jax.device_get(head)
 
+  features, labels = validation or pool
   heads: dict[str, dict[int, Head]] = {arm.name: {} for arm in arms}
-  tried: dict[str, list[float]] = {arm.name: [] for arm in arms}
-  for seed in recipe.seeds:
-    real, (features, labels) = pool, validation or pool
+  right = {
+    arm.name: np.full((len(recipe.seeds), len(labels)), np.nan) for arm in arms
+  }
+  for i, seed in enumerate(recipe.seeds):
+    real, rows = pool, np.arange(len(labels))
     if validation is None:
-      rows = few_shot.hold_out(pool[1], share=recipe.held_out, seed=seed)
-      real, (features, labels) = (
-        tuple(x[rows[split]] for x in pool) for split in ("train", "validation")
-      )
+      split = few_shot.hold_out(pool[1], share=recipe.held_out, seed=seed)
+      real, rows = tuple(x[split["train"]] for x in pool), split["validation"]
     for arm in arms:
       head = heads[arm.name][seed] = train(arm, seed, real)
-      of_class = _per_class(head, features, labels, num_classes)
-      tried[arm.name].append(float(np.nanmean(of_class)))
-  mix = max(arms[2:], key=lambda arm: np.mean(tried[arm.name]))
+      right[arm.name][i, rows] = _is_right(head, features[rows], labels[rows])
+  tried = {
+    name: np.nanmean(_of_class(x, labels, num_classes), 1).tolist()
+    for name, x in right.items()
+  }
+  mean = lambda arm: np.mean(tried[arm.name])
+  plain, mix = max(arms[:2], key=mean), max(arms[2:], key=mean)
+  gain = gain_over_images(right[mix.name], right[plain.name], labels)
+  best = mix if gain["low"] > 0 else plain
   compared = [*arms[:2], mix]
-  best = compared[0]
-  for arm in compared[1:]:
-    if _is_better(tried[arm.name], tried[best.name]):
-      best = arm
   if validation is None:
     heads = {
       arm.name: {seed: train(arm, seed, pool) for seed in recipe.seeds}
@@ -229,23 +232,57 @@ def learn(
   return Learned(heads, tried, mix.name, best.name)
 
 
-def _is_better(values: Sequence[float], plainer: Sequence[float]) -> bool:
-  """Returns whether the 95 % interval of the paired gain is above 0.
-
-  A single seed has no interval; its gain decides.
-  """
-  gain = accuracy.paired_difference(values, plainer)
-  return (gain.mean if gain.low is None else gain.low) > 0
-
-
-def _per_class(
-  head: Head, features: np.ndarray, labels: np.ndarray, num_classes: int
+def _is_right(
+  head: Head, features: np.ndarray, labels: np.ndarray
 ) -> np.ndarray:
-  """Returns the accuracy [k] of each class; NaN for one without images."""
-  predictions = np.asarray(head(features)).argmax(-1)
-  return accuracy.per_class_accuracy(
-    accuracy.confusion_matrix(labels, predictions, num_classes)
-  )
+  """Returns which images [n] are classified right."""
+  return np.asarray(head(features)).argmax(-1) == labels
+
+
+def _of_class(
+  right: np.ndarray, labels: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """Returns the share of each class that is right: [s, k], NaN for no image.
+
+  Args:
+    right: [s, n], NaN for images that were not classified.
+    labels: [n].
+    num_classes: k.
+  """
+  shares = np.full((len(right), num_classes), np.nan)
+  for label in np.unique(labels):
+    of_class = right[:, labels == label]
+    has_any = np.isfinite(of_class).any(1)
+    shares[has_any, label] = np.nanmean(of_class[has_any], 1)
+  return shares
+
+
+def gain_over_images(
+  right: np.ndarray, reference: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+  """Returns a gain in mean accuracy over classes, and what images leave open.
+
+  The interval is over other images of these classes, by the spread of the
+  differences within each class. Of a single image it is taken to be 1.
+
+  Args:
+    right: [seeds, n] of an arm, NaN for images that it did not classify.
+    reference: [seeds, n] of another arm.
+    labels: [n].
+
+  Returns:
+    `mean`, `stderr`, and `low` and `high` of the 95 % interval.
+  """
+  differences = right.astype(float) - reference
+  seen = np.isfinite(differences).any(0)
+  gains, labels = np.nanmean(differences[:, seen], 0), labels[seen]
+  of_class = [gains[labels == label] for label in np.unique(labels)]
+  spreads = [x.var(ddof=1) if len(x) > 1 else 1.0 for x in of_class]
+  sizes = [len(x) for x in of_class]
+  mean = float(np.mean([x.mean() for x in of_class]))
+  stderr = float(np.sqrt(np.divide(spreads, sizes).sum()) / len(of_class))
+  low, high = mean - 1.96 * stderr, mean + 1.96 * stderr
+  return {"mean": mean, "stderr": stderr, "low": low, "high": high}
 
 
 def measure(
@@ -256,21 +293,24 @@ def measure(
   Returns:
     `zero_shot` and `rows`, one of each arm and seed: `mean_per_class`, the mean
     of the classes' accuracies, and `top1`; the `summary` of the former by arm,
-    and `gains`, the differences of the arms in pairs of one seed; and
-    `per_class`: lists [k] of the mean accuracy of each arm, and of the `gain`
-    of the mix over oversampling, with its interval. None stands where a class
-    has no test image.
+    and `gains`, the differences of the arms in pairs of one seed, each also
+    `over_images`, as `gain_over_images` returns it; and `per_class`: lists [k]
+    of the mean accuracy of each arm, and of the `gain` of the mix over
+    oversampling, with its interval over seeds. None stands where a class has no
+    test image.
   """
   features, labels = test
   num_classes = len(zero_shot.weight)
   seen = np.bincount(labels, minlength=num_classes)
-  of_class = {
-    arm: np.stack(
-      [_per_class(head, features, labels, num_classes) for head in by.values()]
-    )
+  right = {
+    arm: np.stack([_is_right(head, features, labels) for head in by.values()])
     for arm, by in learned.heads.items()
+  }
+  of_class = {
+    arm: _of_class(x, labels, num_classes) for arm, x in right.items()
   }  # [seeds, k]
-  start = _per_class(zero_shot, features, labels, num_classes)
+  start = _is_right(zero_shot, features, labels)[None]
+  start = _of_class(start, labels, num_classes)[0]
   both = lambda shares: {
     "mean_per_class": float(np.nanmean(shares)),
     "top1": float(np.nansum(shares * seen) / seen.sum()),
@@ -306,6 +346,7 @@ def measure(
     "gains": [
       {"arm": arm, "reference": other}
       | accuracy.paired_difference(means[arm], means[other])._asdict()
+      | {"over_images": gain_over_images(right[arm], right[other], labels)}
       for arm, other in pairs
     ],
     "per_class": {

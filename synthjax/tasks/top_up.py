@@ -225,14 +225,14 @@ def table(results: Mapping[str, Any]) -> str:
     mean = spread(accuracy.summarize(values)._asdict())
     lines.append([arm, mean, of_arm])
   texts = [align(lines)]
+  ends = lambda x: f"{100 * x['low']:+.2f} to {100 * x['high']:+.2f}"
   for gain in results["gains"]:
-    interval = "of 1 seed"
+    over = [f"{ends(gain['over_images'])} over test images"]
     if gain["low"] is not None:
-      ends = f"{100 * gain['low']:+.2f} to {100 * gain['high']:+.2f}"
-      interval = f"points (95 % interval over {gain['n']} seeds: {ends})"
+      over.append(f"{ends(gain)} over {gain['n']} seeds")
     texts.append(
-      f"{gain['arm']} − {gain['reference']}: {100 * gain['mean']:+.2f} "
-      f"{interval}"
+      f"{gain['arm']} − {gain['reference']}: {100 * gain['mean']:+.2f} points "
+      f"(95 % intervals: {', '.join(over)})"
     )
   why = "the best on validation"
   if chosen["best"] != chosen["mix"]:

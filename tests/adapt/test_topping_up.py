@@ -90,7 +90,7 @@ def learn(monkeypatch, right, **more):
 
 
 def test_validation_chooses_one_mix_for_all_seeds(monkeypatch):
-  right = dict(zip(NAMES, [(0, 0), (1, 1), (2, 0), (2, 2)], strict=True))
+  right = dict(zip(NAMES, [(0, 0), (0, 0), (2, 0), (2, 2)], strict=True))
   learned, asked = learn(monkeypatch, right)
   assert (learned.mix, learned.best) == ("mix 2", "mix 2")
   assert [*learned.heads] == [*NAMES[:2], "mix 2"]
@@ -102,7 +102,7 @@ def test_validation_chooses_one_mix_for_all_seeds(monkeypatch):
 def test_a_gain_that_may_be_chance_does_not_make_a_mix_the_best(monkeypatch):
   right = dict(zip(NAMES, [(0, 0), (1, 1), (1, 2), (0, 0)], strict=True))
   learned, _ = learn(monkeypatch, right)
-  # Two seeds gain 0 and 1/4: the interval is from below 0.
+  # One of two images of class 2 gains half of the time.
   assert (learned.mix, learned.best) == ("mix 0.5", "oversampling")
 
 
@@ -123,6 +123,23 @@ def test_what_is_chosen_learns_from_what_was_held_out(monkeypatch):
   assert [*learned.heads["mix 0.5"]] == [0, 1]
 
 
+def test_an_interval_over_images_is_that_of_their_classes():
+  labels = np.array([0, 0, 1, 1, 1, 1, 2])
+  right = np.array(
+    [[1, 1, 1, 1, 0, 0, np.nan], [1, 1, 1, 1, 0, np.nan, np.nan]]
+  )
+  wrong = np.where(np.isnan(right), np.nan, 0)
+  found = topping_up.gain_over_images(right, wrong, labels)
+  # Class 0 gains 1 without a spread, class 1 has two of four; 2 is not seen.
+  assert found["mean"] == 0.75
+  stderr = np.sqrt(0 + (1 / 3) / 4) / 2
+  assert found["stderr"] == pytest.approx(stderr)
+  assert found["low"] == pytest.approx(0.75 - 1.96 * stderr)
+  # Nobody knows the spread of a single image.
+  single = topping_up.gain_over_images(right[:, 1:], wrong[:, 1:], labels[1:])
+  assert single["stderr"] == pytest.approx(np.sqrt(1 + (1 / 3) / 4) / 2)
+
+
 def test_gains_are_means_over_classes_in_pairs_of_one_seed(monkeypatch):
   right = dict(zip(NAMES, [(0, 0), (0, 1), (1, 2), (0, 0)], strict=True))
   learned, _ = learn(monkeypatch, right)
@@ -138,6 +155,8 @@ def test_gains_are_means_over_classes_in_pairs_of_one_seed(monkeypatch):
   assert (gain["arm"], gain["reference"]) == ("mix 0.5", "oversampling")
   # Both seeds gain half of class 2, and nothing of class 0: no spread at all.
   assert gain["mean"] == gain["low"] == gain["high"] == 0.25
+  # Of class 2, one image gains with one seed and the other with the other.
+  assert gain["over_images"] == dict(mean=0.25, stderr=0, low=0.25, high=0.25)
   of_class = found["per_class"]
   assert of_class["test"] == [4, 0, 2]
   assert of_class["accuracy"]["oversampling"] == [1.0, None, 0.25]

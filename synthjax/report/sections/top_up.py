@@ -17,7 +17,7 @@ def headline(results: Mapping) -> list[Tile]:
   means = {row["arm"]: row["mean"] for row in found["summary"]}
   gain, *_ = found["gains"]
   mean = lambda arm: markup.percent(means[arm]).text
-  ends = markup.interval(gain, markup.points)
+  ends = markup.interval(gain["over_images"], markup.points)
   return [
     Tile(mean(gain["reference"]), "%", f"{gain['reference']}, mean of classes"),
     Tile(mean(gain["arm"]), "%", f"{gain['arm']}, chosen on validation"),
@@ -37,7 +37,10 @@ def render(results: Mapping) -> str:
       {
         "difference": lambda row: f"{row['arm']} − {row['reference']}",
         "points": lambda row: markup.points(row["mean"], 2),
-        "95 % interval": lambda row: markup.interval(row, markup.points),
+        "95 %, over images": lambda row: markup.interval(
+          row["over_images"], markup.points
+        ),
+        "95 %, over seeds": lambda row: markup.interval(row, markup.points),
         "seeds": lambda row: markup.count(row["n"]),
       },
       found["gains"],
@@ -60,10 +63,10 @@ def _words(found: Mapping) -> str:
     f"and {sum(found['generated']):,} generated ones for what classes lack. In "
     "mix W, a generated image counts W times as much as a real one of its "
     f"class; oversampling is mix 0. Of the mixes, {source}: {chosen['mix']}. "
-    f"The run's classifier is of {chosen['best']}, the plainest arm that no "
-    "other is clearly better than there. "
-    "Accuracies are means over the classes. The intervals are over the seeds "
-    "of training alone; other real images would give other gains."
+    f"The run's classifier is of {chosen['best']}: a mix is only where it is "
+    "clearly better there, by the interval over images. "
+    "Accuracies are means over the classes. An interval over seeds is of the "
+    "training alone; one over images is of other test images, too."
   )
 
 
