@@ -101,6 +101,10 @@ def load_space(name: str | Sequence[str | Mapping[str, Any]]) -> LabelSpace:
   if path.suffix.lower() not in ENDINGS:
     if not name.startswith(hub.SCHEME) and path.expanduser().is_dir():
       return _users_space(json.dumps(_of_folders(path.expanduser())), name)
+    if name.endswith("/"):
+      raise UserError(
+        f"There is no folder {name}, whose folders are to name the classes."
+      )
     if path.suffix or "/" in name:
       raise UserError(
         f"The label space {name} must be a file that ends with "

@@ -469,6 +469,8 @@ def test_a_folder_without_folders_is_no_space(tmp_path):
   (tmp_path / "labels.csv").touch()
   with pytest.raises(UserError, match="holds no folders.*list the names"):
     spaces.load_space(str(tmp_path))
+  with pytest.raises(UserError, match="There is no folder .*/pets/, whose"):
+    spaces.load_space(f"{tmp_path}/pets/")
 
 
 # --- photographs --------------------------------------------------------------
