@@ -10,7 +10,8 @@ r"""Tuning CLIP's image encoder: how much of it, and BatchNorm.
   --config=...:table=A12          the classifier or all, on generated images and
                                   on all of ImageNet
   --config=...:table=A12,pool=imagenet_sketch     on its sketches instead
-  --config=...:table=lora         CLIP-LoRA, which came after the paper
+  --config=...:table=lora         CLIP-LoRA, which came after the paper; fetch
+                                  clip_vit_b16, too
   --config.tune_encoder.seeds=0,1 any single value
 
 Table 3 of the paper tunes 0.02 % to 92 % of the parameters on generated images;

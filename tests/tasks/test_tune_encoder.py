@@ -219,20 +219,24 @@ def test_images_must_be_there(tmp_path, encoder):
 
 @pytest.mark.slow
 def test_updates_are_merged_into_a_classifier_of_any_images(tmp_path):
-  """Both seeds learn in one step, from real and generated images."""
+  """From real and generated images, both seeds in one step or apart."""
   tiny_world.write_images(tmp_path, seeds=(0, 1))
   block = tiny_world.encoder_block(
     tiny_world.write_clip(tmp_path / "clip.safetensors")
   )
   updates = dict(steps_per_shot=1, template=None, augmentation="none")
-  arms = (dict(name="both", data="mix", lora=updates, lr=0.3),)
+  apart = updates | dict(together=False)
+  arms = tuple(
+    dict(name=name, data="mix", lora=each, lr=0.3)
+    for name, each in (("both", updates), ("apart", apart))
+  )
   config = make_config(tmp_path, block, arms=arms)
   tune_encoder.check(config, str(tmp_path))
   tune_encoder.run(config, str(tmp_path))
 
   folder = tmp_path / "tune_encoder"
   rows = json.loads((folder / "results.json").read_text())["rows"]
-  assert [row["seed"] for row in rows] == [0, 1]
+  assert [row["seed"] for row in rows] == [0, 1, 0, 1]
   assert {row["num_images"] for row in rows} == {2 * 3 + 3 * 4}
   lines = (folder / "both-s0-1_metrics.jsonl").read_text().splitlines()
   assert json.loads(lines[-1])["step"] == 2  # of two shots
@@ -242,11 +246,13 @@ def test_updates_are_merged_into_a_classifier_of_any_images(tmp_path):
   labels = np.array([source[i]["label"] for i in range(len(source))])
   found = []
   for row in rows:
-    tuned = classifier.load(tmp_path, arm=f"both-s{row['seed']}")
+    arm = f"{row['arm']}-s{row['seed']}"
+    tuned = classifier.load(tmp_path, arm=arm)
     found.append(tuned.classify(images))
     right = (found[-1].argmax(-1) == labels).mean()
     assert right == pytest.approx(row["accuracy"]["test"])
   assert np.abs(found[0] - found[1]).max() > 1e-3
+  np.testing.assert_allclose(found[:2], found[2:], atol=1e-3)
 
 
 @pytest.mark.parametrize(
