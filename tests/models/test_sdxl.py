@@ -113,6 +113,14 @@ def test_folders_of_xl_that_do_not_fit_are_refused():
     assert part in str(error.value)
 
 
+@pytest.mark.parametrize("field", ["use_beta_sigmas", "use_exponential_sigmas"])
+def test_steps_that_are_spaced_in_sigma_are_refused(field):
+  configs = tiny_sd.configs("xl")
+  configs["scheduler"][field] = True
+  with pytest.raises(UserError, match=f"scheduler: {field}=True"):
+    describe(configs)
+
+
 def test_xl_without_its_second_text_encoder_is_refused():
   _, configs = tiny_sd.released("xl")
   del configs["text_encoder_2"]

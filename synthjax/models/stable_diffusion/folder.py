@@ -52,6 +52,8 @@ _SCHEDULER_FIXED = {
   "thresholding": (False,),
   "clip_sample": (False,),
   "trained_betas": (None,),
+  "use_beta_sigmas": (None, False),
+  "use_exponential_sigmas": (None, False),
   "use_karras_sigmas": (None, False),
 }
 _TEXT_NEEDED = (
