@@ -120,8 +120,7 @@ def load_networks(
   params, about = _read(path, unet)
   hashes = {"weights": _identify(path, unet)}
   if distilled:
-    other = read.read_weights(distilled)
-    params["distilled"] = convert.convert_part("unet", other, about)
+    params["distilled"] = _read_distilled(distilled, path, about)
     parts = {part.name: files.sha256(part) for part in read.parts_of(distilled)}
     hashes["distilled"] = parts or files.sha256(distilled)
   bpe_tokens, tokenizer_hash = read_tokenizer(path, tokenizer)
@@ -189,6 +188,19 @@ def _read(
     )
   params = variables["params"]
   return {k: w for k, w in params.items() if unet or k != "unet"}, about
+
+
+def _read_distilled(
+  path: epath.PathLike, weights: epath.Path, about: Mapping[str, Any]
+) -> dict[str, Any]:
+  try:
+    return convert.convert_part("unet", read.read_weights(path), about)
+  except UserError as error:
+    raise UserError(
+      f"config.generator.distilled={path} does not fit {weights}: give a whole "
+      "UNet of the same sizes in diffusers' layout, no LoRA, and no checkpoint "
+      f"of all networks. {error}"
+    ) from None
 
 
 def read_tokenizer(

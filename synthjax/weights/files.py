@@ -211,6 +211,12 @@ def _released(place: str, families: Sequence[str]) -> epath.Path:
   """Returns released weights as a file of `save_params`, or their folder."""
   if families[0] in FOLDERS:
     wanted = schema.resolve(families[0], FOLDERS)
+    of_hub = place.startswith(hub.SCHEME)
+    if hub.parse(place).inner if of_hub else epath.Path(place).is_file():
+      raise UserError(
+        f"{place} is no whole folder in diffusers' layout, with configurations "
+        "and tokenizers: give that of the same release, or hf://ORG/NAME."
+      )
     folder, _ = snapshots.fetch(place, wanted)
     return epath.Path(folder)
   source = snapshots.find_weights(place)

@@ -180,6 +180,9 @@ def numbers_in(
   return [tuple(map(int, match.groups())) for match in matches if match]
 
 
+MOST = 30  # lines of a message
+
+
 def convert(
   weights: Mapping[str, np.ndarray], rules: Sequence[Rule], like: Mapping
 ) -> dict:
@@ -192,7 +195,8 @@ def convert(
     like: variables, or their shapes from `jax.eval_shape`.
 
   Raises:
-    UserError: listing every weight that is unused, missing or misshapen.
+    UserError: listing every weight that is unused, missing or misshapen; of
+      another network's, the first MOST.
   """
   want = traverse_util.flatten_dict(like, sep="/")
   got, unused = rename(
@@ -204,8 +208,11 @@ def convert(
     if have != need:
       problems.append(f"{path}: weights have {have}, the model needs {need}")
   if problems:
+    lines = sorted(problems)
+    if more := lines[MOST:]:
+      lines[MOST:] = [f"and {len(more):,} more"]
     raise UserError(
-      "These weights do not fit this model:\n  " + "\n  ".join(sorted(problems))
+      "These weights do not fit this model:\n  " + "\n  ".join(lines)
     )
   return traverse_util.unflatten_dict(got, sep="/")
 

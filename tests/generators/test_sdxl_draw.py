@@ -1,6 +1,7 @@
 """SDXL as a generator: whole walks beside diffusers, and distilled UNets."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -170,6 +171,7 @@ def block(tmp_path_factory):
     ({"distilled": "nowhere.safetensors"}, "nowhere.safetensors: there is no"),
     ({"spacing": "even"}, "spacing"),
     ({"original_size": 512}, "the UNet of XL alone reads it"),
+    ({"weights": "hf://a/b/xl.safetensors"}, "b/xl.safetensors is no whole"),
   ],
 )
 def test_fields_that_do_not_fit_are_refused(block, changes, message):
@@ -178,13 +180,30 @@ def test_fields_that_do_not_fit_are_refused(block, changes, message):
 
 
 @pytest.mark.slow
-def test_distilled_weights_of_other_sizes_are_refused(tmp_path):
+def test_other_files_than_a_fitting_unet_are_refused(tmp_path):
   block = tiny_sd.write_file(tmp_path, "xl")
-  weights, _ = tiny_sd.released("v1")
-  save_file(weights["unet"], tmp_path / "other.safetensors")
-  changes = {"distilled": str(tmp_path / "other.safetensors")}
-  with pytest.raises(UserError, match="add_embedding_linear_1/bias"):
-    load_generator("stable_diffusion", **block | changes)
+  other, _ = tiny_sd.released("v1")
+  lora = {f"lora_unet_{i}.alpha": np.ones(1) for i in range(400)}
+  file = str(tmp_path / "other.safetensors")
+  for weights, message in (
+    (other["unet"], "add_embedding_linear_1/bias"),
+    (lora, "(?s)distilled=.*other.safetensors .* no LoRA.* more$"),
+  ):
+    save_file(weights, file)
+    with pytest.raises(UserError, match=message):
+      load_generator("stable_diffusion", **block | {"distilled": file})
+  with pytest.raises(
+    UserError, match="is no whole folder in diffusers' layout"
+  ):
+    load_generator("stable_diffusion", **block | {"weights": file})
+
+
+@pytest.mark.slow
+def test_a_folder_without_the_pad_of_its_second_tokenizer_is_refused(tmp_path):
+  tiny_sd.write_folder(tmp_path, "xl")
+  shutil.rmtree(tmp_path / "tokenizer_2")
+  with pytest.raises(UserError, match="lacks tokenizer_2/tokenizer_config"):
+    convert.from_folder(tmp_path)
 
 
 # --- released ones ------------------------------------------------------------

@@ -182,6 +182,9 @@ def from_folder(
       configs[part] = read_json(folder / part / name, dict)
     else:
       problems.append(f"{part}/{name}")
+  second = [folder / TOKENIZERS[1] / name for name in _PADS]
+  if SECOND in has and not any(path.exists() for path in second):
+    problems.append(f"{TOKENIZERS[1]}/{_PADS[1]}")
   if problems:
     raise UserError(
       f"{folder} is no folder of Stable Diffusion in diffusers' layout: it "
