@@ -145,8 +145,15 @@ def hub_stable_diffusion(place: str) -> dict[str, Any]:
   """Returns the block `generator` of a Stable Diffusion of the hub.
 
   Args:
-    place: "hf://org/name", a repository in diffusers' layout.
+    place: "hf://org/name", a repository in diffusers' layout. Those of SDXL
+      have their fields, as guidance would spoil Turbo's images.
   """
+  for name, block in SDXL.items():
+    if (
+      block["weights"] == place.split("@")[0].rstrip("/")
+      and "distilled" not in block
+    ):
+      return sdxl(name) | dict(weights=place)
   return dict(
     name="stable_diffusion",
     weights=place,
@@ -165,8 +172,7 @@ _LIGHTNING = (
 
 def _lightning(steps: int) -> dict[str, Any]:
   """Returns fields of SDXL-Lightning, whose files are for a number of steps."""
-  fields = dict(weights=_XL, sampler="euler", spacing="trailing")
-  fields |= dict(respacing=steps)
+  fields = dict(weights=_XL, sampler="euler", respacing=steps)
   if steps == 1:  # the one file that predicts x_0
     place = _LIGHTNING.format("1step", "_x0")
     return fields | dict(distilled=place, distilled_prediction="sample")

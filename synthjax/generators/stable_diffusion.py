@@ -11,9 +11,9 @@ from etils import epath
 from synthjax.config.schema import (
   Count,
   Dtype,
-  NotNegative,
   Precision,
   Range,
+  Rule,
   Whole,
   one_of,
 )
@@ -34,6 +34,10 @@ from synthjax.runtime.errors import UserError, gathered
 from synthjax.tokenizers import cut_texts
 
 CONTEXT = 77  # tokens of CLIP's text encoder, which every version has
+# In diffusers 0 turns guidance off; as a scale it would ignore the prompt.
+Scale = Annotated[
+  float, Rule(lambda x: x > 0, "a number above 0 (1 turns guidance off)")
+]
 
 
 def check(
@@ -89,7 +93,7 @@ def load(
   sampler: Annotated[Any, samplers.SAMPLER],
   respacing: int | str,
   batch_size: Count | None = None,
-  guidance_scale: NotNegative = 7.5,
+  guidance_scale: Scale = 7.5,
   guidance_interval: Range | None = None,
   negative_prompt: str = "",
   image_size: Count | None = None,
@@ -133,7 +137,8 @@ def load(
     original_size: px, what XL's UNet is told of the size that an image had
       before it was cut and resized; small ones look coarse. None is the size
       that it was trained on.
-    spacing: of the steps; None is that of the weights' scheduler.
+    spacing: of the steps; None is that of the weights' scheduler, or "trailing"
+      with a distilled UNet.
     distilled: a UNet that takes the place of the weights' own, without guidance
       as such UNets are used: its file, or hf://ORG/NAME/FILE, in diffusers'
       layout.
@@ -161,6 +166,8 @@ def load(
     unet=own,
     distilled=locate_distilled(distilled),
   )
+  if distilled:  # made for these steps, whatever those of the weights are
+    spacing = spacing or "trailing"
   if spacing:
     networks = networks._replace(spacing=spacing)
   image_size = image_size or networks.image_size

@@ -20,7 +20,7 @@ from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.progress import say
 from synthjax.runtime.text_files import parse_json
 from synthjax.weights import conversion, read, snapshots
-from synthjax.weights.catalogue import FOLDERS, PLACED, RELEASED, places
+from synthjax.weights.catalogue import FOLDERS, PLACED, RELEASED, Placed, places
 
 
 def save_params(
@@ -305,8 +305,8 @@ def describe(reference: str | None, digest: str) -> dict[str, Any]:
   about = dict.fromkeys(("name", "what", "licence")) | {"sha256": digest}
   if reference and reference.startswith(hub.SCHEME):
     about |= {"name": reference, "what": "of the Hugging Face hub"}
-    known = [PLACED[n] for n in PLACED if reference in places(n)][:1]
-    return about | {k: getattr(p, k) for p in known for k in _CATALOGUED}
+    known = _catalogued(reference)
+    return about | {k: getattr(known, k) for k in _CATALOGUED if known}
   path = reference and _find(reference)
   if not path or sha256(path) != digest:
     return about
@@ -319,6 +319,20 @@ def describe(reference: str | None, digest: str) -> dict[str, Any]:
   else:  # a path on one machine is of no use to others
     about["name"] = path.name
   return about
+
+
+def _catalogued(reference: str) -> Placed | None:
+  """Returns the generator that has a place of the hub, or its repository."""
+  asked = hub.parse(reference)
+  found = None
+  for name, placed in PLACED.items():
+    for place in map(hub.parse, places(name)):
+      if place.repository != asked.repository:
+        continue
+      if place.inner == asked.inner:
+        return placed
+      found = found or placed
+  return found
 
 
 def artwork() -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ import pytest
 import tiny_sd
 from safetensors.numpy import save_file
 
-from synthjax.config import SDXL
+from synthjax.config import SDXL, hub_stable_diffusion
 from synthjax.diffusion import samplers
 from synthjax.generators import (
   check_generator,
@@ -136,6 +136,7 @@ def test_without_its_own_unet_a_folder_needs_and_names_no_weights_of_it(
   identity = load_generator("stable_diffusion", **block).identity
   json.dumps(identity)
   assert identity["distilled"] != identity["weights"]["unet/config.json"]
+  assert identity["spacing"] == "trailing"  # the folder's is "leading"
   with pytest.raises(UserError, match="lacks the weights in unet/"):
     load_generator("stable_diffusion", **block | {"base_steps": 1})
 
@@ -171,6 +172,7 @@ def block(tmp_path_factory):
     ({"distilled": "nowhere.safetensors"}, "nowhere.safetensors: there is no"),
     ({"spacing": "even"}, "spacing"),
     ({"original_size": 512}, "the UNet of XL alone reads it"),
+    ({"guidance_scale": 0}, "1 turns guidance off"),
     ({"weights": "hf://a/b/xl.safetensors"}, "b/xl.safetensors is no whole"),
   ],
 )
@@ -226,3 +228,12 @@ def test_a_released_one_is_a_valid_block_of_the_catalogue(monkeypatch, name):
     licences = PLACED[name].licence, PLACED["sdxl"].licence
     assert about["name"] in places(name) and about["licence"] in licences
   assert num_steps(name) == SDXL[name]["respacing"]
+
+
+def test_the_hubs_turbo_is_drawn_as_turbo_and_has_its_licence():
+  turbo = hub_stable_diffusion("hf://stabilityai/sdxl-turbo@main")
+  assert turbo["guidance_scale"] == 1 and turbo["weights"].endswith("@main")
+  assert hub_stable_diffusion("hf://a/b")["guidance_scale"] == 7.5
+  for place in ("sdxl-turbo@main", "sdxl-turbo/unet"):
+    about = files.describe(f"hf://stabilityai/{place}", "0" * 64)
+    assert about["licence"] == PLACED["sdxl_turbo"].licence
