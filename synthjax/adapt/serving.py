@@ -6,13 +6,14 @@ Every file maps uint8 images [n, s, s, 3] to logits float32 [n, k], for any n.
 import functools
 import importlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from jax import export
+from jax.extend.core import Literal
 
 from synthjax.encoders import Network
 from synthjax.runtime.atomic import replace
@@ -128,7 +129,7 @@ def _write_onnx(network: Network, path: epath.Path) -> None:
   # As primitives of JAX, since what replaces Flax's layers and functions of
   # jax.numpy knows not all of their arguments.
   traced = jax.make_jaxpr(_with_weights(network))(images)
-  evaluate = lambda x: jax.core.eval_jaxpr(traced.jaxpr, traced.consts, x)[0]
+  evaluate = lambda x: _evaluate(traced.jaxpr, traced.consts, x)[0]
   try:
     model = jax2onnx.to_onnx(
       evaluate,
@@ -147,6 +148,54 @@ def _write_onnx(network: Network, path: epath.Path) -> None:
     ) from error
   with replace(path.parent, path.name) as temporary:
     temporary.write_bytes(content)
+
+
+def _evaluate(jaxpr: Any, consts: Sequence[Any], *args: Any) -> list[Any]:
+  """Evaluates what JAX has traced, with `_max_of_slices` for max pooling.
+
+  jax2onnx makes it a MaxPool over all four axes of [n, h, w, c], of which
+  onnxruntime takes three at most.
+  """
+  names = (*jaxpr.constvars, *jaxpr.invars)
+  values = dict(zip(names, (*consts, *args), strict=True))
+  read = lambda x: x.val if isinstance(x, Literal) else values[x]
+  for eqn in jaxpr.eqns:
+    inputs = [*map(read, eqn.invars)]
+    if eqn.primitive is jax.lax.reduce_window_max_p:
+      outputs = _max_of_slices(*inputs, **eqn.params)
+    else:
+      params = eqn.primitive.get_bind_params(eqn.params)
+      outputs = eqn.primitive.bind(*inputs, **params)
+    several = eqn.primitive.multiple_results
+    values |= zip(eqn.outvars, outputs if several else [outputs], strict=True)
+  return [*map(read, jaxpr.outvars)]
+
+
+def _max_of_slices(
+  x: jax.Array,
+  *,
+  window_dimensions: Sequence[int],
+  window_strides: Sequence[int],
+  padding: Sequence[tuple[int, int]],
+  **dilations: Sequence[int],
+) -> jax.Array:
+  """Returns lax.reduce_window_max, as the largest of shifted slices."""
+  assert all(each == 1 for axes in dilations.values() for each in axes)
+  for axis, (size, stride, ends) in enumerate(
+    zip(window_dimensions, window_strides, padding, strict=True)
+  ):
+    if size == stride == 1:
+      continue
+    cut = functools.partial(jax.lax.slice_in_dim, axis=axis)
+    # A copy of the edge is as good as a pad, since its window holds the edge.
+    edges = cut(x, 0, 1), cut(x, x.shape[axis] - 1, None)
+    assert max(ends) < size
+    parts = [edges[0]] * ends[0] + [x] + [edges[1]] * ends[1]
+    x = jax.lax.concatenate(parts, axis)
+    last = x.shape[axis] - size
+    shifted = [cut(x, i, i + last + 1, stride=stride) for i in range(size)]
+    x = functools.reduce(jax.numpy.maximum, shifted)
+  return x
 
 
 def _write_safetensors(network: Network, path: epath.Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ from synthjax.adapt import classifier, serving
 from synthjax.adapt.encoder_tuning import Tower
 from synthjax.adapt.linear_head import Head
 from synthjax.encoders import Network
+from synthjax.models.classifiers import make_classifier
 from synthjax.models.clip import model as clip
 from synthjax.runtime.errors import UserError
 
@@ -103,3 +105,35 @@ def test_onnx_and_stablehlo_have_the_logits_of_the_network(tower, tmp_path):
   np.testing.assert_array_equal(
     classifier.load(out).classify(images), known.classify(images)
   )
+
+
+def test_max_pooling_by_slices_is_that_of_jax():
+  x = np.random.default_rng(0).normal(size=(2, 7, 8, 3)).astype(np.float32)
+  pool = lambda x: nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 2)))
+  traced = jax.make_jaxpr(lambda x: pool(x) + 1)(x)
+  (ours,) = serving._evaluate(traced.jaxpr, traced.consts, x)
+  np.testing.assert_array_equal(ours, pool(x) + 1)
+  names = str(
+    jax.make_jaxpr(lambda x: serving._evaluate(traced.jaxpr, traced.consts, x))(
+      x
+    )
+  )
+  assert "reduce_window" in str(traced) and "reduce_window" not in names
+
+
+@pytest.mark.slow
+def test_onnx_has_the_logits_of_a_resnet_with_a_max_pool(tmp_path):
+  pytest.importorskip("jax2onnx")
+  model = make_classifier(name="resnet_tiny", stem="imagenet", num_classes=3)
+  images = np.random.default_rng(2).integers(0, 256, (5, 32, 32, 3))
+  images = images.astype(np.uint8)
+  apply = lambda v, x: model.apply(v, x.astype(np.float32) / 255, train=False)
+  variables = model.init(jax.random.key(0), images / 255.0, train=False)
+  # The last norm of a block starts with 0, which would hide the rest.
+  variables = jax.tree.map(lambda x: np.asarray(x) + 0.1, variables)
+  network = Network(apply, variables, 32, np.asarray, {"kind": "classifier"})
+  serving.write(tmp_path, network, ["onnx"])
+  logits = np.asarray(serving.read(tmp_path / "classifier.onnx")(images))
+  want = np.asarray(apply(variables, images))
+  np.testing.assert_allclose(logits, want, rtol=1e-4, atol=1e-4)
+  assert np.ptp(want, axis=0).max() > 1e-3
