@@ -73,23 +73,35 @@ def open_images(given: str, space: spaces.LabelSpace) -> Sequence[Any]:
   Raises:
     UserError: about what the source finds wrong.
   """
+  return real_images.open_real(block_of(given), space)
+
+
+def block_of(given: str) -> dict[str, Any]:
+  """Returns the block of a config for images that a command line names.
+
+  Raises:
+    UserError: about an empty text.
+  """
   if given.startswith("kind="):
     pairs = [pair.partition("=") for pair in given.split(",")]
-    block = {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
-    return real_images.open_real(block, space)
+    return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
   if not given:  # as an unset variable of the shell leaves it
     raise UserError("The path of the images is an empty text.")
-  return real_images.open_real({"kind": "folder", "path": given}, space)
+  return {"kind": "folder", "path": given}
 
 
-def space_of(classifier: Classifier) -> spaces.LabelSpace:
+def space_of(classifier: Any) -> spaces.LabelSpace:
   """Returns the label space of a run, whose keys may name folders, too.
 
   A user's own file is not looked for: its class names are the space.
+
+  Args:
+    classifier: or detector, of the run.
   """
   path, names = classifier.arm.path, classifier.classes
   results = path.parent / accuracy.FILE
-  about = classifier.network.about if classifier.network else {}
+  network = getattr(classifier, "network", None)
+  about = network.about if network else {}
   if "space" not in about and results.exists():
     about = parse_json(results.read_bytes(), dict)
   if about.get("space") in spaces.built_in_spaces():

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from synthjax.data.pipeline.rows import Detection
-from synthjax.detection import loader, objective, results
+from synthjax.data.pipeline.rows import Detection, Source
+from synthjax.detection import average_precision, loader, objective, results
 from synthjax.detection.faster_rcnn import FasterRCNN, make_detector
 from synthjax.detection.regions import Options
 from synthjax.detection.voc_files import Detections
@@ -28,6 +28,7 @@ class Detector(NamedTuple):
   classes: tuple[str, ...]
   detect: Callable[[Sequence[np.ndarray], np.ndarray], list[Detections]]
   arm: learned.Arm
+  interpolation: str = "11-point"  # of the precisions that the run reports
 
 
 def load(workdir: epath.PathLike, *, arm: str | None = None) -> Detector:
@@ -42,8 +43,8 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Detector:
   """
   chosen = learned.choose(workdir, [KIND], tasks=learned.DETECTING, arm=arm)
   variables, about = files.load_params(chosen.path)
-  if "roi_size" not in about:  # older versions say it in the manifest alone
-    about = artifacts.load(chosen.path.parent)["spec"] | about
+  # Interpolation is of the task; older versions have more there alone.
+  about = artifacts.load(chosen.path.parent)["spec"] | about
   plain = lambda fields: {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in fields.items()
@@ -73,4 +74,59 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Detector:
     batches = loader.eval_batches(source, loader.Images(**images))
     return results.detect_all(predict, variables, batches)
 
-  return Detector(tuple(about["classes"]), detect, chosen)
+  classes, interpolation = tuple(about["classes"]), about["interpolation"]
+  return Detector(classes, detect, chosen, interpolation)
+
+
+def evaluate(detector: Detector, source: Detection) -> dict[str, Any]:
+  """Measures a detector on images with boxes, as its run measured it.
+
+  Args:
+    detector: of a run.
+    source: as of `sources.open_detection`, by the classes of the detector.
+
+  Returns:
+    The number of `images`; `AP50`, `AP` and `AP75`, means over the classes; for
+    each of the `classes` that have objects, its `class`, `objects` and `AP50`;
+    and the names of classes that are `missing`, as no object is of them.
+  """
+  names, truth = detector.classes, results.truth_of(source)
+  pixels = Source(len(source), lambda i: source[i]["image"])
+  measured = average_precision.average_precision(
+    detector.detect(pixels, source.sizes),
+    truth,
+    len(names),
+    interpolation=detector.interpolation,
+  )
+  counts = measured.num_objects.tolist()
+  return {
+    "images": len(source),
+    **{metric: float(getattr(measured, metric)) for metric in results.METRICS},
+    "classes": [
+      {"class": name, "objects": count, "AP50": float(row[0])}
+      for name, count, row in zip(
+        names, counts, measured.per_class, strict=True
+      )
+      if count
+    ],
+    "missing": [n for n, count in zip(names, counts, strict=True) if not count],
+  }
+
+
+def table(found: dict[str, Any]) -> str:
+  """Lays out the results of `evaluate` as lines for a person."""
+  names = [row["class"] for row in found["classes"]]
+  width = max(map(len, ["mean over classes", *names]))
+  lines = [f"{'':<{width}}{'objects':>9}{'AP50':>8}{'AP':>8}{'AP75':>8}"]
+  means = "".join(f"{found[metric]:>8.1%}" for metric in results.METRICS)
+  count = sum(row["objects"] for row in found["classes"])
+  lines.append(f"{'mean over classes':<{width}}{count:>9,}{means}")
+  for row in sorted(found["classes"], key=lambda row: row["AP50"]):
+    line = f"{row['class']:<{width}}{row['objects']:>9,}{row['AP50']:>8.1%}"
+    lines.append(line)
+  if missing := found["missing"]:
+    lines.append(
+      f"No object is of {len(missing)} of the run's classes: "
+      f"{', '.join(missing)}."
+    )
+  return "\n".join(lines)

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from synthjax.detection import sources
+from synthjax.detection import detector, scenes, sources
+from synthjax.detection.voc_files import Detections
 from synthjax.labels import spaces
 from synthjax.runtime.errors import UserError
 
@@ -113,3 +115,43 @@ def test_images_without_boxes_are_refused(tmp_path):
   coco(tmp_path / "none", ["", ""])
   with pytest.raises(UserError, match="'boat': this class is not there"):
     opened(tmp_path / "none", drop_empty=True)
+
+
+# --- measuring a detector on them ---------------------------------------------
+
+
+def test_a_detector_is_measured_by_class():
+  space = spaces.load_space("emoji16")
+  source = scenes.open_scenes("test", 6, space=space)
+  truth, seen = [source[i] for i in range(6)], []
+
+  def find(pixels, sizes):
+    """Finds the objects of the first three images, and nothing else."""
+    seen.extend([pixels[0], sizes])
+    none = Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+    return [
+      Detections(row["boxes"], np.ones(len(row["labels"])), row["labels"])
+      for row in truth[:3]
+    ] + [none] * 3
+
+  known = detector.Detector(space.class_names, find, None, "area")
+  found = detector.evaluate(known, source)
+  np.testing.assert_array_equal(seen[0], truth[0]["image"])
+  np.testing.assert_array_equal(seen[1], source.sizes)
+  labels = [row["labels"][~row["difficult"]].tolist() for row in truth]
+  everywhere, first = sum(labels, []), sum(labels[:3], [])
+  # All that is found is right, so that the area is the recall.
+  recall = {
+    name: first.count(i) / everywhere.count(i)
+    for i, name in enumerate(space.class_names)
+    if i in everywhere
+  }
+  assert 0 < np.mean([*recall.values()]) < 1
+  assert {row["class"]: row["AP50"] for row in found["classes"]} == (
+    pytest.approx(recall)
+  )
+  assert found["AP50"] == pytest.approx(np.mean([*recall.values()]))
+  assert sum(row["objects"] for row in found["classes"]) == len(everywhere)
+  assert {*found["missing"]} == {*space.class_names} - recall.keys()
+  lines = detector.table(found).splitlines()
+  assert len(lines) == 2 + len(recall) + bool(found["missing"])

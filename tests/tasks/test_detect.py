@@ -10,6 +10,7 @@ from PIL import Image
 
 from configs import detect_voc
 from synthjax import detect as command
+from synthjax import evaluate
 from synthjax.config import schema
 from synthjax.detection import (
   average_precision,
@@ -138,6 +139,27 @@ def done(tmp_path_factory):
     patch.setattr(scenes, "open_scenes", open_scenes)
     detect.run(config, str(workdir))
   return workdir, config, opened
+
+
+def test_a_finished_run_is_measured_as_the_task_has_measured_it(done, capsys):
+  workdir, config, _ = done
+  test = config.detect.test.to_dict()
+  names = sorted(test, key=lambda name: name != "kind")
+  images = ",".join(f"{name}={test[name]}" for name in names)
+  options = ["--task=detect", "--arm=random-s0"]
+  evaluate.main([str(workdir), images, *options, "--json"])
+  found = json.loads(capsys.readouterr().out)
+  rows = json.loads((workdir / "detect" / "results.json").read_text())["rows"]
+  (row,) = [r for r in rows if (r["init"], r["seed"]) == ("random", 0)]
+  assert {m: found[m] for m in ("AP50", "AP", "AP75")} == {
+    m: pytest.approx(row[m]) for m in ("AP50", "AP", "AP75")
+  }
+  of_class = {each["class"]: each["AP50"] for each in found["classes"]}
+  known = {n: x for n, x in row["per_class"].items() if x is not None}
+  assert of_class == pytest.approx(known)
+  assert {*found["missing"]} == row["per_class"].keys() - known.keys()
+  evaluate.main([str(workdir), images, *options])
+  assert "mean over classes" in capsys.readouterr().out
 
 
 def test_the_command_detects_what_the_task_has_detected(done, tmp_path, capsys):
