@@ -46,12 +46,16 @@ def check(
   respacing: int | str,
   distilled: str | None = None,
   base_steps: int = 0,
+  guidance_interval: tuple[int, int] | None = None,
+  negative_prompt: str = "",
   **others: Any,
 ) -> None:
   """Checks steps and weights; its arguments are those of `load`."""
   del others
   with gathered() as attempt:
     attempt(_check_steps, respacing, distilled, base_steps)
+    if distilled and not base_steps:
+      attempt(_check_unguided, guidance_interval, negative_prompt)
     attempt(locate, weights, needs_unet=not distilled or base_steps > 0)
     attempt(locate_distilled, distilled)
 
@@ -69,6 +73,17 @@ def _check_steps(
     raise UserError(
       f"config.generator.base_steps={base_steps} leaves none of {count} steps "
       "to the distilled UNet."
+    )
+
+
+def _check_unguided(
+  guidance_interval: tuple[int, int] | None, negative_prompt: str
+) -> None:
+  if guidance_interval or negative_prompt:
+    raise UserError(
+      "config.generator.guidance_interval and negative_prompt change no image, "
+      "as a distilled UNet walks without guidance: leave them out, or let the "
+      "weights' own UNet take the first steps (base_steps)."
     )
 
 
@@ -158,6 +173,8 @@ def load(
   devices = batching.own_devices()
   _check_steps(respacing, distilled, base_steps)
   own = not distilled or base_steps > 0  # whether the weights' UNet walks
+  if not own:
+    _check_unguided(guidance_interval, negative_prompt)
   networks, params, hashes = load_networks(
     locate(weights, needs_unet=own),
     tokenizer,
@@ -200,12 +217,15 @@ def load(
     "generator": KIND,
     "sampler": samplers.identify(sampler),
     "respacing": respacing,
-    "guidance_scale": guidance_scale,
-    "guidance_interval": guidance_interval and list(guidance_interval),
-    "negative_prompt": negative_prompt,
     "image_size": image_size,
     "dtype": dtype,
   }
+  if own:
+    identity |= {
+      "guidance_scale": guidance_scale,
+      "guidance_interval": guidance_interval and list(guidance_interval),
+      "negative_prompt": negative_prompt,
+    }
   # Absent otherwise, so that older runs are found.
   more = {
     "spacing": spacing,

@@ -137,6 +137,7 @@ def test_without_its_own_unet_a_folder_needs_and_names_no_weights_of_it(
   json.dumps(identity)
   assert identity["distilled"] != identity["weights"]["unet/config.json"]
   assert identity["spacing"] == "trailing"  # the folder's is "leading"
+  assert "guidance_scale" not in identity  # a card would tell of guidance
   with pytest.raises(UserError, match="lacks the weights in unet/"):
     load_generator("stable_diffusion", **block | {"base_steps": 1})
 
@@ -173,6 +174,7 @@ def block(tmp_path_factory):
     ({"spacing": "even"}, "spacing"),
     ({"original_size": 512}, "the UNet of XL alone reads it"),
     ({"guidance_scale": 0}, "1 turns guidance off"),
+    ({"negative_prompt": "a", "distilled": __file__}, "change no image"),
     ({"weights": "hf://a/b/xl.safetensors"}, "b/xl.safetensors is no whole"),
   ],
 )
