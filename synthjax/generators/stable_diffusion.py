@@ -150,8 +150,8 @@ def load(
     image_size: px; None is the size that the networks were trained on. Others
       are possible, but drawn less well.
     original_size: px, what XL's UNet is told of the size that an image had
-      before it was cut and resized; small ones look coarse. None is the size
-      that it was trained on.
+      before it was cut and resized, and of the size to draw; small ones look
+      coarse. None is the size that it was trained on.
     spacing: of the steps; None is that of the weights' scheduler, or "trailing"
       with a distilled UNet.
     distilled: a UNet that takes the place of the weights' own, without guidance
@@ -231,7 +231,7 @@ def load(
     "spacing": spacing,
     "original_size": original_size,
     "base_steps": base_steps,
-    "distilled_prediction": walk.distilled,
+    "distilled_prediction": walk.distilled_prediction,
     "vae_dtype": None if vae_dtype == "float32" else vae_dtype,
   }
   identity |= {name: value for name, value in more.items() if value}
@@ -305,7 +305,7 @@ class Walk(NamedTuple):
   interval: tuple[int, int] | None  # timesteps that are guided
   original_size: int  # px, that the UNet is told of
   start: float  # deviation of the noise that walks start from
-  distilled: str | None  # what a distilled UNet predicts, if there is one
+  distilled_prediction: str | None  # None without a distilled UNet
   own_from: int  # timestep from which on the weights' own UNet walks
 
 
@@ -370,8 +370,8 @@ def _denoiser(
   def denoiser(predict, prediction):
     return latents.denoiser(predict, networks.betas, prediction)
 
-  if walk.distilled:
-    few_steps = denoiser(predictor("distilled", prompts), walk.distilled)
+  if prediction := walk.distilled_prediction:
+    few_steps = denoiser(predictor("distilled", prompts), prediction)
     if "unet" not in params:
       return few_steps
   predict = predictor("unet", prompts)
@@ -390,7 +390,7 @@ def _denoiser(
       guided = guidance.within(guided, predict, walk.interval)
     predict = guided
   denoise = denoiser(predict, networks.prediction)
-  if walk.distilled:
+  if prediction:
     own = walk.own_from, len(networks.betas)
     denoise = guidance.within(denoise, few_steps, own)
   return denoise

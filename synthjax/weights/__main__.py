@@ -35,7 +35,7 @@ from synthjax.runtime import cache, published
 from synthjax.runtime.commands import end_well
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.published import File
-from synthjax.weights.catalogue import PLACED, RELEASED, places
+from synthjax.weights.catalogue import HUB_GENERATORS, RELEASED, places
 
 COMMANDS = ("list", "fetch", "convert", "check", "pack")
 _OTHERWISE = (
@@ -101,7 +101,7 @@ def run(
       "it as it is. `pack FOLDER --output=FOLDER` makes two files of it."
     )
   checkpoints = names[:1] if command == "convert" else names
-  known = {*RELEASED, *(PLACED if command in ("list", "fetch") else ())}
+  known = {*RELEASED, *(HUB_GENERATORS if command in ("list", "fetch") else ())}
   if unknown := [name for name in checkpoints if name not in known]:
     raise unknown_names("released checkpoint", unknown, known)
   if command == "list":
@@ -126,8 +126,8 @@ def fetch_all(names: Sequence[str]) -> None:
   from synthjax.weights import given_files
 
   for name in names:
-    if name in PLACED:
-      fetch_placed(name)
+    if name in HUB_GENERATORS:
+      fetch_generator(name)
       continue
     entry, folder = RELEASED[name], cache.weights_folder(name)
     if _complete(name, published.read(folder)):
@@ -143,11 +143,11 @@ def fetch_all(names: Sequence[str]) -> None:
     tell_use(name)
 
 
-def fetch_placed(name: str) -> None:
+def fetch_generator(name: str) -> None:
   """Fetches a generator into the cache of the Hugging Face hub, as it is."""
   from synthjax.weights import files, snapshots
 
-  entry, (folder, *distilled) = PLACED[name], places(name)
+  entry, (folder, *distilled) = HUB_GENERATORS[name], places(name)
   print(f"{name}: {entry.what}, licence {entry.licence} ({entry.note})")
   family = "stable_diffusion" + ("_without_unet" if distilled else "")
   print(files.locate(folder, field="generator.weights", family=family))
@@ -205,17 +205,18 @@ def tell_use(name: str) -> None:
 def list_all(names: Sequence[str]) -> None:
   """Prints all checkpoints and their states, or details of the named ones."""
   rows = [("name", "what", "MB", "licence", "state")]
-  for name in names or (*RELEASED, *PLACED):
-    entry = RELEASED.get(name) or PLACED[name]
-    if name in PLACED:
+  for name in names or (*RELEASED, *HUB_GENERATORS):
+    entry = RELEASED.get(name) or HUB_GENERATORS[name]
+    if name in HUB_GENERATORS:
       total, how_far = f"~{1000 * entry.gigabytes:,.0f}", "of the hub"
     else:
       total, how_far = published.total(entry.files), state(name)
     rows.append((name, entry.what, total, entry.licence, how_far))
   published.print_table(rows)
   for name in names:
-    if name in PLACED:
-      print(f"\n{name}: {PLACED[name].note}\n  {', '.join(places(name))}")
+    if name in HUB_GENERATORS:
+      print(f"\n{name}: {HUB_GENERATORS[name].note}")
+      print(f"  {', '.join(places(name))}")
       continue
     print(f"\n{name}{RELEASED[name].note and ': '}{RELEASED[name].note}")
     for file in RELEASED[name].files:

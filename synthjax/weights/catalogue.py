@@ -151,7 +151,7 @@ FOLDERS = {
 }
 
 
-class Placed(NamedTuple):
+class HubGenerator(NamedTuple):
   """A generator of several networks, read from its repositories as it is."""
 
   what: str
@@ -163,18 +163,18 @@ class Placed(NamedTuple):
 _OPEN_RAIL = "OpenRAIL++"
 
 
-def _lightning(steps: str) -> Placed:
-  return Placed(f"SDXL-Lightning, {steps}, 1024 px", 8.8, _OPEN_RAIL)
+def _lightning(steps: str) -> HubGenerator:
+  return HubGenerator(f"SDXL-Lightning, {steps}, 1024 px", 8.8, _OPEN_RAIL)
 
 
 # By the names of `config.SDXL`, which says where they are.
-PLACED = {
-  "sdxl": Placed("SDXL base 1.0, 1024 px", 13.9, _OPEN_RAIL),
+HUB_GENERATORS = {
+  "sdxl": HubGenerator("SDXL base 1.0, 1024 px", 13.9, _OPEN_RAIL),
   "sdxl_lightning_1": _lightning("1 step"),
   "sdxl_lightning_2": _lightning("2 steps"),
   "sdxl_lightning_4": _lightning("4 steps"),
   "sdxl_lightning_8": _lightning("8 steps"),
-  "sdxl_turbo": Placed(
+  "sdxl_turbo": HubGenerator(
     "SDXL-Turbo, 512 px",
     13.9,
     "Stability AI Community",
@@ -184,7 +184,7 @@ PLACED = {
 
 
 def places(name: str) -> list[str]:
-  """Returns the folder of one of PLACED, and its distilled UNet's file."""
+  """Returns a hub generator's folder, and its distilled UNet's file."""
   block = sdxl(name)
   return [block[k] for k in ("weights", "distilled") if k in block]
 

@@ -20,7 +20,13 @@ from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.progress import say
 from synthjax.runtime.text_files import parse_json
 from synthjax.weights import conversion, read, snapshots
-from synthjax.weights.catalogue import FOLDERS, PLACED, RELEASED, Placed, places
+from synthjax.weights.catalogue import (
+  FOLDERS,
+  HUB_GENERATORS,
+  RELEASED,
+  HubGenerator,
+  places,
+)
 
 
 def save_params(
@@ -321,17 +327,17 @@ def describe(reference: str | None, digest: str) -> dict[str, Any]:
   return about
 
 
-def _catalogued(reference: str) -> Placed | None:
+def _catalogued(reference: str) -> HubGenerator | None:
   """Returns the generator that has a place of the hub, or its repository."""
   asked = hub.parse(reference)
   found = None
-  for name, placed in PLACED.items():
+  for name, generator in HUB_GENERATORS.items():
     for place in map(hub.parse, places(name)):
       if place.repository != asked.repository:
         continue
       if place.inner == asked.inner:
-        return placed
-      found = found or placed
+        return generator
+      found = found or generator
   return found
 
 

@@ -22,7 +22,7 @@ from synthjax.models.stable_diffusion import weights as convert
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.weights import files
-from synthjax.weights.catalogue import PLACED, places
+from synthjax.weights.catalogue import HUB_GENERATORS, places
 
 
 def keys():
@@ -184,6 +184,30 @@ def test_fields_that_do_not_fit_are_refused(block, changes, message):
 
 
 @pytest.mark.slow
+def test_every_field_that_decides_pixels_identifies_them(tmp_path):
+  block = tiny_sd.write_file(tmp_path, "xl")
+  weights, _ = tiny_sd.released("xl", bpe.load().clip_vocab_size)
+  save_file(weights["unet"], tmp_path / "few_steps.safetensors")
+  distilled = str(tmp_path / "few_steps.safetensors")
+  block |= {"distilled": distilled, "base_steps": 1, "respacing": 3}
+  changes = (
+    {},
+    {"distilled": None, "base_steps": 0},
+    {"base_steps": 0},
+    {"base_steps": 2},
+    {"distilled_prediction": "sample"},
+    {"original_size": 512},
+    {"spacing": "leading"},
+    {"vae_dtype": "bfloat16"},
+  )
+  identities = {
+    json.dumps(load_generator("stable_diffusion", **block | change).identity)
+    for change in changes
+  }
+  assert len(identities) == len(changes)
+
+
+@pytest.mark.slow
 def test_other_files_than_a_fitting_unet_are_refused(tmp_path):
   block = tiny_sd.write_file(tmp_path, "xl")
   other, _ = tiny_sd.released("v1")
@@ -227,7 +251,7 @@ def test_a_released_one_is_a_valid_block_of_the_catalogue(monkeypatch, name):
   identity = {"weights": {"unet/a": "0" * 64}, "distilled": "1" * 64}
   block = dict(zip(("weights", "distilled"), places(name), strict=False))
   for about in files.identified(identity, block, "generator")[: len(block)]:
-    licences = PLACED[name].licence, PLACED["sdxl"].licence
+    licences = HUB_GENERATORS[name].licence, HUB_GENERATORS["sdxl"].licence
     assert about["name"] in places(name) and about["licence"] in licences
   assert num_steps(name) == SDXL[name]["respacing"]
 
@@ -238,4 +262,4 @@ def test_the_hubs_turbo_is_drawn_as_turbo_and_has_its_licence():
   assert hub_stable_diffusion("hf://a/b")["guidance_scale"] == 7.5
   for place in ("sdxl-turbo@main", "sdxl-turbo/unet"):
     about = files.describe(f"hf://stabilityai/{place}", "0" * 64)
-    assert about["licence"] == PLACED["sdxl_turbo"].licence
+    assert about["licence"] == HUB_GENERATORS["sdxl_turbo"].licence
