@@ -43,8 +43,10 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Detector:
   """
   chosen = learned.choose(workdir, [KIND], tasks=learned.DETECTING, arm=arm)
   variables, about = files.load_params(chosen.path)
-  # Interpolation is of the task; older versions have more there alone.
-  about = artifacts.load(chosen.path.parent)["spec"] | about
+  folder = chosen.path.parent
+  # It says how precisions are measured; and older versions have more there.
+  if "roi_size" not in about or (folder / artifacts.MANIFEST).exists():
+    about = artifacts.load(folder)["spec"] | about
   plain = lambda fields: {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in fields.items()
@@ -74,8 +76,8 @@ def load(workdir: epath.PathLike, *, arm: str | None = None) -> Detector:
     batches = loader.eval_batches(source, loader.Images(**images))
     return results.detect_all(predict, variables, batches)
 
-  classes, interpolation = tuple(about["classes"]), about["interpolation"]
-  return Detector(classes, detect, chosen, interpolation)
+  known = {k: about[k] for k in ("interpolation",) if k in about}
+  return Detector(tuple(about["classes"]), detect, chosen, **known)
 
 
 def evaluate(detector: Detector, source: Detection) -> dict[str, Any]:

@@ -305,7 +305,7 @@ def _description(
     "image_format": asked.get("image_format") or "png",
     "classes": scored["classes"],
     "seeds": asked["seeds"],
-    "images_per_class": asked["images_per_class"],
+    "images_per_class": asked.get("images_per_class"),
     "generator": weight_files.settings(identity),
     "asked": {
       k: v for k, v in asked.items() if k not in ("seeds", "images_per_class")

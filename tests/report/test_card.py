@@ -146,6 +146,23 @@ def test_the_readme_shows_names_as_they_are():
   assert [dataset_card.plain(name) for name in names] == shown
 
 
+def test_the_readme_tells_of_a_top_up():
+  card = dict(
+    seeds=(0,),
+    images_per_class=None,
+    asked=dict(top_up=dict(share=0.4)),
+    generator={},
+    filter=dict(
+      settings=dict(share=0.4), kept=dict(enhanced=dict(kept=4, images=10))
+    ),
+  )
+  text = dataset_card.collection(card)
+  assert (
+    "about its class: as many as classes of real images lacked, with" in text
+  )
+  assert "kept 4 of 10: at most 40% of a class" in dataset_card.annotation(card)
+
+
 def test_the_croissant_names_every_file_and_says_it_is_generated(card):
   built = json.loads(json.dumps(croissant.build(card)))
   assert built["conformsTo"][0].endswith("croissant/1.1")

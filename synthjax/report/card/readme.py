@@ -121,10 +121,12 @@ def description(card: Mapping[str, Any]) -> str:
 def collection(card: Mapping[str, Any]) -> str:
   """Describes how the images were drawn."""
   seeds = ", ".join(map(str, card["seeds"]))
+  count = f"{card['images_per_class']} images a class and prompt strategy with"
+  if "top_up" in card["asked"]:
+    count = "as many as classes of real images lacked, with"
   text = (
     "A text-to-image diffusion model drew each image from a prompt about its "
-    f"class: {card['images_per_class']} images a class and prompt strategy "
-    f"with each of the seeds {seeds}."
+    f"class: {count} each of the seeds {seeds}."
   )
   if written := card.get("prompts"):
     strategies = ", ".join(written["settings"]["strategies"])
@@ -146,10 +148,13 @@ def annotation(card: Mapping[str, Any]) -> str:
       sum(counts[key] for counts in chosen["kept"].values())
       for key in ("kept", "images")
     )
+    most = chosen["settings"].get("max_per_class")
+    if most is None:
+      most = f"{chosen['settings']['share']:.0%}"
     others = "not here" if card.get("kept_only") else "part of the set, too"
     text += (
       f" A CLIP filter kept {kept:,} of {images:,}: at most "
-      f"{chosen['settings']['max_per_class']} of a class, strategy and seed, "
+      f"{most} of a class, strategy and seed, "
       "first those whose class is likelier than chance (`kept` in "
       f"`images.jsonl`; the others are {others})."
     )
