@@ -33,7 +33,7 @@ from flax import serialization
 from PIL import Image
 
 from synthjax.data.formats import coco, parquet, png_folder, webdataset
-from synthjax.data.generated import drawn_images, scores, shards
+from synthjax.data.generated import drawn_images, scores, shards, tables
 from synthjax.data.pipeline import image_files
 from synthjax.data.real import archives, cifar, coop_splits
 from synthjax.detection import voc
@@ -359,7 +359,16 @@ READERS = {
       "selection.jsonl",
       '{"id": "a-0-0", "strategy": "a", "kept": true}\n' * 4,
     ),
-    lambda f: drawn_images.read_selection(f / "selection.jsonl"),
+    lambda f: drawn_images.read_selection(
+      f / "selection.jsonl", ("id", "kept")
+    ),
+  ),
+  "table": Reader(
+    lambda f: tables.write(
+      f / "a.parquet",
+      {"id": ("string", ["a", "b"] * 9), "kind": ("category", ["a"] * 18)},
+    ),
+    lambda f: tables.read(f / "a.parquet", ("id", "kind")),
   ),
   "shards": Reader(
     lambda f: made_up_run.make_images(f),

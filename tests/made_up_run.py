@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 from PIL import Image
 
-from synthjax.data.generated import shards
+from synthjax.data.generated import shards, tables
 from synthjax.detection import average_precision
 from synthjax.detection import results as detectors
 from synthjax.evals import arms
@@ -109,7 +109,22 @@ def make_selection(folder):
   for row in rows:
     row["kept"] = row["p_own"] > 1 / 3
     row["reason"] = "kept" if row["kept"] else "below 1/N"
-  finish(folder, {"selection.jsonl": rows})
+  write_selection(folder, rows)
+
+
+def write_selection(folder, rows, older=False):
+  """Writes what `select` does, or what versions with JSON lines did."""
+  if older:
+    finish(folder, {"selection.jsonl": rows})
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  kinds = {"id": "string", "label": "int32", "strategy": "category"}
+  kinds |= {"p_own": "float32", "kept": "bool", "reason": "category"}
+  tables.write(
+    folder / "selection.parquet",
+    {name: (kind, [row[name] for row in rows]) for name, kind in kinds.items()},
+  )
+  finish(folder, {})
 
 
 def accuracy_of(arm, seed):

@@ -44,5 +44,5 @@ def test_every_damaged_file_is_named_repaired_or_harmless(tmp_path):
     if what not in ("named", "repaired", "same")
   }
   assert not faults
-  for name in ("tune/heads.safetensors", "select/selection.jsonl"):
+  for name in ("tune/heads.safetensors", "select/selection.parquet"):
     assert set(found[name].values()) == {"named"}

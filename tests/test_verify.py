@@ -46,13 +46,13 @@ def test_what_is_damaged_missing_or_extra_is_named(tmp_path, capsys):
   flip(tmp_path / "tune" / "curves.npz")
   flip(tmp_path / "export" / "parquet" / "a.parquet")
   flip(tmp_path / "score" / "manifest.json")
-  (tmp_path / "select" / "selection.jsonl").unlink()
+  (tmp_path / "select" / "selection.parquet").unlink()
   (tmp_path / "transfer" / "notes.txt").touch()
   assert code_of(tmp_path) == 1
   lines = capsys.readouterr().out.splitlines()
   for name in (
     *("tune/curves.npz: its content", "parquet/a.parquet: its content"),
-    *("score/manifest.json is damaged", "selection.jsonl: it is missing"),
+    *("score/manifest.json is damaged", "selection.parquet: it is missing"),
     "transfer/notes.txt: its task has not written it",
   ):
     assert sum(name in line for line in lines) == 1, name
@@ -91,17 +91,24 @@ def test_weights_are_checked_by_the_manifest_beside_them(weights):
 
 def test_a_selection_and_scores_are_checked(tmp_path):
   made_up_run.make_workdir(tmp_path, ("score", "select"))
-  path = tmp_path / "select" / "selection.jsonl"
-  text = path.read_text()
-  path.write_text(text.replace('"kept": true', '"kept": true '))
-  with pytest.raises(UserError, match="selection.jsonl: its content has"):
-    drawn_images.read_selection(path)
+  path = tmp_path / "select" / "selection.parquet"
+  names = ("id", "kept")
+  flip(path)
+  with pytest.raises(UserError, match="selection.parquet: its content has"):
+    drawn_images.read_selection(path, names)
   (tmp_path / "select" / "manifest.json").unlink()
-  assert len(drawn_images.read_selection(path)) == 24
+  flip(path)  # back
+  assert len(drawn_images.read_selection(path, names)["id"]) == 24
+  with pytest.raises(UserError, match="cannot be read.*nothing"):
+    drawn_images.read_selection(path, ["nothing"])
+  path.write_bytes(path.read_bytes()[:-9])
+  with pytest.raises(UserError, match="cannot be read"):
+    drawn_images.read_selection(path, names)
+  path = path.with_suffix(".jsonl")  # of an older version
   for line in ("[1]", '{"id": "a"}', "[" * 100_000, "{"):
     path.write_text(line)
     with pytest.raises(UserError, match="line 1, is damaged"):
-      drawn_images.read_selection(path)
+      drawn_images.read_selection(path, names)
   part = next((tmp_path / "score").glob("*.npz"))
   flip(part)
   with pytest.raises(UserError, match="its content has changed"):

@@ -16,6 +16,7 @@ from synthjax.report.checked_files import (
   open_run,
   read_json,
   read_rows,
+  read_selection,
   read_text,
 )
 from synthjax.runtime.errors import UserError
@@ -117,37 +118,68 @@ def _label_names(run: Run) -> dict[int, str]:
 
 def _selection(run: Run) -> dict:
   """Counts what the filter kept and why, by class, strategy and score."""
-  classes: dict[int, dict] = {}
-  strategies: dict = collections.defaultdict(collections.Counter)
-  bins = {True: np.zeros(NUM_BINS, int), False: np.zeros(NUM_BINS, int)}
-  for row in read_rows(run, "select", "selection.jsonl"):
-    kept, p_own = bool(row["kept"]), row["p_own"]
-    entry = classes.setdefault(
-      row["label"], {"kept": 0, "p_own": [], "reasons": collections.Counter()}
+  names = ("label", "strategy", "p_own", "kept", "reason")
+  labels, strategies, p_own, kept, reasons = read_selection(run, names).values()
+  reason_names, reason_of = _codes(reasons)
+  label_names, label_of = np.unique(labels, return_inverse=True)
+  by_reason = _counts(
+    label_of, reason_of, shape=(len(label_names), len(reason_names))
+  )
+  kept_of = _counts(label_of, kept, shape=(len(label_names), 2))[:, 1]
+  known = np.isfinite(p_own)
+  with np.errstate(invalid="ignore"):  # of a class without a probability
+    means = np.bincount(
+      label_of[known], p_own[known], len(label_names)
+    ) / np.bincount(label_of[known], minlength=len(label_names))
+  bins = np.clip((p_own[known] * NUM_BINS).astype(int), 0, NUM_BINS - 1)
+  histogram = _counts(kept[known], bins, shape=(2, NUM_BINS))
+  counters = [
+    collections.Counter(
+      {n: c for n, c in zip(reason_names, row.tolist(), strict=True) if c}
     )
-    entry["kept"] += kept
-    entry["reasons"][row["reason"]] += 1
-    strategies[row["strategy"]].update(images=1, kept=int(kept))
-    if p_own is not None:
-      entry["p_own"].append(p_own)
-      bins[kept][min(max(int(p_own * NUM_BINS), 0), NUM_BINS - 1)] += 1
+    for row in by_reason
+  ]
   rows = [
     {
-      "label": label,
-      "images": entry["reasons"].total(),
-      "kept": entry["kept"],
-      "dropped": entry["reasons"].total() - entry["kept"],
-      "mean_p_own": float(np.mean(entry["p_own"])) if entry["p_own"] else None,
-      "reasons": entry["reasons"],
+      "label": int(label),
+      "images": counter.total(),
+      "kept": num_kept,
+      "dropped": counter.total() - num_kept,
+      "mean_p_own": mean if np.isfinite(mean) else None,
+      "reasons": counter,
     }
-    for label, entry in sorted(classes.items())
+    for label, counter, num_kept, mean in zip(
+      label_names, counters, kept_of.tolist(), means.tolist(), strict=True
+    )
   ]
-  reasons = sum((row["reasons"] for row in rows), collections.Counter())
+  strategy_names, strategy_of = _codes(strategies)
+  by_strategy = _counts(strategy_of, kept, shape=(len(strategy_names), 2))
   return {
-    "images": reasons.total(),
-    "kept": sum(row["kept"] for row in rows),
-    "reasons": reasons,
-    "by_strategy": strategies,
+    "images": len(labels),
+    "kept": int(kept.sum()),
+    "reasons": sum(counters, collections.Counter()),
+    "by_strategy": {
+      name: {"images": dropped + left, "kept": left}
+      for name, (dropped, left) in zip(
+        strategy_names, by_strategy.tolist(), strict=True
+      )
+    },
     "by_class": rows,
-    "histogram": {"kept": bins[True], "dropped": bins[False]},
+    "histogram": {"kept": histogram[1], "dropped": histogram[0]},
   }
+
+
+def _codes(values: np.ndarray) -> tuple[list[str], np.ndarray]:
+  """Numbers the different texts among [n], in the order of their first."""
+  places: dict[str, int] = {}
+  code = lambda value: places.setdefault(value, len(places))
+  codes = np.fromiter(map(code, values.tolist()), np.int64, len(values))
+  return list(places), codes
+
+
+def _counts(
+  rows: np.ndarray, columns: np.ndarray, *, shape: tuple[int, int]
+) -> np.ndarray:
+  """Counts pairs [n] of a row and a column of a table."""
+  cells = rows.astype(np.int64) * shape[1] + columns
+  return np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)

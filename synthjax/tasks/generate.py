@@ -240,7 +240,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     image_size=encoding["image_size"],
     image_format=encoding.get("image_format", "png"),
   )
-  artifacts.finish(folder, spec, written | described)
+  index = shards.write_index(folder, rows)
+  artifacts.finish(folder, spec, written | described | index)
 
 
 def _report_weak(

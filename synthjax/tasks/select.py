@@ -3,12 +3,13 @@
 import dataclasses
 from collections.abc import Iterable
 
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax.config import schema
 from synthjax.data.generated import filters, scores
+from synthjax.data.generated.drawn_images import SELECTION
+from synthjax.data.generated.plan import origin
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime.progress import say
@@ -40,7 +41,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-  """Leaves `selection.jsonl`, a row for each image."""
+  """Leaves `selection.parquet`, a row for each image."""
   fields = schema.read(Select, config.select, "config.select")
   workdir = epath.Path(workdir)
   folder, space = workdir / "select", spaces.load_space(config.space)
@@ -53,7 +54,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   }
   if artifacts.begin(folder, spec):
     return
-  scored = scores.read(workdir / "score")
+  scored = scores.read(workdir / "score", ("ids", "labels", "p_own"))
   selected = filters.select(
     scored,
     class_names=space.class_names,
@@ -63,9 +64,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   )
   filters.write(folder, scored, selected)
   counts = _counts(scored, selected)
-  artifacts.finish(
-    folder, spec, {filters.SELECTION: len(scored.ids)}, kept=counts
-  )
+  artifacts.finish(folder, spec, {SELECTION: len(scored.ids)}, kept=counts)
   for name, count in counts.items():
     say(
       f"select: {name}: kept {count['kept']:,} of {count['images']:,} images; "
@@ -78,9 +77,11 @@ def _counts(
   scored: scores.Scores, selected: filters.Selection
 ) -> dict[str, dict[str, int]]:
   """Counts the images, those that pass and those that are kept, by strategy."""
-  strategies, _ = scores.origin(scored.ids)
+  strategies, _ = origin(scored.ids)
   filled = selected.reasons == filters.FILLED
-  passed = np.isin(selected.reasons, (filters.KEPT, filters.OVER))
+  passed = (selected.reasons == filters.KEPT) | (
+    selected.reasons == filters.OVER
+  )
   return {
     str(name): {
       "images": int((strategies == name).sum()),
@@ -88,5 +89,5 @@ def _counts(
       "kept": int((selected.kept & (strategies == name)).sum()),
       "filled": int((filled & (strategies == name)).sum()),
     }
-    for name in np.unique(strategies)
+    for name in sorted(set(strategies.tolist()))
   }

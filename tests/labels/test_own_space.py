@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 from safetensors.numpy import load_file
 
 from synthjax import main
@@ -48,7 +49,7 @@ def test_five_lines_run_through_the_quick_start(tmp_path, capsys, caplog):
   assert "no real images were given" in capsys.readouterr().out
   for task in config.tasks:
     artifacts.verify(workdir / task)
-  rows = (workdir / "select" / "selection.jsonl").read_text().splitlines()
+  rows = parquet.read_table(workdir / "select" / "selection.parquet")
   assert len(rows) == 9  # 3 classes x 3 seeds of images
   heads = load_file(workdir / "tune" / "heads.safetensors")
   assert len(heads) == 8  # zero-shot and 3 seeds, each a weight and a bias

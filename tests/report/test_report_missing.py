@@ -140,7 +140,7 @@ def test_too_many_images_are_left_out_of_all_classes_alike(
   "file",
   [
     "prompts/prompts.jsonl",
-    "select/selection.jsonl",
+    "select/selection.parquet",
     "tune/results.json",
     "tune/curves.npz",
     "transfer/results.json",

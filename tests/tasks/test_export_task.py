@@ -1,6 +1,5 @@
 """The task `export`: what a run drew and kept, and scenes with boxes."""
 
-import json
 import pathlib
 
 import ml_collections
@@ -10,7 +9,7 @@ import tiny_world
 from PIL import Image
 
 from synthjax import main
-from synthjax.data.generated import shards
+from synthjax.data.generated import shards, tables
 from synthjax.data.real import real_images
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
@@ -33,17 +32,18 @@ def write_selection(workdir, kept):
   """Completes `score` and `select` as far as `export` reads them."""
   images = artifacts.digest(workdir / "generate")
   ids = [row["id"] for row in shards.open_shards(workdir / "generate")]
-  rows = [
-    {"id": each, "strategy": "basic", "kept": each in kept(ids)} for each in ids
-  ]
+  columns = {
+    "id": ("string", ids),
+    "kept": ("bool", [each in kept(ids) for each in ids]),
+  }
   spec = {"images": images}
   artifacts.begin(workdir / "score", spec)
   artifacts.finish(workdir / "score", spec, {})
   spec = {"scores": artifacts.digest(workdir / "score")}
   artifacts.begin(workdir / "select", spec)
-  with artifacts.replace(workdir / "select", "selection.jsonl") as path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-  artifacts.finish(workdir / "select", spec, {"selection.jsonl": len(rows)})
+  with artifacts.replace(workdir / "select", "selection.parquet") as path:
+    tables.write(path, columns)
+  artifacts.finish(workdir / "select", spec, {"selection.parquet": len(ids)})
 
 
 def ids_of(block, config):

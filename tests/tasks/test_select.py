@@ -1,10 +1,9 @@
 """The CLIP filter, counted by hand."""
 
-import json
-
 import numpy as np
 import pytest
 import tiny_world
+from pyarrow import parquet
 
 from synthjax.data.generated import filters, plan, scores
 from synthjax.runtime import artifacts
@@ -174,9 +173,8 @@ def test_the_task_leaves_a_row_for_each_image(scored):
   workdir, config = scored
   select.check(config, str(workdir))
   select.run(config, str(workdir))
-  rows = [
-    json.loads(line) for line in (workdir / "select" / "selection.jsonl").open()
-  ]
+  path = workdir / "select" / "selection.parquet"
+  rows = parquet.read_table(path).to_pylist()
   found = scores.read(workdir / "score")
   assert [row["id"] for row in rows] == found.ids.tolist()
   assert [row["p_own"] for row in rows] == pytest.approx(
@@ -243,12 +241,12 @@ def test_a_selection_by_other_scores_is_refused(tmp_path):
 def test_an_edited_selection_is_refused(scored, tmp_path):
   workdir, config = scored
   select.run(config, str(workdir))
-  path = workdir / "select" / "selection.jsonl"
-  text = path.read_text()
-  path.write_text(text.replace("false", "true ", 1))
+  path = workdir / "select" / "selection.parquet"
+  content = path.read_bytes()
+  path.write_bytes(content.replace(b"filled", b"kept  ", 1))
   found = scores.read(workdir / "score")
   try:
     with pytest.raises(UserError, match="content has changed"):
       filters.read_kept(workdir / "select", workdir / "score", found)
   finally:
-    path.write_text(text)
+    path.write_bytes(content)

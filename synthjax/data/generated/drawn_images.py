@@ -1,19 +1,29 @@
 """The images that `generate` has drawn: all of a workdir, or a part of them."""
 
-from collections.abc import Callable, Sequence
+import operator
+import os
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from etils import epath
 
-from synthjax.data.generated.plan import ImageId
-from synthjax.data.generated.shards import open_shards
-from synthjax.data.pipeline.rows import Example, Source, subset
+from synthjax.data.generated import shards, tables
+from synthjax.data.pipeline.image_files import Labelled
+from synthjax.data.pipeline.rows import (
+  Example,
+  Source,
+  labels_of,
+  rows_by_label,
+  subset,
+)
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
-from synthjax.runtime.text_files import parse_json, read_text
+from synthjax.runtime.text_files import parse_json
 
-SELECTION = "selection.jsonl"  # of the task `select`
+SELECTION = "selection.parquet"  # of the task `select`
+OLDER = "selection.jsonl"  # that versions before December 2026 wrote
 
 
 def open_generated(
@@ -29,40 +39,48 @@ def open_generated(
   Args:
     folder: of the image shards.
     strategy: of the prompts; None takes the images of all.
-    seed: of the images, with a strategy. None takes all seeds; so does any
-      seed, if the images have a single one.
-    selection: the `selection.jsonl` of `select`, whose kept rows are taken;
-      None takes every image.
+    seed: of the images. None takes all seeds; so does any seed, if the images
+      have a single one.
+    selection: the file of `select`, whose kept rows are taken; None takes
+      every image.
     decode: the images; see `shards.open_shards`.
 
   Raises:
     UserError: if no image is left, or shards are missing or damaged.
   """
+  index = shards.read_index(folder, ("id", "label", "strategy", "seed"))
+  rows, where = np.ones(len(index["id"]), bool), os.fspath(folder)
   if selection is not None:
-    rows = read_selection(selection)
-    strategies = {row["strategy"] for row in rows if row["kept"]}
-    ids = [
-      row["id"]
-      for row in rows
-      if row["kept"] and strategy in (None, row["strategy"])
-    ]
-    ids = _of_seed(ids, seed)
-    if not ids:
-      raise _nothing(selection, strategy, strategies)
-    return open_shards(folder, ids, decode)
-  source = open_shards(folder, decode=decode)
-  if strategy is None:
-    return source
-  spans = spans_of_strategies(source)
-  if strategy not in spans:
-    raise _nothing(folder, strategy, spans)
-  rows = spans[strategy]
-  seeds = _spans(source, _seed, rows)
-  if seed is None or len(seeds) == 1:
-    return subset(source, rows)
-  if seed not in seeds:
-    raise _nothing(folder, f"{strategy}, seed {seed}", seeds)
-  return subset(source, seeds[seed])
+    rows, where = _kept(index["id"], selection), os.fspath(selection)
+  for name, wanted in (("strategy", strategy), ("seed", seed)):
+    present = dict.fromkeys(index[name][rows].tolist())
+    if wanted is None or (name == "seed" and len(present) == 1):
+      continue
+    if wanted not in present:
+      raise UserError(
+        f"{where} has no image of {name}={wanted!r} to train on; it has those "
+        f"of {', '.join(sorted(map(str, present))) or 'none at all'}."
+      )
+    rows &= index[name] == wanted
+  if not rows.any():
+    raise UserError(f"{where} has no image to train on.")
+  source = shards.open_shards(folder, decode=decode)
+  rows = np.flatnonzero(rows)
+  part = subset(source, rows)
+  label = partial(operator.getitem, index["label"][rows].tolist())
+  return Labelled(part.size, part.read, label, files=part.files)
+
+
+def _kept(ids: np.ndarray, selection: epath.PathLike) -> np.ndarray:
+  """Returns which images [n] a selection keeps."""
+  selected = read_selection(selection, ("id", "kept"))
+  kept = set(selected["id"][selected["kept"]].tolist())
+  if unknown := kept.difference(ids.tolist()):
+    raise UserError(
+      f"{selection} keeps {len(unknown):,} images that are not there, such as "
+      f"{min(unknown)!r}: it belongs to others. Run `select` again."
+    )
+  return np.fromiter((i in kept for i in ids), bool, len(ids))
 
 
 def open_run(
@@ -87,90 +105,55 @@ def open_run(
   artifacts.check_complete(workdir, tasks, planned=())
   return open_generated(
     workdir / "generate",
-    selection=workdir / "select" / SELECTION if kept else None,
+    selection=selection_file(workdir / "select") if kept else None,
     **more,
   )
 
 
-def read_selection(path: epath.PathLike) -> list[dict[str, Any]]:
-  """Reads a selection.jsonl: what `select` says of each image.
+def selection_file(folder: epath.PathLike) -> epath.Path:
+  """Returns the file of the complete artifact of the task `select`."""
+  names = artifacts.load(folder)["files"]
+  return epath.Path(folder) / (SELECTION if SELECTION in names else OLDER)
+
+
+def read_selection(
+  path: epath.PathLike, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Reads columns of what `select` says of each image.
+
+  Args:
+    path: of a SELECTION, or of an OLDER one.
+    names: of the columns; see `filters.write`.
+
+  Returns:
+    Each column, [n].
 
   Raises:
-    UserError: if it is not as its manifest says, or a line is no such row.
+    UserError: if it is not as its manifest says, or is damaged.
   """
+  path = epath.Path(path)
+  if path.suffix != ".jsonl":
+    return tables.read(path, names)
   artifacts.check_file(path)
-  rows = []
-  for number, line in enumerate(read_text(path).splitlines(), start=1):
-    try:
-      row = parse_json(line, dict)
-      if lacking := {"id", "strategy", "kept"} - row.keys():
-        raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
-    except ValueError as error:
-      raise UserError(
-        f"{path}, line {number}, is damaged ({error}). Put the file back from "
-        "a copy; or delete its folder yourself and run `select` again."
-      ) from None
-    rows.append(row)
-  return rows
-
-
-def _of_seed(ids: Sequence[str], seed: int | None) -> list[str]:
-  """Keeps the ids of a seed, if they are of several."""
-  seeds = {image_id: _seed({"id": image_id}) for image_id in ids}
-  if seed is None or len(set(seeds.values())) == 1:
-    return list(ids)
-  return [image_id for image_id in ids if seeds[image_id] == seed]
-
-
-def spans_of_strategies(source: Sequence[Example]) -> dict[str, range]:
-  """Returns the rows of each strategy; rows are ordered by strategy."""
-  return _spans(source, _strategy, range(len(source)))
-
-
-def rows_of_labels(source: Sequence[Example]) -> dict[int, list[int]]:
-  """Returns the rows of each label, over all strategies and seeds."""
-  rows_of: dict[int, list[int]] = {}
-  key = lambda row: (_seed(row), int(row["label"]))
-  for rows in spans_of_strategies(source).values():
-    for (_, label), span in _spans(source, key, rows).items():
-      rows_of.setdefault(label, []).extend(span)
-  return rows_of
-
-
-def _spans(
-  source: Sequence[Example], key: Callable[[Example], Any], rows: range
-) -> dict[Any, range]:
-  """Returns the rows of each key of rows that are ordered by it.
-
-  Bisection reads a few of millions.
-  """
-  spans, start = {}, rows.start
-  while start < rows.stop:
-    name, low, high = key(source[start]), start, rows.stop
-    while high - low > 1:  # row `low` has this key, row `high` has not
-      middle = (low + high) // 2
-      if key(source[middle]) == name:
-        low = middle
-      else:
-        high = middle
-    spans[name], start = range(start, high), high
-  return spans
-
-
-def _strategy(row: Example) -> str:
-  return ImageId.parse(row["id"]).strategy
-
-
-def _seed(row: Example) -> int:
-  return ImageId.parse(row["id"]).seed
-
-
-def _nothing(where, strategy, present) -> UserError:
-  of_strategy = "" if strategy is None else f" of the strategy {strategy!r}"
-  return UserError(
-    f"{where} has no image{of_strategy} to train on; it has those of "
-    f"{', '.join(sorted(map(str, present))) or 'no strategy at all'}."
-  )
+  columns: dict[str, list] = {name: [] for name in names}
+  with path.open("rb") as file:
+    for number, line in enumerate(file, start=1):
+      try:
+        row = parse_json(line, dict)
+        if lacking := columns.keys() - row.keys():
+          raise ValueError(f"it lacks {', '.join(sorted(lacking))}")
+      except ValueError as error:
+        raise UserError(
+          f"{path}, line {number}, is damaged ({error}). Put the file back "
+          "from a copy; or delete its folder yourself and run `select` again."
+        ) from None
+      for name, column in columns.items():
+        column.append(row[name])
+  texts = {"id", "label", "strategy", "reason"}
+  return {
+    name: np.array(column, object if name in texts else None)
+    for name, column in columns.items()
+  }
 
 
 def take(
@@ -192,8 +175,8 @@ def take(
   Raises:
     UserError: about a class with fewer images, or none.
   """
-  all_rows, needed = rows_of_labels(source), images_per_class or 1
-  rows_of = {label: all_rows.get(label, []) for label in range(num_classes)}
+  labels, needed = labels_of(source), images_per_class or 1
+  rows_of = dict(enumerate(rows_by_label(labels, num_classes)))
   if few := {k: len(v) for k, v in rows_of.items() if len(v) < needed}:
     listed = ", ".join(f"{k} has {n}" for k, n in list(few.items())[:10])
     raise UserError(
@@ -202,11 +185,13 @@ def take(
       f"{min(few.values())}, or raise config.generate.images_per_class."
     )
   if images_per_class is None:
-    kept = [row for rows in rows_of.values() for row in rows]
+    kept = np.flatnonzero(labels < num_classes)
   else:
-    kept = [
-      rows[i * len(rows) // images_per_class]
-      for rows in rows_of.values()
-      for i in range(images_per_class)
-    ]
+    spread = np.arange(images_per_class)
+    kept = np.concatenate(
+      [
+        rows[spread * len(rows) // images_per_class]
+        for rows in rows_of.values()
+      ]
+    )
   return subset(source, np.sort(kept))

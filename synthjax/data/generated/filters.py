@@ -1,20 +1,25 @@
 """The CLIP filter and the real filter of generated images (Sections 3.1, 3.2).
 
-Both filters share `keep`, which caps each class, and `selection.jsonl`, which
-lists what the task `select` has kept.
+Both filters share `keep`, which caps each class, and the table that lists what
+the task `select` has kept.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
-from synthjax.data.generated.drawn_images import SELECTION, read_selection
-from synthjax.data.generated.plan import ImageId
-from synthjax.data.generated.scores import Scores, origin, unit
+from synthjax.data.generated import tables
+from synthjax.data.generated.drawn_images import (
+  SELECTION,
+  read_selection,
+  selection_file,
+)
+from synthjax.data.generated.plan import ImageId, origin
+from synthjax.data.generated.scores import Scores, unit
+from synthjax.data.pipeline.rows import rows_by_label
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError, unknown_names
 
@@ -45,7 +50,7 @@ def select(
   those with the highest probability fill up.
 
   Args:
-    scores: of n images.
+    scores: of n images; features and probs may be None.
     class_names: of the N classes; a label is a position in it.
     max_per_class: M, at least 1; or None, if there is a share.
     share: of the images of each class, strategy and seed, in place of M. A
@@ -56,7 +61,7 @@ def select(
     UserError: listing every class without an image, unless there is a share;
       or if the scores are of other classes.
   """
-  if len(class_names) != scores.probs.shape[1]:
+  if scores.probs is not None and len(class_names) != scores.probs.shape[1]:
     raise UserError(
       f"The scores are of {scores.probs.shape[1]} classes, but class_names has "
       f"{len(class_names)}: give those of the same label space."
@@ -99,15 +104,21 @@ def keep(
     seed: of the random choice.
   """
   strategies, seeds = origin(scores.ids)
-  chance = np.array([chance_of(seed, image_id) for image_id in scores.ids])
-  reasons = np.where(passes, OVER, fault).astype("<U24")
+  chance = np.fromiter(
+    (chance_of(seed, image_id) for image_id in scores.ids.tolist()),
+    np.int64,
+    len(scores.ids),
+  )
+  reasons = np.full(len(passes), fault, object)
+  reasons[passes] = OVER
   empty = []
   for strategy, image_seed in sorted(
     set(zip(strategies.tolist(), seeds.tolist(), strict=True))
   ):
-    group = (strategies == strategy) & (seeds == image_seed)
-    for label, name in enumerate(class_names):
-      rows = np.flatnonzero(group & (scores.labels == label))
+    group = np.flatnonzero((strategies == strategy) & (seeds == image_seed))
+    of_classes = rows_by_label(scores.labels[group], len(class_names))
+    for name, places in zip(class_names, of_classes, strict=True):
+      rows = group[places]
       if share is None and not len(rows):
         empty.append(f"{name!r} ({strategy}, seed {image_seed})")
       most = max_per_class
@@ -126,7 +137,7 @@ def keep(
       "given prompts? Run `prompts` and `generate` for the whole label space "
       "in another --workdir."
     )
-  return Selection(np.isin(reasons, (KEPT, FILLED)), reasons)
+  return Selection((reasons == KEPT) | (reasons == FILLED), reasons)
 
 
 def keep_among(
@@ -158,20 +169,19 @@ def in_smaller_drawing(ids: Sequence[str], images_per_class: int) -> np.ndarray:
 
 
 def write(folder: epath.PathLike, scores: Scores, selection: Selection) -> None:
-  """Writes selection.jsonl, one row for each image."""
+  """Writes SELECTION: a row for each image, with its score and verdict."""
   strategies, seeds = origin(scores.ids)
-  with artifacts.replace(folder, SELECTION) as path, path.open("w") as file:
-    for i, reason in enumerate(selection.reasons):
-      row = {
-        "id": str(scores.ids[i]),
-        "label": int(scores.labels[i]),
-        "strategy": str(strategies[i]),
-        "seed": int(seeds[i]),
-        "p_own": float(f"{scores.p_own[i]:.6g}"),
-        "kept": bool(selection.kept[i]),
-        "reason": str(reason),
-      }
-      file.write(json.dumps(row) + "\n")
+  columns = {
+    "id": ("string", scores.ids),
+    "label": ("int32", scores.labels),
+    "strategy": ("category", strategies),
+    "seed": ("int64", seeds),
+    "p_own": ("float32", scores.p_own),
+    "kept": ("bool", selection.kept),
+    "reason": ("category", selection.reasons),
+  }
+  with artifacts.replace(folder, SELECTION) as path:
+    tables.write(path, columns)
 
 
 def read_kept(
@@ -191,10 +201,10 @@ def read_kept(
     UserError: if the selection is damaged, or was made by other scores.
   """
   check_selection(folder, scores_folder)
-  rows = read_selection(epath.Path(folder) / SELECTION)
-  if [row["id"] for row in rows] != scores.ids.tolist():
+  rows = read_selection(selection_file(folder), ("id", "kept"))
+  if not np.array_equal(rows["id"], scores.ids.astype(object)):
     raise _other_scores(folder, scores_folder)
-  return np.array([row["kept"] for row in rows], bool)
+  return rows["kept"]
 
 
 def check_selection(

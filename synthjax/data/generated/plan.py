@@ -13,6 +13,7 @@ from PIL import Image
 from synthjax.data.pipeline import few_shot
 from synthjax.data.pipeline.image_files import to_square
 from synthjax.data.pipeline.rows import Example, Source
+from synthjax.runtime.errors import UserError
 
 # Number of shots -> the last steps, of 100, that are walked from a noised shot
 # (Appendix C.3). With more shots, images stay nearer to them.
@@ -52,6 +53,28 @@ class ImageId(NamedTuple):
         "strategy-label-prompt-sSEED-number."
       )
     return cls(match[1], *map(int, match.groups()[1:]))
+
+
+def origin(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+  """Reads the prompt strategy [n] str and the seed [n] int of each image.
+
+  Equal strategies are one object.
+
+  Raises:
+    UserError: about ids that are none of an `ImageId`.
+  """
+  places: dict[str, int] = {}
+
+  def read(text):
+    image = ImageId.parse(text)
+    return places.setdefault(image.strategy, len(places)), image.seed
+
+  try:
+    kinds = [("strategy", np.int32), ("seed", np.int64)]
+    rows = np.fromiter(map(read, ids), kinds, len(ids))
+  except ValueError as error:
+    raise UserError(f"Images of unknown origin: {error}") from error
+  return np.array([*places], object)[rows["strategy"]], rows["seed"]
 
 
 def prompt_id(strategy: str, label: int, prompt: int) -> str:

@@ -4,7 +4,8 @@ A folder of them is an ordinary data set: `tfds.builder_from_directory(folder)`
 opens it, with or without TensorFlow. Each record is a `tf.train.Example` of
 image (a PNG file, if the writer did not choose another format), label, prompt,
 seed and id. The same rows give the same bytes. `write_dataset_info` writes the
-files that TFDS needs beside them.
+files that TFDS needs beside them, and `write_index` the table by which images
+are found without reading those before them.
 """
 
 import bisect
@@ -25,6 +26,8 @@ from etils import epath
 # imported, and imports of other threads fail.
 from tensorflow_datasets.proto import tf_example_pb2, tf_feature_pb2
 
+from synthjax.data.generated import tables
+from synthjax.data.generated.plan import origin
 from synthjax.data.pipeline.codecs import decode_image, encode_png
 from synthjax.data.pipeline.rows import Example, Files, Source, subset
 from synthjax.runtime import cache
@@ -181,14 +184,16 @@ def open_shards(
   )
   if kept_ids is None:
     return source
-  ids = [_text(features(i), "id") for i in range(len(records))]
+  ids = read_index(folder, ("id",))["id"]
   kept_ids = set(kept_ids)
   if unknown := kept_ids.difference(ids):
     raise UserError(
-      f"{len(unknown)} of the {len(kept_ids)} ids to keep are not in {folder}, "
-      f"such as {min(unknown)!r}: the selection belongs to other images."
+      f"{len(unknown):,} of the {len(kept_ids):,} ids to keep are not in "
+      f"{folder}, such as {min(unknown)!r}: the selection belongs to other "
+      "images."
     )
-  return subset(source, np.flatnonzero([i in kept_ids for i in ids]))
+  kept = np.fromiter((i in kept_ids for i in ids), bool, len(ids))
+  return subset(source, np.flatnonzero(kept))
 
 
 def _shard_paths(folder: epath.Path) -> list[str]:
@@ -275,6 +280,71 @@ def _damaged(path: str, error: Exception | str) -> UserError:
     "copy; or delete it together with manifest.json beside it, and run the "
     "task that wrote it again: only what is missing is drawn again."
   )
+
+
+# --- which image is in which row ---------------------------------------------
+
+INDEX = "images.parquet"
+
+
+def write_index(folder: epath.PathLike, rows: Iterable[Any]) -> dict[str, int]:
+  """Writes INDEX beside the shards.
+
+  Args:
+    folder: of the shards.
+    rows: of all images in their order, each with the id of an `ImageId` and a
+      label.
+
+  Returns:
+    The number of rows of the file, by its name.
+  """
+  ids, labels = zip(*((row.id, row.label) for row in rows), strict=True)
+  strategies, seeds = origin(ids)
+  columns = {
+    "id": ("string", ids),
+    "label": ("int32", labels),
+    "strategy": ("category", strategies),
+    "seed": ("int64", seeds),
+  }
+  with replace(epath.Path(folder), INDEX) as path:
+    tables.write(path, columns)
+  return {INDEX: len(ids)}
+
+
+def read_index(
+  folder: epath.PathLike, names: Sequence[str] = ("id", "label")
+) -> dict[str, np.ndarray]:
+  """Reads which image is in which row.
+
+  Args:
+    folder: of the shards. If it has no INDEX, as older versions wrote it, every
+      row is read.
+    names: of the columns: id str, label int, strategy of the prompt str, and
+      seed int.
+
+  Returns:
+    Each column, [n].
+
+  Raises:
+    UserError: if the file is damaged or of other shards, about ids that name no
+      strategy and seed, if these are needed; or as `open_shards`.
+  """
+  path = epath.Path(folder) / INDEX
+  source = open_shards(folder, decode=False)
+  if path.exists():
+    columns = tables.read(path, names)
+    if len(columns[names[0]]) != len(source):
+      raise UserError(
+        f"{path} lists {len(columns[names[0]]):,} images, and the shards "
+        f"beside it hold {len(source):,}. Put the shards back from a copy."
+      )
+    return columns
+  rows = [(r["id"], r["label"]) for r in map(source.read, range(len(source)))]
+  ids = np.array([key for key, _ in rows], object)
+  columns = {"id": ids, "label": np.array([label for _, label in rows], int)}
+  if not columns.keys() >= set(names):
+    columns |= dict(zip(("strategy", "seed"), origin(ids), strict=True))
+  return {name: columns[name] for name in names}
 
 
 # --- names and descriptions for TFDS ------------------------------------------

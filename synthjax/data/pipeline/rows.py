@@ -51,6 +51,13 @@ def labels_of(source: Sequence[Example]) -> np.ndarray:
   return np.array([source[i]["label"] for i in range(len(source))])
 
 
+def rows_by_label(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
+  """Returns the rows of each class, in their order; the labels are [n]."""
+  order = np.argsort(labels, kind="stable")
+  ends = np.searchsorted(labels[order], np.arange(num_classes + 1))
+  return [order[ends[i] : ends[i + 1]] for i in range(num_classes)]
+
+
 def subset(source: Sequence[Example], rows: Sequence[int]) -> Source:
   """Returns the source that holds these rows, in their order."""
   files = getattr(source, "files", None)

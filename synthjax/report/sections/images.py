@@ -14,7 +14,12 @@ from synthjax.data.generated.plan import ImageId
 from synthjax.data.pipeline.codecs import shrink
 from synthjax.data.pipeline.rows import Source
 from synthjax.report import markup
-from synthjax.report.checked_files import Run, files_of, read_arrays, read_rows
+from synthjax.report.checked_files import (
+  Run,
+  files_of,
+  read_arrays,
+  read_selection,
+)
 from synthjax.report.results import class_names
 
 PLACE, TITLE = 90, "Drawn images"
@@ -67,12 +72,21 @@ def pictures(run: Run, samples_per_class: int) -> dict[str, Album]:
   """
   if not files_of(run, "generate"):
     return {}
-  source = shards.open_shards(run.workdir / "generate")
+  folder = run.workdir / "generate"
+  source, index = shards.open_shards(folder), shards.read_index(folder)
   positions = np.arange(len(source))
   if len(positions) > _MAX_CANDIDATES:
     rng = np.random.default_rng(0)
     positions = np.sort(rng.choice(positions, _MAX_CANDIDATES, replace=False))
-  rows = [_without_image(source[i]) | {"position": i} for i in positions]
+  rows = [
+    {
+      "id": index["id"][i],
+      "label": int(index["label"][i]),
+      "strategy": _strategy(index["id"][i]),
+      "position": i,
+    }
+    for i in positions
+  ]
   verdicts = _verdicts(run, {row["id"] for row in rows})
   rows = [row | verdicts.get(row["id"], {}) for row in rows]
   of_verdict = lambda kept: [row for row in rows if row.get("kept") is kept]
@@ -85,21 +99,29 @@ def pictures(run: Run, samples_per_class: int) -> dict[str, Album]:
   return {"album": Album(len(source), **shown, left_out=left_out)}
 
 
-def _without_image(row: dict) -> dict:
-  facts = {key: row[key] for key in ("id", "label", "prompt", "seed")}
+def _strategy(image_id: str) -> str:
   try:
-    return facts | {"strategy": ImageId.parse(row["id"]).strategy}
-  except ValueError:  # the page also shows images of damaged shards
-    return facts | {"strategy": ""}
+    return ImageId.parse(image_id).strategy
+  except ValueError:  # the page also shows images of other programs
+    return ""
 
 
 def _verdicts(run: Run, ids: set[str]) -> dict[str, dict]:
   """Returns id -> the filter's verdict, or else the score alone."""
   if files_of(run, "select"):
+    columns = read_selection(run, ("id", "strategy", "p_own", "kept", "reason"))
+    asked = [place for place, key in enumerate(columns["id"]) if key in ids]
+    rows = zip(
+      *(column[asked].tolist() for column in columns.values()), strict=True
+    )
     return {
-      row["id"]: {k: row[k] for k in ("strategy", "p_own", "kept", "reason")}
-      for row in read_rows(run, "select", "selection.jsonl")
-      if row["id"] in ids
+      key: {
+        "strategy": strategy,
+        "p_own": p_own if np.isfinite(p_own) else None,
+        "kept": kept,
+        "reason": reason,
+      }
+      for key, strategy, p_own, kept, reason in rows
     }
   verdicts = {}
   for name in files_of(run, "score"):
@@ -144,9 +166,10 @@ def _read(
         if size > _MAX_BYTES:
           left_out += 1
           continue
-        mime, data = shrink(source[row["position"]]["image"])
+        drawn = source[row["position"]]
+        mime, data = shrink(drawn["image"])
         size += len(data) * 4 // 3 + _FACTS_BYTES  # as base64
-        facts = {key: row.get(key) for key in _FACTS}
+        facts = {key: (row | drawn).get(key) for key in _FACTS}
         picture = Picture(**facts, mime=mime, data=data)
         pictures[name][row["label"]].append(picture)
   best_first = lambda p: -1 if p.p_own is None else -p.p_own

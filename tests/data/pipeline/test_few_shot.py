@@ -4,6 +4,7 @@ import json
 import pickle
 import random
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,13 +196,34 @@ def test_generated_images_are_found_by_strategy(folder):
     drawn_images.open_generated(folder, strategy="template")
 
 
-def test_spans_are_found_wherever_they_end():
-  for lengths in ((1,), (1, 1), (3, 1, 2), (7, 4), (1, 9, 1)):
-    names = [f"x{i}" for i, n in enumerate(lengths) for _ in range(n)]
-    rows = [{"id": f"{name}-0-0-s0-0"} for name in names]
-    spans = drawn_images.spans_of_strategies(rows)
-    assert {n: len(rows) for n, rows in spans.items()} == Counter(names)
-    assert [n for n, rows in spans.items() for _ in rows] == names
+def test_the_index_says_what_the_rows_say_and_spares_reading_them(
+  folder, monkeypatch
+):
+  names = ("id", "label", "strategy", "seed")
+  by_rows = shards.read_index(folder, names)
+  rows = [SimpleNamespace(**row) for row in shards.open_shards(folder)]
+  assert shards.write_index(folder, rows) == {"images.parquet": 13}
+
+  def refuse(*_):
+    raise AssertionError("An image was read.")
+
+  monkeypatch.setattr(shards, "_read", refuse)
+  by_file = shards.read_index(folder, names)
+  for name in names:
+    assert by_file[name].tolist() == by_rows[name].tolist()
+  assert by_file["label"].tolist() == [row.label for row in rows]
+  taken = drawn_images.take(
+    drawn_images.open_generated(folder, strategy="enhanced"), num_classes=1
+  )
+  assert len(taken) == 4
+  assert len(shards.open_shards(folder, [rows[0].id, rows[7].id])) == 2
+
+
+def test_an_index_of_other_shards_is_refused(folder):
+  rows = [SimpleNamespace(**row) for row in shards.open_shards(folder)]
+  shards.write_index(folder, rows[:-1])
+  with pytest.raises(UserError, match="lists 12 images.*hold 13"):
+    drawn_images.open_generated(folder)
 
 
 def test_only_what_was_selected_is_taken(folder, tmp_path):

@@ -1,0 +1,99 @@
+"""Tables of images in Parquet files: a column for each fact, and no pixels.
+
+A million rows are read in a second. pandas, Polars and DuckDB open them, too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+from etils import epath
+
+from synthjax.runtime import artifacts
+from synthjax.runtime.errors import UserError
+
+_ROWS = 1 << 16  # that are written at once
+
+
+def write(
+  path: epath.PathLike,
+  columns: Mapping[str, tuple[str, Sequence]],
+) -> None:
+  """Writes a table; the same one gives the same bytes, by one pyarrow.
+
+  Args:
+    path: of the file.
+    columns: by name, the type and the values [n]. The types are those of
+      Arrow, and "category", for texts that many rows have.
+  """
+  import pyarrow as pa
+  from pyarrow import parquet
+
+  category = pa.dictionary(pa.int32(), pa.string())
+  types = {
+    name: category if kind == "category" else pa.type_for_alias(kind)
+    for name, (kind, _) in columns.items()
+  }
+  count = len(next(iter(columns.values()))[1])
+  with (
+    epath.Path(path).open("wb") as file,
+    parquet.ParquetWriter(file, pa.schema(types)) as writer,
+  ):
+    for start in range(0, count, _ROWS):
+      rows = slice(start, start + _ROWS)
+      writer.write_table(
+        pa.table(
+          {
+            name: pa.array(np.asarray(values[rows]).tolist(), types[name])
+            for name, (_, values) in columns.items()
+          }
+        )
+      )
+
+
+def read(path: epath.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
+  """Reads columns as `load` does.
+
+  Raises:
+    UserError: if the file is missing or damaged, is not as its manifest says,
+      or lacks a column.
+  """
+  path = epath.Path(path)
+  artifacts.check_file(path)
+  try:
+    with path.open("rb") as file:
+      return load(file, names)
+  except (OSError, ValueError) as error:
+    raise UserError(
+      f"{path} cannot be read ({error}). Put it back from a copy; or delete "
+      f"its folder yourself and run {path.parent.name!r} again."
+    ) from error
+
+
+def load(file: BinaryIO, names: Sequence[str]) -> dict[str, np.ndarray]:
+  """Returns columns, each [n].
+
+  Texts are Python's; of a category, equal ones are one object.
+
+  Raises:
+    ValueError: if it is no such table, or lacks a column.
+  """
+  import pyarrow as pa
+  from pyarrow import parquet
+
+  try:
+    table = parquet.read_table(file, columns=list(names))
+    return {name: _to_numpy(table.column(name)) for name in names}
+  except (KeyError, pa.ArrowException) as error:
+    raise ValueError(error) from error
+
+
+def _to_numpy(column: Any) -> np.ndarray:
+  """Turns a column of Arrow into an array."""
+  if not hasattr(column.type, "value_type"):
+    return column.to_numpy()
+  chunks = column.unify_dictionaries().chunks
+  if not chunks:
+    return np.zeros(0, object)
+  texts = np.array(chunks[0].dictionary.to_pylist(), object)
+  return texts[np.concatenate([chunk.indices.to_numpy() for chunk in chunks])]
