@@ -366,7 +366,8 @@ READERS = {
   "table": Reader(
     lambda f: tables.write(
       f / "a.parquet",
-      {"id": ("string", ["a", "b"] * 9), "kind": ("category", ["a"] * 18)},
+      {"id": "string", "kind": "category"},
+      [{"id": ["a", "b"] * 9, "kind": ["a"] * 18}],
     ),
     lambda f: tables.read(f / "a.parquet", ("id", "kind")),
   ),

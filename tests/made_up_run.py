@@ -104,26 +104,20 @@ def make_scores(folder):
   finish(folder, {"scores-00000-of-00001.npz": file.getvalue()})
 
 
-def make_selection(folder):
+def make_selection(folder, older=False):
+  """Writes what `select` does, or what versions with JSON lines did."""
   rows = image_rows()
   for row in rows:
     row["kept"] = row["p_own"] > 1 / 3
     row["reason"] = "kept" if row["kept"] else "below 1/N"
-  write_selection(folder, rows)
-
-
-def write_selection(folder, rows, older=False):
-  """Writes what `select` does, or what versions with JSON lines did."""
   if older:
     finish(folder, {"selection.jsonl": rows})
     return
-  folder.mkdir(parents=True, exist_ok=True)
   kinds = {"id": "string", "label": "int32", "strategy": "category"}
-  kinds |= {"p_own": "float32", "kept": "bool", "reason": "category"}
-  tables.write(
-    folder / "selection.parquet",
-    {name: (kind, [row[name] for row in rows]) for name, kind in kinds.items()},
-  )
+  kinds |= {"p_own": "float64", "kept": "bool", "reason": "category"}
+  columns = {name: [row[name] for row in rows] for name in kinds}
+  folder.mkdir(parents=True)
+  tables.write(folder / "selection.parquet", kinds, [columns])
   finish(folder, {})
 
 

@@ -91,8 +91,6 @@ def check(config: ConfigDict, workdir: str) -> None:
       f"config.export.formats: {' and '.join(SCENES)} need boxes, of a block "
       'config.detect with kind="scenes"; drawn images have labels alone.'
     )
-  if "parquet" in names:
-    parquet.check_installed()
   _space(config, of_scenes=with_scenes)
   if {*IMAGES} & {*names}:
     tasks = ("generate", "select")[: 1 + fields.selects(config)]

@@ -13,6 +13,7 @@ from made_up_run import (
   image_rows,
   make_config,
   make_images,
+  make_selection,
   make_tuned,
   make_workdir,
   write,
@@ -47,6 +48,28 @@ def test_one_task_alone_is_shown(tmp_path, task):
   page = Page(html)
   assert f"{task} (not" not in "".join(page.text)
   assert results["tasks"][task]["digest"] == artifacts.digest(tmp_path / task)
+
+
+def test_a_selection_of_an_older_version_is_shown_alike(tmp_path):
+  pages = []
+  for older in (False, True):
+    workdir = make_workdir(tmp_path / str(older), ["prompts", "generate"])
+    make_selection(workdir / "select", older=older)
+    html, results = write(workdir)
+    album = re.findall(r"<img[^>]*>", html)
+    pages.append((album, results["selection"]))
+  assert pages[0] == pages[1] and pages[0][0]
+  rows = image_rows()
+  kept = [row for row in rows if row["p_own"] > 1 / 3]
+  assert pages[0][1]["kept"] == len(kept)
+  assert pages[0][1]["reasons"] == {
+    "kept": len(kept),
+    "below 1/N": len(rows) - len(kept),
+  }
+  of_first = [row["p_own"] for row in rows if row["label"] == 0]
+  assert pages[0][1]["by_class"][0]["mean_p_own"] == pytest.approx(
+    sum(of_first) / len(of_first)
+  )
 
 
 @pytest.mark.parametrize("task", MAKERS)

@@ -32,17 +32,14 @@ def write_selection(workdir, kept):
   """Completes `score` and `select` as far as `export` reads them."""
   images = artifacts.digest(workdir / "generate")
   ids = [row["id"] for row in shards.open_shards(workdir / "generate")]
-  columns = {
-    "id": ("string", ids),
-    "kept": ("bool", [each in kept(ids) for each in ids]),
-  }
+  columns = {"id": ids, "kept": [each in kept(ids) for each in ids]}
   spec = {"images": images}
   artifacts.begin(workdir / "score", spec)
   artifacts.finish(workdir / "score", spec, {})
   spec = {"scores": artifacts.digest(workdir / "score")}
   artifacts.begin(workdir / "select", spec)
   with artifacts.replace(workdir / "select", "selection.parquet") as path:
-    tables.write(path, columns)
+    tables.write(path, {"id": "string", "kept": "bool"}, [columns])
   artifacts.finish(workdir / "select", spec, {"selection.parquet": len(ids)})
 
 

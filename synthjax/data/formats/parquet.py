@@ -3,12 +3,10 @@
 `datasets.load_dataset("parquet", data_dir=...)` finds Image() and ClassLabel
 features, as the schema's metadata and README.md describe them. Columns: image
 (a struct of bytes and path), label, id, prompt, seed. The same rows give the
-same bytes, by one version of pyarrow, which `pip install "synthjax[parquet]"`
-installs.
+same bytes, by one version of pyarrow.
 """
 
 import functools
-import importlib.util
 import itertools
 import json
 import operator
@@ -25,7 +23,6 @@ from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example, Files
 from synthjax.labels import class_names, file_names
-from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
 
 # A reader that wants one row reads all of its group.
@@ -33,15 +30,6 @@ GROUP = 32
 ARROW = ".arrow"  # files of tables as they lie in memory
 # Those beside image and label.
 _COLUMNS = {"id": "string", "prompt": "string", "seed": "int64"}
-
-
-def check_installed() -> None:
-  """Raises a UserError if pyarrow is not there."""
-  if importlib.util.find_spec("pyarrow") is None:
-    raise UserError(
-      "Parquet files need pyarrow, which is not installed: "
-      'pip install "synthjax[parquet]".'
-    )
 
 
 def write(
@@ -61,7 +49,6 @@ def write(
     split: of the data set.
     shard_size: images of a file.
   """
-  check_installed()
   import pyarrow as pa
   import pyarrow.parquet as pq
 
@@ -166,10 +153,9 @@ def open_parquet(
 
   Raises:
     UserError: listing the files that are missing, damaged, or lack a column or
-      a label, and classes that are unknown or not there; or if pyarrow is not
-      there. A damaged image shows when its row is read.
+      a label, and classes that are unknown or not there. A damaged image shows
+      when its row is read.
   """
-  check_installed()
   if classes is None and space is not None:
     classes = class_names.lookup(space)
   top = epath.Path(path).expanduser()

@@ -171,7 +171,7 @@ def in_smaller_drawing(ids: Sequence[str], images_per_class: int) -> np.ndarray:
 def write(folder: epath.PathLike, scores: Scores, selection: Selection) -> None:
   """Writes SELECTION: a row for each image, with its score and verdict."""
   strategies, seeds = origin(scores.ids)
-  columns = {
+  kinds_and_columns = {
     "id": ("string", scores.ids),
     "label": ("int32", scores.labels),
     "strategy": ("category", strategies),
@@ -180,8 +180,10 @@ def write(folder: epath.PathLike, scores: Scores, selection: Selection) -> None:
     "kept": ("bool", selection.kept),
     "reason": ("category", selection.reasons),
   }
+  kinds = {name: kind for name, (kind, _) in kinds_and_columns.items()}
+  columns = {name: column for name, (_, column) in kinds_and_columns.items()}
   with artifacts.replace(folder, SELECTION) as path:
-    tables.write(path, columns)
+    tables.write(path, kinds, tables.batches_of(columns))
 
 
 def read_kept(

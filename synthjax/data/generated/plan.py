@@ -46,13 +46,18 @@ class ImageId(NamedTuple):
     Raises:
       ValueError: about any other text.
     """
-    match = _ID.fullmatch(text)
-    if not match:
-      raise ValueError(
-        f"{text!r} is no id of a drawn image; needed: "
-        "strategy-label-prompt-sSEED-number."
-      )
-    return cls(match[1], *map(int, match.groups()[1:]))
+    strategy, *numbers = _parts(text)
+    return cls(strategy, *map(int, numbers))
+
+
+def _parts(text: str) -> tuple[str, ...]:
+  match = _ID.fullmatch(text)
+  if not match:
+    raise ValueError(
+      f"{text!r} is no id of a drawn image; needed: "
+      "strategy-label-prompt-sSEED-number."
+    )
+  return match.groups()
 
 
 def origin(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -66,8 +71,8 @@ def origin(ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
   places: dict[str, int] = {}
 
   def read(text):
-    image = ImageId.parse(text)
-    return places.setdefault(image.strategy, len(places)), image.seed
+    strategy, seed = _parts(text)[::3]
+    return places.setdefault(strategy, len(places)), int(seed)
 
   try:
     kinds = [("strategy", np.int32), ("seed", np.int64)]

@@ -287,28 +287,31 @@ def _damaged(path: str, error: Exception | str) -> UserError:
 INDEX = "images.parquet"
 
 
-def write_index(folder: epath.PathLike, rows: Iterable[Any]) -> dict[str, int]:
+def write_index(folder: epath.PathLike, rows: Sequence[Any]) -> dict[str, int]:
   """Writes INDEX beside the shards.
 
   Args:
     folder: of the shards.
     rows: of all images in their order, each with the id of an `ImageId` and a
-      label.
+      label. A few are held at a time.
 
   Returns:
     The number of rows of the file, by its name.
   """
-  ids, labels = zip(*((row.id, row.label) for row in rows), strict=True)
-  strategies, seeds = origin(ids)
-  columns = {
-    "id": ("string", ids),
-    "label": ("int32", labels),
-    "strategy": ("category", strategies),
-    "seed": ("int64", seeds),
-  }
+  kinds = {"id": "string", "label": "int32"}
+  kinds |= {"strategy": "category", "seed": "int64"}
+
+  def read_batch(start):
+    batch = [rows[i] for i in range(start, min(start + tables.ROWS, len(rows)))]
+    ids = [row.id for row in batch]
+    strategies, seeds = origin(ids)
+    labels = [row.label for row in batch]
+    return dict(id=ids, label=labels, strategy=strategies, seed=seeds)
+
   with replace(epath.Path(folder), INDEX) as path:
-    tables.write(path, columns)
-  return {INDEX: len(ids)}
+    starts = range(0, len(rows), tables.ROWS)
+    tables.write(path, kinds, map(read_batch, starts))
+  return {INDEX: len(rows)}
 
 
 def read_index(

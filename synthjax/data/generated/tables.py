@@ -3,7 +3,7 @@
 A million rows are read in a second. pandas, Polars and DuckDB open them, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -12,19 +12,21 @@ from etils import epath
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 
-_ROWS = 1 << 16  # that are written at once
+ROWS = 1 << 16  # to write at once
 
 
 def write(
   path: epath.PathLike,
-  columns: Mapping[str, tuple[str, Sequence]],
+  kinds: Mapping[str, str],
+  batches: Iterable[Mapping[str, Sequence]],
 ) -> None:
   """Writes a table; the same one gives the same bytes, by one pyarrow.
 
   Args:
     path: of the file.
-    columns: by name, the type and the values [n]. The types are those of
-      Arrow, and "category", for texts that many rows have.
+    kinds: the type of each column: one of Arrow, such as "int32", or
+      "category", for texts that many rows have.
+    batches: of about ROWS rows each, the values of every column.
   """
   import pyarrow as pa
   from pyarrow import parquet
@@ -32,23 +34,27 @@ def write(
   category = pa.dictionary(pa.int32(), pa.string())
   types = {
     name: category if kind == "category" else pa.type_for_alias(kind)
-    for name, (kind, _) in columns.items()
+    for name, kind in kinds.items()
   }
-  count = len(next(iter(columns.values()))[1])
   with (
     epath.Path(path).open("wb") as file,
     parquet.ParquetWriter(file, pa.schema(types)) as writer,
   ):
-    for start in range(0, count, _ROWS):
-      rows = slice(start, start + _ROWS)
-      writer.write_table(
-        pa.table(
-          {
-            name: pa.array(np.asarray(values[rows]).tolist(), types[name])
-            for name, (_, values) in columns.items()
-          }
+    for batch in batches:
+      columns = {
+        name: pa.array(
+          list(batch[name]) if kind == category else batch[name], kind
         )
-      )
+        for name, kind in types.items()
+      }
+      writer.write_table(pa.table(columns))
+
+
+def batches_of(columns: Mapping[str, Sequence]) -> Iterator[dict]:
+  """Cuts columns [n] into batches for `write`."""
+  for start in range(0, len(next(iter(columns.values()))), ROWS):
+    rows = slice(start, start + ROWS)
+    yield {name: values[rows] for name, values in columns.items()}
 
 
 def read(path: epath.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
