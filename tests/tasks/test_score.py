@@ -8,7 +8,7 @@ import pytest
 import tiny_world
 from PIL import Image
 
-from synthjax.data.generated import scores, shards
+from synthjax.data.generated import plan, scores, shards
 from synthjax.encoders import load_encoder
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
@@ -247,11 +247,11 @@ def test_a_damaged_part_is_named(config, tmp_path):
 
 
 def test_ids_hold_strategy_and_seed():
-  strategies, seeds = scores.origin(["basic-0-1-s3-4", "enhanced-12-0-s0-77"])
+  strategies, seeds = plan.origin(["basic-0-1-s3-4", "enhanced-12-0-s0-77"])
   assert strategies.tolist() == ["basic", "enhanced"]
   assert seeds.tolist() == [3, 0]
   with pytest.raises(UserError, match="'photo.png'"):
-    scores.origin(["basic-0-1-s3-4", "photo.png"])
+    plan.origin(["basic-0-1-s3-4", "photo.png"])
 
 
 # --- real images ------------------------------------------------------------
