@@ -176,6 +176,23 @@ _TAR = (".tar", ".tar.gz", ".tgz")
 _BAD = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError)
 
 
+class _Member(tarfile.TarInfo):
+  """A member of a tar file that is whole.
+
+  Python's own takes a header that is damaged or not there for the end, unless
+  it is the first one: of a file that was cut short, the rest would be missing.
+  """
+
+  @classmethod
+  def fromtarfile(cls, archive: tarfile.TarFile) -> "_Member":
+    try:
+      return super().fromtarfile(archive)
+    except tarfile.EOFHeaderError:
+      raise
+    except tarfile.HeaderError as error:
+      raise tarfile.ReadError(f"it is cut short or damaged: {error}") from error
+
+
 def unpack(
   path: pathlib.Path,
   into: pathlib.Path,
@@ -230,7 +247,7 @@ def _extract(file: BinaryIO, into: pathlib.Path, name: str) -> None:
         else:
           archive.extract(member, into)
     return
-  with tarfile.open(fileobj=file, mode="r|*") as archive:
+  with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
     for member in archive:
       if member.isfile() and _is_tar(member.name):
         _extract_inner(archive.extractfile(member), into, member.name)
@@ -250,7 +267,7 @@ def _extract_inner(file: BinaryIO, into: pathlib.Path, name: str) -> None:
     raise tarfile.TarError(f"{name!r} lies outside of it")
   ending = next(end for end in _TAR if name.endswith(end))
   stem, folder = path.name.removesuffix(ending), into / path.parent
-  with tarfile.open(fileobj=file, mode="r|*") as archive:
+  with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
     for number, member in enumerate(archive):
       # 101_ObjectCategories.tar.gz has that folder, ImageNet's synsets do not.
       if number == 0 and member.name.partition("/")[0] != stem:

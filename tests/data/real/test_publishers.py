@@ -1,5 +1,6 @@
 """Every data set from its publisher's archives, packed and unpacked."""
 
+import io
 import pickle
 import tarfile
 import zipfile
@@ -132,6 +133,33 @@ def test_a_damaged_archive_is_named_and_unpacked_again(
   block, _ = real_images.resolve("eurosat", "test", space, None, tmp_path)
   assert len(real_images.open_real(block, space)) == 10
   assert not list(folder.glob("**/*unpacking*"))
+
+
+@pytest.mark.parametrize("compression", ["", "gz"])
+@pytest.mark.faults
+def test_an_archive_is_refused_wherever_it_was_cut(tmp_path, compression):
+  """Python's tarfile takes a cut in or before a header for the end."""
+  path, rng = tmp_path / "x.tar", np.random.default_rng(0)
+  with tarfile.open(path, f"w:{compression}") as archive:
+    for number in range(3):
+      info = tarfile.TarInfo(f"{number}.bin")
+      info.size = 600
+      archive.addfile(info, io.BytesIO(rng.bytes(600)))
+  whole = path.read_bytes()
+  end = len(whole) - 80 if compression else 3 * 3 * 512  # of what it holds
+  unpack = lambda: publishers.unpack(
+    path,
+    tmp_path / "into",
+    is_there=lambda: (tmp_path / "into" / "2.bin").exists(),
+    again="x",
+  )
+  for size in range(1, end, 64):
+    path.write_bytes(whole[:size])
+    with pytest.raises(UserError, match="x.tar cannot be unpacked"):
+      unpack()
+  path.write_bytes(whole)
+  unpack()
+  assert (tmp_path / "into" / "2.bin").stat().st_size == 600
 
 
 def test_a_member_outside_of_the_archive_is_refused(tmp_path):
