@@ -26,6 +26,7 @@ TASKS = {
   "tune": "quickstart.py",
   "few_shot": "fewshot.py",
   "tune_encoder": "tune_encoder.py",
+  "top_up": "topup.py",
   "pretrain": "sanity_pretrain.py",
   "transfer": "sanity_pretrain.py",
   "detect": "detect_voc.py",
@@ -88,6 +89,9 @@ def test_a_run_refuses_what_a_field_cannot_be(task, path, tmp_path):
     config = copy.deepcopy(load(name))
     block = config.setdefault(task, {})
     for key in outer:
+      if isinstance(block.get(key), tuple):  # of blocks, such as arms
+        block = block[key][0]
+        continue
       if not isinstance(block.get(key), dict):
         block[key] = {}
       block = block[key]

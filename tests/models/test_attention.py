@@ -103,7 +103,8 @@ def test_plain_jax_attends_as_written_out(
   if "bias" in options:
     options["bias"] = np.linspace(-3, 3, 240).reshape(1, 6, 8, 5)
   got = attention.attend(q, k, v, **options)
-  np.testing.assert_allclose(got, written_out(q, k, v, **options), atol=2e-6)
+  # Logits up to 40, of float32, are off by 2e-6.
+  np.testing.assert_allclose(got, written_out(q, k, v, **options), atol=2e-5)
 
 
 @pytest.mark.slow
