@@ -9,7 +9,6 @@ from ml_collections import ConfigDict
 from synthjax.config import schema
 from synthjax.data.generated import filters, scores
 from synthjax.data.generated.drawn_images import SELECTION
-from synthjax.data.generated.plan import origin
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime.progress import say
@@ -63,7 +62,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     seed=config.seed,
   )
   filters.write(folder, scored, selected)
-  counts = _counts(scored, selected)
+  counts = _counts(selected)
   artifacts.finish(folder, spec, {SELECTION: len(scored.ids)}, kept=counts)
   for name, count in counts.items():
     say(
@@ -73,11 +72,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     )
 
 
-def _counts(
-  scored: scores.Scores, selected: filters.Selection
-) -> dict[str, dict[str, int]]:
+def _counts(selected: filters.Selection) -> dict[str, dict[str, int]]:
   """Counts the images, those that pass and those that are kept, by strategy."""
-  strategies, _ = origin(scored.ids)
+  strategies = selected.strategies
   filled = selected.reasons == filters.FILLED
   passed = (selected.reasons == filters.KEPT) | (
     selected.reasons == filters.OVER

@@ -48,7 +48,9 @@ def open_generated(
   Raises:
     UserError: if no image is left, or shards are missing or damaged.
   """
-  index = shards.read_index(folder, ("id", "label", "strategy", "seed"))
+  source = shards.open_shards(folder, decode=decode)
+  names = ("id", "label", "strategy", "seed")
+  index = shards.read_index(folder, len(source), names)
   rows, where = np.ones(len(index["id"]), bool), os.fspath(folder)
   if selection is not None:
     rows, where = _kept(index["id"], selection), os.fspath(selection)
@@ -64,7 +66,6 @@ def open_generated(
     rows &= index[name] == wanted
   if not rows.any():
     raise UserError(f"{where} has no image to train on.")
-  source = shards.open_shards(folder, decode=decode)
   rows = np.flatnonzero(rows)
   part = subset(source, rows)
   label = partial(operator.getitem, index["label"][rows].tolist())

@@ -32,6 +32,8 @@ class Selection(NamedTuple):
 
   kept: np.ndarray  # [n] bool
   reasons: np.ndarray  # [n] str: KEPT, FILLED, OVER, or the filter's fault
+  strategies: np.ndarray  # [n] str, of the prompts
+  seeds: np.ndarray  # [n] int
 
 
 def select(
@@ -137,7 +139,8 @@ def keep(
       "given prompts? Run `prompts` and `generate` for the whole label space "
       "in another --workdir."
     )
-  return Selection((reasons == KEPT) | (reasons == FILLED), reasons)
+  kept = (reasons == KEPT) | (reasons == FILLED)
+  return Selection(kept, reasons, strategies, seeds)
 
 
 def keep_among(
@@ -170,18 +173,18 @@ def in_smaller_drawing(ids: Sequence[str], images_per_class: int) -> np.ndarray:
 
 def write(folder: epath.PathLike, scores: Scores, selection: Selection) -> None:
   """Writes SELECTION: a row for each image, with its score and verdict."""
-  strategies, seeds = origin(scores.ids)
-  kinds_and_columns = {
-    "id": ("string", scores.ids),
-    "label": ("int32", scores.labels),
-    "strategy": ("category", strategies),
-    "seed": ("int64", seeds),
-    "p_own": ("float32", scores.p_own),
-    "kept": ("bool", selection.kept),
-    "reason": ("category", selection.reasons),
+  columns = {
+    "id": scores.ids,
+    "label": scores.labels,
+    "strategy": selection.strategies,
+    "seed": selection.seeds,
+    "p_own": scores.p_own,
+    "kept": selection.kept,
+    "reason": selection.reasons,
   }
-  kinds = {name: kind for name, (kind, _) in kinds_and_columns.items()}
-  columns = {name: column for name, (_, column) in kinds_and_columns.items()}
+  kinds = {"id": "string", "label": "int32", "strategy": "category"}
+  kinds |= {"seed": "int64", "p_own": "float32"}
+  kinds |= {"kept": "bool", "reason": "category"}
   with artifacts.replace(folder, SELECTION) as path:
     tables.write(path, kinds, tables.batches_of(columns))
 

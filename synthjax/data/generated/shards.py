@@ -184,7 +184,7 @@ def open_shards(
   )
   if kept_ids is None:
     return source
-  ids = read_index(folder, ("id",))["id"]
+  ids = read_index(folder, len(source), ("id",))["id"]
   kept_ids = set(kept_ids)
   if unknown := kept_ids.difference(ids):
     raise UserError(
@@ -315,13 +315,16 @@ def write_index(folder: epath.PathLike, rows: Sequence[Any]) -> dict[str, int]:
 
 
 def read_index(
-  folder: epath.PathLike, names: Sequence[str] = ("id", "label")
+  folder: epath.PathLike,
+  num_images: int,
+  names: Sequence[str] = ("id", "label"),
 ) -> dict[str, np.ndarray]:
   """Reads which image is in which row.
 
   Args:
     folder: of the shards. If it has no INDEX, as older versions wrote it, every
       row is read.
+    num_images: that the shards hold.
     names: of the columns: id str, label int, strategy of the prompt str, and
       seed int.
 
@@ -333,15 +336,15 @@ def read_index(
       strategy and seed, if these are needed; or as `open_shards`.
   """
   path = epath.Path(folder) / INDEX
-  source = open_shards(folder, decode=False)
   if path.exists():
     columns = tables.read(path, names)
-    if len(columns[names[0]]) != len(source):
+    if len(columns[names[0]]) != num_images:
       raise UserError(
         f"{path} lists {len(columns[names[0]]):,} images, and the shards "
-        f"beside it hold {len(source):,}. Put the shards back from a copy."
+        f"beside it hold {num_images:,}. Put the shards back from a copy."
       )
     return columns
+  source = open_shards(folder, decode=False)
   rows = [(r["id"], r["label"]) for r in map(source.read, range(len(source)))]
   ids = np.array([key for key, _ in rows], object)
   columns = {"id": ids, "label": np.array([label for _, label in rows], int)}

@@ -73,7 +73,8 @@ def pictures(run: Run, samples_per_class: int) -> dict[str, Album]:
   if not files_of(run, "generate"):
     return {}
   folder = run.workdir / "generate"
-  source, index = shards.open_shards(folder), shards.read_index(folder)
+  source = shards.open_shards(folder)
+  index = shards.read_index(folder, len(source))
   positions = np.arange(len(source))
   if len(positions) > _MAX_CANDIDATES:
     rng = np.random.default_rng(0)

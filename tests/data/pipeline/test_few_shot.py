@@ -200,7 +200,7 @@ def test_the_index_says_what_the_rows_say_and_spares_reading_them(
   folder, monkeypatch
 ):
   names = ("id", "label", "strategy", "seed")
-  by_rows = shards.read_index(folder, names)
+  by_rows = shards.read_index(folder, 13, names)
   rows = [SimpleNamespace(**row) for row in shards.open_shards(folder)]
   assert shards.write_index(folder, rows) == {"images.parquet": 13}
 
@@ -208,7 +208,7 @@ def test_the_index_says_what_the_rows_say_and_spares_reading_them(
     raise AssertionError("An image was read.")
 
   monkeypatch.setattr(shards, "_read", refuse)
-  by_file = shards.read_index(folder, names)
+  by_file = shards.read_index(folder, 13, names)
   for name in names:
     assert by_file[name].tolist() == by_rows[name].tolist()
   assert by_file["label"].tolist() == [row.label for row in rows]
