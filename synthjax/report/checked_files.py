@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
-from synthjax.data.generated import tables
-from synthjax.data.generated.drawn_images import OLDER, SELECTION
+from synthjax.data.generated import drawn_images
 from synthjax.data.generated.scores import load_arrays
 from synthjax.data.pipeline import image_files
 from synthjax.runtime import artifacts
@@ -110,22 +109,12 @@ def read_rows(run: Run, task: str, name: str) -> Iterator[dict]:
 
 
 def read_selection(run: Run, names: Sequence[str]) -> dict[str, np.ndarray]:
-  """Reads columns of what the task `select` wrote; raises as `read_json`.
-
-  A probability is NaN where it was not a number.
-  """
-  if OLDER in files_of(run, "select"):
-    rows = list(read_rows(run, "select", OLDER))
-    kinds = {"p_own": float, "kept": bool, "label": int}
-    return {
-      name: np.array([row[name] for row in rows], kinds.get(name, object))
-      for name in names
-    }
-  content = _read(run, "select", SELECTION)
+  """Reads columns of what the task `select` wrote; raises as `read_json`."""
+  path = drawn_images.selection_file(run.workdir / "select")
   try:
-    return tables.load(io.BytesIO(content), names)
-  except ValueError as error:
-    raise _damaged(run, "select", SELECTION, error) from error
+    return drawn_images.read_selection(path, names)
+  except UserError as error:
+    raise _damaged(run, "select", path.name, error) from error
 
 
 def read_text(run: Run, task: str, name: str) -> str:

@@ -150,9 +150,9 @@ def read_selection(
         ) from None
       for name, column in columns.items():
         column.append(row[name])
-  texts = {"id", "label", "strategy", "reason"}
+  kinds = {"label": int, "seed": int, "p_own": float, "kept": bool}
   return {
-    name: np.array(column, object if name in texts else None)
+    name: np.array(column, kinds.get(name, object))
     for name, column in columns.items()
   }
 

@@ -4,7 +4,7 @@ A million rows are read in a second. pandas, Polars and DuckDB open them, too.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -58,40 +58,28 @@ def batches_of(columns: Mapping[str, Sequence]) -> Iterator[dict]:
 
 
 def read(path: epath.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
-  """Reads columns as `load` does.
+  """Reads columns, each [n].
+
+  Texts are Python's; of a category, equal ones are one object.
 
   Raises:
     UserError: if the file is missing or damaged, is not as its manifest says,
       or lacks a column.
   """
+  import pyarrow as pa
+  from pyarrow import parquet
+
   path = epath.Path(path)
   artifacts.check_file(path)
   try:
     with path.open("rb") as file:
-      return load(file, names)
-  except (OSError, ValueError) as error:
+      table = parquet.read_table(file, columns=list(names))
+      return {name: _to_numpy(table.column(name)) for name in names}
+  except (OSError, KeyError, pa.ArrowException) as error:
     raise UserError(
       f"{path} cannot be read ({error}). Put it back from a copy; or delete "
       f"its folder yourself and run {path.parent.name!r} again."
     ) from error
-
-
-def load(file: BinaryIO, names: Sequence[str]) -> dict[str, np.ndarray]:
-  """Returns columns, each [n].
-
-  Texts are Python's; of a category, equal ones are one object.
-
-  Raises:
-    ValueError: if it is no such table, or lacks a column.
-  """
-  import pyarrow as pa
-  from pyarrow import parquet
-
-  try:
-    table = parquet.read_table(file, columns=list(names))
-    return {name: _to_numpy(table.column(name)) for name in names}
-  except (KeyError, pa.ArrowException) as error:
-    raise ValueError(error) from error
 
 
 def _to_numpy(column: Any) -> np.ndarray:

@@ -110,7 +110,8 @@ def _strategy(image_id: str) -> str:
 def _verdicts(run: Run, ids: set[str]) -> dict[str, dict]:
   """Returns id -> the filter's verdict, or else the score alone."""
   if files_of(run, "select"):
-    columns = read_selection(run, ("id", "strategy", "p_own", "kept", "reason"))
+    names = ("id", "strategy", "p_own", "kept", "reason")
+    columns = read_selection(run, names)
     asked = [place for place, key in enumerate(columns["id"]) if key in ids]
     rows = zip(
       *(column[asked].tolist() for column in columns.values()), strict=True
