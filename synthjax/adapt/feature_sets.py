@@ -67,6 +67,36 @@ class Scored(NamedTuple):
   zero_shot: linear_head.Head  # of the texts of their classes
 
 
+def specification(
+  name: str,
+  block: Mapping[str, Any],
+  workdir: epath.PathLike,
+  encoder: Any,
+  space: Any,
+  inputs: Sequence[str],
+) -> dict[str, Any]:
+  """Returns what decides the result of a task that learns from features.
+
+  Args:
+    name: of the task.
+    block: its block of the config, with those of the real images.
+    workdir: of the inputs.
+    encoder: an `encoders.Encoder`.
+    space: the label space.
+    inputs: the tasks whose artifacts it reads.
+  """
+  splits = real_images.splits_of(block)
+  return {
+    name: block,
+    "encoder": encoder.identity,
+    "real": {split: real_images.identify(x) for split, x in splits.items()},
+    "inputs": {
+      task: artifacts.digest(epath.Path(workdir) / task) for task in inputs
+    },
+    "classes": space.class_names,
+  } | real_images.identify_files(splits, space)
+
+
 def check_scores(workdir: epath.PathLike, encoder: Any, space: Any) -> None:
   """Checks that the scores of a workdir are by this encoder and label space.
 

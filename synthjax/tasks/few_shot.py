@@ -102,16 +102,10 @@ def run(config: ConfigDict, workdir: str) -> None:
   folder, space = workdir / "few_shot", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
   splits = real_images.splits_of(block)
-  spec = {
-    "few_shot": block,
-    "encoder": encoder.identity,
-    "real": {name: real_images.identify(x) for name, x in splits.items()},
-    "inputs": {
-      name: artifacts.digest(workdir / name) for name in _inputs(fields)
-    },
-    "classes": space.class_names,
-    "templates": space.templates,
-  } | real_images.identify_files(splits, space)
+  spec = feature_sets.specification(
+    "few_shot", block, workdir, encoder, space, _inputs(fields)
+  )
+  spec["templates"] = space.templates
   if texts := spaces.identify_texts(space):
     spec["texts"] = texts
   if artifacts.begin(folder, spec):

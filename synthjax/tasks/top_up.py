@@ -101,13 +101,9 @@ def run(config: ConfigDict, workdir: str) -> None:
   folder, space = workdir / "top_up", spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
   splits = real_images.splits_of(block)
-  spec = {
-    "top_up": block,
-    "encoder": encoder.identity,
-    "real": {name: real_images.identify(x) for name, x in splits.items()},
-    "inputs": {name: artifacts.digest(workdir / name) for name in INPUTS},
-    "classes": space.class_names,
-  } | real_images.identify_files(splits, space)
+  spec = feature_sets.specification(
+    "top_up", block, workdir, encoder, space, INPUTS
+  )
   feature_sets.check_scores(workdir, encoder, space)
   if artifacts.begin(folder, spec):
     return

@@ -64,13 +64,9 @@ def run(config: ConfigDict, workdir: str) -> None:
   encoder = load_encoder(**config.encoder.to_dict())
   splits = real_images.splits_of(block)
   inputs = _inputs(fields.arms)
-  spec = {
-    "tune": block,
-    "encoder": encoder.identity,
-    "real": {name: real_images.identify(x) for name, x in splits.items()},
-    "inputs": {name: artifacts.digest(workdir / name) for name in inputs},
-    "classes": space.class_names,
-  } | real_images.identify_files(splits, space)
+  spec = feature_sets.specification(
+    "tune", block, workdir, encoder, space, inputs
+  )
   feature_sets.check_scores(workdir, encoder, space)
   if artifacts.begin(folder, spec):
     return
