@@ -213,6 +213,7 @@ def _train(
     num_classes=_num_classes(fields, space),
   )
   watch = _monitor(fields, objective, space, source)
+  prompts = drawn_images.prompts_of(source) if fields.per_prompt else None
   for seed in fields.seeds:
     batches = pipeline.train_batches(
       source,
@@ -220,7 +221,8 @@ def _train(
       batch_size=fields.batch_size,
       seed=seed,
       num_workers=fields.num_workers,
-      repeats=fields.repeats,
+      repeats=fields.per_prompt or fields.repeats,
+      groups=prompts,
     )
     state = runs.train(
       objective,

@@ -49,6 +49,17 @@ POSITIVES = {
 }
 
 
+def cross_entropy(logits: jax.Array, positive: jax.Array) -> jax.Array:
+  """Returns the mean of rows, whose targets are uniform over their positives.
+
+  Args:
+    logits: [n, m] float32, finite.
+    positive: [n, m] bool, True at least once in each row.
+  """
+  target = positive / positive.sum(-1, keepdims=True)
+  return -jnp.sum(target * jax.nn.log_softmax(logits), -1).mean()
+
+
 def contrastive_loss(logits: jax.Array, positive: jax.Array) -> jax.Array:
   """Averages the two cross entropies, image to text and text to image.
 
@@ -61,10 +72,6 @@ def contrastive_loss(logits: jax.Array, positive: jax.Array) -> jax.Array:
   Returns:
     [] float32, in nats.
   """
-
-  def cross_entropy(logits, positive):
-    target = positive / positive.sum(-1, keepdims=True)
-    return -jnp.sum(target * jax.nn.log_softmax(logits), -1).mean()
 
   image_to_text = cross_entropy(logits, positive)
   return (image_to_text + cross_entropy(logits.T, positive.T)) / 2

@@ -266,6 +266,23 @@ def standardize(image: jax.Array, rng: jax.Array) -> jax.Array:
   return (image - jnp.array(MEAN)) / jnp.array(STD)
 
 
+_MOCO_V2 = (
+  to_float,
+  sometimes(
+    0.8,
+    partial(
+      color_jitter,
+      brightness=0.4,
+      contrast=0.4,
+      saturation=0.4,
+      hue=0.1,
+    ),
+  ),
+  sometimes(0.2, lambda image, rng: grayscale(image)),
+  sometimes(0.5, random_blur),
+  flip,
+  standardize,
+)
 # In the order of the authors. Crops are the input pipeline's, but for images
 # that are decoded once; put CROPS before them.
 AUGMENTS = {
@@ -273,23 +290,10 @@ AUGMENTS = {
   # He et al. (2023), for supervised training; crop_flip once cropped.
   "crop_flip": (flip, standardize),
   # Chen et al. (2020), after a crop of 20 to 100 % of the area.
-  "moco_v2": (
-    to_float,
-    sometimes(
-      0.8,
-      partial(
-        color_jitter,
-        brightness=0.4,
-        contrast=0.4,
-        saturation=0.4,
-        hue=0.1,
-      ),
-    ),
-    sometimes(0.2, lambda image, rng: grayscale(image)),
-    sometimes(0.5, random_blur),
-    flip,
-    standardize,
-  ),
+  "moco_v2": _MOCO_V2,
+  # Tian et al. (2023): the same after a crop of 8 to 100 %. Their switch that
+  # lowers the resolution of some images is off: it gained nothing on ImageNet.
+  "stablerep": _MOCO_V2,
   # Touvron et al. (2021), before `mixing.mix`. Their colour jitter of 0.3 is
   # unused, as timm leaves it out where there is RandAugment.
   "deit": (flip, rand_augment, standardize, erase),
@@ -301,6 +305,7 @@ CROPS = {
   "deit": random_resized_crop,
   "deit_finetune": random_resized_crop,
   "moco_v2": partial(random_resized_crop, scale=(0.2, 1.0)),
+  "stablerep": random_resized_crop,
 }
 
 

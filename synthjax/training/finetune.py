@@ -148,16 +148,13 @@ def start_from(
 
   def init(rng, batch):
     state = objective.init(rng, batch)
-    fresh, average = (
-      getattr(state, name) for name in (objective.trained, objective.average)
-    )
+    fresh = getattr(state, objective.trained)
     merged = replace_backbone(fresh, variables, heads=heads)
-    if average is not None:
-      average = jax.tree.map(jnp.copy, merged)
+    changed, average = {objective.trained: merged}, objective.average
+    if average and getattr(state, average) is not None:
+      changed[average] = jax.tree.map(jnp.copy, merged)
     # The optimizers of this package start from zeros, whatever the weights.
-    return dataclasses.replace(
-      state, **{objective.trained: merged, objective.average: average}
-    )
+    return dataclasses.replace(state, **changed)
 
   return objective._replace(init=init)
 

@@ -23,7 +23,8 @@ class Objective(NamedTuple):
   init: Callable  # (rng, batch) -> state, a pytree with an integer `step`
   step: Callable[..., tuple[Any, dict]]  # (state, batch, rng) -> state, metrics
   trained: str = "params"  # the entry of the state that gradients train
-  average: str = "ema"  # the entry that follows `trained`; it may be None
+  # The entry that follows `trained`, where there is one; it may be None.
+  average: str | None = "ema"
   # state -> variables to save.
   weights: Callable[[Any], Any] = lambda state: state.params
   has_classifier: bool = True  # False: the head of `weights` is of no more use

@@ -189,10 +189,14 @@ def sgd(
 
 
 def adamw(
-  rate: Rate, weight_decay: float, mask: Callable | None = None
+  rate: Rate,
+  weight_decay: float,
+  mask: Callable | None = None,
+  *,
+  b2: BelowOne = 0.999,
 ) -> optax.GradientTransformation:
-  """AdamW with PyTorch's constants."""
-  return optax.adamw(rate, weight_decay=weight_decay, mask=mask)
+  """AdamW with PyTorch's constants, but for beta_2 where another is given."""
+  return optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=mask)
 
 
 def lars(

@@ -21,6 +21,7 @@ from synthjax.training.recipes import Recipe
 OBJECTIVES = {
   "supervised": "synthjax.training.supervised:Supervised",
   "moco": "synthjax.training.moco:Moco",
+  "multi_positive": "synthjax.training.multi_positive:MultiPositive",
 }
 BLOCK = schema.Choice("objective", OBJECTIVES, default="supervised")
 
@@ -43,6 +44,7 @@ class Pretraining(Recipe):
   num_classes: Count | None = None  # trains on the first so many
   images_per_class: Count | None = None  # trains on so many
   repeats: Count = 1  # of each image within a batch, as DeiT's augmentation
+  per_prompt: Count | None = None  # images of each prompt within a batch
   arms: Blocks | None = None  # several trainings: a name, and what differs
   validation: Block | None = None  # real images to measure on
   test: Block | None = None  # real images, opened once, at the end
@@ -77,6 +79,16 @@ class Pretraining(Recipe):
       yield (
         f"num_classes leaves classes out, but {', '.join(splits)} may show "
         "them: leave it out, too"
+      )
+    if self.per_prompt and self.repeats > 1:
+      yield (
+        f"repeats={self.repeats} of an image, and per_prompt="
+        f"{self.per_prompt} images of a prompt: give one of them"
+      )
+    if self.per_prompt and self.batch_size % self.per_prompt:
+      yield (
+        f"batch_size={self.batch_size} is no multiple of per_prompt="
+        f"{self.per_prompt}; change one of them"
       )
     if self.monitor and not self.validation:
       yield (
@@ -165,11 +177,11 @@ def read(blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, Pretraining]:
   for name, block in blocks.items():
     where = "config.pretrain" + ("" if name == ALONE else f".arms[{name!r}]")
     others = _of_other_objectives(block)
-    for field, other in others.items():
+    for field, owners in others.items():
       if block[field] not in (None, 0):
         lines.append(
-          f"{where}.{field} is a field of objective={other!r} alone: leave it "
-          "out, or choose that objective"
+          f"{where}.{field} is a field of objective={' and '.join(owners)} "
+          "alone: leave it out, or choose such an objective"
         )
     arms[name] = {k: v for k, v in block.items() if k not in others}
     lines += schema.problems(BLOCK, arms[name], where)
@@ -178,20 +190,19 @@ def read(blocks: Mapping[str, Mapping[str, Any]]) -> dict[str, Pretraining]:
   return {n: schema.read(BLOCK, b, "config.pretrain") for n, b in arms.items()}
 
 
-def _of_other_objectives(block: Mapping[str, Any]) -> dict[str, str]:
-  """Returns the fields that another objective has, and which one."""
+def _of_other_objectives(block: Mapping[str, Any]) -> dict[str, list[str]]:
+  """Returns the fields that this objective lacks, with those that have them."""
   fields_of = lambda name: {
     field.name for field in dataclasses.fields(schema.resolve(name, OBJECTIVES))
   }
   chosen = block.get("objective") or BLOCK.default
   if not isinstance(chosen, str) or chosen not in OBJECTIVES:
     return {}
-  return {
-    field: other
-    for other in OBJECTIVES
-    for field in sorted(fields_of(other) - fields_of(chosen))
-    if field in block
+  owners = {
+    field: [repr(name) for name in OBJECTIVES if field in fields_of(name)]
+    for field in block.keys() - fields_of(chosen)
   }
+  return {field: owners[field] for field in sorted(owners) if owners[field]}
 
 
 def label_of(seed: int, arm: str = ALONE) -> str:

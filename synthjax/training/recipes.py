@@ -65,6 +65,21 @@ RECIPES = {
   # Chen et al. (2020).
   "moco_v2": _MOCO,
   "moco_v2_from_in1k": _start(_MOCO, 0.003),
+  # Tian et al. (2023), the authors' command: 1,376 prompts a batch, 6 images of
+  # each, and 2e-4 for every 512 images. They decay the class token and the
+  # positions of a ViT, too.
+  "stablerep": dict(
+    epochs=15,
+    batch_size=8256,
+    optimizer=dict(
+      name="adamw",
+      lr=3.225e-3,
+      warmup_epochs=0.5,
+      weight_decay=0.1,
+      decay="matrices",
+      b2=0.98,
+    ),
+  ),
   # Touvron et al. (2021): 5e-4 for each 512 images of a batch.
   "deit": dict(
     epochs=300,

@@ -13,6 +13,7 @@ from synthjax.models.classifiers import make_classifier
 from synthjax.training import device_augment
 from synthjax.training import loop
 from synthjax.training.moco import moco
+from synthjax.training.multi_positive import multi_positive
 from synthjax.training.supervised import supervised
 
 small = dict(name="resnet_tiny", stage_sizes=(1,), width=8)
@@ -29,6 +30,14 @@ objectives = {
     make_classifier(num_classes=8, head="mlp", **small),
     optax.sgd(0.05, momentum=0.9), dim=8, queue_size=48, num_groups=4,
     momentum=0.9, augment=device_augment.make_augment("crop_flip", crop=True)),
+  "StableRep": multi_positive(
+    make_classifier(num_classes=None, **small), optax.sgd(0.05, momentum=0.9),
+    per_prompt=4, hidden=16, dim=8,
+    augment=device_augment.make_augment("crop_flip", crop=True)),
+  "StableRep of a ViT": multi_positive(
+    make_classifier("vit_tiny", num_classes=None, width=16, depth=2,
+                    drop_path=0.5),
+    optax.adamw(1e-3), per_prompt=2, hidden=16, dim=8),
 }
 draws = np.random.default_rng(0)
 batches = [{"image": draws.integers(0, 256, (16, 16, 16, 3), np.uint8),

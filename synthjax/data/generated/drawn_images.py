@@ -157,6 +157,16 @@ def read_selection(
   }
 
 
+def prompts_of(source: Sequence[Example]) -> np.ndarray:
+  """Numbers the prompts of rows by their text: int [n], from 0.
+
+  One text is one prompt, whatever the class, seed or strategy.
+  """
+  numbers: dict[str, int] = {}
+  rows = (source[i] for i in range(len(source)))
+  return np.array([numbers.setdefault(r["prompt"], len(numbers)) for r in rows])
+
+
 def take(
   source: Sequence[Example],
   *,

@@ -63,6 +63,7 @@ def train_batches(
   seed: int,
   num_workers: int | None = 0,
   repeats: int = 1,
+  groups: np.ndarray | None = None,
 ) -> Batches:
   """Makes endless shuffled batches: this process's share of each global one.
 
@@ -79,10 +80,12 @@ def train_batches(
     repeats: of each image within a batch, each transformed differently
       (repeated augmentation, as DeiT's; see `repeated`). An epoch has as many
       steps as without repeats, and sees fewer of the images.
+    groups: int [n], a number for each row. With them, `repeats` rows of one
+      group lie together, and no batch has a group twice; see `grouped`.
 
   Raises:
     UserError: when the batch does not split over the processes, or the
-      source is empty, or has no whole batch to repeat.
+      source is empty, or has no whole batch to repeat or of so many groups.
   """
   if not len(source):
     raise UserError("The source of images is empty: there is nothing to read.")
@@ -92,13 +95,17 @@ def train_batches(
       f"batch_size={batch_size} does not split over {jax.process_count()} "
       f"processes; try {batch_size - rest}."
     )
-  if repeats == 1:
+  if repeats == 1 and groups is None:
     # The slice takes everything, and keeps the order of earlier versions: Grain
     # draws by the place of a step in the chain.
     ds = grain.MapDataset.source(source).seed(seed)[0::1]
     ds = ds.shuffle().repeat()  # a new order in each epoch
   else:
-    rows = repeated(source, seed=seed, repeats=repeats, batch_size=batch_size)
+    arguments = dict(seed=seed, repeats=repeats, batch_size=batch_size)
+    if groups is None:
+      rows = repeated(source, **arguments)
+    else:
+      rows = grouped(source, groups, **arguments)
     # Grain draws by position, so that copies of an image differ.
     ds = grain.MapDataset.source(rows).seed(seed)
   for transform in transforms:
@@ -168,17 +175,35 @@ def repeated(
       "repeats has whole batches: choose a batch_size of at most "
       f"{len(source)}, or repeats=1."
     )
-  read = functools.partial(_read, source, length, seed, repeats)
+  order = functools.partial(
+    repeated_order, len(source), seed=seed, repeats=repeats
+  )
+  return _endless(source, order, length)
+
+
+def _endless(
+  source: Sequence[Example], order: Callable[..., np.ndarray], length: int
+) -> Source:
+  """Returns the first rows of the order of each epoch, without an end.
+
+  Args:
+    source: of the examples.
+    order: (epoch=) -> their positions, `length` of them or more.
+    length: of an epoch.
+  """
   # Grain needs a length; this one is a whole number of epochs.
+  read = functools.partial(_read, source, order, length)
   return Source(sys.maxsize // length * length, read)
 
 
 def _read(
-  source: Sequence[Example], length: int, seed: int, repeats: int, position: int
+  source: Sequence[Example],
+  order: Callable[..., np.ndarray],
+  length: int,
+  position: int,
 ) -> Example:
   epoch, place = divmod(position, length)
-  order = repeated_order(len(source), epoch=epoch, seed=seed, repeats=repeats)
-  return _decoded(source, int(order[place]))
+  return _decoded(source, int(order(epoch=epoch)[place]))
 
 
 _LAST = threading.local()  # what a thread read last: (source, row, example)
@@ -202,3 +227,66 @@ def repeated_order(
   """Returns the examples of an epoch, each repeated: [n * repeats] int64."""
   order = np.random.default_rng((seed, epoch)).permutation(num_examples)
   return np.repeat(order, repeats)
+
+
+# --- the order of batches of groups (Tian et al. 2023) ------------------------
+
+
+def grouped(
+  source: Sequence[Example],
+  groups: np.ndarray,
+  *,
+  seed: int,
+  repeats: int,
+  batch_size: int,
+) -> Source:
+  """Returns rows whose groups lie together, epoch after epoch, without an end.
+
+  An epoch takes each group once, in a random order, and so many of its rows,
+  drawn anew. A group with fewer rows gives some of them again, each transformed
+  differently. The groups that fill no whole batch wait for another epoch: no
+  batch has a group twice.
+
+  Args:
+    source: of the examples.
+    groups: int [n], the group of each.
+    seed: of the orders.
+    repeats: rows of a group.
+    batch_size: over all processes; a multiple of `repeats`.
+
+  Raises:
+    UserError: when the groups fill no batch, or a batch would cut one.
+  """
+  count, rest = len(np.unique(groups)), batch_size % repeats
+  length = count * repeats // batch_size * batch_size
+  if rest or not length:
+    raise UserError(
+      f"Batches of {batch_size} images, with {repeats} of each of {count} "
+      f"groups: choose a batch_size that is a multiple of {repeats}, and at "
+      f"most {count * repeats}."
+    )
+  order = functools.partial(
+    grouped_order, Groups(groups), seed=seed, repeats=repeats
+  )
+  return _endless(source, order, length)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Groups:
+  """The groups of rows, hashed by identity, which an array is not."""
+
+  of: np.ndarray  # int [n]
+
+
+@functools.lru_cache(maxsize=2)
+def grouped_order(
+  groups: Groups, *, epoch: int, seed: int, repeats: int
+) -> np.ndarray:
+  """Returns the rows of an epoch, group by group: [groups * repeats] int64."""
+  rng = np.random.default_rng((seed, epoch))
+  _, of, counts = np.unique(groups.of, return_inverse=True, return_counts=True)
+  order = rng.permutation(len(of))
+  order = order[np.argsort(of[order], kind="stable")]  # by group, mixed inside
+  places = np.arange(repeats) % counts[:, None]  # [groups, repeats]
+  rows = order[(np.cumsum(counts) - counts)[:, None] + places]
+  return rng.permutation(rows).ravel()
