@@ -47,8 +47,13 @@ HANDED_ON = {
   "filter_encoder",
   "model",
 }
-# Fields of one objective alone.
-OF_MOCO = re.compile(r"pretrain\.(moco|knn)\b")
+# Fields that some objectives alone have, in a config of one that has them.
+OF_OBJECTIVES = {
+  re.compile(r"pretrain\.(moco|knn)\b"): "pretrain_moco.py:",
+  re.compile(r"pretrain\.multi_positive\b"): (
+    "pretrain_moco.py:objective=multi_positive,"
+  ),
+}
 
 
 def test_each_task_is_looked_at():
@@ -57,7 +62,8 @@ def test_each_task_is_looked_at():
 
 @functools.cache
 def load(name):
-  return main.load_config(f"{CONFIGS / name}:runlocal").to_dict()
+  file, _, arg = name.partition(":")
+  return main.load_config(f"{CONFIGS / file}:{arg}runlocal").to_dict()
 
 
 def paths_of(fields, block, path=""):
@@ -81,8 +87,8 @@ def cases():
 def test_a_run_refuses_what_a_field_cannot_be(task, path, tmp_path):
   """All values that the schema refuses are refused by the task's check."""
   module = importlib.import_module(main.TASKS[task])
-  is_of_moco = OF_MOCO.match(f"{task}.{path}")
-  name = "pretrain_moco.py" if is_of_moco else TASKS[task]
+  names = [n for p, n in OF_OBJECTIVES.items() if p.match(f"{task}.{path}")]
+  name = names[0] if names else TASKS[task]
   *outer, field = path.split(".")
   refused = 0
   for value in VALUES:

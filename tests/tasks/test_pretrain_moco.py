@@ -36,6 +36,13 @@ MOCO = dict(
   device_augment="crop_flip",
   moco=dict(queue_size=16, dim=8, num_groups=2),
 )
+STABLEREP = dict(
+  objective="multi_positive",
+  model=MODEL,
+  device_augment="crop_flip",
+  per_prompt=4,
+  multi_positive=dict(hidden=16, dim=8),
+)
 MONITOR = dict(every=3, knn=dict(k=3), linear_probe=True)
 VIT = dict(name="vit_tiny", width=8, depth=1, heads=2)
 
@@ -116,6 +123,25 @@ def test_a_moco_backbone_is_measured_and_then_finetuned(
     - variables["params"]["conv1"]["kernel"]
   ).max()
   assert 0 < moved < 0.1  # the start is the backbone, not random weights
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [MODEL, VIT], ids=["ResNet", "ViT"])
+def test_stablerep_trains_on_the_images_of_each_prompt(
+  tmp_path, space, opened, model
+):
+  draw(tmp_path)  # those of one shade have one prompt
+  config = moco_config(space, **STABLEREP | dict(model=model))
+  config.pretrain.validation = dict(split="validation")
+  with config.unlocked():
+    del config.pretrain["moco"]
+  pretrain.check(config, str(tmp_path))
+  pretrain.run(config, str(tmp_path))
+  variables, about = weights_of(tmp_path)
+  assert about["kind"] == "backbone" and "projector" not in variables
+  assert summary_of(tmp_path)["validation"]["backbone-s0, kNN"] > 0.7
+  rows = metrics.read_rows(tmp_path / "pretrain/backbone-s0_metrics.jsonl")
+  assert rows[-1]["loss"] < rows[0]["loss"]
 
 
 def test_a_pool_of_real_images_votes(tmp_path, space, opened):
@@ -322,6 +348,16 @@ def test_a_recipe_by_name_is_trained(tmp_path, space):
     (dict(mix=dict(mixup=0.8)), "did you mean 'mixup_alpha'"),
     (dict(mix=dict(prob=1)), "mix is of normalised images.*'deit'"),
     (dict(moco=dict(dim=3)), "moco is a field of objective='moco' alone"),
+    (
+      dict(knn=dict(k=3)),
+      "knn is a field of objective='moco' and 'multi_positive' alone",
+    ),
+    (
+      STABLEREP | dict(augment="none", per_prompt=1),
+      "compares images of one prompt.*per_prompt=1: give 2 or more",
+    ),
+    (dict(per_prompt=3), "batch_size=8 is no multiple of per_prompt=3"),
+    (dict(per_prompt=2, repeats=2), "repeats=2 of an image, and per_prompt=2"),
     (dict(source_size=12), "source_size is of images that the device crops"),
     (MOCO | dict(augment="shift"), "two views.*augment='none'"),
     (MOCO | dict(moco=dict(queue=9)), "did you mean 'queue_size'"),

@@ -104,7 +104,7 @@ def test_each_place_in_a_prompt_has_statistics_of_its_own():
 def test_training_finds_the_images_of_a_prompt():
   state = start(rng, images_of())
   rows = []
-  for i in range(60):
+  for _ in range(60):
     state, metrics = usual_step(state, images_of(), rng)
     rows.append(jax.tree.map(float, metrics))
   # At best all others are opposite: near 0 where the temperature is 0.1.
