@@ -140,8 +140,9 @@ def limit_per_class(
   images_per_class: int | None,
   seed: int,
   class_names: Sequence[str],
+  merit: np.ndarray | None = None,
 ) -> np.ndarray:
-  """Keeps as many rows of each class, chosen by chance.
+  """Keeps as many rows of each class, chosen by chance or merit.
 
   The first 100 of a class are among its first 200 of the same seed.
 
@@ -151,6 +152,7 @@ def limit_per_class(
     images_per_class: None keeps all.
     seed: of the choice, which depends on seed and ids alone.
     class_names: by label.
+    merit: [m]; rows of the largest are kept, None chooses by chance.
 
   Returns:
     Rows, int, in the order that they had.
@@ -173,9 +175,11 @@ def limit_per_class(
       f"{min(too_few.values())}, or raise generate.images_per_class or "
       "select.max_per_class."
     )
+  merit = np.zeros(len(rows)) if merit is None else merit
+  merit_of = dict(zip(rows.tolist(), merit.tolist(), strict=True))
   chance = functools.partial(filters.chance_of, seed)
-  by_chance = lambda row: chance(images.ids[row])
-  kept = [sorted(x, key=by_chance)[:images_per_class] for x in rows_of]
+  order = lambda row: (-merit_of[row], chance(images.ids[row]))
+  kept = [sorted(x, key=order)[:images_per_class] for x in rows_of]
   return np.sort(np.concatenate(kept))
 
 

@@ -6,7 +6,7 @@ to read: nothing waits for the host, and `vmap` trains several seeds at once.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from synthjax.adapt.soft_targets import mixed_cross_entropy
+from synthjax.adapt.uncertainty import MEASURES
 from synthjax.config.schema import (
   Block,
   Count,
@@ -31,6 +32,7 @@ from synthjax.config.schema import (
 )
 from synthjax.data.pipeline import given
 from synthjax.evals.arms import ZERO_SHOT
+from synthjax.evals.scaling import MIN_SIZES, Scaling
 from synthjax.models.unit import unit
 from synthjax.prompts.strategies import STRATEGIES
 
@@ -49,6 +51,9 @@ class Recipe:
   decay_bias: Flag = True  # False decays the weight alone; released: both
 
 
+CHANCE = "chance"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
   """One way of making a training set and learning from it."""
@@ -57,10 +62,25 @@ class Arm:
   strategy: Annotated[str, one_of(STRATEGIES)]  # of the prompts
   filter: Flag  # takes only what `select` has kept
   soft_weight: Share  # 0 is CE, 0.5 the paper's SCE
-  images_per_class: Count | None = None  # chosen by chance; None takes all
+  images_per_class: Count | None = None  # None takes all
+  # Of those images: by chance, or what a head that has learned from all of them
+  # is least sure of.
+  choice: Annotated[str, one_of((CHANCE, *MEASURES))] = CHANCE
   # Those that a drawing of so many has, before the filter; None takes all.
   drawn_per_class: Count | None = None
   label_smoothing: Share | None = None  # of the hard loss
+
+  @property
+  def size(self) -> int | None:
+    """Images of each class, where there is a number."""
+    return self.images_per_class or self.drawn_per_class
+
+  def problems(self):
+    if self.choice != CHANCE and not self.images_per_class:
+      yield (
+        f"choice={self.choice!r} without images_per_class: say how many of "
+        "each class it takes"
+      )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +95,34 @@ class Tune(Recipe):
   num_epochs: Count = 30
   batch_size: Count = 512
   best_epoch_on_test: Flag = False  # also reports the released code's number
+  scaling: Scaling | None = None  # forecasts what more images give
+
+  def curves(self) -> dict[str, dict[str, int]]:
+    """Returns arms that differ in their number of images: curve -> arm -> it.
+
+    A curve has the name of its first arm.
+    """
+    curves: dict[Arm, dict[str, int]] = {}
+    for arm in self.arms:
+      sizes = dict(name="", images_per_class=arm.images_per_class and 1)
+      sizes |= dict(drawn_per_class=arm.drawn_per_class and 1)
+      if arm.size:
+        curves.setdefault(replace(arm, **sizes), {})[arm.name] = arm.size
+    return {next(iter(of_arm)): of_arm for of_arm in curves.values()}
 
   def problems(self):
+    if self.scaling:
+      if not self.validation or len(self.seeds) < 2:
+        yield (
+          "scaling decides by validation images and two seeds or more: give "
+          "`validation`, as the test images are not for choosing, and `seeds`"
+        )
+      for curve, sizes in (self.curves() or {"none": {}}).items():
+        if len({*sizes.values()}) < MIN_SIZES:
+          yield (
+            f"scaling forecasts from {MIN_SIZES} numbers of images or "
+            f"more, and the curve of {curve!r} has {[*sizes.values()]}"
+          )
     if not self.test and (self.test_parts or self.best_epoch_on_test):
       yield (
         "test_parts or best_epoch_on_test but no `test`: give real images for "

@@ -7,7 +7,7 @@ nothing that they show is used to choose anything.
 import dataclasses
 import datetime
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from synthjax.adapt import feature_sets, heads, linear_head
+from synthjax.adapt import feature_sets, heads, linear_head, uncertainty
 from synthjax.adapt.feature_sets import Features
 from synthjax.adapt.linear_head import Arm, Tune
 from synthjax.config import schema
@@ -24,7 +24,7 @@ from synthjax.config.arguments import check_strategies
 from synthjax.data.generated import filters
 from synthjax.data.real import real_images
 from synthjax.encoders import check_texts, load_encoder
-from synthjax.evals import accuracy, arms
+from synthjax.evals import accuracy, arms, scaling
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import gathered
@@ -87,7 +87,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   report_progress = counter("tune", num_heads, unit="heads")
   for arm in fields.arms:
     for seed in fields.seeds:
-      image_seed, rows = _rows_of(arm, seed, scored, space.class_names)
+      image_seed, rows = _rows_of(arm, seed, scored, space.class_names, fit)
       tuned = jax.device_get(fit(arm, seed, rows, opened.get("validation")))
       about = {"arm": arm.name, **dataclasses.asdict(arm), "seed": seed}
       about |= {"image_seed": image_seed, "num_images": len(rows)}
@@ -111,6 +111,10 @@ def run(config: ConfigDict, workdir: str) -> None:
       len(space.classes),
     ),
   }
+  if fields.scaling:
+    results["scaling"] = scaling.curves(
+      results["rows"], fields.curves(), fields.scaling, split="validation"
+    )
   if fields.best_epoch_on_test:
     _add_best_epochs(results, trained, fit, opened["test"])
   files |= _write_training(
@@ -131,6 +135,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     learned=[arm.name for arm in fields.arms],
   )
   print(arms.table(results), flush=True)
+  for curve in results.get("scaling", ()):
+    print(scaling.describe(curve, fields.scaling.min_gain), flush=True)
 
 
 def _inputs(compared: Sequence[Arm]) -> tuple[str, ...]:
@@ -143,8 +149,12 @@ def _rows_of(
   seed: int,
   scored: feature_sets.Scored,
   class_names: Sequence[str],
+  fit: Callable[..., linear_head.Tuned],
 ) -> tuple[int, np.ndarray]:
-  """Returns the seed of an arm's images, and their rows of the scores."""
+  """Returns the seed of an arm's images, and their rows of the scores.
+
+  Where the arm does not choose by chance, `fit` trains the head that does.
+  """
   ids = scored.images.ids
   kept = scored.kept if arm.filter else np.ones(len(ids), bool)
   if arm.drawn_per_class:
@@ -159,9 +169,15 @@ def _rows_of(
     kept=kept,
     class_names=class_names,
   )
+  merit = None
+  if arm.choice != linear_head.CHANCE:
+    learner = fit(arm, seed, rows, None).head
+    logits = learner(scored.images.features[rows])
+    merit = uncertainty.MEASURES[arm.choice](logits)
   return image_seed, feature_sets.limit_per_class(
     scored.images,
     rows,
+    merit=merit,
     images_per_class=arm.images_per_class,
     seed=seed,
     class_names=class_names,

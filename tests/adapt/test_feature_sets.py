@@ -108,7 +108,7 @@ def found_of(counts):
   )
 
 
-def limit(found, images_per_class, *, rows=None, seed=0):
+def limit(found, images_per_class, *, rows=None, seed=0, merit=None):
   rows = np.arange(len(found.ids)) if rows is None else rows
   return feature_sets.limit_per_class(
     found,
@@ -116,6 +116,27 @@ def limit(found, images_per_class, *, rows=None, seed=0):
     images_per_class=images_per_class,
     seed=seed,
     class_names=("cat", "dog"),
+    merit=merit,
+  )
+
+
+def test_the_largest_merit_of_each_class_is_kept():
+  """As many of either class, though all merits of one are larger."""
+  found = found_of((20, 30))
+  merit = np.random.default_rng(0).permutation(50) + 100.0 * found.labels
+  rows = limit(found, 8, merit=merit)
+  assert np.bincount(found.labels[rows]).tolist() == [8, 8]
+  for label in (0, 1):
+    of_class = np.flatnonzero(found.labels == label)
+    best = of_class[np.argsort(-merit[of_class])[:8]]
+    assert {*best} == {*rows[found.labels[rows] == label]}
+  # Merits stand beside the rows that may be taken.
+  odd = np.arange(1, 50, 2)
+  kept = limit(found, 8, rows=odd, merit=merit[odd])
+  assert {*kept} <= {*odd} and merit[kept].sum() > merit[odd[:16]].sum()
+  # Equal ones are left to chance.
+  np.testing.assert_array_equal(
+    limit(found, 8, merit=np.ones(50)), limit(found, 8)
   )
 
 

@@ -131,9 +131,7 @@ def test_stablerep_trains_on_the_images_of_each_prompt(
   tmp_path, space, opened, model
 ):
   draw(tmp_path)  # those of one shade have one prompt
-  config = moco_config(
-    space, **STABLEREP, validation=dict(split="validation")
-  )
+  config = moco_config(space, **STABLEREP, validation=dict(split="validation"))
   with config.unlocked():
     del config.pretrain["moco"], config.pretrain["model"]
     config.pretrain.model = model

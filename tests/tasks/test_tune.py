@@ -8,7 +8,7 @@ import tiny_world
 from PIL import Image
 from safetensors.numpy import load_file
 
-from synthjax.adapt import linear_head
+from synthjax.adapt import heads, linear_head, uncertainty
 from synthjax.data.generated import filters, scores
 from synthjax.data.real import real_images
 from synthjax.runtime import artifacts
@@ -223,6 +223,64 @@ def test_fewer_images_and_smoothed_labels_are_arms(world, tmp_path):
   assert np.abs(plain - smooth).max() > 1e-3
 
 
+def test_a_learner_chooses_what_it_is_unsure_of(world, tmp_path):
+  """Of the images that a head has learned from, by its own logits."""
+  arms_of = (
+    dict(ARMS[0], name="all"),
+    *(
+      dict(ARMS[0], name=name, images_per_class=2, choice=name)
+      for name in uncertainty.MEASURES
+    ),
+  )
+  config = linked(world, tmp_path, arms=arms_of, seeds=(0,), lr=0.5)
+  tune.check(config, str(tmp_path))
+  fitted, fit = [], tune._fit
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(
+      tune, "_fit", lambda *args: fitted.append(args[4]) or fit(*args)
+    )
+    tune.run(config, str(tmp_path))
+  rows = results_of(tmp_path)["rows"]
+  assert [row["num_images"] for row in rows] == [12, 6, 6]
+  assert [row["choice"] for row in rows] == ["chance", "entropy", "margin"]
+  whole, learner, by_entropy, _, by_margin = fitted
+  np.testing.assert_array_equal(learner, whole)
+  images = scores.read(tmp_path / "score")
+  head = heads.load(tmp_path / "tune" / "heads.safetensors", arm="all").head
+  logits = head(images.features[whole])
+  for chosen, measure in (
+    (by_entropy, uncertainty.entropy),
+    (by_margin, uncertainty.margin),
+  ):
+    unsure = dict(zip(whole, measure(logits), strict=True))
+    for label in range(3):
+      of_class = sorted(
+        whole[images.labels[whole] == label], key=lambda i: -unsure[i]
+      )
+      assert {*of_class[:2]} == {*chosen[images.labels[chosen] == label]}
+
+
+def test_a_run_says_whether_more_images_are_worth_it(world, tmp_path, capsys):
+  arms_of = tuple(
+    dict(ARMS[0], name=f"{n} a class", images_per_class=n) for n in (1, 2, 3)
+  )
+  config = linked(
+    world, tmp_path, arms=arms_of, scaling=dict(up_to=8, min_gain=0.5)
+  )
+  tune.check(config, str(tmp_path))
+  tune.run(config, str(tmp_path))
+  [curve] = results_of(tmp_path)["scaling"]
+  assert (curve["sizes"], curve["size"]) == ([1, 2, 3], 8)
+  means = [
+    row["mean"]
+    for row in results_of(tmp_path)["summary"]
+    if row["split"] == "validation"
+  ]
+  np.testing.assert_allclose(curve["mean"], means)
+  assert curve["low"] <= curve["high"]
+  assert "1 a class: 8 images a class would have" in capsys.readouterr().out
+
+
 def test_a_head_can_do_without_a_bias(world, tmp_path):
   workdir, _ = world
   config = linked(world, tmp_path, arms=ARMS[:1], seeds=(0,), bias=False)
@@ -362,6 +420,18 @@ def images_of(found, **changes):
       r"(?s)lr=-1.0: needed .*epochs=0: needed",
     ),
     ({"arms": (dict(ARMS[0], soft_weight=3),)}, r"arms\[0\].soft_weight=3"),
+    (
+      {"arms": (dict(ARMS[0], choice="entropy"),)},
+      "choice='entropy' without images_per_class",
+    ),
+    ({"scaling": dict(up_to=9), "seeds": (0,)}, "two seeds or more"),
+    (
+      {
+        "scaling": dict(up_to=9),
+        "arms": (dict(ARMS[0], images_per_class=2),),
+      },
+      r"scaling forecasts from 3 numbers.*'B CE' has \[2\]",
+    ),
     ({"test": None}, "test_parts or best_epoch_on_test but no `test`"),
     (
       {"arms": (dict(ARMS[0], image_per_class=3),)},
