@@ -1,1 +1,1 @@
-"""Measures: accuracies over seeds, distances of image sets, near duplicates."""
+"""Measures: accuracies, scaling curves, distances of image sets, duplicates."""

@@ -2,6 +2,6 @@
 
 `loop` runs any Objective (init, step), `run` makes it resumable by
 `checkpoint`, `metrics` go to a file and to `loggers`; `supervised`, `moco`,
-`contrastive` and `denoising` are objectives with their losses, `optimizer` has
-optimizers and learning-rate schedules.
+`multi_positive`, `contrastive` and `denoising` are objectives with their
+losses, `optimizer` has optimizers and learning-rate schedules.
 """
