@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from synthjax import main
 from synthjax.config import schema
 from synthjax.runtime.errors import UserError
+from synthjax.training import pretraining
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 # A config with a block of each task.
@@ -102,7 +103,8 @@ def test_a_run_refuses_what_a_field_cannot_be(task, path, tmp_path):
         block[key] = {}
       block = block[key]
     block[field] = value
-    lines = schema.problems(module.FIELDS, config[task], f"config.{task}")
+    fields = pretraining.BLOCK if names else module.FIELDS
+    lines = schema.problems(fields, config[task], f"config.{task}")
     if any(re.search(rf"\b{field}\b", line.split(": ")[0]) for line in lines):
       refused += 1
       with pytest.raises(UserError, match=rf"\b{field}\b"):
