@@ -213,7 +213,7 @@ def _train(
     num_classes=_num_classes(fields, space),
   )
   watch = _monitor(fields, objective, space, source)
-  prompts = drawn_images.prompts_of(source) if fields.per_prompt else None
+  prompts = source.prompts() if fields.per_prompt else None
   for seed in fields.seeds:
     batches = pipeline.train_batches(
       source,

@@ -1,16 +1,14 @@
 """The images that `generate` has drawn: all of a workdir, or a part of them."""
 
-import operator
+import dataclasses
 import os
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
 from etils import epath
 
 from synthjax.data.generated import shards, tables
-from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import (
   Example,
   Source,
@@ -26,6 +24,35 @@ SELECTION = "selection.parquet"  # of the task `select`
 OLDER = "selection.jsonl"  # that versions before December 2026 wrote
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drawn(Source):
+  """Rows of shards, of which much is known without decoding an image."""
+
+  folder: epath.PathLike  # of the shards
+  rows: np.ndarray  # int [n], among those of the shards
+  labels: np.ndarray  # int [n]
+
+  def take(self, places: np.ndarray) -> "Drawn":
+    """Returns the source that holds these rows, in their order."""
+    part = subset(self, places)
+    return dataclasses.replace(
+      self,
+      size=part.size,
+      read=part.read,
+      rows=self.rows[places],
+      labels=self.labels[places],
+    )
+
+  def prompts(self) -> np.ndarray:
+    """Numbers the prompts by their text: int [n], from 0.
+
+    One text is one prompt, whatever the class, seed or strategy.
+    """
+    num_images = len(shards.open_shards(self.folder))
+    texts = shards.read_index(self.folder, num_images, ("prompt",))["prompt"]
+    return np.unique(texts[self.rows], return_inverse=True)[1]
+
+
 def open_generated(
   folder: epath.PathLike,
   *,
@@ -33,7 +60,7 @@ def open_generated(
   seed: int | None = None,
   selection: epath.PathLike | None = None,
   decode: bool = True,
-) -> Source:
+) -> Drawn:
   """Opens the images.
 
   Args:
@@ -66,10 +93,11 @@ def open_generated(
     rows &= index[name] == wanted
   if not rows.any():
     raise UserError(f"{where} has no image to train on.")
-  rows = np.flatnonzero(rows)
-  part = subset(source, rows)
-  label = partial(operator.getitem, index["label"][rows].tolist())
-  return Labelled(part.size, part.read, label, files=part.files)
+  every, labels = np.arange(len(source)), index["label"]
+  drawn = Drawn(
+    source.size, source.read, folder, every, labels, files=source.files
+  )
+  return drawn.take(np.flatnonzero(rows))
 
 
 def _kept(ids: np.ndarray, selection: epath.PathLike) -> np.ndarray:
@@ -86,7 +114,7 @@ def _kept(ids: np.ndarray, selection: epath.PathLike) -> np.ndarray:
 
 def open_run(
   workdir: epath.PathLike, *, kept: bool = False, **more: Any
-) -> Source:
+) -> Drawn:
   """Opens the images of a run, in the order in which they were drawn.
 
   Args:
@@ -157,16 +185,6 @@ def read_selection(
   }
 
 
-def prompts_of(source: Sequence[Example]) -> np.ndarray:
-  """Numbers the prompts of rows by their text: int [n], from 0.
-
-  One text is one prompt, whatever the class, seed or strategy.
-  """
-  numbers: dict[str, int] = {}
-  rows = (source[i] for i in range(len(source)))
-  return np.array([numbers.setdefault(r["prompt"], len(numbers)) for r in rows])
-
-
 def take(
   source: Sequence[Example],
   *,
@@ -205,4 +223,7 @@ def take(
         for rows in rows_of.values()
       ]
     )
-  return subset(source, np.sort(kept))
+  kept = np.sort(kept)
+  return (
+    source.take(kept) if isinstance(source, Drawn) else subset(source, kept)
+  )

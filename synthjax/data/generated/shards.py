@@ -292,21 +292,23 @@ def write_index(folder: epath.PathLike, rows: Sequence[Any]) -> dict[str, int]:
 
   Args:
     folder: of the shards.
-    rows: of all images in their order, each with the id of an `ImageId` and a
-      label. A few are held at a time.
+    rows: of all images in their order, each with the id of an `ImageId`, a
+      label and a prompt. A few are held at a time.
 
   Returns:
     The number of rows of the file, by its name.
   """
   kinds = {"id": "string", "label": "int32"}
-  kinds |= {"strategy": "category", "seed": "int64"}
+  kinds |= {"strategy": "category", "seed": "int64", "prompt": "category"}
 
   def read_batch(start):
     batch = [rows[i] for i in range(start, min(start + tables.ROWS, len(rows)))]
     ids = [row.id for row in batch]
     strategies, seeds = origin(ids)
-    labels = [row.label for row in batch]
-    return dict(id=ids, label=labels, strategy=strategies, seed=seeds)
+    more = dict(strategy=strategies, seed=seeds)
+    for name in ("label", "prompt"):
+      more[name] = [getattr(row, name) for row in batch]
+    return {"id": ids} | more
 
   with replace(epath.Path(folder), INDEX) as path:
     starts = range(0, len(rows), tables.ROWS)
@@ -322,11 +324,11 @@ def read_index(
   """Reads which image is in which row.
 
   Args:
-    folder: of the shards. If it has no INDEX, as older versions wrote it, every
-      row is read.
+    folder: of the shards. If it has no INDEX with these columns, as older
+      versions wrote it, every row is read.
     num_images: that the shards hold.
-    names: of the columns: id str, label int, strategy of the prompt str, and
-      seed int.
+    names: of the columns: id str, label int, strategy of the prompt str, seed
+      int, and prompt str.
 
   Returns:
     Each column, [n].
@@ -336,7 +338,7 @@ def read_index(
       strategy and seed, if these are needed; or as `open_shards`.
   """
   path = epath.Path(folder) / INDEX
-  if path.exists():
+  if path.exists() and tables.columns_of(path) >= set(names):
     columns = tables.read(path, names)
     if len(columns[names[0]]) != num_images:
       raise UserError(
@@ -345,9 +347,10 @@ def read_index(
       )
     return columns
   source = open_shards(folder, decode=False)
-  rows = [(r["id"], r["label"]) for r in map(source.read, range(len(source)))]
-  ids = np.array([key for key, _ in rows], object)
-  columns = {"id": ids, "label": np.array([label for _, label in rows], int)}
+  rows = map(source.read, range(len(source)))
+  rows = [(r["id"], r["label"], r["prompt"]) for r in rows]
+  ids, labels, prompts = np.array(rows, object).reshape(-1, 3).T
+  columns = {"id": ids, "label": labels.astype(int), "prompt": prompts}
   if not columns.keys() >= set(names):
     columns |= dict(zip(("strategy", "seed"), origin(ids), strict=True))
   return {name: columns[name] for name in names}

@@ -3,6 +3,7 @@
 A million rows are read in a second. pandas, Polars and DuckDB open them, too.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -57,6 +58,12 @@ def batches_of(columns: Mapping[str, Sequence]) -> Iterator[dict]:
     yield {name: values[rows] for name, values in columns.items()}
 
 
+def columns_of(path: epath.PathLike) -> set[str]:
+  """Returns the names of the columns of a table, or raises as `read`."""
+  with _opened(path) as file:
+    return {*file.schema_arrow.names}
+
+
 def read(path: epath.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
   """Reads columns, each [n].
 
@@ -66,15 +73,22 @@ def read(path: epath.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
     UserError: if the file is missing or damaged, is not as its manifest says,
       or lacks a column.
   """
+  with _opened(path) as file:
+    table = file.read(columns=list(names))
+    return {name: _to_numpy(table.column(name)) for name in names}
+
+
+@contextlib.contextmanager
+def _opened(path: epath.PathLike) -> Iterator[Any]:
+  """Opens a table, and says which one is damaged."""
   import pyarrow as pa
   from pyarrow import parquet
 
   path = epath.Path(path)
   artifacts.check_file(path)
   try:
-    with path.open("rb") as file:
-      table = parquet.read_table(file, columns=list(names))
-      return {name: _to_numpy(table.column(name)) for name in names}
+    with path.open("rb") as file, parquet.ParquetFile(file) as table:
+      yield table
   except (OSError, KeyError, pa.ArrowException) as error:
     raise UserError(
       f"{path} cannot be read ({error}). Put it back from a copy; or delete "

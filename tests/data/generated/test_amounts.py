@@ -52,9 +52,3 @@ def test_classes_with_too_few_images_are_listed():
   source = rows(counts=((0, 12), (1, 3)))
   with pytest.raises(UserError, match="1 has 3, 2 has 0"):
     drawn_images.take(source, num_classes=3, images_per_class=4)
-
-
-def test_one_text_is_one_prompt_in_any_class_and_seed():
-  source = rows(counts=((0, 3), (1, 2)), seeds=(0, 1))
-  numbers = drawn_images.prompts_of(source)
-  assert numbers.tolist() == [0, 1, 2, 0, 1] * 2

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from synthjax.data.generated import drawn_images, shards
+from synthjax.data.generated import drawn_images, shards, tables
 from synthjax.data.pipeline import few_shot, host_augment
 from synthjax.data.pipeline.rows import labels_of, subset
 from synthjax.data.real import real_images
@@ -172,7 +172,7 @@ def folder(tmp_path):
     {
       "image": np.full((4, 4, 3), i, np.uint8),
       "label": int(id_.split("-")[1]),
-      "prompt": "x",
+      "prompt": f"p{i // 4}",
       "seed": 0,
       "id": id_,
     }
@@ -199,7 +199,7 @@ def test_generated_images_are_found_by_strategy(folder):
 def test_the_index_says_what_the_rows_say_and_spares_reading_them(
   folder, monkeypatch
 ):
-  names = ("id", "label", "strategy", "seed")
+  names = ("id", "label", "strategy", "seed", "prompt")
   by_rows = shards.read_index(folder, 13, names)
   rows = [SimpleNamespace(**row) for row in shards.open_shards(folder)]
   assert shards.write_index(folder, rows) == {"images.parquet": 13}
@@ -216,7 +216,17 @@ def test_the_index_says_what_the_rows_say_and_spares_reading_them(
     drawn_images.open_generated(folder, strategy="enhanced"), num_classes=1
   )
   assert len(taken) == 4
+  assert taken.prompts().tolist() == [0, 0, 1, 1]
   assert len(shards.open_shards(folder, [rows[0].id, rows[7].id])) == 2
+
+
+def test_an_index_without_prompts_leaves_them_to_the_rows(folder):
+  """As versions before December 2026 wrote it."""
+  columns = shards.read_index(folder, 13)
+  kinds = {"id": "string", "label": "int32"}
+  tables.write(folder / shards.INDEX, kinds, [columns])
+  found = shards.read_index(folder, 13, ("prompt",))["prompt"]
+  assert found.tolist() == [f"p{i // 4}" for i in range(13)]
 
 
 def test_an_index_of_other_shards_is_refused(folder):
