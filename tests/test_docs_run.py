@@ -42,7 +42,9 @@ ELSEWHERE = {
 LIKE_ANOTHER = {
   "configs/pretrain_tables.py:table=9": "configs/pretrain_tables.py:table=8",
   "configs/pretrain_tables.py:table=moco": "configs/pretrain_moco.py:runlocal",
-  "configs/image_count.py:choice=entropy,runlocal": "configs/image_count.py:runlocal",
+  "configs/image_count.py:choice=entropy,runlocal": (
+    "configs/image_count.py:runlocal"
+  ),
 }
 # Workdirs of commands that need what a training of an hour leaves.
 AFTER_HOURS = ("runs/mine",)

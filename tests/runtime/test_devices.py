@@ -16,6 +16,8 @@ from synthjax.training.moco import moco
 from synthjax.training.multi_positive import multi_positive
 from synthjax.training.supervised import supervised
 
+# Most of the time goes to compiling, and little of that to what is compared.
+jax.config.update("jax_disable_most_optimizations", True)
 small = dict(name="resnet_tiny", stage_sizes=(1,), width=8)
 objectives = {
   "ResNet": supervised(
