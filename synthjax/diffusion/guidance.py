@@ -127,3 +127,48 @@ def towards(
 
   gradient = jax.grad(cosines)
   return lambda x, t: scale * gradient(x, t)
+
+
+def towards_doubt(
+  denoise: Denoiser,
+  alpha_bar: np.ndarray,
+  logits_of: Callable[[jax.Array], jax.Array],
+  scale: float,
+) -> CondFn:
+  """Guides images towards what a classifier is unsure of.
+
+  That is the feedback of Hemmat et al. (2023), by which Deliberate Practice
+  (2025) draws. The classifier sees x_0 as predicted, mixed with x_t where that
+  has little noise, and the gradient of the entropy goes through the denoiser.
+  As there, its length is that of x_t, times the root of alpha_bar: so samplers
+  move x_0 by a share of x_t, even where hardly a trace of x_0 is left.
+
+  Args:
+    denoise: see `Denoiser`.
+    alpha_bar: [T], by timestep.
+    logits_of: [n, h, w, c] -> logits [n, k]; decodes latents itself.
+    scale: of the gradient; 0 guides nowhere.
+
+  Returns:
+    (x_t, t) -> the scaled gradient, [n, h, w, c]; 0 where there is none.
+  """
+  signal, noise = (
+    jnp.asarray(np.sqrt(x), jnp.float32) for x in (alpha_bar, 1 - alpha_bar)
+  )
+
+  def entropies(x, t):
+    share = noise[t][:, None, None, None]
+    x0, _ = denoise(x, t)
+    log_p = jax.nn.log_softmax(logits_of(share * x0 + (1 - share) * x))
+    # Each image has its own term, so the gradient of the sum is each one's.
+    return -jnp.sum(jnp.exp(log_p) * log_p)
+
+  gradient = jax.grad(entropies)
+  length = lambda x: jnp.sqrt(jnp.sum(x**2, (1, 2, 3), keepdims=True))
+
+  def cond_fn(x, t):
+    g = gradient(x, t)
+    g = g * length(x) / jnp.maximum(length(g), 1e-20)
+    return scale * signal[t][:, None, None, None] * g
+
+  return cond_fn

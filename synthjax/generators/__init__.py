@@ -37,6 +37,19 @@ WHOLE = {
 }
 
 
+class Learner(NamedTuple):
+  """A classifier towards whose doubt a generator can draw.
+
+  `logits` maps variables and images, float32 [n, h, w, 3] in -1..1, to logits
+  [n, k]. It is traced, and differentiated.
+  """
+
+  logits: Callable[[Any, Any], Any]
+  variables: Any
+  scale: float  # of `guidance.towards_doubt`
+  identity: dict[str, Any]  # plain data that identifies it all
+
+
 class Generator(NamedTuple):
   """What every generator offers.
 
@@ -56,6 +69,8 @@ class Generator(NamedTuple):
   reference_size: int  # r, px
   num_steps: int  # the most start_steps there can be
   identity: dict[str, Any]  # plain data that identifies weights and sampling
+  # Returns one that draws what a learner is unsure of, by the same weights.
+  guided: "Callable[[Learner], Generator] | None" = None
 
   def draw(
     self,

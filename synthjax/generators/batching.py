@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from synthjax.generators import Generator
+from synthjax.generators import Generator, Learner
 from synthjax.runtime import memory
 from synthjax.runtime import mesh as meshes
 
@@ -135,6 +135,16 @@ def make_generator(
   if precision != "default":  # absent otherwise, so that older runs are found
     identity = identity | {"precision": precision}
   return Generator(stream, total, identity=identity, **facts)
+
+
+def with_learner(
+  params: Mapping[str, Any], learner: Learner | None, devices: Devices
+) -> dict[str, Any]:
+  """Returns the parameters with those of a learner, as "learner", if any."""
+  if learner is None:
+    return dict(params)
+  variables = jax.device_put(learner.variables, devices.copied)
+  return {**params, "learner": variables}
 
 
 def make_stream(

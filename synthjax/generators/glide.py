@@ -24,7 +24,7 @@ from synthjax.config.schema import (
   Range,
 )
 from synthjax.diffusion import guidance, samplers, schedule
-from synthjax.generators import Generator, batching
+from synthjax.generators import Generator, Learner, batching
 from synthjax.generators import glide_clip_guidance as clips
 from synthjax.models.glide.model import Glide, Text
 from synthjax.models.pixels import to_uint8, to_unit
@@ -159,19 +159,24 @@ def load(
     identity["clip_guidance"] = clip.identity
   if guidance_interval is not None:
     identity["guidance_interval"] = list(guidance_interval)
-  return batching.make_generator(
-    partial(_draw_small, cascade),
-    partial(_enlarge, cascade),
-    params,
-    partial(_reader, cascade, params, bpe.load(tokenizer), devices),
-    devices,
-    batch_size=batch_size,
-    precision=precision,
-    image_size=large.image_size,
-    reference_size=small.image_size,
-    num_steps=len(small.steps.timestep),
-    identity=identity,
-  )
+
+  def make(learner=None):
+    return batching.make_generator(
+      partial(_draw_small, cascade._replace(learner=learner)),
+      partial(_enlarge, cascade),
+      batching.with_learner(params, learner, devices),
+      partial(_reader, cascade, params, bpe.load(tokenizer), devices),
+      devices,
+      batch_size=batch_size,
+      precision=precision,
+      image_size=large.image_size,
+      reference_size=small.image_size,
+      num_steps=len(small.steps.timestep),
+      identity=identity | ({"learner": learner.identity} if learner else {}),
+      guided=make,
+    )
+
+  return make()
 
 
 # --- stages -------------------------------------------------------------------
@@ -196,6 +201,7 @@ class Cascade(NamedTuple):
   clip: clips.NoisedClip | None
   scale: float | None  # of guidance without a classifier
   interval: tuple[int, int] | None  # timesteps that it guides
+  learner: Learner | None = None
 
 
 def _load_stage(name: str, block: Base, dtype: str) -> tuple[Stage, Any]:
@@ -340,6 +346,16 @@ def _draw_small(
     x = samplers.diffuse(to_unit(references), x, steps, start_steps - 1)
   predict, cond_fn = _guided(cascade, params, texts, n=len(rngs))
   denoise = guidance.from_noise(predict, base.betas)
+  if cascade.learner:
+    alpha_bar = np.cumprod(1 - np.asarray(base.betas, np.float64))
+    doubt = guidance.towards_doubt(
+      denoise,
+      alpha_bar,
+      partial(cascade.learner.logits, params["learner"]),
+      cascade.learner.scale,
+    )
+    clip_fn = cond_fn or (lambda x, t: 0.0)
+    cond_fn = lambda x, t: clip_fn(x, t) + doubt(x, t)
   noise = samplers.image_noise(rngs[:, 0], shape)
   return to_uint8(base.walk(denoise, steps, x, noise, cond_fn=cond_fn))
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
 from synthjax.config.schema import (
@@ -18,7 +19,7 @@ from synthjax.config.schema import (
   one_of,
 )
 from synthjax.diffusion import guidance, latents, samplers, schedule
-from synthjax.generators import Generator, batching
+from synthjax.generators import Generator, Learner, batching
 from synthjax.generators.stable_diffusion_networks import (
   Networks,
   apply,
@@ -235,19 +236,24 @@ def load(
     "vae_dtype": None if vae_dtype == "float32" else vae_dtype,
   }
   identity |= {name: value for name, value in more.items() if value}
-  return batching.make_generator(
-    partial(_draw_latents, networks, walk),
-    partial(_decode, networks),
-    params,
-    lambda batch_size: read,
-    devices,
-    batch_size=batch_size,
-    precision=precision,
-    image_size=image_size,
-    reference_size=image_size,
-    num_steps=len(walk.steps.timestep),
-    identity=identity,
-  )
+
+  def make(learner=None):
+    return batching.make_generator(
+      partial(_draw_latents, networks, walk._replace(learner=learner)),
+      partial(_decode, networks),
+      batching.with_learner(params, learner, devices),
+      lambda batch_size: read,
+      devices,
+      batch_size=batch_size,
+      precision=precision,
+      image_size=image_size,
+      reference_size=image_size,
+      num_steps=len(walk.steps.timestep),
+      identity=identity | ({"learner": learner.identity} if learner else {}),
+      guided=make,
+    )
+
+  return make()
 
 
 def _kept_steps(
@@ -307,6 +313,7 @@ class Walk(NamedTuple):
   start: float  # deviation of the noise that walks start from
   distilled_prediction: str | None  # None without a distilled UNet
   own_from: int  # timestep from which on the weights' own UNet walks
+  learner: Learner | None = None
 
 
 def _draw_latents(
@@ -338,8 +345,18 @@ def _draw_latents(
   elif walk.start != 1:
     x = walk.start * x
   denoise = _denoiser(networks, walk, params, tokens)
-  noise = samplers.image_noise(rngs[:, 0], shape)
-  return walk.sampler(denoise, steps, x, noise)
+  noise, cond_fn = samplers.image_noise(rngs[:, 0], shape), None
+  if learner := walk.learner:
+
+    def logits_of(x):
+      images = vae(x / networks.latent_scale, method="decode")
+      return learner.logits(params["learner"], images)
+
+    alpha_bar = np.cumprod(1 - np.asarray(networks.betas, np.float64))
+    cond_fn = guidance.towards_doubt(
+      denoise, alpha_bar, logits_of, learner.scale
+    )
+  return walk.sampler(denoise, steps, x, noise, cond_fn=cond_fn)
 
 
 def _decode(

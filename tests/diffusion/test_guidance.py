@@ -97,6 +97,54 @@ def test_each_image_is_guided_towards_its_own_features():
   np.testing.assert_allclose(got.reshape(3, 4), want, atol=1e-5)
 
 
+def test_doubt_is_the_gradient_of_the_entropy_of_a_linear_classifier():
+  """With logits W s, it is -W^T p (log p + H), times the mix's share of x.
+
+  Its length is that of x_t, times the root of alpha_bar and the scale.
+  """
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((3, 1, 1, 4)).astype(np.float32)
+  weight, gain = rng.standard_normal((5, 4)).astype(np.float32), 0.7
+  alpha_bar, t = np.array([0.99, 0.5, 0.04]), np.array([2, 0, 1])
+  cond_fn = guidance.towards_doubt(
+    lambda x, t: (gain * x, 0.0),
+    alpha_bar,
+    lambda s: s.reshape(len(s), -1) @ weight.T,
+    2.0,
+  )
+  flat, noise = x.reshape(3, 4), np.sqrt(1 - alpha_bar[t])[:, None]
+  share = noise * gain + 1 - noise
+  logits = share * flat @ weight.T
+  p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+  entropy = -(p * np.log(p)).sum(-1, keepdims=True)
+  want = share * (-p * (np.log(p) + entropy)) @ weight
+  norm = lambda x: np.linalg.norm(x, axis=-1, keepdims=True)
+  want *= 2.0 * np.sqrt(alpha_bar[t])[:, None] * norm(flat) / norm(want)
+  got = cond_fn(jnp.asarray(x), jnp.asarray(t)).reshape(3, 4)
+  np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_samples_move_to_where_the_classifier_doubts():
+  """It does at a mean of 0, and images have one of MEAN."""
+
+  def logits_of(s):
+    mean = s.mean((1, 2, 3))
+    return jnp.stack([9 * mean, jnp.zeros_like(mean)], -1)
+
+  doubt = guidance.towards_doubt(denoise, np.asarray(ALPHA_BAR), logits_of, 1.0)
+  plain, guided = (walk("ddim", fn, steps=20) for fn in (None, doubt))
+  np.testing.assert_allclose(plain.mean(), MEAN, atol=0.02)
+  assert abs(guided.mean()) < MEAN / 2
+
+
+def test_doubt_that_has_no_slope_guides_nowhere():
+  x, t = jnp.ones((2, 1, 1, 3)), jnp.zeros(2, int)
+  cond_fn = guidance.towards_doubt(
+    lambda x, t: (x, 0.0), np.array([0.5]), lambda s: jnp.zeros((2, 4)), 1.0
+  )
+  np.testing.assert_array_equal(cond_fn(x, t), jnp.zeros_like(x))
+
+
 def test_the_ancestral_mean_moves_by_variance_times_gradient():
   """One step, worked out by hand from the schedule's tables."""
   steps = schedule.start_at(schedule.respace(BETAS, 10), 1)
