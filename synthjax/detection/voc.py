@@ -10,6 +10,7 @@ size, (h, w).
 """
 
 import functools
+import io
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -393,31 +394,33 @@ def write_voc(
   """
   folder = epath.Path(path).expanduser() / "VOCdevkit" / f"VOC{year}"
   ids: dict[str, None] = {}
-  for row in rows:
-    name = row["id"]
-    if len(name.split()) != 1 or "/" in name or name in ids:
-      raise UserError(
-        f"{name!r} cannot be the name of an image's file: it must be one word "
-        "without a slash, and of one image only. Give the rows other ids."
-      )
-    ids[name] = None
-    if unknown := {int(i) for i in row["labels"]} - set(range(len(classes))):
-      raise UserError(
-        f"The image {name!r} has the labels {sorted(unknown)}, but there are "
-        f"{len(classes)} classes, from 0. Give each label a name."
-      )
-    with atomic.replace(folder, f"JPEGImages/{name}.jpg") as file:
-      Image.fromarray(row["image"]).save(file, "JPEG", quality=quality)
-    objects = [
-      (classes[label], box, difficult)
-      for label, box, difficult in zip(
-        row["labels"], row["boxes"], row["difficult"], strict=True
-      )
-    ]
-    size = row["image"].shape[:2]
-    xml = voc_files.to_xml(f"{name}.jpg", size, objects, folder=f"VOC{year}")
-    with atomic.replace(folder, f"Annotations/{name}.xml") as file:
-      file.write_bytes(xml)
+  with atomic.replace_many(folder) as write_file:
+    for row in rows:
+      name = row["id"]
+      if len(name.split()) != 1 or "/" in name or name in ids:
+        raise UserError(
+          f"{name!r} cannot be the name of an image's file: it must be one "
+          "word without a slash, and of one image only. Give the rows other "
+          "ids."
+        )
+      ids[name] = None
+      if unknown := {int(i) for i in row["labels"]} - set(range(len(classes))):
+        raise UserError(
+          f"The image {name!r} has the labels {sorted(unknown)}, but there are "
+          f"{len(classes)} classes, from 0. Give each label a name."
+        )
+      image = io.BytesIO()
+      Image.fromarray(row["image"]).save(image, "JPEG", quality=quality)
+      write_file(f"JPEGImages/{name}.jpg", image.getvalue())
+      objects = [
+        (classes[label], box, difficult)
+        for label, box, difficult in zip(
+          row["labels"], row["boxes"], row["difficult"], strict=True
+        )
+      ]
+      size = row["image"].shape[:2]
+      xml = voc_files.to_xml(f"{name}.jpg", size, objects, folder=f"VOC{year}")
+      write_file(f"Annotations/{name}.xml", xml)
   with atomic.replace(folder, f"ImageSets/Main/{split}.txt") as file:
     file.write_text("".join(f"{name}\n" for name in ids))
   return len(ids)

@@ -8,13 +8,15 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from etils import epath
 
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.threads import in_threads
 
 _PREFIX = ".tmp-"  # of temporary names
+_GROUP = 1024  # small files that reach the disk together
 _STALE_AFTER = 3600  # seconds without a write: its process has ended
 _discards = False
 
@@ -61,8 +63,7 @@ def replace(
   local = "://" not in os.fspath(target)
   home = pathlib.Path(target.parent if local else tempfile.mkdtemp())
   home.mkdir(parents=True, exist_ok=True)
-  # The name keeps its ending, as np.savez and others add one that is missing.
-  temporary = home / f"{_PREFIX}{uuid.uuid4().hex[:8]}-{target.name}"
+  temporary = _temporary(home, target.name)
   try:
     yield temporary
     _sync(temporary)
@@ -82,6 +83,72 @@ def replace(
     temporary.unlink(missing_ok=True)
     if not local:
       home.rmdir()
+
+
+@contextlib.contextmanager
+def replace_many(
+  folder: epath.PathLike,
+) -> Iterator[Callable[[str, bytes], None]]:
+  """Yields a function that writes small files, as `replace` does one.
+
+  A disk writes a thousand files as fast as it can if it is asked for all at
+  once, and a few dozen in a second one by one. So files get their names in
+  groups, once a whole group is on the disk, and the last ones at the end. A
+  run that is killed, or a power cut, leaves whole files or none.
+
+  Args:
+    folder: local or gs://. The function gets a name below it, and the content.
+
+  Raises:
+    UserError: if the disk is full.
+  """
+  folder, group = epath.Path(folder), {}
+
+  def write(name, content):
+    if _discards or "://" in os.fspath(folder):
+      with replace(folder, name) as path:
+        path.write_bytes(content)
+      return
+    target = pathlib.Path(folder / name)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(target.parent, target.name)
+    try:
+      temporary.write_bytes(content)
+    except BaseException:
+      temporary.unlink(missing_ok=True)
+      raise
+    group[temporary] = target
+    if len(group) == _GROUP:
+      name_group()
+
+  def name_group():
+    in_threads(_sync, group, threads=32)
+    for temporary, target in group.items():
+      os.replace(temporary, target)
+    in_threads(_sync, {target.parent for target in group.values()})
+    group.clear()
+
+  try:
+    try:
+      yield write
+    finally:  # whatever stopped it, those that are whole stay
+      name_group()
+  except Exception as error:
+    if says_full(error):
+      what = f"the last {len(group) + 1:,} of many files could not be written"
+      raise disk_full(folder, what) from error
+    raise
+  finally:
+    for temporary in group:
+      temporary.unlink(missing_ok=True)
+
+
+def _temporary(home: pathlib.Path, name: str) -> pathlib.Path:
+  """Returns a path that no other process writes to.
+
+  It keeps the ending, as np.savez and others add one that is missing.
+  """
+  return home / f"{_PREFIX}{uuid.uuid4().hex[:8]}-{name}"
 
 
 def remove_stale(folder: epath.Path) -> None:

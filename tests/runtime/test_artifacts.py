@@ -7,12 +7,13 @@ import pathlib
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import ml_collections
 import numpy as np
 import pytest
 
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, atomic
 from synthjax.runtime.errors import UserError
 
 SPEC = {"seed": 0, "model": {"name": "glide", "sizes": (1, 2)}, "note": None}
@@ -125,7 +126,7 @@ def test_a_killed_run_leaves_an_unfinished_folder_that_resumes(tmp_path):
   """Kills a process in the middle of its second file."""
   script = f"""
 import os
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, atomic
 artifacts.begin({str(tmp_path)!r}, {SPEC!r})
 for name in ("one.bin", "two.bin"):
   with artifacts.replace({str(tmp_path)!r}, name) as path:
@@ -255,6 +256,39 @@ def test_the_manifest_is_written_last(tmp_path, monkeypatch):
   assert json.loads((tmp_path / "spec.json").read_text()) == artifacts.plain(
     SPEC
   )
+
+
+def test_small_files_reach_the_disk_in_groups_and_then_get_names(
+  tmp_path, monkeypatch
+):
+  """No file is named before the content of its group is on the disk."""
+  happened = []
+
+  def note(what, function):
+    return lambda *args: (happened.append(what), function(*args))[1]
+
+  monkeypatch.setattr(atomic, "_GROUP", 2)
+  monkeypatch.setattr(os, "fsync", note("sync", os.fsync))
+  monkeypatch.setattr(os, "replace", note("name", os.replace))
+  with atomic.replace_many(tmp_path) as write:
+    for i in range(3):
+      write(f"{i % 2}/{i}", str(i).encode())
+  first = ["sync"] * 2 + ["name"] * 2 + ["sync"] * 2  # with two folders
+  assert happened == [*first, "sync", "name", "sync"]
+  files = [p for p in tmp_path.rglob("*") if p.is_file()]
+  assert {p.name: p.read_text() for p in files} == {i: i for i in "012"}
+
+  with pytest.raises(KeyError), atomic.replace_many(tmp_path) as write:
+    write("0/3", b"3")
+    raise KeyError  # loses nothing that is whole
+  files.append(tmp_path / "0" / "3")
+  full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=full))
+  with pytest.raises(UserError, match="is full"):
+    with atomic.replace_many(tmp_path) as write:
+      write("4", b"4")
+  left = [p for p in tmp_path.rglob("*") if p.is_file()]
+  assert sorted(left) == sorted(files)
 
 
 def test_fields_that_do_not_change_the_result_block_no_resume(tmp_path):

@@ -26,7 +26,7 @@ from synthjax.data.pipeline.codecs import encode_png
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Detection, Example, Files
 from synthjax.labels import class_names, file_names
-from synthjax.runtime.artifacts import replace
+from synthjax.runtime.atomic import replace, replace_many
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
 
@@ -48,20 +48,21 @@ def write(
   """
   folder, written = epath.Path(folder), {}
   images, annotations = [], []
-  for i in range(len(rows)):
-    row = rows[i]
-    file = f"{file_names.key_of(row['id'])}.png"
-    content = functools.partial(encode_png, row["image"])
-    export_rows.write_image(
-      folder, f"{split}/{file}", row["id"], content, written
-    )
-    height, width = (int(side) for side in row["size"])
-    about = {"id": i + 1, "file_name": file, "name": row["id"]}
-    images.append(about | {"height": height, "width": width})
-    for fields in _objects(row, names):
-      # pycocotools takes an annotation of the id 0 for none.
-      ids = {"id": len(annotations) + 1, "image_id": i + 1}
-      annotations.append(ids | fields)
+  with replace_many(folder) as write_file:
+    for i in range(len(rows)):
+      row = rows[i]
+      file = f"{file_names.key_of(row['id'])}.png"
+      content = functools.partial(encode_png, row["image"])
+      export_rows.write_image(
+        folder, f"{split}/{file}", row["id"], content, written, write_file
+      )
+      height, width = (int(side) for side in row["size"])
+      about = {"id": i + 1, "file_name": file, "name": row["id"]}
+      images.append(about | {"height": height, "width": width})
+      for fields in _objects(row, names):
+        # pycocotools takes an annotation of the id 0 for none.
+        ids = {"id": len(annotations) + 1, "image_id": i + 1}
+        annotations.append(ids | fields)
   content = {
     "info": {"description": "Scenes composed by synthjax.", "version": "1"},
     "licenses": [],

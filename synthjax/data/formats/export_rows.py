@@ -21,7 +21,6 @@ from PIL import Image
 from synthjax.data.generated.filters import chance_of
 from synthjax.data.pipeline import codecs
 from synthjax.data.pipeline.rows import Example, Source, subset
-from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
 
 _ENDINGS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
@@ -56,6 +55,7 @@ def write_image(
   image_id: str,
   content: Callable[[], bytes],
   written: dict[str, int],
+  write: Callable[[str, bytes], None],
 ) -> None:
   """Writes an image as a file of its own, if it is not there yet.
 
@@ -65,6 +65,7 @@ def write_image(
     image_id: for the error.
     content: returns the bytes; called only if they are to be written.
     written: the rows of each file; gets this one.
+    write: of `atomic.replace_many`, for the folder.
 
   Raises:
     UserError: if another image has the same id.
@@ -73,8 +74,7 @@ def write_image(
     raise UserError(f"Two images have the id {image_id!r}.")
   written[file] = 1
   if not (folder / file).exists():
-    with replace(folder, file) as path:
-      path.write_bytes(content())
+    write(file, content())
 
 
 def ending_of(content: bytes) -> str:

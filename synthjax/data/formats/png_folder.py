@@ -19,7 +19,7 @@ from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example
 from synthjax.labels import class_names, file_names
-from synthjax.runtime.artifacts import replace
+from synthjax.runtime.atomic import replace, replace_many
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
 
@@ -48,7 +48,11 @@ def write(
   folder, written = epath.Path(folder), {}
   folders = file_names.folder_names(keys, RESERVED)
   list_file = f"{split}/{METADATA}"
-  with replace(folder, list_file) as path, path.open("w") as metadata:
+  with (
+    replace(folder, list_file) as path,
+    path.open("w") as metadata,
+    replace_many(folder) as write_file,
+  ):
     for i in range(len(rows)):
       row = rows[i]
       name = export_rows.class_of(row, names)
@@ -57,7 +61,7 @@ def write(
       file = f"{folders[row['label']]}/{key}.{ending}"
       content = functools.partial(row.__getitem__, "encoded")
       export_rows.write_image(
-        folder, f"{split}/{file}", row["id"], content, written
+        folder, f"{split}/{file}", row["id"], content, written, write_file
       )
       about = {n: row[n] for n in ("label", "prompt", "seed", "id")}
       about |= {"file_name": file, "class_name": name}
