@@ -8,6 +8,8 @@ the folders of their networks.
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
+from etils import epath
+
 from synthjax.runtime import hub
 from synthjax.runtime.errors import UserError
 from synthjax.weights import read
@@ -52,6 +54,13 @@ def weights_name(names: Iterable[str]) -> str | None:
     return known
   others = [n for n in names if n.endswith(_KINDS) and "/" not in n]
   return others[0] if len(others) == 1 else None
+
+
+def weights_file(folder: epath.Path) -> epath.Path | None:
+  """Returns the weights in the folder of one network, or their index."""
+  names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+  name = weights_name(names)
+  return folder / name if name else None
 
 
 def below(names: Iterable[str], folder: str) -> list[str]:

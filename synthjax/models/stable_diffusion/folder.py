@@ -33,7 +33,7 @@ _UNET_FIXED = {
   "timestep_post_act": (None,),
   "reverse_transformer_layers_per_block": (None,),
 }
-_VAE_FIXED = {
+VAE_FIXED = {
   "act_fn": ("silu",),
   "latents_mean": (None,),
   "latents_std": (None,),
@@ -71,7 +71,7 @@ _FIXED = {
     ("block_out_channels", "cross_attention_dim", "attention_head_dim"),
     _UNET_FIXED,
   ),
-  "vae": (("block_out_channels",), _VAE_FIXED),
+  "vae": (("block_out_channels",), VAE_FIXED),
   "text_encoder": (_TEXT_NEEDED, _TEXT_FIXED),
   "text_encoder_2": ((*_TEXT_NEEDED, "projection_dim"), _TEXT_FIXED),
   "scheduler": (("beta_start", "beta_end", "beta_schedule"), _SCHEDULER_FIXED),
@@ -99,18 +99,11 @@ def describe(configs: Mapping[str, Config]) -> dict[str, Any]:
   for part, (needed, fixed) in _FIXED.items():
     if part == "text_encoder_2" and not is_xl:
       continue
-    given = configs[part]
-    problems += [f"{part}: no {f}" for f in needed if given.get(f) is None]
-    problems += [
-      f"{part}: {field}={given[field]!r}, supported: "
-      + " or ".join(map(repr, allowed))
-      for field, allowed in fixed.items()
-      if field in given and _plain(given[field]) not in allowed
-    ]
+    problems += unfit(part, configs[part], needed, fixed)
   if not problems:
     unet, unet_problems = _unet(configs["unet"])
     problems += unet_problems
-    vae, vae_problems = _vae(configs["vae"])
+    vae, vae_problems = vae_fields(configs["vae"])
     problems += vae_problems
     towers = {"text": "text_encoder"}
     towers |= {"text_2": "text_encoder_2"} if is_xl else {}
@@ -142,6 +135,29 @@ def describe(configs: Mapping[str, Config]) -> dict[str, Any]:
     index = configs.get("model_index", {})
     about["zeros_for_empty"] = index.get("force_zeros_for_empty_prompt", True)
   return about
+
+
+def unfit(
+  part: str,
+  given: Config,
+  needed: Sequence[str],
+  fixed: Mapping[str, Sequence[Any]],
+) -> list[str]:
+  """Returns the fields that a configuration lacks, or that are not supported.
+
+  Args:
+    part: whose configuration it is, for the messages.
+    given: the configuration.
+    needed: fields that it must have.
+    fixed: the supported values of fields, where they are given.
+  """
+  problems = [f"{part}: no {f}" for f in needed if given.get(f) is None]
+  return problems + [
+    f"{part}: {field}={given[field]!r}, supported: "
+    + " or ".join(map(repr, allowed))
+    for field, allowed in fixed.items()
+    if field in given and _plain(given[field]) not in allowed
+  ]
 
 
 def _plain(value: Any) -> Any:
@@ -222,7 +238,7 @@ def _unet(settings: Config) -> tuple[dict[str, Any], list[str]]:
   }, problems
 
 
-def _vae(settings: Config) -> tuple[dict[str, Any], list[str]]:
+def vae_fields(settings: Config) -> tuple[dict[str, Any], list[str]]:
   """Returns the fields of the autoencoder, and their problems."""
   widths = list(settings["block_out_channels"])
   problems = [

@@ -34,7 +34,7 @@ from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import read_json
 from synthjax.tokenizers import bpe
-from synthjax.weights import files, read
+from synthjax.weights import files, read, snapshots
 from synthjax.weights.rules import Rule, check_layout, convert, restore
 from synthjax.weights.snapshots import below, weights_name
 
@@ -170,7 +170,7 @@ def from_folder(
   weights, configs, problems = {}, {}, []
   has = _has(folder)
   paths = {
-    part: _weights_file(folder / part)
+    part: snapshots.weights_file(folder / part)
     for part in PARTS
     if part in has and (unet or part != "unet")
   }
@@ -206,7 +206,7 @@ def files_of(folder: epath.PathLike, *, unet: bool = True) -> list[epath.Path]:
   folder = epath.Path(folder)
   has = _has(folder)
   parts = [part for part in PARTS if part in has and (unet or part != "unet")]
-  paths = [_weights_file(folder / part) for part in parts]
+  paths = [snapshots.weights_file(folder / part) for part in parts]
   paths += [folder / part / name for part, name in has.items()]
   paths += tokenizer_files(folder)
   places = TOKENIZERS if SECOND in has else TOKENIZERS[:1]
@@ -269,13 +269,6 @@ def wanted(names: Sequence[str], *, unet: bool = True) -> list[str]:
 
 
 wanted_without_unet = partial(wanted, unet=False)
-
-
-def _weights_file(folder: epath.Path) -> epath.Path | None:
-  """Returns the weights of one network's folder, or their index."""
-  names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-  name = weights_name(names)
-  return folder / name if name else None
 
 
 def _pad_token(folder: epath.Path) -> str:
