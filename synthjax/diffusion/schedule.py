@@ -19,7 +19,8 @@ class Schedule(NamedTuple):
   Every field is an array [S]; slicing all of them starts later.
   """
 
-  timestep: np.ndarray  # int32, as the network was trained on
+  # As the network was trained on: int32, or of flow matching float64.
+  timestep: np.ndarray
   beta: np.ndarray
   alpha_bar: np.ndarray
   alpha_bar_prev: np.ndarray  # one kept step cleaner; 1 at step 0
@@ -170,7 +171,7 @@ def respace(betas: np.ndarray, respacing: str | int | None = None) -> Schedule:
   betas = np.asarray(betas, np.float64)
   if respacing is None:
     # The betas as they are, to their last bits.
-    return _tables(np.arange(len(betas)), betas)
+    return tables(np.arange(len(betas), dtype=np.int32), betas)
   return keep(betas, kept_timesteps(respacing, len(betas), betas))
 
 
@@ -185,20 +186,21 @@ def keep(betas: np.ndarray, timesteps: np.ndarray) -> Schedule:
     float64 tables [S].
   """
   full = np.cumprod(1 - np.asarray(betas, np.float64))
-  timesteps = np.asarray(timesteps)
+  timesteps = np.asarray(timesteps, np.int32)
   # The cumulative products are rebuilt from the rounded betas, so that the
   # last bits agree with the reference.
   before = np.append(1.0, full[timesteps[:-1]])
-  return _tables(timesteps, 1 - full[timesteps] / before)
+  return tables(timesteps, 1 - full[timesteps] / before)
 
 
-def _tables(timesteps, beta):
+def tables(timesteps: np.ndarray, beta: np.ndarray) -> Schedule:
+  """Builds the tables of kept steps [S] from their betas, float64 [S]."""
   alpha_bar = np.cumprod(1 - beta)
   alpha_bar_prev = np.append(1.0, alpha_bar[:-1])
   variance = beta * (1 - alpha_bar_prev) / (1 - alpha_bar)
   clipped = np.append(variance[1:2], variance[1:]) if len(beta) > 1 else beta
   return Schedule(
-    timestep=timesteps.astype(np.int32),
+    timestep=timesteps,
     beta=beta,
     alpha_bar=alpha_bar,
     alpha_bar_prev=alpha_bar_prev,
