@@ -32,7 +32,7 @@ from synthjax.config import (
   clip_encoder,
   embedded_world,
   exports,
-  hub_stable_diffusion,
+  hub_generator,
   parse_arg,
   photographs,
   released_clip,
@@ -80,7 +80,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.generator = released_glide()
   if arg.generator != "glide":
-    config.generator = hub_stable_diffusion(arg.generator)
+    config.generator = hub_generator(arg.generator)
   splits = photographs(arg) or dict(
     train=dict(split="real_pool", rare=8),
     validation=dict(split="validation"),

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import tiny_sd
 from safetensors.numpy import save_file
@@ -55,6 +56,22 @@ def fill(shapes, seed):
   return {
     name: 1 + w**2 if name.endswith("running_var") else w
     for name, w in weights.items()
+  }
+
+
+def released():
+  """Returns weights of each folder, by their released names."""
+  about = convert.describe(CONFIGS, TAPS)
+  params = {
+    part: tree["params"]
+    for part, tree in convert.shapes(about["model"]).items()
+  }
+  params["latents"] = convert.shapes(about["model"])["vae"]["latents"]
+  empty = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), params)
+  weights = convert.to_released({"params": empty})
+  return {
+    part: fill({k: w.shape for k, w in each.items()}, seed)
+    for seed, (part, each) in enumerate(weights.items())
   }
 
 

@@ -141,19 +141,20 @@ def hub_clip(place: str) -> dict[str, Any]:
   return dict(name="clip", weights=place, batch_size=128, dtype="float32")
 
 
-def hub_stable_diffusion(place: str) -> dict[str, Any]:
-  """Returns the block `generator` of a Stable Diffusion of the hub.
+def hub_generator(place: str) -> dict[str, Any]:
+  """Returns the block `generator` of a generator of the Hugging Face hub.
 
   Args:
-    place: "hf://org/name", a repository in diffusers' layout. Those of SDXL
-      have their fields, as guidance would spoil Turbo's images.
+    place: "hf://org/name", a repository in diffusers' layout. Those of
+      HUB_GENERATORS have their fields, as guidance would spoil Turbo's images.
+      All others are of Stable Diffusion.
   """
-  for name, block in SDXL.items():
+  for name, block in HUB_GENERATORS.items():
     if (
       block["weights"] == place.split("@")[0].rstrip("/")
       and "distilled" not in block
     ):
-      return sdxl(name) | dict(weights=place)
+      return released_generator(name) | dict(weights=place)
   return dict(
     name="stable_diffusion",
     weights=place,
@@ -204,6 +205,34 @@ def sdxl(name: str = "sdxl") -> dict[str, Any]:
   """
   block = dict(name="stable_diffusion", guidance_scale=5.0, batch_size=4)
   return block | dict(dtype="bfloat16") | SDXL[name]
+
+
+_KLEIN = "hf://black-forest-labs/FLUX.2-klein-{}4B"
+# As their publisher uses them. The distilled one walks without guidance.
+FLUX2 = {
+  "flux2_klein": dict(weights=_KLEIN.format(""), respacing=4),
+  "flux2_klein_base": dict(
+    weights=_KLEIN.format("base-"), respacing=50, guidance_scale=4.0
+  ),
+}
+
+
+def flux2(name: str = "flux2_klein") -> dict[str, Any]:
+  """Returns the block `generator` of a released FLUX.2-klein.
+
+  Args:
+    name: a key of FLUX2.
+  """
+  block = dict(name="flux2", sampler="euler", batch_size=4, dtype="bfloat16")
+  return block | FLUX2[name]
+
+
+HUB_GENERATORS = SDXL | FLUX2
+
+
+def released_generator(name: str) -> dict[str, Any]:
+  """Returns the block `generator` of a key of HUB_GENERATORS."""
+  return (flux2 if name in FLUX2 else sdxl)(name)
 
 
 CLIP_ENCODERS = ("rn50", "vit_b16")  # the paper's

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from synthjax.config import (
-  SDXL,
+  HUB_GENERATORS,
   embedded_world,
-  hub_stable_diffusion,
+  hub_generator,
+  released_generator,
   released_glide,
   schema,
-  sdxl,
 )
 from synthjax.data.pipeline import given
 from synthjax.tokenizers import cut_texts
@@ -24,6 +24,7 @@ from synthjax.tokenizers import cut_texts
 # `num_steps(**fields)`, that of the Generator; without it there is no real
 # guidance; and `reads(**fields)`, how much of a prompt it reads (`cut_texts`).
 GENERATORS = {
+  "flux2": "synthjax.generators.flux2",
   "glide": "synthjax.generators.glide",
   "stable_diffusion": "synthjax.generators.stable_diffusion",
 }
@@ -32,8 +33,8 @@ FIELDS = schema.Choice("name", GENERATORS)
 WHOLE = {
   "embedded": lambda: embedded_world()["generator"],
   "released_glide": released_glide,
-  "hf://": hub_stable_diffusion,
-  **{name: functools.partial(sdxl, name) for name in SDXL},
+  "hf://": hub_generator,
+  **{n: functools.partial(released_generator, n) for n in HUB_GENERATORS},
 }
 
 
@@ -117,8 +118,8 @@ def load_generator(name: str | None = None, **fields: Any) -> Generator:
 
   Args:
     name: a key of GENERATORS, such as "glide", or the dotted path of a module;
-      or a key of WHOLE, such as "embedded", which needs no fields; or a Stable
-      Diffusion of the Hugging Face hub, "hf://org/name".
+      or a key of WHOLE, such as "embedded", which needs no fields; or a
+      generator of the Hugging Face hub, "hf://org/name".
     **fields: the arguments of its `load`; blocks are mappings.
 
   Raises:

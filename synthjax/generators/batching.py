@@ -194,6 +194,33 @@ def fill_up(rows: Any, lack: int) -> Any:
 # --- weights ------------------------------------------------------------------
 
 
+def apply(module: Any, params: Any, *args: Any, method: Any = None) -> Any:
+  """Applies a module to its parameters, without the collection."""
+  return module.apply({"params": params}, *args, method=method)
+
+
+def place(
+  module: Any,
+  inputs: Sequence[Any],
+  params: Any,
+  sharding: jax.sharding.Sharding,
+) -> Any:
+  """Puts the weights of a module on devices, in the types that it uses.
+
+  One array after the other, so that the host holds no second copy of all.
+  `inputs` are arrays, or shapes, that the module takes.
+  """
+  dtypes = jax.tree.map(lambda _: np.dtype(np.float32), params)
+  if module.dtype != np.float32:
+    dtypes = used_dtypes(functools.partial(apply, module), params, *inputs)
+
+  def place_one(weight, dtype):
+    wide = np.asarray(weight, np.float32)
+    return jax.device_put(wide.astype(dtype, copy=False), sharding)
+
+  return jax.tree.map(place_one, params, dtypes)
+
+
 def cast_once(apply: Callable[..., Any], params: Any, *args: Any) -> Any:
   """Casts weights to the types of `used_dtypes`, whose arguments it takes."""
   dtypes = used_dtypes(apply, params, *args)

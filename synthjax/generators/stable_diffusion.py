@@ -20,9 +20,9 @@ from synthjax.config.schema import (
 )
 from synthjax.diffusion import guidance, latents, samplers, schedule
 from synthjax.generators import Generator, Learner, batching
+from synthjax.generators.batching import apply
 from synthjax.generators.stable_diffusion_networks import (
   Networks,
-  apply,
   load_networks,
   locate,
   locate_distilled,

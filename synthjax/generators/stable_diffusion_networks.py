@@ -1,9 +1,7 @@
 """Stable Diffusion's networks, from a folder or a file, for the generator."""
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -154,22 +152,10 @@ def load_networks(
 def place(
   networks: Networks, name: str, params: Any, sharding: jax.sharding.Sharding
 ) -> Any:
-  """Puts the weights of a network on the devices, in the types that it uses.
-
-  One array after the other, so that the host holds no second copy of all.
-  """
+  """Puts the weights of a network on the devices; see `batching.place`."""
   module = networks.texts.get(name, networks.unet)
   module = networks.vae if name == "vae" else module
-  dtypes = jax.tree.map(lambda _: np.dtype(np.float32), params)
-  if module.dtype != np.float32:
-    inputs = convert.inputs(module)
-    dtypes = batching.used_dtypes(partial(apply, module), params, *inputs)
-
-  def place_one(weight, dtype):
-    wide = np.asarray(weight, np.float32)
-    return jax.device_put(wide.astype(dtype, copy=False), sharding)
-
-  return jax.tree.map(place_one, params, dtypes)
+  return batching.place(module, convert.inputs(module), params, sharding)
 
 
 def _read(
@@ -218,12 +204,4 @@ def _identify(path: epath.Path, unet: bool) -> str | Mapping[str, str]:
   """Returns the hash of a file, or of each file of a folder."""
   if not path.is_dir():
     return files.sha256(path)
-  return {
-    pathlib.PurePath(file).relative_to(path).as_posix(): files.sha256(file)
-    for file in convert.files_of(path, unet=unet)
-  }
-
-
-def apply(module, params, *args, method=None):
-  """Applies a module to its parameters, without the collection."""
-  return module.apply({"params": params}, *args, method=method)
+  return files.sha256_of_each(convert.files_of(path, unet=unet), path)

@@ -49,6 +49,6 @@ def turn(
     shape, axis = (*x.shape[:-1], 2, x.shape[-1] // 2), -2
   cos, sin = by[:, :, None]
   wide = x.astype(jnp.float32).reshape(shape)
-  a, b = jnp.take(wide, 0, axis), jnp.take(wide, 1, axis)
+  a, b = jnp.moveaxis(wide, axis, 0)
   turned = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis)
   return turned.reshape(x.shape).astype(x.dtype)

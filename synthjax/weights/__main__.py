@@ -31,6 +31,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from synthjax.config import released_generator
 from synthjax.runtime import cache, published
 from synthjax.runtime.commands import end_well
 from synthjax.runtime.errors import UserError, unknown_names
@@ -149,7 +150,8 @@ def fetch_generator(name: str) -> None:
 
   entry, (folder, *distilled) = HUB_GENERATORS[name], places(name)
   print(f"{name}: {entry.what}, licence {entry.licence} ({entry.note})")
-  family = "stable_diffusion" + ("_without_unet" if distilled else "")
+  family = released_generator(name)["name"]
+  family += "_without_unet" if distilled else ""
   print(files.locate(folder, field="generator.weights", family=family))
   for place in distilled:
     print(snapshots.find_weights(place))

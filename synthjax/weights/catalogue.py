@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
-from synthjax.config import sdxl
+from synthjax.config import released_generator
 from synthjax.runtime.published import File
 
 OPENAI = "https://openaipublic.blob.core.windows.net"
@@ -144,6 +144,7 @@ FAMILIES = {
 
 # Networks that are read from folders of several: what chooses their files.
 FOLDERS = {
+  "flux2": "synthjax.models.flux2.weights:wanted",
   "stable_diffusion": "synthjax.models.stable_diffusion.weights:wanted",
   "stable_diffusion_without_unet": (
     "synthjax.models.stable_diffusion.weights:wanted_without_unet"
@@ -167,8 +168,14 @@ def _lightning(steps: str) -> HubGenerator:
   return HubGenerator(f"SDXL-Lightning, {steps}, 1024 px", 8.8, _OPEN_RAIL)
 
 
-# By the names of `config.SDXL`, which says where they are.
+# By the names of `config.HUB_GENERATORS`, which says where they are.
 HUB_GENERATORS = {
+  "flux2_klein": HubGenerator(
+    "FLUX.2-klein-4B, 4 steps, 1024 px", 16.0, "Apache-2.0"
+  ),
+  "flux2_klein_base": HubGenerator(
+    "FLUX.2-klein-base-4B, 1024 px", 16.0, "Apache-2.0"
+  ),
   "sdxl": HubGenerator("SDXL base 1.0, 1024 px", 13.9, _OPEN_RAIL),
   "sdxl_lightning_1": _lightning("1 step"),
   "sdxl_lightning_2": _lightning("2 steps"),
@@ -185,7 +192,7 @@ HUB_GENERATORS = {
 
 def places(name: str) -> list[str]:
   """Returns a hub generator's folder, and its distilled UNet's file."""
-  block = sdxl(name)
+  block = released_generator(name)
   return [block[k] for k in ("weights", "distilled") if k in block]
 
 

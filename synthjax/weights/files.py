@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -288,6 +288,16 @@ def sha256(path: epath.PathLike) -> str:
     UserError: if a manifest beside it has another one.
   """
   return artifacts.sha256(path)
+
+
+def sha256_of_each(
+  paths: Iterable[epath.PathLike], folder: epath.PathLike
+) -> dict[str, str]:
+  """Returns the SHA-256 of files by their names, as seen from a folder."""
+  return {
+    pathlib.PurePath(path).relative_to(folder).as_posix(): sha256(path)
+    for path in paths
+  }
 
 
 # --- descriptions of files, for dataset cards ---------------------------------

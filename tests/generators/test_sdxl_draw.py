@@ -10,7 +10,7 @@ import pytest
 import tiny_sd
 from safetensors.numpy import save_file
 
-from synthjax.config import SDXL, hub_stable_diffusion
+from synthjax.config import SDXL, hub_generator
 from synthjax.diffusion import samplers
 from synthjax.generators import (
   check_generator,
@@ -257,9 +257,9 @@ def test_a_released_one_is_a_valid_block_of_the_catalogue(monkeypatch, name):
 
 
 def test_the_hubs_turbo_is_drawn_as_turbo_and_has_its_licence():
-  turbo = hub_stable_diffusion("hf://stabilityai/sdxl-turbo@main")
+  turbo = hub_generator("hf://stabilityai/sdxl-turbo@main")
   assert turbo["guidance_scale"] == 1 and turbo["weights"].endswith("@main")
-  assert hub_stable_diffusion("hf://a/b")["guidance_scale"] == 7.5
+  assert hub_generator("hf://a/b")["guidance_scale"] == 7.5
   for place in ("sdxl-turbo@main", "sdxl-turbo/unet"):
     about = files.describe(f"hf://stabilityai/{place}", "0" * 64)
     assert about["licence"] == HUB_GENERATORS["sdxl_turbo"].licence

@@ -10,6 +10,7 @@ import clip_keys
 import jax
 import numpy as np
 import pytest
+import tiny_flux2
 import tiny_sd
 import torch_pickles
 from huggingface_hub import constants
@@ -20,6 +21,7 @@ from synthjax import encoders
 from synthjax.generators import load_generator
 from synthjax.generators import stable_diffusion as generators
 from synthjax.models.clip import weights as clip_weights
+from synthjax.models.flux2 import weights as flux2
 from synthjax.runtime import hub as runtime_hub
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
@@ -342,6 +344,19 @@ def test_sdxl_lightning_is_base_but_for_the_unet(hub, capsys):
   assert few.identity["distilled"] == files.sha256(file)
   load_generator("sdxl_lightning_4", base_steps=1)
   assert len(os.listdir(unet)) == 2
+
+
+def test_of_flux2_what_is_read_is_fetched_by_its_name(hub, capsys):
+  folder = hub.folder("black-forest-labs/FLUX.2-klein-4B")
+  tiny_flux2.write_folder(folder, tiny_flux2.released())
+  (folder / "flux-2-klein-4b.safetensors").write_bytes(b"huge")
+  run("fetch", "flux2_klein")
+  told = capsys.readouterr().out.splitlines()
+  assert "licence Apache-2.0" in told[0]
+  assert told[2] == '  sx.load_generator("flux2_klein")'
+  path = pathlib.Path(told[1])
+  there = {pathlib.Path(file) for file in path.rglob("*") if file.is_file()}
+  assert there == {pathlib.Path(file) for file in flux2.files_of(path)}
 
 
 # --- the command ------------------------------------------------------------
