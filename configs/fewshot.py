@@ -35,7 +35,7 @@ ProLIP (Fahes et al., arXiv 2410.05270) is here without validation: penalty 1/N
 for N images of a class, one rate for all sets. It claims to be ahead of
 adapters and of learned prompts on 11 sets so, at any rate from 1e-5 to 1e-2.
 
-Measured: not run at full size. `:runlocal`: see README.md.
+Measured: not run at full size. `:runlocal`: see docs/results.md.
 """
 
 import ml_collections

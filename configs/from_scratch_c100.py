@@ -13,7 +13,7 @@ one of a ResNet-50 with a 3x3 stem at 32 px.
 
 Paper, Table 4 (ResNet-50, top-1 in %): synthetic 28.74; real shots
   1 2.48, 16 10.4, 32 14.95, 64 21.96, 80 24.4, 90 25.52, 95 27.99, 100 29.95
-Measured: not run at full size. `:runlocal`: see README.md.
+Measured: not run at full size. `:runlocal`: see docs/results.md.
 """
 
 import ml_collections

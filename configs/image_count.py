@@ -23,7 +23,7 @@ has one by --config.tune.scaling.up_to=8000.
 
 Paper, Table A.13 (CIFAR-10, CLIP-RN50, top-1 in %), images a class:
   0 70.31, 1000 79.21, 2000 80.06, 4000 80.08
-Measured: not run at full size. `:runlocal`: see README.md.
+Measured: not run at full size. `:runlocal`: see docs/results.md.
 """
 
 from collections.abc import Sequence

@@ -21,13 +21,13 @@ A file with a list of names, in YAML or JSON, is enough:
   - {name: gull, related: [herring gull, gull on a mast]}
 
 It says before it draws which names have several meanings, and what to write
-against that; README.md, "Your own classes", has the rest. Without real images
-the classifier is trained and written, and not measured. The recipe is the
-paper's best zero-shot one (see zeroshot.py), with a grammar in place of T5.
+against that; docs/own_classes.md has the rest. Without real images the
+classifier is trained and written, and not measured. The recipe is the paper's
+best zero-shot one (see zeroshot.py), with a grammar in place of T5.
 `:runlocal` takes the embedded world, which draws only what emoji show.
 
 Measured: not run at full size. `:runlocal` is quickstart.py's recipe: see
-          README.md.
+          docs/results.md.
 """
 
 import ml_collections

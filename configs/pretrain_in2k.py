@@ -9,7 +9,7 @@ r"""Downstream-agnostic: generated images of 2,000 classes of ImageNet.
   --config=...:amount=4.0M            images; 2.4M by default
   --config=...:images_per_class=100   any other number of them
   --config=...:backbone=deit_s        with DeiT's recipe
-  --config=...:preset=fast            a fifth of the sampler's steps; see README
+  --config=...:preset=fast            a fifth of the sampler's steps
   --config=...:init=released:resnet50_torchvision   from real IN-1K weights
   --config.pretrain.batch_size=1024   any single value
 

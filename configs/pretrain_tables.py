@@ -21,7 +21,7 @@ the same three on the validation style. `pretrain_c100.py`, `pretrain_in1k.py`,
 Paper (CIFAR-100, top-1 in %): Table 8, ResNet-50: no pre-training 78.83, 1.2M
 images 83.90, 2.4M 85.03, 3.6M 85.24. Table 9, DeiT-S: none 69.29; IN-1K 1.2M
 87.98, 2.4M 88.39; IN-2K 2.4M 88.57, 4.0M 88.91.
-Measured: see README.md
+Measured: see docs/results.md.
 """
 
 import ml_collections

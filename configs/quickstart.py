@@ -17,7 +17,8 @@ targets: the paper's best). Real images of two styles that nothing was trained
 on are classified before and after. Some minutes on 2 cores; everything that it
 needs is in the package.
 
-Measured: zero-shot 19.9 %, tuned 29.9 % (3 seeds, 3 minutes); see README.md.
+Measured: zero-shot 19.9 %, tuned 29.9 % (3 seeds, 3 minutes); see
+          docs/results.md.
 """
 
 import pathlib

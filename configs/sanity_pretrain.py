@@ -12,7 +12,8 @@ measured on drawings of styles that nothing here has seen.
 Each start has its learning rate chosen among the same three, by the mean
 accuracy over the seeds on the validation style.
 
-Measured: 37.7 % from random weights, 40.4 % pre-trained (3 seeds; README.md)
+Measured: 37.7 % from random weights, 40.4 % pre-trained (3 seeds); see
+          docs/results.md.
 """
 
 import ml_collections

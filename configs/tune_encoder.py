@@ -31,7 +31,7 @@ validation; it claims to be ahead of prompts and adapters on 11 sets. Beside
 it: the same on generated images, and on both, in the proportion of DataDream
 (arXiv 2407.10910). All seeds are trained in one step.
 
-Measured: not run at full size. `:runlocal`: see README.md.
+Measured: not run at full size. `:runlocal`: see docs/results.md.
 """
 
 import ml_collections

@@ -15,7 +15,7 @@ r"""Zero-shot recognition with generated images, on any of the paper's 17 sets.
   --config=...:templates=ensemble CLIP's prompts, averaged (Table A.15)
   --config=...:low_resolution=64  shrinks images before they are tuned on; a
                                   switch of the release (EuroSAT 64, CIFAR 32)
-  --config=...:preset=fast        a fifth of the sampler's steps; see README.md
+  --config=...:preset=fast        a fifth of the sampler's steps
   --config=...:data_dir=/data     the folder of the data sets
 
 The paper's best: sentences around the class name (LE), images of them that RN50
@@ -25,7 +25,7 @@ Paper:    Table 1, zero-shot -> tuned, RN50: CIFAR-10 70.31 -> 80.06, CIFAR-100
           35.35 -> 45.69, EuroSAT 37.51 -> 55.37, ImageNet 60.33 -> 60.78; mean
           of the 17 sets 55.13 -> 59.47 as printed. ViT-B/16: 65.42 -> 68.32.
 Measured: not run at full size. `:runlocal` is quickstart.py's recipe: see
-          README.md.
+          docs/results.md.
 """
 
 import ml_collections

@@ -110,6 +110,16 @@ def test_commands_in_the_docstrings_of_configs_load(workspace):
       main.load_config(f"configs/{path.name}:{arg}")
 
 
+def test_pages_in_the_docstrings_of_configs_speak_of_the_config():
+  """Of itself, or of another one that the docstring names."""
+  for path in sorted((ROOT / "configs").glob("*.py")):
+    text = ast.get_docstring(ast.parse(path.read_text()))
+    names = {f"{path.stem}.py", *re.findall(r"\w+\.py", text)}
+    for page in re.findall(r"[\w/]+\.md", text):
+      found = set(re.findall(r"\w+\.py", (ROOT / page).read_text()))
+      assert names & found, f"{path.name}: {page}"
+
+
 def test_the_notebook_is_python_and_kept_without_outputs():
   for cell in notebook():
     assert ast.parse(cell.text), cell.where
