@@ -157,7 +157,8 @@ _CLASSIFIER = """
 synthjax learned it from generated images, on the features of the encoder
 `{encoder}`.
 
-    pip install synthjax
+With synthjax installed:
+
     synthjax classify hf://{repository} IMAGE_OR_FOLDER
 
 From Python: `synthjax.load_classifier("hf://{repository}")`.

@@ -153,7 +153,7 @@ def check_tests(words: list[str]) -> None:
 
 def check_pip(words: list[str]) -> None:
   (target,) = words
-  extra = re.fullmatch(r"\.(?:\[(\w+)\])?", target)[1]
+  extra = re.fullmatch(r"(?:\.|synthjax(?=\[))(?:\[(\w+)\])?", target)[1]
   assert extra is None or extra in PROJECT["project"]["optional-dependencies"]
 
 
@@ -271,6 +271,7 @@ CHECKS = {
   r"sky jobs launch ": check_sky,
   r"bash -c .*launch/environment\.sh": lambda c, _: check_prepare(c.words[2]),
   r"pip install -e ": lambda c, _: check_pip(c.words[3:]),
+  r"pip install synthjax\[": lambda c, _: check_pip(c.words[2:]),
   r"pip install synthjax-VERSION|python -m build$": lambda c, _: None,
   r"hf auth login$": lambda c, _: None,  # of huggingface_hub
   # Google's.
