@@ -7,7 +7,6 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from synthjax import __version__
 from synthjax.runtime.errors import as_message, unknown_names
 
 # Command -> the module whose `main(argv)` it is, and what it does. Modules are
@@ -36,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(_help())
     sys.exit(0 if command else 2)
   if command == "--version":
+    from synthjax import __version__  # which reads what pip has installed
+
     print(f"synthjax {__version__}")
     sys.exit()
   with as_message():

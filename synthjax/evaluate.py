@@ -5,9 +5,11 @@ synthjax evaluate WORKDIR IMAGES [--task=NAME] [--arm=NAME] [--space=SPACE]
 
 IMAGES is a folder with a folder of images for each class, a CSV of paths and
 labels, or another layout of photographs, which may lack classes; or what a
-config would name, such as kind=tfds,name=beans,split=test. For a detector,
-it is a folder of VOC, or a folder or a .json file of COCO; --task=detect tells
-that it is meant where the run has learned to classify, too.
+config would name, such as kind=tfds,name=beans,split=test, or
+kind=folder,path=photos,split=validation: of a path that is parted into splits
+the test images are taken. For a detector, it is a folder of VOC, or a folder
+or a .json file of COCO; --task=detect tells that it is meant where the run has
+learned to classify, too.
 """
 
 import argparse

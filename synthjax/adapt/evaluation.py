@@ -79,6 +79,8 @@ def open_images(given: str, space: spaces.LabelSpace) -> Sequence[Any]:
 def block_of(given: str) -> dict[str, Any]:
   """Returns the block of a config for images that a command line names.
 
+  Of a place that is parted into splits, these are the test images.
+
   Raises:
     UserError: about an empty text.
   """
@@ -87,7 +89,7 @@ def block_of(given: str) -> dict[str, Any]:
     return {name.strip(): yaml.safe_load(value) for name, _, value in pairs}
   if not given:  # as an unset variable of the shell leaves it
     raise UserError("The path of the images is an empty text.")
-  return {"kind": "folder", "path": given}
+  return {"kind": "folder", "path": given, "split": "test"}
 
 
 def space_of(classifier: Any) -> spaces.LabelSpace:

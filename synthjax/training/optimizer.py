@@ -83,7 +83,7 @@ def cosine(lr: float, num_steps: int, warmup: int = 0) -> Rate:
   if warmup >= num_steps:
     raise UserError(
       f"The learning rate rises for {warmup} steps, but there are {num_steps}: "
-      "choose a shorter warm-up, or train for longer."
+      "choose a shorter `warmup` of the optimizer, or train for longer."
     )
   return optax.warmup_cosine_decay_schedule(0.0, lr, warmup, num_steps)
 

@@ -55,6 +55,16 @@ def test_accuracies_and_missing_classes(known, tmp_path):
   assert lines[-1] == "No image is of 1 of the run's classes: green."
 
 
+def test_test_images_are_taken_where_there_are_several_splits(known, tmp_path):
+  draw(tmp_path / "new" / "train", "red", "red")
+  draw(tmp_path / "new" / "test", "blue", "#00f", "#00f")
+  space = evaluation.space_of(known)
+  source = evaluation.open_images(str(tmp_path / "new"), space)
+  assert [*source.labels] == [2, 2]
+  block = f"kind=folder,path={tmp_path / 'new'},split=train"
+  assert [*evaluation.open_images(block, space).labels] == [0]
+
+
 def test_folders_of_no_class_are_refused(known, tmp_path):
   draw(tmp_path / "new", "red", "red")
   draw(tmp_path / "new", "gren", "#0f0")

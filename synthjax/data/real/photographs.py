@@ -99,10 +99,12 @@ def look(
   # Where nothing is set apart for it, the split is a share of the others.
   is_split, others = split in named, named.keys() - {"train"}
   if not is_split and (len(parts) > 1 or (split and others)):
+    held = f"{path} holds {', '.join(map(repr, parts))}"
     raise UserError(
-      f"{path} holds {', '.join(map(repr, parts))}, and nothing that is called "
-      f"{split or 'so that it must be meant'!r}: give the path of the images "
-      "to take."
+      f"{held}, and nothing that is called {split!r}: give the path of the "
+      "images to take, or one of these as `split`."
+      if split
+      else f"{held}: give the path of one of them, or one of these as `split`."
     )
   found = parts[named[split] if is_split else next(iter(parts))]
   if found.layout == "splits":

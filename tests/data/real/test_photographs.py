@@ -182,7 +182,7 @@ def test_folders_called_like_splits_are_the_splits(tmp_path):
   assert counts(tmp_path, split="validation") == [1, 1, 1]
   with pytest.raises(UserError, match="holds 'train', 'val', and nothing"):
     opened(tmp_path, split="test", shares=shares)
-  with pytest.raises(UserError, match="give the path of the images"):
+  with pytest.raises(UserError, match="holds 'train', 'val': give the path"):
     opened(tmp_path)
 
 
