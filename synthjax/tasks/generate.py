@@ -1,12 +1,7 @@
 """Draws labelled images for every prompt, as shards that TFDS opens."""
 
 import dataclasses
-import itertools
-import math
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent import futures
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any
 
@@ -28,7 +23,6 @@ from synthjax.config.schema import (
 from synthjax.data.generated import scores, shards, unfinished
 from synthjax.data.generated.plan import (
   START_STEPS,
-  Row,
   few_of_each,
   plan,
   plan_guided,
@@ -42,23 +36,20 @@ from synthjax.data.real.uneven import TopUp
 from synthjax.encoders import load_encoder
 from synthjax.evals import weak_classes
 from synthjax.generators import (
-  Generator,
   check_generator,
+  filling,
   load_generator,
   num_steps,
 )
 from synthjax.generators import reads as generator_reads
-from synthjax.generators.keys import image_keys
 from synthjax.labels import spaces
 from synthjax.prompts import strategies
-from synthjax.runtime import artifacts, locks
+from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError, gathered
-from synthjax.runtime.progress import counter, duration, say
-from synthjax.runtime.threads import count_cores
+from synthjax.runtime.progress import say
 from synthjax.tokenizers import cut_texts
 
 PROCESSES = "shared"  # each draws the shards that no other one has
-NAME = "synthjax_images"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -215,18 +206,18 @@ def run(config: ConfigDict, workdir: str) -> None:
   rows = rows_of(blocks)
   is_new = (
     jax.process_index() == 0
-    and not any(folder.glob(f"{NAME}*"))
+    and not any(folder.glob(f"{filling.NAME}*"))
     and not unfinished.sizes(folder)
   )
   if fields.preview and is_new:
     count = fields.preview // len(space.classes)
     chosen = few_of_each(blocks, max(weak_classes.MIN_IMAGES, count))
-    _report_weak(draw(generator, chosen), config, space)
-  written = fill(
+    _report_weak(filling.draw(generator, chosen), config, space)
+  written = filling.fill(
     folder,
     rows,
     generator,
-    name=NAME,
+    name=filling.NAME,
     shard_size=fields.shard_size,
     encode=partial(codecs.encode, **encoding),
     references=references,
@@ -236,7 +227,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     list(written.values()),
     dict(enumerate(space.class_names)),
     description=f"Images of {len(space.classes)} classes drawn by synthjax.",
-    name=NAME,
+    name=filling.NAME,
     image_size=encoding["image_size"],
     image_format=encoding.get("image_format", "png"),
   )
@@ -260,184 +251,3 @@ def _report_weak(
   )
   names = space.class_names
   say(weak_classes.verdict(scored.labels, scored.probs, names))
-
-
-# --- fills a folder with drawn images, on every device and by every process
-
-References = Callable[[Sequence[Row]], np.ndarray]
-_LONG = 60  # seconds of work, from which on an estimate is printed
-_NEARLY_FULL = 0.98  # of the free space
-
-
-def fill(
-  folder: epath.PathLike,
-  rows: Sequence[Row],
-  generator: Generator,
-  *,
-  name: str,
-  shard_size: int,
-  encode: Callable[[np.ndarray], bytes],
-  references: References | None = None,
-) -> dict[str, int]:
-  """Draws the missing shards, which processes share between them.
-
-  While the device draws, other threads encode earlier images and write them. A
-  process that is killed loses the batch at hand and what was drawn in the last
-  `unfinished.SECONDS`. Returns when every shard is complete.
-
-  Args:
-    folder: of the shards; it exists.
-    rows: of all images.
-    generator: that draws.
-    name: of the data set.
-    shard_size: images in a shard; the last may have fewer.
-    encode: an image; see `codecs.encode`.
-    references: reads the real images of rows that have one.
-
-  Returns:
-    The number of rows of each shard, by its name.
-
-  Raises:
-    UserError: about a damaged shard, or a disk without enough space.
-  """
-  folder = epath.Path(folder)
-  total = math.ceil(len(rows) / shard_size)
-  sizes = {
-    shards.shard_name(i, total, name=name): min(
-      shard_size, len(rows) - i * shard_size
-    )
-    for i in range(total)
-  }
-  existing = sizes.keys() & {path.name for path in folder.iterdir()}
-  for file in existing:
-    shards.check_rows(folder / file, sizes[file])
-  done = sum(sizes[file] for file in existing)
-  for part, count in unfinished.sizes(folder).items():
-    if part < total and list(sizes)[part] not in existing:
-      done += count
-    else:  # of a run that was killed before it removed them
-      unfinished.remove(folder, part)
-  report = _progress(folder, len(rows), done)
-
-  def write(part, shard, examples):
-    found = {x["id"]: x for x in unfinished.encoded(examples)}
-    ordered = (found[row.id] for row in shard)
-    shards.write_shard(folder, part, total, ordered, name=name)
-    unfinished.remove(folder, part)
-
-  process = jax.process_index(), jax.process_count()
-  parts = locks.share(folder, list(sizes), process=process)
-  with (
-    futures.ThreadPoolExecutor(count_cores()) as encoders,
-    futures.ThreadPoolExecutor(1) as writer,
-  ):
-    writing = None
-    for part in parts:
-      first = part * shard_size
-      last = min(first + shard_size, len(rows))
-      shard = [rows[i] for i in range(first, last)]
-      kept = unfinished.read(folder, part, shard)
-      missing, examples = [row for row in shard if row.id not in kept], []
-      with unfinished.keeping(folder, part, len(kept), writer) as keep:
-        for drawn, images in draw(generator, missing, references):
-          new = [
-            {
-              "encoded": encoders.submit(encode, image),
-              "label": row.label,
-              "prompt": row.prompt,
-              "seed": row.seed,
-              "id": row.id,
-            }
-            for row, image in zip(drawn, images, strict=True)
-          ]
-          examples += new
-          keep(new)
-          report(len(drawn), new[-1]["encoded"])
-      if writing:  # one at a time, so that memory holds two shards at most
-        writing.result()
-      writing = writer.submit(write, part, shard, [*kept.values(), *examples])
-    if writing:
-      writing.result()
-  return sizes
-
-
-def draw(
-  generator: Generator,
-  rows: Sequence[Row],
-  references: References | None = None,
-) -> Iterator[tuple[Sequence[Row], np.ndarray]]:
-  """Draws the images of rows.
-
-  Args:
-    generator: that draws.
-    rows: of the images.
-    references: reads the real images of rows that have one.
-
-  Yields:
-    Rows and their images, uint8 [n, h, w, 3], a batch at a time.
-  """
-  for steps, equal in itertools.groupby(rows, lambda row: row.start_steps):
-    group, more = list(equal), {}
-    if steps is not None:
-      more = dict(references=references(group), start_steps=steps)
-    prompts, done = [row.prompt for row in group], 0
-    for images in generator.stream(prompts, image_keys(group), **more):
-      yield group[done : done + len(images)], images
-      done += len(images)
-
-
-# --- progress and costs ------------------------------------------------------
-
-
-def _progress(folder: epath.Path, total: int, done: int) -> Callable:
-  """Returns (images drawn, one of them encoded) -> None, which reports them.
-
-  The first batch includes compilation; the second gives the rate.
-  """
-  count_on = counter(
-    "generate", total, done=done, processes=jax.process_count()
-  )
-  first, estimated = None, False
-
-  def report(count: int, encoded: futures.Future) -> None:
-    nonlocal done, first, estimated
-    done, first = done + count, first or encoded
-    rate = count_on(count)
-    if rate and not estimated:
-      size = (len(first.result()) + len(encoded.result())) / 2
-      _estimate(folder, total - done, rate, size)
-      estimated = True
-
-  return report
-
-
-def _estimate(
-  folder: epath.Path, left: int, rate: float, image_bytes: float
-) -> None:
-  """Prints the time and the space that the missing images will take.
-
-  Raises:
-    UserError: if the disk has no space for them.
-  """
-  seconds = left / rate / jax.process_count()
-  need = int(left * image_bytes)
-  line = (
-    f"generate: {left:,} images are left, about {duration(seconds)} at "
-    f"{rate:.3g} images/s"
-  )
-  if jax.process_count() > 1:
-    line += f" of each of {jax.process_count()} processes"
-  line += f", and {need / 1e9:,.3g} GB"
-  if "://" not in os.fspath(folder):
-    free = shutil.disk_usage(folder).free
-    if need > _NEARLY_FULL * free:
-      raise UserError(
-        f"The {left:,} images that are left to draw need about {need:,} bytes, "
-        f"but the disk of {folder} has {free:,} free. Free some space, give "
-        "another --workdir, draw fewer (config.generate.images_per_class), or "
-        "store them smaller: config.generate.image_format='webp' or 'jpeg', or "
-        "a smaller image_size."
-      )
-    line += f" of {free / 1e9:,.3g} GB free"
-  if seconds > _LONG and jax.process_index() == 0:
-    say(line)

@@ -14,7 +14,7 @@ import tiny_world
 
 from synthjax.data.generated import plan, shards
 from synthjax.data.pipeline import few_shot
-from synthjax.generators import load_generator
+from synthjax.generators import filling, load_generator
 from synthjax.labels import spaces
 from synthjax.prompts import strategies as texts
 from synthjax.prompts.strategies import Prompt
@@ -35,7 +35,7 @@ def make_config(folder, weights, **changes):
 
 def shard_files(folder):
   """Lists whole shards, and not what a killed run began under another name."""
-  return sorted((pathlib.Path(folder) / "generate").glob(f"{generate.NAME}-*"))
+  return sorted((pathlib.Path(folder) / "generate").glob(f"{filling.NAME}-*"))
 
 
 def hashes(folder):

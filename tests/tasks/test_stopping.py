@@ -16,8 +16,8 @@ import tiny_glide
 import tiny_world
 
 from synthjax.data.generated import shards, unfinished
+from synthjax.generators import filling
 from synthjax.runtime import artifacts
-from synthjax.tasks import generate
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow]
 
@@ -61,7 +61,7 @@ def command(config, workdir, *more, **options):
 
 
 def whole(workdir):
-  return sorted((workdir / "generate").glob(f"{generate.NAME}*"))
+  return sorted((workdir / "generate").glob(f"{filling.NAME}*"))
 
 
 def wait_for_shards(process, workdir, count):

@@ -17,9 +17,8 @@ import pytest
 from synthjax.data.generated import shards, unfinished
 from synthjax.data.generated.plan import Block, Row, rows_of
 from synthjax.data.pipeline.codecs import encode_png
-from synthjax.generators import Generator
+from synthjax.generators import Generator, filling
 from synthjax.runtime.errors import UserError
-from synthjax.tasks import generate
 
 NAME = "tiny_images"
 
@@ -58,7 +57,7 @@ def fill_folder(folder, count=20, generator=None, **changes):
   options = dict(name=NAME, shard_size=6, encode=encode_png) | changes
   pathlib.Path(folder).mkdir(exist_ok=True)
   generator = generator or make_generator()
-  return generate.fill(folder, make_rows(count), generator, **options)
+  return filling.fill(folder, make_rows(count), generator, **options)
 
 
 def contents(folder):
@@ -174,7 +173,7 @@ def test_a_write_that_fails_ends_the_run(tmp_path, monkeypatch):
 @pytest.mark.faults
 def test_a_disk_without_enough_space_stops_the_run_early(tmp_path, monkeypatch):
   usage = shutil.disk_usage(tmp_path)._replace(free=10_000)
-  monkeypatch.setattr(generate.shutil, "disk_usage", lambda path: usage)
+  monkeypatch.setattr(filling.shutil, "disk_usage", lambda path: usage)
   with pytest.raises(UserError) as error:
     fill_folder(tmp_path, count=1000, shard_size=100)
   need = re.search(r"992 images .* about ([\d,]+) bytes", str(error.value))
@@ -205,15 +204,15 @@ def test_a_long_run_is_estimated_from_its_second_batch(
 STOPPED = """
 import sys, time
 from synthjax.data.generated import unfinished
-from tasks import test_draw_shards
+from generators import test_filling
 unfinished.SECONDS = 0.2
 
 def before():
   print("batch", flush=True)
   time.sleep(0.01)
 
-generator = test_draw_shards.make_generator(before=before)
-test_draw_shards.fill_folder(sys.argv[1], 6000, generator, shard_size=6000)
+generator = test_filling.make_generator(before=before)
+test_filling.fill_folder(sys.argv[1], 6000, generator, shard_size=6000)
 """
 
 
@@ -247,15 +246,15 @@ def test_a_shard_survives_kills_at_random_moments(tmp_path):
 # machine two could draw everything before the third has imported jax.
 WORKER = """
 import pathlib, sys, time
-from tasks import test_draw_shards
+from generators import test_filling
 folder, number = pathlib.Path(sys.argv[1]), sys.argv[2]
 def before():
   pathlib.Path(f"{folder}-begun-{number}").touch()
   while len(list(folder.parent.glob(f"{folder.name}-begun-*"))) < 3:
     time.sleep(0.01)
   print("batch", flush=True)
-generator = test_draw_shards.make_generator(before=before)
-test_draw_shards.fill_folder(folder, 2000, generator, shard_size=10)
+generator = test_filling.make_generator(before=before)
+test_filling.fill_folder(folder, 2000, generator, shard_size=10)
 """
 
 
