@@ -55,7 +55,8 @@ class Network(NamedTuple):
 
   `function` maps `variables` and uint8 images [n, s, s, 3], where s is
   `image_size`, to features or logits float32 [n, d]; `fit` gives an image that
-  size. `about` is plain data that describes the network in files.
+  size. `about` is plain data that describes the network in files. `of_floats`
+  is the same of images float32 in -1..1, to be differentiated.
   """
 
   function: Callable[[Any, Any], Any]
@@ -63,6 +64,7 @@ class Network(NamedTuple):
   image_size: int
   fit: Callable[[np.ndarray], np.ndarray]
   about: dict[str, Any]
+  of_floats: Callable[[Any, Any], Any] | None = None
 
 
 class ImageEncoder(NamedTuple):

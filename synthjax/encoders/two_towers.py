@@ -54,6 +54,11 @@ class Family(NamedTuple):
       with jax.default_matmul_precision("highest"):
         return tower.apply(variables, self.preprocess(images))
 
+    def of_floats(variables, images):
+      images = (images + 1) / 2
+      images = (images - np.float32(self.mean)) / np.float32(self.std)
+      return tower.apply(variables, images)
+
     about = {
       "kind": self.name,
       "model": dict(fields),
@@ -62,7 +67,7 @@ class Family(NamedTuple):
       "std": self.std,
     }
     fit = partial(self.fit_image, size=size)
-    return Network(encode, variables, size, fit, about)
+    return Network(encode, variables, size, fit, about, of_floats)
 
   def check(
     self, *, weights: str | None, tokenizer: str | None = None, **others: Any

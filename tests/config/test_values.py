@@ -28,6 +28,7 @@ TASKS = {
   "few_shot": "fewshot.py",
   "tune_encoder": "tune_encoder.py",
   "top_up": "topup.py",
+  "practice": "practice.py",
   "pretrain": "sanity_pretrain.py",
   "transfer": "sanity_pretrain.py",
   "detect": "detect_voc.py",
