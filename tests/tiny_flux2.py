@@ -77,7 +77,13 @@ def released():
 
 def tokenizer():
   """Returns a byte-level BPE with Qwen's special tokens and a few words."""
-  from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+  from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    pre_tokenizers,
+  )
 
   letters = sorted(pre_tokenizers.ByteLevel.alphabet())
   vocab, merges = {c: i for i, c in enumerate(letters)}, []
@@ -88,6 +94,7 @@ def tokenizer():
         merges.append((word[: end - 1], word[end - 1]))
   model = Tokenizer(models.BPE(vocab, merges))
   model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  model.decoder = decoders.ByteLevel()
   model.add_special_tokens([AddedToken(t, special=True) for t in SPECIAL])
   model.add_tokens([AddedToken(t) for t in THINK])
   return model

@@ -20,7 +20,7 @@ from synthjax.models.flux2 import weights as convert
 from synthjax.models.flux2.transformer import Transformer
 from synthjax.models.flux2.weights import KIND
 from synthjax.models.pixels import to_uint8, to_unit
-from synthjax.models.qwen3.model import TextEncoder
+from synthjax.models.qwen3.model import Qwen3
 from synthjax.models.stable_diffusion.vae import Autoencoder
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import read_json
@@ -188,7 +188,7 @@ class Networks(NamedTuple):
 
   transformer: Transformer
   vae: Autoencoder
-  text: TextEncoder
+  text: Qwen3
   words: qwen.Qwen
 
   @property

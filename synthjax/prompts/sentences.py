@@ -1,8 +1,7 @@
 """Language enhancement by a language model: sentences about each class.
 
-The model (Section 3.1) arrives as a function; this module makes its inputs and
-filters its sentences. The authors' code calls it through the package
-`keytotext`, whose habits are kept.
+The model (Section 3.1) arrives as a function; this module asks it and filters
+its sentences.
 """
 
 import dataclasses
@@ -21,16 +20,20 @@ from synthjax.runtime.text_files import read_text
 # of it: `check(fields)`, which says before it costs anything what keeps `load`
 # from working; `identify(fields)`, plain data that identifies its files; and
 # `load(fields, seed=...) -> Sample`.
-WRITERS = {"t5": "synthjax.prompts.t5_writer"}
+WRITERS = {
+  "file": "synthjax.prompts.file_writer",
+  "qwen3": "synthjax.prompts.qwen3_writer",
+  "t5": "synthjax.prompts.t5_writer",
+}
 WRITER = Choice("name", WRITERS, member="Fields")
 
-# Maps n inputs, and a number for each, to n sentences. A sentence depends on
-# its input and its number alone.
-Sample = Callable[[Sequence[str], Sequence[int]], Sequence[str]]
+# Maps n topics, and a number for each, to n sentences. A sentence depends on
+# its topic and its number alone; None: there are fewer.
+Sample = Callable[[Sequence[str], Sequence[int]], Sequence[str | None]]
 
 ROUNDS = 8  # of asking, before a class has to do with fewer sentences
 
-_HAS_SLOT = Rule(lambda x: x.count("{}") == 1, "text with one {}")
+HAS_SLOT = Rule(lambda x: x.count("{}") == 1, "text with one {}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,16 +60,10 @@ class Writing(Filters):
 
   name: str = ""  # as a config gives it
   num_samples: Count | None = None  # of a class in a round; per_class + 50
-  article: bool = (
-    False  # "a" before the name, as in the authors' EuroSAT labels
-  )
   # By default the first prompt of the label space.
-  sentence_template: Annotated[str, _HAS_SLOT] | None = None
+  sentence_template: Annotated[str, HAS_SLOT] | None = None
 
 
-_PREPARE = str.maketrans({",": " ", "'": None, "[": None, "]": None})
-# Sentences were split for training: "It is n't a dog ."
-_LOOSE = re.compile(r" (?=n't|'(?:m|s|ve|re))")
 _WORD = re.compile(r"[^\W_]+")
 _IRREGULAR = {
   "children": "child",
@@ -83,32 +80,6 @@ _IRREGULAR = {
 _FILTERS = tuple(field.name for field in dataclasses.fields(Filters))
 
 
-def keywords(name: str, *, article: bool = False) -> list[str]:
-  """Returns the inputs by which the model writes about a class.
-
-  An input is the list of the one name as Python prints it, less some marks; so
-  a name with an apostrophe loses it, and keeps the double quotes around it. A
-  full stop splits the name into inputs whose sentences are joined.
-
-  Args:
-    name: of the class.
-    article: writes "a" before it, whatever follows, as in the authors' labels
-      of EuroSAT ("a Annual Crop Land").
-  """
-  text = str([f"a {name}" if article else name]).translate(_PREPARE)
-  return [f"{piece} </s>" for piece in text.split(".")]
-
-
-def clean(text: str) -> str:
-  """Closes up loose punctuation, as Hugging Face's tokenizers did by default.
-
-  It was their `clean_up_tokenization_spaces`, at the time of the paper.
-  """
-  for mark in ".?!,":
-    text = text.replace(f" {mark}", mark)
-  return _LOOSE.sub("", text.replace(" ' ", "'")).strip()
-
-
 def write(
   topics: Mapping[str, str],
   sample: Sample,
@@ -117,7 +88,6 @@ def write(
   num_samples: int,
   rng_of: Callable[[str], np.random.Generator],
   filters: Filters,
-  article: bool = False,
 ) -> tuple[dict[str, list[str]], dict[str, int]]:
   """Writes different sentences about each class.
 
@@ -126,14 +96,12 @@ def write(
 
   Args:
     topics: of the classes -> their names. A topic is the name itself, or with
-      a word for its meaning, "crane, bird", which the model reads as two
-      keywords.
+      a word for its meaning, "crane, bird".
     sample: the model.
     per_class: sentences of a class.
     num_samples: sentences of a round; 50 more than per_class in the paper.
     rng_of: maps a topic to the generator of its draw.
     filters: of the sentences that may be drawn.
-    article: as in `keywords`.
 
   Returns:
     The sentences of each topic, which do not depend on the others; and the
@@ -150,7 +118,11 @@ def write(
     if not short:
       break
     numbers = range(first, first + num_samples)
-    for topic, sentence in _ask(short, numbers, sample, article):
+    asked = [(topic, number) for topic in short for number in numbers]
+    sentences = sample(*map(list, zip(*asked, strict=True)))
+    for (topic, _), sentence in zip(asked, sentences, strict=True):
+      if sentence is None:
+        continue
       counts["sampled"] += 1
       if sentence in seen[topic]:
         counts["duplicates"] += 1
@@ -217,19 +189,6 @@ def read_blocklist(blocklist: str | tuple[str, ...]) -> tuple[str, ...]:
     ) from error
   entries = (line.partition("#")[0].strip() for line in lines)
   return tuple(entry for entry in entries if entry)
-
-
-def _ask(
-  topics: Sequence[str], numbers: Iterable[int], sample: Sample, article: bool
-) -> Iterable[tuple[str, str]]:
-  """Yields a topic and a sentence about it, for each topic and number."""
-  inputs = {topic: keywords(topic, article=article) for topic in topics}
-  asked = [(topic, number) for topic in topics for number in numbers]
-  pairs = [(text, number) for topic, number in asked for text in inputs[topic]]
-  answers = iter(sample([text for text, _ in pairs], [n for _, n in pairs]))
-  for topic, _ in asked:
-    parts = [clean(next(answers)) for _ in inputs[topic]]
-    yield topic, " ".join(filter(None, parts))
 
 
 def _draw(

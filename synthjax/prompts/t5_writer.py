@@ -1,8 +1,11 @@
-"""T5 as a writer of sentences: one batch shape for each length of input."""
+"""T5 as a writer of sentences: one batch shape for each length of input.
+
+The authors' code calls it through the package `keytotext`, whose habits are
+kept.
+"""
 
 import dataclasses
-import hashlib
-import json
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -21,6 +24,7 @@ from synthjax.config.schema import (
   Whole,
 )
 from synthjax.models.t5.model import EOS, PAD, T5
+from synthjax.prompts import sampling
 from synthjax.prompts.sentences import Sample, Writing
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError, gathered
@@ -41,6 +45,9 @@ class Fields(Writing):
   dtype: Literal["float32", "bfloat16"] = "float32"  # of the activations
   precision: Precision = "default"  # of products of float32
   batch_size: Count = 256  # sentences that each device writes at once
+  article: bool = (
+    False  # "a" before the name, as in the authors' EuroSAT labels
+  )
   max_length: Several = 20  # tokens, with the start
   temperature: NotNegative = 1.0  # 0: always the likeliest token
   top_k: Whole = 50  # 0: all
@@ -116,12 +123,14 @@ def load(fields: Fields, *, seed: int) -> Sample:
   def batches(count):
     return [slice(i, i + batch_size) for i in range(0, count, batch_size)]
 
-  def sample(texts: Sequence[str], numbers: Sequence[int]) -> list[str]:
-    """Writes a sentence for each text and number."""
+  def write_each(texts: Sequence[str], numbers: Sequence[int]) -> list[str]:
+    """Writes a sentence for each input and number."""
     sentences = [""] * len(texts)
     report = counter("prompts", len(texts), unit="sentences")
-    rngs = sentence_keys(seed, texts, numbers)
-    for length, rows in _by_length(pieces, texts).items():
+    rngs = sampling.sentence_keys(seed, texts, numbers)
+    lengths = {text: len(pieces.encode(text)) for text in dict.fromkeys(texts)}
+    groups = sampling.by_length(texts, lengths, shortest=SHORTEST)
+    for length, rows in groups.items():
       # Each different text is encoded once, for all of its sentences.
       distinct = dict.fromkeys(texts[i] for i in rows)
       place = {text: i for i, text in enumerate(distinct)}
@@ -139,7 +148,47 @@ def load(fields: Fields, *, seed: int) -> Sample:
         report(len(written))
     return sentences
 
+  def sample(topics: Sequence[str], numbers: Sequence[int]) -> list[str]:
+    """Writes a sentence about each topic and number."""
+    inputs = [keywords(topic, article=fields.article) for topic in topics]
+    pairs = zip(inputs, numbers, strict=True)
+    asked = [(text, number) for texts, number in pairs for text in texts]
+    answers = iter(write_each(*zip(*asked, strict=True)))
+    parts = [[clean(next(answers)) for _ in texts] for texts in inputs]
+    return [" ".join(filter(None, each)) for each in parts]
+
   return sample
+
+
+_PREPARE = str.maketrans({",": " ", "'": None, "[": None, "]": None})
+# Sentences were split for training: "It is n't a dog ."
+_LOOSE = re.compile(r" (?=n't|'(?:m|s|ve|re))")
+
+
+def keywords(name: str, *, article: bool = False) -> list[str]:
+  """Returns the inputs by which the model writes about a class.
+
+  An input is the list of the one name as Python prints it, less some marks; so
+  a name with an apostrophe loses it, and keeps the double quotes around it. A
+  full stop splits the name into inputs whose sentences are joined.
+
+  Args:
+    name: of the class.
+    article: writes "a" before it, whatever follows, as in the authors' labels
+      of EuroSAT ("a Annual Crop Land").
+  """
+  text = str([f"a {name}" if article else name]).translate(_PREPARE)
+  return [f"{piece} </s>" for piece in text.split(".")]
+
+
+def clean(text: str) -> str:
+  """Closes up loose punctuation, as Hugging Face's tokenizers did by default.
+
+  It was their `clean_up_tokenization_spaces`, at the time of the paper.
+  """
+  for mark in ".?!,":
+    text = text.replace(f" {mark}", mark)
+  return _LOOSE.sub("", text.replace(" ' ", "'")).strip()
 
 
 def _load_model(fields: Fields) -> tuple[T5, Any, sentence_pieces.Pieces]:
@@ -159,36 +208,6 @@ def _load_model(fields: Fields) -> tuple[T5, Any, sentence_pieces.Pieces]:
       "weights were trained with."
     )
   return model, params.get("params", params), pieces
-
-
-def sentence_keys(
-  seed: int, texts: Sequence[str], numbers: Sequence[int]
-) -> jax.Array:
-  """Makes the key of each sentence from the seed, its text and its number."""
-  data = np.empty((len(texts), 2), np.uint32)
-  for i, (text, number) in enumerate(zip(texts, numbers, strict=True)):
-    who = json.dumps([seed, text, number])
-    data[i] = np.frombuffer(hashlib.sha256(who.encode()).digest()[:8], "<u4")
-  return jax.random.wrap_key_data(data, impl="threefry2x32")
-
-
-def _by_length(
-  pieces: sentence_pieces.Pieces, texts: Sequence[str]
-) -> dict[int, list[int]]:
-  """Groups the positions of texts by the length they are padded to.
-
-  The length depends on the text alone: with that of the longest text, one more
-  class could change the last digits of another's logits.
-  """
-  lengths = {}
-  for text in dict.fromkeys(texts):
-    lengths[text] = SHORTEST
-    while lengths[text] < len(pieces.encode(text)):
-      lengths[text] *= 2
-  groups: dict[int, list[int]] = {}
-  for i, text in enumerate(texts):
-    groups.setdefault(lengths[text], []).append(i)
-  return groups
 
 
 def _weights(fields: Fields) -> epath.Path:
@@ -233,22 +252,15 @@ def write_tokens(
     mask: bool [n, l], false on padding.
     rngs: [n] keys.
     max_length: tokens of a sequence, the first PAD counted.
-    temperature: divides the logits; 0 always takes the likeliest token.
-    top_k: tokens to choose from; 0 for all.
-    top_p: probability that the tokens to choose from have together, at least.
+    temperature: as `sampling.choose`, as are top_k and top_p.
+    top_k: likewise.
+    top_p: likewise.
 
   Returns:
     int32 [n, max_length]: PAD, the tokens up to EOS, and PAD to the end.
   """
   n = len(encoded)
   memory = model.apply(variables, encoded, mask, method="remember")
-
-  def choose(logits, position):
-    if not temperature:
-      return logits.argmax(-1)
-    logits = keep_likely(logits / temperature, top_k=top_k, top_p=top_p)
-    keys = jax.vmap(jax.random.fold_in, (0, None))(rngs, position)
-    return jax.vmap(jax.random.categorical)(keys, logits)
 
   def unfinished(state):
     position, _, done, _ = state
@@ -260,7 +272,15 @@ def write_tokens(
     logits, cache = model.apply(
       variables, last, position, memory, cache, method="step"
     )
-    chosen = jnp.where(done, PAD, choose(logits, position))
+    chosen = sampling.choose(
+      logits,
+      rngs,
+      position,
+      temperature=temperature,
+      top_k=top_k,
+      top_p=top_p,
+    )
+    chosen = jnp.where(done, PAD, chosen)
     tokens = tokens.at[:, position + 1].set(chosen.astype(jnp.int32))
     return position + 1, tokens, done | (chosen == EOS), cache
 
@@ -276,30 +296,3 @@ def empty_cache(model: T5, n: int, length: int) -> tuple:
   shape = n, length, model.num_heads, model.d_kv
   zeros = jnp.zeros(shape, model.dtype)
   return ((zeros, zeros),) * model.num_decoder_layers
-
-
-def keep_likely(logits: jax.Array, *, top_k: int, top_p: float) -> jax.Array:
-  """Sets the logits of unlikely tokens to -inf.
-
-  It first drops all but the top_k. Then it keeps the fewest whose
-  probabilities reach top_p (Holtzman et al. 2020), the likeliest always, and
-  those as likely as the last one.
-
-  Args:
-    logits: float32 [n, v].
-    top_k: 0 for all.
-    top_p: in (0, 1].
-
-  Returns:
-    float32 [n, v].
-  """
-  if 0 < top_k < logits.shape[-1]:
-    lowest = jax.lax.top_k(logits, top_k)[0][:, -1:]
-    logits = jnp.where(logits < lowest, -jnp.inf, logits)
-  if top_p < 1:
-    ordered = -jnp.sort(-logits)  # the likeliest first
-    probs = jax.nn.softmax(ordered)
-    before = jnp.cumsum(probs, axis=-1) - probs
-    lowest = jnp.where(before < top_p, ordered, jnp.inf).min(-1, keepdims=True)
-    logits = jnp.where(logits < lowest, -jnp.inf, logits)
-  return logits

@@ -17,7 +17,7 @@ from synthjax.config import schema
 from synthjax.config.schema import Block, Count, Rule
 from synthjax.embedded import captions
 from synthjax.labels import spaces, wordnet
-from synthjax.prompts import grammar, sentences, strategies
+from synthjax.prompts import file_writer, grammar, sentences, strategies
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import say
@@ -223,6 +223,9 @@ def _write(
   """Writes the texts of each label; counts how many were kept and dropped."""
   writer = fields.model
   topics = {c.id: topic(c) for c in space.classes}
+  if isinstance(writer, file_writer.Fields):  # it lists them as prompts.jsonl
+    names = zip(space.classes, space.class_names, strict=True)
+    topics = {c.id: name for c, name in names}
   written, counts = sentences.write(
     {topics[c.id]: c.name for c in space.classes},
     inspect.getmodule(type(writer)).load(writer, seed=seed),
@@ -232,7 +235,6 @@ def _write(
     filters=dataclasses.replace(
       writer, blocklist=sentences.read_blocklist(writer.blocklist)
     ),
-    article=writer.article,
   )
   template = writer.sentence_template or space.prompts[0]
   texts = {

@@ -1,4 +1,4 @@
-"""Qwen3's tokenizer, as FLUX.2 reads prompts by it."""
+"""Qwen3's tokenizer: prompts for FLUX.2, questions, and what is answered."""
 
 import functools
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from etils import epath
 from synthjax.runtime.errors import UserError
 
 PAD = "<|endoftext|>"
+END = "<|im_end|>"  # of an answer
 # What Qwen3's chat template puts around a message that it is to answer without
 # thinking about it.
 BEFORE = "<|im_start|>user\n"
@@ -31,19 +32,31 @@ class Qwen(NamedTuple):
     """Returns the ids of a text."""
     return self.bpe.encode(text, add_special_tokens=False).ids
 
+  def id_of(self, token: str) -> int:
+    """Returns the id of a special token."""
+    return self.bpe.token_to_id(token)
+
+  def chat_ids(self, text: str) -> list[int]:
+    """Encodes a text as a user's message, with the beginning of an answer."""
+    return self.ids(f"{BEFORE}{text}{BEHIND}")
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """Returns a text without special tokens."""
+    return self.bpe.decode(list(ids), skip_special_tokens=True)
+
   def chat_tokens(
     self, texts: Sequence[str], context: int
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Encodes texts as messages of a user, with the beginning of an answer.
+    """Encodes texts as `chat_ids` does.
 
     Returns:
       tokens int32 [n, context], cut, or filled up by PAD; and mask bool
       [n, context], true on the rest.
     """
-    tokens = np.full((len(texts), context), self.bpe.token_to_id(PAD), np.int32)
+    tokens = np.full((len(texts), context), self.id_of(PAD), np.int32)
     mask = np.zeros((len(texts), context), bool)
     for row, text in enumerate(texts):
-      ids = self.ids(f"{BEFORE}{text}{BEHIND}")[:context]
+      ids = self.chat_ids(text)[:context]
       tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
     return tokens, mask
 

@@ -145,6 +145,7 @@ FAMILIES = {
 # Networks that are read from folders of several: what chooses their files.
 FOLDERS = {
   "flux2": "synthjax.models.flux2.weights:wanted",
+  "qwen3": "synthjax.models.qwen3.weights:wanted",
   "stable_diffusion": "synthjax.models.stable_diffusion.weights:wanted",
   "stable_diffusion_without_unet": (
     "synthjax.models.stable_diffusion.weights:wanted_without_unet"

@@ -15,7 +15,7 @@ import yaml
 
 from synthjax import main
 from synthjax.labels import spaces
-from synthjax.prompts import sentences
+from synthjax.prompts import t5_writer
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import prompts
 
@@ -120,7 +120,7 @@ TEXTS = {
   "first_filter_text": lambda space: [space.filter_text(space.classes[0])],
   "filter_texts": lambda space: map(space.filter_text, space.classes),
   "language_model_input": lambda space: [
-    sentences.keywords(prompts.topic(c), article=True)[0].removesuffix(" </s>")
+    t5_writer.keywords(prompts.topic(c), article=True)[0].removesuffix(" </s>")
     for c in space.classes
   ],
 }

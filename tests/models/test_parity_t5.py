@@ -7,7 +7,7 @@ import pytest
 
 from synthjax.models.t5 import weights as converter
 from synthjax.models.t5.model import T5, relative_buckets
-from synthjax.prompts import t5_writer
+from synthjax.prompts import sampling, t5_writer
 
 # Small, with sizes that differ wherever they may.
 SMALL = {
@@ -159,5 +159,5 @@ def test_unlikely_tokens_are_dropped_as_in_the_reference(
     want = generation.TopKLogitsWarper(top_k)(None, want)
   if top_p < 1:
     want = generation.TopPLogitsWarper(top_p)(None, want)
-  got = t5_writer.keep_likely(logits / temperature, top_k=top_k, top_p=top_p)
+  got = sampling.keep_likely(logits / temperature, top_k=top_k, top_p=top_p)
   np.testing.assert_allclose(got, want.numpy(), rtol=1e-6)

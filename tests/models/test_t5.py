@@ -10,7 +10,8 @@ import pytest
 import tiny_t5
 
 from synthjax.models.t5.model import T5
-from synthjax.prompts.t5_writer import empty_cache, keep_likely, write_tokens
+from synthjax.prompts.sampling import keep_likely
+from synthjax.prompts.t5_writer import empty_cache, write_tokens
 
 VOCAB = tiny_t5.SIZES["vocab_size"]
 

@@ -1,4 +1,4 @@
-"""Sentences about classes: what is asked, and what is kept."""
+"""Sentences about classes: which are kept, and drawn."""
 
 import hashlib
 
@@ -6,54 +6,6 @@ import numpy as np
 import pytest
 
 from synthjax.prompts import sentences
-
-# --- what the model is asked ------------------------------------------------
-
-
-@pytest.mark.parametrize(
-  ("name", "inputs"),
-  [
-    ("Forest", ["Forest </s>"]),
-    ("Sea, Lake", ["Sea  Lake </s>"]),
-    ("farmer's market", ['"farmers market" </s>']),
-    ("box [open]", ["box open </s>"]),
-    ("St. Bernard", ["St </s>", " Bernard </s>"]),
-    ("etc.", ["etc </s>", " </s>"]),
-    ("café", ["café </s>"]),
-  ],
-)
-def test_names_are_prepared_as_keytotext_does(name, inputs):
-  assert sentences.keywords(name) == inputs
-
-
-def test_an_article_is_always_a_as_in_the_released_labels():
-  for name in ("Annual Crop Land", "River"):
-    assert sentences.keywords(name, article=True) == [f"a {name} </s>"]
-
-
-@pytest.mark.parametrize(
-  ("text", "cleaned"),
-  [
-    (" a dog runs . ", "a dog runs."),
-    ("It is n't a dog , is it ?", "It isn't a dog, is it?"),
-    ("the dogs ' park ! they 're", "the dogs'park! they're"),
-    ("a dog's life", "a dog's life"),
-  ],
-)
-def test_loose_punctuation_is_closed_up(text, cleaned):
-  assert sentences.clean(text) == cleaned
-
-
-def test_loose_punctuation_is_closed_up_as_in_transformers():
-  from transformers import PreTrainedTokenizerBase
-
-  theirs = PreTrainedTokenizerBase.clean_up_tokenization
-  rng = np.random.default_rng(0)
-  bits = ["dog", ".", "?", "!", ",", "'", "n't", "'m", "'s", "'ve", "'re", "-"]
-  for _ in range(300):
-    text = " ".join(rng.choice(bits, 8))
-    assert sentences.clean(text) == theirs(None, text).strip()
-
 
 # --- what is kept -----------------------------------------------------------
 
@@ -77,12 +29,9 @@ def stub(unique):
   """Returns a sampler whose sentences repeat, and the list of its calls."""
   calls = []
 
-  def sample(texts, numbers):
-    calls.append(list(zip(texts, numbers, strict=True)))
-    return [
-      f" {text.removesuffix(' </s>')} {number % unique} ."
-      for text, number in calls[-1]
-    ]
+  def sample(topics, numbers):
+    calls.append(list(zip(topics, numbers, strict=True)))
+    return [f"{topic} {number % unique}." for topic, number in calls[-1]]
 
   return sample, calls
 
@@ -131,13 +80,6 @@ def test_numbers_go_on_from_round_to_round():
   numbers = [number for call in calls for _, number in call]
   assert numbers == list(range(8 * sentences.ROUNDS))
   assert counts["duplicates"] == 8 * sentences.ROUNDS - 1
-
-
-def test_the_sentences_of_a_divided_name_are_joined():
-  written, _ = write(["St. Bernard"], stub(unique=100)[0], num_samples=6)
-  assert sorted(written["St. Bernard"]) == [
-    f"St {i}. Bernard {i}." for i in range(6)
-  ]
 
 
 def test_dropped_sentences_are_counted_once_by_reason():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny_t5
 
-from synthjax.prompts import t5_writer
+from synthjax.prompts import sampling, t5_writer
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import sentence_pieces
 from synthjax.weights import files
@@ -84,6 +84,54 @@ def test_other_files_are_no_pieces_of_t5(tmp_path):
     sentence_pieces.load(other)
 
 
+# --- what the model is asked ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("name", "inputs"),
+  [
+    ("Forest", ["Forest </s>"]),
+    ("Sea, Lake", ["Sea  Lake </s>"]),
+    ("farmer's market", ['"farmers market" </s>']),
+    ("box [open]", ["box open </s>"]),
+    ("St. Bernard", ["St </s>", " Bernard </s>"]),
+    ("etc.", ["etc </s>", " </s>"]),
+    ("café", ["café </s>"]),
+  ],
+)
+def test_names_are_prepared_as_keytotext_does(name, inputs):
+  assert t5_writer.keywords(name) == inputs
+
+
+def test_an_article_is_always_a_as_in_the_released_labels():
+  for name in ("Annual Crop Land", "River"):
+    assert t5_writer.keywords(name, article=True) == [f"a {name} </s>"]
+
+
+@pytest.mark.parametrize(
+  ("text", "cleaned"),
+  [
+    (" a dog runs . ", "a dog runs."),
+    ("It is n't a dog , is it ?", "It isn't a dog, is it?"),
+    ("the dogs ' park ! they 're", "the dogs'park! they're"),
+    ("a dog's life", "a dog's life"),
+  ],
+)
+def test_loose_punctuation_is_closed_up(text, cleaned):
+  assert t5_writer.clean(text) == cleaned
+
+
+def test_loose_punctuation_is_closed_up_as_in_transformers():
+  from transformers import PreTrainedTokenizerBase
+
+  theirs = PreTrainedTokenizerBase.clean_up_tokenization
+  rng = np.random.default_rng(0)
+  bits = ["dog", ".", "?", "!", ",", "'", "n't", "'m", "'s", "'ve", "'re", "-"]
+  for _ in range(300):
+    text = " ".join(rng.choice(bits, 8))
+    assert t5_writer.clean(text) == theirs(None, text).strip()
+
+
 # --- T5 as the sampler ------------------------------------------------------
 
 
@@ -97,13 +145,13 @@ def load(folder, seed=0, **changes):
   return t5_writer.load(t5_writer.Fields(**options | changes), seed=seed)
 
 
-LONG = "a big white horse near the old harbour </s>"
+LONG = "a big white horse near the old harbour"
 
 
 @pytest.mark.slow
 def test_a_sentence_depends_on_its_text_its_number_and_the_seed(folder):
   sample = load(folder)
-  texts, numbers = ["dog </s>", LONG, "dog </s>", "cat </s>", LONG], range(5)
+  texts, numbers = ["dog", LONG, "dog", "cat", LONG], range(5)
   five = sample(texts, numbers)
   assert len(set(five)) == 5
   assert sample(texts[::-1], numbers[::-1]) == five[::-1]
@@ -113,29 +161,32 @@ def test_a_sentence_depends_on_its_text_its_number_and_the_seed(folder):
   assert sample(texts, [7, *range(1, 5)])[0] != five[0]
 
 
-def test_texts_are_padded_by_their_own_length(folder, words):
-  groups = t5_writer._by_length(
-    words, ["dog </s>", LONG, "cat </s>", "dog </s>"]
-  )
+def test_texts_are_padded_by_their_own_length():
+  lengths = {"dog": 3, LONG: 17, "cat": 8}
+  groups = sampling.by_length(["dog", LONG, "cat", "dog"], lengths, shortest=8)
   assert groups == {8: [0, 2, 3], 32: [1]}
-  assert 16 < len(words.encode(LONG)) <= 32
+
+
+@pytest.mark.slow
+def test_the_sentences_of_a_divided_name_are_joined(folder):
+  sample = load(folder)
+  both = sample(["St. Bernard"], [3])[0]
+  assert both == " ".join(filter(None, sample(["St", " Bernard"], [3, 3])))
 
 
 def test_greedy_sentences_are_all_the_same(folder):
-  assert (
-    len(set(load(folder, temperature=0.0)(["dog </s>"] * 3, range(3)))) == 1
-  )
+  assert len(set(load(folder, temperature=0.0)(["dog"] * 3, range(3)))) == 1
 
 
 def test_keys_differ_for_every_sentence():
-  keys = t5_writer.sentence_keys(0, ["a", "a", "b"], [0, 1, 0])
-  other = t5_writer.sentence_keys(1, ["a"], [0])
+  keys = sampling.sentence_keys(0, ["a", "a", "b"], [0, 1, 0])
+  other = sampling.sentence_keys(1, ["a"], [0])
   data = [*jax.random.key_data(keys).tolist(), *jax.random.key_data(other)]
   assert len({tuple(map(int, row)) for row in data}) == 4
 
 
 def test_progress_counts_sentences(folder, capsys):
-  load(folder)(["dog </s>"] * 6, range(6))
+  load(folder)(["dog"] * 6, range(6))
   line = capsys.readouterr().err.splitlines()[-1]
   assert line.startswith("prompts: 6/6 sentences")
 

@@ -16,7 +16,7 @@ from etils import epath
 from synthjax.models.flux2 import latents
 from synthjax.models.flux2.transformer import EPSILON, Transformer
 from synthjax.models.qwen3 import weights as qwen3
-from synthjax.models.qwen3.model import TextEncoder
+from synthjax.models.qwen3.model import Qwen3
 from synthjax.models.stable_diffusion.folder import (
   VAE_FIXED,
   unfit,
@@ -96,7 +96,7 @@ def describe(
 
   Returns:
     Plain data: "kind"; "model", with the fields of `transformer.Transformer`,
-    `vae.Autoencoder` and `qwen3.TextEncoder` as "transformer", "vae" and
+    `vae.Autoencoder` and `qwen3.Qwen3` as "transformer", "vae" and
     "text"; and "distilled", whether it is walked without guidance.
 
   Raises:
@@ -277,7 +277,7 @@ RULES = {
 _MODULES = {
   "transformer": Transformer,
   "vae": Autoencoder,
-  "text": TextEncoder,
+  "text": Qwen3,
 }
 
 
@@ -315,7 +315,7 @@ def shapes(model: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 def inputs(module: nn.Module) -> list[jax.ShapeDtypeStruct]:
   """Returns the shapes of the smallest inputs of one of the modules."""
   array = lambda *shape, of=jnp.float32: jax.ShapeDtypeStruct(shape, of)
-  if isinstance(module, TextEncoder):
+  if isinstance(module, Qwen3):
     return [array(1, 1, of=jnp.int32), array(1, 1, of=bool)]
   if isinstance(module, Autoencoder):
     side = 2 ** (len(module.widths) - 1)
