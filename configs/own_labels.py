@@ -9,6 +9,8 @@ r"""From your own class names to a classifier, in five lines of YAML.
   --config=...:labels=my.yaml,encoder=vit_b16   or any CLIP, SigLIP 2
   --config=...:labels=my.yaml,images_per_class=200   faster, and less sure
   --config=...:labels=my.yaml,strategy=template   draws from its `prompts`
+  --config=...:labels=my.yaml,writer=qwen3   texts by Qwen3-4B, not a grammar
+  --config=...:labels=my.yaml,writer=FILE   or by any other, from JSON lines
   --config=...:labels=pets                  any built-in label space
   --config.tasks="('export',)" --config.export.formats=png_folder,webdataset
                                             when it is done: takes images away
@@ -39,6 +41,7 @@ from synthjax.config import (
   exports,
   parse_arg,
   photographs,
+  prompt_writer,
   real_images,
   released_clip,
   released_glide,
@@ -57,6 +60,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     encoder="rn50",
     images_per_class=0,  # 2,000 or, with runlocal, 30
     strategy="enhanced",  # or "template": the file's own prompts
+    writer="grammar",  # of "enhanced": or "qwen3", or a file of texts
     shots=4,  # photographs of each class of `train`
     **PHOTOGRAPHS,
   )
@@ -82,6 +86,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     per_class=max(1, num_images // 10),
     grammar="photo",
   )
+  if arg.writer != "grammar":
+    del config.prompts["grammar"]
+    config.prompts.writer = prompt_writer(arg.writer)
   config.generator = released_glide()
   config.generate = dict(
     images_per_class=num_images, seeds=(0,), shard_size=4096, preview=100
@@ -134,7 +141,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.report = report()
 
   if arg.runlocal:  # comes last, so that it can shrink anything above
-    config.prompts.update(per_class=num_images, grammar="drawing")
+    config.prompts.per_class = num_images
+    if arg.writer == "grammar":
+      config.prompts.grammar = "drawing"
     for block, fields in embedded_world().items():
       config[block] = fields
     config.score = dict()

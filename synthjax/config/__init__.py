@@ -267,6 +267,22 @@ def released_t5(space: str) -> dict[str, Any]:
   )
 
 
+def prompt_writer(name: str) -> str | dict[str, Any]:
+  """Returns the block `prompts.writer` of a model, or of a file of texts.
+
+  Args:
+    name: "qwen3", Qwen3-4B; or "hf://ORG/NAME", any Qwen3; or the path of JSON
+      lines, see `prompts.file_writer`; or "grammar".
+  """
+  if name == "grammar":
+    return name
+  if name == "qwen3":
+    name = "hf://Qwen/Qwen3-4B"
+  if name.startswith("hf://"):
+    return dict(name="qwen3", weights=name)
+  return dict(name="file", path=name)
+
+
 CLIPS = {"vit": "clip", "resnet": "clip_resnet"}
 
 
