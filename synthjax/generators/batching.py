@@ -200,25 +200,44 @@ def apply(module: Any, params: Any, *args: Any, method: Any = None) -> Any:
 
 
 def place(
-  module: Any,
-  inputs: Sequence[Any],
-  params: Any,
+  modules: Mapping[str, Any],
+  inputs: Callable[[Any], Sequence[Any]],
+  params: Mapping[str, Any],
   sharding: jax.sharding.Sharding,
-) -> Any:
-  """Puts the weights of a module on devices, in the types that it uses.
+) -> dict[str, Any]:
+  """Puts the weights of modules on devices, in the types that they use.
 
-  One array after the other, so that the host holds no second copy of all.
-  `inputs` are arrays, or shapes, that the module takes.
+  It first says whether all fit. Then it takes one array after the other, so
+  that the host holds no second copy of all.
+
+  Args:
+    modules: by the names of the params.
+    inputs: module -> arrays, or shapes, that it takes.
+    params: of each module, arrays of the host.
+    sharding: on the devices.
+
+  Raises:
+    UserError: about weights that do not fit, where the memory is known.
   """
-  dtypes = jax.tree.map(lambda _: np.dtype(np.float32), params)
-  if module.dtype != np.float32:
-    dtypes = used_dtypes(functools.partial(apply, module), params, *inputs)
+
+  def types_of(module, weights):
+    if module.dtype == np.float32:
+      return jax.tree.map(lambda _: np.dtype(np.float32), weights)
+    call = functools.partial(apply, module)
+    return used_dtypes(call, weights, *inputs(module))
+
+  dtypes = {name: types_of(modules[name], params[name]) for name in params}
+  sizes = jax.tree.map(lambda w, d: w.size * d.itemsize, dict(params), dtypes)
+  memory.check_weights(
+    {name: sum(jax.tree.leaves(of)) for name, of in sizes.items()},
+    field="config.generator",
+  )
 
   def place_one(weight, dtype):
     wide = np.asarray(weight, np.float32)
     return jax.device_put(wide.astype(dtype, copy=False), sharding)
 
-  return jax.tree.map(place_one, params, dtypes)
+  return jax.tree.map(place_one, dict(params), dtypes)
 
 
 def cast_once(apply: Callable[..., Any], params: Any, *args: Any) -> Any:

@@ -143,12 +143,10 @@ def load(
     scale,
     reads_references,
   )
-  for name in convert.PARTS.values():
-    module = getattr(networks, name)
-    params[name] = batching.place(
-      module, convert.inputs(module), params[name], devices.copied
-    )
-  more = {"latents": params["latents"]}
+  modules = {name: getattr(networks, name) for name in convert.PARTS.values()}
+  statistics = params.pop("latents")
+  params = batching.place(modules, convert.inputs, params, devices.copied)
+  more = {"latents": statistics}
   if scale != 1:
     more["negative"] = networks.tokens([negative_prompt])
   params |= jax.device_put(more, devices.copied)

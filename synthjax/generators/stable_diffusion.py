@@ -204,8 +204,7 @@ def load(
     distilled_prediction if distilled else None,
     int(steps.timestep[first]) if base_steps else len(networks.betas),
   )
-  for name in params:
-    params[name] = place(networks, name, params[name], devices.copied)
+  params = place(networks, params, devices.copied)
   if negative_prompt or not networks.zeros_for_empty:
     negative = networks.tokens([negative_prompt])
     params["negative"] = jax.device_put(negative, devices.copied)

@@ -150,12 +150,12 @@ def load_networks(
 
 
 def place(
-  networks: Networks, name: str, params: Any, sharding: jax.sharding.Sharding
-) -> Any:
-  """Puts the weights of a network on the devices; see `batching.place`."""
-  module = networks.texts.get(name, networks.unet)
-  module = networks.vae if name == "vae" else module
-  return batching.place(module, convert.inputs(module), params, sharding)
+  networks: Networks, params: Mapping[str, Any], sharding: jax.sharding.Sharding
+) -> dict[str, Any]:
+  """Puts the weights of networks on the devices; see `batching.place`."""
+  of_name = {"vae": networks.vae, **networks.texts}
+  modules = {name: of_name.get(name, networks.unet) for name in params}
+  return batching.place(modules, convert.inputs, params, sharding)
 
 
 def _read(

@@ -4,7 +4,7 @@ Nothing is known of a CPU's, whose memory other programs share.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -83,6 +83,25 @@ def check(held: int, working: int, batch_size: int, *, field: str) -> None:
     f"{field}={batch_size} needs about {(held + working) / GIB:.1f} GiB on "
     f"each device, {held / GIB:.1f} of it for what stays there, such as "
     f"weights; its memory for arrays is {room / GIB:.1f} GiB: {advice}."
+  )
+
+
+def check_weights(sizes: Mapping[str, int], *, field: str) -> None:
+  """Raises UserError about weights that do not fit, where memory is known.
+
+  Args:
+    sizes: bytes on each device, by the network.
+    field: of the config, for the message.
+  """
+  room, total = limit(), sum(sizes.values())
+  if room is None or total <= USABLE * room:
+    return
+  listed = ", ".join(f"{name} {n / GIB:.1f}" for name, n in sizes.items())
+  raise UserError(
+    f"{field}: the weights need {total / GIB:.1f} GiB on each device "
+    f"({listed}), whose memory for arrays is {room / GIB:.1f} GiB. Set dtype "
+    "to bfloat16 if it is not, or take a smaller model, or a device with more "
+    "memory."
   )
 
 

@@ -18,6 +18,7 @@ from synthjax.generators import (
   reads,
 )
 from synthjax.models.flux2 import weights as convert
+from synthjax.runtime import memory
 from synthjax.runtime.errors import UserError
 from synthjax.weights.catalogue import HUB_GENERATORS, places
 
@@ -160,9 +161,8 @@ def test_a_half_is_kept_of_weights_that_are_used_in_it(write):
   sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   modules = convert.make_models(about["model"], "bfloat16", "bfloat16")
   for name, module in modules.items():
-    placed = batching.place(
-      module, convert.inputs(module), variables["params"][name], sharding
-    )
+    params = {name: variables["params"][name]}
+    placed = batching.place({name: module}, convert.inputs, params, sharding)
     # All matrices but those of the timestep and of the last layer.
     wide = [w for w in jax.tree.leaves(placed) if w.dtype == np.float32]
     whole = sum(w.size for w in jax.tree.leaves(placed))
@@ -171,6 +171,17 @@ def test_a_half_is_kept_of_weights_that_are_used_in_it(write):
       "bfloat16",
       "float32",
     }
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_placed(
+  write, monkeypatch
+):
+  block, asked = write(), []
+  monkeypatch.setattr(memory, "limit", lambda: 100_000)
+  monkeypatch.setattr(jax, "device_put", lambda *given: asked.append(given))
+  with pytest.raises(UserError, match="weights need.*GiB.*transformer.*vae"):
+    load_generator("flux2", **block)
+  assert not asked
 
 
 @pytest.mark.parametrize("name", FLUX2)

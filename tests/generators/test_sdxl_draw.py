@@ -154,7 +154,7 @@ def test_a_half_is_kept_of_weights_that_are_used_in_it(tmp_path):
     name: {w.dtype.name for w in jax.tree.leaves(placed)}
     for name in ("unet", "vae", "text_2")
     for placed in [
-      stable_diffusion.place(networks, name, params[name], sharding)
+      stable_diffusion.place(networks, {name: params[name]}, sharding)[name]
     ]
   }
   assert all("bfloat16" in found for found in types.values())
