@@ -85,12 +85,14 @@ def test_told_to_stop_it_leaves_whole_shards_and_no_litter(
   """And a second command, meanwhile, is told who is at work there."""
   process = command(config, workdir)
   wait_for_shards(process, workdir, 2)
+  process.send_signal(signal.SIGSTOP)  # else it may draw all meanwhile
   other = command(config, workdir)
   _, said = other.communicate(timeout=120)
   assert other.returncode == 2 and f"pid {process.pid}" in said
   assert said.startswith("synthjax: Another run is at work")
 
   process.send_signal(sent)
+  process.send_signal(signal.SIGCONT)
   _, said = process.communicate(timeout=60)
   assert process.returncode == 128 + sent
   assert f"stopped by {by}; the same command resumes" in said
