@@ -87,7 +87,7 @@ def test_told_to_stop_it_leaves_whole_shards_and_no_litter(
   wait_for_shards(process, workdir, 2)
   process.send_signal(signal.SIGSTOP)  # else it may draw all meanwhile
   other = command(config, workdir)
-  _, said = other.communicate(timeout=120)
+  _, said = other.communicate(timeout=300)
   assert other.returncode == 2 and f"pid {process.pid}" in said
   assert said.startswith("synthjax: Another run is at work")
 
@@ -164,7 +164,7 @@ def test_ctrl_c_keeps_the_images_of_a_shard_and_changes_no_byte(
     (command(config, folder, "--config.generate.shard_size=1000"), folder)
     for folder in (workdir, undisturbed)
   ]:
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     found.append(hashes(folder / "generate"))
   assert found[0] == found[1]
@@ -202,5 +202,5 @@ def test_only_what_can_be_shared_is(config, workdir):
   process = command(
     config, workdir, "--shared", "--config.tasks=('generate','select')"
   )
-  _, said = process.communicate(timeout=120)
+  _, said = process.communicate(timeout=300)
   assert process.returncode == 2 and "not of select" in said
