@@ -6,6 +6,7 @@ Every file maps uint8 images [n, s, s, 3] to logits float32 [n, k], for any n.
 import functools
 import importlib
 import json
+import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -125,6 +126,8 @@ def _write_stablehlo(network: Network, path: epath.Path) -> None:
 
 def _write_onnx(network: Network, path: epath.Path) -> None:
   jax2onnx = _library("jax2onnx")
+  # It warns of each constant whose type it has not noted, which none needs.
+  logging.getLogger("onnx_ir").setLevel(logging.ERROR)
   images = _images_of(network)
   # As primitives of JAX, since what replaces Flax's layers and functions of
   # jax.numpy knows not all of their arguments.
