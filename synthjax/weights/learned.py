@@ -114,6 +114,11 @@ def _nothing(workdir: epath.Path, tasks: Sequence[str]) -> str:
       f"workdir without the folder `{done[0]}`; after a training without "
       "labels, run `transfer`."
     )
+  if [*workdir.glob("classifier.*")]:
+    return (
+      f"{workdir} was exported as files for servers alone: export it with "
+      "--format=safetensors, too, which is what this reads."
+    )
   first, *others = (f"`{task}`" for task in tasks)
   besides = f", or {' or '.join(others)}" if others else ""
   return (

@@ -62,6 +62,10 @@ def test_an_older_run_is_asked_which_of_several_arms_is_meant(tmp_path):
 def test_what_is_missing_is_said(tmp_path):
   with pytest.raises(UserError, match="task `tune` is done, or `few_shot` or"):
     chosen(tmp_path)
+  (tmp_path / "served").mkdir()
+  (tmp_path / "served" / "classifier.onnx").touch()
+  with pytest.raises(UserError, match="--format=safetensors, too"):
+    chosen(tmp_path / "served")
   write(tmp_path / "few_shot")  # as an older version has left it
   with pytest.raises(UserError, match="few_shot holds no weights.*older vers"):
     chosen(tmp_path)
