@@ -4,7 +4,8 @@ It learns the classes of `emoji16` from all real training drawings, and is used
 for nothing else: its accuracy on generated images says how much of what was
 asked for another network sees in them.
 
-  python -m synthjax.main --config=tools/embedded_world/referee.py --workdir=$OUT
+  python -m synthjax.main --config=tools/embedded_world/referee.py \
+    --workdir=$OUT
   python -m synthjax evaluate $OUT IMAGES
 
 IMAGES is a folder with a folder of images for each class. The test that the
