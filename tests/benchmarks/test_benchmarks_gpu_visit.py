@@ -78,12 +78,13 @@ def test_the_embedded_networks_are_trained_by_their_configs(
   assert rates == [500.0, 500.0]
 
 
-def test_flops_are_those_of_attention_without_a_kernel(monkeypatch):
+@pytest.mark.parametrize("length", [64, 1024])  # a CPU loops over large heads
+def test_flops_are_those_of_attention_without_a_kernel(monkeypatch, length):
   """Two products of l x l for each head: 4 l^2 h d, and little beside them."""
-  shape = jax.ShapeDtypeStruct((1, 64, 2, 32), jnp.bfloat16)
+  shape = jax.ShapeDtypeStruct((1, length, 2, 32), jnp.bfloat16)
   monkeypatch.setattr(attention, "kernel_for", lambda *_: "cudnn")
   flops = timing.plain_flops(jax.jit(attention.attend), shape, shape, shape)
-  products = 4 * 64**2 * 2 * 32
+  products = 4 * length**2 * 2 * 32
   assert products <= flops < 1.2 * products
 
 
