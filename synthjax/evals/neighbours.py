@@ -1,6 +1,7 @@
 """Nearest rows of features: their search, votes, and near duplicates."""
 
 import functools
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -181,22 +182,48 @@ class Duplicates(NamedTuple):
 
 
 def near_duplicates(
-  x: np.ndarray, *, threshold: float, limit: int = 100
+  x: np.ndarray,
+  *,
+  threshold: float,
+  limit: int = 100,
+  cells: np.ndarray | None = None,
 ) -> Duplicates:
-  """Finds rows that point the same way, among all pairs.
+  """Finds rows that point the same way, among all pairs or those in a cell.
 
   Args:
     x: [n, d] features, of any length.
     threshold: the least cosine of a pair, above 0.
     limit: of the pairs that are returned; all are counted.
+    cells: [n, 2] int, of `assign_cells`: rows that share neither of their two
+      are not compared. None compares all.
   """
   if not threshold > 0:
     raise ValueError(f"threshold={threshold} must be above 0.")
-  n, side = len(x), min(_SIDE, len(x))
+  near = _near_pairs(x, threshold, min(_SIDE, len(x)))
+  if cells is not None:
+    near = _near_in_cells(x, threshold, cells)
+  count, pairs, cosines = 0, np.zeros((0, 2), int), np.zeros(0, np.float32)
+  groups, to_join, waiting = np.arange(len(x)), [], 0
+  for places, found in near:
+    count += len(places)
+    pairs, cosines = (
+      np.concatenate(both) for both in ((pairs, places), (cosines, found))
+    )
+    order = np.argsort(-cosines, kind="stable")[:limit]
+    pairs, cosines = pairs[order], cosines[order]
+    to_join.append(places)
+    waiting += len(places)
+    if waiting > len(x):  # as joining takes a time that grows with n
+      groups, to_join, waiting = _join(groups, to_join), [], 0
+  return Duplicates(count, pairs, cosines, _join(groups, to_join))
+
+
+def _near_pairs(
+  x: np.ndarray, threshold: float, side: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields pairs [p, 2] of rows, and their cosines [p], by blocks."""
   rows = fill_up(unit(x), side)  # a zero's cosines are 0
   blocks = [jnp.asarray(rows[i : i + side]) for i in range(0, len(rows), side)]
-  count, pairs, cosines = 0, np.zeros((0, 2), int), np.zeros(0, np.float32)
-  groups = np.arange(n)
   for i, a in enumerate(blocks):
     for j, b in enumerate(blocks[i:], start=i):
       near, size = _compare(a, b, threshold, i == j)
@@ -204,14 +231,25 @@ def near_duplicates(
         continue
       near = np.asarray(near)
       places = np.argwhere(near > 0)
-      cosines = np.concatenate([cosines, near[tuple(places.T)]])
-      places += [i * side, j * side]
-      groups = _join(groups, places)
-      count += len(places)
-      pairs = np.concatenate([pairs, places])
-      order = np.argsort(-cosines, kind="stable")[:limit]
-      pairs, cosines = pairs[order], cosines[order]
-  return Duplicates(count, pairs, cosines, groups)
+      yield places + [i * side, j * side], near[tuple(places.T)]
+
+
+def _near_in_cells(
+  x: np.ndarray, threshold: float, cells: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Yields the pairs of each cell; those that share two, in the first."""
+  order = np.argsort(cells.ravel(), kind="stable")
+  ends = np.cumsum(np.bincount(cells.ravel()))
+  for cell, entries in enumerate(np.split(order, ends[:-1])):
+    rows = entries // 2
+    if len(rows) < 2:
+      continue
+    other = cells[rows, 1 - entries % 2]
+    side = min(_SIDE, 1 << (len(rows) - 1).bit_length())  # few shapes
+    for places, cosines in _near_pairs(x[rows], threshold, side):
+      a, b = other[places.T]
+      here = (a != b) | (a > cell)
+      yield np.sort(rows[places[here]], axis=1), cosines[here]
 
 
 @jax.jit
@@ -225,15 +263,46 @@ def _compare(
   return jnp.where(near, cosines, 0), near.sum()
 
 
-def _join(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-  """Gives the rows of each pair, and all that they join, one number."""
+def _join(groups: np.ndarray, pairs: Sequence[np.ndarray]) -> np.ndarray:
+  """Gives the rows of pairs [p, 2], and all that they join, one number."""
   n = len(groups)
-  ends = np.concatenate([np.stack([np.arange(n), groups], 1), pairs])
+  ends = np.concatenate([np.stack([np.arange(n), groups], 1), *pairs])
   graph = sparse.coo_array((np.ones(len(ends)), ends.T), (n, n))
   _, labels = csgraph.connected_components(graph, directed=False)
   # A group is named by its first row, so that it stays an edge.
   first = np.unique(labels, return_index=True)[1]
   return first[labels]
+
+
+# Rows for each cell, and those of them that its centre is learned from.
+_ROWS_OF_CELL, _LEARNED_FROM = 1000, 40
+
+
+def assign_cells(x: np.ndarray) -> np.ndarray:
+  """Assigns each row to its two nearest cells, by FAISS (Douze et al. 2024).
+
+  The centres are those of k-means. As many rows share a cell however many there
+  are, so that comparing those takes a time that grows with n alone.
+
+  Args:
+    x: [n, d] features, of any length, which may be mapped from a file.
+
+  Returns:
+    Cells int32 [n, 2], counted from 0.
+
+  Raises:
+    ImportError: without FAISS.
+  """
+  import faiss
+
+  count = max(2, len(x) // _ROWS_OF_CELL)
+  means = faiss.Kmeans(x.shape[1], count, niter=10, spherical=True, seed=0)
+  means.train(unit(x[:: max(1, len(x) // (count * _LEARNED_FROM))]))
+  cells = np.zeros((len(x), 2), np.int32)
+  for first in range(0, len(x), 1 << 14):
+    rows = slice(first, first + (1 << 14))
+    _, cells[rows] = means.index.search(unit(x[rows]), 2)
+  return cells
 
 
 def nearest_cosines(

@@ -8,6 +8,7 @@ deleted, nor overwritten by another specification. A folder may be local or on
 Google Cloud (`gs://`).
 """
 
+import functools
 import hashlib
 import json
 import math
@@ -135,7 +136,12 @@ def load(folder: epath.PathLike) -> dict[str, Any]:
       f"Task {path.parent.name!r} has not been completed in "
       f"{path.parent.parent}: run it first, by naming it in config.tasks."
     )
-  manifest = _read_json(path)
+  return _parse_manifest(path.read_bytes(), path)
+
+
+def _parse_manifest(content: bytes, path: epath.Path) -> dict[str, Any]:
+  """Returns what a manifest says; raises as `load`."""
+  manifest = _parse_json(content, path)
   if not _is_manifest(manifest):
     raise _corrupt(path, "it lacks 'spec', or 'files' with what each has")
   written = manifest.pop("sha256", None)  # older versions wrote none
@@ -248,10 +254,16 @@ def _listed(path: epath.Path) -> dict[str, Any] | None:
   beside = path.parent / MANIFEST
   if not beside.exists():
     return None
-  value = _read_json(beside)
+  return _files_listed(beside.read_bytes(), beside).get(path.name)
+
+
+@functools.lru_cache(maxsize=4)
+def _files_listed(content: bytes, path: epath.Path) -> dict[str, Any]:
+  """Returns the files of a manifest, parsed once for the thousands it lists."""
+  value = _parse_json(content, path)
   if isinstance(value, dict) and not {"spec", "files"} & value.keys():
-    return None  # of another program
-  return load(path.parent)["files"].get(path.name)
+    return {}  # of another program
+  return _parse_manifest(content, path)["files"]
 
 
 def plain(value: Any, path: str = "spec") -> Any:
@@ -398,8 +410,12 @@ def _write_json(folder: epath.Path, name: str, value: Any) -> None:
 
 
 def _read_json(path: epath.Path) -> Any:
+  return _parse_json(path.read_bytes(), path)
+
+
+def _parse_json(content: bytes, path: epath.Path) -> Any:
   try:
-    return parse_json(path.read_bytes())
+    return parse_json(content)
   except ValueError as error:
     raise _corrupt(path, str(error)) from error
 

@@ -6,16 +6,19 @@ near an image that something will be measured on.
 
 import dataclasses
 import datetime
+import tempfile
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
 from synthjax.adapt import feature_sets
 from synthjax.config import schema
 from synthjax.config.schema import Block, Count, Inside, Rule, Several, Whole
-from synthjax.data.generated import filters
+from synthjax.data.generated import filters, shards
 from synthjax.data.generated import scores as stored
 from synthjax.data.real import real_images
 from synthjax.encoders import (
@@ -69,7 +72,9 @@ class Card:
   threshold: Inside = 0.95  # the least cosine of near duplicates
   neighbours: Count = 5  # k of precision, recall, density and coverage
   pairs: Whole = 8  # shown of near duplicates and of neighbours
-  max_images: Several = 50_000  # compared with one another, chosen at random
+  # Compared with one another, chosen at random. If there are more, near
+  # duplicates are looked for among all with FAISS (the extra `index`).
+  max_images: Several = 50_000
   encoders: Annotated[Any, _NAMES] = FETCHED  # to compare by, besides the run's
 
 
@@ -124,7 +129,9 @@ def run(config: ConfigDict, workdir: str) -> None:
       "not here; `python -m synthjax.weights fetch "
       f"{' '.join(further.missing.values())}` gets them"
     )
-  drawn = _open_drawn(workdir, fields, space, inputs, config.seed)
+  drawn, all_features = _open_drawn(
+    workdir, folder, fields, space, inputs, config.seed
+  )
   real, rows = _open_real(fields, space, encoder, folder, config.seed)
   card = _description(config, workdir, fields, drawn, inputs)
   card["quality"] = figures.quality(
@@ -144,7 +151,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     )
     rows |= more_rows
   limits = {"threshold": fields.threshold, "limit": fields.pairs}
-  card["duplicates"], twins = figures.duplicates(drawn, **limits)
+  card["duplicates"], twins = figures.duplicates(
+    drawn, **limits, all_features=all_features
+  )
   pairs = {"duplicates": twins}
   if real:
     card["leakage"], pairs["leakage"] = figures.leakage(
@@ -235,21 +244,45 @@ def _inputs(workdir: epath.Path) -> list[str]:
 
 def _open_drawn(
   workdir: epath.Path,
+  folder: epath.Path,
   fields: Card,
   space: spaces.LabelSpace,
   inputs: Sequence[str],
   seed: int,
-) -> figures.Drawn:
-  scores, kept = stored.read(workdir / "score"), None
+) -> tuple[figures.Drawn, np.ndarray | None]:
+  """Reads the images once, and leaves the list of them.
+
+  Returns:
+    What is known of them, and the features [n, d] of all, mapped from a file
+    without a name, if they are more than are compared with one another and
+    FAISS can look for near duplicates among them.
+  """
+  count, kept = len(shards.open_shards(workdir / "generate")), None
   if "select" in inputs:
-    kept = filters.read_kept(workdir / "select", workdir / "score", scores)
-  return figures.open_drawn(
-    workdir / "generate",
-    scores,
-    kept,
-    space.class_names,
-    figures.some(len(scores.ids), fields.max_images, seed),
-  )
+    ids = stored.read(workdir / "score", ("ids",))
+    kept = filters.read_kept(workdir / "select", workdir / "score", ids)
+  indexed = count > fields.max_images and bool(find_spec("faiss"))
+  with (
+    artifacts.replace(folder, card_files.IMAGES) as path,
+    path.open("wb") as lines,
+    tempfile.TemporaryFile(dir=path.parent) as file,
+  ):
+    drawn = figures.open_drawn(
+      workdir / "generate",
+      stored.read_parts(
+        workdir / "score", ("ids", "labels", "features", "p_own")
+      ),
+      kept,
+      space.class_names,
+      figures.some(count, fields.max_images, seed),
+      write=lines.write,
+      write_features=file.write if indexed else None,
+    )
+    if not indexed:
+      return drawn, None
+    file.flush()
+    shape = count, drawn.features.shape[1]
+    return drawn, np.memmap(file, np.float16, "r", shape=shape)
 
 
 def _open_real(
@@ -300,7 +333,7 @@ def _description(
     "creator": fields.creator,
     "url": fields.url,
     "date": when.date().isoformat(),
-    "num_images": len(drawn.about),
+    "num_images": len(drawn.labels),
     "image_size": list(drawn.source[0]["image"].shape[:2]),
     "image_format": asked.get("image_format") or "png",
     "classes": scored["classes"],

@@ -245,6 +245,34 @@ def test_near_duplicates_are_found_across_blocks(monkeypatch):
   assert len(set(found.groups)) == 57
 
 
+def test_near_duplicates_within_cells_are_counted_once(monkeypatch):
+  """Those of rows that share a cell, whatever other pairs there are."""
+  monkeypatch.setattr(neighbours, "_SIDE", 16)
+  base = draw(14, 40, 16)
+  x = np.concatenate([base, base + 1e-3, base[:20]])
+  rng = np.random.default_rng(0)
+  cells = np.stack([rng.permutation(5)[:2] for _ in x])
+  found = neighbours.near_duplicates(x, threshold=0.99, cells=cells, limit=500)
+  every = neighbours.near_duplicates(x, threshold=0.99, limit=500)
+  shared = lambda pair: bool({*cells[pair[0]]} & {*cells[pair[1]]})
+  want = {tuple(pair) for pair in every.pairs.tolist() if shared(pair)}
+  assert 0 < len(want) < every.num_pairs
+  assert found.num_pairs == len(want)
+  assert {tuple(pair) for pair in found.pairs.tolist()} == want
+  of_want = neighbours._join(np.arange(100), [np.array(sorted(want))])
+  np.testing.assert_array_equal(found.groups, of_want)
+
+
+def test_faiss_puts_the_same_directions_into_the_same_cells():
+  pytest.importorskip("faiss")
+  x = draw(15, 4000, 16).astype(np.float16)
+  x[2000:] = 2 * x[:2000]
+  cells = neighbours.assign_cells(x)
+  assert cells.shape == (4000, 2) and cells.max() == 3
+  assert (cells[:, 0] != cells[:, 1]).all()
+  np.testing.assert_array_equal(cells[:2000], cells[2000:])
+
+
 def test_the_threshold_is_reached_or_not():
   angle = np.arccos(0.9)
   x = np.array([[1, 0], [np.cos(angle), np.sin(angle)], [0, 0]])

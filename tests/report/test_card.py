@@ -1,6 +1,7 @@
 """The dataset card: its fields, its figures, its files."""
 
 import io
+import itertools
 import json
 import pathlib
 
@@ -44,8 +45,33 @@ def drawn(tmp_path):
   probs = np.full((6, 2), 0.5, np.float16)
   scores = stored.Scores(ids, labels, features, probs, probs[:, 0] * 1.0)
   kept = np.array([1, 1, 0, 1, 1, 1], bool)
-  chosen = np.arange(6)
-  return card_figures.open_drawn(tmp_path, scores, kept, NAMES, chosen)
+  return open_drawn(tmp_path, scores, kept)
+
+
+def open_drawn(folder, scores, kept=None, chosen=range(6), parts=(4,), **more):
+  """Opens images whose scores are in parts."""
+  columns = [np.split(column, parts) for column in scores]
+  return card_figures.open_drawn(
+    folder,
+    itertools.starmap(stored.Scores, zip(*columns, strict=True)),
+    kept,
+    NAMES,
+    np.array(chosen),
+    **{"write": lambda line: None} | more,
+  )
+
+
+def read_scores(folder, features):
+  """Returns scores of the images of `drawn`, with these features."""
+  rows = list(shards.open_shards(folder))
+  probs = np.full((6, 2), 0.5, np.float16)
+  return stored.Scores(
+    np.array([row["id"] for row in rows]),
+    np.array([row["label"] for row in rows]),
+    features,
+    probs,
+    np.linspace(0, 1, 6, dtype=np.float32),
+  )
 
 
 @pytest.fixture
@@ -86,8 +112,8 @@ def test_equal_images_are_found_by_file_and_by_features(drawn, card):
   assert card["duplicates"]["equal_files"] == 1
   assert card["duplicates"]["near_pairs"] == 1
   (pair,) = card["pairs"]["duplicates"]
-  assert pair["same_file"] and pair["a"]["id"] == drawn.about[0]["id"]
-  assert pair["b"]["id"] == drawn.about[5]["id"]
+  assert pair["same_file"] and pair["a"]["id"] == drawn.source[0]["id"]
+  assert pair["b"]["id"] == drawn.source[5]["id"]
 
 
 def test_all_and_kept_images_are_measured(card):
@@ -99,7 +125,7 @@ def test_all_and_kept_images_are_measured(card):
 def test_a_copy_of_a_real_image_is_found(drawn):
   image = drawn.source[2]["image"]
   other = np.zeros_like(image)
-  features = np.stack([drawn.scores.features[2], -drawn.scores.features[2]])
+  features = np.stack([drawn.features[2], -drawn.features[2]])
   real = card_figures.Real(
     [{"image": image}, {"image": other}],
     features.astype(np.float32),
@@ -114,9 +140,59 @@ def test_a_copy_of_a_real_image_is_found(drawn):
 
 
 def test_scores_of_other_images_are_refused(drawn, tmp_path):
-  scores = drawn.scores._replace(ids=drawn.scores.ids[::-1])
-  with pytest.raises(UserError, match="not of the images"):
-    card_figures.open_drawn(tmp_path, scores, None, NAMES, drawn.chosen)
+  scores = read_scores(tmp_path, drawn.features)
+  cut = stored.Scores(*(column[:5] for column in scores))
+  more = stored.Scores(*(np.concatenate([c, c[:1]]) for c in scores))
+  for other in (scores._replace(ids=scores.ids[::-1]), cut, more):
+    with pytest.raises(UserError, match="not of the images"):
+      open_drawn(tmp_path, other)
+
+
+def test_one_pass_lists_all_images_and_keeps_what_is_compared(drawn, tmp_path):
+  scores, lines, features = read_scores(tmp_path, drawn.features), [], []
+  part = open_drawn(
+    tmp_path,
+    scores,
+    kept=drawn.kept,
+    chosen=[1, 4, 5],
+    parts=[1, 4],  # the second holds none of those but its first
+    write=lines.append,
+    write_features=features.append,
+  )
+  np.testing.assert_array_equal(part.features, drawn.features[[1, 4, 5]])
+  assert part.prompts == ["p0", "p1", "p1"]
+  np.testing.assert_array_equal(np.concatenate(features), drawn.features)
+  about = list(map(json.loads, lines))
+  assert [row["id"] for row in about] == scores.ids.tolist()
+  assert [row["kept"] for row in about] == drawn.kept.tolist()
+  assert [row["p_own"] for row in about] == [0, 0.2, 0.4, 0.6, 0.8, 1]
+  assert about[0]["sha256"] == about[5]["sha256"]
+  assert part.digests[0] == bytes.fromhex(about[5]["sha256"])
+
+
+def test_duplicates_are_looked_for_among_all_by_an_index(
+  drawn, tmp_path, card, monkeypatch
+):
+  """Only 1 and 2 are compared with one another; 0 and 5 share a cell."""
+  part = open_drawn(
+    tmp_path, read_scores(tmp_path, drawn.features), chosen=[1, 2]
+  )
+  cells = np.array([[0, 1], [1, 2], [2, 0], [1, 2], [2, 0], [2, 1]])
+  monkeypatch.setattr(card_figures.neighbours, "assign_cells", lambda x: cells)
+  limits = {"threshold": 0.99, "limit": 3}
+  counts, pairs = card_figures.duplicates(
+    part, **limits, all_features=drawn.features
+  )
+  assert counts["compared"] == 6 and counts["cells"] == 3
+  assert counts["near_pairs"] == counts["near_more_than_one"] == 1
+  assert pairs[0]["b"]["id"] == drawn.source[5]["id"]
+  text = dataset_card.build(card | {"duplicates": counts})
+  assert "Of 6 images compared within 3 cells" in text
+
+  counts, _ = card_figures.duplicates(part, **limits)
+  assert counts["compared"] == 2 and not counts["near_pairs"]
+  text = dataset_card.build(card | {"duplicates": counts})
+  assert "Of 2 images chosen at random, 0 pairs" in text
 
 
 def test_the_readme_begins_with_yaml_and_escapes_its_tables(card):
@@ -180,10 +256,8 @@ def test_the_croissant_is_valid(card, tmp_path):
 
 
 def test_the_picture_is_marked_as_generated(drawn):
-  labels = [row["label"] for row in drawn.about]
-  sheet = Image.open(
-    io.BytesIO(card_files.draw_samples(drawn.source, labels, 2))
-  )
+  picture = card_files.draw_samples(drawn.source, drawn.labels, 2)
+  sheet = Image.open(io.BytesIO(picture))
   assert export_rows.SOURCE_TYPE in sheet.text["XML:com.adobe.xmp"]
 
 

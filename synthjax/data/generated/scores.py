@@ -8,7 +8,7 @@ import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -200,13 +200,21 @@ def read(
   Raises:
     UserError: if it is not complete, or a part is missing or damaged.
   """
-  folder = epath.Path(folder)
-  names = sorted(n for n in artifacts.load(folder)["files"] if n != TEXT)
-  parts = [read_arrays(folder / name, only) for name in names]
+  parts = [part._asdict() for part in read_parts(folder, only)]
   columns = {
     name: np.concatenate([part.pop(name) for part in parts]) for name in only
   }
   return Scores(**dict.fromkeys(Scores._fields) | columns)
+
+
+def read_parts(
+  folder: epath.PathLike, only: Sequence[str] = Scores._fields
+) -> Iterator[Scores]:
+  """Yields the parts in their order; see `read`."""
+  folder = epath.Path(folder)
+  for name in sorted(n for n in artifacts.load(folder)["files"] if n != TEXT):
+    columns = read_arrays(folder / name, only)
+    yield Scores(**dict.fromkeys(Scores._fields) | columns)
 
 
 def check_inputs(folder: epath.PathLike, **expected: Any) -> None:

@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +14,7 @@ from synthjax.data.generated import shards
 from synthjax.data.pipeline.codecs import shrink
 from synthjax.data.pipeline.rows import Source
 from synthjax.encoders import ImageEncoder
-from synthjax.evals import diversity, image_quality
-from synthjax.evals.neighbours import near_duplicates, nearest_cosines
+from synthjax.evals import diversity, image_quality, neighbours
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
 
@@ -23,13 +22,16 @@ EncodeTexts = Callable[[Sequence[str]], np.ndarray]
 
 
 class Drawn(NamedTuple):
-  """All generated images, in the order of the shards."""
+  """All generated images, in the order of the shards, and m to compare."""
 
   source: Source
-  about: list[dict[str, Any]]  # of each: id, label, class, prompt, seed, ...
-  scores: stored.Scores
+  labels: np.ndarray  # [n] int32
+  digests: np.ndarray  # [n] bytes: SHA-256 of each file
   kept: np.ndarray | None  # [n] bool; None where nothing was filtered
   chosen: np.ndarray  # [m] int: those that are compared
+  features: np.ndarray  # [m, d] float16 of these
+  prompts: list[str]  # m
+  class_names: Sequence[str]
 
 
 class Real(NamedTuple):
@@ -43,44 +45,78 @@ class Real(NamedTuple):
 
 def open_drawn(
   folder: epath.PathLike,
-  scores: stored.Scores,
+  parts: Iterable[stored.Scores],
   kept: np.ndarray | None,
   class_names: Sequence[str],
   chosen: np.ndarray,
+  *,
+  write: Callable[[bytes], Any],
+  write_features: Callable[[np.ndarray], Any] | None = None,
 ) -> Drawn:
-  """Reads what is known of each image, and hashes its file.
+  """Reads what is known of each image, and hashes its file, in one pass.
 
   Args:
     folder: of the shards.
-    scores: of the same images.
+    parts: the scores of the same images, of which one is held at a time.
     kept: of `Drawn`, as is `chosen`.
     class_names: by label.
-    chosen: [m] int.
+    chosen: [m] int, in order.
+    write: gets a line of JSON about each image.
+    write_features: gets the features [i, d] float16 of all images, in order.
 
   Raises:
     UserError: if the scores are of other images.
   """
   stored_files = shards.open_shards(folder, decode=False)
-  if len(stored_files) != len(scores.ids):
+  n, start = len(stored_files), 0
+  labels, digests = np.zeros(n, np.int32), np.zeros(n, "S32")
+  features, prompts, count_on = [], [], counter("card", n)
+  for part in parts:
+    end = start + len(part.ids)
+    if end > n:
+      raise _other_scores(folder)
+    of_part = slice(*np.searchsorted(chosen, (start, end)))
+    features.append(part.features[chosen[of_part] - start])
+    compared = set(chosen[of_part].tolist())
+    for i, key, p_own in zip(
+      range(start, end), part.ids.tolist(), part.p_own.tolist(), strict=True
+    ):
+      row = stored_files[i]
+      if row["id"] != key:
+        raise _other_scores(folder)
+      digest = hashlib.sha256(row["encoded"])
+      labels[i], digests[i] = row["label"], digest.digest()
+      if i in compared:
+        prompts.append(row["prompt"])
+      about = {
+        "id": key,
+        "label": row["label"],
+        "class": class_names[row["label"]],
+        "prompt": row["prompt"],
+        "seed": row["seed"],
+        "p_own": float(f"{p_own:.6g}"),
+        "generated": True,
+        "sha256": digest.hexdigest(),
+      }
+      about |= {} if kept is None else {"kept": bool(kept[i])}
+      line = json.dumps(about, ensure_ascii=False) + "\n"
+      write(line.encode("utf-8", "replace"))
+      count_on()
+    if write_features:
+      write_features(part.features)
+    start = end
+  if start != n:
     raise _other_scores(folder)
-  about, count_on = [], counter("card", len(stored_files))
-  for i in range(len(stored_files)):
-    row = stored_files[i]
-    entry = {
-      "id": row["id"],
-      "label": row["label"],
-      "class": class_names[row["label"]],
-      "prompt": row["prompt"],
-      "seed": row["seed"],
-      "p_own": float(f"{scores.p_own[i]:.6g}"),
-      "generated": True,
-      "sha256": hashlib.sha256(row["encoded"]).hexdigest(),
-    }
-    about.append(entry | ({} if kept is None else {"kept": bool(kept[i])}))
-    count_on()
-  if [row["id"] for row in about] != scores.ids.tolist():
-    raise _other_scores(folder)
-  return Drawn(shards.open_shards(folder), about, scores, kept, chosen)
+  return Drawn(
+    shards.open_shards(folder),
+    labels,
+    digests,
+    kept,
+    chosen,
+    np.concatenate(features),
+    prompts,
+    class_names,
+  )
 
 
 def some(n: int, most: int, seed: int) -> np.ndarray:
@@ -112,14 +148,12 @@ def quality(
     Plain data: `sets`, with `figures` and `by_class` of "all", "kept" and
     "real".
   """
-  prompts = [drawn.about[i]["prompt"] for i in drawn.chosen]
-  different, place = np.unique(prompts, return_inverse=True)
+  different, place = np.unique(drawn.prompts, return_inverse=True)
   of_prompts = encode_texts(different.tolist())
   sets = {}
   for name, part in _parts(drawn).items():
-    rows = drawn.chosen[part]
-    features = drawn.scores.features[rows].astype(np.float32)
-    labels = drawn.scores.labels[rows]
+    features = drawn.features[part].astype(np.float32)
+    labels = drawn.labels[drawn.chosen[part]]
     figures = image_quality.measure(
       features, labels, class_texts, of_prompts[place[part]]
     )
@@ -141,7 +175,11 @@ def quality(
 
 
 def duplicates(
-  drawn: Drawn, *, threshold: float, limit: int
+  drawn: Drawn,
+  *,
+  threshold: float,
+  limit: int,
+  all_features: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """Counts equal files among all images, and near duplicates.
 
@@ -149,14 +187,20 @@ def duplicates(
     drawn: the images.
     threshold: the least cosine of near duplicates.
     limit: of the pairs to show.
+    all_features: [n, d] of all images, to look for near ones among them, as
+      `neighbours.assign_cells` does; otherwise only the chosen are compared.
 
   Returns:
     Counts, and the nearest pairs with their images.
   """
-  digests = np.array([row["sha256"] for row in drawn.about])
-  near = near_duplicates(
-    drawn.scores.features[drawn.chosen], threshold=threshold, limit=limit
+  rows, features, cells = drawn.chosen, drawn.features, None
+  if all_features is not None:
+    rows, features = np.arange(len(all_features)), all_features
+    cells = neighbours.assign_cells(all_features)
+  near = neighbours.near_duplicates(
+    features, threshold=threshold, limit=limit, cells=cells
   )
+  digests = drawn.digests
   pairs = [
     {
       "cosine": float(cosine),
@@ -164,18 +208,16 @@ def duplicates(
       "a": _shown(drawn, a),
       "b": _shown(drawn, b),
     }
-    for (a, b), cosine in zip(
-      drawn.chosen[near.pairs], near.cosines, strict=True
-    )
+    for (a, b), cosine in zip(rows[near.pairs], near.cosines, strict=True)
   ]
   return {
     "equal_files": len(digests) - len(np.unique(digests)),
     "threshold": threshold,
-    "compared": len(drawn.chosen),
+    "compared": len(rows),
     "near_pairs": near.num_pairs,
     # So many would go if one of each group stayed.
-    "near_more_than_one": len(drawn.chosen) - len(np.unique(near.groups)),
-  }, pairs
+    "near_more_than_one": len(rows) - len(np.unique(near.groups)),
+  } | ({} if cells is None else {"cells": int(cells.max()) + 1}), pairs
 
 
 def leakage(
@@ -201,8 +243,7 @@ def leakage(
   Returns:
     Figures, and the nearest pairs with their images.
   """
-  features = drawn.scores.features[drawn.chosen]
-  cosines, nearest = nearest_cosines(features, real.features)
+  cosines, nearest = neighbours.nearest_cosines(drawn.features, real.features)
   figures = {
     "real_images": len(real.rows),
     "compared": len(drawn.chosen),
@@ -212,7 +253,7 @@ def leakage(
   }
   among = None
   if len(real.rows) > 1:
-    among, _ = nearest_cosines(real.features)
+    among, _ = neighbours.nearest_cosines(real.features)
     figures["cosine_among_real"] = _quantiles(among)
     figures["nearer_than_real"] = float((cosines > among[nearest]).mean())
   order = np.argsort(-cosines, kind="stable")
@@ -244,10 +285,12 @@ def _quantiles(x: np.ndarray) -> dict[str, float]:
 
 
 def _shown(drawn: Drawn, index: int) -> dict[str, Any]:
-  about = drawn.about[index]
-  image = _data_uri(drawn.source[int(index)]["image"])
-  return {key: about[key] for key in ("id", "class", "prompt")} | {
-    "image": image
+  row = drawn.source[int(index)]
+  return {
+    "id": row["id"],
+    "class": drawn.class_names[row["label"]],
+    "prompt": row["prompt"],
+    "image": _data_uri(row["image"]),
   }
 
 

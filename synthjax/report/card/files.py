@@ -30,29 +30,30 @@ def write(
   drawn: Drawn,
   images: epath.PathLike,
 ) -> dict[str, int]:
-  """Writes all files; returns the rows of each.
+  """Writes the files beside IMAGES; returns the rows of all.
 
   Args:
-    folder: of the files.
+    folder: of the files, with IMAGES.
     card: plain data, to which `files` is added: those of the data set.
     pairs: the images that are near another one.
     drawn: the images.
     images: the complete artifact of the task `generate`.
   """
-  lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in drawn.about]
-  labels = [row["label"] for row in drawn.about]
   content = {
-    IMAGES: "".join(lines).encode("utf-8", "replace"),
-    PICTURE: draw_samples(drawn.source, labels, len(card["classes"])),
+    PICTURE: draw_samples(drawn.source, drawn.labels, len(card["classes"]))
   }
-  rows = {IMAGES: len(lines), PICTURE: 0}
+  listed = epath.Path(folder) / IMAGES
   card["files"] = artifacts.load(images)["files"] | {
-    name: {
-      "rows": rows[name],
-      "bytes": len(data),
-      "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    for name, data in content.items()
+    IMAGES: {
+      "rows": len(drawn.labels),
+      "bytes": listed.stat().length,
+      "sha256": artifacts.sha256(listed),
+    },
+    PICTURE: {
+      "rows": 0,
+      "bytes": len(content[PICTURE]),
+      "sha256": hashlib.sha256(content[PICTURE]).hexdigest(),
+    },
   }
   card = artifacts.plain(card, "card")
   content |= {
@@ -64,6 +65,7 @@ def write(
   for name, data in content.items():
     with artifacts.replace(folder, name) as path:
       path.write_bytes(data)
+  rows = {IMAGES: len(drawn.labels), PICTURE: 0}
   return dict.fromkeys(content, 1) | rows
 
 

@@ -254,11 +254,29 @@ def _classes(card: Mapping[str, Any]) -> str:
   return table(heads, rows)
 
 
+def which_compared(card: Mapping[str, Any]) -> str:
+  """Says among which images near duplicates were looked for, if not among all.
+
+  Returns:
+    Words to follow the number of images, or "".
+  """
+  counts = card["duplicates"]
+  if "cells" in counts:
+    return (
+      f"images compared within {counts['cells']:,} cells of features (each "
+      "lies in two; pairs that share neither are missed)"
+    )
+  if counts["compared"] < card["num_images"]:
+    return "images chosen at random"
+  return ""
+
+
 def _neighbours(card: Mapping[str, Any]) -> str:
   counts = card["duplicates"]
   text = (
     f"{counts['equal_files']:,} images are byte for byte equal to one before "
-    f"them. Of {counts['compared']:,} compared, {counts['near_pairs']:,} pairs "
+    f"them. Of {counts['compared']:,} {which_compared(card) or 'compared'}, "
+    f"{counts['near_pairs']:,} pairs "
     f"have a cosine of {counts['threshold']:g} or more; "
     f"{counts['near_more_than_one']:,} images would go if one of each group of "
     "such pairs stayed.\n"

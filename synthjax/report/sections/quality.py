@@ -10,6 +10,7 @@ from synthjax.report.card.readme import (
   called,
   few_images,
   figures_by,
+  which_compared,
 )
 from synthjax.report.checked_files import Run, files_of, read_json
 
@@ -36,7 +37,7 @@ def render(results: Mapping) -> str:
     _intro(card)
     + f'<div class="pair">{figures}{_classes(card)}</div>'
     + _by_encoders(card)
-    + _twins(card["duplicates"], pairs.get("duplicates", []))
+    + _twins(card, pairs.get("duplicates", []))
   )
   if card.get("leakage"):
     content += _leakage(card["leakage"], pairs.get("leakage", []))
@@ -107,7 +108,9 @@ def _classes(card: Mapping) -> str:
   )
 
 
-def _twins(counts: Mapping, pairs: Sequence[Mapping]) -> str:
+def _twins(card: Mapping, pairs: Sequence[Mapping]) -> str:
+  counts = card["duplicates"]
+  among = f" {words}" if (words := which_compared(card)) else ""
   text = (
     f"<h3>Near duplicates</h3><p>{markup.count(counts['equal_files'])} "
     "files are equal to one before them. At a cosine of "
@@ -115,7 +118,7 @@ def _twins(counts: Mapping, pairs: Sequence[Mapping]) -> str:
     f"{markup.count(counts['near_pairs'])} pairs; if one of each group of "
     "such images stayed, "
     f"{markup.count(counts['near_more_than_one'])} of "
-    f"{markup.count(counts['compared'])} would go.</p>"
+    f"{markup.count(counts['compared'])}{among} would go.</p>"
   )
   return text + _pairs(pairs, "generated")
 
