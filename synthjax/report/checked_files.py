@@ -122,11 +122,13 @@ def read_text(run: Run, task: str, name: str) -> str:
   return _read(run, task, name).decode("utf-8", "replace")
 
 
-def read_arrays(run: Run, task: str, name: str) -> dict[str, np.ndarray]:
-  """Reads the arrays of an npz file; raises as `read_json`."""
+def read_arrays(
+  run: Run, task: str, name: str, names: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+  """Reads arrays of an npz file, all by default; raises as `read_json`."""
   content = _read(run, task, name)
   try:
-    return load_arrays(io.BytesIO(content))
+    return load_arrays(io.BytesIO(content), names)
   except ValueError as error:
     raise _damaged(run, task, name, error) from error
 

@@ -128,7 +128,7 @@ def _verdicts(run: Run, ids: set[str]) -> dict[str, dict]:
   verdicts = {}
   for name in files_of(run, "score"):
     if name.startswith("scores-"):
-      arrays = read_arrays(run, "score", name)
+      arrays = read_arrays(run, "score", name, ("ids", "p_own"))
       p_own = arrays["p_own"].tolist()
       for key, share in zip(arrays["ids"].tolist(), p_own, strict=True):
         if key in ids:
