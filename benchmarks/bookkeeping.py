@@ -5,12 +5,17 @@
 A generator that draws nothing (every image is the same pixel) fills shards of
 a thousand, from a million prompts of two thousand classes. The rows measure the
 rest of a run: start-up, the cost of an image as the numbers of prompts and
-images grow, the memory, resuming a half-done task, and completing it.
-Each case runs in a process of its own, so that its peak memory is its own.
+images grow, the memory, resuming a half-done task, and completing it; then what
+comes after: scores are made up, and opening, select, card, report and exports
+read them. The last rows say with which power of the number of images a time or
+a memory grows from each size to the next. Each case runs in a process of its
+own, so that its peak memory is its own.
 """
 
 import argparse
+import itertools
 import json
+import math
 import pathlib
 import resource
 import subprocess
@@ -29,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
   from benchmarks import table
 
   with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-    rows = []
+    rows, measured = [], {}
 
     def add(name, unit, value):
       rows.append(table.row(name, unit, value, None, device="CPU"))
@@ -51,6 +56,19 @@ def main(argv: list[str] | None = None) -> None:
       add(f"{what}: cost of an image, resumed", "us", cost)
       add(f"{what}: peak memory, resumed", "MB", result["megabytes"])
       add(f"{what}: completing", "s", result["completing"])
+      run("score")
+      for case in AFTER:
+        result = run(case)
+        measured[images, case] = result
+        add(f"{what}: {case}", "s", result["seconds"])
+        add(f"{what}: {case}, peak memory", "MB", result["megabytes"])
+        add(f"{what}: {case}, read", "MB", result["read"])
+    sizes = [images for _, images in args.sizes]
+    for few, many in itertools.pairwise(sizes):
+      for case, unit in itertools.product(AFTER, ("seconds", "megabytes")):
+        growth = measured[many, case][unit] / measured[few, case][unit]
+        name = f"{few:,} to {many:,} images: power of {case}, {unit}"
+        add(name, "", math.log(growth) / math.log(many / few))
   table.show(rows, args.json)
 
 
@@ -123,7 +141,164 @@ def rest(args) -> dict:
   return _fill(args, stop_after=None)
 
 
+# --- what comes after drawing -------------------------------------------------
+
+WIDTH = 512  # of features
+STUB_CLASSES = 8  # of probabilities, which only `score` reads
+
+
+def score(args) -> dict:
+  """Makes up the scores of each shard."""
+  import numpy as np
+
+  from synthjax.data.generated import scores, shards
+  from synthjax.runtime import artifacts
+  from synthjax.tasks.score import shard_rows
+
+  images, folder = (pathlib.Path(args.at) / n for n in ("generate", "score"))
+  sizes = shard_rows(images)
+  index = shards.read_index(images, sum(sizes))
+  rng, written, start = np.random.default_rng(0), {}, 0
+  artifacts.begin(folder, {})
+  for part, size in enumerate(sizes):
+    rows = slice(start, start + size)
+    name, start = scores.part_name(part, len(sizes)), start + size
+    made = scores.Scores(
+      index["id"][rows].astype(str),
+      index["label"][rows].astype(np.int32),
+      rng.normal(size=(size, WIDTH)).astype(np.float16),
+      np.zeros((size, STUB_CLASSES), np.float16),
+      rng.random(size, np.float32),
+    )
+    scores.write_part(folder, name, made)
+    written[name] = size
+  artifacts.finish(folder, {}, written)
+  return {}
+
+
+def open_images(folder: pathlib.Path) -> None:
+  """Opens a finished set, and those that a selection kept."""
+  from synthjax.data.generated import drawn_images
+  from synthjax.runtime import artifacts
+
+  for task in ("generate", "score", "select"):
+    spec = artifacts.load(folder / task)["spec"]
+    assert artifacts.begin(folder / task, spec)
+  drawn_images.open_run(folder, kept=True)
+
+
+def select(folder: pathlib.Path) -> None:
+  from synthjax.data.generated import filters, scores
+  from synthjax.runtime import artifacts
+
+  scored = scores.read(folder / "score", ("ids", "labels", "p_own"))
+  names = [f"class {i}" for i in range(int(scored.labels.max()) + 1)]
+  chosen = filters.select(scored, class_names=names, share=0.5, seed=0)
+  digest = artifacts.digest(folder / "score")
+  artifacts.begin(folder / "select", {"scores": digest})
+  filters.write(folder / "select", scored, chosen)
+  rows = {filters.SELECTION: len(scored.ids)}
+  artifacts.finish(folder / "select", {"scores": digest}, rows)
+
+
+def card(folder: pathlib.Path) -> None:
+  """Makes the figures of a card, near duplicates by FAISS if it is there."""
+  import numpy as np
+  from etils import epath
+
+  from synthjax.labels import spaces
+  from synthjax.report.card import figures
+  from synthjax.tasks import card
+
+  classes = min(CLASSES, 1 + _largest_label(folder))
+  space = spaces.load_space([f"class {i}" for i in range(classes)])
+  (folder / "card").mkdir()
+  drawn, all_features = card._open_drawn(
+    epath.Path(folder),
+    epath.Path(folder / "card"),
+    card.Card(),
+    space,
+    ("generate", "score", "select"),
+    0,
+  )
+  rng = np.random.default_rng(0)
+  figures.quality(
+    drawn,
+    None,
+    encode_texts=lambda texts: rng.normal(size=(len(texts), WIDTH)),
+    class_texts=rng.normal(size=(classes, WIDTH)).astype(np.float32),
+    neighbours=5,
+  )
+  figures.duplicates(drawn, threshold=0.95, limit=8, all_features=all_features)
+
+
+def _largest_label(folder: pathlib.Path) -> int:
+  from synthjax.data.generated import tables
+  from synthjax.data.generated.shards import INDEX
+
+  return int(tables.read(folder / "generate" / INDEX, ["label"])["label"].max())
+
+
+def report(folder: pathlib.Path) -> None:
+  from ml_collections import ConfigDict
+
+  from synthjax.tasks import report as task
+
+  task.run(ConfigDict({"tasks": ("report",)}), str(folder))
+
+
+def webdataset(folder: pathlib.Path) -> None:
+  _export(folder, "webdataset", shard_size=1000)
+
+
+def png_folder(folder: pathlib.Path) -> None:
+  keys = [f"class {i}" for i in range(1 + _largest_label(folder))]
+  _export(folder, "png_folder", keys=keys)
+
+
+def _export(folder: pathlib.Path, name: str, **more) -> None:
+  import importlib
+
+  from synthjax.data.formats import export_rows
+  from synthjax.data.generated import drawn_images
+  from synthjax.runtime import artifacts
+
+  write = importlib.import_module(f"synthjax.data.formats.{name}").write
+  names = [f"class {i}" for i in range(1 + _largest_label(folder))]
+  source = drawn_images.open_run(folder, decode=False)
+  rows = export_rows.rows(source, encoding={})
+  to = folder / "export" / name
+  artifacts.begin(to, {})
+  artifacts.finish(to, {}, write(to, rows, names, split="train", **more))
+
+
+def _measured(function) -> dict:
+  """Returns what a function took of time, memory and reading."""
+
+  def run(args):
+    began = time.monotonic()
+    function(pathlib.Path(args.at))
+    counts = pathlib.Path("/proc/self/io")
+    text = counts.read_text() if counts.exists() else "rchar: 0"
+    return {
+      "seconds": time.monotonic() - began,
+      "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+      "read": int(text.split()[1]) / 1e6,
+    }
+
+  return run
+
+
+AFTER = {
+  "select": _measured(select),
+  "open": _measured(open_images),
+  "card": _measured(card),
+  "report": _measured(report),
+  "webdataset": _measured(webdataset),
+  "png_folder": _measured(png_folder),
+}
 CASES = {"write": write, "start": start, "half": half, "rest": rest}
+CASES |= {"score": score} | AFTER
 
 
 class _Enough(Exception):
@@ -133,7 +308,7 @@ class _Enough(Exception):
 def _fill(args, stop_after: int | None) -> dict:
   import numpy as np
 
-  from synthjax.data.generated import plan
+  from synthjax.data.generated import plan, shards
   from synthjax.data.pipeline.codecs import encode_png
   from synthjax.generators import Generator
   from synthjax.prompts import strategies as texts
@@ -181,6 +356,7 @@ def _fill(args, stop_after: int | None) -> dict:
     written = None
   ended = time.monotonic()
   if written:
+    written |= shards.write_index(folder, rows)
     artifacts.finish(folder, {"images": images}, written)
   return {
     "seconds": first - began if stop_after == 0 else ended - first,
