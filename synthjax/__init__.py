@@ -1,4 +1,26 @@
-"""Draws labelled images, filters them and learns recognisers from them."""
+"""Draws labelled images, filters them and learns recognisers from them.
+
+| module             | subject                                                |
+| ------------------ | ------------------------------------------------------ |
+| main, config       | runs the tasks of a config; the schema of its blocks   |
+| tasks              | the tasks, one module each                             |
+| labels             | classes and their names                                |
+| prompts            | texts about classes                                    |
+| generators         | draw images: GLIDE, Stable Diffusion, FLUX.2           |
+| diffusion          | the maths of sampling                                  |
+| encoders           | CLIP and others, to score and filter by                |
+| models, tokenizers | the networks, and what they read                       |
+| weights            | files of weights: read, convert, fetch                 |
+| data               | images: real, generated, in batches, exported          |
+| adapt              | recognisers on CLIP                                    |
+| training           | pre-training and finetuning                            |
+| detection          | Faster R-CNN                                           |
+| evals, report      | measures; the page of a run, and the card              |
+| embedded           | the small world in which every config runs             |
+| runtime            | what every room needs: folders, locks, errors, devices |
+| classify, detect   | commands that use what a run has learned,              |
+| evaluate, export   | and `push`, `verify`, `datasets`                       |
+"""
 
 import importlib
 from typing import Any

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -235,3 +236,32 @@ def test_starting_the_program_does_not_wait_for_slow_libraries(code):
     [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
   )
   assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
+# Rooms whose modules follow a rule that their docstring states.
+BY_RULE = (
+  "tasks",
+  "report/sections",
+  *(f"models/{p.name}" for p in (PACKAGE / "models").iterdir() if p.is_dir()),
+)
+
+
+@pytest.mark.parametrize(
+  "room",
+  sorted(
+    room
+    for path in PACKAGE.rglob("__init__.py")
+    if (room := str(path.parent.relative_to(PACKAGE))) not in BY_RULE
+  ),
+)
+def test_a_room_names_its_modules(room):
+  doc = ast.get_docstring(
+    ast.parse((PACKAGE / room / "__init__.py").read_text())
+  )
+  inside = {
+    path.stem if path.suffix else path.name
+    for path in (PACKAGE / room).iterdir()
+    if path.suffix == ".py" or (path / "__init__.py").exists()
+  }
+  words = {*re.findall(r"\w+", doc)}
+  assert inside - words - {"__init__", "__main__"} == set()

@@ -1,4 +1,11 @@
-"""What the files of configs/ import: their argument, and shared blocks."""
+"""What the files of configs/ import: their argument, and shared blocks.
+
+| module       | subject                                              |
+| ------------ | ---------------------------------------------------- |
+| config_files | finds and loads configs                              |
+| arguments    | a config as a whole: which fields it may have        |
+| schema       | one block: a dataclass, and all its problems at once |
+"""
 
 import types
 from collections.abc import Iterable, Mapping

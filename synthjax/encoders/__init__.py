@@ -1,4 +1,13 @@
-"""Encoders of images and texts behind one interface."""
+"""Encoders of images and texts behind one interface.
+
+| module         | subject                                       |
+| -------------- | --------------------------------------------- |
+| clip, siglip   | one module each                               |
+| two_towers     | what encoders of images and texts share       |
+| image_encoders | encoders of images alone: DINOv2, Inception   |
+| resize         | Pillow's resize, on the host or on the device |
+| batching       | any number of rows, in batches of one shape   |
+"""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,16 @@
-"""Text-to-image generators behind one interface."""
+"""Text-to-image generators behind one interface.
+
+| module                    | subject                                        |
+| ------------------------- | ---------------------------------------------- |
+| glide                     | GLIDE, and the embedded generator              |
+| glide_clip_guidance       | GLIDE guided by its noised CLIP                |
+| stable_diffusion          | Stable Diffusion 1.x, 2.x and XL               |
+| stable_diffusion_networks | its networks, from a folder or a file          |
+| flux2                     | FLUX.2-klein                                   |
+| batching                  | what they share: `stream`, batches of one size |
+| keys                      | the random key of each image                   |
+| filling                   | draws the shards that a folder lacks           |
+"""
 
 import functools
 import inspect

@@ -1,3 +1,19 @@
-"""What every room needs: artifacts (folders of tasks), errors, locks, progress,
-the device mesh, processes, downloads and the cache.
+"""What every room needs.
+
+| module            | subject                                                |
+| ----------------- | ------------------------------------------------------ |
+| artifacts         | folders of tasks: what made them; are they complete?   |
+| atomic            | writes files whole or not at all                       |
+| locks             | one run at a time in a workdir; shared parts of a task |
+| errors            | errors that a user can correct                         |
+| progress, timings | progress on the screen; the time of each task          |
+| commands          | how commands end, by themselves or by a signal         |
+| mesh, processes   | devices and processes that work as one                 |
+| memory            | the memory of a device, and what fits                  |
+| threads           | applies a function by threads                          |
+| cache             | the cache folder                                       |
+| download          | downloads, checked against a hash                      |
+| published         | publishers' files: places and hashes                   |
+| hub               | Hugging Face's hub                                     |
+| text_files        | reads text and JSON of others                          |
 """

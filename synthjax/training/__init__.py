@@ -1,7 +1,23 @@
 """The training loop and what it runs; no network is named here.
 
-`loop` runs any Objective (init, step), `run` makes it resumable by
-`checkpoint`, `metrics` go to a file and to `loggers`; `supervised`, `moco`,
-`multi_positive`, `contrastive` and `denoising` are objectives with their
-losses, `optimizer` has optimizers and learning-rate schedules.
+| module              | subject                                               |
+| ------------------- | ----------------------------------------------------- |
+| loop                | runs an Objective: its first state, and its step      |
+| run                 | makes a training resumable, by checkpoints            |
+| resident            | a training whose set lies on the devices              |
+| metrics, loggers    | a file of metrics; TensorBoard and its like           |
+| optimizer           | optimizers and learning rates                         |
+| recipes             | how a network learns from images, by name             |
+| supervised          | objective: classification                             |
+| moco                | objective: MoCo v2                                    |
+| multi_positive      | objective: StableRep                                  |
+| contrastive         | objective: CLIP's                                     |
+| denoising           | objective: GLIDE's                                    |
+| pretraining         | the fields of config.pretrain; its objectives by name |
+| finetune            | the fields of config.transfer; fresh heads            |
+| backbones           | the weights that `pretrain` has left                  |
+| monitor             | measures features while a network trains              |
+| device_augment      | augmentation on the device, by recipes                |
+| rand_augment, mixup | parts of DeiT's recipe                                |
+| drawings            | captioned drawings, for the embedded networks         |
 """

@@ -1,1 +1,9 @@
-"""PyTorch's files as data: `reader.parse` reads one without running it."""
+"""PyTorch's files as data, without running them.
+
+| module   | subject                               |
+| -------- | ------------------------------------- |
+| reader   | a whole file: `parse`                 |
+| unpickle | its pickle                            |
+| records  | the names that a pickle may use       |
+| mapped   | arrays of bytes that stay in the file |
+"""
