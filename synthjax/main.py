@@ -6,7 +6,8 @@ r"""Runs the tasks that a config names, in order.
 CONFIG is a file, such as configs/quickstart.py, or the name of one that
 `synthjax list` lists; its docstring has its arguments.
 
-Each task leaves one artifact in DIR, and is skipped when that is complete. So
+Each task leaves one artifact in DIR, and is skipped when that is complete
+(`runtime.artifacts.begin`). So
 the same command starts a run, resumes it, and extends it.
 """
 

@@ -1,4 +1,4 @@
-"""Losses against labels and a teacher (Appendix C.4 of the paper).
+"""Hard, soft and mixed cross entropy: the paper's CE and SCE (Appendix C.4).
 
 Generated images may not show their class well; a frozen teacher, the zero-shot
 classifier, says how much each one does.

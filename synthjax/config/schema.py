@@ -2,6 +2,8 @@
 
 A function or a flax module is a schema as well: its arguments are the fields.
 This module lists no fields: those of config.TASK are FIELDS of tasks/TASK.py.
+It lists all problems of one block, `config.arguments` those of a config's
+names, and `main` joins them with what `check` of each task finds.
 """
 
 import dataclasses

@@ -359,6 +359,8 @@ def _predict(x, x0, last, table):
   return table.keep * x + table.take * d
 
 
+# A keyword argument is an option of its sampler, and its annotation the rule.
+# Identities hold options that a config gives: a new default needs a new name.
 SAMPLERS = {
   "ancestral": ancestral,
   "ddim": ddim,

@@ -1,4 +1,4 @@
-"""Requests of any size, as batches of one size, with one batch in flight."""
+"""What generators share: batches of one compiled size, weights on devices."""
 
 import functools
 import itertools
@@ -15,10 +15,10 @@ from synthjax.generators import Generator, Learner
 from synthjax.runtime import memory
 from synthjax.runtime import mesh as meshes
 
-# Images for each device: where its memory is unknown, and the most that are
-# worth while where it is large.
+# Images for each device: BATCH_SIZE where its memory is unknown, at most MOST
+# where it is large.
 BATCH_SIZE, MOST = 64, 256
-AHEAD = 16  # batches whose prompts are passed on before they are drawn
+AHEAD = 16  # coming batches whose prompts may be encoded early
 
 
 class Devices(NamedTuple):
@@ -50,8 +50,8 @@ def make_generator(
   """Returns a Generator that compiles one batch size.
 
   Args:
-    begin: (start_steps, params, texts, rngs, references) -> x, compiled for
-      each start_steps: the walk that real guidance shortens.
+    begin: (start_steps, params, texts, rngs, references) -> x, the walk,
+      which real guidance shortens: compiled once for each start_steps.
     finish: (params, texts, rngs, x) -> uint8 [n, h, w, 3], compiled once.
     params: its weights, a copy on every device.
     make_read: n -> (prompts [n], coming) -> texts, arrays split over the
@@ -102,7 +102,7 @@ def make_generator(
 
   @functools.cache
   def make():
-    """Compiles what the choice of a batch needs; returns the stream."""
+    """Chooses the batch size, for which it compiles; returns the stream."""
     each = batch_size or largest_batch()
     total = each * devices.count
     check = functools.partial(
@@ -130,7 +130,7 @@ def make_generator(
   if batch_size is None and memory.limit() is None:
     batch_size = BATCH_SIZE
   total = batch_size and batch_size * devices.count
-  # When the first image is drawn, and not for a workdir that is finished.
+  # At the first draw, so that a finished workdir compiles nothing.
   stream = lambda *args, **more: make()(*args, **more)
   if precision != "default":  # absent otherwise, so that older runs are found
     identity = identity | {"precision": precision}
@@ -207,7 +207,7 @@ def place(
 ) -> dict[str, Any]:
   """Puts the weights of modules on devices, in the types that they use.
 
-  It first says whether all fit. Then it takes one array after the other, so
+  It first checks that all fit. Then it takes one array after the other, so
   that the host holds no second copy of all.
 
   Args:
@@ -241,7 +241,7 @@ def place(
 
 
 def cast_once(apply: Callable[..., Any], params: Any, *args: Any) -> Any:
-  """Casts weights to the types of `used_dtypes`, whose arguments it takes."""
+  """Casts weights to the types that `used_dtypes` finds, by its arguments."""
   dtypes = used_dtypes(apply, params, *args)
   return jax.tree.map(lambda w, d: w.astype(d, copy=False), params, dtypes)
 
@@ -251,8 +251,8 @@ def used_dtypes(apply: Callable[..., Any], params: Any, *args: Any) -> Any:
 
   Networks keep float32 weights and cast them where they are used, which a
   sampler would do again in each of its steps. The values are the same, bit for
-  bit; a CPU, whose products XLA computes in float32 and then leaves a cast out,
-  draws bfloat16 a little otherwise.
+  bit. But on a CPU XLA multiplies in float32 and omits a cast, so that images
+  in bfloat16 differ a little.
 
   Args:
     apply: (params, *args) -> outputs, of the network once.
@@ -304,7 +304,7 @@ def cached(
 
   Returns:
     (prompts [n], coming) -> the rows of prompts, a list [n]. `coming` are the
-    prompts of later calls, which fill up a batch where prompts do not.
+    prompts of later calls, encoded in the places that these leave free.
   """
   rows = {}  # the latest come last
 

@@ -1,4 +1,4 @@
-"""Fills a folder with drawn images, on every device and by every process."""
+"""Draws the shards that a folder lacks, and goes on with unfinished ones."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""FLUX.2-klein as a generator, base and distilled, jitted whole."""
+"""FLUX.2-klein as a generator: `_draw_latents`, then `_decode`, each jitted."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence

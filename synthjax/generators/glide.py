@@ -1,4 +1,4 @@
-"""GLIDE as a generator, jitted whole.
+"""GLIDE as a generator: `_draw_small`, then `_enlarge`, each jitted.
 
 `_draw_small` walks the base with guidance and `_enlarge` the upsampler, by
 `diffusion.samplers`.

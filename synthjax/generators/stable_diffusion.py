@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x, 2.x and XL as a generator, jitted whole."""
+"""Stable Diffusion as a generator: `_draw_latents`, then `_decode`, jitted."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

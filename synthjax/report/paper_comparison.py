@@ -1,4 +1,4 @@
-"""Sets our numbers beside the paper's, as plain data."""
+"""Sets our numbers beside the paper's, which paper_tables.json has."""
 
 import functools
 import itertools
@@ -26,7 +26,7 @@ class Grid(NamedTuple):
   values: Values
   encoder: str = RN50
   approximate: frozenset[tuple[str, str]] = frozenset()  # rows and columns
-  typical: bool = True  # stands for the paper where we have other data
+  typical: bool = True  # shown where no grid is of our data
 
 
 class Table(NamedTuple):
@@ -35,10 +35,10 @@ class Table(NamedTuple):
   title: str
   metric: str
   note: str
-  task: str  # whose numbers of ours stand beside it; "" where none do by name
-  # Rows whose arm, method or first weights of ours are called otherwise. The
-  # columns of few-shot tables are shots; in others an arm that is meant for one
-  # of several columns is called "row, column".
+  task: str  # ours, shown beside it; "" if arms are not matched by name
+  # Row -> our arm, method or first weights, where they are named differently.
+  # An arm for one column alone has the key "row, column"; in few-shot tables
+  # the columns are shots.
   arms: Mapping[str, str]
   # The row that others are compared with; or, of each row, its own.
   reference: str | Mapping[str, str] | None
@@ -131,8 +131,8 @@ def find(
     given: our arms -> "row" or "row, column", besides those of the table.
 
   Returns:
-    (row, column) -> our arm; for Table 3 with further rows, named by the share
-    that our arms tune.
+    (row, column) -> our arm. Table 3 gets further rows: one for each share of
+    the parameters that our arms tune.
   """
   index = _index(results)
   if key == "table3":
@@ -151,6 +151,7 @@ def find(
   task, names = read(key).task, read(key).arms
   rows = {arm: row for row, arm in names.items()} | (given or {})
   for (other, arm, shots), by_seed in index.items():
+    # An arm with the name of a row that is another arm's belongs to no row.
     if other == task and arm not in names:
       row, column = rows.get(arm, arm), "" if shots is None else f"{shots:g}"
       if not column and ", " in row:
@@ -203,7 +204,7 @@ def _tuned(results: Mapping) -> list[Mapping]:
 
 
 def _ladder(results: Mapping, index: Index) -> dict:
-  """Table 3: the shares of our arms, as the paper does not name its layers."""
+  """Matches Table 3 by the share tuned, as the paper names no layers."""
   ours = {}
   if start := index.get(("tune_encoder", ZERO_SHOT, None)):
     ours["0 %", ""] = Ours(ZERO_SHOT, start)
@@ -225,7 +226,7 @@ def _batch_norms(results: Mapping, index: Index) -> dict:
     for arm in tuned:
       if arm["data"] == our_data:
         rungs.setdefault(arm["up_to"], {}).setdefault(arm["batch_norm"], arm)
-    # If several rungs have both, the first of the config counts.
+    # The first `up_to` of the config that was tuned in both ways counts.
     both = [arms for arms in rungs.values() if len(arms) > 1]
     for arms in (both or [*rungs.values()])[:1]:
       for words, batch_norm in _BATCH_NORM.items():
@@ -285,7 +286,7 @@ def compare(
     key: of the table, one of `keys`.
     results: as of `results.gather`.
     space: the label space of the config.
-    encoder: paper.RN50 or paper.VIT_B16 where it is one of them, else None.
+    encoder: RN50 or VIT_B16 where it is one of them, else None.
     rows: our arms -> rows of the table, where their names do not say it.
 
   Returns:
@@ -344,7 +345,7 @@ def compare(
 
 
 def _space(results: Mapping, space: str | None, task: str) -> str:
-  """Returns the name of our data; a config may name a file of classes."""
+  """Returns the name of our data by results, as config.space may be a file."""
   if task == "detect":  # other data than those of config.space
     return str(results.get(task, {}).get("space") or "no data")
   spaces = (results.get(task, {}).get("space") for task in CLASSIFYING)
@@ -392,16 +393,16 @@ def _places(grids: Sequence[Grid], ours: Mapping, key: str) -> list[tuple]:
 
 
 def _column(grids: Sequence[Grid], reference: str | None, column: str) -> str:
-  """Returns the column to compare with: the only one of the reference, if so.
+  """Returns the reference row's column if it has one alone, else `column`.
 
-  Without pre-training there are no numbers but those of 0 images.
+  For example, the row without pre-training has the column of 0 images alone.
   """
   columns = {c for g in grids for row, c in g.values if row == reference}
   return columns.pop() if len(columns) == 1 else column
 
 
 def _difference(arm: Ours | None, other: Ours | None) -> dict[str, Any] | None:
-  """Pairs two arms by seed; zero-shot has none, and pairs with all."""
+  """Pairs two arms by seed; zero-shot has none, and is paired with each."""
   if arm is None or other is None:
     return None
   a, b = arm.by_seed, other.by_seed

@@ -1,4 +1,4 @@
-"""Texts that are longer than a network reads: said before it runs.
+"""Warns of texts that a network will cut; the tokenizers cut them.
 
 What lies behind its last token changes nothing, and two classes whose texts
 differ there alone are one class to it.

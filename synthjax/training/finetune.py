@@ -1,4 +1,4 @@
-"""Finetuning: its block, and the start from given weights with a fresh head."""
+"""The fields of config.transfer, and starts from weights with a fresh head."""
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -22,7 +22,11 @@ from synthjax.training.supervised import Labelled
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetuning(Labelled):
-  """How a start is trained; `inits` may give each start its own values."""
+  """How a start is trained; `inits` may give each start its own values.
+
+  The rest of the fields is in `supervised.Labelled`, `recipes.Recipe` and
+  `run.HostLoop`, which it extends.
+  """
 
   optimizer: Annotated[Any, SEARCHED_OPTIMIZER]
   method: Literal["finetune", "linear"] = "finetune"  # or the head alone

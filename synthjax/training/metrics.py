@@ -51,7 +51,7 @@ def progress_hook(
       last; it must be done with the state's arrays when it returns, as the
       next step takes their memory.
     monitor_every: steps; 0 monitors the last alone.
-    kept: says what is left where a metric is not finite; `checkpoint.newest`.
+    kept: says what is left where a metric is not finite; `run.newest`.
     logger: gets the metrics, too, of the first process.
 
   Returns:

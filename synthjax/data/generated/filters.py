@@ -31,7 +31,7 @@ class Selection(NamedTuple):
   """One entry for each row of the scores, in their order."""
 
   kept: np.ndarray  # [n] bool
-  reasons: np.ndarray  # [n] str: KEPT, FILLED, OVER, or the filter's fault
+  reasons: np.ndarray  # [n] str: KEPT, FILLED, OVER, or why it does not pass
   strategies: np.ndarray  # [n] str, of the prompts
   seeds: np.ndarray  # [n] int
 
@@ -57,11 +57,11 @@ def select(
     max_per_class: M, at least 1; or None, if there is a share.
     share: of the images of each class, strategy and seed, in place of M. A
       class may then have none.
-    seed: of the random choice, which depends on it and the ids alone.
+    seed: of the random choice: the same seed and ids choose the same images.
 
   Raises:
-    UserError: listing every class without an image, unless there is a share;
-      or if the scores are of other classes.
+    UserError: about classes without an image, unless there is a share; if the
+      scores are of other classes; or without max_per_class and share.
   """
   if scores.probs is not None and len(class_names) != scores.probs.shape[1]:
     raise UserError(
@@ -98,13 +98,16 @@ def keep(
   Args:
     scores: of n images.
     passes: [n] bool.
-    merit: [n]; images of the largest fill up, though they do not pass.
-    fault: the reason that they do not pass.
-    class_names: see `select`, as for the others.
+    merit: [n]; where too few images pass, those with the largest values are
+      kept, too.
+    fault: the reason of those that do not pass.
+    class_names: see `select`.
     max_per_class: M.
     share: in place of M.
     seed: of the random choice.
   """
+  if max_per_class is None and share is None:
+    raise UserError("How many images are kept? Give max_per_class, or share.")
   strategies, seeds = origin(scores.ids)
   chance = np.fromiter(
     (chance_of(seed, image_id) for image_id in scores.ids.tolist()),
@@ -124,7 +127,7 @@ def keep(
       if share is None and not len(rows):
         empty.append(f"{name!r} ({strategy}, seed {image_seed})")
       most = max_per_class
-      if share is not None:  # 0.4 of 15 are 6, whatever floats make of it
+      if share is not None:  # 0.29 of 100 is 28.999...; 29 are meant
         most = int(share * len(rows) + 1e-6)
       passing = rows[passes[rows]]
       if len(passing) >= most:
@@ -135,9 +138,10 @@ def keep(
       reasons[chosen] = np.where(passes[chosen], KEPT, FILLED)
   if empty:
     raise UserError(
-      f"{len(empty)} classes have no image: {', '.join(empty[:10])}. Were they "
-      "given prompts? Run `prompts` and `generate` for the whole label space "
-      "in another --workdir."
+      f"There is no image of {', '.join(empty[:10])}"
+      f"{f' and {len(empty) - 10:,} more' if len(empty) > 10 else ''}. Were "
+      "they given prompts? Run `prompts` and `generate` for the whole label "
+      "space in another --workdir."
     )
   kept = (reasons == KEPT) | (reasons == FILLED)
   return Selection(kept, reasons, strategies, seeds)
@@ -146,14 +150,14 @@ def keep(
 def keep_among(
   scores: Scores, offered: np.ndarray, choose: Callable[[Scores], Selection]
 ) -> np.ndarray:
-  """Returns which images [n] a filter keeps that is offered some [n] alone."""
+  """Returns the mask [n] of images that a filter keeps of those offered [n]."""
   rows, kept = np.flatnonzero(offered), np.zeros(len(offered), bool)
   kept[rows] = choose(Scores(*(column[rows] for column in scores))).kept
   return kept
 
 
 def in_smaller_drawing(ids: Sequence[str], images_per_class: int) -> np.ndarray:
-  """Returns which images [n] a drawing of fewer a class would have had.
+  """Returns the mask [n] of those that a run with fewer images would draw.
 
   As in `plan.rows_of`, it spreads them evenly over the prompts of each class.
   """
@@ -244,7 +248,7 @@ def images_of(
   Args:
     scores: of n images.
     strategy: of their prompts.
-    seed: of the images, if they were drawn with several seeds.
+    seed: of the images; it counts only if they were drawn with several.
     kept: [n] bool, whether an image may be taken.
     class_names: each of which needs an image.
 
@@ -302,15 +306,15 @@ def select_by_real(
 
   The paper discards an image that lies near a real shot of another class
   and gives no rule; this one is our reading. An image passes if
-  its largest cosine to a shot of its class is above that to any other shot,
-  less the margin. The cap and the filling up are those of `select`, by the
-  difference of the two cosines.
+  its largest cosine to a shot of its class is above its largest cosine to any
+  other shot minus the margin. The cap and the filling up are those of `select`,
+  by the difference of the two cosines.
 
   Args:
     scores: of n images.
     real_features: [m, d] of the shots, by the encoder of the scores.
     real_labels: [m]; each class needs a shot.
-    margin: how much nearer another class may be; 0 takes the nearest class.
+    margin: how much nearer another class may be; with 0, none may be nearer.
     class_names: of the N classes; a label is a position in it.
     max_per_class: at least 1.
     seed: of the random choice.

@@ -407,6 +407,7 @@ def write_dataset_info(
   info = {
     "description": description,
     "fileFormat": "array_record",
+    # Where this module once was: finished folders keep their bytes.
     "moduleName": "synthjax.data.shards",
     "name": name,
     "splits": [

@@ -2,8 +2,8 @@
 
 A shard appears when it is whole, which may take hours. A run that is stopped
 or killed meanwhile leaves pieces of it: hidden files of its first rows, which
-the next run reads instead of drawing them again. They are removed when the
-shard is there.
+the next run reads instead of drawing them again (`generators.filling`). They
+are removed when the shard is there.
 """
 
 import contextlib

@@ -59,6 +59,22 @@ def test_the_least_wrong_fill_up():
   assert chosen.kept.tolist() == [False, True, True, True]
 
 
+def test_what_lacks_images_is_named_and_counted_by_class_and_seed():
+  found = features_of([[1, 0, 0]], [0])
+  with pytest.raises(UserError, match=r"no image of 'dog' \(rg2, seed 0\)\. W"):
+    by_real(found, 1)
+  names = tuple(f"class {i}" for i in range(13))
+  found = found._replace(probs=None)
+  with pytest.raises(UserError, match=r"'class 10' .* and 2 more\. Were"):
+    filters.select(found, class_names=names, max_per_class=1, seed=0)
+
+
+def test_a_number_or_a_share_must_be_given():
+  found = features_of([[1, 0, 0]], [0])
+  with pytest.raises(UserError, match="Give max_per_class, or share"):
+    filters.select(found, class_names=NAMES, seed=0)
+
+
 def test_a_class_without_a_real_image_is_named():
   found = features_of([[1, 0, 0], [0, 0, 1]], [0, 1])
   with pytest.raises(UserError, match="1 have none: dog"):
