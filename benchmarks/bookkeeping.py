@@ -310,10 +310,9 @@ def _fill(args, stop_after: int | None) -> dict:
 
   from synthjax.data.generated import plan, shards
   from synthjax.data.pipeline.codecs import encode_png
-  from synthjax.generators import Generator
+  from synthjax.generators import Generator, filling
   from synthjax.prompts import strategies as texts
   from synthjax.runtime import artifacts
-  from synthjax.tasks import generate
 
   [(count, images)] = args.sizes
   folder = pathlib.Path(args.at) / "generate"
@@ -337,7 +336,7 @@ def _fill(args, stop_after: int | None) -> dict:
       yield np.zeros((n, 1, 1, 3), np.uint8)
 
   try:
-    written = generate.fill(
+    written = filling.fill(
       folder,
       rows,
       Generator(

@@ -15,6 +15,7 @@ import tiny_world
 from synthjax.data.generated import plan, shards
 from synthjax.data.pipeline import few_shot
 from synthjax.generators import filling, load_generator
+from synthjax.generators.keys import image_keys
 from synthjax.labels import spaces
 from synthjax.prompts import strategies as texts
 from synthjax.prompts.strategies import Prompt
@@ -110,7 +111,7 @@ def test_the_key_depends_on_seed_class_prompt_and_number_alone():
     plan.Row("e", 0, "cat", "a cat", 1, 0),
     plan.Row("f", 0, "cat", "a cat", 0, 1),
   ]
-  data = np.asarray(jax.random.key_data(generate.image_keys(rows)))
+  data = np.asarray(jax.random.key_data(image_keys(rows)))
   np.testing.assert_array_equal(data[0], data[1])
   assert len({tuple(key) for key in data}) == 5
 
@@ -133,7 +134,7 @@ def test_two_classes_of_one_name_have_images_of_their_own():
     guided = list(plan.rows_of(blocks))
     assert [row.prompt for row in guided] == [p.text for p in made]
     guided = [row._replace(reference=0) for row in guided]
-    data = jax.random.key_data(generate.image_keys([*drawn, *guided]))
+    data = jax.random.key_data(image_keys([*drawn, *guided]))
     data = np.asarray(data).reshape(2, 3, 2)
     assert len(np.unique(data.reshape(-1, 2), axis=0)) == 6
     for i, c in enumerate(each.classes):
@@ -141,7 +142,7 @@ def test_two_classes_of_one_name_have_images_of_their_own():
   # Nor do they depend on the order of the classes.
   assert all(first == second for first, second in keys.values())
   row = plan.Row("", 2, "owl", "a photo of a owl", 0, 0)
-  alone = np.asarray(jax.random.key_data(generate.image_keys([row])))
+  alone = np.asarray(jax.random.key_data(image_keys([row])))
   assert keys["n3"][0][0] == alone[0].tolist()
 
 
@@ -152,7 +153,7 @@ def test_an_image_is_the_same_in_every_batch(weights):
   for batch_size in (3, 4):
     options = {k: v for k, v in weights.items() if k != "name"}
     generator = load_generator("glide", **options | {"batch_size": batch_size})
-    images = generator.draw([r.prompt for r in rows], generate.image_keys(rows))
+    images = generator.draw([r.prompt for r in rows], image_keys(rows))
     drawn.append(images.astype(int))
   gap = np.abs(drawn[0] - drawn[1])
   assert gap.max() <= 1 and (gap > 0).mean() < 0.01
@@ -311,7 +312,7 @@ def test_an_upsampler_may_start_from_the_small_image(weights):
       "start": "low_res",
     }
     generator = load_generator("glide", **options | {"upsampler": upsampler})
-    images = generator.draw(["cat"] * 4, generate.image_keys(rows)).astype(int)
+    images = generator.draw(["cat"] * 4, image_keys(rows)).astype(int)
     # Neighbours within the block of a small pixel differ by noise alone.
     spread[respacing] = np.abs(images[:, ::2] - images[:, 1::2]).mean()
   assert spread["3<10"] < 0.7 * spread["3"]
@@ -325,7 +326,7 @@ def test_real_guidance_stays_near_its_reference(weights):
   reference = np.full((4, 8, 8, 3), 200, np.uint8)
   generator, keys = (
     load_generator("glide", **options),
-    generate.image_keys(rows),
+    image_keys(rows),
   )
   assert generator.reference_size == 8 and generator.num_steps == 3
   images = {
@@ -354,7 +355,7 @@ def test_guided_images_are_spread_evenly_over_the_shots():
   # The very shots that few-shot tuning with this seed learns from.
   shots = few_shot.draw(labels, num_classes=3, shots=2, seed=4)[2:4]
   assert {row.reference for row in two} == set(shots.tolist())
-  keys = np.asarray(jax.random.key_data(generate.image_keys(rows)))
+  keys = np.asarray(jax.random.key_data(image_keys(rows)))
   assert len({tuple(key) for key in keys}) == len(rows)
 
 

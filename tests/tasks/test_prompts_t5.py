@@ -179,7 +179,10 @@ def test_check_finds_what_is_wrong_with_a_writer(tmp_path, t5, changes, words):
     ({"writer": "grammer"}, "did you mean 'grammar'"),
     ({"writer": "t5", "grammar": None}, "writer.weights must name"),
     ({"writer": {"name": "t5"}}, "has a grammar and the writer 't5'"),
-    ({"writer": {}}, "prompts.writer lacks name: needed one of t5"),
+    (
+      {"writer": {}},
+      "prompts.writer lacks name: needed one of file, qwen3, t5",
+    ),
   ],
 )
 def test_check_finds_a_wrong_writer(tmp_path, changes, words):
