@@ -148,7 +148,8 @@ def test_strategies_and_seeds_are_filtered_apart():
 
 def test_a_class_without_images_is_named():
   found = scores_of([0.9, 0.8], labels=[0, 0])
-  with pytest.raises(UserError, match=r"no image of 'dog' \(basic, seed 0\)\. W"):
+  words = r"no image of 'dog' \(basic, seed 0\)\. W"
+  with pytest.raises(UserError, match=words):
     choose(found, 1)
 
 
