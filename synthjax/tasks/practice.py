@@ -23,7 +23,7 @@ from synthjax.adapt.feature_sets import Features
 from synthjax.adapt.linear_head import Head
 from synthjax.config import schema
 from synthjax.config.schema import Block, Count, Rule, Seeds, Share
-from synthjax.data.generated import plan, shards
+from synthjax.data.generated import filters, plan, shards
 from synthjax.data.pipeline import codecs
 from synthjax.data.real import real_images
 from synthjax.encoders import Encoder, check_texts, load_encoder
@@ -307,7 +307,8 @@ def _draw_round(
   if not is_done:
     artifacts.finish(folder, spec, written | files)
   p = np.asarray(jax.nn.softmax(tools.zero_shot(features)))
-  passes = p[np.arange(len(labels)), labels] > 1 / len(tools.classes)
+  p_own = p[np.arange(len(labels)), labels]
+  passes = filters.beats_chance(p_own, len(tools.classes))
   return features[passes], labels[passes]
 
 

@@ -68,11 +68,9 @@ def select(
       f"The scores are of {scores.probs.shape[1]} classes, but class_names has "
       f"{len(class_names)}: give those of the same label space."
     )
-  # In float32 on both sides: a probability of exactly 1/N does not pass.
-  passes = scores.p_own > np.float32(1 / len(class_names))
   return keep(
     scores,
-    passes,
+    beats_chance(scores.p_own, len(class_names)),
     scores.p_own,
     BELOW,
     class_names=class_names,
@@ -80,6 +78,16 @@ def select(
     share=share,
     seed=seed,
   )
+
+
+def beats_chance(p_own: np.ndarray, num_classes: int) -> np.ndarray:
+  """Returns the mask [n] of images whose class is likelier than a guess.
+
+  Args:
+    p_own: float32 [n], the probability of the class of each.
+    num_classes: N; a probability of exactly 1/N, in float32, does not pass.
+  """
+  return p_own > np.float32(1 / num_classes)
 
 
 def keep(
