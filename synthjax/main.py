@@ -42,6 +42,7 @@ from synthjax.runtime import (
   progress,
   timings,
 )
+from synthjax.runtime import engine as engines
 from synthjax.runtime.errors import (
   UserError,
   as_message,
@@ -80,6 +81,13 @@ _SHARED = flags.DEFINE_bool(
   False,
   "Lets several commands draw and score the images of one workdir together.",
 )
+_ENGINE = flags.DEFINE_enum(
+  "engine",
+  None,
+  ["ray"],
+  "Runs the tasks on the workers of a Ray cluster: RAY_ADDRESS, or one that "
+  "runs on this machine, or is started there.",
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed",
   False,
@@ -106,7 +114,11 @@ AGAIN = ("score", "select", "tune", "report")
 
 
 def run_tasks(
-  config: ConfigDict, workdir: str, *, shared: bool = False
+  config: ConfigDict,
+  workdir: str,
+  *,
+  shared: bool = False,
+  engine: str | None = None,
 ) -> None:
   """Checks every task of `config.tasks`, then runs them in order.
 
@@ -115,6 +127,7 @@ def run_tasks(
     workdir: the folder that holds one folder for each task.
     shared: does them together with other commands of the same kind, which
       know nothing of each other and may come and go.
+    engine: "ray", whose workers do the tasks; see `runtime.engine`.
 
   Raises:
     UserError: about an unknown task, another run in this workdir, or from a
@@ -138,11 +151,12 @@ def run_tasks(
     )
   runs = [(modules, config, workdir), *_others(config, workdir)]
   _check_all(runs)
-  for modules, config, folder in runs:
-    if folder != workdir:
-      _say(f"{folder}, of the same images:")
-    with _lock(folder, shared):
-      _run_all(modules, config, folder)
+  with engines.connected(engine):
+    for modules, config, folder in runs:
+      if folder != workdir:
+        _say(f"{folder}, of the same images:")
+      with _lock(folder, shared):
+        _run_all(modules, config, folder, engine)
 
 
 def _others(
@@ -180,14 +194,21 @@ def _lock(workdir: str, shared: bool) -> contextlib.AbstractContextManager:
 
 
 def _run_all(
-  modules: Mapping[str, types.ModuleType], config: ConfigDict, workdir: str
+  modules: Mapping[str, types.ModuleType],
+  config: ConfigDict,
+  workdir: str,
+  engine: str | None,
 ) -> None:
   for number, (name, module) in enumerate(modules.items(), start=1):
     label = f"[{number}/{len(modules)}] {name}"
     _say(f"{label}: starts")
     with timings.timed(workdir, name) as timing:
       try:
-        _run(module, config, workdir)
+        if engine:
+          fields = config.to_dict()
+          timing.used = engines.on_ray(module.__name__, fields, workdir)
+        else:
+          _run(module, config, workdir)
       finally:
         progress.end_line()
     done = "skipped, as it was complete" if timing.skipped else "done"
@@ -312,6 +333,8 @@ def _main(argv: Sequence[str]) -> None:
   ]:
     # Empty is also what an unset variable of the shell leaves.
     raise UserError(f"{' and '.join(missing)} must be given; see --help.")
+  others = dict(shared=_SHARED.value, distributed=_DISTRIBUTED.value)
+  engines.choose(_ENGINE.value, **others)
   signals = commands.STOPS
   if _DISTRIBUTED.value:
     from synthjax.runtime import processes
@@ -328,7 +351,9 @@ def _main(argv: Sequence[str]) -> None:
       "by its value: write it in double quotes, or the path itself."
     )
   with commands.on_stop(_stop, signals):
-    run_tasks(_CONFIG.value, workdir, shared=_SHARED.value)
+    run_tasks(
+      _CONFIG.value, workdir, shared=_SHARED.value, engine=_ENGINE.value
+    )
 
 
 def _stop(number: int) -> None:

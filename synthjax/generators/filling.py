@@ -4,8 +4,9 @@ import itertools
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from synthjax.generators import Generator
 from synthjax.generators.keys import image_keys
 from synthjax.runtime import locks
 from synthjax.runtime.errors import UserError
-from synthjax.runtime.progress import counter, duration, say
+from synthjax.runtime.progress import counter, duration, is_muted, say
 from synthjax.runtime.threads import count_cores
 
 NAME = "synthjax_images"  # of the data set
@@ -26,7 +27,33 @@ _LONG = 60  # seconds of work, from which on an estimate is printed
 _NEARLY_FULL = 0.98  # of the free space
 
 
+class Filling(NamedTuple):
+  """The shards of a folder, and how some of them are drawn."""
+
+  sizes: dict[str, int]  # rows of each shard, by its name, in order
+  # Draws shards, given by their positions. While the device draws, other
+  # threads encode earlier images and write them; it returns when the last one
+  # is whole.
+  draw: Callable[[Iterable[int]], None]
+
+
 def fill(
+  folder: epath.PathLike,
+  rows: Sequence[Row],
+  generator: Generator,
+  **options: Any,
+) -> dict[str, int]:
+  """Draws the missing shards, which processes share between them.
+
+  Returns when every shard is complete: `Filling.sizes`. Arguments and errors
+  are those of `prepare`.
+  """
+  filling = prepare(folder, rows, generator, **options)
+  filling.draw(locks.share(folder, list(filling.sizes)))
+  return filling.sizes
+
+
+def prepare(
   folder: epath.PathLike,
   rows: Sequence[Row],
   generator: Generator,
@@ -35,12 +62,11 @@ def fill(
   shard_size: int,
   encode: Callable[[np.ndarray], bytes],
   references: References | None = None,
-) -> dict[str, int]:
-  """Draws the missing shards, which processes share between them.
+) -> Filling:
+  """Finds which shards are to be drawn, and checks those that are there.
 
-  While the device draws, other threads encode earlier images and write them. A
-  process that is killed loses the batch at hand and what was drawn in the last
-  `unfinished.SECONDS`. Returns when every shard is complete.
+  A process that is killed loses the batch at hand and what was drawn in the
+  last `unfinished.SECONDS`.
 
   Args:
     folder: of the shards; it exists.
@@ -51,11 +77,9 @@ def fill(
     encode: an image; see `codecs.encode`.
     references: reads the real images of rows that have one.
 
-  Returns:
-    The number of rows of each shard, by its name.
-
   Raises:
-    UserError: about a damaged shard, or a disk without enough space.
+    UserError: about a damaged shard; or, when the second batch is drawn, a disk
+      without enough space.
   """
   folder = epath.Path(folder)
   total = math.ceil(len(rows) / shard_size)
@@ -65,16 +89,7 @@ def fill(
     )
     for i in range(total)
   }
-  existing = sizes.keys() & {path.name for path in folder.iterdir()}
-  for file in existing:
-    shards.check_rows(folder / file, sizes[file])
-  done = sum(sizes[file] for file in existing)
-  for part, count in unfinished.sizes(folder).items():
-    if part < total and list(sizes)[part] not in existing:
-      done += count
-    else:  # of a run that was killed before it removed them
-      unfinished.remove(folder, part)
-  report = _progress(folder, len(rows), done)
+  report = _progress(folder, len(rows), _count_kept(folder, sizes))
 
   def write(part, shard, examples):
     found = {x["id"]: x for x in unfinished.encoded(examples)}
@@ -82,40 +97,55 @@ def fill(
     shards.write_shard(folder, part, total, ordered, name=name)
     unfinished.remove(folder, part)
 
-  process = jax.process_index(), jax.process_count()
-  parts = locks.share(folder, list(sizes), process=process)
-  with (
-    futures.ThreadPoolExecutor(count_cores()) as encoders,
-    futures.ThreadPoolExecutor(1) as writer,
-  ):
-    writing = None
-    for part in parts:
-      first = part * shard_size
-      last = min(first + shard_size, len(rows))
-      shard = [rows[i] for i in range(first, last)]
-      kept = unfinished.read(folder, part, shard)
-      missing, examples = [row for row in shard if row.id not in kept], []
-      with unfinished.keeping(folder, part, len(kept), writer) as keep:
-        for drawn, images in draw(generator, missing, references):
-          new = [
-            {
-              "encoded": encoders.submit(encode, image),
-              "label": row.label,
-              "prompt": row.prompt,
-              "seed": row.seed,
-              "id": row.id,
-            }
-            for row, image in zip(drawn, images, strict=True)
-          ]
-          examples += new
-          keep(new)
-          report(len(drawn), new[-1]["encoded"])
-      if writing:  # one at a time, so that memory holds two shards at most
+  def draw_parts(parts):
+    with (
+      futures.ThreadPoolExecutor(count_cores()) as encoders,
+      futures.ThreadPoolExecutor(1) as writer,
+    ):
+      writing = None
+      for part in parts:
+        first = part * shard_size
+        last = min(first + shard_size, len(rows))
+        shard = [rows[i] for i in range(first, last)]
+        kept = unfinished.read(folder, part, shard)
+        missing, examples = [row for row in shard if row.id not in kept], []
+        with unfinished.keeping(folder, part, len(kept), writer) as keep:
+          for drawn, images in draw(generator, missing, references):
+            new = [
+              {
+                "encoded": encoders.submit(encode, image),
+                "label": row.label,
+                "prompt": row.prompt,
+                "seed": row.seed,
+                "id": row.id,
+              }
+              for row, image in zip(drawn, images, strict=True)
+            ]
+            examples += new
+            keep(new)
+            report(len(drawn), new[-1]["encoded"])
+        if writing:  # one at a time, so that memory holds two shards at most
+          writing.result()
+        writing = writer.submit(write, part, shard, [*kept.values(), *examples])
+      if writing:
         writing.result()
-      writing = writer.submit(write, part, shard, [*kept.values(), *examples])
-    if writing:
-      writing.result()
-  return sizes
+
+  return Filling(sizes, draw_parts)
+
+
+def _count_kept(folder: epath.Path, sizes: Mapping[str, int]) -> int:
+  """Returns how many images are there, and removes pieces of whole shards."""
+  names = list(sizes)
+  existing = sizes.keys() & {path.name for path in folder.iterdir()}
+  for file in existing:
+    shards.check_rows(folder / file, sizes[file])
+  done = sum(sizes[file] for file in existing)
+  for part, count in unfinished.sizes(folder).items():
+    if part < len(names) and names[part] not in existing:
+      done += count
+    else:  # of a run that was killed before it removed them
+      unfinished.remove(folder, part)
+  return done
 
 
 def draw(
@@ -196,5 +226,5 @@ def _estimate(
         "a smaller image_size."
       )
     line += f" of {free / 1e9:,.3g} GB free"
-  if seconds > _LONG and jax.process_index() == 0:
+  if seconds > _LONG and jax.process_index() == 0 and not is_muted():
     say(line)

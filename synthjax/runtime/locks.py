@@ -11,7 +11,6 @@ the same bytes.
 import contextlib
 import datetime
 import errno
-import itertools
 import json
 import os
 import pathlib
@@ -102,11 +101,9 @@ def share(
     wait: seconds between two checks of the parts that others have claimed.
   """
   folder = epath.Path(folder)
-  # One listing: asking for thousands of names takes minutes on a bucket.
-  existing = {path.name for path in folder.iterdir()}
   first = _first(folder, len(names), *process)
-  order = itertools.chain(range(first, len(names)), range(first))
-  left = [i for i in order if names[i] not in existing]
+  left = missing(folder, names)
+  left = [i for i in left if i >= first] + [i for i in left if i < first]
   with claims(folder) as claim:
     while left:
       taken = []
@@ -120,6 +117,31 @@ def share(
       left = taken
       if left:
         time.sleep(wait)
+
+
+def missing(folder: epath.PathLike, names: Sequence[str]) -> list[int]:
+  """Returns the positions of the names that are no file in a folder."""
+  # By listings: asking for thousands of names takes minutes on a bucket.
+  folder, existing = epath.Path(folder), set()
+  for place in {os.path.dirname(name) for name in names}:
+    if (folder / place).exists():
+      listed = (folder / place).iterdir()
+      existing |= {os.path.join(place, path.name) for path in listed}
+  return [i for i, name in enumerate(names) if name not in existing]
+
+
+def check_seen(folder: epath.PathLike) -> None:
+  """Checks that this machine has the workdir that another one holds.
+
+  Raises:
+    UserError: if it is a folder of another disk.
+  """
+  local = "://" not in os.fspath(folder)
+  if local and not (pathlib.Path(folder) / WORKDIR).exists():
+    raise UserError(
+      f"{socket.gethostname()} has no {folder} of this run: give a --workdir "
+      "that all machines share, of a network disk or gs://."
+    )
 
 
 def _first(folder: epath.Path, total: int, index: int, count: int) -> int:

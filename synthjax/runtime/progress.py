@@ -13,6 +13,18 @@ from synthjax.runtime.threads import count_cores
 _REDRAWN = 0.2  # seconds between two states of a live line
 _LOGGED = (10, 300)  # seconds between lines of a log: at first, and at most
 _open = False  # whether the last line on the terminal is live
+_muted = False
+
+
+def mute() -> None:
+  """Leaves counting to the process that this one works for."""
+  global _muted
+  _muted = True
+
+
+def is_muted() -> bool:
+  """Returns whether another process shows the progress of this one."""
+  return _muted
 
 
 def counter(
@@ -23,6 +35,7 @@ def counter(
   done: int = 0,
   processes: int = 1,
   shown: bool = True,
+  watched: bool = True,
 ) -> Callable[..., float | None]:
   """Returns a function that counts work and shows how far it is.
 
@@ -33,6 +46,7 @@ def counter(
     done: the units that were done before this run.
     processes: the number that share the rest of the work.
     shown: false where another process shows the same.
+    watched: shows the use of the devices; false where others do the work.
 
   Returns:
     (count=1, note="") -> the rate per second, None until it is known. The
@@ -64,9 +78,10 @@ def counter(
         parts.append(f"in {duration(now - first)}")
       elif rate:
         parts.append(f"{duration((total - done) / rate / processes)} left")
-      return "  ".join(filter(None, [*parts, watch()]))
+      parts.append(watch() if watched else "")
+      return "  ".join(filter(None, parts))
 
-    if shown:
+    if shown and not _muted:
       show(line, last=last)
     return rate
 

@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -29,6 +29,7 @@ _NAME = re.compile(r"\d+T\d+-(\w+)-[0-9a-f]+\.json")
 class Timing:
   """The duration of a run of a task."""
 
+  used: Mapping[str, Any] = {}  # devices and processes, if not those of here
   seconds: float = 0.0
   skipped: bool = False  # the task was complete before the run
 
@@ -69,7 +70,7 @@ def timed(workdir: epath.PathLike, task: str) -> Iterator[Timing]:
   finally:
     timing.seconds = time.monotonic() - clock
     timing.skipped = bool(before) and _manifests(folder / task) == before
-    record["seconds"] = round(timing.seconds, 3)
+    record |= {"seconds": round(timing.seconds, 3), **timing.used}
     if first and not timing.skipped:
       _write(folder, name, record)
 

@@ -1,11 +1,10 @@
 """Draws labelled images for every prompt, as shards that TFDS opens."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -44,7 +43,8 @@ from synthjax.generators import (
 from synthjax.generators import reads as generator_reads
 from synthjax.labels import spaces
 from synthjax.prompts import strategies
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, engine
+from synthjax.runtime.engine import Work
 from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import say
 from synthjax.tokenizers import cut_texts
@@ -161,6 +161,11 @@ def _check_guided(guided: RealGuidance, generator: dict, space: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves shards of image, label, prompt, seed and id."""
+  engine.here(prepare(config, workdir))
+
+
+def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
+  """Loads the generator, and yields the shards to draw."""
   fields = schema.read(Generate, config.generate, "config.generate")
   guided = fields.real_guidance
   source = epath.Path(workdir) / "prompts"
@@ -204,16 +209,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     )
     references = partial(read_references, pool, generator.reference_size)
   rows = rows_of(blocks)
-  is_new = (
-    jax.process_index() == 0
-    and not any(folder.glob(f"{filling.NAME}*"))
-    and not unfinished.sizes(folder)
-  )
-  if fields.preview and is_new:
-    count = fields.preview // len(space.classes)
-    chosen = few_of_each(blocks, max(weak_classes.MIN_IMAGES, count))
-    _report_weak(filling.draw(generator, chosen), config, space)
-  written = filling.fill(
+  drawing = filling.prepare(
     folder,
     rows,
     generator,
@@ -222,17 +218,31 @@ def run(config: ConfigDict, workdir: str) -> None:
     encode=partial(codecs.encode, **encoding),
     references=references,
   )
-  described = shards.write_dataset_info(
-    folder,
-    list(written.values()),
-    dict(enumerate(space.class_names)),
-    description=f"Images of {len(space.classes)} classes drawn by synthjax.",
-    name=filling.NAME,
-    image_size=encoding["image_size"],
-    image_format=encoding.get("image_format", "png"),
-  )
-  index = shards.write_index(folder, rows)
-  artifacts.finish(folder, spec, written | described | index)
+
+  def begin():
+    if fields.preview and not _is_begun(folder):
+      count = fields.preview // len(space.classes)
+      chosen = few_of_each(blocks, max(weak_classes.MIN_IMAGES, count))
+      _report_weak(filling.draw(generator, chosen), config, space)
+
+  def finish():
+    described = shards.write_dataset_info(
+      folder,
+      list(drawing.sizes.values()),
+      dict(enumerate(space.class_names)),
+      description=f"Images of {len(space.classes)} classes drawn by synthjax.",
+      name=filling.NAME,
+      image_size=encoding["image_size"],
+      image_format=encoding.get("image_format", "png"),
+    )
+    index = shards.write_index(folder, rows)
+    artifacts.finish(folder, spec, drawing.sizes | described | index)
+
+  yield Work(folder, drawing.sizes, drawing.draw, finish, begin)
+
+
+def _is_begun(folder: epath.Path) -> bool:
+  return any(folder.glob(f"{filling.NAME}*")) or bool(unfinished.sizes(folder))
 
 
 def _report_weak(

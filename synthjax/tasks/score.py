@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -18,12 +18,14 @@ from synthjax.config import schema
 from synthjax.data.generated import scores, shards
 from synthjax.encoders import Encoder, check_texts, load_encoder
 from synthjax.labels import spaces
-from synthjax.runtime import artifacts, locks
+from synthjax.runtime import artifacts, engine, locks
+from synthjax.runtime.engine import Work
 from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import counter
 from synthjax.runtime.threads import count_cores
 
 CHUNK = 1024  # images that are read ahead, and encoded with one call
+AT_ONCE = 8  # shards of a call, as reading ahead needs several
 PROCESSES = "shared"  # each scores the shards that no other one has
 
 Judge = tuple[Encoder, scores.Texts]
@@ -59,6 +61,11 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `scores-*.npz`, one file for each shard, and `text.npz`."""
+  engine.here(prepare(config, workdir))
+
+
+def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
+  """Loads the encoders, and yields the shards to score."""
   fields = schema.read(Score, config.get("score"), "config.score")
   images = epath.Path(fields.images or workdir) / "generate"
   folder = epath.Path(workdir) / "score"
@@ -94,13 +101,15 @@ def run(config: ConfigDict, workdir: str) -> None:
       f"{images} holds {len(source)} images, but its manifest lists "
       f"{sum(sizes)}: shards were added or lost."
     )
-  names = [scores.part_name(i, len(sizes)) for i in range(len(sizes))]
-  _score_all(folder, names, sizes, source, judges)
-  scores.write_texts(folder, judges[0][1])
-  rows = {scores.TEXT: len(space.classes)} | dict(
-    zip(names, sizes, strict=True)
-  )
-  artifacts.finish(folder, spec, rows, num_images=len(source))
+  rows = {scores.part_name(i, len(sizes)): size for i, size in enumerate(sizes)}
+
+  def finish():
+    scores.write_texts(folder, judges[0][1])
+    written = {scores.TEXT: len(space.classes)} | rows
+    artifacts.finish(folder, spec, written, num_images=len(source))
+
+  score = _scorer(folder, rows, source, judges)
+  yield Work(folder, rows, score, finish, most=AT_ONCE)
 
 
 def _shrinking(encoder: Encoder, side: int) -> Encoder:
@@ -124,41 +133,47 @@ def shard_rows(images: epath.Path) -> list[int]:
   ]
 
 
-def _score_all(
+def _scorer(
   folder: epath.Path,
-  names: Sequence[str],
-  sizes: Sequence[int],
+  rows: Mapping[str, int],
   source: Any,
   judges: Sequence[Judge],
-) -> None:
-  """Scores the shards that no other process has; other threads read ahead."""
+) -> Callable[[Iterable[int]], None]:
+  """Returns a function that scores shards; other threads read ahead."""
+  names, sizes = list(rows), list(rows.values())
   ends = list(itertools.accumulate(sizes, initial=0))
   spans = [range(*span) for span in itertools.pairwise(ends)]
-  process = jax.process_index(), jax.process_count()
-  existing = {path.name for path in folder.iterdir()}
-  done = sum(
-    size for name, size in zip(names, sizes, strict=True) if name in existing
+  left = sum(sizes[part] for part in locks.missing(folder, names))
+  report = counter(
+    "score",
+    len(source),
+    done=len(source) - left,
+    processes=jax.process_count(),
   )
-  report = counter("score", len(source), done=done, processes=process[1])
-  begun = {}
-  with futures.ThreadPoolExecutor(count_cores()) as pool:
-    # Each encoder has the image of its own size, unless a device resizes.
-    read = functools.partial(_read, source, [each.fit for each, _ in judges])
+  # Each encoder has the image of its own size, unless a device resizes.
+  read = functools.partial(_read, source, [each.fit for each, _ in judges])
 
-    def begin(span):
-      return collections.deque(pool.submit(read, i) for i in span[:CHUNK])
+  def score(parts):
+    begun = {}
+    with futures.ThreadPoolExecutor(count_cores()) as pool:
 
-    for part in locks.share(folder, names, process=process):
-      span = spans[part]
-      queue = begun.pop(part, None) or begin(span)
-      _give_up(begun)  # another process has it
-      if len(span) <= CHUNK and part + 1 < len(spans):
-        # Likely the next.
-        begun = {part + 1: begin(spans[part + 1])}
-      rows = _read_on(queue, span[CHUNK:], functools.partial(pool.submit, read))
-      scores.write_part(folder, names[part], _score(judges, rows))
-      report(len(span))
-    _give_up(begun)
+      def begin(span):
+        return collections.deque(pool.submit(read, i) for i in span[:CHUNK])
+
+      for part in parts:
+        span = spans[part]
+        queue = begun.pop(part, None) or begin(span)
+        _give_up(begun)  # another process has it
+        if len(span) <= CHUNK and part + 1 < len(spans):
+          # Likely the next.
+          begun = {part + 1: begin(spans[part + 1])}
+        submit = functools.partial(pool.submit, read)
+        chunks = _read_on(queue, span[CHUNK:], submit)
+        scores.write_part(folder, names[part], _score(judges, chunks))
+        report(len(span))
+      _give_up(begun)
+
+  return score
 
 
 def _give_up(begun: dict[int, Iterable[futures.Future]]) -> None:
