@@ -208,8 +208,6 @@ def _do_all(
       known = set(workers)
       hire(len(left))
       idle += workers.keys() - known
-      if len(workers) > most:
-        progress.say(f"{label}: {len(workers)} workers of Ray")
       most, looked = max(most, len(workers)), time.monotonic()
     while idle and left:
       size = math.ceil(len(left) / len(workers) / _CALLS)
@@ -223,7 +221,8 @@ def _do_all(
     for ref in ray.wait(list(busy), timeout=_LOOK)[0] if busy else ():
       worker, parts = busy.pop(ref)
       _get(ref, f"{label}: {names[parts[0]]} to {names[parts[-1]]}")
-      count_on(sum(images[part] for part in parts), f"{len(workers)} workers")
+      here = f"{len(workers)} worker{'s' * (len(workers) > 1)}"
+      count_on(sum(images[part] for part in parts), here)
       idle.append(worker)
   return most
 

@@ -1,0 +1,182 @@
+"""Work on a Ray cluster of this machine: lost workers, machines, and errors.
+
+Each machine of the cluster is simulated, with one CPU, and so has one worker.
+"""
+
+import hashlib
+import os
+import pathlib
+import random
+import signal
+import sys
+import threading
+import time
+
+import ml_collections
+import pytest
+
+from synthjax import main
+from synthjax.data.generated import shards
+from synthjax.runtime import engine
+from synthjax.runtime.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def make_config(**fields):
+  few = dict(count=40, pause=0.0, most=1, seed=0)
+  return ml_collections.ConfigDict(
+    {"tasks": ("runtime.drawing_task",)} | few | fields
+  )
+
+
+def noted(workdir, word):
+  """Returns (pid of a worker, what it noted behind a word), in order."""
+  log = pathlib.Path(workdir) / "log.txt"
+  lines = log.read_text().splitlines() if log.exists() else []
+  words = [line.split() for line in lines]
+  return [(int(w[0]), w[2:]) for w in words if w[1] == word]
+
+
+def is_worker(pid):
+  """Returns whether a process is still one of Ray's workers."""
+  try:
+    command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+  except FileNotFoundError:
+    return False
+  return b"ray::Worker" in command
+
+
+def hashes(workdir):
+  """Hashes the files of the task, but claims and what the killed have left."""
+  return {
+    path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in (workdir / "drawing_task").glob("[!.]*")
+  }
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch):
+  monkeypatch.setitem(sys.modules, "ray", None)
+  with pytest.raises(UserError, match=r'pip install "synthjax\[ray\]"'):
+    engine.choose("ray", shared=False)
+
+
+def test_an_engine_shares_out_the_work_alone():
+  with pytest.raises(UserError, match="--engine=ray and --shared both share"):
+    engine.choose("ray", shared=True, distributed=False)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+  """Yields a Ray cluster of four machines, and one that does no work."""
+  pytest.importorskip("ray")
+  from ray.cluster_utils import Cluster
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'tests'}")
+    patch.setenv("JAX_PLATFORMS", "cpu")
+    patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    patch.setenv("OMP_NUM_THREADS", "1")
+    small = dict(object_store_memory=80_000_000, include_dashboard=False)
+    made = Cluster(True, head_node_args=dict(num_cpus=0, **small))
+    for _ in range(4):
+      made.add_node(num_cpus=1, **small)
+    patch.setenv("RAY_ADDRESS", made.address)
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_lost_workers_cost_no_image_and_change_no_byte(cluster, tmp_path):
+  """Four draw 6,000 images in 600 shards; kills at random, by SIGKILL."""
+  config, chance = make_config(count=6000, pause=0.05), random.Random(0)
+  alone, folder = tmp_path / "alone", tmp_path / "disturbed"
+  main.run_tasks(make_config(count=6000), str(alone))
+  over, killed = threading.Event(), []
+
+  def kill():
+    while len(killed) < int(os.environ.get("SYNTHJAX_KILLS", 10)):
+      if over.wait(chance.uniform(1, 3)):
+        return
+      if alive := [pid for pid, _ in noted(folder, "loads") if is_worker(pid)]:
+        killed.append(chance.choice(alive))
+        os.kill(killed[-1], signal.SIGKILL)
+
+  killer = threading.Thread(target=kill)
+  killer.start()
+  try:
+    main.run_tasks(config, str(folder), engine="ray")
+  finally:
+    over.set()
+    killer.join()
+  assert killed and hashes(folder) == hashes(alone)
+  ids = [row["id"] for row in shards.open_shards(folder / "drawing_task")]
+  assert len(ids) == len(set(ids)) == 6000
+  drawn = [part for _, (part,) in noted(folder, "draws")]
+  twice = len(drawn) - 600
+  print(f"{len(killed)} kills, {twice} of 600 shards drawn twice")
+  # All but the first load after a kill, and a kill loses one shard at most.
+  assert len({*drawn}) == 600 and twice <= len(killed)
+  assert 4 <= len(noted(folder, "loads")) <= 4 + len(killed)
+  assert len(noted(folder, "begins")) == len(noted(folder, "finishes")) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_machines_may_leave_and_join(cluster, tmp_path):
+  """One is lost with the shards in its hand, another one comes later."""
+  done = []
+
+  def change():
+    while len(noted(tmp_path, "draws")) < 20:
+      time.sleep(0.1)
+    cluster.remove_node(cluster.worker_nodes.copy().pop(), False)
+    done.append(len(noted(tmp_path, "draws")))
+    cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+    done.append(len(noted(tmp_path, "loads")))
+
+  changing = threading.Thread(target=change)
+  changing.start()
+  config = make_config(count=4000, pause=0.05, most=3)
+  main.run_tasks(config, str(tmp_path), engine="ray")
+  changing.join()
+  ids = [row["id"] for row in shards.open_shards(tmp_path / "drawing_task")]
+  assert len(ids) == len(set(ids)) == 4000
+  assert len(done) == 2 and len(noted(tmp_path, "loads")) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_the_error_of_a_shard_is_shown_whole(cluster, tmp_path):
+  from ray.exceptions import RayTaskError
+
+  with pytest.raises(RayTaskError) as caught:
+    main.run_tasks(make_config(fails=3), str(tmp_path), engine="ray")
+  assert "drawing_task.py" in str(caught.value)  # with its traceback
+  assert "ZeroDivisionError: of shard 3" in str(caught.value)
+  assert "tiny_images-train.array_record-00003" in caught.value.__notes__[0]
+  with pytest.raises(UserError, match="^Shard 3 cannot be drawn: buy"):
+    main.run_tasks(make_config(refuses=3), str(tmp_path), engine="ray")
+  assert not (tmp_path / "drawing_task" / "manifest.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_shard_that_kills_each_worker_ends_the_run(
+  cluster, tmp_path, monkeypatch
+):
+  from ray.exceptions import RayError
+
+  monkeypatch.setattr(engine, "_ATTEMPTS", 1)
+  with pytest.raises(RayError) as caught:
+    main.run_tasks(make_config(kills=3), str(tmp_path), engine="ray")
+  assert "killed, up to 1 times" in caught.value.__notes__[0]
+  assert [p for _, p in noted(tmp_path, "draws")].count(["3"]) == 2
+
+
+@pytest.mark.slow
+def test_a_folder_of_another_disk_is_refused(cluster, tmp_path, monkeypatch):
+  monkeypatch.setattr(main.locks, "WORKDIR", ".another")
+  with pytest.raises(UserError, match="has no .* of this run: give a"):
+    main.run_tasks(make_config(), str(tmp_path), engine="ray")
