@@ -7,6 +7,7 @@ schemas allow, as far as they use them, and their commands are run.
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import tomllib
 
 import pytest
 import yaml
+from doc_commands import check_main, check_weights
 from test_launch import CONFIG, ROOT, end, lines
 
 pytest_plugins = ("doc_workspace",)  # the fixture `launch`
@@ -56,7 +58,7 @@ def test_images_hold_the_libraries_of_the_project(tmp_path):
   subprocess.run(["bash", "-c", code], cwd=tmp_path, check=True)
   extras = PROJECT["project"]["optional-dependencies"]
   wanted = {"all": PROJECT["project"]["dependencies"]} | {
-    name: extras[name] for name in ("gcs", "jpeg", "cuda", "tpu")
+    name: extras[name] for name in ("gcs", "jpeg", "ray", "cuda", "tpu")
   }
   assert wanted == {f.stem: lines(f) for f in tmp_path.glob("*.txt")}
   for name in re.findall(r"--requirement (?:/tmp/)?(\w+)\.txt", DOCKERFILE):
@@ -261,6 +263,50 @@ def test_gke_says_what_lacks(launch, tmp_path):
   end(launch("gke.sh", "follow", "it"))
   stop, follow = lines(tmp_path / "kubectl.log")
   assert stop == "delete jobset it" and "jobset-name=it," in follow
+
+
+# --- KubeRay ------------------------------------------------------------------
+
+# Of KubeRay's ray.io/v1, as far as the manifest uses it.
+GROUP = {"rayStartParams": dict, "template": {"spec": POD}}
+RAY_JOB = {
+  "apiVersion": str,
+  "kind": str,
+  "metadata": {"name": str},
+  "spec": {
+    "entrypoint": str,
+    "backoffLimit": int,
+    "shutdownAfterJobFinishes": bool,
+    "rayClusterSpec": {
+      "rayVersion": str,
+      "enableInTreeAutoscaling": bool,
+      "headGroupSpec": GROUP,
+      "workerGroupSpecs": [
+        GROUP
+        | dict(groupName=str, replicas=int, minReplicas=int, maxReplicas=int)
+      ],
+    },
+  },
+}
+
+
+def test_kuberays_job_gives_the_work_to_machines_with_a_gpu():
+  found = yaml.safe_load((ROOT / "launch/rayjob.yaml").read_text())
+  check(found, RAY_JOB)
+  cluster = found["spec"]["rayClusterSpec"]
+  head, (group,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+  assert head["rayStartParams"] == {"num-cpus": "0"}
+  assert 1 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
+  for pod in (head["template"]["spec"], group["template"]["spec"]):
+    (fetching,) = pod["initContainers"]
+    assert fetching["args"][:2] == ["weights", "fetch"]
+    check_weights(fetching["args"][1:])
+    assert pod["containers"][0]["volumeMounts"] == fetching["volumeMounts"]
+  (container,) = group["template"]["spec"]["containers"]
+  assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+  program, command, config, *words = shlex.split(found["spec"]["entrypoint"])
+  assert (program, command) == ("synthjax", "run") and "--engine=ray" in words
+  check_main([f"--config={config}", *words], tasks=True)
 
 
 # --- SkyPilot -----------------------------------------------------------------

@@ -27,9 +27,10 @@ from ml_collections import ConfigDict
 from synthjax.runtime import cache, locks, progress
 from synthjax.runtime.errors import UserError
 
-# How often a part may cost its worker its life before the run ends: a shard
-# that kills each one, by its memory, must not do so forever.
-_ATTEMPTS = 20
+# How often a call is repeated: a shard that kills each worker, by its memory,
+# must not do so forever. To lose a machine takes some ten of them, until Ray
+# has noticed it.
+_ATTEMPTS = 100
 _LOOK = 5.0  # seconds between two looks at what the cluster has
 _CALLS = 4  # of each worker, at least, to which the parts that are left spread
 
@@ -48,15 +49,28 @@ class Work(NamedTuple):
   most: int = 1  # parts that a worker is given at once, where it reads ahead
 
 
-def here(works: Iterable[Work]) -> None:
-  """Does all parts that no other process does, and completes the folders."""
+def whole(folder: epath.Path, finish: Callable[[], None]) -> Work:
+  """Returns work that has no parts: one process does all of it."""
+  return Work(folder, {}, lambda parts: None, finish)
+
+
+def here(works: Iterable[Work], *, alone: bool = False) -> None:
+  """Does all parts that no other process does, and completes the folders.
+
+  Args:
+    works: of `prepare`.
+    alone: needs no locks, as no other process does these works.
+  """
   import jax
 
   process = jax.process_index(), jax.process_count()
   for work in works:
     if process[0] == 0:
       work.begin()
-    work.do(locks.share(work.folder, list(work.rows), process=process))
+    if alone:
+      work.do(locks.missing(work.folder, list(work.rows)))
+    else:
+      work.do(locks.share(work.folder, list(work.rows), process=process))
     work.finish()
 
 
@@ -205,26 +219,38 @@ def _do_all(
   idle, busy, looked, most = [*workers], {}, -math.inf, 1
   while left or busy:
     if left and time.monotonic() - looked > _LOOK:
-      known = set(workers)
+      known, looked = set(workers), time.monotonic()
       hire(len(left))
-      idle += workers.keys() - known
-      most, looked = max(most, len(workers)), time.monotonic()
+      # Parts are for those that have found a place, and loaded.
+      busy |= {new.load.remote(): (new, []) for new in workers.keys() - known}
     while idle and left:
       size = math.ceil(len(left) / len(workers) / _CALLS)
       parts = [left.popleft() for _ in range(min(size, at_once))]
       worker = idle.pop()
       busy[worker.do.remote(folder, parts)] = worker, parts
-    while idle and busy:  # makes room for one that has lost its machine
-      worker = idle.pop()
-      del workers[worker]
-      ray.kill(worker)
-    for ref in ray.wait(list(busy), timeout=_LOOK)[0] if busy else ():
+    for ref in ray.wait(list(busy), timeout=_LOOK)[0]:
       worker, parts = busy.pop(ref)
-      _get(ref, f"{label}: {names[parts[0]]} to {names[parts[-1]]}")
-      here = f"{len(workers)} worker{'s' * (len(workers) > 1)}"
-      count_on(sum(images[part] for part in parts), here)
+      what = ", ".join(names[part] for part in parts) or "as it loaded"
+      _get(ref, f"{label}: {what}")
       idle.append(worker)
+      count = len(idle) + len(_at_work(busy))
+      if parts:
+        here = f"{count} worker{'s' * (count > 1)}"
+        count_on(sum(images[part] for part in parts), here)
+      most = max(most, count)
+    if not left:  # makes room for one that lost its machine with its parts
+      for ref in busy.keys() - _at_work(busy):
+        idle.append(busy.pop(ref)[0])
+      while len(idle) > (not busy):
+        worker = idle.pop()
+        del workers[worker]
+        ray.kill(worker)
   return most
+
+
+def _at_work(busy: Mapping[Any, tuple[Any, list[int]]]) -> set:
+  """Returns the calls that do parts; the others load networks."""
+  return {call for call, (_, parts) in busy.items() if parts}
 
 
 def rooms() -> collections.Counter[tuple[str, float]]:
@@ -294,11 +320,12 @@ class Worker:
 
     module, works = self._module(), None
     if hasattr(module, "prepare"):
-      for work in self._load().values():
+      self.load()
+      for work in self._works.values():
         work.begin()
       works = [
         (folder, dict(work.rows), work.most)
-        for folder, work in self._load().items()
+        for folder, work in self._works.items()
       ]
     else:
       module.run(ConfigDict(self._fields), self._workdir)
@@ -306,22 +333,24 @@ class Worker:
 
   def do(self, folder: str, parts: Sequence[int]) -> None:
     """Does the parts that have no file yet; some may, of a lost worker."""
-    work = self._load()[folder]
+    self.load()
+    progress.mute()  # the command counts the parts of all workers
+    work = self._works[folder]
     names = list(work.rows)
     work.do(i for i in parts if not (work.folder / names[i]).exists())
 
   def finish(self, folder: str) -> None:
     """Completes a folder, unless a lost worker has done so."""
-    if work := self._load().get(folder):
+    self.load()
+    progress.mute(False)
+    if work := self._works.get(folder):
       work.finish()
 
-  def _load(self) -> dict[str, Work]:
-    """Loads the networks, once; by now, as an error of __init__ is unlike."""
+  def load(self) -> None:
+    """Loads the networks, once: here, as Ray hides an error of __init__."""
     if self._works is None:
-      progress.mute()
       works = self._module().prepare(ConfigDict(self._fields), self._workdir)
       self._works = {os.fspath(work.folder): work for work in works}
-    return self._works
 
   def _module(self) -> Any:
     locks.check_seen(self._workdir)

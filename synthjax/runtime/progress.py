@@ -16,10 +16,10 @@ _open = False  # whether the last line on the terminal is live
 _muted = False
 
 
-def mute() -> None:
+def mute(muted: bool = True) -> None:
   """Leaves counting to the process that this one works for."""
   global _muted
-  _muted = True
+  _muted = muted
 
 
 def is_muted() -> bool:

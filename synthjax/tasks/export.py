@@ -5,7 +5,7 @@ more formats may be added later, and each folder can be given away by itself.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -26,7 +26,8 @@ from synthjax.data.pipeline import codecs
 from synthjax.data.pipeline.rows import Source
 from synthjax.detection import sources, voc
 from synthjax.labels import class_names, file_names, spaces
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, engine
+from synthjax.runtime.engine import Work
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.progress import counter, say
 
@@ -99,12 +100,17 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves a folder for each format."""
+  engine.here(prepare(config, workdir), alone=True)
+
+
+def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
+  """Yields each format that is not there; numbered files are its parts."""
   fields, names = _read(config)
   for name in names:
     if name in SCENES:
-      _export_scenes(name, config, epath.Path(workdir))
+      yield from _export_scenes(name, config, epath.Path(workdir))
     else:
-      _export_images(name, fields, config, epath.Path(workdir))
+      yield from _export_images(name, fields, config, epath.Path(workdir))
 
 
 def _read(config: ConfigDict) -> tuple[Export, tuple[str, ...]]:
@@ -139,7 +145,7 @@ def _space(config: ConfigDict, *, of_scenes: bool = False) -> spaces.LabelSpace:
 
 def _export_images(
   name: str, fields: Export, config: ConfigDict, workdir: epath.Path
-) -> None:
+) -> Iterator[Work]:
   space, selects = _space(config), fields.selects(config)
   folder, images = workdir / "export" / name, workdir / "generate"
   names = space.class_names
@@ -167,9 +173,19 @@ def _export_images(
     source, encoding=fields.options(), shuffle=spec.get("shuffle")
   )
   counted = _counted(f"export: {name}", rows)
-  written = write(folder, counted, names, split=fields.split)
-  artifacts.finish(folder, spec, written, images=len(rows))
-  say(f"export: {name}: {len(rows):,} images in {len(written):,} files")
+  write = partial(write, folder, counted, names, split=fields.split)
+
+  def finish(**which):
+    written = write(**which)
+    artifacts.finish(folder, spec, written, images=len(rows))
+    say(f"export: {name}: {len(rows):,} images in {len(written):,} files")
+
+  if name == "png_folder":  # which is one list
+    yield engine.whole(folder, finish)
+    return
+  files = module.files(len(rows), fields.shard_size, split=fields.split)
+  do = lambda parts: write(parts=parts)
+  yield Work(folder, files, do, partial(finish, parts=()))
 
 
 def _counted(label: str, rows: Source) -> Source:
@@ -209,7 +225,9 @@ def _check_names(folder: epath.Path, space: spaces.LabelSpace) -> None:
 # --- scenes with boxes ------------------------------------------------------
 
 
-def _export_scenes(name: str, config: ConfigDict, workdir: epath.Path) -> None:
+def _export_scenes(
+  name: str, config: ConfigDict, workdir: epath.Path
+) -> Iterator[Work]:
   scenes, space = _scenes(config), _space(config, of_scenes=True)
   folder = workdir / "export" / name
   spec = {
@@ -222,13 +240,17 @@ def _export_scenes(name: str, config: ConfigDict, workdir: epath.Path) -> None:
   if artifacts.begin(folder, spec):
     return
   write = coco.write if name == "coco" else _write_voc
-  written, counts = {}, {}
-  for split, block in scenes.items():
-    source = sources.open_detection(block, space)
-    written |= write(folder, source, space.keys, split=split)
-    counts[split] = len(source)
-  artifacts.finish(folder, spec, written, images=counts)
-  say(f"export: {name}: {sum(counts.values()):,} scenes")
+
+  def finish():
+    written, counts = {}, {}
+    for split, block in scenes.items():
+      source = sources.open_detection(block, space)
+      written |= write(folder, source, space.keys, split=split)
+      counts[split] = len(source)
+    artifacts.finish(folder, spec, written, images=counts)
+    say(f"export: {name}: {sum(counts.values()):,} scenes")
+
+  yield engine.whole(folder, finish)
 
 
 def _write_voc(

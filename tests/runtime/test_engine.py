@@ -8,12 +8,15 @@ import os
 import pathlib
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
 
 import ml_collections
 import pytest
+import tiny_glide
+import tiny_world
 
 from synthjax import main
 from synthjax.data.generated import shards
@@ -47,11 +50,12 @@ def is_worker(pid):
   return b"ray::Worker" in command
 
 
-def hashes(workdir):
-  """Hashes the files of the task, but claims and what the killed have left."""
+def hashes(workdir, task="drawing_task"):
+  """Hashes the files of a task, but claims and what the killed have left."""
   return {
     path.name: hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in (workdir / "drawing_task").glob("[!.]*")
+    for path in (workdir / task).rglob("[!.]*")
+    if path.is_file()
   }
 
 
@@ -122,28 +126,48 @@ def test_lost_workers_cost_no_image_and_change_no_byte(cluster, tmp_path):
   assert len(noted(folder, "begins")) == len(noted(folder, "finishes")) == 1
 
 
+CONFIG = """
+from ml_collections import ConfigDict
+def get_config(arg=None):
+  return ConfigDict({fields!r})
+"""
+
+
 @pytest.mark.slow
 @pytest.mark.faults
-def test_machines_may_leave_and_join(cluster, tmp_path):
-  """One is lost with the shards in its hand, another one comes later."""
-  done = []
+def test_machines_leave_and_join_a_command(cluster, tmp_path):
+  """One is lost with three shards in its hand; then another one comes."""
+  path, folder = tmp_path / "config.py", tmp_path / "drawn"
+  fields = make_config(count=4000, pause=0.05, most=3).to_dict()
+  path.write_text(CONFIG.format(fields=fields))
+  words = [f"--config={path}", f"--workdir={folder}", "--engine=ray"]
+  process = subprocess.Popen(
+    [sys.executable, "-m", "synthjax.main", *words],
+    cwd=ROOT,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
 
-  def change():
-    while len(noted(tmp_path, "draws")) < 20:
+  def wait_for(word, count):
+    while len(noted(folder, word)) < count:
+      assert process.poll() is None, process.stderr.read()
       time.sleep(0.1)
-    cluster.remove_node(cluster.worker_nodes.copy().pop(), False)
-    done.append(len(noted(tmp_path, "draws")))
-    cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
-    done.append(len(noted(tmp_path, "loads")))
 
-  changing = threading.Thread(target=change)
-  changing.start()
-  config = make_config(count=4000, pause=0.05, most=3)
-  main.run_tasks(config, str(tmp_path), engine="ray")
-  changing.join()
-  ids = [row["id"] for row in shards.open_shards(tmp_path / "drawing_task")]
+  wait_for("loads", 4)
+  wait_for("draws", 20)
+  cluster.remove_node(next(iter(cluster.worker_nodes)), False)
+  lost = len(noted(folder, "draws"))
+  wait_for("draws", lost + 20)  # the others go on
+  assert len(noted(folder, "loads")) == 4
+  cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
+  _, said = process.communicate(timeout=300)
+  assert process.returncode == 0, said
+  assert "drawing_task: 4,000/4,000 images" in said
+  # The sixth, if one that came for the other machine had the place.
+  assert len(noted(folder, "loads")) in (5, 6)
+  ids = [row["id"] for row in shards.open_shards(folder / "drawing_task")]
   assert len(ids) == len(set(ids)) == 4000
-  assert len(done) == 2 and len(noted(tmp_path, "loads")) == 5
+  assert len(noted(folder, "draws")) <= 403
 
 
 @pytest.mark.slow
@@ -180,3 +204,27 @@ def test_a_folder_of_another_disk_is_refused(cluster, tmp_path, monkeypatch):
   monkeypatch.setattr(main.locks, "WORKDIR", ".another")
   with pytest.raises(UserError, match="has no .* of this run: give a"):
     main.run_tasks(make_config(), str(tmp_path), engine="ray")
+
+
+@pytest.mark.slow
+def test_the_files_of_tasks_are_those_of_one_process(cluster, tmp_path):
+  """Drawn, scored and exported by all workers; selected whole, by one."""
+  formats = ("webdataset", "parquet", "png_folder")
+  config = tiny_world.make_config(
+    tmp_path,
+    generator=tiny_glide.write_glide(tmp_path),
+    generate=dict(images_per_class=8, seeds=(0, 1), shard_size=4),
+    select=dict(max_per_class=8),
+    export=dict(formats=formats, selection=False, shard_size=5),
+  )
+  config.tasks = ("generate", "score", "select", "export")
+  found = []
+  for name in (None, "ray"):
+    folder = tmp_path / str(name)
+    folder.mkdir()
+    tiny_world.write_prompts(folder)
+    main.run_tasks(config, str(folder), engine=name)
+    places = [*config.tasks[:3], *(f"export/{each}" for each in formats)]
+    found.append({place: hashes(folder, place) for place in places})
+  assert found[0] == found[1] and len(found[0]["generate"]) > 12
+  assert len(found[0]["export/parquet"]) == 10 + 3

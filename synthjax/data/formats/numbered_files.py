@@ -5,7 +5,7 @@ file is noticed, and the name says the split.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from etils import epath
 
@@ -24,6 +24,7 @@ def write(
   *,
   split: str,
   ending: str,
+  parts: Iterable[int] | None = None,
 ) -> dict[str, int]:
   """Writes the files that are not there yet.
 
@@ -34,17 +35,19 @@ def write(
     write_file: writes some rows to a path; the file gets its name afterwards.
     split: of the data set; a folder may stand before it.
     ending: of the files.
+    parts: numbers of the files to write; None for all.
 
   Returns:
-    The rows of each file, for the manifest.
+    The rows of each file, of all parts, for the manifest.
   """
-  folder, written = epath.Path(folder), {}
-  for name, numbers in plan(count, shard_size, split=split, ending=ending):
+  folder = epath.Path(folder)
+  files = list(plan(count, shard_size, split=split, ending=ending))
+  for part in range(len(files)) if parts is None else parts:
+    name, numbers = files[part]
     if not (folder / name).exists():
       with replace(folder, name) as path:
         write_file(path, numbers)
-    written[name] = len(numbers)
-  return written
+  return {name: len(numbers) for name, numbers in files}
 
 
 def plan(
@@ -63,6 +66,14 @@ def plan(
     start = number * shard_size
     name = f"{split}-{number:05d}-of-{total:05d}{ending}"
     yield name, range(start, min(start + shard_size, count))
+
+
+def sizes(
+  count: int, shard_size: int, *, split: str, ending: str
+) -> dict[str, int]:
+  """Returns the rows of each file; see `plan`."""
+  files = plan(count, shard_size, split=split, ending=ending)
+  return {name: len(numbers) for name, numbers in files}
 
 
 def find(

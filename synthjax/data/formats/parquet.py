@@ -11,7 +11,7 @@ import itertools
 import json
 import operator
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,7 @@ def write(
   *,
   split: str,
   shard_size: int,
+  parts: Iterable[int] | None = None,
 ) -> dict[str, int]:
   """Writes Parquet files in `data`; see `export_rows`.
 
@@ -48,6 +49,7 @@ def write(
     names: of the classes; no two alike.
     split: of the data set.
     shard_size: images of a file.
+    parts: numbers of the files to write; None for all.
   """
   import pyarrow as pa
   import pyarrow.parquet as pq
@@ -76,6 +78,7 @@ def write(
     write_file,
     split=f"data/{split}",
     ending=".parquet",
+    parts=parts,
   )
   return written | hub_readme.write(
     folder,
@@ -84,6 +87,13 @@ def write(
     files=f"data/{split}-*.parquet",
     count=len(rows),
     columns=_COLUMNS,
+  )
+
+
+def files(count: int, shard_size: int, *, split: str) -> dict[str, int]:
+  """Returns the rows of each numbered file that `write` makes, in order."""
+  return numbered_files.sizes(
+    count, shard_size, split=f"data/{split}", ending=".parquet"
   )
 
 

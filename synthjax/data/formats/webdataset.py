@@ -10,7 +10,7 @@ import io
 import json
 import operator
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -47,6 +47,7 @@ def write(
   *,
   split: str,
   shard_size: int,
+  parts: Iterable[int] | None = None,
 ) -> dict[str, int]:
   """Writes tar files; see `export_rows`.
 
@@ -56,6 +57,7 @@ def write(
     names: of the classes.
     split: of the data set.
     shard_size: images of a file.
+    parts: numbers of the files to write; None for all.
   """
 
   def write_file(path, numbers):
@@ -63,8 +65,19 @@ def write(
       _write_samples(tar, (rows[i] for i in numbers), names)
 
   return numbered_files.write(
-    folder, len(rows), shard_size, write_file, split=split, ending=".tar"
+    folder,
+    len(rows),
+    shard_size,
+    write_file,
+    split=split,
+    ending=".tar",
+    parts=parts,
   )
+
+
+def files(count: int, shard_size: int, *, split: str) -> dict[str, int]:
+  """Returns the rows of each numbered file that `write` makes, in order."""
+  return numbered_files.sizes(count, shard_size, split=split, ending=".tar")
 
 
 def _write_samples(
