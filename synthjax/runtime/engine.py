@@ -32,6 +32,7 @@ from synthjax.runtime.errors import UserError
 # has noticed it.
 _ATTEMPTS = 100
 _LOOK = 5.0  # seconds between two looks at what the cluster has
+_MOST = 1000  # workers that a growing cluster is asked for
 _CALLS = 4  # of each worker, at least, to which the parts that are left spread
 
 
@@ -120,6 +121,7 @@ def connected(engine: str | None) -> Iterator[None]:
     yield
     return
   import ray
+  from ray.autoscaler.sdk import request_resources
 
   before = signal.getsignal(signal.SIGTERM)  # Ray sets one of its own
   try:
@@ -138,6 +140,9 @@ def connected(engine: str | None) -> Iterator[None]:
       )
     signal.signal(signal.SIGTERM, before)
     yield
+    # Else a cluster that has grown for this run stays as it is. An error, after
+    # which the run is resumed as a rule, leaves it so.
+    request_resources(bundles=[])
   finally:
     ray.shutdown()  # ends the workers too
 
@@ -158,13 +163,18 @@ def on_ray(task: str, fields: Mapping[str, Any], workdir: str) -> dict:
     ray.exceptions.RayError: another error of a worker, with its traceback.
   """
   import ray
+  from ray.autoscaler.sdk import request_resources
 
   actor, workers = ray.remote(Worker), {}
   label = task.rpartition(".")[2]
 
   def hire(most: int) -> None:
-    """Adds workers for rooms that none has."""
-    new = rooms() - collections.Counter(workers.values())
+    """Adds workers for rooms that none has, and asks for more rooms."""
+    there = rooms()
+    if there:  # a cluster that can grow does so, as far as it may
+      kind, amount = max(there, key=there.get)
+      request_resources(bundles=[{kind: amount}] * min(most, _MOST))
+    new = there - collections.Counter(workers.values())
     for room in itertools.islice(new.elements(), most):
       hired = actor.options(
         **_options(*room), max_restarts=-1, max_task_retries=_ATTEMPTS
@@ -240,7 +250,7 @@ def _do_all(
       most = max(most, count)
     if not left:  # makes room for one that lost its machine with its parts
       for ref in busy.keys() - _at_work(busy):
-        idle.append(busy.pop(ref)[0])
+        del workers[busy.pop(ref)[0]]  # Ray ends one that nobody holds
       while len(idle) > (not busy):
         worker = idle.pop()
         del workers[worker]
