@@ -2,5 +2,6 @@
 
 FIELDS is the dataclass of the task's block, with all fields and defaults;
 `check(config, workdir)` runs before the first task, `run(config, workdir)`
-writes the task's folder.
+writes the task's folder. A task whose work has parts has `prepare(config,
+workdir)`, which yields them; see `runtime.engine`.
 """
