@@ -284,9 +284,12 @@ def rooms() -> collections.Counter[tuple[str, float]]:
 
 
 def _options(kind: str, amount: float) -> dict[str, Any]:
-  if kind == "TPU":
-    return {"resources": {kind: amount}}
-  return {f"num_{kind.lower()}s": amount}
+  if kind == "CPU":
+    return {"num_cpus": amount}
+  # Else Ray would ask for a CPU besides, which a machine need not offer.
+  if kind == "GPU":
+    return {"num_cpus": 0, "num_gpus": amount}
+  return {"num_cpus": 0, "resources": {kind: amount}}
 
 
 def _get(ref: Any, what: str) -> Any:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import ml_collections
 import pytest
@@ -68,6 +69,25 @@ def test_without_ray_it_says_what_to_install(monkeypatch):
 def test_an_engine_shares_out_the_work_alone():
   with pytest.raises(UserError, match="--engine=ray and --shared both share"):
     engine.choose("ray", shared=True, distributed=False)
+
+
+@pytest.mark.parametrize(
+  ("machines", "rooms"),
+  [
+    ([{}, {"CPU": 64.0, "GPU": 8.0}, {"GPU": 1.0}], {("GPU", 1): 9}),
+    ([{"CPU": 4.0}, {"TPU": 4.0}, {"TPU": 4.0}], {("TPU", 4.0): 2}),
+    ([{"CPU": 0.0}, {"CPU": 2.0}, {"CPU": 2.0}], {("CPU", 2.0): 2}),
+    ([{"memory": 1e9}], {}),
+  ],
+)
+def test_a_worker_takes_a_gpu_a_tpu_host_or_a_machine(
+  monkeypatch, machines, rooms
+):
+  nodes = [{"Alive": True, "Resources": each} for each in machines]
+  nodes.append({"Alive": False, "Resources": {"GPU": 1.0, "CPU": 1.0}})
+  ray = types.SimpleNamespace(nodes=lambda: nodes)
+  monkeypatch.setitem(sys.modules, "ray", ray)
+  assert engine.rooms() == rooms
 
 
 @pytest.fixture(scope="module")
