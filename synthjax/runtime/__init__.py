@@ -5,6 +5,7 @@
 | artifacts         | folders of tasks: what made them; are they complete?   |
 | atomic            | writes files whole or not at all                       |
 | locks             | one run at a time in a workdir; shared parts of a task |
+| engine            | work in parts: of this process, or Ray's workers       |
 | errors            | errors that a user can correct                         |
 | progress, timings | progress on the screen; the time of each task          |
 | commands          | how commands end, by themselves or by a signal         |

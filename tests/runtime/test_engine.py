@@ -25,6 +25,7 @@ from synthjax.runtime import engine
 from synthjax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
+KILLS = int(os.environ.get("SYNTHJAX_KILLS", 3))
 
 
 def make_config(**fields):
@@ -113,14 +114,15 @@ def cluster():
 @pytest.mark.slow
 @pytest.mark.faults
 def test_lost_workers_cost_no_image_and_change_no_byte(cluster, tmp_path):
-  """Four draw 6,000 images in 600 shards; kills at random, by SIGKILL."""
-  config, chance = make_config(count=6000, pause=0.05), random.Random(0)
+  """Four draw 60 shards of 10 images for each kill at random, by SIGKILL."""
+  total, chance = 60 * KILLS, random.Random(0)
+  config = make_config(count=10 * total, pause=0.05)
   alone, folder = tmp_path / "alone", tmp_path / "disturbed"
-  main.run_tasks(make_config(count=6000), str(alone))
+  main.run_tasks(make_config(count=10 * total), str(alone))
   over, killed = threading.Event(), []
 
   def kill():
-    while len(killed) < int(os.environ.get("SYNTHJAX_KILLS", 10)):
+    while len(killed) < KILLS:
       if over.wait(chance.uniform(1, 3)):
         return
       if alive := [pid for pid, _ in noted(folder, "loads") if is_worker(pid)]:
@@ -136,12 +138,12 @@ def test_lost_workers_cost_no_image_and_change_no_byte(cluster, tmp_path):
     killer.join()
   assert killed and hashes(folder) == hashes(alone)
   ids = [row["id"] for row in shards.open_shards(folder / "drawing_task")]
-  assert len(ids) == len(set(ids)) == 6000
+  assert len(ids) == len(set(ids)) == 10 * total
   drawn = [part for _, (part,) in noted(folder, "draws")]
-  twice = len(drawn) - 600
-  print(f"{len(killed)} kills, {twice} of 600 shards drawn twice")
+  twice = len(drawn) - total
+  print(f"{len(killed)} kills, {twice} of {total} shards drawn twice")
   # All but the first load after a kill, and a kill loses one shard at most.
-  assert len({*drawn}) == 600 and twice <= len(killed)
+  assert len({*drawn}) == total and twice <= len(killed)
   assert 4 <= len(noted(folder, "loads")) <= 4 + len(killed)
   assert len(noted(folder, "begins")) == len(noted(folder, "finishes")) == 1
 
