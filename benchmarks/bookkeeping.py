@@ -153,16 +153,16 @@ def score(args) -> dict:
 
   from synthjax.data.generated import scores, shards
   from synthjax.runtime import artifacts
-  from synthjax.tasks.score import shard_rows
+  from synthjax.tasks.score import shards_of
 
   images, folder = (pathlib.Path(args.at) / n for n in ("generate", "score"))
-  sizes = shard_rows(images)
-  index = shards.read_index(images, sum(sizes))
+  drawn = shards_of(images)
+  index = shards.read_index(images, sum(shard.rows for shard in drawn.values()))
   rng, written, start = np.random.default_rng(0), {}, 0
   artifacts.begin(folder, {})
-  for part, size in enumerate(sizes):
+  for name, (_, size, digest) in drawn.items():
     rows = slice(start, start + size)
-    name, start = scores.part_name(part, len(sizes)), start + size
+    start += size
     made = scores.Scores(
       index["id"][rows].astype(str),
       index["label"][rows].astype(np.int32),
@@ -170,7 +170,7 @@ def score(args) -> dict:
       np.zeros((size, STUB_CLASSES), np.float16),
       rng.random(size, np.float32),
     )
-    scores.write_part(folder, name, made)
+    scores.write_part(folder, name, made, digest)
     written[name] = size
   artifacts.finish(folder, {}, written)
   return {}

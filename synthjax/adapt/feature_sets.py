@@ -91,7 +91,8 @@ def specification(
     "encoder": encoder.identity,
     "real": {split: real_images.identify(x) for split, x in splits.items()},
     "inputs": {
-      task: artifacts.digest(epath.Path(workdir) / task) for task in inputs
+      task: artifacts.digest(epath.Path(workdir) / task, repairable=True)
+      for task in inputs
     },
     "classes": space.class_names,
   } | real_images.identify_files(splits, space)

@@ -4,8 +4,9 @@ A folder is claimed by its specification (`spec.json`), filled with files that
 appear under their names only when they are whole, and completed by
 `manifest.json`, written last: the specification, library versions, the rows,
 bytes and SHA-256 of every file, and the SHA-256 of all this. Nothing is ever
-deleted, nor overwritten by another specification. A folder may be local or on
-Google Cloud (`gs://`).
+deleted, nor overwritten by another specification; but what was made of inputs
+that were repaired may be renewed. A folder may be local or on Google Cloud
+(`gs://`).
 """
 
 import functools
@@ -21,8 +22,10 @@ from typing import Any
 from etils import epath
 
 from synthjax import __version__
+from synthjax.runtime import repairs
 from synthjax.runtime.atomic import discards, remove_stale, replace
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.progress import say
 from synthjax.runtime.text_files import parse_json
 from synthjax.runtime.threads import count_cores, in_threads
 
@@ -51,13 +54,20 @@ class SpecMismatch(UserError):
   """A folder belongs to another specification than the one asked for."""
 
 
-def begin(folder: epath.PathLike, spec: Mapping[str, Any]) -> bool:
+def begin(
+  folder: epath.PathLike,
+  spec: Mapping[str, Any],
+  *,
+  renew: Callable[[], Any] | None = None,
+) -> bool:
   """Claims a folder for a specification.
 
   Args:
     folder: made if it is not there.
     spec: plain data (dicts, lists, tuples, strings, numbers, bools, None):
       all that decides the content of the folder.
+    renew: removes the files that were made of what has changed, if inputs were
+      repaired since; see `digest`. None leaves a complete folder as it is.
 
   Returns:
     True if the folder is already complete for this specification, so that the
@@ -67,18 +77,31 @@ def begin(folder: epath.PathLike, spec: Mapping[str, Any]) -> bool:
     SpecMismatch: if the folder was claimed by another specification.
     UserError: if a file of a complete folder is missing or cut short.
   """
-  folder, spec = epath.Path(folder), of_the_result(plain(spec))
-  if (folder / MANIFEST).exists():
-    manifest = load(folder)
-    _require_same(folder, manifest["spec"], spec)
-    _raise_damage(folder, _sizes_that_differ(folder, manifest))
-    return True
-  if (folder / SPEC).exists():
-    _require_same(folder, _read_json(folder / SPEC), spec)
-  else:
+  folder, spec = epath.Path(folder), _specification(spec)
+  manifest = load(folder) if (folder / MANIFEST).exists() else None
+  if not manifest and not (folder / SPEC).exists():
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder, SPEC, spec)
-  return False
+    return False
+  stored = manifest["spec"] if manifest else _read_json(folder / SPEC)
+  repaired = repairs.differ_by_repairs(of_the_result(stored), spec)
+  if repaired and renew:
+    say(f"{folder.name}: is renewed, as its inputs were repaired")
+    # The new specification comes last: a run that is killed begins again here.
+    renew()
+    (folder / MANIFEST).unlink(missing_ok=True)
+    _write_json(folder, SPEC, spec)
+    return False
+  if repaired and manifest:
+    say(
+      f"{folder.name}: stays as it is, made before its inputs were repaired; "
+      f"delete {folder} yourself to make it again"
+    )
+  else:
+    _require_same(folder, stored, spec)
+  if manifest:
+    _raise_damage(folder, _sizes_that_differ(folder, manifest))
+  return bool(manifest)
 
 
 def finish(
@@ -101,7 +124,7 @@ def finish(
   Raises:
     UserError: if one of the files is missing.
   """
-  folder, spec = epath.Path(folder), of_the_result(plain(spec))
+  folder, spec = epath.Path(folder), _specification(spec)
   if discards():  # the other process may not have written its files yet
     return {}
   if (folder / SPEC).exists():
@@ -180,14 +203,22 @@ def check_complete(
       load(epath.Path(workdir) / task)
 
 
-def digest(folder: epath.PathLike) -> str:
+def digest(folder: epath.PathLike, *, repairable: bool = False) -> str:
   """Returns the SHA-256 (hex) over the names and contents of the files.
 
   Tasks put it in their own specifications, so that a changed input shows.
+
+  Args:
+    folder: of an input, which is complete.
+    repairable: tells `begin` of an input that was made again by the same
+      specification: of images, scores and selections this is a repair. Other
+      prompts draw other images, whatever has made them.
   """
-  files = load(folder)["files"]
-  pairs = sorted((name, entry["sha256"]) for name, entry in files.items())
-  return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+  manifest = load(folder)
+  files = manifest["files"].items()
+  pairs = sorted((name, entry["sha256"]) for name, entry in files)
+  found = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+  return repairs.Digest(found, manifest["spec"]) if repairable else found
 
 
 def verify(folder: epath.PathLike) -> None:
@@ -298,6 +329,10 @@ def file_stem(name: str) -> str:
 # --- specifications ---------------------------------------------------------
 
 
+def _specification(spec: Mapping[str, Any]) -> dict[str, Any]:
+  return repairs.with_keys(of_the_result(plain(spec)))
+
+
 def of_the_result(spec: Any) -> Any:
   """Returns plain data without NOT_OF_THE_RESULT, at any depth."""
   return _without(NOT_OF_THE_RESULT, spec)
@@ -313,7 +348,8 @@ def _without(names: Collection[str], value: Any) -> Any:
 
 
 def _require_same(folder: epath.Path, stored: Any, asked: Any) -> None:
-  stored = of_the_result(stored)
+  asked = _without({repairs.KEYS}, asked)
+  stored = _without({repairs.KEYS}, of_the_result(stored))
   if IMAGE_FILES not in stored:  # of an older version
     asked = _without({IMAGE_FILES}, asked)
   elif all(stored[IMAGE_FILES].values()):

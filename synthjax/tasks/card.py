@@ -115,7 +115,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     "seed": config.seed,
     "encoder": encoder.identity,
     "classes": space.class_names,
-    "inputs": {name: artifacts.digest(workdir / name) for name in inputs},
+    "inputs": {
+      name: artifacts.digest(workdir / name, repairable=True) for name in inputs
+    },
   }
   if fields.real:
     spec["real"] = real_images.identify(fields.real)

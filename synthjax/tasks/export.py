@@ -153,7 +153,7 @@ def _export_images(
     "format": name,
     "split": fields.split,
     "classes": names,
-    "images": artifacts.digest(images),
+    "images": artifacts.digest(images, repairable=True),
     "selection": _digest_selection(workdir) if selects else None,
     "encoding": fields.options(),
     "mark": export_rows.SOURCE_TYPE,
@@ -203,7 +203,7 @@ def _digest_selection(workdir: epath.Path) -> str:
   """Returns the digest of a selection, which must be of these images."""
   scores.check_inputs(workdir / "score")
   filters.check_selection(workdir / "select", workdir / "score")
-  return artifacts.digest(workdir / "select")
+  return artifacts.digest(workdir / "select", repairable=True)
 
 
 def _check_names(folder: epath.Path, space: spaces.LabelSpace) -> None:

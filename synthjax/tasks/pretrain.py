@@ -80,7 +80,10 @@ def run(config: ConfigDict, workdir: str) -> None:
       blocks[name]["init_hash"] = files.sha256(_locate(fields))
   origin = {
     "space": spaces.identify(space),
-    "inputs": {n: artifacts.digest(workdir / n) for n in _inputs(common)},
+    "inputs": {
+      name: artifacts.digest(workdir / name, repairable=True)
+      for name in _inputs(common)
+    },
   }
   one = next(iter(blocks.values()))
   spec = origin | (one if len(arms) == 1 else {"arms": blocks})

@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -73,7 +73,7 @@ def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
   encoder = load_encoder(**config.encoder.to_dict())
   spec = {
     "encoder": encoder.identity,
-    "images": artifacts.digest(images),
+    "images": artifacts.digest(images, repairable=True),
     "classes": space.class_names,
     "templates": space.templates,
   }
@@ -89,26 +89,31 @@ def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
     spec["low_resolution"] = fields.low_resolution
     filtering = encoders[-1]
     encoders = [_shrinking(encoder, fields.low_resolution), filtering]
-  if artifacts.begin(folder, spec):
+
+  def drop_changed():
+    now = {part: shard.sha256 for part, shard in shards_of(images).items()}
+    scores.drop_changed(folder, now)
+
+  if artifacts.begin(folder, spec, renew=drop_changed):
     return
   judges = [
     (judge, scores.encode_classes(judge.encode_texts, judge.logit_scale, space))
     for judge in encoders
   ]
-  source, sizes = shards.open_shards(images), shard_rows(images)
-  if sum(sizes) != len(source):
+  source, drawn = shards.open_shards(images), shards_of(images)
+  rows = {part: shard.rows for part, shard in drawn.items()}
+  if (total := sum(rows.values())) != len(source):
     raise UserError(
-      f"{images} holds {len(source)} images, but its manifest lists "
-      f"{sum(sizes)}: shards were added or lost."
+      f"{images} holds {len(source)} images, but its manifest lists {total}: "
+      "shards were added or lost."
     )
-  rows = {scores.part_name(i, len(sizes)): size for i, size in enumerate(sizes)}
 
   def finish():
     scores.write_texts(folder, judges[0][1])
     written = {scores.TEXT: len(space.classes)} | rows
     artifacts.finish(folder, spec, written, num_images=len(source))
 
-  score = _scorer(folder, rows, source, judges)
+  score = _scorer(folder, drawn, source, judges)
   yield Work(folder, rows, score, finish, most=AT_ONCE)
 
 
@@ -125,22 +130,34 @@ def _shrinking(encoder: Encoder, side: int) -> Encoder:
   return encoder._replace(fit=fit)
 
 
-def shard_rows(images: epath.Path) -> list[int]:
-  """Returns the number of images of each shard, in order."""
+class Shard(NamedTuple):
+  """A shard of images, as the manifest lists it."""
+
+  path: epath.Path
+  rows: int
+  sha256: str
+
+
+def shards_of(images: epath.PathLike) -> dict[str, Shard]:
+  """Returns the shard of each part of scores, by the part's name, in order."""
   files = artifacts.load(images)["files"]
-  return [
-    files[name]["rows"] for name in sorted(files) if ".array_record-" in name
-  ]
+  names = sorted(name for name in files if ".array_record-" in name)
+  return {
+    scores.part_name(i, len(names)): Shard(
+      epath.Path(images) / name, files[name]["rows"], files[name]["sha256"]
+    )
+    for i, name in enumerate(names)
+  }
 
 
 def _scorer(
   folder: epath.Path,
-  rows: Mapping[str, int],
+  drawn: Mapping[str, Shard],
   source: Any,
   judges: Sequence[Judge],
 ) -> Callable[[Iterable[int]], None]:
   """Returns a function that scores shards; other threads read ahead."""
-  names, sizes = list(rows), list(rows.values())
+  names, sizes = list(drawn), [shard.rows for shard in drawn.values()]
   ends = list(itertools.accumulate(sizes, initial=0))
   spans = [range(*span) for span in itertools.pairwise(ends)]
   left = sum(sizes[part] for part in locks.missing(folder, names))
@@ -164,12 +181,14 @@ def _scorer(
         span = spans[part]
         queue = begun.pop(part, None) or begin(span)
         _give_up(begun)  # another process has it
+        made_of = pool.submit(artifacts.sha256, drawn[names[part]].path)
         if len(span) <= CHUNK and part + 1 < len(spans):
           # Likely the next.
           begun = {part + 1: begin(spans[part + 1])}
         submit = functools.partial(pool.submit, read)
         chunks = _read_on(queue, span[CHUNK:], submit)
-        scores.write_part(folder, names[part], _score(judges, chunks))
+        scored = _score(judges, chunks)
+        scores.write_part(folder, names[part], scored, made_of.result())
         report(len(span))
       _give_up(begun)
 

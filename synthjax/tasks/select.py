@@ -48,10 +48,11 @@ def run(config: ConfigDict, workdir: str) -> None:
   spec = {
     "select": config.select.to_dict(),
     "seed": config.seed,
-    "scores": artifacts.digest(workdir / "score"),
+    "scores": artifacts.digest(workdir / "score", repairable=True),
     "classes": space.class_names,
   }
-  if artifacts.begin(folder, spec):
+  # The selection is one file, which the new one replaces.
+  if artifacts.begin(folder, spec, renew=lambda: None):
     return
   scored = scores.read(workdir / "score", ("ids", "labels", "p_own"))
   selected = filters.select(

@@ -116,7 +116,8 @@ def run(config: ConfigDict, workdir: str) -> None:
     "encoder": encoder.identity,
     "real": {name: real_images.identify(x) for name, x in splits.items()},
     "inputs": {
-      name: artifacts.digest(workdir / name) for name in _inputs(fields)
+      name: artifacts.digest(workdir / name, repairable=True)
+      for name in _inputs(fields)
     },
     "space": spaces.identify(space),
   } | real_images.identify_files(splits, space)

@@ -37,12 +37,12 @@ def test_a_task_asks_for_the_specification_of_an_older_version(
   name, _, argument = argument.partition(":")
   asked = []
 
-  def begin(folder, spec):
+  def begin(folder, spec, **_):
     asked.append(artifacts.of_the_result(artifacts.plain(spec)))
     raise Claimed(folder)
 
   monkeypatch.setattr(artifacts, "begin", begin)
-  monkeypatch.setattr(artifacts, "digest", lambda folder: "0" * 64)
+  monkeypatch.setattr(artifacts, "digest", lambda folder, **_: "0" * 64)
   monkeypatch.setattr(scores, "check_inputs", lambda *args, **kwargs: None)
   path = HERE.parents[1] / "configs" / f"{name}.py"
   config = main.load_config(f"{path}:{argument}")

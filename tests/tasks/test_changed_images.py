@@ -43,13 +43,13 @@ def images(tmp_path):
 
 @pytest.fixture(autouse=True)
 def until_the_claim(monkeypatch):
-  def begin(folder, spec, begin=artifacts.begin):
+  def begin(folder, spec, begin=artifacts.begin, **_):
     begin(folder, spec)
     raise Claimed(folder)
 
   monkeypatch.setattr(artifacts, "begin", begin)
   monkeypatch.setattr(artifacts, "load", lambda folder: {"spec": {}})
-  monkeypatch.setattr(artifacts, "digest", lambda folder: "0" * 64)
+  monkeypatch.setattr(artifacts, "digest", lambda folder, **_: "0" * 64)
   drawing = types.SimpleNamespace(image_size=32, identity={})  # loads slowly
   monkeypatch.setattr(generate, "load_generator", lambda **block: drawing)
   monkeypatch.setattr(scores, "check_inputs", lambda *args, **kwargs: None)

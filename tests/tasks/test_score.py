@@ -1,7 +1,9 @@
 """Scores: what they mean, and that a killed run goes on where it stopped."""
 
 import hashlib
+import json
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,13 +15,22 @@ from synthjax.encoders import load_encoder
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
-from synthjax.tasks import score
+from synthjax.tasks import score, select
 
 
 @pytest.fixture
 def config(tmp_path):
   tiny_world.write_images(tmp_path)  # 12 images in shards of 7 and 5
   return tiny_world.make_config(tmp_path, score={})
+
+
+@pytest.fixture
+def written(monkeypatch):
+  """Lists the parts that are scored."""
+  names, real = [], scores.write_part
+  write = lambda *a: names.append(a[1]) or real(*a)
+  monkeypatch.setattr(scores, "write_part", write)
+  return names
 
 
 def digests(folder):
@@ -127,9 +138,7 @@ def test_texts_are_every_class_in_every_template(config, tmp_path):
 
 
 @pytest.mark.faults
-def test_a_killed_run_leaves_whole_parts_and_goes_on(
-  config, tmp_path, monkeypatch
-):
+def test_a_killed_run_leaves_whole_parts_and_goes_on(config, tmp_path, written):
   score.run(config, str(tmp_path))
   folder = tmp_path / "score"
   whole = digests(folder)
@@ -139,11 +148,7 @@ def test_a_killed_run_leaves_whole_parts_and_goes_on(
     (folder / name).unlink()
   kept = folder / "scores-00000-of-00002.npz"
   before = kept.stat().st_mtime_ns
-  written = []
-  real = score.scores.write_part
-  monkeypatch.setattr(
-    score.scores, "write_part", lambda *a: written.append(a[1]) or real(*a)
-  )
+  written.clear()
   score.run(config, str(tmp_path))
   assert digests(folder) == whole
   assert kept.stat().st_mtime_ns == before
@@ -195,6 +200,131 @@ def test_another_encoder_may_filter(config, tmp_path):
   config.score.filter_encoder.weights = str(tmp_path / "none.safetensors")
   with pytest.raises(UserError, match="no file"):
     score.check(config, str(tmp_path))
+
+
+SECOND = "scores-00001-of-00002.npz"
+
+
+def draw_again(workdir, part=1, change=lambda image: image ^ 1):
+  """Draws a shard and completes the task anew, as on other hardware."""
+  folder = workdir / "generate"
+  images = list(shards.open_shards(folder))[7 * part :][:7]
+  manifest = artifacts.load(folder)
+  (folder / "manifest.json").unlink()
+  name = "synthjax_images"
+  (folder / shards.shard_name(part, 2, name=name)).unlink()
+  again = [row | {"image": change(row["image"])} for row in images]
+  shards.write_shard(folder, part, 2, again, name=name)
+  rows = {file: entry["rows"] for file, entry in manifest["files"].items()}
+  artifacts.finish(folder, manifest["spec"], rows)
+
+
+def from_nothing(config, workdir, fresh):
+  """Scores and selects the images of a workdir in another one."""
+  shutil.copytree(workdir / "generate", fresh / "generate")
+  for task in (score, select):
+    task.run(config, str(fresh))
+  return [digests(fresh / "score"), selected(fresh)]
+
+
+def selected(workdir):
+  return (workdir / "select" / "selection.parquet").read_bytes()
+
+
+@pytest.mark.faults
+def test_a_repaired_shard_is_scored_alone(config, tmp_path, written, capsys):
+  """Then the selection is that of a run from nothing; a training stays."""
+  config.select = dict(max_per_class=2)
+  for task in (score, select):
+    task.run(config, str(tmp_path))
+  inputs = lambda: {
+    name: artifacts.digest(tmp_path / name, repairable=True)
+    for name in ("score", "select")
+  }
+  before = digests(tmp_path / "score"), selected(tmp_path)
+  training, read = tmp_path / "tune", {"inputs": inputs(), "epochs": 2}
+  artifacts.begin(training, read)
+  artifacts.finish(training, read, {})
+
+  draw_again(tmp_path)
+  written.clear()
+  for _ in range(2):  # the second skips all
+    for task in (score, select):
+      task.run(config, str(tmp_path))
+    assert written == [SECOND]
+  after = [digests(tmp_path / "score"), selected(tmp_path)]
+  assert after == from_nothing(config, tmp_path, tmp_path / "fresh")
+  assert {n for n in after[0] if after[0][n] != before[0][n]} == {SECOND}
+  assert after[1] != before[1]
+
+  capsys.readouterr()
+  read["inputs"] = inputs()
+  assert artifacts.begin(training, read)
+  assert "tune: stays as it is, made before" in capsys.readouterr().err
+  with pytest.raises(artifacts.SpecMismatch, match="epochs: found 2, asked"):
+    artifacts.begin(training, read | {"epochs": 3})
+
+
+@pytest.mark.faults
+def test_a_killed_renewal_goes_on(config, tmp_path, written, monkeypatch):
+  config.select = dict(max_per_class=2)
+  score.run(config, str(tmp_path))
+  draw_again(tmp_path)
+  written.clear()
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(
+      artifacts, "_write_json", mock.Mock(side_effect=KeyboardInterrupt)
+    )
+    score.run(config, str(tmp_path))
+  assert not (tmp_path / "score" / SECOND).exists()
+  for task in (score, select):
+    task.run(config, str(tmp_path))
+  assert written == [SECOND]
+  after = [digests(tmp_path / "score"), selected(tmp_path)]
+  assert after == from_nothing(config, tmp_path, tmp_path / "fresh")
+
+
+@pytest.mark.faults
+def test_a_shard_that_is_not_of_the_manifest_is_not_scored(config, tmp_path):
+  """Its scores would be taken for those of the shard that was drawn."""
+  shard = shards.shard_name(1, 2, name="synthjax_images")
+  kept = (tmp_path / "generate" / shard).read_bytes()
+  manifest = (tmp_path / "generate" / "manifest.json").read_bytes()
+  draw_again(tmp_path)
+  (tmp_path / "generate" / "manifest.json").write_bytes(manifest)
+  with pytest.raises(UserError, match=f"{shard}: its content has changed"):
+    score.run(config, str(tmp_path))
+  assert not (tmp_path / "score" / SECOND).exists()
+  (tmp_path / "generate" / shard).write_bytes(kept)
+  score.run(config, str(tmp_path))
+
+
+def test_other_images_are_no_repair(config, tmp_path):
+  """They have the same ids, in as many shards, by another specification."""
+  score.run(config, str(tmp_path))
+  before = digests(tmp_path / "score")
+  shutil.rmtree(tmp_path / "generate")
+  tiny_world.write_images(tmp_path, salt=1)
+  with pytest.raises(artifacts.SpecMismatch, match="images: found"):
+    score.run(config, str(tmp_path))
+  assert digests(tmp_path / "score") == before
+
+
+@pytest.mark.faults
+def test_scores_of_an_older_version_are_kept_whole(config, tmp_path, written):
+  """They do not say of what they were made: skipped, and never renewed."""
+  score.run(config, str(tmp_path))
+  folder = tmp_path / "score"
+  manifest = artifacts.load(folder)
+  del manifest["spec"]["keys_of_inputs"]
+  (folder / "manifest.json").write_text(json.dumps(manifest))
+  (folder / "spec.json").write_text(json.dumps(manifest["spec"]))
+  written.clear()
+  score.run(config, str(tmp_path))
+  draw_again(tmp_path)
+  with pytest.raises(artifacts.SpecMismatch, match="images: found"):
+    score.run(config, str(tmp_path))
+  assert written == []
 
 
 def test_a_complete_run_is_skipped(config, tmp_path, monkeypatch):

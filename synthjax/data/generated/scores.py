@@ -1,14 +1,15 @@
 """Scores of images: an encoder's features and class probabilities on disk.
 
-A part holds the scores of one image shard, and appears whole. Features are kept
-in float16, un-normalised: a new rule or another head needs no encoding.
+A part holds the scores of one image shard, and appears whole. It says of which
+bytes it was made, so that a repaired shard is scored again alone. Features are
+kept in float16, un-normalised: a new rule or another head needs no encoding.
 """
 
 import hashlib
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from synthjax.data.pipeline import given
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
+from synthjax.runtime.threads import count_cores, in_threads
 
 TEXT = "text.npz"
 _STORED = ("text_features", "logit_scale")  # of Texts
@@ -164,10 +166,49 @@ def _check_different(
       )
 
 
-def write_part(folder: epath.PathLike, name: str, scores: Scores) -> None:
-  """Writes the scores of a shard; the same scores give the same bytes."""
+def write_part(
+  folder: epath.PathLike, name: str, scores: Scores, made_of: str
+) -> None:
+  """Writes the scores of a shard; the same scores give the same bytes.
+
+  Args:
+    folder: of the parts.
+    name: of `part_name`.
+    scores: of the images of the shard.
+    made_of: the SHA-256 (hex) of the shard that was read.
+  """
   with artifacts.replace(folder, name) as path:
-    np.savez(path, **scores._asdict())
+    np.savez(path, **scores._asdict(), made_of=made_of)
+
+
+def drop_changed(folder: epath.PathLike, now: Mapping[str, str]) -> None:
+  """Removes the parts of shards that have changed since they were scored.
+
+  Args:
+    folder: of the parts; some may be missing.
+    now: the SHA-256 (hex) of the shard of each part, by the part's name.
+
+  Raises:
+    UserError: if a part is not what the manifest beside it says.
+  """
+  folder = epath.Path(folder)
+
+  def drop(name):
+    path = folder / name
+    if path.exists() and _made_of(path) != now[name]:
+      path.unlink(missing_ok=True)
+
+  in_threads(drop, list(now), threads=count_cores())
+
+
+def _made_of(path: epath.Path) -> str:
+  """Returns of what a part was made, "" if this is not known."""
+  artifacts.check_file(path)
+  try:
+    with path.open("rb") as file:
+      return str(load_arrays(file, ["made_of"])["made_of"])
+  except ValueError:  # of an older version, or of a full disk
+    return ""
 
 
 def read_part(path: epath.PathLike) -> Scores:
