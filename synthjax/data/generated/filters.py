@@ -238,8 +238,9 @@ def _other_scores(
   folder: epath.PathLike, scores_folder: epath.PathLike
 ) -> UserError:
   return UserError(
-    f"{folder} was made by other scores than those in {scores_folder}. Delete "
-    "it yourself and run `select` again, or put the scores back."
+    f"{folder} was made by other scores than those in {scores_folder}. Run "
+    "`select` again: it is renewed if images were repaired. Otherwise put the "
+    f"scores back, or delete {folder} yourself before."
   )
 
 

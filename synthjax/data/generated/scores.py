@@ -277,8 +277,9 @@ def check_inputs(folder: epath.PathLike, **expected: Any) -> None:
   if other := [key for key in expected if spec.get(key) != expected[key]]:
     raise UserError(
       f"The scores in {folder} were made with other {' and '.join(other)} than "
-      f"there are now. Put the old ones back, or delete {folder} yourself and "
-      "run `score` again."
+      "there are now. Run `score` again: it renews those of images that were "
+      f"repaired. Otherwise put the old ones back, or delete {folder} yourself "
+      "before."
     )
 
 
