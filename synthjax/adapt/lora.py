@@ -6,13 +6,10 @@ by the texts of the classes, which move too. Of generated images the loss is
 that of DataDream (Kim et al. 2024, arXiv 2407.10910): a weighted sum with that
 of real ones. What is learned is merged into the weights, so that a tuned CLIP
 costs no more than before.
-
-The towers know nothing of it: an interceptor of Flax adds the updates to the
-outputs of the layers that they belong to.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
@@ -22,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
 
 from synthjax.adapt.linear_head import init_head
 from synthjax.adapt.soft_targets import hard_cross_entropy
@@ -37,7 +33,9 @@ from synthjax.config.schema import (
 )
 from synthjax.data.pipeline.host_augment import VIEWS
 from synthjax.encoders.clip import FAMILY
+from synthjax.models import lora as low_rank
 from synthjax.models.clip import model as clip
+from synthjax.models.lora import Updates
 from synthjax.models.unit import unit
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
@@ -114,41 +112,10 @@ def load_towers(
 
 # --- updates ------------------------------------------------------------------
 
-Updates = dict[str, dict[str, jax.Array]]  # path of a layer -> its a and b
-
 
 def init(params: Any, rank: int, rng: jax.Array) -> Updates:
-  """Draws updates that change nothing yet.
-
-  Args:
-    params: of a CLIP.
-    rank: of each update.
-    rng: of the first values.
-
-  Returns:
-    For each layer of q, k and v, `a` [3, d, rank], uniform as PyTorch's linear
-    layers start, and `b` [3, rank, d], 0.
-  """
-  kernels = traverse_util.flatten_dict(params, sep="/")
-  ending = f"{LAYER}/kernel"
-  paths = [p.removesuffix("/kernel") for p in kernels if p.endswith(ending)]
-  updates = {}
-  for i, path in enumerate(paths):
-    d = kernels[f"{path}/kernel"].shape[0]
-    key = jax.random.fold_in(rng, i)
-    a = jax.random.uniform(key, (3, d, rank), minval=-1, maxval=1) * d**-0.5
-    updates[path] = {"a": a, "b": jnp.zeros((3, rank, d))}
-  return updates
-
-
-def merge(params: Any, updates: Updates, scale: float) -> Any:
-  """Returns params with the updates added to their kernels [d, 3 d]."""
-  flat = traverse_util.flatten_dict(params, sep="/")
-  for path, each in updates.items():
-    product = np.einsum("sdr,sre->dse", each["a"], each["b"])
-    kernel = np.asarray(flat[f"{path}/kernel"])
-    flat[f"{path}/kernel"] = kernel + scale * product.reshape(kernel.shape)
-  return traverse_util.unflatten_dict(flat, sep="/")
+  """Draws updates of q, k and v of a CLIP that change nothing yet."""
+  return low_rank.init(params, {LAYER: 3}, rank, rng)
 
 
 def merged(towers: Towers, updates: Updates, scale: float) -> dict[str, Any]:
@@ -156,7 +123,7 @@ def merged(towers: Towers, updates: Updates, scale: float) -> dict[str, Any]:
 
   The head are the texts of the classes, as the tuned text tower reads them.
   """
-  params = merge(towers.variables["params"], updates, scale)
+  params = low_rank.merge(towers.variables["params"], updates, scale)
   texts = towers.module.apply(
     {"params": params}, towers.tokens, method="encode_text"
   )
@@ -170,41 +137,6 @@ def share_tuned(towers: Towers, rank: int) -> float:
   updates = jax.eval_shape(lambda: init(params, rank, jax.random.key(0)))
   size = lambda tree: sum(x.size for x in jax.tree.leaves(tree))
   return size(updates) / size(params)
-
-
-def added(
-  updates: Updates,
-  scale: float,
-  *,
-  rng: jax.Array | None = None,
-  dropout: float = 0.0,
-) -> Callable[..., Any]:
-  """Returns the interceptor that adds updates to a CLIP's layers.
-
-  Args:
-    updates: of `init`.
-    scale: the factor on them.
-    rng: of the dropout; None drops nothing.
-    dropout: share of the inputs that q, k and v each do not see.
-  """
-  number = {path: i for i, path in enumerate(updates)}
-
-  def intercept(layer, args, kwargs, context):
-    y = layer(*args, **kwargs)
-    path = "/".join(context.module.path)
-    if path not in updates or context.method_name != "__call__":
-      return y
-    (x,) = args  # [n, l, d]
-    x = jnp.broadcast_to(x, (3, *x.shape))
-    if rng is not None and dropout:
-      key = jax.random.fold_in(rng, number[path])
-      kept = jax.random.bernoulli(key, 1 - dropout, x.shape)
-      x = jnp.where(kept, x / (1 - dropout), 0)
-    a, b = (updates[path][name].astype(x.dtype) for name in ("a", "b"))
-    product = jnp.einsum("snld,sdr,sre->nlse", x, a, b)
-    return y + scale * product.reshape(y.shape)
-
-  return intercept
 
 
 def logits_fn(
@@ -222,10 +154,10 @@ def logits_fn(
     variables: that stay as they are.
     updates: see `init`.
     images: of the size of the tower.
-    scale: see `added`, as are the options.
+    scale: see `lora.added`, as are the options.
     **options: rng and dropout.
   """
-  with nn.intercept_methods(added(updates, scale, **options)):
+  with nn.intercept_methods(low_rank.added(updates, scale, **options)):
     apply = lambda x, name: towers.module.apply(variables, x, method=name)
     features = apply(clip.preprocess(images), "encode_image")
     texts = apply(towers.tokens, "encode_text")

@@ -28,54 +28,30 @@ class DenoisingState:
   opt_state: optax.OptState
 
 
+# (apply, params, batch, rng) -> a loss [], and what is reported of it. Batches
+# hold uint8 `image` [n, h, w, 3], int32 `tokens` [n, l], bool `mask` [n, l] and,
+# for an upsampler, uint8 `low_res`.
+Loss = Callable[[Apply, Any, dict, jax.Array], tuple[jax.Array, dict]]
+
+
 def denoising(
   apply: Apply,
   init_params: Callable[[jax.Array, Any], Any],
   tx: optax.GradientTransformation,
   *,
-  betas: np.ndarray,
-  pad_token: int,
-  drop_prompt: float = 0.2,
-  max_weight: float = 1.0,
   ema_decay: float = 0.999,
-  low_res_noise: float = 0.0,
+  **options: Any,
 ) -> Objective:
   """Trains a network to predict noise and its variance.
-
-  The loss is that of Nichol & Dhariwal (2021), as GLIDE uses it: the squared
-  error of the noise, plus T/1000 of the variational bound in bits, of which
-  only the variance receives gradients.
 
   Args:
     apply: see `Apply`.
     init_params: (rng, batch) -> params.
     tx: the optimizer.
-    betas: [T] of the noise schedule.
-    pad_token: what stands in an empty prompt.
-    drop_prompt: share of prompts that are emptied, for guidance without a
-      classifier.
-    max_weight: the noise's error at a step counts min(1 / alpha_bar,
-      max_weight) times. At 1, GLIDE's own choice, all steps count alike;
-      above, noisy ones count more, up to what the loss of Salimans & Ho (2022,
-      Section 4) makes of them. There colours and shapes are decided, which
-      short trainings otherwise learn last.
     ema_decay: of the running average, see `loop.follow`.
-    low_res_noise: standard deviation, of values in [-1, 1], of noise that an
-      upsampler's `low_res` gets at most, each image another amount. The base's
-      images are not as clean as real ones (Ho et al. 2022, Section 4).
-
-  Returns:
-    An objective whose batches hold uint8 `image` [n, h, w, 3], int32 `tokens`
-    [n, l], bool `mask` [n, l] and, for an upsampler, uint8 `low_res`.
+    **options: of `make_loss`.
   """
-  tables = schedule.respace(betas)
-  num_steps = len(tables.timestep)
-  # Half of the weight, as a factor, is how often a step is drawn; the other
-  # half multiplies its loss. So neither a few draws nor rare ones decide.
-  weight = np.sqrt(np.minimum(1 / tables.alpha_bar, max_weight))
-  log_share = jnp.asarray(np.log(weight), jnp.float32)
-  weight = jnp.asarray(weight / weight.mean(), jnp.float32)
-  tables = jax.tree.map(lambda t: jnp.asarray(t, jnp.float32), tables)
+  loss_of = make_loss(**options)
 
   def init(rng, batch):
     params = init_params(rng, batch)
@@ -86,6 +62,61 @@ def denoising(
     )
 
   def step(state, batch, rng):
+    loss_fn = lambda params: loss_of(apply, params, batch, rng)
+    (loss, metrics), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+      state.params
+    )
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    state = DenoisingState(
+      step=state.step + 1,
+      params=params,
+      ema=loop.follow(state.ema, params, state.step, decay=ema_decay),
+      opt_state=opt_state,
+    )
+    norm = optax.tree.norm(grads)
+    return state, {"loss": loss, **metrics, "grad_norm": norm}
+
+  return Objective(init, step)
+
+
+def make_loss(
+  *,
+  betas: np.ndarray,
+  pad_token: int,
+  drop_prompt: float = 0.2,
+  max_weight: float = 1.0,
+  low_res_noise: float = 0.0,
+) -> Loss:
+  """Returns the loss of Nichol & Dhariwal (2021), as GLIDE uses it.
+
+  It is the squared error of the noise, plus T/1000 of the variational bound in
+  bits, of which only the variance receives gradients.
+
+  Args:
+    betas: [T] of the noise schedule.
+    pad_token: what stands in an empty prompt.
+    drop_prompt: share of prompts that are emptied, for guidance without a
+      classifier.
+    max_weight: the noise's error at a step counts min(1 / alpha_bar,
+      max_weight) times. At 1, GLIDE's own choice, all steps count alike;
+      above, noisy ones count more, up to what the loss of Salimans & Ho (2022,
+      Section 4) makes of them. There colours and shapes are decided, which
+      short trainings otherwise learn last.
+    low_res_noise: standard deviation, of values in [-1, 1], of noise that an
+      upsampler's `low_res` gets at most, each image another amount. The base's
+      images are not as clean as real ones (Ho et al. 2022, Section 4).
+  """
+  tables = schedule.respace(betas)
+  num_steps = len(tables.timestep)
+  # Half of the weight, as a factor, is how often a step is drawn; the other
+  # half multiplies its loss. So neither a few draws nor rare ones decide.
+  weight = np.sqrt(np.minimum(1 / tables.alpha_bar, max_weight))
+  log_share = jnp.asarray(np.log(weight), jnp.float32)
+  weight = jnp.asarray(weight / weight.mean(), jnp.float32)
+  tables = jax.tree.map(lambda t: jnp.asarray(t, jnp.float32), tables)
+
+  def loss_of(apply, params, batch, rng):
     t_rng, noise_rng, drop_rng, dropout_rng = jax.random.split(rng, 4)
     x0 = to_unit(batch["image"])
     low_res = to_unit(batch["low_res"]) if "low_res" in batch else None
@@ -101,35 +132,15 @@ def denoising(
     keep = jax.random.uniform(drop_rng, (n, 1)) >= drop_prompt
     mask = batch["mask"] & keep
     tokens = jnp.where(keep, batch["tokens"], pad_token)
+    out = apply(params, x, t, tokens, mask, low_res, dropout_rng)
+    eps, v = jnp.split(out, 2, axis=-1)
+    error = jnp.square(eps - noise).mean((1, 2, 3))
+    simple = (weight[t] * error).mean()
+    bound = variational_bound(jax.lax.stop_gradient(eps), v, x0, x, t, at)
+    loss = simple + num_steps / 1000 * bound.mean()
+    return loss, {"noise_error": simple, "bound": bound.mean()}
 
-    def loss_fn(params):
-      out = apply(params, x, t, tokens, mask, low_res, dropout_rng)
-      eps, v = jnp.split(out, 2, axis=-1)
-      error = jnp.square(eps - noise).mean((1, 2, 3))
-      simple = (weight[t] * error).mean()
-      bound = variational_bound(jax.lax.stop_gradient(eps), v, x0, x, t, at)
-      return simple + num_steps / 1000 * bound.mean(), (simple, bound.mean())
-
-    (loss, (simple, bound)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-      state.params
-    )
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    state = DenoisingState(
-      step=state.step + 1,
-      params=params,
-      ema=loop.follow(state.ema, params, state.step, decay=ema_decay),
-      opt_state=opt_state,
-    )
-    metrics = {
-      "loss": loss,
-      "noise_error": simple,
-      "bound": bound,
-      "grad_norm": optax.tree.norm(grads),
-    }
-    return state, metrics
-
-  return Objective(init, step)
+  return loss_of
 
 
 def _disturb(images: jax.Array, rng: jax.Array, most: float) -> jax.Array:

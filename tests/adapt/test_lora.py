@@ -13,6 +13,7 @@ import torch
 
 from synthjax.adapt import linear_head, lora
 from synthjax.adapt.soft_targets import hard_cross_entropy
+from synthjax.models import lora as low_rank
 from synthjax.models.clip import model as clip
 from synthjax.models.clip.vit import Attention
 from synthjax.runtime.errors import UserError
@@ -93,7 +94,7 @@ def test_gradients_are_those_of_pytorch():
 
   @jax.jit
   def loss_fn(updates):
-    with nn.intercept_methods(lora.added({lora.LAYER: updates}, scale)):
+    with nn.intercept_methods(low_rank.added({lora.LAYER: updates}, scale)):
       y = Block().apply({"params": {"attn": params}}, x)
     return hard_cross_entropy(y[:, -1], labels).mean()
 
@@ -133,7 +134,7 @@ def test_the_parts_of_a_dropout_differ_and_keep_the_mean():
 
   variables = Block().init(jax.random.key(0), ones)
   for seed in (0, 1):
-    added = lora.added(updates, 1.0, rng=jax.random.key(seed), dropout=0.25)
+    added = low_rank.added(updates, 1.0, rng=jax.random.key(seed), dropout=0.25)
     with nn.intercept_methods(added):
       seen[seed] = Block().apply(variables, ones).reshape(64, 8, 3, 4)
   q, k, v = np.moveaxis(seen[0], 2, 0)
