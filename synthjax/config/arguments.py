@@ -17,7 +17,8 @@ def check_strategies(
 
   Args:
     config: with the block `prompts` and maybe `generate`.
-    names: of strategies; "rg16" is real guidance by 16 shots.
+    names: of strategies; "rg16" is real guidance by 16 shots, and
+      "lora_x16" are the adapters of the method x of `tune_generator`.
     tasks: that draw images, or write the prompts of scores.
 
   Raises:
@@ -25,9 +26,17 @@ def check_strategies(
   """
   if "prompts" not in config or not {*tasks} <= {*config.tasks}:
     return
-  guided = (config.get("generate") or {}).get("real_guidance")
+  generate = config.get("generate") or {}
+  guided = generate.get("real_guidance")
   drawn = {*config.prompts.strategies}
   drawn |= {f"rg{shots}" for shots in (guided.shots if guided else ())}
+  if generate.get("adapters") and "tune_generator" in config:
+    tuned = config.tune_generator
+    drawn |= {
+      f"lora_{method['name']}{shots}"
+      for method in tuned.methods
+      for shots in tuned.shots
+    }
   if unknown := sorted({*names} - drawn):
     raise unknown_names("prompt strategy of this run", unknown, drawn)
 

@@ -63,6 +63,31 @@ class Learner(NamedTuple):
   identity: dict[str, Any]  # plain data that identifies it all
 
 
+class Adapted(NamedTuple):
+  """A prompt, and the adapters that an image of it is drawn with."""
+
+  prompt: str
+  adapters: tuple[int, ...]
+
+
+class Adaptable(NamedTuple):
+  """How low-rank updates of a generator's networks are learned (LoRA).
+
+  Its functions are pure, and the first three are traced.
+  """
+
+  frozen: Any  # the weights, which stay as they are
+  init: Callable[[int, Any], Any]  # (rank, rng) -> `models.lora.Updates`
+  # (frozen, updates, batch, rng) -> a loss [], and what is reported of it.
+  loss: Callable[[Any, Any, Any, Any], tuple[Any, dict[str, Any]]]
+  # Uint8 images [n, s, s, 3], n prompts -> arrays [n, ...], of a batch.
+  read: Callable[[np.ndarray, Sequence[str]], dict[str, np.ndarray]]
+  image_size: int  # s, px
+  # Kernels by their paths <-> weights by their names in diffusers.
+  to_released: Callable[[Mapping[str, Any]], dict[str, np.ndarray]]
+  from_released: Callable[[Mapping[str, Any], Mapping], dict[str, Any]]
+
+
 class Generator(NamedTuple):
   """What every generator offers.
 
@@ -71,6 +96,8 @@ class Generator(NamedTuple):
   the next one.
   With `references`, real uint8 images [n, r, r, 3], and `start_steps` it starts
   from those, noised, so many steps before the end (real guidance, Section 3.2).
+  With `adapters`, as many places for each image, in a tuple, it draws each with
+  the mean of those updates, where `adapted` has said what they are.
   An image depends on its prompt, its key and its reference alone, not on what
   else is in the batch.
   """
@@ -84,6 +111,10 @@ class Generator(NamedTuple):
   identity: dict[str, Any]  # plain data that identifies weights and sampling
   # Returns one that draws what a learner is unsure of, by the same weights.
   guided: "Callable[[Learner], Generator] | None" = None
+  # Returns one that draws with adapters by the same weights. They are read by
+  # their place: (place) -> `models.lora.Updates` of the host.
+  adapted: "Callable[[Callable[[int], Any]], Generator] | None" = None
+  adaptable: Adaptable | None = None
 
   def draw(
     self,
@@ -93,6 +124,7 @@ class Generator(NamedTuple):
     start_steps: int | None = None,
     *,
     seed: int = 0,
+    adapters: Sequence[tuple[int, ...]] | None = None,
   ) -> np.ndarray:
     """Draws images, all at once.
 
@@ -103,6 +135,7 @@ class Generator(NamedTuple):
       references: see above, as is start_steps.
       start_steps: likewise.
       seed: of the keys.
+      adapters: see above.
 
     Returns:
       uint8 [n, h, w, 3].
@@ -122,6 +155,8 @@ class Generator(NamedTuple):
       if references is None and start_steps is None
       else {"references": references, "start_steps": start_steps}
     )
+    if adapters is not None:
+      guided["adapters"] = adapters
     return np.concatenate(list(self.stream(prompts, rngs, **guided)))
 
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from synthjax.generators import Generator, Learner
+from synthjax.generators import Adapted, Generator, Learner
 from synthjax.runtime import memory
 from synthjax.runtime import mesh as meshes
 
@@ -55,7 +55,8 @@ def make_generator(
     finish: (params, texts, rngs, x) -> uint8 [n, h, w, 3], compiled once.
     params: its weights, a copy on every device.
     make_read: n -> (prompts [n], coming) -> texts, arrays split over the
-      devices. `coming` are the prompts of the next batches.
+      devices. `coming` are the prompts of the next batches. A prompt is a text,
+      or `Adapted`.
     devices: see `own_devices`.
     batch_size: images that each device draws at once; shorter requests are
       filled up. None is as many as its memory holds, up to MOST; or BATCH_SIZE
@@ -116,7 +117,7 @@ def make_generator(
 
     def run(prompts, rngs, references, start_steps, coming):
       lack = total - len(prompts)
-      texts = read([*prompts, *[""] * lack], coming)
+      texts = read([*prompts, *prompts[-1:] * lack], coming)
       rngs = fill_up(rngs, lack)
       if references is not None:
         # Where there are several processes, `jit` takes no arrays of the host.
@@ -156,7 +157,7 @@ def make_stream(
     run: (prompts, rngs, references, start_steps, coming) -> uint8
       [batch_size, h, w, 3] on the device. There are at most batch_size prompts
       and keys, and as many references or None; `coming` are the prompts of the
-      next batches.
+      next batches. Prompts are `Adapted` where there are adapters.
     batch_size: images drawn at once.
   """
 
@@ -165,8 +166,14 @@ def make_stream(
     rngs: jax.Array,
     references: np.ndarray | None = None,
     start_steps: int | None = None,
+    adapters: Sequence[tuple[int, ...]] | None = None,
   ) -> Iterator[np.ndarray]:
-    """Yields uint8 [n, h, w, 3]; each number of start_steps is compiled."""
+    """Yields uint8 [n, h, w, 3].
+
+    Each number of start_steps is compiled, and each of adapters of an image.
+    """
+    if adapters is not None:
+      prompts = [*map(Adapted, prompts, adapters)]
     if (references is None) != (start_steps is None):
       raise ValueError("Real guidance needs both references and start_steps.")
 
@@ -289,7 +296,7 @@ CAPACITY = 512  # rows; 140 MB of the released GLIDE's in bfloat16
 
 
 def cached(
-  encode: Callable[[list[str]], Sequence[Any]],
+  encode: Callable[[list[Any]], Sequence[Any]],
   *,
   batch_size: int,
   capacity: int = CAPACITY,
@@ -299,7 +306,7 @@ def cached(
   Args:
     encode: takes exactly `batch_size` prompts and returns as many rows, each of
       which depends on its own prompt alone.
-    batch_size: of `encode`; fewer prompts are filled up with empty ones.
+    batch_size: of `encode`; fewer prompts are filled up with the last.
     capacity: rows that are kept between two calls.
 
   Returns:
@@ -308,7 +315,7 @@ def cached(
   """
   rows = {}  # the latest come last
 
-  def look_up(prompts: Sequence[str], coming: Sequence[str] = ()) -> list[Any]:
+  def look_up(prompts: Sequence[Any], coming: Sequence[Any] = ()) -> list[Any]:
     distinct = dict.fromkeys(prompts)
     missing = [p for p in distinct if p not in rows]
     count = len(missing)
@@ -317,8 +324,8 @@ def cached(
       missing += [p for p in further if p not in distinct and p not in rows]
     for first in range(0, count, batch_size):
       batch = missing[first : first + batch_size]
-      blank = [""] * (batch_size - len(batch))
-      rows.update(zip(batch, encode(batch + blank), strict=False))
+      filler = batch[-1:] * (batch_size - len(batch))
+      rows.update(zip(batch, encode(batch + filler), strict=False))
     for prompt in distinct:
       rows[prompt] = rows.pop(prompt)
     encoded = [rows[prompt] for prompt in prompts]

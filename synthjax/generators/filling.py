@@ -163,10 +163,13 @@ def draw(
   Yields:
     Rows and their images, uint8 [n, h, w, 3], a batch at a time.
   """
-  for steps, equal in itertools.groupby(rows, lambda row: row.start_steps):
+  kind = lambda row: (row.start_steps, len(row.adapters))
+  for (steps, mixed), equal in itertools.groupby(rows, kind):
     group, more = list(equal), {}
+    if mixed:
+      more = dict(adapters=[row.adapters for row in group])
     if steps is not None:
-      more = dict(references=references(group), start_steps=steps)
+      more |= dict(references=references(group), start_steps=steps)
     prompts, done = [row.prompt for row in group], 0
     for images in generator.stream(prompts, image_keys(group), **more):
       yield group[done : done + len(images)], images

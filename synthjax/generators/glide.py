@@ -11,6 +11,7 @@ from functools import partial
 from operator import itemgetter
 from typing import Annotated, Any, Literal, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,8 +25,16 @@ from synthjax.config.schema import (
   Range,
 )
 from synthjax.diffusion import guidance, samplers, schedule
-from synthjax.generators import Generator, Learner, batching
+from synthjax.generators import (
+  Adapted,
+  Generator,
+  Learner,
+  adapters,
+  batching,
+  glide_adapters,
+)
 from synthjax.generators import glide_clip_guidance as clips
+from synthjax.models import lora
 from synthjax.models.glide.model import Glide, Text
 from synthjax.models.pixels import to_uint8, to_unit
 from synthjax.runtime.errors import UserError, gathered
@@ -146,6 +155,7 @@ def load(
     )
     params["clip"] = jax.device_put(weights, devices.copied)
   cascade = Cascade(small, large, clip, guidance_scale, guidance_interval)
+  words = bpe.load(tokenizer)
   identity = {
     "generator": "glide",
     "base": _identify("base", base),
@@ -160,12 +170,12 @@ def load(
   if guidance_interval is not None:
     identity["guidance_interval"] = list(guidance_interval)
 
-  def make(learner=None):
+  def make(learner=None, read_adapter=None):
     return batching.make_generator(
       partial(_draw_small, cascade._replace(learner=learner)),
       partial(_enlarge, cascade),
       batching.with_learner(params, learner, devices),
-      partial(_reader, cascade, params, bpe.load(tokenizer), devices),
+      partial(_reader, cascade, params, words, devices, read_adapter),
       devices,
       batch_size=batch_size,
       precision=precision,
@@ -173,7 +183,15 @@ def load(
       reference_size=small.image_size,
       num_steps=len(small.steps.timestep),
       identity=identity | ({"learner": learner.identity} if learner else {}),
-      guided=make,
+      guided=lambda learner: make(learner, read_adapter),
+      adapted=lambda read_adapter: make(learner, read_adapter),
+      adaptable=glide_adapters.adaptable(
+        small.model,
+        params["base"],
+        words,
+        betas=small.betas,
+        image_size=small.image_size,
+      ),
     )
 
   return make()
@@ -268,12 +286,14 @@ def _reader(
   params: Mapping[str, Any],
   tokenizer: bpe.Tokenizer,
   devices: batching.Devices,
+  read_adapter: Callable[[int], lora.Updates] | None,
   batch_size: int,
 ) -> Callable[..., dict[str, Any]]:
   """Returns (prompts, coming) -> texts by stage; each prompt is encoded once.
 
   The texts of the base are those of the n prompts, then n empty ones. "clip"
-  are the tokens [n, l] of the noised CLIP, or None.
+  are the tokens [n, l] of the noised CLIP, or None; "adapters" the updates [n]
+  of the base, which read the empty prompts too, or {}.
   """
   _, copied, split = devices
   stages = dict(zip(STAGES, (cascade.base, cascade.upsampler), strict=True))
@@ -286,39 +306,63 @@ def _reader(
   context = cascade.base.model.text_context
   # Where there are several processes, `jit` takes no arrays of the host.
   place = partial(jax.device_put, device=split)
-  encodings = batching.cached(
-    lambda prompts: encode(
-      params, *place(tokenizer.glide_tokens(prompts, context))
-    ),
-    batch_size=batch_size,
-  )
+
+  def updates_of(prompts):
+    if isinstance(prompts[0], str):
+      return {}
+    return place(adapters.gather(read_adapter, [p.adapters for p in prompts]))
+
+  def encode_prompts(prompts):
+    tokens = place(tokenizer.glide_tokens([*map(_text, prompts)], context))
+    return encode(params, tokens, updates_of(prompts))
+
+  encodings = batching.cached(encode_prompts, batch_size=batch_size)
 
   def read(prompts, coming):
-    *rows, empty = encodings([*prompts, ""], coming)
-    clip_tokens = cascade.clip and place(cascade.clip.tokens(prompts))
-    return gather(rows, empty) | {"clip": clip_tokens}
+    empty = [p._replace(prompt="") if p != _text(p) else "" for p in prompts]
+    rows = encodings([*prompts, *empty], coming)
+    n = len(prompts)
+    clip_tokens = cascade.clip and place(
+      cascade.clip.tokens([*map(_text, prompts)])
+    )
+    return gather(rows[:n], rows[n:]) | {
+      "clip": clip_tokens,
+      "adapters": updates_of(prompts),
+    }
 
   return read
 
 
-def _encode(stages, params, tokens, mask):
-  """Reads prompts [n, l] as every stage does: n rows, by the stage's name."""
+def _text(prompt: str | Adapted) -> str:
+  return prompt if isinstance(prompt, str) else prompt.prompt
+
+
+def _encode(stages, params, tokens, updates):
+  """Reads prompts as every stage does: n rows, by the stage's name.
+
+  Args:
+    stages: by their names.
+    params: likewise.
+    tokens: [n, l], and their mask.
+    updates: [n] of the base, or {}.
+  """
   texts = {}
   for name, stage in stages.items():
     variables = {"params": params[name]}
-    text = stage.model.apply(variables, tokens, mask, method="encode_text")
+    with nn.intercept_methods(lora.added(updates if name == "base" else {})):
+      text = stage.model.apply(variables, *tokens, method="encode_text")
     # As the UNet casts it, and half as large.
     sequence = text.sequence.astype(stage.model.dtype)
     texts[name] = text._replace(sequence=sequence)
-  return [jax.tree.map(itemgetter(i), texts) for i in range(len(tokens))]
+  return [jax.tree.map(itemgetter(i), texts) for i in range(len(tokens[0]))]
 
 
 def _gather(rows, empty):
-  """Joins n rows: those of the base, then n empty ones; the upsampler's."""
+  """Joins n rows: those of the base, then empty ones; the upsampler's."""
   stack = lambda rows: jax.tree.map(lambda *x: jnp.stack(x), *rows)
   base, upsampler = STAGES
   return {
-    base: stack([row[base] for row in rows] + [empty[base]] * len(rows)),
+    base: stack([row[base] for row in rows + empty]),
     upsampler: stack([row[upsampler] for row in rows]),
   }
 
@@ -393,7 +437,9 @@ def _guided(
   cascade: Cascade, params: Mapping[str, Any], texts: Mapping[str, Any], n: int
 ) -> tuple[guidance.Predictor, guidance.CondFn | None]:
   """Returns the base's predictor, and the gradient of CLIP guidance if any."""
-  predictor = partial(_predictor, cascade.base, params["base"])
+  predictor = partial(
+    *(_predictor, cascade.base, params["base"]), updates=texts["adapters"]
+  )
   plain = predictor(jax.tree.map(lambda x: x[:n], texts["base"]))
   if cascade.clip:
     return plain, cascade.clip.cond_fn(params["clip"], texts["clip"])
@@ -404,12 +450,17 @@ def _guided(
 
 
 def _predictor(
-  stage: Stage, params: Any, text: Text, low_res: jax.Array | None = None
+  stage: Stage,
+  params: Any,
+  text: Text,
+  low_res: jax.Array | None = None,
+  updates: lora.Updates | None = None,
 ) -> guidance.Predictor:
   """Returns the network that knows its prompts as a function of (x_t, t)."""
 
   def predict(x, t):
     variables = {"params": params}
-    return stage.model.apply(variables, x, t, text, low_res, method="predict")
+    with nn.intercept_methods(lora.added(updates or {})):
+      return stage.model.apply(variables, x, t, text, low_res, method="predict")
 
   return predict

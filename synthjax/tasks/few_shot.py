@@ -26,7 +26,7 @@ from synthjax.adapt.mixed_tuning import Problem
 from synthjax.adapt.prolip import ProjectedHead
 from synthjax.config import schema
 from synthjax.config.arguments import check_strategies
-from synthjax.data.generated import filters, shards
+from synthjax.data.generated import filters, plan, shards
 from synthjax.data.real import real_images
 from synthjax.encoders import Encoder, check_texts, load_encoder
 from synthjax.evals import accuracy, arms
@@ -77,21 +77,32 @@ def _check_strategies(config: ConfigDict, fields: FewShot) -> None:
     for shots in fields.shots
   }
   check_strategies(config, names)
-  guided = any(name.startswith("rg") for name in names)
-  if not guided or not {"prompts", "generate"} <= {*config.tasks}:
-    return
-  sampler = config.generate.real_guidance.get("sampler", "nested")
+  drawn_by = {
+    "rg": ("generate", "config.generate.real_guidance"),
+    plan.ADAPTED: ("tune_generator", "config.tune_generator"),
+  }
+  for start, (task, place) in drawn_by.items():
+    if task in config.tasks and any(name.startswith(start) for name in names):
+      _check_shots(config, fields, task, place)
+
+
+def _check_shots(
+  config: ConfigDict, fields: FewShot, task: str, place: str
+) -> None:
+  """Checks that images are drawn from the shots that are learned from."""
+  block = config[task]
+  of_shots = block.real_guidance if task == "generate" else block
+  sampler = of_shots.get("sampler", "nested")
   if sampler != fields.sampler:
     raise UserError(
       "Images are drawn from the shots that are learned from: give config."
-      "few_shot and config.generate.real_guidance one sampler; found "
-      f"{fields.sampler} and {sampler}."
+      f"few_shot and {place} one sampler; found {fields.sampler} and {sampler}."
     )
-  if lacking := {*fields.seeds} - {*config.generate.seeds}:
+  if lacking := {*fields.seeds} - {*block.seeds}:
     raise UserError(
-      f"Images are drawn from the shots of the seeds {config.generate.seeds}, "
-      f"but config.few_shot.seeds has {sorted(lacking)} besides: add them to "
-      "config.generate.seeds, or leave them out."
+      f"Images are drawn from the shots of the seeds {block.seeds}, but "
+      f"config.few_shot.seeds has {sorted(lacking)} besides: add them to "
+      f"config.{task}.seeds, or leave them out."
     )
 
 

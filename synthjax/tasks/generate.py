@@ -24,6 +24,7 @@ from synthjax.data.generated.plan import (
   START_STEPS,
   few_of_each,
   plan,
+  plan_adapted,
   plan_guided,
   read_references,
   rows_of,
@@ -35,6 +36,7 @@ from synthjax.data.real.uneven import TopUp
 from synthjax.encoders import load_encoder
 from synthjax.evals import weak_classes
 from synthjax.generators import (
+  adapters,
   check_generator,
   filling,
   load_generator,
@@ -84,6 +86,14 @@ class RealGuidance:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DrawnByAdapters:
+  """Draws with the adapters of `tune_generator`, besides."""
+
+  images_per_class: Count | None = None  # None: as many as without them
+  alone: Flag = False  # draws no others
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Generate(codecs.Encoding):
   """config.generate; images are stored as PNG, as large as they are drawn."""
 
@@ -91,6 +101,7 @@ class Generate(codecs.Encoding):
   seeds: Seeds
   shard_size: Count
   real_guidance: RealGuidance | None = None
+  adapters: DrawnByAdapters | None = None
   top_up: TopUp | None = None
   # Number of preview images (at least 5 a class). config.encoder checks them
   # for classes that it does not recognise. The full run draws them again.
@@ -115,11 +126,13 @@ FIELDS = Generate
 
 def check(config: ConfigDict, workdir: str) -> None:
   """Checks the blocks' fields, and that the weights are there."""
-  del workdir
   fields = schema.read(Generate, config.generate, "config.generate")
   generator = config.generator.to_dict()
   with gathered() as attempt:
     attempt(_check_generator, config, generator)
+    if fields.adapters:
+      tasks, planned = ("tune_generator",), config.tasks
+      attempt(artifacts.check_complete, workdir, tasks, planned=planned)
     if guided := fields.real_guidance:
       attempt(_check_guided, guided, generator, config.space)
     if top_up := fields.top_up:
@@ -188,11 +201,14 @@ def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
   if fields.pool:
     spec["real"] = real_images.identify(fields.pool)
     spec |= real_images.identify_files({"pool": fields.pool}, space)
+  adapted = epath.Path(workdir) / "tune_generator"
+  if fields.adapters:
+    spec["adapters"] = artifacts.digest(adapted)
   if artifacts.begin(folder, spec):
     return
   prompts = strategies.open_prompts(source / strategies.FILE)
   blocks, references = [], None
-  if not (guided and guided.alone):
+  if not any(x and x.alone for x in (guided, fields.adapters)):
     amounts = fields.images_per_class
     if fields.top_up:
       amounts = fields.top_up.amounts(space, amounts)
@@ -208,6 +224,13 @@ def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
       sampler=guided.sampler,
     )
     references = partial(read_references, pool, generator.reference_size)
+  if more := fields.adapters:
+    adapters.check_adaptable(generator, config.generator.name)
+    groups, files = adapters.read_groups(adapted)
+    amount = more.images_per_class or fields.images_per_class
+    blocks += plan_adapted(space, groups, files, images_per_class=amount)
+    paths = [adapted / name for name in files]
+    generator = generator.adapted(adapters.reader(paths, generator.adaptable))
   rows = rows_of(blocks)
   drawing = filling.prepare(
     folder,

@@ -28,9 +28,9 @@ class DenoisingState:
   opt_state: optax.OptState
 
 
-# (apply, params, batch, rng) -> a loss [], and what is reported of it. Batches
-# hold uint8 `image` [n, h, w, 3], int32 `tokens` [n, l], bool `mask` [n, l] and,
-# for an upsampler, uint8 `low_res`.
+# (apply, params, batch, rng) -> a loss [], and what is reported of it. A batch
+# holds uint8 `image` [n, h, w, 3], int32 `tokens` and bool `mask` [n, l], and
+# for an upsampler uint8 `low_res`.
 Loss = Callable[[Apply, Any, dict, jax.Array], tuple[jax.Array, dict]]
 
 

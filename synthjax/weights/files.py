@@ -44,8 +44,6 @@ def save_params(
     description: plain data, such as the model's sizes.
     dtype: of the floats on disk; None keeps float16, all else is float32.
   """
-  from safetensors.numpy import save_file
-
   flat = traverse_util.flatten_dict(params, sep="/")
   arrays = {
     # Not np.ascontiguousarray, which gives scalars a dimension.
@@ -54,8 +52,17 @@ def save_params(
     )
     for name, value in sorted(flat.items())
   }
-  path = epath.Path(path)
   header = {"description": json.dumps(description, sort_keys=True)}
+  save_arrays(path, arrays, header)
+
+
+def save_arrays(
+  path: epath.PathLike, arrays: Mapping[str, np.ndarray], header: dict[str, str]
+) -> None:
+  """Writes arrays, which lie in C's order, as safetensors."""
+  from safetensors.numpy import save_file
+
+  path = epath.Path(path)
   with replace(path.parent, path.name) as temporary:
     temporary.touch()
     mode = temporary.stat().st_mode

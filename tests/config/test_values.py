@@ -20,6 +20,7 @@ TASKS = {
   "train_generator": "train_generator.py",
   "train_clip": "train_clip.py",
   "prompts": "quickstart.py",
+  "tune_generator": "fewshot.py:only=lora,",
   "generate": "fewshot.py",
   "score": "quickstart.py",
   "select": "quickstart.py",

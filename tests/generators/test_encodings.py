@@ -25,7 +25,7 @@ def test_a_prompt_is_encoded_once_whatever_asks_for_it():
 def test_batches_are_always_of_one_size():
   look_up, batches = counting(2)
   assert look_up(list("abc")) == list("ABC")
-  assert batches == [["a", "b"], ["c", ""]]
+  assert batches == [["a", "b"], ["c", "c"]]
 
 
 def test_prompts_to_come_fill_a_batch_but_cause_none():
@@ -35,7 +35,7 @@ def test_prompts_to_come_fill_a_batch_but_cause_none():
   assert look_up(["b"], coming=["e"]) == ["B"]
   assert len(batches) == 1
   assert look_up(["d"], coming=["c", "e"]) == ["D"]
-  assert batches[1:] == [["d", "e", ""]]
+  assert batches[1:] == [["d", "e", "e"]]
 
 
 def test_the_prompts_that_were_asked_for_longest_ago_are_given_up():

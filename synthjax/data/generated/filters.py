@@ -17,7 +17,7 @@ from synthjax.data.generated.drawn_images import (
   read_selection,
   selection_file,
 )
-from synthjax.data.generated.plan import ImageId, origin
+from synthjax.data.generated.plan import ImageId, is_of_shots, origin
 from synthjax.data.generated.scores import Scores, unit
 from synthjax.data.pipeline.rows import rows_by_label
 from synthjax.runtime import artifacts
@@ -373,7 +373,7 @@ def images_for(
 
   Args:
     scores: of n images.
-    strategy: of their prompts. Images of "rg16" and the like were drawn from
+    strategy: of their prompts. Those that `plan.is_of_shots` were drawn from
       the shots of one seed, and go with no others.
     seed: of the images and of the shots.
     kept: [n] bool, whether an image may be taken; None takes all.
@@ -390,8 +390,8 @@ def images_for(
   """
   strategies, seeds = origin(scores.ids)
   of_strategy = strategies == strategy
-  is_guided = strategy.startswith("rg") and of_strategy.any()
-  if is_guided and seed not in seeds[of_strategy]:
+  of_shots = is_of_shots(strategy) and of_strategy.any()
+  if of_shots and seed not in seeds[of_strategy]:
     raise UserError(
       f"There are no {strategy!r} images of the shots of seed {seed}: draw "
       "them with config.generate.seeds, or leave out the seed."

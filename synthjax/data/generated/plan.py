@@ -23,6 +23,16 @@ START_STEPS = {16: 15, 8: 20, 4: 35, 2: 40, 1: 50}
 _ID = re.compile(r"(.+)-(\d+)-(\d+)-s(-?\d+)-(\d+)")
 
 
+# Begins the strategies of images that adapters have drawn: "lora_class16" is of
+# those that a method "class" has learned from 16 shots.
+ADAPTED = "lora_"
+
+
+def is_of_shots(strategy: str) -> bool:
+  """Returns whether images were drawn from the shots of one seed."""
+  return strategy.startswith(("rg", ADAPTED))
+
+
 class ImageId(NamedTuple):
   """The origin of a drawn image.
 
@@ -98,6 +108,7 @@ class Row(NamedTuple):
   number: int  # of the images of this prompt and seed
   reference: int | None = None  # row of the pool, for real guidance
   start_steps: int | None = None  # that are walked from it
+  adapters: tuple[int, ...] = ()  # that it is drawn with; see `Generator`
 
 
 class Block(NamedTuple):
@@ -246,6 +257,70 @@ def _guided_row(
     number=number,
     reference=int(rows[place]),
     start_steps=start_steps,
+  )
+
+
+class Group(NamedTuple):
+  """The adapters of a method, which learned from the shots of one seed."""
+
+  strategy: str
+  seed: int
+  mixed: int  # how many of its class an image is drawn with
+  prompts: Sequence[Sequence[str]]  # of each class
+  files: Sequence[Sequence[str]]  # of each class
+
+
+def plan_adapted(
+  space: Any,
+  groups: Sequence[Group],
+  files: Sequence[str],
+  *,
+  images_per_class: int,
+) -> list[Block]:
+  """Lists what is to be drawn with adapters: by group and class.
+
+  Args:
+    space: the label space.
+    groups: of adapters.
+    files: of all adapters, by their places.
+    images_per_class: of a group, spread evenly over its prompts.
+  """
+  place_of = {name: i for i, name in enumerate(files)}
+  return [
+    Block(
+      images_per_class,
+      len(prompts),
+      functools.partial(
+        _adapted_row,
+        group,
+        label,
+        space.class_names[label],
+        [place_of[name] for name in group.files[label]],
+      ),
+    )
+    for group in groups
+    for label, prompts in enumerate(group.prompts)
+  ]
+
+
+def _adapted_row(
+  group: Group,
+  label: int,
+  class_name: str,
+  places: Sequence[int],
+  prompt: int,
+  number: int,
+) -> Row:
+  rng = np.random.default_rng((group.seed, label, prompt, number))
+  mixed = rng.permutation(places)[: group.mixed]
+  return Row(
+    id=str(ImageId(group.strategy, label, prompt, group.seed, number)),
+    label=label,
+    class_name=class_name,
+    prompt=group.prompts[label][prompt],
+    seed=group.seed,
+    number=number,
+    adapters=tuple(mixed.tolist()),
   )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from synthjax.models.glide.model import Glide
 from synthjax.runtime.errors import UserError
@@ -149,6 +150,41 @@ def to_released(
   del description  # the names follow from the variables
   check_layout("GLIDE", layout, LAYOUTS)
   return restore(variables, RULES)
+
+
+# Layers of the attention -> the low-rank updates of each; see `models.lora`.
+LOW_RANK = dict.fromkeys(
+  ("qkv", "encoder_kv", "proj_out", "attn_c_qkv", "attn_c_proj"), 1
+)
+_TOWER, _REST = "text_encoder.", "unet."  # as diffusers calls the parts
+
+
+def to_lora_names(kernels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns kernels by their paths under the names that a LoRA's file has."""
+  released = restore(
+    {"params": traverse_util.unflatten_dict(kernels, sep="/")}, RULES
+  )
+  is_text = lambda name: name.startswith("transformer.")
+  return {
+    (_TOWER if is_text(name) else _REST) + name: weight
+    for name, weight in released.items()
+  }
+
+
+def from_lora_names(
+  weights: Mapping[str, np.ndarray], like: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  """Undoes `to_lora_names`; `like` has the shapes of the kernels.
+
+  Raises:
+    UserError: listing every weight that is unused, missing or misshapen.
+  """
+  named = {
+    n.removeprefix(_TOWER).removeprefix(_REST): weights[n] for n in weights
+  }
+  like = {"params": traverse_util.unflatten_dict(like, sep="/")}
+  params = convert(named, RULES, like)["params"]
+  return traverse_util.flatten_dict(params, sep="/")
 
 
 def _sizes(

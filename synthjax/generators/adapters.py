@@ -1,0 +1,173 @@
+"""Files of adapters, as diffusers reads them, and the adapters of a batch.
+
+A file holds the low-rank updates of a generator's networks in the layout of
+diffusers and PEFT: `unet.<layer>.lora_A.weight` [r, d] and `lora_B.weight`
+[e, r], and likewise `text_encoder.`. The scale is in them, so that a reader
+without further fields, for which alpha is the rank, adds the same.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import numpy as np
+from etils import epath
+
+from synthjax.data.generated.plan import Group
+from synthjax.generators import Adaptable, Generator
+from synthjax.models.lora import Updates
+from synthjax.runtime.atomic import replace
+from synthjax.runtime.errors import UserError
+from synthjax.runtime.text_files import read_json
+from synthjax.weights import files, read
+
+_NAMES = {"a": "lora_A", "b": "lora_B"}
+GROUPS = "adapters.json"  # of the task `tune_generator`
+HELD = 256  # adapters that are kept on the host
+
+
+def to_diffusers(
+  adaptable: Adaptable, updates: Updates, scale: float = 1.0
+) -> dict[str, np.ndarray]:
+  """Returns the weights of a file.
+
+  Args:
+    adaptable: of the generator.
+    updates: of `adaptable.init`.
+    scale: the factor on them.
+  """
+  weights = {}
+  for part, name in _NAMES.items():
+    factor = scale if part == "b" else 1.0
+    kernels = {
+      # The slices lie side by side, as those of a kernel do.
+      f"{path}/kernel": factor * np.concatenate(np.asarray(each[part]), axis=-1)
+      for path, each in updates.items()
+    }
+    for torch_name, weight in adaptable.to_released(kernels).items():
+      layer = torch_name.removesuffix(".weight")
+      weights[f"{layer}.{name}.weight"] = np.ascontiguousarray(weight)
+  return weights
+
+
+def save(
+  path: epath.PathLike,
+  adaptable: Adaptable,
+  updates: Updates,
+  scale: float = 1.0,
+) -> None:
+  """Writes the file of an adapter; see `to_diffusers`."""
+  weights = to_diffusers(adaptable, updates, scale)
+  files.save_arrays(path, weights, {"format": "pt"})
+
+
+def from_diffusers(
+  adaptable: Adaptable, weights: Mapping[str, np.ndarray]
+) -> Updates:
+  """Undoes `to_diffusers`, whose scale is then 1.
+
+  Raises:
+    UserError: listing every weight that is unused, missing or misshapen.
+  """
+  ranks = [w.shape[0] for name, w in weights.items() if ".lora_A." in name]
+  if not ranks:
+    raise UserError(
+      "There are no weights .lora_A.weight and .lora_B.weight: give a LoRA in "
+      "the layout of diffusers and PEFT."
+    )
+  draw = functools.partial(adaptable.init, ranks[0])
+  like = jax.eval_shape(draw, jax.random.key(0))
+  updates = {path: {} for path in like}
+  for part, name in _NAMES.items():
+    ending = f".{name}.weight"
+    kernels = adaptable.from_released(
+      {
+        f"{key.removesuffix(ending)}.weight": weight
+        for key, weight in weights.items()
+        if key.endswith(ending)
+      },
+      {
+        f"{path}/kernel": jax.ShapeDtypeStruct((d, s * e), np.float32)
+        for path, each in like.items()
+        for s, d, e in [each[part].shape]
+      },
+    )
+    for path, each in like.items():
+      count = each[part].shape[0]
+      slices = np.split(kernels[f"{path}/kernel"], count, axis=-1)
+      updates[path][part] = np.stack(slices)
+  return updates
+
+
+def reader(
+  paths: Sequence[epath.PathLike], adaptable: Adaptable
+) -> Callable[[int], Updates]:
+  """Returns what `Generator.adapted` takes, of files; the latest are kept."""
+
+  @functools.lru_cache(HELD)
+  def read_file(place):
+    path = os.fspath(paths[place])
+    try:
+      return from_diffusers(adaptable, read.read_weights(path))
+    except UserError as error:
+      raise UserError(f"{path} does not fit the generator: {error}") from None
+
+  return read_file
+
+
+def check_adaptable(generator: Generator, name: str) -> None:
+  """Raises UserError unless updates of a generator can be learned."""
+  if generator.adaptable is None:
+    raise UserError(
+      f"config.generator.name={name!r} has no low-rank updates: choose `glide`."
+    )
+
+
+def write_groups(
+  folder: epath.PathLike, groups: Sequence[Group]
+) -> dict[str, int]:
+  """Writes the list of adapters; returns the rows of it and of each file."""
+  folder = epath.Path(folder)
+  with replace(folder, GROUPS) as path:
+    path.write_text(json.dumps([group._asdict() for group in groups], indent=1))
+  return {GROUPS: len(groups)} | dict.fromkeys(_files_of(groups), 1)
+
+
+def read_groups(
+  folder: epath.PathLike,
+) -> tuple[list[Group], list[str]]:
+  """Returns the groups of a finished `tune_generator`, and all their files."""
+  listed = read_json(epath.Path(folder) / GROUPS, list)
+  groups = [Group(**each) for each in listed]
+  return groups, _files_of(groups)
+
+
+def _files_of(groups: Sequence[Group]) -> list[str]:
+  return sorted({n for g in groups for of in g.files for n in of})
+
+
+def gather(
+  read: Callable[[int], Updates], places: Sequence[Sequence[int]]
+) -> Updates:
+  """Returns the updates [n, ...] of n images, each the mean of its adapters.
+
+  The mean of m updates of rank r is one of rank m r.
+
+  Args:
+    read: see `Generator.adapted`.
+    places: [n][m] of each image's adapters.
+  """
+  rows = {}
+  for row in {*map(tuple, places)}:
+    each = [read(place) for place in row]
+    rows[row] = {
+      path: {
+        "a": np.concatenate([x[path]["a"] for x in each], axis=-1),
+        "b": np.concatenate([x[path]["b"] for x in each], -2) / len(each),
+      }
+      for path in each[0]
+    }
+  chosen = [rows[tuple(row)] for row in places]
+  return jax.tree.map(lambda *x: np.stack(x), *chosen)
