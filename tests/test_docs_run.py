@@ -107,6 +107,11 @@ SMALL = {
     "few_shot.seeds": (0,),
     "few_shot.methods": only(0, 1, 3, -1),
     "few_shot.num_views": 1,
+    "tune_generator.methods": only(0, 1),
+    "tune_generator.shots": (1,),
+    "tune_generator.seeds": (0,),
+    "tune_generator.epochs": 1,
+    "tune_generator.optimizer": at_once,
   },
   "topup": {
     **{k: v for k, v in DRAWN.items() if k != "generate.images_per_class"},
