@@ -30,7 +30,7 @@ def check_strategies(
   guided = generate.get("real_guidance")
   drawn = {*config.prompts.strategies}
   drawn |= {f"rg{shots}" for shots in (guided.shots if guided else ())}
-  if generate.get("adapters") and "tune_generator" in config:
+  if generate.get("adapters") is not None and "tune_generator" in config:
     tuned = config.tune_generator
     drawn |= {
       f"lora_{method['name']}{shots}"
