@@ -10,6 +10,8 @@
 | batching                  | what they share: `stream`, batches of one size |
 | keys                      | the random key of each image                   |
 | filling                   | draws the shards that a folder lacks           |
+| adapters                  | files of low-rank updates; those of a batch    |
+| glide_adapters            | what updates of GLIDE learn                    |
 """
 
 import functools

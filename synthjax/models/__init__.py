@@ -14,5 +14,6 @@
 | classifiers             | makes those by name                            |
 | attention, conv, rotary | layers of several networks,                    |
 | unet_layers             | those of UNets                                 |
+| lora                    | low-rank updates of any of them                |
 | pixels, unit            | ranges of pixels; vectors of length 1          |
 """
