@@ -121,6 +121,13 @@ PREDICTIONS = {
   "sample": lambda signal, noise: (0 * signal, 1 + 0 * noise),
 }
 
+# The same as the weights of x_0 and of eps, which make what is predicted.
+TARGETS = {
+  "epsilon": lambda signal, noise: (0 * signal, 1 + 0 * noise),
+  "v_prediction": lambda signal, noise: (-noise, signal),
+  "sample": lambda signal, noise: (1 + 0 * signal, 0 * noise),
+}
+
 
 def denoiser(
   predict: Predictor, betas: np.ndarray, prediction: str

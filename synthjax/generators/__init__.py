@@ -6,6 +6,7 @@
 | glide_clip_guidance       | GLIDE guided by its noised CLIP                |
 | stable_diffusion          | Stable Diffusion 1.x, 2.x and XL               |
 | stable_diffusion_networks | its networks, from a folder or a file          |
+| stable_diffusion_adapters | what updates of them learn                     |
 | flux2                     | FLUX.2-klein                                   |
 | batching                  | what they share: `stream`, batches of one size |
 | keys                      | the random key of each image                   |

@@ -16,7 +16,7 @@ import numpy as np
 from etils import epath
 
 from synthjax.data.generated.plan import Group
-from synthjax.generators import Adaptable, Generator
+from synthjax.generators import Adaptable, Adapted, Generator
 from synthjax.models.lora import Updates
 from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError
@@ -25,7 +25,8 @@ from synthjax.weights import files, read
 
 _NAMES = {"a": "lora_A", "b": "lora_B"}
 GROUPS = "adapters.json"  # of the task `tune_generator`
-HELD = 256  # adapters that are kept on the host
+# Adapters that are kept on the host: 1 GB of those of Stable Diffusion 1.x.
+HELD = 64
 
 
 def to_diffusers(
@@ -121,7 +122,8 @@ def check_adaptable(generator: Generator, name: str) -> None:
   """Raises UserError unless updates of a generator can be learned."""
   if generator.adaptable is None:
     raise UserError(
-      f"config.generator.name={name!r} has no low-rank updates: choose `glide`."
+      f"config.generator.name={name!r} has no low-rank updates here: choose "
+      "`glide`, or `stable_diffusion` without a distilled UNet."
     )
 
 
@@ -146,6 +148,20 @@ def read_groups(
 
 def _files_of(groups: Sequence[Group]) -> list[str]:
   return sorted({n for g in groups for of in g.files for n in of})
+
+
+def text_of(prompt: str | Adapted) -> str:
+  """Returns the text of a prompt, with adapters or without."""
+  return prompt if isinstance(prompt, str) else prompt.prompt
+
+
+def updates_of(
+  read: Callable[[int], Updates] | None, prompts: Sequence[str | Adapted]
+) -> Updates:
+  """Returns the updates [n, ...] of n prompts, none where they are texts."""
+  if isinstance(prompts[0], str):
+    return {}
+  return gather(read, [prompt.adapters for prompt in prompts])
 
 
 def gather(

@@ -26,7 +26,6 @@ from synthjax.config.schema import (
 )
 from synthjax.diffusion import guidance, samplers, schedule
 from synthjax.generators import (
-  Adapted,
   Generator,
   Learner,
   adapters,
@@ -307,23 +306,24 @@ def _reader(
   # Where there are several processes, `jit` takes no arrays of the host.
   place = partial(jax.device_put, device=split)
 
-  def updates_of(prompts):
-    if isinstance(prompts[0], str):
-      return {}
-    return place(adapters.gather(read_adapter, [p.adapters for p in prompts]))
+  updates_of = lambda prompts: place(adapters.updates_of(read_adapter, prompts))
 
   def encode_prompts(prompts):
-    tokens = place(tokenizer.glide_tokens([*map(_text, prompts)], context))
+    tokens = place(
+      tokenizer.glide_tokens([*map(adapters.text_of, prompts)], context)
+    )
     return encode(params, tokens, updates_of(prompts))
 
   encodings = batching.cached(encode_prompts, batch_size=batch_size)
 
   def read(prompts, coming):
-    empty = [p._replace(prompt="") if p != _text(p) else "" for p in prompts]
+    empty = [
+      p._replace(prompt="") if p != adapters.text_of(p) else "" for p in prompts
+    ]
     rows = encodings([*prompts, *empty], coming)
     n = len(prompts)
     clip_tokens = cascade.clip and place(
-      cascade.clip.tokens([*map(_text, prompts)])
+      cascade.clip.tokens([*map(adapters.text_of, prompts)])
     )
     return gather(rows[:n], rows[n:]) | {
       "clip": clip_tokens,
@@ -331,10 +331,6 @@ def _reader(
     }
 
   return read
-
-
-def _text(prompt: str | Adapted) -> str:
-  return prompt if isinstance(prompt, str) else prompt.prompt
 
 
 def _encode(stages, params, tokens, updates):

@@ -19,16 +19,25 @@ from synthjax.config.schema import (
   one_of,
 )
 from synthjax.diffusion import guidance, latents, samplers, schedule
-from synthjax.generators import Generator, Learner, batching
+from synthjax.generators import (
+  Generator,
+  Learner,
+  adapters,
+  batching,
+  stable_diffusion_adapters,
+)
 from synthjax.generators.batching import apply
 from synthjax.generators.stable_diffusion_networks import (
   Networks,
+  encode,
   load_networks,
   locate,
   locate_distilled,
   place,
+  predictor,
   read_tokenizer,
 )
+from synthjax.models import lora
 from synthjax.models.pixels import to_uint8, to_unit
 from synthjax.models.stable_diffusion.weights import KIND
 from synthjax.runtime.errors import UserError, gathered
@@ -209,10 +218,6 @@ def load(
     negative = networks.tokens([negative_prompt])
     params["negative"] = jax.device_put(negative, devices.copied)
 
-  def read(prompts, coming):
-    del coming  # prompts are encoded within the walk
-    return jax.device_put(networks.tokens(prompts), devices.split)
-
   identity = hashes | {
     "generator": KIND,
     "sampler": samplers.identify(sampler),
@@ -236,7 +241,13 @@ def load(
   }
   identity |= {name: value for name, value in more.items() if value}
 
-  def make(learner=None):
+  def make(learner=None, read_adapter=None):
+    def read(prompts, coming):
+      del coming  # prompts are encoded within the walk
+      tokens = networks.tokens([*map(adapters.text_of, prompts)])
+      texts = tokens, adapters.updates_of(read_adapter, prompts)
+      return jax.device_put(texts, devices.split)
+
     return batching.make_generator(
       partial(_draw_latents, networks, walk._replace(learner=learner)),
       partial(_decode, networks),
@@ -249,9 +260,20 @@ def load(
       reference_size=image_size,
       num_steps=len(walk.steps.timestep),
       identity=identity | ({"learner": learner.identity} if learner else {}),
-      guided=make,
+      guided=lambda learner: make(learner, read_adapter),
+      **adapting,
     )
 
+  adapting = {}
+  if not distilled:  # a LoRA is of the weights' own UNet
+    adapting = dict(
+      adapted=lambda read_adapter: make(None, read_adapter),
+      adaptable=stable_diffusion_adapters.adaptable(
+        *(networks, params, devices),
+        image_size=image_size,
+        original_size=walk.original_size,
+      ),
+    )
   return make()
 
 
@@ -320,15 +342,16 @@ def _draw_latents(
   walk: Walk,
   start_steps: int | None,
   params: Mapping[str, Any],
-  tokens: jax.Array,
+  texts: tuple[jax.Array, lora.Updates],
   rngs: jax.Array,
   references: jax.Array | None,
 ) -> jax.Array:
   """Draws latents [n, h', w', c].
 
-  Tokens [n, k, l] hold the prompts for k encoders; rngs [n]; references uint8
-  [n, h, w, 3] or None. The params hold the weights, and "negative", the tokens
-  [1, k, l] that guidance leads away from; without them it is zeros.
+  The texts are tokens [n, k, l], the prompts for k encoders, and low-rank
+  updates of n rows or {}; rngs [n]; references uint8 [n, h, w, 3] or None. The
+  params hold the weights, and "negative", the tokens [1, k, l] that guidance
+  leads away from; without them it is zeros.
   """
   rngs = jax.vmap(jax.random.split)(rngs)  # [n, 2]
   vae = partial(apply, networks.vae, params["vae"])
@@ -343,7 +366,7 @@ def _draw_latents(
     x = samplers.diffuse(mean, x, steps, start_steps - 1)
   elif walk.start != 1:
     x = walk.start * x
-  denoise = _denoiser(networks, walk, params, tokens)
+  denoise = _denoiser(networks, walk, params, *texts)
   noise, cond_fn = samplers.image_noise(rngs[:, 0], shape), None
   if learner := walk.learner:
 
@@ -361,47 +384,51 @@ def _draw_latents(
 def _decode(
   networks: Networks,
   params: Mapping[str, Any],
-  tokens: jax.Array,
+  texts: Any,
   rngs: jax.Array,
   x: jax.Array,
 ) -> jax.Array:
   """Turns latents into uint8 images [n, h, w, 3]."""
-  del tokens, rngs
+  del texts, rngs
   x = x / networks.latent_scale
   return to_uint8(apply(networks.vae, params["vae"], x, method="decode"))
 
 
 def _denoiser(
-  networks: Networks, walk: Walk, params: Mapping[str, Any], tokens: jax.Array
+  networks: Networks,
+  walk: Walk,
+  params: Mapping[str, Any],
+  tokens: jax.Array,
+  updates: lora.Updates,
 ) -> guidance.Denoiser:
   """Encodes the prompts; returns the denoiser that is walked by."""
-  prompts = _encode(networks, params, tokens)
-  sizes = jnp.zeros((len(tokens), 6)).at[:, (0, 1, 4, 5)]
-  sizes = sizes.set(walk.original_size)  # and no crop
+  prompts = encode(networks, params, tokens, updates)
 
-  def predictor(name, prompts, sizes=sizes):
-    given = (*prompts, sizes) if networks.unet.pooled_dim else prompts
-    return lambda x, t: apply(networks.unet, params[name], x, t, *given)
+  def predicts(name, prompts):
+    size = walk.original_size
+    return predictor(networks, params[name], prompts, size, updates)
 
   def denoiser(predict, prediction):
     return latents.denoiser(predict, networks.betas, prediction)
 
   if prediction := walk.distilled_prediction:
-    few_steps = denoiser(predictor("distilled", prompts), prediction)
+    few_steps = denoiser(predicts("distilled", prompts), prediction)
     if "unet" not in params:
       return few_steps
-  predict = predictor("unet", prompts)
+  predict = predicts("unet", prompts)
   if walk.scale != 1:
     if "negative" in params:
-      negative = _encode(networks, params, params["negative"])
+      negative = params["negative"]
+      if updates:  # each row reads it its own way
+        negative = jnp.broadcast_to(negative, tokens.shape)
+      negative = encode(networks, params, negative, updates)
     else:
       negative = jax.tree.map(jnp.zeros_like, prompts)
     both = [
       jnp.concatenate([a, jnp.broadcast_to(b, a.shape)])
       for a, b in zip(prompts, negative, strict=True)
     ]
-    twice = predictor("unet", both, jnp.concatenate([sizes, sizes]))
-    guided = guidance.classifier_free(twice, walk.scale)
+    guided = guidance.classifier_free(predicts("unet", both), walk.scale)
     if walk.interval is not None:
       guided = guidance.within(guided, predict, walk.interval)
     predict = guided
@@ -410,15 +437,3 @@ def _denoiser(
     own = walk.own_from, len(networks.betas)
     denoise = guidance.within(denoise, few_steps, own)
   return denoise
-
-
-def _encode(
-  networks: Networks, params: Mapping[str, Any], tokens: jax.Array
-) -> list[jax.Array]:
-  """Encodes tokens [n, k, l]: the vectors [n, l, d], and pooled ones of XL."""
-  encoded = [
-    apply(module, params[name], tokens[:, i])
-    for i, (name, module) in enumerate(networks.texts.items())
-  ]
-  context = jnp.concatenate([vectors for vectors, _ in encoded], axis=-1)
-  return [context, *(pooled for _, pooled in encoded if pooled is not None)]

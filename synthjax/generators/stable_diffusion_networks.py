@@ -4,12 +4,16 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from synthjax.diffusion import latents
+from synthjax.diffusion import guidance, latents
 from synthjax.generators import batching
+from synthjax.generators.batching import apply
+from synthjax.models import lora
 from synthjax.models.stable_diffusion import weights as convert
 from synthjax.models.stable_diffusion.text import TextEncoder
 from synthjax.models.stable_diffusion.unet import UNet
@@ -205,3 +209,56 @@ def _identify(path: epath.Path, unet: bool) -> str | Mapping[str, str]:
   if not path.is_dir():
     return files.sha256(path)
   return files.sha256_of_each(convert.files_of(path, unet=unet), path)
+
+
+# --- what they compute --------------------------------------------------------
+
+
+def encode(
+  networks: Networks,
+  params: Mapping[str, Any],
+  tokens: jax.Array,
+  updates: lora.Updates,
+) -> list[jax.Array]:
+  """Encodes tokens [n, k, l]: the vectors [n, l, d], and pooled ones of XL.
+
+  Args:
+    networks: with k text encoders.
+    params: of those, at least.
+    tokens: of `Networks.tokens`.
+    updates: low-rank ones, as of `predictor`.
+  """
+  encoded = []
+  for i, (name, module) in enumerate(networks.texts.items()):
+    with nn.intercept_methods(lora.added(updates, within=f"{name}/")):
+      encoded.append(apply(module, params[name], tokens[:, i]))
+  context = jnp.concatenate([vectors for vectors, _ in encoded], axis=-1)
+  return [context, *(pooled for _, pooled in encoded if pooled is not None)]
+
+
+def predictor(
+  networks: Networks,
+  params: Any,
+  prompts: Sequence[jax.Array],
+  original_size: int,
+  updates: lora.Updates,
+) -> guidance.Predictor:
+  """Returns the UNet that knows its prompts as a function of (x_t, t).
+
+  Args:
+    networks: of which it is the UNet.
+    params: of a UNet.
+    prompts: of `encode`.
+    original_size: px, what XL's is told of the sizes; and of no crop.
+    updates: of networks by their names, {} or of `models.lora`.
+  """
+  given = prompts
+  if networks.unet.pooled_dim:
+    sizes = jnp.zeros((len(prompts[0]), 6)).at[:, (0, 1, 4, 5)]
+    given = (*prompts, sizes.set(original_size))
+
+  def predict(x, t):
+    with nn.intercept_methods(lora.added(updates, within="unet/")):
+      return apply(networks.unet, params, x, t, *given)
+
+  return predict

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 import tiny_glide
+import tiny_sd
 import tiny_world
 from safetensors.numpy import load_file
 
@@ -102,9 +103,17 @@ def test_images_take_turns_with_prompts_and_mix_adapters_of_their_class():
   assert plan.is_of_shots("lora_x3") and not plan.is_of_shots("enhanced")
 
 
+def write_stable_diffusion(folder):
+  return {"name": "stable_diffusion", **tiny_sd.write_file(folder)}
+
+
 @pytest.mark.slow
-def test_adapters_are_learned_listed_and_drawn_with(tmp_path):
+@pytest.mark.parametrize(
+  "write", [tiny_glide.write_glide, write_stable_diffusion]
+)
+def test_adapters_are_learned_listed_and_drawn_with(tmp_path, write):
   config = make_config(tmp_path)
+  config.generator = write(tmp_path)
   for task in (tune_generator, generate):
     config.tasks = ("tune_generator", "generate")
     task.check(config, str(tmp_path))

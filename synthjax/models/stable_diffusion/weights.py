@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from flax import traverse_util
 
 from synthjax.models.clip import weight_names as clip_names
 from synthjax.models.clip import weights as clip_weights
@@ -116,10 +117,14 @@ def convert_part(
   Raises:
     UserError: listing every weight that is unused, missing or misshapen.
   """
-  part = PARTS[folder]
+  like = shapes({PARTS[folder]: about["model"][PARTS[folder]]})[PARTS[folder]]
+  return _convert(folder, weights, about, like["params"])
+
+
+def _convert(folder, weights, about, like):
   named = {"unet": dict, "vae": new_vae_names}.get(folder, openai_names)
-  like = shapes({part: about["model"][part]})[part]
-  return convert(named(weights), _rules(part, about), like)["params"]
+  rules = _rules(PARTS[folder], about)
+  return convert(named(weights), rules, {"params": like})["params"]
 
 
 def to_released(
@@ -142,6 +147,52 @@ def to_released(
     folder: clip_names.to_huggingface(w) if "text" in folder else w
     for folder, w in released.items()
   }
+
+
+# Layers of the attention -> the low-rank updates of each; see `models.lora`.
+LOW_RANK = dict.fromkeys(("to_q", "to_k", "to_v", "to_out_0"), 1) | {
+  "attn/in_proj": 3,
+  "attn/out_proj": 1,
+}
+_LINEAR = {"linear_projection": True}  # None of those is a convolution.
+
+
+def to_lora_names(kernels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns kernels by their paths under the names that a LoRA's file has."""
+  params = traverse_util.unflatten_dict(kernels, sep="/")
+  return {
+    f"{folder}.{name}": weight
+    for folder, released in to_released({"params": params}, _LINEAR).items()
+    for name, weight in released.items()
+  }
+
+
+def from_lora_names(
+  weights: Mapping[str, np.ndarray], like: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
+  """Undoes `to_lora_names`; `like` has the shapes of the kernels.
+
+  A network of which a file has nothing has zeros, as many LoRAs are of the UNet
+  alone.
+
+  Raises:
+    UserError: listing every weight that is unused, missing or misshapen.
+  """
+  params = traverse_util.unflatten_dict(like, sep="/")
+  by_folder = {folder: {} for folder, part in PARTS.items() if part in params}
+  for name, weight in weights.items():
+    folder, _, rest = name.partition(".")
+    # A name of no folder is reported among the UNet's.
+    known = folder in by_folder
+    by_folder[folder if known else "unet"][rest if known else name] = weight
+  for folder, named in by_folder.items():
+    part = PARTS[folder]
+    if named:
+      params[part] = _convert(folder, named, _LINEAR, params[part])
+    else:
+      zeros = lambda x: np.zeros(x.shape, np.float32)
+      params[part] = jax.tree.map(zeros, params[part])
+  return traverse_util.flatten_dict(params, sep="/")
 
 
 def _has(folder: epath.Path) -> dict[str, str]:
