@@ -111,6 +111,8 @@ class Common:
 
 
 AGAIN = ("score", "select", "tune", "report")
+# The modules of tasks by their names, the config and the workdir of a run.
+_Run = tuple[Mapping[str, types.ModuleType], ConfigDict, str]
 
 
 def run_tasks(
@@ -149,19 +151,35 @@ def run_tasks(
       "--config.tasks=\"('generate',)\", or 'score', and run the other tasks "
       "before and after, without --shared."
     )
-  runs = [(modules, config, workdir), *_others(config, workdir)]
-  _check_all(runs)
+  runs = [
+    *_earlier(modules, config, workdir),
+    (modules, config, workdir),
+    *_others(config, workdir),
+  ]
+  _check_all(runs, workdir)
   with engines.connected(engine):
     for modules, config, folder in runs:
       if folder != workdir:
-        _say(f"{folder}, of the same images:")
+        _say(f"{folder}:")
       with _lock(folder, shared):
         _run_all(modules, config, folder, engine)
 
 
-def _others(
-  config: ConfigDict, workdir: str
-) -> Iterator[tuple[Mapping[str, types.ModuleType], ConfigDict, str]]:
+def _earlier(
+  modules: Mapping[str, types.ModuleType], config: ConfigDict, workdir: str
+) -> Iterator[_Run]:
+  """Yields the runs that tasks build on, of their function `before`."""
+  for module in modules.values():
+    for other, folder in getattr(module, "before", _none)(config, workdir):
+      yield _load_tasks(other.tasks), other, folder
+
+
+def _none(config: ConfigDict, workdir: str) -> Iterable:
+  del config, workdir
+  return ()
+
+
+def _others(config: ConfigDict, workdir: str) -> Iterator[_Run]:
   """Yields the tasks, config and workdir of each run of `config.also`."""
   tasks = tuple(name for name in AGAIN if name in config.tasks)
   for name, blocks in (config.get("also") or {}).items() if tasks else ():
@@ -239,15 +257,29 @@ def _run(module: types.ModuleType, config: ConfigDict, workdir: str) -> None:
   processes.wait_for_all(module.__name__)
 
 
-def _check_all(
-  runs: Iterable[tuple[Mapping[str, types.ModuleType], ConfigDict, str]],
-) -> None:
-  """Stops before hours of work on what is missing or misspelt: on all of it."""
-  with gathered() as attempt:
-    for modules, config, workdir in runs:
+def _check_all(runs: Iterable[_Run], workdir: str) -> None:
+  """Stops before hours of work on what is missing or misspelt: on all of it.
+
+  A problem that only some of the runs in other folders have names these.
+  """
+  found: dict[str, dict[str, None]] = {}
+  others = {folder for *_, folder in runs} - {workdir}
+  problems = []
+  with gathered():
+    for modules, config, folder in runs:
       for module in modules.values():
-        if hasattr(module, "check"):
-          attempt(module.check, config, workdir)
+        try:
+          getattr(module, "check", _none)(config, folder)
+        except UserError as error:
+          for problem in error.problems:
+            found.setdefault(problem, {})[folder] = None
+    for problem, folders in found.items():
+      if workdir not in folders and {*folders} != others:
+        names = (f.removeprefix(workdir).strip("/") for f in folders)
+        problem = f"{', '.join(names)}: {problem}"
+      problems.append(problem)
+    if problems:
+      raise UserError(*problems)
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

@@ -30,8 +30,7 @@ def check(workdir: epath.PathLike) -> list[str]:
     UserError: if no task is complete there.
   """
   workdir = epath.Path(workdir).expanduser()
-  depths = (MANIFEST, f"*/{MANIFEST}", f"*/*/{MANIFEST}")  # of `export`
-  folders = sorted(p.parent for depth in depths for p in workdir.glob(depth))
+  folders = _folders_of(workdir, MANIFEST)
   if not folders:
     raise UserError(
       f"There is no {MANIFEST} in {workdir}: give the --workdir of a run that "
@@ -53,6 +52,15 @@ def check(workdir: epath.PathLike) -> list[str]:
     problems += [f"{folder / name}: {what}" for name, what in damage.items()]
   end_line()
   return problems
+
+
+def _folders_of(workdir: epath.Path, mark: str) -> list[epath.Path]:
+  """Returns the folders that have a file of this name.
+
+  Rounds of `practice` and tasks of candidates lie the deepest.
+  """
+  names = [f"{'*/' * depth}{mark}" for depth in range(4)]
+  return sorted(path.parent for name in names for path in workdir.glob(name))
 
 
 def _files(folder: epath.Path, below: str = "") -> Iterator[str]:
@@ -82,10 +90,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     problems = check(args.workdir)
   for line in problems:
     print(line)
+  workdir = epath.Path(args.workdir).expanduser()
   unfinished = [
-    path.parent.name
-    for path in sorted(epath.Path(args.workdir).expanduser().glob(f"*/{SPEC}"))
-    if not (path.parent / MANIFEST).exists()
+    folder.relative_to(workdir).as_posix()
+    for folder in _folders_of(workdir, SPEC)
+    if not (folder / MANIFEST).exists()
   ]
   if unfinished:
     print(f"Not complete, and not checked: {', '.join(unfinished)}.")

@@ -17,7 +17,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -175,7 +175,7 @@ def load_generator(name: str | None = None, **fields: Any) -> Generator:
   Raises:
     UserError: as `check_generator`, or about weights that do not fit.
   """
-  return schema.read_checked(FIELDS, _block(name, fields), _WHERE)()
+  return schema.read_checked(FIELDS, block_of(name, **fields), _WHERE)()
 
 
 def check_generator(name: str | None = None, **fields: Any) -> None:
@@ -185,24 +185,25 @@ def check_generator(name: str | None = None, **fields: Any) -> None:
     UserError: about an unknown name, unknown or missing fields, bad values, or
       weights that are not there.
   """
-  schema.read_checked(FIELDS, _block(name, fields), _WHERE)
+  schema.read_checked(FIELDS, block_of(name, **fields), _WHERE)
 
 
 def num_steps(name: str | None = None, **fields: Any) -> int:
   """Returns the most steps that real guidance can walk, without loading."""
-  load = schema.read(FIELDS, _block(name, fields), _WHERE)
+  load = schema.read(FIELDS, block_of(name, **fields), _WHERE)
   count = getattr(inspect.getmodule(load.func), "num_steps", None)
   return count(**load.keywords) if count else 0
 
 
 def reads(name: str | None = None, **fields: Any) -> cut_texts.Reads | None:
   """Returns how much of a prompt the generator reads, without loading it."""
-  load = schema.read(FIELDS, _block(name, fields), _WHERE)
+  load = schema.read(FIELDS, block_of(name, **fields), _WHERE)
   return cut_texts.reads(load)
 
 
 _WHERE = "config.generator"
 
 
-def _block(name: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+def block_of(name: str | None = None, **fields: Any) -> dict[str, Any]:
+  """Returns all fields of a block, for which a key of WHOLE may stand."""
   return schema.whole_block("generator", name, fields, GENERATORS, WHOLE)

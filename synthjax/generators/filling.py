@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from synthjax.data.generated import shards, unfinished
 from synthjax.data.generated.plan import Row
 from synthjax.generators import Generator
 from synthjax.generators.keys import image_keys
-from synthjax.runtime import locks
+from synthjax.runtime import locks, timings
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter, duration, is_muted, say
 from synthjax.runtime.threads import count_cores
@@ -182,15 +183,21 @@ def draw(
 def _progress(folder: epath.Path, total: int, done: int) -> Callable:
   """Returns (images drawn, one of them encoded) -> None, which reports them.
 
-  The first batch includes compilation; the second gives the rate.
+  The first batch includes compilation; the later ones give the rate, and the
+  seconds of an image that the record of the task has.
   """
   count_on = counter(
     "generate", total, done=done, processes=jax.process_count()
   )
-  first, estimated = None, False
+  first, estimated, began, since = None, False, 0.0, 0
 
   def report(count: int, encoded: futures.Future) -> None:
-    nonlocal done, first, estimated
+    nonlocal done, first, estimated, began, since
+    if first is None:
+      began = time.monotonic()
+    else:
+      since += count * jax.process_count()
+      timings.note(seconds_per_image=(time.monotonic() - began) / since)
     done, first = done + count, first or encoded
     rate = count_on(count)
     if rate and not estimated:

@@ -34,6 +34,14 @@ class Timing:
   skipped: bool = False  # the task was complete before the run
 
 
+_noted: dict[str, Any] = {}  # by the task that runs
+
+
+def note(**measured: float) -> None:
+  """Adds to the record of the task that runs what it has measured of itself."""
+  _noted.update(measured)
+
+
 @contextlib.contextmanager
 def timed(workdir: epath.PathLike, task: str) -> Iterator[Timing]:
   """Records when a run of a task began, how long it took, and its devices.
@@ -63,6 +71,7 @@ def timed(workdir: epath.PathLike, task: str) -> Iterator[Timing]:
     record["resumed"] = (folder / task).exists()
     _write(folder, name, record)
   clock = time.monotonic()
+  _noted.clear()
   record["ended"] = "stopped"
   try:
     yield timing
@@ -70,7 +79,11 @@ def timed(workdir: epath.PathLike, task: str) -> Iterator[Timing]:
   finally:
     timing.seconds = time.monotonic() - clock
     timing.skipped = bool(before) and _manifests(folder / task) == before
-    record |= {"seconds": round(timing.seconds, 3), **timing.used}
+    record |= {
+      **_noted,
+      "seconds": round(timing.seconds, 3),
+      **timing.used,
+    }
     if first and not timing.skipped:
       _write(folder, name, record)
 

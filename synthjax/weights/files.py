@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -330,6 +331,8 @@ def describe(reference: str | None, digest: str) -> dict[str, Any]:
     about |= {"name": reference, "what": "of the Hugging Face hub"}
     known = _catalogued(reference)
     return about | {k: getattr(known, k) for k in _CATALOGUED if known}
+  if reference and (folder := epath.Path(reference)).is_dir():
+    return about | {"name": folder.name, "licence": _of_model_card(folder)}
   path = reference and _find(reference)
   if not path or sha256(path) != digest:
     return about
@@ -342,6 +345,15 @@ def describe(reference: str | None, digest: str) -> dict[str, Any]:
   else:  # a path on one machine is of no use to others
     about["name"] = path.name
   return about
+
+
+def _of_model_card(folder: epath.Path) -> str | None:
+  """Returns the licence that the model card in a folder names, if it does."""
+  card = folder / "README.md"
+  text = card.read_bytes().decode("utf-8", "replace") if card.exists() else ""
+  head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
+  named = head and re.search(r"^license(?:_name)?: *(\S.*?) *$", head[1], re.M)
+  return named and named[1].strip("'\"")
 
 
 def _catalogued(reference: str) -> HubGenerator | None:

@@ -30,6 +30,7 @@ TASKS = {
   "tune_encoder": "tune_encoder.py",
   "top_up": "topup.py",
   "practice": "practice.py",
+  "bakeoff": "bakeoff.py",
   "pretrain": "sanity_pretrain.py",
   "transfer": "sanity_pretrain.py",
   "detect": "detect_voc.py",
