@@ -41,6 +41,7 @@ from synthjax.config import (
   parse_arg,
   prompt_writer,
   real_images,
+  released_clip,
   released_generator,
   released_glide,
   released_t5,
@@ -78,6 +79,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   config.encoder = clip_encoder(arg.encoder)
   config.score = dict()
+  if arg.encoder != "rn50":  # it filters, whatever is tuned
+    config.score.filter_encoder = released_clip("clip_rn50")
   config.select = dict(max_per_class=max(1, 2 * num_images // 5))
   if arg.resnet:
     config.pretrain = embedded_pretraining()["pretrain"] | dict(
@@ -93,10 +96,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     clip_norm=1.0,
     temperature=2.0,
   )
-  names = arg.generators or "glide+sdxl_turbo+flux2_klein"
+  names = (arg.generators or "glide+sdxl_turbo+flux2_klein").split("+")
   scales = arg.guidance or "2"
-  if arg.runlocal:
-    names = arg.generators or "+".join(EMBEDDED_PRESETS)
+  if arg.runlocal:  # in place of any other generator
+    names = [n for n in names if n in EMBEDDED_PRESETS] or [*EMBEDDED_PRESETS]
     scales = arg.guidance or "1"  # none
   config.bakeoff = dict(
     candidates=tuple(
@@ -105,7 +108,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         generator=block,
         prompts=prompts_of(arg, num_images, prompts),
       )
-      for name in names.split("+")
+      for name in names
       for generator, block in guided(arg, name, scales)
       for prompts in arg.prompts.split("+")
     ),
@@ -133,6 +136,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.space = arg.space or "emoji16"
     for block, fields in embedded_world().items():
       config[block] = fields
+    config.score = dict()
     # The filter's share, rate and batch are those of quickstart.py, as is the
     # size of the big run.
     config.generate.shard_size = 480
@@ -165,7 +169,7 @@ def guided(arg, name: str, scales: str):
     block = embedded_world(preset=name)["generator"]
   elif name == "glide":
     block = released_glide()
-  elif name.startswith("hf://"):
+  elif "/" in name:
     block = hub_generator(name)
   elif name in HUB_GENERATORS:
     block = released_generator(name)

@@ -152,11 +152,12 @@ def run_tasks(
       "before and after, without --shared."
     )
   runs = [
-    *_earlier(modules, config, workdir),
+    *_of_tasks("before", modules, config, workdir),
     (modules, config, workdir),
     *_others(config, workdir),
   ]
-  _check_all(runs, workdir)
+  later = _of_tasks("after", modules, config, workdir)
+  _check_all([*runs, *later], workdir)
   with engines.connected(engine):
     for modules, config, folder in runs:
       if folder != workdir:
@@ -165,12 +166,19 @@ def run_tasks(
         _run_all(modules, config, folder, engine)
 
 
-def _earlier(
-  modules: Mapping[str, types.ModuleType], config: ConfigDict, workdir: str
+def _of_tasks(
+  hook: str,
+  modules: Mapping[str, types.ModuleType],
+  config: ConfigDict,
+  workdir: str,
 ) -> Iterator[_Run]:
-  """Yields the runs that tasks build on, of their function `before`."""
+  """Yields the runs that tasks name by a function of theirs.
+
+  Those of `before` are run before the task; those of `after` are checked alone,
+  as the user runs them when the task is done.
+  """
   for module in modules.values():
-    for other, folder in getattr(module, "before", _none)(config, workdir):
+    for other, folder in getattr(module, hook, _none)(config, workdir):
       yield _load_tasks(other.tasks), other, folder
 
 

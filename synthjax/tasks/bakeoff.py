@@ -70,7 +70,7 @@ class Bakeoff(linear_head.Recipe):
   skip_refused: Flag = False
   # Blocks of the run that CONFIG is, whose fields stand in place of ours. Arms
   # of `tune` have the strategy of the best candidate.
-  big_run: Block = dataclasses.field(default_factory=dict)
+  big_run: Mapping[str, Block] = dataclasses.field(default_factory=dict)
 
   def problems(self) -> Iterable[str]:
     stems = [artifacts.file_stem(each.name) for each in self.candidates]
@@ -87,19 +87,28 @@ FIELDS = Bakeoff
 def before(
   config: ConfigDict, workdir: str
 ) -> Iterator[tuple[ConfigDict, str]]:
-  """Yields the config and the workdir of each candidate, which are run first.
-
-  Those of a block that `check` refuses are none.
-  """
-  if schema.problems(Bakeoff, config.get("bakeoff"), "config.bakeoff"):
-    return
-  fields = schema.read(Bakeoff, config.bakeoff, "config.bakeoff")
+  """Yields the config and the workdir of each candidate."""
   tasks = (*BEFORE, *([_NETWORK] if _NETWORK in config else []))
+  for each in _taking_part(config):
+    blocks = config.to_dict() | each.blocks() | {"tasks": tasks, "also": {}}
+    yield ConfigDict(blocks), str(_home(workdir, each))
+
+
+def after(config: ConfigDict, workdir: str) -> Iterator[tuple[ConfigDict, str]]:
+  """Yields the config of the big run, as of the first candidate."""
+  for each in _taking_part(config)[:1]:
+    fields = schema.read(Bakeoff, config.bakeoff, "config.bakeoff")
+    folder = epath.Path(workdir) / "bakeoff" / CONFIG
+    yield ConfigDict(_big_run(config, fields, each)), str(folder)
+
+
+def _taking_part(config: ConfigDict) -> list[Candidate]:
+  """Returns the candidates; none of a block that `check` refuses."""
+  if schema.problems(Bakeoff, config.get("bakeoff"), "config.bakeoff"):
+    return []
+  fields = schema.read(Bakeoff, config.bakeoff, "config.bakeoff")
   refused = _refused(config, fields)
-  for each in fields.candidates:
-    if each.name not in refused:
-      blocks = config.to_dict() | each.blocks() | {"tasks": tasks, "also": {}}
-      yield ConfigDict(blocks), str(_home(workdir, each))
+  return [each for each in fields.candidates if each.name not in refused]
 
 
 def _home(workdir: epath.PathLike, candidate: Candidate) -> epath.Path:
@@ -137,22 +146,13 @@ def check(config: ConfigDict, workdir: str) -> None:
     for split, block in _splits(fields).items():
       attempt(real_images.check_real, block, space, f"config.bakeoff.{split}")
     for each in fields.candidates:
-      attempt(_check_big_run, config, fields, each)
-
-
-def _check_big_run(
-  config: ConfigDict, fields: Bakeoff, candidate: Candidate
-) -> None:
-  """Checks that a candidate's images are of one strategy, and what tunes."""
-  strategies = _block(config, candidate, "prompts").get("strategies", ())
-  if len(strategies) != 1:
-    raise UserError(
-      f"The candidate {candidate.name!r} has the prompt strategies "
-      f"{tuple(strategies)}: give it one; others are candidates of their own."
-    )
-  block = _big_run(config, fields, candidate)
-  if "tune" in block:
-    schema.read(linear_head.Tune, block["tune"], "config.bakeoff.big_run.tune")
+      strategies = _block(config, each, "prompts").get("strategies") or ()
+      if len(strategies) != 1:
+        raise UserError(
+          f"The candidate {each.name!r} has the prompt strategies "
+          f"{tuple(strategies)}: give it one; others are candidates of their "
+          "own."
+        )
 
 
 def _splits(fields: Bakeoff) -> dict[str, Block]:
@@ -167,7 +167,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   space = spaces.load_space(config.space)
   encoder = load_encoder(**config.encoder.to_dict())
   refused, splits = _refused(config, fields), _splits(fields)
-  candidates = [c for c in fields.candidates if c.name not in refused]
+  candidates = _taking_part(config)
   homes = {each.name: _home(workdir, each) for each in candidates}
   block = config.bakeoff.to_dict()
   for name in ("candidates", "skip_refused"):  # their images decide
@@ -343,8 +343,9 @@ def _big_run(
   blocks = first | blocks
   blocks = _merged(blocks, fields.big_run)
   if tuned := blocks.get("tune"):
-    strategy = {"strategy": blocks["prompts"]["strategies"][0]}
-    arms = tuple(strategy | {**arm} for arm in tuned["arms"])
+    strategy, *_ = blocks["prompts"].get("strategies") or [None]
+    strategy = {"strategy": strategy}
+    arms = tuple(strategy | {**arm} for arm in tuned.get("arms", ()))
     blocks["tune"] = tuned | {"arms": arms}
   return blocks
 

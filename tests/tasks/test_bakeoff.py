@@ -277,6 +277,10 @@ def test_all_problems_are_told_before_anything_is_drawn(tmp_path):
   assert "did you mean 'noise'" in said and "candidates/wrong: " in said
   assert "'two' has the prompt strategies ('basic', 'template')" in said
   assert not (tmp_path / "work").exists()
+  config = make_config(tmp_path)
+  config.bakeoff.big_run.tune.sedes = (0,)
+  with pytest.raises(UserError, match="best.py: .*did you mean 'seeds'"):
+    main.run_tasks(config, str(tmp_path / "work"))
   # What all have is no candidate's.
   config = make_config(tmp_path, validation=dict(split="vali"))
   config.select = {"max_per_class": 0}
