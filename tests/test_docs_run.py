@@ -113,6 +113,15 @@ SMALL = {
     "tune_generator.epochs": 1,
     "tune_generator.optimizer": at_once,
   },
+  "bakeoff": {
+    **DRAWN,
+    # By the generator of the config, which has been made small.
+    "bakeoff.candidates": lambda values: tuple(
+      {key: x[key] for key in ("name", "prompts")} for x in values[:2]
+    ),
+    "bakeoff.seeds": (0,),
+    "bakeoff.num_epochs": 1,
+  },
   "topup": {
     **{k: v for k, v in DRAWN.items() if k != "generate.images_per_class"},
     "top_up.seeds": (0,),

@@ -352,8 +352,11 @@ def _of_model_card(folder: epath.Path) -> str | None:
   card = folder / "README.md"
   text = card.read_bytes().decode("utf-8", "replace") if card.exists() else ""
   head = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
-  named = head and re.search(r"^license(?:_name)?: *(\S.*?) *$", head[1], re.M)
-  return named and named[1].strip("'\"")
+  named = re.findall(
+    r"^(license|license_name): *(\S.*?) *$", head[1] if head else "", re.M
+  )
+  # The name is that of "other".
+  return max(named)[1].strip("'\"") if named else None
 
 
 def _catalogued(reference: str) -> HubGenerator | None:

@@ -273,6 +273,24 @@ def test_a_file_is_named_only_if_it_is_the_one_that_was_used():
   assert files.describe(reference, "0" * 64)["name"] is None
 
 
+@pytest.mark.parametrize(
+  ("card", "licence"),
+  [
+    ("---\nlanguage: en\nlicense: mit\n---\n# A model\n", "mit"),
+    ("---\nlicense: other\nlicense_name: 'mine-1.0'\n---\n", "mine-1.0"),
+    ("# A model\nlicense: mit\n", None),
+    (None, None),
+  ],
+)
+def test_a_folder_of_weights_has_the_licence_of_its_model_card(
+  card, licence, tmp_path
+):
+  if card:
+    (tmp_path / "README.md").write_text(card)
+  about = files.describe(str(tmp_path), "0" * 64)
+  assert (about["name"], about["licence"]) == (tmp_path.name, licence)
+
+
 def test_wrong_fields_stop_before_work(tmp_path):
   config = main.load_config(str(CONFIG))
   config.card = dict(treshold=0.9)

@@ -32,6 +32,17 @@ def test_a_run_is_recorded_when_it_begins_and_when_it_ends(tmp_path):
   assert not record["resumed"]
 
 
+def test_what_a_task_measures_stands_in_its_own_record(tmp_path):
+  for name in ("generate", "score"):
+    with timings.timed(tmp_path, name):
+      if name == "generate":
+        timings.note(seconds_per_image=2.0)
+        timings.note(seconds_per_image=1.5)
+  found = {r["task"]: r for r in timings.read(tmp_path)}
+  assert found["generate"]["seconds_per_image"] == 1.5
+  assert "seconds_per_image" not in found["score"]
+
+
 def test_a_task_that_is_skipped_leaves_no_record(tmp_path):
   complete(tmp_path, "tune")
   with timings.timed(tmp_path, "tune") as timing:

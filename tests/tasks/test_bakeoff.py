@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_world
+from ml_collections import ConfigDict
 
 from synthjax import main, verify
 from synthjax.adapt import feature_sets
@@ -14,6 +15,7 @@ from synthjax.encoders import load_encoder
 from synthjax.evals import accuracy, ranking
 from synthjax.generators import Generator
 from synthjax.labels import spaces
+from synthjax.report.sections import bakeoff as section
 from synthjax.runtime import artifacts, timings
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import bakeoff
@@ -175,6 +177,26 @@ def test_what_stands_beside_the_accuracy(whole):
   assert rows["loud"]["vendi"] != rows["plain"]["vendi"]
 
 
+def test_a_network_that_learned_too_has_a_column(tmp_path):
+  config = make_config_of_blocks()
+  assert all(x.tasks == bakeoff.BEFORE for x, _ in bakeoff.before(config, "w"))
+  config.pretrain = {"epochs": 1}
+  homes = {path: x for x, path in bakeoff.before(config, str(tmp_path))}
+  assert {x.tasks[-1] for x in homes.values()} == {"pretrain"}
+  home = tmp_path / "candidates" / "plain"
+  for name, summary in (
+    ("generate", {}),
+    ("pretrain", {"validation": {"backbone-s0": 0.5, "backbone-s1": 0.7}}),
+  ):
+    artifacts.begin(home / name, {"generator": {}})
+    artifacts.finish(home / name, {"generator": {}}, {}, **summary)
+  found = bakeoff._cost(home, {"name": GENERATOR})
+  assert found["network"]["mean"] == pytest.approx(0.6)
+  assert found["seconds_per_image"] is found["devices"] is None
+  columns = section._columns({"ranked": [found]})
+  assert columns["network (%)"](found).text == "60.00"
+
+
 def test_ranking_by_hand():
   right = {
     "second": np.array([[1, 0, 0, 0], [1, 1, 0, 0]], bool),
@@ -247,8 +269,6 @@ def test_each_candidate_has_the_strategy_of_its_prompts():
 
 
 def make_config_of_blocks():
-  from ml_collections import ConfigDict
-
   return ConfigDict(
     dict(
       seed=0,
