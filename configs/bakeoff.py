@@ -14,11 +14,12 @@ r"""Which generator, guidance and prompts? Draws a few images of each; ranks.
   --config=...:resnet              trains a small ResNet on each, too
   --config.bakeoff.skip_refused=True   does without what cannot be loaded
 
-Each generator, with each of its scales, draws from each kind of prompts. The
-head of CLIP learns from what the filter keeps, as in zeroshot.py, and those are
-ranked by their accuracy on validation images. The first command leaves, beside
-the report, the config of a run of 2,000 images of each class with the best one.
-Only that one is measured on the test images, once.
+Each generator, with each of its scales, draws three times from each kind of
+prompts. The head of CLIP learns from what the filter keeps of each drawing, as
+in zeroshot.py, and the heads are ranked by their accuracy on validation images.
+The first command leaves, beside the report, the config of a run of 2,000 images
+of each class with the best one. Only that one is measured on the test images,
+once.
 
 Not of the paper, which has one generator. Newer ones draw less varied images,
 which may teach less (arXiv 2602.19946). As in practice.py, the training images
@@ -75,7 +76,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.prompts = prompts_of(arg, num_images, "grammar")
   config.generator = released_glide()
   config.generate = dict(
-    images_per_class=num_images, seeds=(0,), shard_size=4096
+    images_per_class=num_images, seeds=(0, 1, 2), shard_size=4096
   )
   config.encoder = clip_encoder(arg.encoder)
   config.score = dict()
@@ -88,7 +89,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     )
   # Appendix C.5.1.
   recipe = dict(
-    seeds=(0, 1, 2, 3, 4),
     num_epochs=30,
     batch_size=512,
     lr=2e-3,
@@ -114,17 +114,19 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
     validation=images_of(arg, "validation", "train"),
     test=images_of(arg, "test", "test"),
+    seeds=(0, 1, 2),  # a head learns from the images of its seed
     soft_weight=0.5,
     **recipe,
     # As in zeroshot.py.
     big_run=dict(
       prompts=dict(per_class=200),
-      generate=dict(images_per_class=2000),
+      generate=dict(images_per_class=2000, seeds=(0,)),
       select=dict(max_per_class=800),
       tune=dict(
         arms=(dict(name="CF SCE", filter=True, soft_weight=0.5),),
         validation=images_of(arg, "validation", "train"),
         test=images_of(arg, "test", "test"),
+        seeds=(0, 1, 2, 3, 4),
         **recipe,
       ),
     ),

@@ -8,7 +8,7 @@ one on validation images is chosen, and only its heads see the test images.
 import dataclasses
 import datetime
 import pprint
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from synthjax.adapt.feature_sets import Features
 from synthjax.adapt.linear_head import Head
 from synthjax.config import schema
 from synthjax.config.schema import Block, Count, Flag, Seeds, Share, Text
+from synthjax.data.generated import filters
 from synthjax.data.real import real_images
 from synthjax.encoders import check_texts, load_encoder
 from synthjax.evals import accuracy, diversity, image_quality, ranking
@@ -59,7 +60,9 @@ class Bakeoff(linear_head.Recipe):
   """The block `config.bakeoff`."""
 
   candidates: Annotated[tuple[Candidate, ...], schema.unique_names(ZERO_SHOT)]
-  seeds: Seeds  # of the heads
+  # Of the heads, and of the images that each learns from, if these are drawn
+  # with several: then intervals are of the drawing, too.
+  seeds: Seeds
   num_epochs: Count = 30
   batch_size: Count = 512
   soft_weight: Share = 0.5
@@ -127,6 +130,12 @@ def _refused(config: ConfigDict, fields: Bakeoff) -> dict[str, str]:
   return refused
 
 
+def _strategy(config: ConfigDict, candidate: Candidate) -> str:
+  """Returns the strategy of a candidate's prompts, which is one."""
+  (strategy,) = _block(config, candidate, "prompts")["strategies"]
+  return strategy
+
+
 def _block(config: ConfigDict, candidate: Candidate, name: str) -> dict:
   return candidate.blocks().get(name) or config[name].to_dict()
 
@@ -145,14 +154,27 @@ def check(config: ConfigDict, workdir: str) -> None:
     space = spaces.load_space(config.space)
     for split, block in _splits(fields).items():
       attempt(real_images.check_real, block, space, f"config.bakeoff.{split}")
-    for each in fields.candidates:
-      strategies = _block(config, each, "prompts").get("strategies") or ()
-      if len(strategies) != 1:
-        raise UserError(
-          f"The candidate {each.name!r} has the prompt strategies "
-          f"{tuple(strategies)}: give it one; others are candidates of their "
-          "own."
-        )
+    attempt(_check_drawings, config, fields)
+
+
+def _check_drawings(config: ConfigDict, fields: Bakeoff) -> None:
+  """Checks the seeds, and that each candidate's images are of one strategy."""
+  problems, drawn = [], tuple(config.generate.get("seeds") or ())
+  if len(drawn) > 1 and {*fields.seeds} - {*drawn}:
+    problems.append(
+      f"config.bakeoff.seeds={fields.seeds} are heads of images of their own "
+      f"seed, but these are drawn with the seeds {drawn}: give seeds among "
+      "those, or draw with one."
+    )
+  for each in fields.candidates:
+    strategies = _block(config, each, "prompts").get("strategies") or ()
+    if len(strategies) != 1:
+      problems.append(
+        f"The candidate {each.name!r} has the prompt strategies "
+        f"{tuple(strategies)}: give it one; others are candidates of their own."
+      )
+  if problems:
+    raise UserError(*problems)
 
 
 def _splits(fields: Bakeoff) -> dict[str, Block]:
@@ -189,13 +211,21 @@ def run(config: ConfigDict, workdir: str) -> None:
   report_progress = counter("bakeoff", len(candidates), unit="candidates")
   for each in candidates:
     home, name = homes[each.name], each.name
-    images, zero_shot, shares = _read(home, len(space.classes))
-    learned[name] = {
-      seed: _fit(fields, images, zero_shot, seed) for seed in fields.seeds
+    scored = feature_sets.read_scored(home, filtered=True)
+    strategy, zero_shot = _strategy(config, each), scored.zero_shot
+    sets = {
+      seed: _images_of(scored, strategy, seed, space.class_names)
+      for seed in fields.seeds
     }
+    learned[name] = {
+      seed: _fit(fields, images, zero_shot, seed)
+      for seed, images in sets.items()
+    }
+    passed = scored.images.p_own > 1 / len(space.classes)
     figures[name] = (
-      shares
-      | _diversity(images, validation[0], len(zero_shot.weight), fields)
+      {"drawn": len(passed), "kept": int(scored.kept.sum())}
+      | {"passed": float(passed.mean())}
+      | _diversity([*sets.values()], validation[0], len(space.classes), fields)
       | _cost(home, _block(config, each, "generator"))
     )
     report_progress(note=name)
@@ -244,24 +274,22 @@ def run(config: ConfigDict, workdir: str) -> None:
   say(f"bakeoff: the big run of {best!r}: --config={folder / CONFIG}")
 
 
-def _read(
-  home: epath.Path, num_classes: int
-) -> tuple[Features, Head, dict[str, Any]]:
-  """Reads what a candidate's filter has kept.
-
-  Returns:
-    Features and labels of the images, the zero-shot head, and how many images
-    were drawn and kept, and which share of those drawn passed the filter.
-  """
-  scored = feature_sets.read_scored(home, filtered=True)
-  images, kept = scored.images, scored.kept
-  shares = {
-    "drawn": len(kept),
-    "kept": int(kept.sum()),
-    "passed": float(np.mean(images.p_own > 1 / num_classes)),
-  }
-  features = images.features[kept].astype(np.float32)
-  return (features, images.labels[kept]), scored.zero_shot, shares
+def _images_of(
+  scored: feature_sets.Scored,
+  strategy: str,
+  seed: int,
+  class_names: Sequence[str],
+) -> Features:
+  """Returns what the filter kept of the images of a seed, or the only one."""
+  images = scored.images
+  _, rows = filters.images_of(
+    images,
+    strategy=strategy,
+    seed=seed,
+    kept=scored.kept,
+    class_names=class_names,
+  )
+  return images.features[rows].astype(np.float32), images.labels[rows]
 
 
 def _fit(fields: Bakeoff, images: Features, zero_shot: Head, seed: int) -> Head:
@@ -292,10 +320,14 @@ def _measured(zero_shot: Head, images: Features) -> dict[str, Any]:
 
 
 def _diversity(
-  images: Features, real: np.ndarray, num_classes: int, fields: Bakeoff
+  sets: Sequence[Features], real: np.ndarray, num_classes: int, fields: Bakeoff
 ) -> dict[str, float | None]:
-  """Measures how images of a class vary, and what they cover of real ones."""
-  features, labels = images
+  """Measures how images of a class vary, and what they cover of real ones.
+
+  Both grow with the number of images, so that the set of one seed stands for
+  all.
+  """
+  features, labels = sets[0]
   vendi = diversity.within_classes(features, labels, num_classes)["vendi"]
   known, coverage = [value for value in vendi if value is not None], None
   if min(len(features), len(real)) > fields.neighbours:

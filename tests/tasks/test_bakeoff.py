@@ -193,7 +193,7 @@ def test_a_network_that_learned_too_has_a_column(tmp_path):
   found = bakeoff._cost(home, {"name": GENERATOR})
   assert found["network"]["mean"] == pytest.approx(0.6)
   assert found["seconds_per_image"] is found["devices"] is None
-  columns = section._columns({"ranked": [found]})
+  columns = section._accuracies({"ranked": [found]})
   assert columns["network (%)"](found).text == "60.00"
 
 
@@ -298,6 +298,10 @@ def test_all_problems_are_told_before_anything_is_drawn(tmp_path):
   assert "'two' has the prompt strategies ('basic', 'template')" in said
   assert not (tmp_path / "work").exists()
   config = make_config(tmp_path)
+  config.generate.seeds = (1, 2)
+  with pytest.raises(UserError, match=r"drawn with the seeds \(1, 2\)"):
+    main.run_tasks(config, str(tmp_path / "work"))
+  config = make_config(tmp_path)
   config.bakeoff.big_run.tune.sedes = (0,)
   with pytest.raises(UserError, match="best.py: .*did you mean 'seeds'"):
     main.run_tasks(config, str(tmp_path / "work"))
@@ -309,6 +313,23 @@ def test_all_problems_are_told_before_anything_is_drawn(tmp_path):
   assert "candidates/" not in str(caught.value)
   assert "max_per_class=0" in str(caught.value)
   assert str(caught.value).count("config.select") == 1
+
+
+def test_a_head_learns_from_the_images_of_its_seed():
+  ids = [f"basic-{i % 3}-0-s{i // 3 % 2}-{i // 6}" for i in range(12)]
+  labels = np.arange(12, dtype=np.int32) % 3
+  features = np.arange(12, dtype=np.float16)[:, None]
+  kept = np.arange(12) != 11
+  scores = feature_sets.scores.Scores(
+    np.array(ids), labels, features, features, features[:, 0]
+  )
+  scored = feature_sets.Scored(scores, kept, {}, None)
+  found = {
+    seed: bakeoff._images_of(scored, "basic", seed, NAMES) for seed in (0, 1)
+  }
+  assert found[0][0][:, 0].tolist() == [0, 1, 2, 6, 7, 8]
+  assert found[1][0][:, 0].tolist() == [3, 4, 5, 9, 10]
+  assert found[1][1].tolist() == [0, 1, 2, 0, 1]
 
 
 def test_what_is_refused_is_left_out_if_asked_for(tmp_path, capsys):
@@ -350,6 +371,9 @@ def test_the_page_ranks_and_shows_each_candidate(whole):
   ]
   assert order == sorted(order)
   assert page.count('class="thumb"') == 6  # two of each
+  cost = json.loads((workdir / "report" / "results.json").read_text())["cost"]
+  runs = {row["task"]: row["runs"] for row in cost["tasks"]}
+  assert runs == dict.fromkeys(bakeoff.BEFORE, 3) | {"bakeoff": 1}
 
 
 def test_verify_reads_the_files_of_candidates(whole, tmp_path):

@@ -68,7 +68,10 @@ def render(results: Mapping) -> str:
     return ""
   content = f"<p>{markup.escape(_words(found))}</p>{_chart(found)}"
   content += markup.table(
-    _columns(found), found["ranked"], caption="Candidates, the best first"
+    _accuracies(found), found["ranked"], caption="Candidates, the best first"
+  )
+  content += markup.table(
+    _IMAGES, found["ranked"], caption="Their images, and what these cost"
   )
   if found["refused"]:
     content += markup.grid(
@@ -78,7 +81,7 @@ def render(results: Mapping) -> str:
     )
   for name, shown in results.get("bakeoff_pictures", {}).items():
     content += f'<p class="strategy">{markup.escape(name)}</p>'
-    content += "".join(thumbs([p], found["classes"][p.label]) for p in shown)
+    content += thumbs(shown, [found["classes"][p.label] for p in shown])
   return content
 
 
@@ -108,7 +111,8 @@ def _words(found: Mapping) -> str:
       f"{markup.percent(test['zero_shot'], 2).text} %. "
     )
   return text + (
-    "Vendi: different images in a class, the mean over classes. Coverage: "
+    "Vendi: different images in a class, the mean over classes, of the images "
+    "of one seed, as is coverage: "
     "validation images that have a drawn one among their neighbours. Passed: "
     "drawn images that the filter finds more of their class than a guess. "
     "Seconds of an image are of drawing alone, without loading and compiling."
@@ -133,7 +137,23 @@ def _chart(found: Mapping) -> str:
   return charts.figure(chart, f"Means over seeds, ± one deviation. {dashed}")
 
 
-def _columns(found: Mapping) -> dict:
+_IMAGES = {
+  "candidate": lambda row: row["arm"],
+  "Vendi": lambda row: markup.decimal(row["vendi"], 2),
+  "coverage (%)": lambda row: markup.percent(row["coverage"]),
+  "drawn": lambda row: markup.count(row["drawn"]),
+  "passed (%)": lambda row: markup.percent(row["passed"]),
+  "kept": lambda row: markup.count(row["kept"]),
+  "s an image": lambda row: markup.short(row["seconds_per_image"]),
+  "all tasks": lambda row: markup.Number(
+    row["seconds"], duration(row["seconds"])
+  ),
+  "on": lambda row: row["devices"] or markup.NONE,
+  "licence": lambda row: ", ".join(row["licences"]) or "not known",
+}
+
+
+def _accuracies(found: Mapping) -> dict:
   behind = lambda row, name: row[name] or {}
   columns = {
     "candidate": lambda row: row["arm"],
@@ -148,16 +168,6 @@ def _columns(found: Mapping) -> dict:
     "95 %, paired images": lambda row: markup.interval(
       behind(row, "over_images"), markup.points
     ),
-    "Vendi": lambda row: markup.decimal(row["vendi"], 2),
-    "coverage (%)": lambda row: markup.percent(row["coverage"]),
-    "passed (%)": lambda row: markup.percent(row["passed"]),
-    "kept of": lambda row: f"{row['kept']:,} of {row['drawn']:,}",
-    "s an image": lambda row: markup.short(row["seconds_per_image"]),
-    "all tasks": lambda row: markup.Number(
-      row["seconds"], duration(row["seconds"])
-    ),
-    "on": lambda row: row["devices"] or markup.NONE,
-    "licence": lambda row: ", ".join(row["licences"]) or "not known",
   }
   if any("network" in row for row in found["ranked"]):
     columns["network (%)"] = lambda row: markup.percent(

@@ -19,8 +19,11 @@ _AMOUNTS = {  # task -> what its files have in their names, and their rows are
 
 
 def gather(run: Run, results: Mapping) -> dict[str, Any]:
-  """Adds `cost`, of `measure`."""
-  records, price = timings.read(run.workdir), run.price_per_device_hour
+  """Adds `cost`, of `measure`, with the tasks of a bake-off's candidates."""
+  candidates = results.get("bakeoff", {}).get("ranked", ())
+  workdirs = [run.workdir, *(run.workdir / row["folder"] for row in candidates)]
+  records = [record for each in workdirs for record in timings.read(each)]
+  price = run.price_per_device_hour
   return {"cost": measure(records, run.states, results["curves"], price)}
 
 

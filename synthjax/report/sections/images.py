@@ -226,14 +226,16 @@ def render(results: Mapping) -> str:
   return content
 
 
-def thumbs(pictures: Sequence[Picture], name: str) -> str:
+def thumbs(pictures: Sequence[Picture], names: str | Sequence[str]) -> str:
   """Returns images that show more when hovered over or pressed.
 
   Args:
-    pictures: of one class.
-    name: of the class.
+    pictures: of one class, or of any.
+    names: of the class, or of that of each picture.
   """
-  buttons = "".join(_thumb(picture, name) for picture in pictures)
+  if isinstance(names, str):
+    names = [names] * len(pictures)
+  buttons = "".join(map(_thumb, pictures, names))
   return f'<div class="thumbs">{buttons}</div>' if buttons else ""
 
 
