@@ -25,7 +25,8 @@ Not of the paper, which has one generator. Newer ones draw less varied images,
 which may teach less (arXiv 2602.19946). As in practice.py, the training images
 of a data set validate, as nothing learns from them.
 
-Measured: not run at full size. `:runlocal`: see docs/results.md.
+Measured: not run at full size. `:runlocal`, with one drawing by each candidate:
+docs/results.md.
 """
 
 import ml_collections

@@ -4,6 +4,7 @@
 | ------------- | -------------------------------------------------- |
 | accuracy      | accuracies, and their intervals over seeds         |
 | arms          | compares the arms of an experiment                 |
+| ranking       | ranks candidates by what has learned from each     |
 | scaling       | what more images would give                        |
 | weak_classes  | classes that a generator draws badly               |
 | neighbours    | nearest rows, votes and near duplicates            |

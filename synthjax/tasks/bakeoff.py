@@ -221,7 +221,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       seed: _fit(fields, images, zero_shot, seed)
       for seed, images in sets.items()
     }
-    passed = scored.images.p_own > 1 / len(space.classes)
+    passed = filters.beats_chance(scored.images.p_own, len(space.classes))
     figures[name] = (
       {"drawn": len(passed), "kept": int(scored.kept.sum())}
       | {"passed": float(passed.mean())}

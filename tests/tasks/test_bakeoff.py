@@ -216,6 +216,7 @@ def test_ranking_by_hand():
   )
 
 
+@pytest.mark.slow
 def test_a_killed_bake_off_ends_as_one_that_was_not(
   whole, tmp_path, monkeypatch
 ):
