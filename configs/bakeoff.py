@@ -34,6 +34,7 @@ import ml_collections
 from synthjax.config import (
   EMBEDDED_PRESETS,
   HUB_GENERATORS,
+  UserError,
   clip_encoder,
   data_set,
   embedded_pretraining,
@@ -182,9 +183,18 @@ def guided(arg, name: str, scales: str):
   own = block.get("guidance_scale", 1.0)
   if own == 1.0 or "distilled" in block:  # it walks without
     return
-  for scale in map(float, scales.split("+")):
+  for scale in numbers(scales):
     if scale != own:
       yield f"{name}, guidance {scale:g}", block | dict(guidance_scale=scale)
+
+
+def numbers(scales: str) -> list[float]:
+  try:
+    return [float(scale) for scale in scales.split("+")]
+  except ValueError:
+    raise UserError(
+      f"Config argument guidance={scales}: needed numbers, such as 1.5+5."
+    ) from None
 
 
 def images_of(arg, split: str, of_set: str):

@@ -23,6 +23,7 @@ MISSING = re.compile(
   r"`python -m synthjax\.weights fetch \w+` fetches it"
   r"|`python -m synthjax\.datasets fetch \w+"
   r"|^TFDS has prepared no [\w/]+ in "
+  r"|hf://[\w./-]+ cannot be fetched, as the hub cannot be reached"
   r"|^Task 'pretrain' has not been completed"
 )
 # What it may say of arguments that cannot go together.
