@@ -189,8 +189,10 @@ def predictor(tower: Tower, batch_size: int = 256) -> Callable:
 
   @jax.jit
   def predict(state, images):
-    features, _ = encode(tower, state["encoder"], images, False)
-    return logits_fn(state["head"], features)
+    # As encoders measure, so that tuned and untuned towers compare.
+    with jax.default_matmul_precision("highest"):
+      features, _ = encode(tower, state["encoder"], images, False)
+      return logits_fn(state["head"], features)
 
   def logits(state, source):
     def outputs():

@@ -78,6 +78,13 @@ def from_diffusers(
       "There are no weights .lora_A.weight and .lora_B.weight: give a LoRA in "
       "the layout of diffusers and PEFT."
     )
+  endings = tuple(f".{name}.weight" for name in _NAMES.values())
+  if others := [name for name in weights if not name.endswith(endings)]:
+    raise UserError(
+      f"There are weights that no adapter here has, such as {others[0]!r}. An "
+      "alpha belongs into .lora_B.weight, as the factor alpha / rank: write "
+      "the file again that way."
+    )
   draw = functools.partial(adaptable.init, ranks[0])
   like = jax.eval_shape(draw, jax.random.key(0))
   updates = {path: {} for path in like}

@@ -157,3 +157,19 @@ def test_unknown_parts_and_modes_are_refused(encoder, head):
     run(encoder, head, ("layer9_0",))
   with pytest.raises(ValueError, match="batch_norm='on'"):
     run(encoder, head, ("head",), batch_norm="on")
+
+
+def test_tuned_towers_are_measured_in_float32(encoder, head, monkeypatch):
+  traced = []
+
+  def encode(tower, variables, images, train):
+    traced.append(jax.config.jax_default_matmul_precision)
+    return jnp.zeros((len(images), 8)), {}
+
+  monkeypatch.setattr(encoder_tuning, "encode", encode)
+  tower = encoder_tuning.Tower(None, {}, image_size=32)
+  predict = encoder_tuning.predictor(tower, batch_size=2)
+  image = np.zeros((32, 32, 3), np.uint8)
+  state = {"encoder": {}, "head": head}
+  assert predict(state, [{"image": image}]).shape == (1, 3)
+  assert traced == ["highest"]

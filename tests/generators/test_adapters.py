@@ -123,6 +123,9 @@ def test_a_file_holds_the_layout_of_diffusers(tmp_path, generator):
     adapters.from_diffusers(adaptable, saved)
   with pytest.raises(UserError, match="no weights .lora_A.weight"):
     adapters.from_diffusers(adaptable, {})
+  saved[f"{layer}.alpha"] = np.float32(4)
+  with pytest.raises(UserError, match="such as .*alpha.*alpha / rank"):
+    adapters.from_diffusers(adaptable, saved)
 
 
 @pytest.mark.slow
