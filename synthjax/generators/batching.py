@@ -1,15 +1,19 @@
 """What generators share: batches of one compiled size, weights on devices."""
 
+import contextlib
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from flax.core import Scope
 
 from synthjax.generators import Adapted, Generator, Learner
 from synthjax.runtime import memory
@@ -24,15 +28,22 @@ AHEAD = 16  # coming batches whose prompts may be encoded early
 class Devices(NamedTuple):
   """How arrays lie on the devices of this process, which draws for itself."""
 
-  count: int
-  copied: jax.sharding.Sharding  # a whole copy on each
-  split: jax.sharding.Sharding  # the rows of a batch over all
+  mesh: jax.sharding.Mesh
+  copied: jax.sharding.NamedSharding  # a whole copy on each
+  split: jax.sharding.NamedSharding  # the rows of a batch over all
 
 
-def own_devices() -> Devices:
-  """Returns the devices of this process."""
-  mesh = meshes.make_mesh(local=True)
-  return Devices(mesh.size, meshes.copied(mesh), meshes.split(mesh))
+def own_devices(fsdp: int = 1) -> Devices:
+  """Returns the devices of this process.
+
+  Args:
+    fsdp: how many share one copy of the weights between them.
+
+  Raises:
+    UserError: when they do not split into groups of that size.
+  """
+  mesh = meshes.make_mesh(fsdp, local=True)
+  return Devices(mesh, meshes.copied(mesh), meshes.split(mesh))
 
 
 def make_generator(
@@ -53,7 +64,7 @@ def make_generator(
     begin: (start_steps, params, texts, rngs, references) -> x, the walk,
       which real guidance shortens: compiled once for each start_steps.
     finish: (params, texts, rngs, x) -> uint8 [n, h, w, 3], compiled once.
-    params: its weights, a copy on every device.
+    params: its weights, on the devices; see `put`.
     make_read: n -> (prompts [n], coming) -> texts, arrays split over the
       devices. `coming` are the prompts of the next batches. A prompt is a text,
       or `Adapted`.
@@ -68,12 +79,16 @@ def make_generator(
   Raises:
     UserError: when the first batch is drawn, about one that does not fit.
   """
-  _, copied, split = devices
+  mesh, _, split = devices
   compile_split = functools.partial(
-    jax.jit, in_shardings=(copied, split, split, split), out_shardings=split
+    jax.jit, in_shardings=(None, split, split, split), out_shardings=split
   )
   finish = compile_split(finish)
-  at_precision = functools.partial(jax.default_matmul_precision, precision)
+
+  @contextlib.contextmanager
+  def tracing():
+    with jax.default_matmul_precision(precision), gathering(devices):
+      yield
 
   @functools.cache
   def begun(start_steps):
@@ -81,7 +96,7 @@ def make_generator(
 
   def working_bytes(count):
     """Compiles a batch for each device, and returns what it takes there."""
-    total = count * devices.count
+    total = count * mesh.size
     rngs = jax.random.split(jax.random.key(0), total)
     texts = make_read(total)([""] * total, [])
     first = begun(None).lower(params, texts, rngs, None)
@@ -89,7 +104,7 @@ def make_generator(
     return max(memory.working_bytes(x.compile()) for x in (first, last))
 
   def largest_batch():
-    with at_precision():
+    with tracing():
       working = working_bytes(BATCH_SIZE)
     held = memory.held_bytes(params)
     largest = memory.largest_batch(held, working, BATCH_SIZE, most=MOST)
@@ -105,7 +120,7 @@ def make_generator(
   def make():
     """Chooses the batch size, for which it compiles; returns the stream."""
     each = batch_size or largest_batch()
-    total = each * devices.count
+    total = each * mesh.size
     check = functools.partial(
       memory.checked,
       held=params,
@@ -117,12 +132,13 @@ def make_generator(
 
     def run(prompts, rngs, references, start_steps, coming):
       lack = total - len(prompts)
-      texts = read([*prompts, *prompts[-1:] * lack], coming)
+      with gathering(devices):
+        texts = read([*prompts, *prompts[-1:] * lack], coming)
       rngs = fill_up(rngs, lack)
       if references is not None:
         # Where there are several processes, `jit` takes no arrays of the host.
         references = jax.device_put(fill_up(references, lack), split)
-      with at_precision():
+      with tracing():
         x = begun_checked(start_steps)(params, texts, rngs, references)
         return finish_checked(params, texts, rngs, x)
 
@@ -130,7 +146,7 @@ def make_generator(
 
   if batch_size is None and memory.limit() is None:
     batch_size = BATCH_SIZE
-  total = batch_size and batch_size * devices.count
+  total = batch_size and batch_size * mesh.size
   # At the first draw, so that a finished workdir compiles nothing.
   stream = lambda *args, **more: make()(*args, **more)
   if precision != "default":  # absent otherwise, so that older runs are found
@@ -210,21 +226,15 @@ def place(
   modules: Mapping[str, Any],
   inputs: Callable[[Any], Sequence[Any]],
   params: Mapping[str, Any],
-  sharding: jax.sharding.Sharding,
+  devices: Devices,
 ) -> dict[str, Any]:
   """Puts the weights of modules on devices, in the types that they use.
-
-  It first checks that all fit. Then it takes one array after the other, so
-  that the host holds no second copy of all.
 
   Args:
     modules: by the names of the params.
     inputs: module -> arrays, or shapes, that it takes.
-    params: of each module, arrays of the host.
-    sharding: on the devices.
-
-  Raises:
-    UserError: about weights that do not fit, where the memory is known.
+    params: see `put`, as are devices and errors.
+    devices: of `own_devices`.
   """
 
   def types_of(module, weights):
@@ -234,17 +244,67 @@ def place(
     return used_dtypes(call, weights, *inputs(module))
 
   dtypes = {name: types_of(modules[name], params[name]) for name in params}
-  sizes = jax.tree.map(lambda w, d: w.size * d.itemsize, dict(params), dtypes)
+  return put(params, dtypes, devices)
+
+
+def put(
+  params: Mapping[str, Any], dtypes: Mapping[str, Any], devices: Devices
+) -> dict[str, Any]:
+  """Puts weights on devices, a copy on each or shares of it.
+
+  It first checks that all fit. Then it takes one array after the other, so
+  that the host holds no second copy of all.
+
+  Args:
+    params: of each network, arrays of the host.
+    dtypes: of each of them on the devices.
+    devices: of `own_devices`.
+
+  Raises:
+    UserError: about weights that do not fit, where the memory is known.
+  """
+  params = dict(params)
+  places = meshes.shard(devices.mesh, params)
+
+  def size_of(weight, dtype, place):
+    return math.prod(place.shard_shape(weight.shape)) * dtype.itemsize
+
+  sizes = jax.tree.map(size_of, params, dtypes, places)
   memory.check_weights(
     {name: sum(jax.tree.leaves(of)) for name, of in sizes.items()},
     field="config.generator",
   )
 
-  def place_one(weight, dtype):
+  def put_one(weight, dtype, place):
     wide = np.asarray(weight, np.float32)
-    return jax.device_put(wide.astype(dtype, copy=False), sharding)
+    return jax.device_put(wide.astype(dtype, copy=False), place)
 
-  return jax.tree.map(place_one, dict(params), dtypes)
+  return jax.tree.map(put_one, params, dtypes, places)
+
+
+def gathering(devices: Devices) -> contextlib.AbstractContextManager:
+  """Has layers that are traced in it gather their weights when they run.
+
+  They wait for the layer's input. XLA would gather all weights before a walk,
+  whose steps have the same ones, and every device would hold them all.
+  """
+  if devices.mesh.shape["fsdp"] == 1:
+    return contextlib.nullcontext()
+  layers = nn.Conv, nn.Dense, nn.Embed  # they hold all but small weights
+
+  def call(function, args, kwargs, context):
+    layer = context.module
+    # The parent of one that runs on whole weights, as below, is no module.
+    if not isinstance(layer, layers) or not isinstance(layer.parent, nn.Module):
+      return function(*args, **kwargs)
+    weights = layer.variables["params"]
+    weights, args = jax.lax.optimization_barrier((weights, args))
+    weights = jax.lax.with_sharding_constraint(weights, devices.copied)
+    # At the same path, by which other interceptors know it.
+    whole = layer.clone(parent=Scope({"params": weights}, path=layer.path))
+    return getattr(whole, context.method_name)(*args, **kwargs)
+
+  return nn.intercept_methods(call)
 
 
 def cast_once(apply: Callable[..., Any], params: Any, *args: Any) -> Any:

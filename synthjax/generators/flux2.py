@@ -95,6 +95,7 @@ def load(
   dtype: Half = "float32",
   vae_dtype: Half = "float32",
   precision: Precision = "default",
+  fsdp: Count = 1,
 ) -> Generator:
   """Loads all networks and compiles nothing yet.
 
@@ -117,12 +118,13 @@ def load(
     dtype: of the activations of the transformer and the text encoder.
     vae_dtype: of the autoencoder's.
     precision: of products of float32.
+    fsdp: see `batching.own_devices`.
 
   Raises:
     UserError: about unfit weights, guidance of a distilled model, or a size
       that there cannot be.
   """
-  devices = batching.own_devices()
+  devices = batching.own_devices(fsdp)
   folder = _check(weights, guidance_scale, negative_prompt)
   params, about = convert.from_folder(folder)
   params = params["params"]
@@ -145,7 +147,7 @@ def load(
   )
   modules = {name: getattr(networks, name) for name in convert.PARTS.values()}
   statistics = params.pop("latents")
-  params = batching.place(modules, convert.inputs, params, devices.copied)
+  params = batching.place(modules, convert.inputs, params, devices)
   more = {"latents": statistics}
   if scale != 1:
     more["negative"] = networks.tokens([negative_prompt])

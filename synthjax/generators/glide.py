@@ -114,6 +114,7 @@ def load(
   clip_guidance: clips.ClipGuidance | None = None,
   dtype: Dtype = "float32",
   precision: Precision = "default",
+  fsdp: Count = 1,
 ) -> Generator:
   """Loads both networks and compiles nothing yet.
 
@@ -131,28 +132,28 @@ def load(
     clip_guidance: in place of guidance_scale.
     dtype: of the networks' activations.
     precision: of products of float32.
+    fsdp: see `batching.own_devices`.
 
   Raises:
     UserError: about unfit weights, or an interval that does not fit them.
   """
-  devices = batching.own_devices()
+  devices = batching.own_devices(fsdp)
   tokenizer = bpe.locate(os.fspath(tokenizer))
   params, stages = {}, {}
   for name, block in zip(STAGES, (base, upsampler), strict=True):
-    # One after the other, so that a stage's copy on the host is soon free.
-    stages[name], weights = _load_stage(name, block, dtype)
-    params[name] = jax.device_put(weights, devices.copied)
+    stages[name], params[name] = _load_stage(name, block, dtype)
   small, large = stages.values()
   guidance.check_interval(guidance_interval, len(small.betas))
   clip = None
   if clip_guidance is not None:
-    clip, weights = clips.load(
+    clip, params["clip"] = clips.load(
       clip_guidance,
       image_size=small.image_size,
       num_timesteps=len(small.betas),
       dtype=dtype,
     )
-    params["clip"] = jax.device_put(weights, devices.copied)
+  dtypes = jax.tree.map(lambda weight: weight.dtype, params)
+  params = batching.put(params, dtypes, devices)
   cascade = Cascade(small, large, clip, guidance_scale, guidance_interval)
   words = bpe.load(tokenizer)
   identity = {
@@ -298,7 +299,7 @@ def _reader(
   stages = dict(zip(STAGES, (cascade.base, cascade.upsampler), strict=True))
   encode = jax.jit(
     partial(_encode, stages),
-    in_shardings=(copied, split, split),
+    in_shardings=(None, split, split),
     out_shardings=copied,
   )
   gather = jax.jit(_gather, in_shardings=copied, out_shardings=split)

@@ -131,6 +131,7 @@ def load(
   dtype: Dtype = "float32",
   vae_dtype: Literal["float32", "bfloat16"] = "float32",
   precision: Precision = "default",
+  fsdp: Count = 1,
 ) -> Generator:
   """Loads all networks and compiles nothing yet.
 
@@ -175,12 +176,13 @@ def load(
     dtype: of the activations of UNet and text encoders.
     vae_dtype: of the autoencoder's, whose range float16 does not have.
     precision: of products of float32, such as the autoencoder's.
+    fsdp: see `batching.own_devices`.
 
   Raises:
     UserError: about unfit weights, or steps, an interval or a size that there
       cannot be.
   """
-  devices = batching.own_devices()
+  devices = batching.own_devices(fsdp)
   _check_steps(respacing, distilled, base_steps)
   own = not distilled or base_steps > 0  # whether the weights' UNet walks
   if not own:
@@ -213,7 +215,7 @@ def load(
     distilled_prediction if distilled else None,
     int(steps.timestep[first]) if base_steps else len(networks.betas),
   )
-  params = place(networks, params, devices.copied)
+  params = place(networks, params, devices)
   if negative_prompt or not networks.zeros_for_empty:
     negative = networks.tokens([negative_prompt])
     params["negative"] = jax.device_put(negative, devices.copied)

@@ -154,12 +154,12 @@ def load_networks(
 
 
 def place(
-  networks: Networks, params: Mapping[str, Any], sharding: jax.sharding.Sharding
+  networks: Networks, params: Mapping[str, Any], devices: batching.Devices
 ) -> dict[str, Any]:
   """Puts the weights of networks on the devices; see `batching.place`."""
   of_name = {"vae": networks.vae, **networks.texts}
   modules = {name: of_name.get(name, networks.unet) for name in params}
-  return batching.place(modules, convert.inputs, params, sharding)
+  return batching.place(modules, convert.inputs, params, devices)
 
 
 def _read(

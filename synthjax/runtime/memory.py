@@ -100,8 +100,8 @@ def check_weights(sizes: Mapping[str, int], *, field: str) -> None:
   raise UserError(
     f"{field}: the weights need {total / GIB:.1f} GiB on each device "
     f"({listed}), whose memory for arrays is {room / GIB:.1f} GiB. Set dtype "
-    "to bfloat16 if it is not, or take a smaller model, or a device with more "
-    "memory."
+    "to bfloat16 if it is not, let several devices share the weights (fsdp), "
+    "or take a smaller model, or a device with more memory."
   )
 
 

@@ -158,11 +158,11 @@ def test_every_field_that_decides_pixels_identifies_them(write):
 @pytest.mark.slow
 def test_a_half_is_kept_of_weights_that_are_used_in_it(write):
   variables, about = convert.from_folder(write()["weights"])
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  devices = batching.own_devices()
   modules = convert.make_models(about["model"], "bfloat16", "bfloat16")
   for name, module in modules.items():
     params = {name: variables["params"][name]}
-    placed = batching.place({name: module}, convert.inputs, params, sharding)
+    placed = batching.place({name: module}, convert.inputs, params, devices)
     # All matrices but those of the timestep and of the last layer.
     wide = [w for w in jax.tree.leaves(placed) if w.dtype == np.float32]
     whole = sum(w.size for w in jax.tree.leaves(placed))

@@ -6,6 +6,7 @@ import pytest
 import tiny_glide
 
 from synthjax.generators import check_generator, load_generator, num_steps
+from synthjax.runtime import memory
 from synthjax.runtime.errors import UserError
 
 PROMPTS = ["a red apple", "a fish", "a fish", "a car", "a tree"]
@@ -40,6 +41,22 @@ def test_a_stream_yields_batches_and_draw_joins_them(options, caplog):
   np.testing.assert_array_equal(alone[0], joined[4])
   assert "guidance_interval" not in generator.identity
   assert list(generator.stream([], keys(1))) == []
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_placed(
+  options, monkeypatch
+):
+  asked = []
+  monkeypatch.setattr(memory, "limit", lambda: 10_000)
+  monkeypatch.setattr(jax, "device_put", lambda *given: asked.append(given))
+  with pytest.raises(UserError, match="weights need.*GiB.*base .*upsampler "):
+    load_generator("glide", **options)
+  assert not asked
+
+
+def test_devices_that_do_not_share_weights_so_are_refused(options):
+  with pytest.raises(UserError, match="fsdp=.* does not divide the"):
+    load_generator("glide", **options, fsdp=jax.local_device_count() + 1)
 
 
 @pytest.mark.slow
