@@ -77,7 +77,7 @@ def fused(
     ):
       # Some of T5's hide by the lowest float32, which would become -inf.
       bias = jnp.maximum(bias, jnp.finfo(q.dtype).min).astype(q.dtype)
-      return _cudnn(q, k, v, bias=bias, scale=scale)
+      return _cudnn(q, k, v, bias=bias, is_causal=causal, scale=scale)
     case "tpu" if plain and k.shape[1] >= LEAST_KEYS:
       return _by_tpu(q, k, v, scale=scale)
   return None

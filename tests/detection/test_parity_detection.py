@@ -1,6 +1,10 @@
 """One training step of Faster R-CNN equals PyTorch's.
 
-What is sampled is fixed in both: the first of what may be.
+What is sampled is fixed in both: the first of what may be. Gradients are
+compared in double precision: of 460,000 ReLUs a few have an input within
+float32's rounding of zero, are on in one framework and off in the other, and
+change a gradient by some percent. Which ones depends on the processor. With
+seed 3 a gradient differed by 6 % in float32.
 """
 
 import jax
@@ -17,10 +21,6 @@ from synthjax.models.resnet import weights as resnet_weights
 from synthjax.weights import rules
 
 SIZES = dict(stage_sizes=(1, 1, 1, 1), width=8)
-# Of some hundred thousand ReLUs one may have an input within rounding of zero,
-# and is on in one framework and off in the other. So it is with seed 3 (3e-6
-# from zero; a gradient then differs by 6 %) and seed 5 (0.2 %), not with 4, 6.
-SEED = 4
 NUM_CLASSES, ROI_SIZE = 3, 4
 OPTIONS = Options(
   sizes=(16, 32, 64),
@@ -52,7 +52,27 @@ def torch():
   return pytest.importorskip("torch")
 
 
-def torch_detector(torch):
+@pytest.fixture
+def double(torch, monkeypatch):
+  """Both frameworks compute in float64 what they compute in float32 elsewhere.
+
+  The anchors alone are float32 still: they differ by 1e-7.
+  """
+  monkeypatch.setattr(jnp, "float32", jnp.float64)
+  monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+  torch.set_default_dtype(torch.float64)
+  with jax.enable_x64(True):
+    yield
+  torch.set_default_dtype(torch.float32)
+
+
+def as_double(tree):
+  """Returns the tree with float64 in place of float32."""
+  wider = lambda x: x.astype(np.float64) if x.dtype == np.float32 else x
+  return jax.tree.map(lambda x: wider(np.asarray(x)), tree)
+
+
+def torch_detector(torch, seed=4):
   """Returns PyTorch's detector, which samples the first of what may be."""
   from benchmarks.torch_detector import Detector
 
@@ -63,7 +83,7 @@ def torch_detector(torch):
     order=lambda found: found,
     **SIZES,
   )
-  model = randomise(model, seed=SEED)
+  model = randomise(model, seed=seed)
   with torch.no_grad():  # boxes near their anchors
     model.rpn["deltas"].weight *= 0.2
     model.bbox_pred.weight *= 0.5
@@ -144,9 +164,12 @@ def count_values(torch_model, into):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("double")
 def test_a_step_equals_pytorch(torch):
-  torch_model, batch, counts = torch_detector(torch), make_batch(), {}
+  torch_model, counts = torch_detector(torch, seed=3).double(), {}
+  batch = as_double(make_batch())
   model, variables = flax_detector(torch_model)
+  model, variables = model.clone(dtype=jnp.float64), as_double(variables)
   before = rules.restore(variables, RULES)
 
   count_values(torch_model.train(), counts)
@@ -167,13 +190,13 @@ def test_a_step_equals_pytorch(torch):
   for name, value in want.items():
     error = abs(float(metrics[name]) / value - 1)
     print(f"{name}: {value:.6f}, relative error {error:.1e}")
-    assert error < 1e-4, name
+    assert error < 1e-6, name
   total = sum(v for k, v in want.items() if k.startswith("loss"))
-  np.testing.assert_allclose(metrics["loss"], total, rtol=1e-4)
+  np.testing.assert_allclose(metrics["loss"], total, rtol=1e-6)
 
   grads = rules.restore({"params": state.opt_state}, RULES)
   wanted = {n: p.grad.numpy() for n, p in torch_model.named_parameters()}
-  errors = check(grads, wanted, 1e-4)
+  errors = check(grads, wanted, 1e-6)
   for part in ("conv1", "layer1", "layer2", "layer3", "layer4", "rpn", "norm",
                "cls_score", "bbox_pred"):  # fmt: skip
     of_part = [e for n, e in errors.items() if n.startswith(part)]
@@ -188,7 +211,7 @@ def test_a_step_equals_pytorch(torch):
       v = counts[name.removesuffix(".running_var")]
       moved = 0.9 * before[name] + (moved - 0.9 * before[name]) * (v - 1) / v
     wanted[name] = moved
-  errors = check(stats, wanted, 1e-4)
+  errors = check(stats, wanted, 1e-6)
   print(f"statistics: largest relative error {max(errors.values()):.1e}")
 
 

@@ -107,6 +107,26 @@ def test_plain_jax_attends_as_written_out(
   np.testing.assert_allclose(got, written_out(q, k, v, **options), atol=2e-5)
 
 
+@pytest.mark.parametrize("hidden", [["causal"], ["bias"], ["causal", "bias"]])
+def test_cudnn_hides_what_is_asked_for(monkeypatch, hidden):
+  """JAX's own attention stands in for cuDNN."""
+  q, k, v = draw((8, 8, 8), jnp.float32)
+  bias = np.linspace(-3, 3, 384, dtype=np.float32).reshape(1, 6, 8, 8)
+  options = {"causal": True, "bias": bias}
+  options = {name: options[name] for name in hidden}
+  want = written_out(q, k, v, **options)
+  plain = partial(jax.nn.dot_product_attention, implementation="xla")
+  monkeypatch.setattr(
+    jax.nn,
+    "dot_product_attention",
+    lambda *arrays, implementation, **others: plain(*arrays, **others),
+  )
+  monkeypatch.setattr(attention, "kernel_for", lambda *_: "cudnn")
+  np.testing.assert_allclose(
+    attention.attend(q, k, v, **options), want, atol=2e-5
+  )
+
+
 @pytest.mark.slow
 def test_the_kernel_of_tpus_attends_and_trains_on_two_devices():
   """Interpreted; XLA would not split it by itself."""

@@ -223,7 +223,9 @@ def test_a_step_of_moco_equals_pytorch(torch):
   queue = draws.normal(size=(queue_size, dim)).astype(np.float32)
   queue /= np.linalg.norm(queue, axis=1, keepdims=True)
 
-  f_q = randomise(torch_resnet(classes=dim, **SIZES), seed=0).train()
+  # With seed 25 no ReLU's input is nearer to zero than 100 times its rounding
+  # error (1.2 times with seed 0), so each is on or off in both.
+  f_q = randomise(torch_resnet(classes=dim, **SIZES), seed=25).train()
   f_k = randomise(torch_resnet(classes=dim, **SIZES), seed=1).train()
   before = {"q": numpy_of(f_q), "k": numpy_of(f_k)}
 
