@@ -9,6 +9,7 @@ WORKDIR may be hf://ORG/NAME, of what `synthjax push` has uploaded.
 import argparse
 import contextlib
 import json
+import math
 import os
 import pathlib
 import sys
@@ -27,6 +28,9 @@ if TYPE_CHECKING:  # JAX is imported when there is something to classify
   from synthjax.adapt.classifier import Classifier
 
 _CHUNK = 64  # images that are read and encoded at once
+# A network for images of up to SMALL pixels a side is one of the embedded world
+# or alike; images LARGE times as large lose what makes them photographs.
+_SMALL, _LARGE = 64, 4
 
 
 def add_choice(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +115,29 @@ def classify_files(
       report_progress(len(chunk))
 
 
+def warn_of_large(
+  classifier: "Classifier", paths: Sequence[pathlib.Path]
+) -> None:
+  """Says that a network of small drawings is asked about photographs."""
+  side = classifier.network.image_size if classifier.network else math.inf
+  if side > _SMALL:
+    return
+  headers = image_files.read_headers(paths[:_CHUNK])
+  large = [
+    (path, header.shown)
+    for path, header in zip(paths, headers, strict=False)
+    if header and max(header.size) > _LARGE * side
+  ]
+  if large:
+    path, (height, width) = large[0]
+    say(
+      f"note: this classifier sees {side}x{side} pixels, and {path} has "
+      f"{width}x{height}. What the embedded world has taught knows drawings of "
+      "emoji alone: its answers about photographs mean little. Run a config "
+      "without :runlocal, with released weights, for those."
+    )
+
+
 def _on_a_line(path: pathlib.Path) -> str:
   """Writes out what breaks a line, or what a terminal would obey."""
   shown = (c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
@@ -141,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     cache.use_compilation_cache()
     classifier = classifiers.load(args.workdir, arm=args.arm, task=args.task)
+    warn_of_large(classifier, paths)
     width = max(len(_on_a_line(path)) for path in paths)
     unread = []
     for path, answer in classify_files(classifier, paths):

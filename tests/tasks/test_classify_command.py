@@ -93,6 +93,22 @@ def test_an_arm_is_the_mean_of_its_seeds(run, drawings, arm):
   )
 
 
+def test_photographs_get_a_word_from_small_networks(run, tmp_path, capsys):
+  workdir, _ = run
+  known, small = classifier.load(workdir), tmp_path / "small.png"
+  Image.new("RGB", (32, 32)).save(small)
+  classify.warn_of_large(known, [small])
+  assert capsys.readouterr().err == ""
+  photo = tmp_path / "photo.jpg"
+  Image.new("RGB", (400, 300)).save(photo)
+  classify.warn_of_large(known, [small, photo])
+  told = capsys.readouterr().err
+  assert f"{photo} has 400x300" in told and "emoji" in told
+  large = known._replace(network=known.network._replace(image_size=224))
+  classify.warn_of_large(large, [photo])
+  assert capsys.readouterr().err == ""
+
+
 def test_the_command_prints_the_likeliest_classes(run, drawings, tmp_path):
   """As lines for people and as JSON, of files and what lies below folders."""
   workdir, _ = run
