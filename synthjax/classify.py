@@ -38,7 +38,7 @@ def add_choice(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--task",
     help="that learned it: one of tune, few_shot, top_up, tune_encoder, "
-    "transfer, pretrain",
+    "transfer, practice, pretrain",
   )
   parser.add_argument(
     "--arm", help="of the task, or zero_shot; the first by default"

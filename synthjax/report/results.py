@@ -22,7 +22,8 @@ from synthjax.report.checked_files import (
 from synthjax.runtime.errors import UserError
 
 NUM_BINS = 20  # of the histogram of p_own
-CLASSIFYING = ("tune", "few_shot", "tune_encoder")  # the first names classes
+# The first names classes.
+CLASSIFYING = ("tune", "few_shot", "tune_encoder", "practice")
 
 
 def gather(run: Run) -> dict[str, Any]:

@@ -81,6 +81,11 @@ class Round(NamedTuple):
   heads: dict[int, Head]  # by seed
   validation: float  # accuracy, the mean of the heads'
 
+  @property
+  def label(self) -> str:
+    """Names the round in results and files."""
+    return f"{self.arm}, round {self.number}"
+
 
 class Tools(NamedTuple):
   """What every round uses."""
@@ -164,7 +169,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   measured = [
     (
       {
-        "arm": f"{each.arm}, round {each.number}",
+        "arm": each.label,
         "round": each.number,
         "num_images": each.num_images,
         "seed": seed,
@@ -188,12 +193,19 @@ def run(config: ConfigDict, workdir: str) -> None:
   files |= heads.save(
     folder,
     scored.zero_shot,
-    {f"{x.arm}, round {x.number}": x.heads for x in rounds},
+    {each.label: each.heads for each in rounds},
     space.class_names,
     tools.about,
   )
   files |= accuracy.write(folder, results)
-  artifacts.finish(folder, spec, files, summary=results["summary"])
+  best_first = sorted(rounds, key=lambda each: -each.validation)
+  artifacts.finish(
+    folder,
+    spec,
+    files,
+    summary=results["summary"],
+    learned=[each.label for each in best_first],
+  )
   print(arms.table(results), flush=True)
 
 

@@ -13,7 +13,7 @@ from synthjax.weights import files
 
 # Tasks by what they leave; of several in a run, the first one is meant.
 CLASSIFYING = ("tune", "few_shot", "top_up", "tune_encoder", "transfer")
-CLASSIFYING += ("pretrain",)
+CLASSIFYING += ("practice", "pretrain")
 DETECTING = ("detect",)
 # Starts that others are compared with: no arm that is meant by default.
 _REFERENCES = (ZERO_SHOT, "random")

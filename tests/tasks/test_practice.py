@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import tiny_world
 
-from synthjax.adapt import feature_sets, heads
+from synthjax.adapt import classifier, feature_sets, heads
 from synthjax.data.generated import shards
 from synthjax.encoders import load_encoder
 from synthjax.generators import Generator
+from synthjax.report import results as report_results
+from synthjax.report.sections import practice as section
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import practice, score, select
@@ -144,6 +146,23 @@ def test_rounds_add_images_that_show_their_class(whole):
       name = f"{arm}, round {number}"
       before = sizes[f"{arm}, round {number - 1}"]
       assert sizes[name] - before == shown.sum()
+
+
+def test_the_best_round_classifies_and_the_page_shows_all(whole):
+  workdir, _, _ = whole
+  _, results = leaves(workdir)
+  shares: dict = {}
+  for row in results["rows"]:
+    shares.setdefault(row["arm"], []).append(row["accuracy"]["validation"])
+  best = max(shares, key=lambda arm: np.mean(shares[arm]))
+  assert classifier.load(workdir).arm.name == best
+  found = report_results.read_run(workdir)
+  assert {x["split"] for x in found["accuracy"]} == {"validation", "test"}
+  page = section.render(found)
+  assert page.count("<figure") == 2
+  for arm in ("unguided", "guided 0.5"):
+    assert page.count(f"<title>{arm}</title>") == 2
+  assert section.render({}) == ""
 
 
 def test_a_round_is_drawn_for_the_mean_of_the_heads_before_it(whole):

@@ -1,4 +1,4 @@
-"""Accuracies of the arms of `tune`, beside zero-shot."""
+"""Accuracies of the arms of `tune` or `practice`, beside zero-shot."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +32,8 @@ _COLUMNS = {
 def gather(run: Run, results: Mapping) -> dict[str, Any]:
   """Adds `accuracy`, of `by_split`."""
   del run
-  return {"accuracy": by_split(results["tune"])} if "tune" in results else {}
+  found = results.get("tune") or results.get("practice")
+  return {"accuracy": by_split(found)} if found else {}
 
 
 def by_split(compared: Mapping) -> list[dict]:
