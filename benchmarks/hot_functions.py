@@ -183,7 +183,7 @@ def draw_glide(
   batch: int, stages: Mapping[str, Stage], *, preset: str, dtype="bfloat16"
 ) -> Hot:
   """Draws a batch from noise to uint8 images, by both networks."""
-  params, texts, walks = {}, {}, []
+  params, texts, walks = {}, {"adapters": {}}, []
   named = zip(glide.STAGES, PRESETS[preset], strict=True)
   for name, (sampler, respacing) in named:
     stage = stages[name]

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 from synthjax.config import SDXL, hub_generator
 from synthjax.diffusion import samplers
 from synthjax.generators import (
+  batching,
   check_generator,
   load_generator,
   num_steps,
@@ -149,12 +150,12 @@ def test_a_half_is_kept_of_weights_that_are_used_in_it(tmp_path):
   networks, params, _ = stable_diffusion.load_networks(
     folder, None, "bfloat16", vae_dtype="bfloat16"
   )
-  sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  devices = batching.own_devices()
   types = {
     name: {w.dtype.name for w in jax.tree.leaves(placed)}
     for name in ("unet", "vae", "text_2")
     for placed in [
-      stable_diffusion.place(networks, {name: params[name]}, sharding)[name]
+      stable_diffusion.place(networks, {name: params[name]}, devices)[name]
     ]
   }
   assert all("bfloat16" in found for found in types.values())

@@ -20,7 +20,7 @@ from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.models.vit import model as vit
 from synthjax.report.checked_files import Run
 from synthjax.report.sections import curves
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, repairs
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import pretrain, transfer
 from synthjax.training import metrics, pretraining, recipes
@@ -294,6 +294,7 @@ def test_the_specification_of_a_plain_run_has_no_new_fields(tmp_path, space):
   config = a_config(space, epochs=1)
   pretrain.run(config, str(tmp_path))
   spec = artifacts.load(tmp_path / "pretrain")["spec"]
+  assert set(spec.pop(repairs.KEYS)) == set(spec["inputs"].values())
   fields = {*config.pretrain} - artifacts.NOT_OF_THE_RESULT
   assert set(spec) == {"space", "inputs", *fields}
   training = weights_of(tmp_path)[1]["training"]
