@@ -51,6 +51,15 @@ class Recipe:
   decay_bias: Flag = True  # False decays the weight alone; released: both
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training(Recipe):
+  """A recipe with what else `learn` needs; see `fit`."""
+
+  num_epochs: Count = 30
+  batch_size: Count = 512
+  soft_weight: Share = 0.5
+
+
 CHANCE = "chance"
 
 
@@ -401,6 +410,32 @@ def fit(
   return tune(
     [rows], head, recipe, num_epochs=num_epochs, validation=validation
   )
+
+
+def learn(
+  images: tuple[np.ndarray, np.ndarray],
+  head: Head,
+  training: Training,
+  seed: int,
+) -> Head:
+  """Returns the head that `fit` tunes, on the host.
+
+  Args:
+    images: features [n, d] and labels int [n].
+    head: to start from, and the teacher.
+    training: how.
+    seed: of the order of the features.
+  """
+  tuned = fit(
+    *images,
+    head,
+    training,
+    num_epochs=training.num_epochs,
+    batch_size=training.batch_size,
+    seed=seed,
+    soft_weight=training.soft_weight,
+  )
+  return jax.device_get(tuned.head)
 
 
 def accuracy_fn(

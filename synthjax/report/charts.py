@@ -1,11 +1,13 @@
 """Charts as inline SVG, which follow the page's colours and width."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from synthjax.report import markup
 
 _MAX_NAMED = 60  # classes with a name beside a matrix
 
@@ -74,6 +76,36 @@ def dots(
     title = f"{row.name}: {row.mean:.2f}{spread}"
     parts.append(circle("c0 fill", x(row.mean), y, 5, title))
   return svg(parts, WIDTH, height, label)
+
+
+def arms(
+  summary: Sequence[Mapping],
+  values: Iterable[tuple[str, float]],
+  zero_shot: float,
+  *,
+  xlabel: str,
+  label: str,
+) -> str:
+  """Draws arms beside zero-shot, as a figure.
+
+  Args:
+    summary: of each arm, as `dot` takes it.
+    values: arm and share, of each seed.
+    zero_shot: a share.
+    xlabel: see `dots`, as for label.
+    label: for those who do not see it.
+  """
+  of_arm: dict[str, list[float]] = {}
+  for arm, share in values:
+    of_arm.setdefault(arm, []).append(share)
+  chart = dots(
+    [dot(x["arm"], x | {"values": of_arm[x["arm"]]}) for x in summary],
+    xlabel=xlabel,
+    label=label,
+    reference=hundred(zero_shot),
+  )
+  dashed = f"Dashed: zero-shot, {markup.percent(zero_shot).text} %."
+  return figure(chart, f"Means over seeds, ± one deviation. {dashed}")
 
 
 def bars(

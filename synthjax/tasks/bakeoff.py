@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any
 
-import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
@@ -21,7 +20,7 @@ from synthjax.adapt import feature_sets, heads, linear_head
 from synthjax.adapt.feature_sets import Features
 from synthjax.adapt.linear_head import Head
 from synthjax.config import schema
-from synthjax.config.schema import Block, Count, Flag, Seeds, Share, Text
+from synthjax.config.schema import Block, Count, Flag, Seeds, Text
 from synthjax.data.generated import filters
 from synthjax.data.real import real_images
 from synthjax.encoders import check_texts, load_encoder
@@ -56,16 +55,13 @@ class Candidate:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Bakeoff(linear_head.Recipe):
+class Bakeoff(linear_head.Training):
   """The block `config.bakeoff`."""
 
   candidates: Annotated[tuple[Candidate, ...], schema.unique_names(ZERO_SHOT)]
   # Of the heads, and of the images that each learns from, if these are drawn
   # with several: then intervals are of the drawing, too.
   seeds: Seeds
-  num_epochs: Count = 30
-  batch_size: Count = 512
-  soft_weight: Share = 0.5
   validation: Block  # real images that rank
   test: Block | None = None  # real images, opened once, for the best alone
   neighbours: Count = 5  # to which the balls of coverage reach
@@ -218,7 +214,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       for seed in fields.seeds
     }
     learned[name] = {
-      seed: _fit(fields, images, zero_shot, seed)
+      seed: linear_head.learn(images, zero_shot, fields, seed)
       for seed, images in sets.items()
     }
     passed = filters.beats_chance(scored.images.p_own, len(space.classes))
@@ -290,19 +286,6 @@ def _images_of(
     class_names=class_names,
   )
   return images.features[rows].astype(np.float32), images.labels[rows]
-
-
-def _fit(fields: Bakeoff, images: Features, zero_shot: Head, seed: int) -> Head:
-  tuned = linear_head.fit(
-    *images,
-    zero_shot,
-    fields,
-    num_epochs=fields.num_epochs,
-    batch_size=fields.batch_size,
-    seed=seed,
-    soft_weight=fields.soft_weight,
-  )
-  return jax.device_get(tuned.head)
 
 
 # --- what is compared ---------------------------------------------------------

@@ -22,7 +22,7 @@ from synthjax.adapt import feature_sets, heads, linear_head
 from synthjax.adapt.feature_sets import Features
 from synthjax.adapt.linear_head import Head
 from synthjax.config import schema
-from synthjax.config.schema import Block, Count, Rule, Seeds, Share
+from synthjax.config.schema import Block, Count, Rule, Seeds
 from synthjax.data.generated import filters, plan, shards
 from synthjax.data.pipeline import codecs
 from synthjax.data.real import real_images
@@ -53,7 +53,7 @@ Scales = Annotated[
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Practice(linear_head.Recipe):
+class Practice(linear_head.Training):
   """The block `config.practice`."""
 
   scales: Scales = (0.0, 1.0)  # of the guidance, an arm each; 0 is none
@@ -62,9 +62,6 @@ class Practice(linear_head.Recipe):
   max_rounds: Count = 5
   patience: Count = 1  # rounds without a better validation that end an arm
   seeds: Seeds  # of the heads; a round is drawn for their mean
-  num_epochs: Count = 30
-  batch_size: Count = 512
-  soft_weight: Share = 0.5
   validation: Block  # real images that end an arm
   test: Block | None = None  # real images, opened once, at the end
 
@@ -234,7 +231,8 @@ def practise(
       features = np.concatenate([features, drawn[0]])
       labels = np.concatenate([labels, drawn[1]])
     learned = {
-      seed: _fit(tools, features, labels, seed) for seed in fields.seeds
+      seed: linear_head.learn((features, labels), tools.zero_shot, fields, seed)
+      for seed in fields.seeds
     }
     right = [
       accuracy.top1(np.asarray(head(validation[0])), validation[1])
@@ -254,23 +252,6 @@ def practise(
 def has_stalled(values: Sequence[float], patience: int) -> bool:
   """Returns whether so many values came after the first of the best."""
   return len(values) - 1 - int(np.argmax(values)) >= patience
-
-
-def _fit(
-  tools: Tools, features: np.ndarray, labels: np.ndarray, seed: int
-) -> Head:
-  fields = tools.fields
-  tuned = linear_head.fit(
-    features,
-    labels,
-    tools.zero_shot,
-    fields,
-    num_epochs=fields.num_epochs,
-    batch_size=fields.batch_size,
-    seed=seed,
-    soft_weight=fields.soft_weight,
-  )
-  return jax.device_get(tuned.head)
 
 
 # --- a round ------------------------------------------------------------------

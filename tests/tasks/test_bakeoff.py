@@ -9,7 +9,7 @@ import tiny_world
 from ml_collections import ConfigDict
 
 from synthjax import main, verify
-from synthjax.adapt import feature_sets
+from synthjax.adapt import feature_sets, linear_head
 from synthjax.data.generated import shards
 from synthjax.encoders import load_encoder
 from synthjax.evals import accuracy, ranking
@@ -102,7 +102,7 @@ def whole(tmp_path_factory):
   config = make_config(tmp_path_factory.mktemp("files"))
   opened = []
   with pytest.MonkeyPatch.context() as patch:
-    encode, learn = feature_sets.encode_real, bakeoff._fit
+    encode, learn = feature_sets.encode_real, linear_head.learn
     patch.setattr(
       feature_sets,
       "encode_real",
@@ -112,7 +112,9 @@ def whole(tmp_path_factory):
       )[1],
     )
     patch.setattr(
-      bakeoff, "_fit", lambda *a: (opened.append("learned"), learn(*a))[1]
+      linear_head,
+      "learn",
+      lambda *a: (opened.append("learned"), learn(*a))[1],
     )
     main.run_tasks(config, str(workdir))
   return workdir, config, opened

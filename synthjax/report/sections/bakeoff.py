@@ -8,7 +8,6 @@ from synthjax.data.generated import shards
 from synthjax.data.pipeline.codecs import shrink
 from synthjax.evals import accuracy
 from synthjax.report import charts, markup
-from synthjax.report.charts import hundred
 from synthjax.report.checked_files import Run, files_of, read_json
 from synthjax.report.sections import Tile
 from synthjax.report.sections.cost import duration
@@ -120,21 +119,13 @@ def _words(found: Mapping) -> str:
 
 
 def _chart(found: Mapping) -> str:
-  values: dict[str, list[float]] = {}
-  for row in found["rows"]:
-    values.setdefault(row["arm"], []).append(row["accuracy"]["validation"])
-  start = found["validation"]["zero_shot"]
-  chart = charts.dots(
-    [
-      charts.dot(row["arm"], row | {"values": values[row["arm"]]})
-      for row in found["ranked"]
-    ],
+  return charts.arms(
+    found["ranked"],
+    [(x["arm"], x["accuracy"]["validation"]) for x in found["rows"]],
+    found["validation"]["zero_shot"],
     xlabel="accuracy on validation (%)",
     label="Accuracy of each candidate on validation, in percent",
-    reference=hundred(start),
   )
-  dashed = f"Dashed: zero-shot, {markup.percent(start).text} %."
-  return charts.figure(chart, f"Means over seeds, ± one deviation. {dashed}")
 
 
 _IMAGES = {

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 from synthjax.evals import accuracy
 from synthjax.report import charts, markup
-from synthjax.report.charts import hundred
 from synthjax.report.sections import Tile
 
 PLACE, TITLE = 25, "Top-up of rare classes"
@@ -71,21 +70,13 @@ def _words(found: Mapping) -> str:
 
 
 def _chart(found: Mapping) -> str:
-  values: dict[str, list[float]] = {}
-  for row in found["rows"]:
-    values.setdefault(row["arm"], []).append(row["mean_per_class"])
-  start = found["zero_shot"]["mean_per_class"]
-  chart = charts.dots(
-    [
-      charts.dot(row["arm"], row | {"values": values[row["arm"]]})
-      for row in found["summary"]
-    ],
+  return charts.arms(
+    found["summary"],
+    [(row["arm"], row["mean_per_class"]) for row in found["rows"]],
+    found["zero_shot"]["mean_per_class"],
     xlabel="mean accuracy over classes, test (%)",
     label="Mean accuracy over classes of each arm, in percent",
-    reference=hundred(start),
   )
-  dashed = f"Dashed: zero-shot, {markup.percent(start).text} %."
-  return charts.figure(chart, f"Means over seeds, ± one deviation. {dashed}")
 
 
 def _arms(found: Mapping) -> str:
