@@ -24,7 +24,9 @@ Measured: not run at full size. `:runlocal`: 19.9 % to 30.7 %; see
 import ml_collections
 
 from synthjax.config import (
+  EMBEDDED_HEAD,
   data_set,
+  embedded_kept,
   embedded_world,
   parse_arg,
   released_clip,
@@ -102,8 +104,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       images_per_class=40, seeds=(0, 1, 2, 3, 4), shard_size=640
     )
     # As in quickstart.py, chosen on the validation style.
-    config.select = dict(max_per_class=30)
-    config.tune.batch_size, config.tune.lr = 32, 3e-2
+    config.select = dict(max_per_class=embedded_kept(40))
+    config.tune.update(EMBEDDED_HEAD)
     config.tune.validation = dict(split="validation")
     config.tune.test = dict(split="test")
     config.tune.test_parts = dict(

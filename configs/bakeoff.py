@@ -32,11 +32,13 @@ docs/results.md.
 import ml_collections
 
 from synthjax.config import (
+  EMBEDDED_HEAD,
   EMBEDDED_PRESETS,
   HUB_GENERATORS,
   UserError,
   clip_encoder,
   data_set,
+  embedded_kept,
   embedded_pretraining,
   embedded_world,
   exports,
@@ -141,18 +143,17 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     for block, fields in embedded_world().items():
       config[block] = fields
     config.score = dict()
-    # The filter's share, rate and batch are those of quickstart.py, as is the
-    # size of the big run.
+    # The big run has the size of quickstart.py's.
     config.generate.shard_size = 480
-    config.select.max_per_class = max(1, 3 * num_images // 4)
+    config.select.max_per_class = embedded_kept(num_images)
     if arg.resnet:
       config.pretrain.augment = "drawing"
     big = config.bakeoff.big_run
     for block in (config.bakeoff, big.tune):
-      block.batch_size, block.lr = 32, 3e-2
+      block.update(EMBEDDED_HEAD)
     big.prompts.per_class = 30
     big.generate.images_per_class = 30
-    big.select.max_per_class = 22
+    big.select.max_per_class = embedded_kept(30)
   return config
 
 

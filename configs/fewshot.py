@@ -51,6 +51,7 @@ import ml_collections
 from synthjax.config import (
   PHOTOGRAPHS,
   clip_encoder,
+  embedded_kept,
   embedded_world,
   exports,
   own_space,
@@ -311,13 +312,13 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       tuned.update(epochs=50, together=16, log_every=20)
       tuned.optimizer.update(lr=1e-3, warmup=10)
       tuned.pool = config.generate.real_guidance.pool
-    config.select = dict(max_per_class=30)
+    config.select = dict(max_per_class=embedded_kept(40))
     block = config.few_shot
     if not own:
       block.pool = dict(split="real_pool")
       block.validation = dict(split="validation")
       block.test = dict(split="test")
-    block.max_per_class = 30
+    block.max_per_class = embedded_kept(40)
     block.methods = tuple(map(_small, chosen.values()))
   return config
 

@@ -32,6 +32,7 @@ from typing import Any
 import ml_collections
 
 from synthjax.config import (
+  EMBEDDED_HEAD,
   data_set,
   embedded_world,
   parse_arg,
@@ -139,7 +140,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     if len(choices) > 1:
       config.tune.scaling = dict(up_to=2 * max(SMALL_COUNTS), min_gain=0.01)
     # As in quickstart.py, chosen on the validation style.
-    config.tune.batch_size, config.tune.lr = 32, 3e-2
+    config.tune.update(EMBEDDED_HEAD)
     config.tune.validation = dict(split="validation")
     config.tune.test = dict(split="test")
   return config

@@ -35,8 +35,10 @@ Measured: not run at full size. `:runlocal` is quickstart.py's recipe: see
 import ml_collections
 
 from synthjax.config import (
+  EMBEDDED_HEAD,
   PHOTOGRAPHS,
   clip_encoder,
+  embedded_kept,
   embedded_world,
   exports,
   parse_arg,
@@ -148,10 +150,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       config[block] = fields
     config.score = dict()
     config.card.encoders = "none"  # they are for accelerators
-    # The filter's share, rate and batch are those of quickstart.py.
     config.generate.shard_size = 480
-    config.select.max_per_class = max(1, 3 * num_images // 4)
-    config.tune.batch_size, config.tune.lr = 32, 3e-2
+    config.select.max_per_class = embedded_kept(num_images)
+    config.tune.update(EMBEDDED_HEAD)
   return config
 
 

@@ -23,6 +23,7 @@ Measured: not run at full size.
 import ml_collections
 
 from synthjax.config import (
+  EMBEDDED_HEAD,
   data_set,
   embedded_world,
   parse_arg,
@@ -84,8 +85,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.practice.update(
       images_per_class=10, max_rounds=3, patience=1, seeds=(0, 1, 2)
     )
-    # As in quickstart.py, chosen on the validation style.
-    config.practice.update(batch_size=32, lr=3e-2)
+    config.practice.update(EMBEDDED_HEAD)
     config.practice.validation = dict(split="validation")
     config.practice.test = dict(split="test")
   return config

@@ -26,6 +26,8 @@ import pathlib
 import ml_collections
 
 from synthjax.config import (
+  EMBEDDED_HEAD,
+  embedded_kept,
   embedded_world,
   exports,
   parse_arg,
@@ -67,19 +69,16 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     images_per_class=arg.images_per_class, seeds=(0, 1, 2), shard_size=480
   )
   config.score = dict()
-  # The paper keeps two fifths; a filter as weak as this CLIP should drop less.
-  config.select = dict(max_per_class=max(1, 3 * arg.images_per_class // 4))
+  config.select = dict(max_per_class=embedded_kept(arg.images_per_class))
 
-  # Appendix C.5.1, but for the batch (there 512 of 8,000 images) and the rate
-  # (2e-3), both chosen on the validation style.
+  # Appendix C.5.1, but for what EMBEDDED_HEAD says.
   config.tune = dict(
     arms=(
       dict(name="LE+CF SCE", strategy="enhanced", filter=True, soft_weight=0.5),
     ),
     seeds=(0, 1, 2),
     num_epochs=30,
-    batch_size=32,
-    lr=3e-2,  # rows of length 18 and not 100, in fewer dimensions
+    **EMBEDDED_HEAD,
     weight_decay=0.1,
     validation=dict(split="validation"),
     test=dict(split="test"),

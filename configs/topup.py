@@ -28,6 +28,8 @@ Measured: not run at full size. `:runlocal`: see docs/photographs.md.
 import ml_collections
 
 from synthjax.config import (
+  EMBEDDED_HEAD,
+  EMBEDDED_KEPT,
   UserError,
   clip_encoder,
   embedded_world,
@@ -119,13 +121,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     for block, fields in embedded_world().items():
       config[block] = fields
     config.score = dict()
-    # The filter's share, rate and batch are those of quickstart.py.
     config.generate.update(shard_size=480)
-    config.generate.top_up.share = config.select.share = 0.75
+    config.generate.top_up.share = config.select.share = EMBEDDED_KEPT
     if not arg.data:
       config.generate.preview = 0  # CLIP knows too little of these classes
       config.generate.images_per_class = arg.per_class or 60
     # Its zero-shot classifier knows too little to teach: on the validation
     # style, mixes are better without soft targets.
-    config.top_up.update(lr=3e-2, batch_size=32, soft_weight=0.0)
+    config.top_up.update(EMBEDDED_HEAD | dict(soft_weight=0.0))
   return config

@@ -37,6 +37,7 @@ Measured: not run at full size. `:runlocal`: see docs/results.md.
 import ml_collections
 
 from synthjax.config import (
+  embedded_kept,
   embedded_world,
   parse_arg,
   released_clip,
@@ -185,7 +186,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       config[block] = fields
     config.generate = dict(images_per_class=40, seeds=(0, 1, 2), shard_size=640)
     config.score = dict()
-    config.select = dict(max_per_class=30)
+    config.select = dict(max_per_class=embedded_kept(40))
     block = config.tune_encoder
     block.pool, block.test = dict(split="real_pool"), dict(split="test")
     block.batch_size, block.epochs, block.remat = 32, 10, False

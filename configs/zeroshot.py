@@ -31,7 +31,9 @@ Measured: not run at full size. `:runlocal` is quickstart.py's recipe: see
 import ml_collections
 
 from synthjax.config import (
+  EMBEDDED_HEAD,
   data_set,
+  embedded_kept,
   embedded_world,
   exports,
   parse_arg,
@@ -148,11 +150,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         encoder=embedded_world(tower="resnet")["encoder"],
         score=dict(filter_encoder=config.encoder.to_dict()),
       )
-    # One seed of images. The filter's share, rate and batch are those of
-    # quickstart.py, chosen on the validation style.
     config.generate = dict(images_per_class=30, seeds=(0,), shard_size=480)
-    config.select = dict(max_per_class=22)
-    config.tune.batch_size, config.tune.lr = 32, 3e-2
+    config.select = dict(max_per_class=embedded_kept(30))
+    config.tune.update(EMBEDDED_HEAD)
     config.tune.validation = dict(split="validation")
     config.tune.test = dict(split="test")
     config.tune.best_epoch_on_test = False
