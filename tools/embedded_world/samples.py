@@ -54,8 +54,9 @@ def page(columns: np.ndarray, names: list[str] | None) -> Image.Image:
   pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
   for i, column in enumerate(columns):
     x, y = i % COLUMNS * wide, i // COLUMNS * tall
-    strip = Image.fromarray(column.reshape(rows * height, width, 3))
-    sheet.paste(strip.resize((wide, tall - caption)), (x, y))
+    for row, image in enumerate(column):
+      tile = Image.fromarray(image).resize((wide, height * SCALE))
+      sheet.paste(tile, (x, y + row * height * SCALE))
     if names:
       text = "\n".join(
         textwrap.wrap(names[i], 12, max_lines=2, placeholder="…")
