@@ -2,7 +2,8 @@
 
 After Faster R-CNN (Ren et al. 2015) with the numbers of detectron2's R50-C4, by
 which MoCo transfers to PASCAL VOC. All shapes are static: lists have their
-largest length, and masks mark the entries that count.
+largest length, and masks mark the entries that count. RoIAlign, which reads the
+features of a region, is in `faster_rcnn`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

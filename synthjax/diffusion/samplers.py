@@ -17,6 +17,9 @@ in lambda, from s to t, is
 and the solvers differ in the D that they put together from the x_0 predicted
 at this step and at those before it. Their tables are made in float64; a step
 whose target is free of noise gives D itself.
+
+To add a sampler, write it here and name it in SAMPLERS, or give the dotted path
+of one of your own.
 """
 
 import functools

@@ -1,4 +1,7 @@
-"""All figures of the quality of an image set, from its features."""
+"""Measures of an image set's quality, from its features.
+
+Fréchet and kernel distance, precision, recall, density, coverage, diversity.
+"""
 
 import functools
 from typing import Any, NamedTuple

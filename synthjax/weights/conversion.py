@@ -1,4 +1,7 @@
-"""Converts a file of released weights of any family."""
+"""Converts a file of released weights of any family.
+
+A family's mapping stands beside its network, in `models/FAMILY/weights`.
+"""
 
 import importlib
 import inspect

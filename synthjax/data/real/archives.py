@@ -1,4 +1,4 @@
-"""Data sets of images and lists, as their publishers' archives unpack.
+"""Readers of data sets of images and lists, as their archives unpack.
 
 Each function takes the folder that an archive unpacks to; a split; the label of
 each class by the name that the files have, by default from the label space; and

@@ -5,7 +5,8 @@ most likely used (from sizes and zero-shot accuracies, as it names none). Sizes
 are checked when a split is opened; None is a size that is not known.
 
 publishers.yaml says where the files lie: in CoOp's folders, such as
-eurosat/2750 and eurosat/split_zhou_EuroSAT.json, or as archives unpack.
+eurosat/2750 and eurosat/split_zhou_EuroSAT.json, or as archives unpack. Their
+readers, and how to add one, are in `archives`.
 """
 
 from collections.abc import Mapping
