@@ -21,7 +21,11 @@ def environment(devices: int, **more: str) -> dict[str, str]:
 
 
 def start(
-  script: str, *arguments: object, devices: int = 1, **more: str
+  script: str,
+  *arguments: object,
+  devices: int = 1,
+  stdin: int | None = None,
+  **more: str,
 ) -> subprocess.Popen:
   """Starts Python on a script; `finish` waits for it.
 
@@ -29,11 +33,13 @@ def start(
     script: the text.
     *arguments: of its sys.argv.
     devices: simulated ones.
+    stdin: as of `subprocess.Popen`.
     **more: variables of its environment.
   """
   return subprocess.Popen(
     [sys.executable, "-c", script, *map(str, arguments)],
     env=environment(devices, **more),
+    stdin=stdin,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,

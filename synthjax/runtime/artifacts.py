@@ -22,7 +22,7 @@ from typing import Any
 from etils import epath
 
 from synthjax import __version__
-from synthjax.runtime import repairs
+from synthjax.runtime import locks, repairs
 from synthjax.runtime.atomic import discards, remove_stale, replace
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
@@ -78,21 +78,24 @@ def begin(
     UserError: if a file of a complete folder is missing or cut short.
   """
   folder, spec = epath.Path(folder), _specification(spec)
-  manifest = load(folder) if (folder / MANIFEST).exists() else None
-  if not manifest and not (folder / SPEC).exists():
+  stored, manifest = _claimed(folder)
+  if stored is None:
     folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder, SPEC, spec)
     return False
-  stored = manifest["spec"] if manifest else _read_json(folder / SPEC)
-  repaired = repairs.differ_by_repairs(of_the_result(stored), spec)
-  if repaired and renew:
-    say(f"{folder.name}: is renewed, as its inputs were repaired")
-    # The new specification comes last: a run that is killed begins again here.
-    renew()
-    (folder / MANIFEST).unlink(missing_ok=True)
-    _write_json(folder, SPEC, spec)
-    return False
-  if repaired and manifest:
+  if renew and _is_repaired(stored, spec):
+    # Another process may renew it now: it would remove what was made since.
+    with locks.one_at_a_time(folder, "renews it"):
+      stored, manifest = _claimed(folder)
+      if _is_repaired(stored, spec):
+        say(f"{folder.name}: is renewed, as its inputs were repaired")
+        # The new specification comes last: a run that is killed begins again
+        # here.
+        renew()
+        (folder / MANIFEST).unlink(missing_ok=True)
+        _write_json(folder, SPEC, spec)
+        return False
+  if manifest and _is_repaired(stored, spec):
     say(
       f"{folder.name}: stays as it is, made before its inputs were repaired; "
       f"delete {folder} yourself to make it again"
@@ -102,6 +105,24 @@ def begin(
   if manifest:
     _raise_damage(folder, _sizes_that_differ(folder, manifest))
   return bool(manifest)
+
+
+def _claimed(
+  folder: epath.Path,
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+  """Returns the specification that has a folder, and the manifest, if any."""
+  path = folder / MANIFEST
+  try:
+    manifest = _parse_manifest(path.read_bytes(), path)
+    return manifest["spec"], manifest
+  except (FileNotFoundError, NotADirectoryError):
+    path = folder / SPEC
+    return (_read_json(path) if path.exists() else None), None
+
+
+def _is_repaired(stored: Any, asked: Mapping[str, Any]) -> bool:
+  """Returns whether only the bytes of inputs differ from the stored ones."""
+  return repairs.differ_by_repairs(of_the_result(stored), asked)
 
 
 def finish(

@@ -24,10 +24,14 @@ from typing import Any
 
 from etils import epath
 
+from synthjax.runtime import commands
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.progress import say
 from synthjax.runtime.text_files import parse_json
 
 WORKDIR = ".lock"  # in a workdir
+_TURN = ".turn"  # in the folder of a task
+_PAUSE = 0.2  # seconds between two tries to get a turn
 _BEAT = 60  # seconds between signs of life on a bucket
 _DEAD_AFTER = 5 * _BEAT
 _TAKEN = (errno.EACCES, errno.EAGAIN)
@@ -78,6 +82,29 @@ def claims(folder: epath.PathLike) -> Iterator[Callable[[int], bool]]:
     return
   with opened(pathlib.Path(folder) / ".claims") as descriptor:
     yield lambda part: _take(descriptor, part)
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: epath.PathLike, what: str) -> Iterator[None]:
+  """Waits until no other process is in the context of this folder.
+
+  Args:
+    folder: of a task; must exist. A bucket has no locks: there nothing waits,
+      so that what is done must bear being done twice.
+    what: is done, for the line that says why this process waits.
+  """
+  if "://" in os.fspath(folder):
+    yield
+    return
+  with opened(pathlib.Path(folder) / _TURN) as descriptor:
+    if not _take(descriptor, 0):
+      say(
+        f"{pathlib.Path(folder).name}: waits for another process, which {what}"
+      )
+      while not _take(descriptor, 0):
+        commands.stop_if_told()
+        time.sleep(_PAUSE)
+    yield
 
 
 def share(

@@ -12,6 +12,7 @@ from unittest import mock
 import ml_collections
 import numpy as np
 import pytest
+import simulated
 
 from synthjax.runtime import artifacts, atomic
 from synthjax.runtime.errors import UserError
@@ -307,3 +308,44 @@ def test_fields_that_do_not_change_the_result_block_no_resume(tmp_path):
   assert artifacts.begin(folder, trained)
   with pytest.raises(artifacts.SpecMismatch, match="lr: found 0.1"):
     artifacts.begin(folder, {"epochs": 3, "arms": [{"lr": 0.2}]})
+
+
+RENEW = """
+import pathlib, sys, time
+from synthjax.runtime import artifacts, repairs
+folder, spec = pathlib.Path(sys.argv[1]), {"seed": 0}
+
+def begin(images, renew=None):
+  read = spec | {"images": repairs.Digest(images, {"drawn": 0})}
+  if not artifacts.begin(folder, read, renew=renew):
+    with artifacts.replace(folder, "data.bin") as path:
+      path.write_text(images)
+    artifacts.finish(folder, read, {"data.bin": 1})
+
+def drop():
+  with open(f"{folder}.log", "a") as log:
+    log.write("drops ")
+  time.sleep(2)  # as it reads thousands of files
+  (folder / "data.bin").unlink()
+
+begin("a" * 64)
+print("begun", flush=True)
+sys.stdin.readline()
+begin("b" * 64, drop)
+assert (folder / "data.bin").read_text() == "b" * 64
+"""
+
+
+@pytest.mark.faults
+def test_one_of_several_processes_renews_a_folder(tmp_path):
+  """The others wait, and find it as the first one has made it."""
+  folder, begun = tmp_path / "score", []
+  for _ in range(3):  # one after the other makes what is there before
+    begun.append(simulated.start(RENEW, folder, stdin=subprocess.PIPE))
+    assert begun[-1].stdout.readline() == "begun\n"
+  for process in begun:
+    process.stdin.write("go\n")
+    process.stdin.flush()
+  simulated.finish(*begun)
+  assert (tmp_path / "score.log").read_text() == "drops "
+  assert artifacts.load(folder)["files"]["data.bin"]["bytes"] == 64

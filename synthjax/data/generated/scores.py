@@ -195,7 +195,13 @@ def drop_changed(folder: epath.PathLike, now: Mapping[str, str]) -> None:
 
   def drop(name):
     path = folder / name
-    if path.exists() and _made_of(path) != now[name]:
+    try:
+      changed = path.exists() and _made_of(path) != now[name]
+    except (FileNotFoundError, UserError):
+      if path.exists():
+        raise
+      return  # where there are no locks, another process has removed it
+    if changed:
       path.unlink(missing_ok=True)
 
   in_threads(drop, list(now), threads=count_cores())
