@@ -89,6 +89,8 @@ def bucket(monkeypatch):
   from etils.epath import backend
   from fsspec.implementations.memory import MemoryFileSystem
 
+  from synthjax.runtime import locks
+
   class Bucket(MemoryFileSystem):
     protocol = ("gcs", "gs", "memory")
     store, pseudo_dirs = {}, [""]
@@ -98,6 +100,7 @@ def bucket(monkeypatch):
     "_get_filesystem",
     lambda self, name: Bucket() if name == "gcs" else fsspec.filesystem(name),
   )
+  monkeypatch.setattr(locks, "_SETTLE", 0.0)
   return "gs://bucket/folder"
 
 

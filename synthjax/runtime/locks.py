@@ -15,11 +15,12 @@ import json
 import os
 import pathlib
 import random
+import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -30,10 +31,12 @@ from synthjax.runtime.progress import say
 from synthjax.runtime.text_files import parse_json
 
 WORKDIR = ".lock"  # in a workdir
+_IDENTITY = ("host", "pid", "since")  # of a run, in its note
 _TURN = ".turn"  # in the folder of a task
 _PAUSE = 0.2  # seconds between two tries to get a turn
 _BEAT = 60  # seconds between signs of life on a bucket
 _DEAD_AFTER = 5 * _BEAT
+_SETTLE = 5.0  # seconds in which another run that begins has written its note
 _TAKEN = (errno.EACCES, errno.EAGAIN)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
@@ -62,6 +65,7 @@ def workdir(folder: epath.PathLike, *, shared: bool = False) -> Iterator[None]:
         if not _take(descriptor, 0, shared=shared):
           raise _held(folder, _read_note(os.pread(descriptor, 4096, 0)))
         os.ftruncate(descriptor, os.pwrite(descriptor, _note().encode(), 0))
+        os.fsync(descriptor)  # other machines compare it; see `check_seen`
     except OSError as error:
       raise _no_workdir(folder, error) from error
     yield
@@ -157,18 +161,38 @@ def missing(folder: epath.PathLike, names: Sequence[str]) -> list[int]:
   return [i for i, name in enumerate(names) if name not in existing]
 
 
-def check_seen(folder: epath.PathLike) -> None:
+def holder(folder: epath.PathLike) -> dict[str, Any]:
+  """Returns the note of the run that holds a workdir, {} if there is none."""
+  path = epath.Path(folder) / WORKDIR
+  note = _read_note(path.read_bytes()) if path.exists() else {}
+  return {key: note.get(key) for key in _IDENTITY} if note else {}
+
+
+def check_seen(folder: epath.PathLike, holding: Mapping[str, Any]) -> None:
   """Checks that this machine has the workdir that another one holds.
 
+  Args:
+    folder: of the run.
+    holding: what `holder` returns there.
+
   Raises:
-    UserError: if it is a folder of another disk.
+    UserError: if it is a folder of another disk, or another run has it now.
   """
-  local = "://" not in os.fspath(folder)
-  if local and not (pathlib.Path(folder) / WORKDIR).exists():
-    raise UserError(
-      f"{socket.gethostname()} has no {folder} of this run: give a --workdir "
-      "that all machines share, of a network disk or gs://."
-    )
+  if "://" in os.fspath(folder):
+    return  # the same everywhere
+  found, host = holder(folder), socket.gethostname()
+  if found == holding:
+    return
+  other = ", ".join(f"{key} {value}" for key, value in found.items())
+  what = (
+    f"another {folder} than this run, of {other}"
+    if found
+    else (f"no {folder} of this run")
+  )
+  raise UserError(
+    f"{host} has {what}: give a --workdir that all machines share, of a "
+    "network disk or gs://."
+  )
 
 
 def _first(folder: epath.Path, total: int, index: int, count: int) -> int:
@@ -262,15 +286,23 @@ def _no_workdir(folder: epath.Path, error: OSError) -> UserError:
 
 @contextlib.contextmanager
 def _noted(path: epath.Path, *, shared: bool) -> Iterator[None]:
-  """Holds a bucket's folder by a note that is written again each minute."""
+  """Holds a bucket's folder by a note that is written again each minute.
+
+  Two runs that begin at once both find no note: each looks again, and the one
+  whose note was overwritten gives up. So does one whose note is another's when
+  it comes to write it, as one that was asleep for minutes.
+  """
+  _wait_for_silence(path)
   if shared:  # shared runs cannot harm each other, and need no note
     yield
     return
-  holder = _read_note(path.read_text()) if path.exists() else {}
-  if time.time() - holder.get("beat", 0) < _DEAD_AFTER:
-    holder.pop("beat")
-    raise _held(path.parent, holder)
   note, over = json.loads(_note()), threading.Event()
+
+  def others():
+    """Returns the note of another run, {} if it is still ours."""
+    found = _read_note(path.read_text()) if path.exists() else {}
+    is_ours = all(found.get(key) == note[key] for key in _IDENTITY)
+    return {} if is_ours else found
 
   def beat():
     path.write_text(json.dumps(note | {"beat": time.time()}))
@@ -278,9 +310,16 @@ def _noted(path: epath.Path, *, shared: bool) -> Iterator[None]:
   def beat_on():
     while not over.wait(_BEAT):
       with contextlib.suppress(OSError):  # the next one may succeed
+        if found := others():
+          say(f"{_held(path.parent, found)} This run stops.")
+          os.kill(os.getpid(), signal.SIGTERM)
+          return
         beat()
 
   beat()
+  time.sleep(_SETTLE)
+  if found := others():
+    raise _held(path.parent, found)
   thread = threading.Thread(target=beat_on, daemon=True)
   thread.start()
   try:
@@ -288,4 +327,27 @@ def _noted(path: epath.Path, *, shared: bool) -> Iterator[None]:
   finally:
     over.set()
     thread.join()
-    path.unlink(missing_ok=True)
+    if not others():
+      path.unlink(missing_ok=True)
+
+
+def _wait_for_silence(path: epath.Path) -> None:
+  """Waits until the run of a note would have written it again.
+
+  Raises:
+    UserError: once it has.
+  """
+  first = None
+  while path.exists():
+    holding = _read_note(path.read_text())
+    beat = holding.pop("beat", 0)
+    if first is None:
+      first, until = beat, time.monotonic() + _DEAD_AFTER
+      until -= max(time.time() - beat, 0)
+      if time.monotonic() < until:
+        say(f"{path.parent}: waits for a sign of life of the run that had it")
+    if beat != first:
+      raise _held(path.parent, holding)
+    if time.monotonic() >= until:
+      return
+    time.sleep(_BEAT / 10)

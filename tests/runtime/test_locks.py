@@ -7,6 +7,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -155,6 +156,14 @@ class Bucket:
     return getattr(self.path, name)
 
 
+OTHER = {"host": "node7", "pid": 1, "since": "2026-01-01T00:00:00+00:00"}
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch):
+  monkeypatch.setattr(locks, "_SETTLE", 0.0)
+
+
 def test_a_note_with_a_heartbeat_stands_for_the_lock(tmp_path, monkeypatch):
   monkeypatch.setattr(locks, "_BEAT", 0.05)
   note = Bucket(tmp_path / locks.WORKDIR)
@@ -176,6 +185,71 @@ def test_a_note_whose_heart_has_stopped_is_overwritten(tmp_path):
   note.write_text(json.dumps({"pid": 1, "beat": stopped}))
   with locks._noted(note, shared=False):
     assert json.loads(note.read_text())["pid"] == os.getpid()
+
+
+def test_a_run_waits_until_the_lost_one_before_it_is_surely_dead(
+  tmp_path, monkeypatch, capsys
+):
+  """As the next try of a job does, whose machine was lost just now."""
+  monkeypatch.setattr(locks, "_BEAT", 0.1)
+  monkeypatch.setattr(locks, "_DEAD_AFTER", 0.5)
+  note, began = Bucket(tmp_path / locks.WORKDIR), time.time()
+  note.write_text(json.dumps(OTHER | {"beat": began}))
+  with locks._noted(note, shared=False):
+    assert time.time() - began >= 0.5
+    assert json.loads(note.read_text())["pid"] == os.getpid()
+  assert "waits for a sign of life" in capsys.readouterr().err
+
+
+def test_a_shared_run_is_refused_by_a_note_whose_heart_beats(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(locks, "_BEAT", 0.05)
+  note = Bucket(tmp_path / locks.WORKDIR)
+  with locks._noted(note, shared=False):
+    with pytest.raises(UserError, match="Another run is at work"):
+      with locks._noted(note, shared=True):
+        pass
+
+
+def test_of_two_runs_that_begin_at_once_one_gives_up(tmp_path, monkeypatch):
+  """Neither finds a note; the other one writes its own a moment later."""
+  note = Bucket(tmp_path / locks.WORKDIR)
+  written = json.dumps(OTHER | {"beat": time.time()})
+  monkeypatch.setattr(time, "sleep", lambda _: note.write_text(written))
+  with pytest.raises(UserError, match="node7, pid 1, since 2026"):
+    with locks._noted(note, shared=False):
+      pass
+  assert json.loads(note.read_text())["host"] == "node7"
+
+
+def test_a_run_whose_note_was_replaced_stops(tmp_path, monkeypatch, capsys):
+  """It was asleep, and another one has the folder by now."""
+  monkeypatch.setattr(locks, "_BEAT", 0.05)
+  stopped = threading.Event()
+  monkeypatch.setattr(os, "kill", lambda pid, number: stopped.set())
+  note = Bucket(tmp_path / locks.WORKDIR)
+  with locks._noted(note, shared=False):
+    note.write_text(json.dumps(OTHER | {"beat": time.time()}))
+    if not stopped.wait(1):  # it was writing at that very moment
+      note.write_text(json.dumps(OTHER | {"beat": time.time()}))
+    assert stopped.wait(300)
+  assert json.loads(note.read_text())["host"] == "node7"
+  assert "host node7" in capsys.readouterr().err
+
+
+def test_a_machine_with_another_folder_of_that_path_is_told(tmp_path):
+  """It has one of an earlier run, on its own disk."""
+  with locks.workdir(tmp_path):
+    holding = locks.holder(tmp_path)
+    assert holding["pid"] == os.getpid()
+    locks.check_seen(tmp_path, holding)
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(UserError, match="has no .*elsewhere of this run: give"):
+      locks.check_seen(tmp_path / "elsewhere", holding)
+    (tmp_path / "elsewhere" / locks.WORKDIR).write_text(json.dumps(OTHER))
+    with pytest.raises(UserError, match="than this run, of host node7, pid 1"):
+      locks.check_seen(tmp_path / "elsewhere", holding)
 
 
 def test_nothing_is_claimed_in_a_bucket():
