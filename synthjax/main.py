@@ -40,9 +40,9 @@ from synthjax.runtime import (
   commands,
   locks,
   progress,
+  ray_cluster,
   timings,
 )
-from synthjax.runtime import engine as engines
 from synthjax.runtime.errors import (
   UserError,
   as_message,
@@ -129,21 +129,21 @@ def run_tasks(
     workdir: the folder that holds one folder for each task.
     shared: does them together with other commands of the same kind, which
       know nothing of each other and may come and go.
-    engine: "ray", whose workers do the tasks; see `runtime.engine`.
+    engine: "ray", whose workers do the tasks; see `runtime.ray_cluster`.
 
   Raises:
     UserError: about an unknown task, another run in this workdir, or from a
       task's `check` before any task has run.
   """
+  from synthjax.runtime import mesh as meshes
+
   if not isinstance(config.get("tasks"), tuple | list):
     raise UserError("A config needs the field `tasks`, a tuple of task names.")
   common = {name: config.get(name) for name in ("seed", "also")}
   schema.read(Common, common, "config")
   modules = _load_tasks(config.tasks)
   alone = [
-    name
-    for name, module in modules.items()
-    if getattr(module, "PROCESSES", "one") != "shared"
+    name for name, module in modules.items() if _processes(module) != "shared"
   ]
   if shared and alone:
     raise UserError(
@@ -157,13 +157,19 @@ def run_tasks(
     *_others(config, workdir),
   ]
   later = _of_tasks("after", modules, config, workdir)
-  _check_all([*runs, *later], workdir)
-  with engines.connected(engine):
+  with meshes.checked_later(engine is not None) as of_devices:
+    _check_all([*runs, *later], workdir)
+  with ray_cluster.connected(engine) as cluster:
+    if of_devices:
+      count = cluster.count_devices()
+      with gathered() as attempt:
+        for check in of_devices:
+          attempt(check, count)
     for modules, config, folder in runs:
       if folder != workdir:
         _say(f"{folder}:")
       with _lock(folder, shared):
-        _run_all(modules, config, folder, engine)
+        _run_all(modules, config, folder, cluster)
 
 
 def _of_tasks(
@@ -223,16 +229,16 @@ def _run_all(
   modules: Mapping[str, types.ModuleType],
   config: ConfigDict,
   workdir: str,
-  engine: str | None,
+  cluster: ray_cluster.Cluster | None,
 ) -> None:
   for number, (name, module) in enumerate(modules.items(), start=1):
     label = f"[{number}/{len(modules)}] {name}"
     _say(f"{label}: starts")
-    with timings.timed(workdir, name) as timing:
+    elsewhere = cluster is not None
+    with timings.timed(workdir, name, elsewhere=elsewhere) as timing:
       try:
-        if engine:
-          fields = config.to_dict()
-          timing.used = engines.on_ray(module.__name__, fields, workdir)
+        if cluster:
+          cluster.run_task(module.__name__, config.to_dict(), workdir)
         else:
           _run(module, config, workdir)
       finally:
@@ -255,14 +261,17 @@ def _run(module: types.ModuleType, config: ConfigDict, workdir: str) -> None:
 
   if jax.process_count() == 1:
     return module.run(config, workdir)
-  kind = getattr(module, "PROCESSES", "one")
-  if kind == "all":
+  if _processes(module) == "all":
     with atomic.discarding(not processes.is_first()):
       module.run(config, workdir)
-  elif kind == "shared" or processes.is_first():
+  elif _processes(module) == "shared" or processes.is_first():
     with meshes.own_devices():
       module.run(config, workdir)
   processes.wait_for_all(module.__name__)
+
+
+def _processes(module: types.ModuleType) -> str:
+  return getattr(module, "PROCESSES", "one")
 
 
 def _check_all(runs: Iterable[_Run], workdir: str) -> None:
@@ -270,14 +279,21 @@ def _check_all(runs: Iterable[_Run], workdir: str) -> None:
 
   A problem that only some of the runs in other folders have names these.
   """
+  from synthjax.runtime import mesh as meshes
+
   found: dict[str, dict[str, None]] = {}
   others = {folder for *_, folder in runs} - {workdir}
   problems = []
   with gathered():
     for modules, config, folder in runs:
       for module in modules.values():
+        check = getattr(module, "check", _none)
         try:
-          getattr(module, "check", _none)(config, folder)
+          if _processes(module) == "all":
+            check(config, folder)
+          else:  # as it will run
+            with meshes.own_devices():
+              check(config, folder)
         except UserError as error:
           for problem in error.problems:
             found.setdefault(problem, {})[folder] = None
@@ -374,7 +390,7 @@ def _main(argv: Sequence[str]) -> None:
     # Empty is also what an unset variable of the shell leaves.
     raise UserError(f"{' and '.join(missing)} must be given; see --help.")
   others = dict(shared=_SHARED.value, distributed=_DISTRIBUTED.value)
-  engines.choose(_ENGINE.value, **others)
+  ray_cluster.set_up_driver(_ENGINE.value, **others)
   signals = commands.STOPS
   if _DISTRIBUTED.value:
     from synthjax.runtime import processes

@@ -7,6 +7,8 @@
 | atomic            | writes files whole or not at all                       |
 | locks             | one run at a time in a workdir; shared parts of a task |
 | engine            | work in parts: of this process, or Ray's workers       |
+| ray_cluster       | what Ray's workers do: starts, loses and replaces them |
+| ray_worker        | one of them                                            |
 | errors            | errors that a user can correct                         |
 | progress, timings | progress on the screen; the time of each task          |
 | commands          | how commands end, by themselves or by a signal         |

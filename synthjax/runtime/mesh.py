@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, gathered
 
 # Arrays with fewer numbers cost more to shard than sharding saves.
 MIN_SHARDED = 4096
@@ -50,11 +50,7 @@ def make_mesh(fsdp: int = 1, *, local: bool = False) -> Mesh:
   local = local or _ALONE.get()
   devices = jax.local_devices() if local else jax.devices()
   count = len(devices)
-  if fsdp < 1 or count % fsdp:
-    raise UserError(
-      f"fsdp={fsdp} does not divide the {count} devices; allowed are "
-      f"{[d for d in range(1, count + 1) if count % d == 0]}."
-    )
+  _check_groups(count, fsdp, "fsdp")
   shape, axes = (count // fsdp, fsdp), ("data", "fsdp")
   laid = jax.make_mesh(shape, axes, devices=devices).devices
   # Process after process, so that the rows of a batch that a process holds lie
@@ -184,8 +180,72 @@ def check_batch(mesh: Mesh, batch_size: int, *, field: str) -> None:
     batch_size: over all of them.
     field: of the config, for the message.
   """
-  if rest := batch_size % mesh.size:
+  _check_batch(mesh.size, batch_size, field)
+
+
+# --- before the run -----------------------------------------------------------
+
+# Checks that wait for the number of devices, which others have.
+_LATER: contextvars.ContextVar[list[Callable[[int], None]] | None] = (
+  contextvars.ContextVar("later", default=None)
+)
+
+
+@contextlib.contextmanager
+def checked_later(later: bool) -> Iterator[list[Callable[[int], None]]]:
+  """Yields the checks of the context, which are made of any count of devices.
+
+  Args:
+    later: false makes them at once, of the devices of here.
+  """
+  checks: list[Callable[[int], None]] = []
+  token = _LATER.set(checks if later else None)
+  try:
+    yield checks
+  finally:
+    _LATER.reset(token)
+
+
+def check_devices(
+  *, fsdp: int = 1, local: bool = False, where: str, **batch_sizes: int
+) -> None:
+  """Checks what has to split over the devices, before a run begins.
+
+  Args:
+    fsdp: see `make_mesh`, as is local.
+    local: likewise.
+    where: the block of the config, for the message.
+    **batch_sizes: over all devices, by their fields.
+
+  Raises:
+    UserError: listing all that does not split; but later within
+      `checked_later`.
+  """
+
+  def check(count: int) -> None:
+    with gathered() as attempt:
+      attempt(_check_groups, count, fsdp, f"{where}.fsdp")
+      for field, batch_size in batch_sizes.items():
+        attempt(_check_batch, count, batch_size, f"{where}.{field}")
+
+  if (checks := _LATER.get()) is not None:
+    checks.append(check)
+  else:
+    local = local or _ALONE.get()
+    check(jax.local_device_count() if local else jax.device_count())
+
+
+def _check_groups(count: int, fsdp: int, field: str) -> None:
+  if fsdp < 1 or count % fsdp:
     raise UserError(
-      f"{field}={batch_size} does not split over {mesh.size} devices; try "
-      f"{batch_size + mesh.size - rest}."
+      f"{field}={fsdp} does not divide the {count} devices; allowed are "
+      f"{[d for d in range(1, count + 1) if count % d == 0]}."
+    )
+
+
+def _check_batch(count: int, batch_size: int, field: str) -> None:
+  if rest := batch_size % count:
+    raise UserError(
+      f"{field}={batch_size} does not split over {count} devices; try "
+      f"{batch_size + count - rest}."
     )

@@ -11,7 +11,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from etils import epath
@@ -29,7 +29,6 @@ _NAME = re.compile(r"\d+T\d+-(\w+)-[0-9a-f]+\.json")
 class Timing:
   """The duration of a run of a task."""
 
-  used: Mapping[str, Any] = {}  # devices and processes, if not those of here
   seconds: float = 0.0
   skipped: bool = False  # the task was complete before the run
 
@@ -37,18 +36,30 @@ class Timing:
 _noted: dict[str, Any] = {}  # by the task that runs
 
 
-def note(**measured: float) -> None:
+def note(**measured: float | str) -> None:
   """Adds to the record of the task that runs what it has measured of itself."""
   _noted.update(measured)
 
 
+def noted() -> dict[str, float | str]:
+  """Returns what the task that runs has measured of itself so far."""
+  return dict(_noted)
+
+
 @contextlib.contextmanager
-def timed(workdir: epath.PathLike, task: str) -> Iterator[Timing]:
+def timed(
+  workdir: epath.PathLike, task: str, *, elsewhere: bool = False
+) -> Iterator[Timing]:
   """Records when a run of a task began, how long it took, and its devices.
 
   The file is written at the start too, so that a killed run leaves a record
   without its length. A skipped task leaves none. A record that cannot be
   written does not end the run.
+
+  Args:
+    workdir: of the run.
+    task: its name.
+    elsewhere: the task runs on devices of other processes, which `note` gets.
   """
   import jax
 
@@ -60,11 +71,17 @@ def timed(workdir: epath.PathLike, task: str) -> Iterator[Timing]:
     "began": began.isoformat(timespec="seconds"),
     "seconds": None,
     "ended": None,  # "complete", or "stopped" by an error or a signal
-    "devices": jax.device_count(),
-    "device": jax.devices()[0].device_kind,
-    "processes": jax.process_count(),
+    "devices": None,
+    "device": None,
+    "processes": None,
     "resumed": False,
   }
+  if not elsewhere:
+    record |= {
+      "devices": jax.device_count(),
+      "device": jax.devices()[0].device_kind,
+      "processes": jax.process_count(),
+    }
   name = f"{began:%Y%m%dT%H%M%S}-{task}-{secrets.token_hex(4)}.json"
   before = _manifests(folder / task)
   if first and not before:
@@ -79,11 +96,7 @@ def timed(workdir: epath.PathLike, task: str) -> Iterator[Timing]:
   finally:
     timing.seconds = time.monotonic() - clock
     timing.skipped = bool(before) and _manifests(folder / task) == before
-    record |= {
-      **_noted,
-      "seconds": round(timing.seconds, 3),
-      **timing.used,
-    }
+    record |= {**_noted, "seconds": round(timing.seconds, 3)}
     if first and not timing.skipped:
       _write(folder, name, record)
 

@@ -100,7 +100,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves a folder for each format."""
-  engine.here(prepare(config, workdir), alone=True)
+  engine.do_here(prepare(config, workdir), claim=False)
 
 
 def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
@@ -181,7 +181,7 @@ def _export_images(
     say(f"export: {name}: {len(rows):,} images in {len(written):,} files")
 
   if name == "png_folder":  # which is one list
-    yield engine.whole(folder, finish)
+    yield engine.without_parts(folder, finish)
     return
   files = module.files(len(rows), fields.shard_size, split=fields.split)
   do = lambda parts: write(parts=parts)
@@ -250,7 +250,7 @@ def _export_scenes(
     artifacts.finish(folder, spec, written, images=counts)
     say(f"export: {name}: {sum(counts.values()):,} scenes")
 
-  yield engine.whole(folder, finish)
+  yield engine.without_parts(folder, finish)
 
 
 def _write_voc(

@@ -174,7 +174,7 @@ def _check_guided(guided: RealGuidance, generator: dict, space: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves shards of image, label, prompt, seed and id."""
-  engine.here(prepare(config, workdir))
+  engine.do_here(prepare(config, workdir))
 
 
 def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:

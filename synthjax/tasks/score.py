@@ -61,7 +61,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `scores-*.npz`, one file for each shard, and `text.npz`."""
-  engine.here(prepare(config, workdir))
+  engine.do_here(prepare(config, workdir))
 
 
 def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
@@ -114,7 +114,7 @@ def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
     artifacts.finish(folder, spec, written, num_images=len(source))
 
   score = _scorer(folder, drawn, source, judges)
-  yield Work(folder, rows, score, finish, most=AT_ONCE)
+  yield Work(folder, rows, score, finish, parts_per_call=AT_ONCE)
 
 
 def _shrinking(encoder: Encoder, side: int) -> Encoder:

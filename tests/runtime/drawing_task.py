@@ -59,4 +59,4 @@ def prepare(config, workdir):
 
 
 def run(config, workdir):
-  engine.here(prepare(config, workdir))
+  engine.do_here(prepare(config, workdir))

@@ -21,10 +21,11 @@ import tiny_world
 
 from synthjax import main
 from synthjax.data.generated import shards
-from synthjax.runtime import engine
+from synthjax.runtime import ray_cluster, timings
 from synthjax.runtime.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
+PATIENCE = 300  # seconds, as another one may need for what takes ten alone
 KILLS = int(os.environ.get("SYNTHJAX_KILLS", 3))
 
 
@@ -64,16 +65,16 @@ def hashes(workdir, task="drawing_task"):
 def test_without_ray_it_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, "ray", None)
   with pytest.raises(UserError, match=r'pip install "synthjax\[ray\]"'):
-    engine.choose("ray", shared=False)
+    ray_cluster.set_up_driver("ray", shared=False)
 
 
 def test_an_engine_shares_out_the_work_alone():
   with pytest.raises(UserError, match="--engine=ray and --shared both share"):
-    engine.choose("ray", shared=True, distributed=False)
+    ray_cluster.set_up_driver("ray", shared=True, distributed=False)
 
 
 @pytest.mark.parametrize(
-  ("machines", "rooms"),
+  ("machines", "slots"),
   [
     ([{}, {"CPU": 64.0, "GPU": 8.0}, {"GPU": 1.0}], {("GPU", 1): 9}),
     ([{"CPU": 4.0}, {"TPU": 4.0}, {"TPU": 4.0}], {("TPU", 4.0): 2}),
@@ -82,13 +83,13 @@ def test_an_engine_shares_out_the_work_alone():
   ],
 )
 def test_a_worker_takes_a_gpu_a_tpu_host_or_a_machine(
-  monkeypatch, machines, rooms
+  monkeypatch, machines, slots
 ):
   nodes = [{"Alive": True, "Resources": each} for each in machines]
   nodes.append({"Alive": False, "Resources": {"GPU": 1.0, "CPU": 1.0}})
   ray = types.SimpleNamespace(nodes=lambda: nodes)
   monkeypatch.setitem(sys.modules, "ray", ray)
-  assert engine.rooms() == rooms
+  assert ray_cluster.slots() == slots
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,9 @@ def test_machines_leave_and_join_a_command(cluster, tmp_path):
   )
 
   def wait_for(word, count):
+    until = time.monotonic() + PATIENCE
     while len(noted(folder, word)) < count:
+      assert time.monotonic() < until, f"no {count} {word} in {PATIENCE} s"
       assert process.poll() is None, process.stderr.read()
       time.sleep(0.1)
 
@@ -182,7 +185,7 @@ def test_machines_leave_and_join_a_command(cluster, tmp_path):
   wait_for("draws", lost + 20)  # the others go on
   assert len(noted(folder, "loads")) == 4
   cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
-  _, said = process.communicate(timeout=300)
+  _, said = process.communicate(timeout=PATIENCE)
   assert process.returncode == 0, said
   assert "drawing_task: 4,000/4,000 images" in said
   # The sixth, if one that came for the other machine had the place.
@@ -214,7 +217,7 @@ def test_a_shard_that_kills_each_worker_ends_the_run(
 ):
   from ray.exceptions import RayError
 
-  monkeypatch.setattr(engine, "_ATTEMPTS", 1)
+  monkeypatch.setattr(ray_cluster, "_MAX_RETRIES", 1)
   with pytest.raises(RayError) as caught:
     main.run_tasks(make_config(kills=3), str(tmp_path), engine="ray")
   assert "killed, up to 1 times" in caught.value.__notes__[0]
@@ -248,5 +251,8 @@ def test_the_files_of_tasks_are_those_of_one_process(cluster, tmp_path):
     main.run_tasks(config, str(folder), engine=name)
     places = [*config.tasks[:3], *(f"export/{each}" for each in formats)]
     found.append({place: hashes(folder, place) for place in places})
+    records = {record["task"]: record for record in timings.read(folder)}
+    assert records["generate"]["seconds_per_image"] > 0
+    assert all(each["device"] == "cpu" for each in records.values())
   assert found[0] == found[1] and len(found[0]["generate"]) > 12
   assert len(found[0]["export/parquet"]) == 10 + 3
