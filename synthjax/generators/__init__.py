@@ -182,10 +182,13 @@ def check_generator(name: str | None = None, **fields: Any) -> None:
   """Checks all that can keep a generator from being loaded, at no cost.
 
   Raises:
-    UserError: about an unknown name, unknown or missing fields, bad values, or
-      weights that are not there.
+    UserError: about an unknown name, unknown or missing fields, bad values,
+      weights that are not there, or `fsdp` that does not divide the devices.
   """
-  schema.read_checked(FIELDS, block_of(name, **fields), _WHERE)
+  from synthjax.runtime import mesh as meshes
+
+  load = schema.read_checked(FIELDS, block_of(name, **fields), _WHERE)
+  meshes.check_devices(_WHERE, fsdp=load.keywords.get("fsdp", 1), local=True)
 
 
 def num_steps(name: str | None = None, **fields: Any) -> int:

@@ -3,7 +3,7 @@
 import contextlib
 import contextvars
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -207,15 +207,19 @@ def checked_later(later: bool) -> Iterator[list[Callable[[int], None]]]:
 
 
 def check_devices(
-  *, fsdp: int = 1, local: bool = False, where: str, **batch_sizes: int
+  where: str,
+  batch_sizes: Mapping[str, int] | None = None,
+  *,
+  fsdp: int = 1,
+  local: bool = False,
 ) -> None:
   """Checks what has to split over the devices, before a run begins.
 
   Args:
+    where: the block of the config, for the message.
+    batch_sizes: over all devices, by their fields in the block.
     fsdp: see `make_mesh`, as is local.
     local: likewise.
-    where: the block of the config, for the message.
-    **batch_sizes: over all devices, by their fields.
 
   Raises:
     UserError: listing all that does not split; but later within
@@ -225,7 +229,7 @@ def check_devices(
   def check(count: int) -> None:
     with gathered() as attempt:
       attempt(_check_groups, count, fsdp, f"{where}.fsdp")
-      for field, batch_size in batch_sizes.items():
+      for field, batch_size in (batch_sizes or {}).items():
         attempt(_check_batch, count, batch_size, f"{where}.{field}")
 
   if (checks := _LATER.get()) is not None:

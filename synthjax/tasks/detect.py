@@ -148,15 +148,13 @@ def check(config: ConfigDict, workdir: str) -> None:
   names = [name for pair in fields.compare for name in pair]
   if unknown := [name for name in names if name not in weights_of]:
     raise unknown_names("start to compare,", unknown, weights_of)
-  mesh = meshes.make_mesh(fields.fsdp)
-  meshes.check_batch(
-    mesh, fields.eval_batch_size, field="detect.eval_batch_size"
-  )
+  batch_sizes = {"eval_batch_size": fields.eval_batch_size}
   for name in fields.inits:
     init = setup.block["inits"][name] or {}
     num_train = num_images["train"]
     training = plan_training(setup.block, init, num_train, name=name)
-    meshes.check_batch(mesh, training.batch_size, field="detect.batch_size")
+    batch_sizes["batch_size"] = training.batch_size
+    meshes.check_devices("config.detect", batch_sizes, fsdp=fields.fsdp)
     objective = _objective(setup, training)
     lastly(
       detection.trace,

@@ -60,7 +60,9 @@ def _check_arm(fields: Pretraining, space: spaces.LabelSpace) -> None:
       f"config.pretrain.num_classes={fields.num_classes}, but the label space "
       f"{space.name!r} has {len(space.classes)} classes: choose 1 to that."
     )
-  meshes.make_mesh(fields.fsdp)
+  meshes.check_devices(
+    "config.pretrain", {"batch_size": fields.batch_size}, fsdp=fields.fsdp
+  )
   lastly(
     fields.trace, _make_objective(fields, len(space.classes), num_steps=10**9)
   )

@@ -49,6 +49,8 @@ def check(config: ConfigDict, workdir: str) -> None:
   """Checks the block's fields, and traces a step."""
   del workdir
   fields = schema.read(TrainClip, config.train_clip, "config.train_clip")
+  sizes = {"batch_size": fields.batch_size}
+  meshes.check_devices("config.train_clip", sizes, fsdp=fields.fsdp)
   _, objective, dataset = prepare(fields, config.seed, most=1)
   loop.trace(objective, dataset.example())
 

@@ -26,7 +26,7 @@ from synthjax.models.glide.model import Glide
 from synthjax.models.pixels import to_unit
 from synthjax.runtime import artifacts
 from synthjax.runtime import mesh as meshes
-from synthjax.runtime.errors import UserError
+from synthjax.runtime.errors import UserError, gathered
 from synthjax.tokenizers import bpe
 from synthjax.training import denoising, drawings, loop, optimizer, resident
 from synthjax.training import run as runs
@@ -81,6 +81,11 @@ class TrainGenerator:
       if getattr(self, stage) is None:
         yield f"stages={self.stages} names {stage}, but its block is missing"
 
+  def stage(self, name: str) -> Stage:
+    """Returns the fields of a stage, with those of all."""
+    stage = getattr(self, name)
+    return dataclasses.replace(stage, fsdp=self.fsdp or stage.fsdp)
+
 
 FIELDS = TrainGenerator
 
@@ -91,6 +96,11 @@ def check(config: ConfigDict, workdir: str) -> None:
   fields = schema.read(
     TrainGenerator, config.train_generator, "config.train_generator"
   )
+  with gathered() as attempt:
+    for name in fields.stages:
+      stage, where = fields.stage(name), f"config.train_generator.{name}"
+      sizes = {"batch_size": stage.batch_size}
+      attempt(meshes.check_devices, where, sizes, fsdp=stage.fsdp)
   for name in fields.stages:
     objective, dataset = prepare(getattr(fields, name), config.seed, most=1)
     loop.trace(objective, dataset.example())
@@ -109,8 +119,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   if artifacts.begin(folder, spec):
     return
   for name in fields.stages:
-    stage = getattr(fields, name)
-    stage = dataclasses.replace(stage, fsdp=fields.fsdp or stage.fsdp)
+    stage = fields.stage(name)
     weights = _train(name, stage, config.seed, folder)
     description = {
       "kind": "glide",

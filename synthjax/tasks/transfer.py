@@ -34,6 +34,8 @@ def check(config: ConfigDict, workdir: str) -> None:
   check_real, name = real_images.check_real, "config.transfer"
   with gathered() as attempt:
     for fields in trainings.values():
+      sizes = {"batch_size": fields.batch_size}
+      attempt(meshes.check_devices, name, sizes, fsdp=fields.fsdp)
       host_augment.transforms(fields.augment, image_size=32, num_classes=2)
       for lr in fields.rates:
         objective = _objective(fields, _model(config), space, lr, 10**9)

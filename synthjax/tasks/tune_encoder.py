@@ -50,11 +50,26 @@ def check(config: ConfigDict, workdir: str) -> None:
       attempt(check_strategies, config, [fields.strategy])
     attempt(artifacts.check_complete, workdir, inputs, planned=config.tasks)
     space = spaces.load_space(config.space)
+    sizes = _batch_sizes(fields, len(space.classes))
+    attempt(meshes.check_devices, name, sizes, fsdp=fields.fsdp)
     check = real_images.check_real
     attempt(check, fields.test, space, f"{name}.test")
     if _learns_from(fields, "real"):
       shots = [fields.num_shots]
       attempt(check, fields.pool, space, f"{name}.pool", shots=shots)
+
+
+def _batch_sizes(fields: TuneEncoder, num_classes: int) -> dict[str, int]:
+  """Returns the batches of the arms, by what makes them so large."""
+  found = {}
+  for arm in fields.arms:
+    batch_size = arm.batch_size or fields.batch_size
+    few = (fields.num_shots or 0) * num_classes
+    if arm.data != "synthetic" and 0 < few < batch_size:
+      found[f"arms: real images of {arm.name!r}"] = few
+    else:
+      found["arms.batch_size" if arm.batch_size else "batch_size"] = batch_size
+  return found
 
 
 def _check_rungs(config: ConfigDict, fields: TuneEncoder) -> None:

@@ -86,6 +86,18 @@ class TuneGenerator(runs.Loop):
       num_images, epochs=self.epochs, batch_size=batch_size
     )
 
+  def batch_sizes(self, num_classes: int) -> dict[str, int]:
+    """Returns the batches of all adapters, by what makes them so large."""
+    found = {}
+    for method in self.methods:
+      for shots in self.shots:
+        images = {"class": shots, "set": shots * num_classes, "image": 1}
+        if (few := images[method.of]) < self.batch_size:
+          found[f"methods: images of an adapter of {method.name!r}"] = few
+        else:
+          found["batch_size"] = self.batch_size
+    return found
+
   def problems(self) -> Iterable[str]:
     try:
       self.optimizer(num_steps=self.steps(1))
@@ -104,6 +116,8 @@ def check(config: ConfigDict, workdir: str) -> None:
   with gathered() as attempt:
     attempt(check_generator, **config.generator.to_dict())
     space = spaces.load_space(config.space)
+    sizes = fields.batch_sizes(len(space.classes))
+    attempt(meshes.check_devices, name, sizes, fsdp=fields.fsdp)
     check = partial(real_images.check_real, shots=fields.shots)
     attempt(check, fields.pool, space, f"{name}.pool")
 

@@ -1,5 +1,6 @@
 """A value that a field cannot have stops a run before its first task."""
 
+import contextlib
 import copy
 import functools
 import importlib
@@ -7,10 +8,13 @@ import pathlib
 import re
 
 import pytest
+import tiny_flux2
+import tiny_sd
 from ml_collections import ConfigDict
 
-from synthjax import main
+from synthjax import generators, main
 from synthjax.config import schema
+from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
 from synthjax.training import pretraining
 
@@ -128,6 +132,73 @@ def test_images_of_a_strategy_that_is_not_drawn_are_refused(
   module = importlib.import_module(main.TASKS[task])
   with pytest.raises(UserError, match="of this run 'enhansed'; did you mean"):
     module.check(ConfigDict(config), str(tmp_path))
+
+
+# task -> the fields of what has to split over the devices.
+SPLIT = {
+  "train_generator": ("base.batch_size", "fsdp"),
+  "train_clip": ("batch_size", "fsdp"),
+  "tune_generator": ("batch_size", "fsdp"),
+  "tune_encoder": ("batch_size", "fsdp"),
+  "pretrain": ("batch_size", "fsdp"),
+  "transfer": ("batch_size", "fsdp"),
+  "detect": ("batch_size", "eval_batch_size", "fsdp"),
+}
+
+
+def test_what_splits_over_devices_is_checked_in_each_training():
+  has_batches = {
+    task
+    for task in TASKS
+    if getattr(importlib.import_module(main.TASKS[task]), "PROCESSES", "")
+    == "all"
+  }
+  assert has_batches == SPLIT.keys()
+
+
+@pytest.mark.parametrize(
+  ("task", "field"), [(task, field) for task in SPLIT for field in SPLIT[task]]
+)
+def test_a_run_refuses_what_does_not_split_over_its_devices(
+  task, field, tmp_path
+):
+  """Seven devices, as it hears before the hours of the tasks before it."""
+  config = copy.deepcopy(load(TASKS[task]))
+  block, *inner = field.split(".")
+  owner = config[task][block] if inner else config[task]
+  module = importlib.import_module(main.TASKS[task])
+  for size, refused in ((6, True), (7, False)):
+    owner[inner[0] if inner else block] = size
+    with meshes.checked_later(True) as checks, contextlib.suppress(UserError):
+      module.check(ConfigDict(config), str(tmp_path))
+    said = []
+    for check in checks:
+      try:
+        check(7)
+      except UserError as error:
+        said += error.problems
+    assert checks and refused == any(f"{field}=6 " in line for line in said)
+
+
+@pytest.mark.parametrize("name", ["embedded", "stable_diffusion", "flux2"])
+def test_a_generator_whose_weights_devices_cannot_share_is_refused(
+  name, tmp_path
+):
+  block = {"name": name, "fsdp": 3}
+  if name == "stable_diffusion":
+    block |= tiny_sd.write_file(tmp_path)
+  elif name == "flux2":
+    tiny_flux2.write_folder(tmp_path, tiny_flux2.released())
+    block["weights"] = str(tmp_path)
+  with meshes.checked_later(True) as checks:
+    generators.check_generator(**block)
+  (check,) = checks
+  check(6)
+  for count in (1, 4):
+    with pytest.raises(UserError, match="config.generator.fsdp=3 does not"):
+      check(count)
+  with pytest.raises(UserError, match="config.generator.fsdp=3 does not"):
+    generators.check_generator(**block)  # of the devices of here
 
 
 def test_a_block_with_seven_mistakes_lists_all_seven(tmp_path):

@@ -90,9 +90,10 @@ def test_layers_gather_their_weights_one_after_the_other():
 DRAW = """
 import json, pathlib, sys
 import numpy as np
-import tiny_sd
+import tiny_flux2, tiny_sd
 from synthjax.config import embedded_world
-from synthjax.generators import load_generator
+from synthjax.generators import flux2, load_generator
+from synthjax.models.flux2 import weights
 from synthjax.runtime import memory
 
 held, images = [], []
@@ -101,6 +102,11 @@ memory.check = lambda weights, *a, **k: held.append(weights)
 block = embedded_world()["generator"]
 if (name := sys.argv[1]) == "stable_diffusion":
   block = {"name": name} | tiny_sd.write_file(pathlib.Path(sys.argv[2]))
+elif name == "flux2":
+  weights.TAPS, flux2.CONTEXT = tiny_flux2.TAPS, 64
+  tiny_flux2.write_folder(pathlib.Path(sys.argv[2]), tiny_flux2.released())
+  block = {"name": name, "weights": sys.argv[2], "sampler": "euler",
+           "respacing": 4, "image_size": 16, "precision": "highest"}
 for fsdp in (1, 4):
   generator = load_generator(**block | {"batch_size": 1, "fsdp": fsdp})
   images.append(generator.draw(["a fish", "a cat", "a car", "a tree"]))
@@ -111,7 +117,7 @@ print(json.dumps([off, float(one.std()), held[0], held[-1]]))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["glide", "stable_diffusion"])
+@pytest.mark.parametrize("name", ["glide", "stable_diffusion", "flux2"])
 def test_images_of_shared_weights_are_those_of_whole_ones(name, tmp_path):
   process = simulated.start(DRAW, name, tmp_path, XLA_FLAGS=FLAGS)
   off, spread, whole, share = json.loads(simulated.finish(process))
