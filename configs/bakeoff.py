@@ -54,6 +54,8 @@ from synthjax.config import (
   unknown_names,
 )
 
+WRITERS = ("grammar", "t5", "qwen3")  # of prompts
+
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   arg = parse_arg(
@@ -103,6 +105,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   names = (arg.generators or "glide+sdxl_turbo+flux2_klein").split("+")
   scales = arg.guidance or "2"
   if arg.runlocal:  # in place of any other generator
+    for name in names:
+      check_generator(name, *EMBEDDED_PRESETS)
     names = [n for n in names if n in EMBEDDED_PRESETS] or [*EMBEDDED_PRESETS]
     scales = arg.guidance or "1"  # none
   config.bakeoff = dict(
@@ -161,6 +165,10 @@ def prompts_of(arg, num_images: int, name: str) -> dict:
   """Returns the block `prompts`, of as many texts of a class as images."""
   if name in ("basic", "template"):
     return dict(strategies=(name,))
+  is_path = {*"/."} & {*name}  # or of the hub
+  if name not in WRITERS and not is_path:
+    allowed = ("basic", "template", *WRITERS, "<path>.jsonl")
+    raise unknown_names("kind of prompts", [name], allowed)
   block = dict(strategies=("enhanced",), per_class=num_images)
   if name == "grammar":
     return block | dict(grammar="drawing" if arg.runlocal else "photo")
@@ -176,10 +184,9 @@ def guided(arg, name: str, scales: str):
     block = released_glide()
   elif "/" in name:
     block = hub_generator(name)
-  elif name in HUB_GENERATORS:
-    block = released_generator(name)
   else:
-    raise unknown_names("generator", [name], ("glide", *HUB_GENERATORS))
+    check_generator(name)
+    block = released_generator(name)
   yield name, block
   own = block.get("guidance_scale", 1.0)
   if own == 1.0 or "distilled" in block:  # it walks without
@@ -187,6 +194,13 @@ def guided(arg, name: str, scales: str):
   for scale in numbers(scales):
     if scale != own:
       yield f"{name}, guidance {scale:g}", block | dict(guidance_scale=scale)
+
+
+def check_generator(name: str, *more: str) -> None:
+  """Raises UserError about a name that is none, but one of the hub's."""
+  allowed = ("glide", *HUB_GENERATORS, *more)
+  if name not in allowed and "/" not in name:
+    raise unknown_names("generator", [name], (*allowed, "hf://ORG/NAME"))
 
 
 def numbers(scales: str) -> list[float]:

@@ -29,7 +29,7 @@ from synthjax.evals.arms import ZERO_SHOT
 from synthjax.generators import block_of, check_generator
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts, timings
-from synthjax.runtime.errors import UserError, gathered
+from synthjax.runtime.errors import UserError, gathered, unknown_names
 from synthjax.runtime.progress import counter, say
 from synthjax.weights import files as weight_files
 
@@ -98,7 +98,10 @@ def after(config: ConfigDict, workdir: str) -> Iterator[tuple[ConfigDict, str]]:
   for each in _taking_part(config)[:1]:
     fields = schema.read(Bakeoff, config.bakeoff, "config.bakeoff")
     folder = epath.Path(workdir) / "bakeoff" / CONFIG
-    yield ConfigDict(_big_run(config, fields, each)), str(folder)
+    blocks = _big_run(config, fields, each)
+    if "export" in blocks:  # which its user may run as well
+      blocks["tasks"] += ("export",)
+    yield ConfigDict(blocks), str(folder)
 
 
 def _taking_part(config: ConfigDict) -> list[Candidate]:
@@ -151,6 +154,7 @@ def check(config: ConfigDict, workdir: str) -> None:
     for split, block in _splits(fields).items():
       attempt(real_images.check_real, block, space, f"config.bakeoff.{split}")
     attempt(_check_drawings, config, fields)
+    attempt(_check_blocks, config, fields)
 
 
 def _check_drawings(config: ConfigDict, fields: Bakeoff) -> None:
@@ -171,6 +175,15 @@ def _check_drawings(config: ConfigDict, fields: Bakeoff) -> None:
       )
   if problems:
     raise UserError(*problems)
+
+
+def _check_blocks(config: ConfigDict, fields: Bakeoff) -> None:
+  """Checks the names in `big_run`; `after` has its tasks check the fields."""
+  read = {*BEFORE, "tune", "report", "export", "generator", "encoder"}
+  read |= {name for name, value in config.items() if hasattr(value, "items")}
+  read -= {"bakeoff", _NETWORK}
+  if unknown := sorted({*fields.big_run} - read):
+    raise unknown_names("block (of config.bakeoff.big_run)", unknown, read)
 
 
 def _splits(fields: Bakeoff) -> dict[str, Block]:

@@ -1,6 +1,7 @@
 """The task bakeoff: candidates that draw, rank, resume and are refused."""
 
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from synthjax.runtime.errors import UserError
 from synthjax.tasks import bakeoff
 from synthjax.weights import files
 
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 NAMES = [c["name"] for c in tiny_world.SPACE["classes"]]
 GENERATOR = f"{__name__}:load"
 BAKEOFF = dict(
@@ -308,6 +310,14 @@ def test_all_problems_are_told_before_anything_is_drawn(tmp_path):
   config.bakeoff.big_run.tune.sedes = (0,)
   with pytest.raises(UserError, match="best.py: .*did you mean 'seeds'"):
     main.run_tasks(config, str(tmp_path / "work"))
+  config = make_config(tmp_path)
+  config.bakeoff.big_run.tunes = dict(seeds=(0,))
+  with pytest.raises(UserError, match="big_run.* 'tunes'; did you mean 'tune'"):
+    main.run_tasks(config, str(tmp_path / "work"))
+  config = make_config(tmp_path)
+  config.bakeoff.big_run.export = dict(format="parquet")
+  with pytest.raises(UserError, match="best.py: .*did you mean 'formats'"):
+    main.run_tasks(config, str(tmp_path / "work"))
   # What all have is no candidate's.
   config = make_config(tmp_path, validation=dict(split="vali"))
   config.select = {"max_per_class": 0}
@@ -316,6 +326,27 @@ def test_all_problems_are_told_before_anything_is_drawn(tmp_path):
   assert "candidates/" not in str(caught.value)
   assert "max_per_class=0" in str(caught.value)
   assert str(caught.value).count("config.select") == 1
+
+
+@pytest.mark.parametrize(
+  ("arg", "said"),
+  [
+    ("generators=fast+papr", "generator 'papr'; did you mean 'paper'"),
+    ("generators=glide+sdxl_turb", "'sdxl_turb'; did you mean 'sdxl_turbo'"),
+    ("prompts=basic+grammer", "prompts 'grammer'; did you mean 'grammar'"),
+    ("prompts=basic+", "kind of prompts ''"),
+    ("guidance=1.5+x", "guidance=1.5.x: needed numbers"),
+    ("generator=fast", "argument 'generator'"),
+  ],
+)
+@pytest.mark.parametrize("runlocal", [True, False])
+def test_a_misspelt_argument_is_refused(arg, said, runlocal):
+  """Also one that the small run of `runlocal` has other names for."""
+  if not runlocal and "papr" in arg:
+    said = "generator 'fast'"
+  path = f"{CONFIGS / 'bakeoff.py'}:{'runlocal,' * runlocal}{arg}"
+  with pytest.raises(UserError, match=said):
+    main.load_config(path)
 
 
 def test_a_head_learns_from_the_images_of_its_seed():
