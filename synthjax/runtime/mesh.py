@@ -226,6 +226,9 @@ def check_devices(
       `checked_later`.
   """
 
+  if fsdp == 1 and not batch_sizes:
+    return  # splits over any, which are not asked for then
+
   def check(count: int) -> None:
     with gathered() as attempt:
       attempt(_check_groups, count, fsdp, f"{where}.fsdp")
