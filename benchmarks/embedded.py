@@ -57,7 +57,7 @@ def row_of(stage_name: str, args, device: str) -> dict:
     batch_size=args.batch or stage.batch_size,
     steps_per_call=args.steps,
   )
-  resident, drawn = train_generator.prepare(stage, seed=0)
+  resident, drawn = train_generator.make_training(stage, seed=0)
   fed, read = train_generator.make_objective(stage), host_batches(stage)
   batches, mesh = read.start_at(0), meshes.make_mesh()
   keys = jax.random.split(jax.random.key(1), args.steps)

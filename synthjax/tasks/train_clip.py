@@ -51,7 +51,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   fields = schema.read(TrainClip, config.train_clip, "config.train_clip")
   sizes = {"batch_size": fields.batch_size}
   meshes.check_devices("config.train_clip", sizes, fsdp=fields.fsdp)
-  _, objective, dataset = prepare(fields, config.seed, most=1)
+  _, objective, dataset = make_training(fields, config.seed, most=1)
   loop.trace(objective, dataset.example())
 
 
@@ -65,7 +65,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   spec = about | block
   if artifacts.begin(folder, spec):
     return
-  model, objective, dataset = prepare(fields, config.seed)
+  model, objective, dataset = make_training(fields, config.seed)
   state = runs.train(
     objective,
     dataset,
@@ -94,7 +94,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   artifacts.finish(folder, spec, rows)
 
 
-def prepare(
+def make_training(
   fields: TrainClip, seed: int, most: int | None = None
 ) -> tuple[clip.CLIP, loop.Objective, resident.Resident]:
   """Returns the model, and what `runs.train` takes to train it.

@@ -102,7 +102,9 @@ def check(config: ConfigDict, workdir: str) -> None:
       sizes = {"batch_size": stage.batch_size}
       attempt(meshes.check_devices, where, sizes, fsdp=stage.fsdp)
   for name in fields.stages:
-    objective, dataset = prepare(getattr(fields, name), config.seed, most=1)
+    objective, dataset = make_training(
+      getattr(fields, name), config.seed, most=1
+    )
     loop.trace(objective, dataset.example())
 
 
@@ -140,7 +142,7 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 def _train(name: str, stage: Stage, seed: int, folder: epath.Path) -> Any:
   """Trains one network; returns its averaged weights, on the host."""
-  objective, dataset = prepare(stage, seed)
+  objective, dataset = make_training(stage, seed)
   state = runs.train(
     objective,
     dataset,
@@ -154,7 +156,7 @@ def _train(name: str, stage: Stage, seed: int, folder: epath.Path) -> Any:
   return meshes.fetch(state.ema)
 
 
-def prepare(
+def make_training(
   stage: Stage, seed: int, most: int | None = None
 ) -> tuple[loop.Objective, resident.Resident]:
   """Returns what `runs.train` takes for a stage: its objective and drawings.

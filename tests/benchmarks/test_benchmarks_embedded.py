@@ -20,7 +20,7 @@ def stages():
 def test_both_sides_read_the_same_drawings_in_the_same_form():
   stage = stages().upsampler
   batch = embedded.host_batches(stage).example()
-  objective, drawn = train_generator.prepare(stage, seed=0)
+  objective, drawn = train_generator.make_training(stage, seed=0)
   assert batch.keys() == drawn.arrays.keys() | {"low_res"}
   assert batch["image"].shape == (stage.batch_size, 32, 32, 3)
   pairs = batch["image"].reshape(-1, 16, 2, 16, 2, 3)

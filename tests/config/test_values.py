@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import importlib
+import inspect
 import pathlib
 import re
 
@@ -132,6 +133,14 @@ def test_images_of_a_strategy_that_is_not_drawn_are_refused(
   module = importlib.import_module(main.TASKS[task])
   with pytest.raises(UserError, match="of this run 'enhansed'; did you mean"):
     module.check(ConfigDict(config), str(tmp_path))
+
+
+def test_what_a_worker_of_ray_prepares_is_the_parts_of_a_run():
+  """A worker calls `prepare` of every task that has one."""
+  modules = [importlib.import_module(name) for name in main.TASKS.values()]
+  found = [m.prepare for m in modules if hasattr(m, "prepare")]
+  names = [[*inspect.signature(each).parameters] for each in found]
+  assert len(found) > 2 and all(x == ["config", "workdir"] for x in names)
 
 
 # task -> the fields of what has to split over the devices.
