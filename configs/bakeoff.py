@@ -167,8 +167,8 @@ def prompts_of(arg, num_images: int, name: str) -> dict:
     return dict(strategies=(name,))
   is_path = {*"/."} & {*name}  # or of the hub
   if name not in WRITERS and not is_path:
-    allowed = ("basic", "template", *WRITERS, "<path>.jsonl")
-    raise unknown_names("kind of prompts", [name], allowed)
+    kind = "kind of prompts, nor file of texts (*.jsonl),"
+    raise unknown_names(kind, [name], ("basic", "template", *WRITERS))
   block = dict(strategies=("enhanced",), per_class=num_images)
   if name == "grammar":
     return block | dict(grammar="drawing" if arg.runlocal else "photo")

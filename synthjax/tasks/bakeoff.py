@@ -99,7 +99,9 @@ def after(config: ConfigDict, workdir: str) -> Iterator[tuple[ConfigDict, str]]:
     fields = schema.read(Bakeoff, config.bakeoff, "config.bakeoff")
     folder = epath.Path(workdir) / "bakeoff" / CONFIG
     blocks = _big_run(config, fields, each)
-    if "export" in blocks:  # which its user may run as well
+    if block := blocks.get("export"):  # its user may run this task as well
+      formats = block.get("formats") or None
+      blocks["export"] = block | {"formats": formats}
       blocks["tasks"] += ("export",)
     yield ConfigDict(blocks), str(folder)
 
