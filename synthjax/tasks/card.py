@@ -7,7 +7,7 @@ near an image that something will be measured on.
 import dataclasses
 import datetime
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Annotated, Any, NamedTuple
 
@@ -34,6 +34,7 @@ from synthjax.prompts import strategies
 from synthjax.report.card import figures
 from synthjax.report.card import files as card_files
 from synthjax.runtime import artifacts, cache
+from synthjax.runtime.engine import Work
 from synthjax.runtime.errors import gathered
 from synthjax.runtime.progress import say
 from synthjax.weights import files as weight_files
@@ -96,6 +97,17 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `card.json`, `README.md`, `croissant.json` and what they name."""
+  for work in prepare(config, workdir):
+    work.begin()
+    work.finish()  # encodes what is not encoded: one pass over the images
+
+
+def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
+  """Loads the encoders, and yields the images to encode, in parts.
+
+  The features of a part are in a file that their content names. So the file of
+  a part is an empty one, which says that they are there, and goes at the end.
+  """
   fields = schema.read(Card, config.get("card"), "config.card")
   workdir = epath.Path(workdir)
   folder, space = workdir / "card", spaces.load_space(config.space)
@@ -125,12 +137,49 @@ def run(config: ConfigDict, workdir: str) -> None:
   spec |= _spec_of_others(folder, fields, others)
   if artifacts.begin(folder, spec):
     return
-  if further.missing:
-    say(
-      f"card: no figures by {' and '.join(further.missing)}, whose weights are "
-      "not here; `python -m synthjax.weights fetch "
-      f"{' '.join(further.missing.values())}` gets them"
+
+  def begin():
+    if further.missing:
+      say(
+        f"card: no figures by {' and '.join(further.missing)}, whose weights "
+        "are not here; `python -m synthjax.weights fetch "
+        f"{' '.join(further.missing.values())}` gets them"
+      )
+
+  parts = _parts(workdir, fields, space, encoder, others, config.seed)
+
+  def do(numbers):
+    names = list(parts)
+    for number in numbers:
+      figures.encode(*parts[names[number]], folder=folder)
+      with artifacts.replace(folder, names[number]) as path:
+        path.touch()
+
+  def finish():
+    rows, card = _write(
+      config, workdir, folder, fields, space, encoder, others, inputs
     )
+    quality = card["quality"]["sets"]["all"]["figures"]
+    artifacts.finish(folder, spec, rows, quality=quality)
+    say(f"card: {figures.headline(card)}")
+    for name in parts:
+      (folder / name).unlink(missing_ok=True)
+
+  sizes = {name: len(part.rows) for name, part in parts.items()}
+  yield Work(folder, sizes, do, finish, begin)
+
+
+def _write(
+  config: ConfigDict,
+  workdir: epath.Path,
+  folder: epath.Path,
+  fields: Card,
+  space: spaces.LabelSpace,
+  encoder: Encoder,
+  others: Mapping[str, ImageEncoder],
+  inputs: Sequence[str],
+) -> tuple[dict[str, int], dict[str, Any]]:
+  """Writes all files; returns the rows of each, and what `card.json` says."""
   drawn, all_features = _open_drawn(
     workdir, folder, fields, space, inputs, config.seed
   )
@@ -162,10 +211,47 @@ def run(config: ConfigDict, workdir: str) -> None:
       drawn, real, space.class_names, **limits
     )
   rows |= card_files.write(folder, card, pairs, drawn, workdir / "generate")
-  artifacts.finish(
-    folder, spec, rows, quality=card["quality"]["sets"]["all"]["figures"]
-  )
-  say(f"card: {figures.headline(card)}")
+  return rows, card
+
+
+# --- what is encoded, in parts -----------------------------------------------
+
+
+class Part(NamedTuple):
+  """Images that one call encodes; arguments of `figures.encode`."""
+
+  source: Sequence[Mapping[str, Any]]
+  rows: np.ndarray  # int: where they are in the source
+  encoder: Encoder | ImageEncoder
+  kind: str
+
+
+def _parts(
+  workdir: epath.Path,
+  fields: Card,
+  space: spaces.LabelSpace,
+  encoder: Encoder,
+  others: Mapping[str, ImageEncoder],
+  seed: int,
+) -> dict[str, Part]:
+  """Returns the parts, one for each file of features, by hidden names."""
+  sets = []
+  if fields.real:
+    real = real_images.open_real(fields.real, space)
+    sets.append(Part(real, np.arange(len(real)), encoder, figures.REAL))
+  if others:
+    drawn = shards.open_shards(workdir / "generate")
+    rows = figures.some(len(drawn), fields.max_images, seed)
+    sets += [Part(drawn, rows, o, figures.DRAWN) for o in others.values()]
+  if others and fields.real:
+    rows = figures.some(len(real), fields.max_images, seed)
+    sets += [Part(real, rows, o, figures.REAL) for o in others.values()]
+  size, parts = stored.CHUNK_SIZE, {}
+  for number, each in enumerate(sets):
+    for first in range(0, len(each.rows), size):
+      name = f".{each.kind}-{number}-{first}"
+      parts[name] = each._replace(rows=each.rows[first : first + size])
+  return parts
 
 
 # --- further encoders --------------------------------------------------------

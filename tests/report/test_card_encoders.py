@@ -10,12 +10,12 @@ import tiny_encoders
 import tiny_world
 from PIL import Image
 
-from synthjax.data.generated import shards
+from synthjax.data.generated import scores, shards
 from synthjax.encoders import load_image_encoder
 from synthjax.evals import image_quality
 from synthjax.report.card import readme
 from synthjax.report.sections import quality
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, locks
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import card, score
 
@@ -181,6 +181,41 @@ def test_features_are_stored_and_not_computed_again(
 
   monkeypatch.setattr(card, "load_image_encoder", load)
   assert run(config, tmp_path)["quality"] == first["quality"]
+
+
+def test_workers_that_share_the_encoding_leave_the_same_bytes(
+  config, tmp_path, cache, monkeypatch
+):
+  """Two of them encode every other part; a third one has only to write."""
+  fetch(cache)
+  monkeypatch.setattr(scores, "CHUNK_SIZE", 5)
+
+  def files():
+    paths = (tmp_path / "card").iterdir()
+    return {path.name: path.read_bytes() for path in paths}
+
+  run(config, tmp_path)
+  alone = files()
+  shutil.rmtree(tmp_path / "card")
+  prepare = lambda: [*card.prepare(config, str(tmp_path))]
+  (one,), (other,) = prepare(), prepare()
+  # Real images by both encoders, drawn ones by the further one; 5, 5 and 2.
+  assert [*one.rows.values()] == [5, 5, 2] * 3
+  one.begin()
+  one.do(range(0, 9, 2))
+  other.do(range(1, 9, 2))
+  assert locks.missing(one.folder, list(one.rows)) == []
+
+  def blind(load):
+    return lambda *names, **fields: load(*names, **fields)._replace(
+      encode_images=None
+    )
+
+  for name in ("load_encoder", "load_image_encoder"):
+    monkeypatch.setattr(card, name, blind(getattr(card, name)))
+  (third,) = prepare()
+  third.finish()
+  assert files() == alone
 
 
 def test_weights_that_come_or_go_do_not_undo_a_card(

@@ -15,9 +15,12 @@ import time
 import types
 
 import ml_collections
+import numpy as np
 import pytest
+import tiny_encoders
 import tiny_glide
 import tiny_world
+from PIL import Image
 
 from synthjax import main
 from synthjax.data.generated import shards
@@ -233,26 +236,37 @@ def test_a_folder_of_another_disk_is_refused(cluster, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_files_of_tasks_are_those_of_one_process(cluster, tmp_path):
-  """Drawn, scored and exported by all workers; selected whole, by one."""
+  """Drawn, scored, encoded and exported by all; selected whole, by one."""
   formats = ("webdataset", "parquet", "png_folder")
+  pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
+  for i, name in enumerate(
+    2 * [c["name"] for c in tiny_world.SPACE["classes"]]
+  ):
+    (tmp_path / "real" / name).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels[i]).save(tmp_path / "real" / name / f"{i}.png")
   config = tiny_world.make_config(
     tmp_path,
     generator=tiny_glide.write_glide(tmp_path),
     generate=dict(images_per_class=8, seeds=(0, 1), shard_size=4),
     select=dict(max_per_class=8),
     export=dict(formats=formats, selection=False, shard_size=5),
+    card=dict(
+      real=dict(kind="folder", path=str(tmp_path / "real")),
+      encoders=tiny_encoders.write_dinov2(tmp_path / "dinov2.safetensors"),
+    ),
   )
-  config.tasks = ("generate", "score", "select", "export")
+  config.tasks = ("generate", "score", "select", "card", "export")
   found = []
   for name in (None, "ray"):
     folder = tmp_path / str(name)
     folder.mkdir()
     tiny_world.write_prompts(folder)
     main.run_tasks(config, str(folder), engine=name)
-    places = [*config.tasks[:3], *(f"export/{each}" for each in formats)]
+    places = [*config.tasks[:4], *(f"export/{each}" for each in formats)]
     found.append({place: hashes(folder, place) for place in places})
     records = {record["task"]: record for record in timings.read(folder)}
     assert records["generate"]["seconds_per_image"] > 0
     assert all(each["device"] == "cpu" for each in records.values())
+    assert len([*(folder / "card").glob("*.npz")]) == 3  # of the three parts
   assert found[0] == found[1] and len(found[0]["generate"]) > 12
   assert len(found[0]["export/parquet"]) == 10 + 3

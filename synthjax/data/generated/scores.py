@@ -27,6 +27,7 @@ _STORED = ("text_features", "logit_scale")  # of Texts
 # An npz of scores is not compressed, and of few bytes may be packed as it is.
 _MAX_PACKING, _MAX_SMALL = 16, 1 << 26
 _FEW_CHUNKS = 4  # encoded in too short a time to show progress
+CHUNK_SIZE = 1024  # images of a file of features of real images, or others
 
 
 class Scores(NamedTuple):
@@ -355,7 +356,7 @@ def encode_source(
   identity: str,
   folder: epath.PathLike,
   fit: Callable[[np.ndarray], Any] = np.asarray,
-  chunk_size: int = 1024,
+  chunk_size: int | None = None,
   kind: str = "real",
 ) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
   """Encodes images, or reads the features of an earlier run.
@@ -369,7 +370,7 @@ def encode_source(
     identity: of the encoder.
     folder: of the files.
     fit: reduces an image, as the encoder's does; all of a chunk are held.
-    chunk_size: images of a file.
+    chunk_size: images of a file; CHUNK_SIZE.
     kind: of the images; the names of the files begin with it.
 
   Returns:
@@ -377,6 +378,7 @@ def encode_source(
     [n]; and the rows of each file.
   """
   features, labels, files = [], [], {}
+  chunk_size = chunk_size or CHUNK_SIZE
   few = len(source) <= _FEW_CHUNKS * chunk_size
   count_on = None if few else counter(f"{kind} images", len(source))
   for first in range(0, len(source), chunk_size):

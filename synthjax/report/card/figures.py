@@ -18,6 +18,7 @@ from synthjax.evals import diversity, image_quality, neighbours
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
 
+DRAWN, REAL = "drawn", "real"  # files of features begin with them
 EncodeTexts = Callable[[Sequence[str]], np.ndarray]
 
 
@@ -346,22 +347,14 @@ def measure(
     of each file.
   """
 
-  def features_of(source, rows, kind):
-    chosen = Source(len(rows), lambda i: source[int(rows[i])])
-    features, _, files = stored.encode_source(
-      chosen,
-      encoder.encode_images,
-      identity=json.dumps(encoder.identity, sort_keys=True),
-      folder=folder,
-      fit=encoder.fit,
-      kind=kind,
-    )
-    return features, files
-
-  features, files = features_of(drawn.source, drawn.chosen, "drawn")
+  features, files = encode(
+    drawn.source, drawn.chosen, encoder, DRAWN, folder=folder
+  )
   of_real = None
   if real:
-    of_real, real_files = features_of(real.source, real.rows, "real")
+    of_real, real_files = encode(
+      real.source, real.rows, encoder, REAL, folder=folder
+    )
     files |= real_files
   sets = {
     name: _figures(features[part], of_real, neighbours)
@@ -370,6 +363,37 @@ def measure(
   if real:
     sets["real"] = _figures(of_real, None, neighbours)
   return {name: {"figures": figures} for name, figures in sets.items()}, files
+
+
+def encode(
+  source: Sequence[Mapping[str, Any]],
+  rows: Sequence[int],
+  encoder: Any,
+  kind: str,
+  *,
+  folder: epath.PathLike,
+) -> tuple[np.ndarray, dict[str, int]]:
+  """Encodes rows of images, or reads their features if they are stored.
+
+  Args:
+    source: of the images.
+    rows: where they are in it.
+    encoder: an `Encoder` or `ImageEncoder`.
+    kind: DRAWN or REAL.
+    folder: of the files of features.
+
+  Returns:
+    Features float32 [n, d], and the rows of each file.
+  """
+  features, _, files = stored.encode_source(
+    Source(len(rows), lambda i: source[int(rows[i])]),
+    encoder.encode_images,
+    identity=json.dumps(encoder.identity, sort_keys=True),
+    folder=folder,
+    fit=encoder.fit,
+    kind=kind,
+  )
+  return features, files
 
 
 def _figures(
