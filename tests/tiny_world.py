@@ -84,7 +84,7 @@ def write_prompts(workdir: pathlib.Path, *, strategies=("basic",)) -> None:
     for s in strategies
     for c in SPACE["classes"]
   ]
-  spec = {"strategies": strategies}
+  spec = {"prompts": {"strategies": strategies}}
   artifacts.begin(workdir / "prompts", spec)
   prompts.write(workdir / "prompts", rows)
   artifacts.finish(workdir / "prompts", spec, {prompts.FILE: len(rows)})
