@@ -242,7 +242,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       pool=splits["train"],
       shots=shots,
       seeds=(0, 1, 2),
-      together=10,
+      together=8,  # a multiple of the devices, as a rule
       # The rest are the defaults of the block.
       optimizer=dict(name="adamw", lr=1e-4, weight_decay=1e-2, warmup=100),
     )

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -40,6 +39,7 @@ from synthjax.models.unit import unit
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
 from synthjax.training.loop import Objective
+from synthjax.training.lora import lora_learning
 
 LAYER = "attn/in_proj"  # ends the path of the layers that hold q, k and v
 
@@ -170,73 +170,47 @@ def logits_fn(
 # --- training -----------------------------------------------------------------
 
 
-@flax.struct.dataclass
-class LoRAState:
-  """What changes in training, of every seed, and the weights that do not."""
-
-  step: jax.Array  # []
-  params: Updates  # each with an axis of seeds in front
-  frozen: Any  # variables of the towers
-  opt_state: optax.OptState  # likewise of every seed
-
-
 def lora_tuning(
   towers: Towers,
   tx: optax.GradientTransformation,
   recipe: LoRA,
   *,
-  seeds: Sequence[int],
   weights: Sequence[float] = (1.0,),
 ) -> Objective:
   """Returns the objective of learning updates, of several seeds at once.
 
-  A batch holds uint8 `image` [n, seeds, sets, s, s, 3] and `label` int
-  [n, seeds, sets]: rows of one set are real images, of another generated ones.
+  It starts from a key of each seed. A batch holds the `frozen` variables of the
+  towers and, as `rows`, uint8 `image` [n, seeds, sets, s, s, 3] and `label` int
+  [n, seeds, sets]: those of one set are real images, of another generated ones.
 
   Args:
     towers: to start from.
     tx: the optimizer, of each seed by itself.
     recipe: rank, scale and dropout.
-    seeds: of the first values and of the dropout. A seed learns the same
-      whichever others learn beside it.
     weights: of the losses of the sets, which are added.
   """
-  keys = jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
 
-  def start(rng, batch):
-    del rng, batch  # each seed has its own
-    frozen = jax.tree.map(jnp.array, towers.variables)
-    of_seed = lambda rng: init(frozen["params"], recipe.rank, rng)
-    updates = jax.vmap(of_seed)(keys)
-    return LoRAState(jnp.array(0), updates, frozen, jax.vmap(tx.init)(updates))
-
-  def step(state, batch, rng):
-    del rng
-
-    def of_seed(updates, opt_state, images, labels, rng):
-      def loss_fn(updates):
-        logits = logits_fn(
-          *(towers, state.frozen, updates),
-          images.reshape(-1, *images.shape[2:]),
-          recipe.scale,
-          rng=jax.random.fold_in(rng, state.step + 1),
-          dropout=recipe.dropout,
-        )
-        losses = hard_cross_entropy(logits, labels.reshape(-1))
-        losses = losses.reshape(labels.shape)  # [n, sets]
-        top1 = jnp.mean(logits.argmax(-1) == labels.reshape(-1))
-        return losses.mean(0) @ jnp.array(weights), top1
-
-      (loss, top1), grads = jax.value_and_grad(loss_fn, has_aux=True)(updates)
-      change, opt_state = tx.update(grads, opt_state, updates)
-      return optax.apply_updates(updates, change), opt_state, loss, top1
-
-    params, opt_state, losses, top1 = jax.vmap(of_seed, (0, 0, 1, 1, 0))(
-      state.params, state.opt_state, batch["image"], batch["label"], keys
+  def loss(frozen, updates, rows, rng):
+    images, labels = rows["image"], rows["label"]  # [n, sets, ...]
+    logits = logits_fn(
+      *(towers, frozen, updates),
+      images.reshape(-1, *images.shape[2:]),
+      recipe.scale,
+      rng=rng,
+      dropout=recipe.dropout,
     )
-    state = state.replace(
-      step=state.step + 1, params=params, opt_state=opt_state
-    )
-    return state, {"loss": losses.mean(), "top1": top1.mean()}
+    losses = hard_cross_entropy(logits, labels.reshape(-1))
+    losses = losses.reshape(labels.shape)  # [n, sets]
+    top1 = jnp.mean(logits.argmax(-1) == labels.reshape(-1))
+    return losses.mean(0) @ jnp.array(weights), {"top1": top1}
 
-  return Objective(start, step)
+  start = lambda rng: init(towers.variables["params"], recipe.rank, rng)
+  return lora_learning(loss, start, tx, axis=1)
+
+
+def keys_of(seeds: Sequence[int]) -> jax.Array:
+  """Returns the keys [k] that `lora_tuning` starts from.
+
+  A seed learns the same whichever others learn beside it.
+  """
+  return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))

@@ -76,10 +76,11 @@ class Adapted(NamedTuple):
 class Adaptable(NamedTuple):
   """How low-rank updates of a generator's networks are learned (LoRA).
 
-  Its functions are pure, and the first three are traced.
+  Its functions are pure; `init` and `loss` are traced.
   """
 
   frozen: Any  # the weights, which stay as they are
+  held: Any  # all weights on the devices, those of other networks too
   init: Callable[[int, Any], Any]  # (rank, rng) -> `models.lora.Updates`
   # (frozen, updates, batch, rng) -> a loss [], and what is reported of it.
   loss: Callable[[Any, Any, Any, Any], tuple[Any, dict[str, Any]]]

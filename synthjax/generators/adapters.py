@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from synthjax.data.generated.plan import Group
+from synthjax.data.generated.plan import AdapterGroup
 from synthjax.generators import Adaptable, Adapted, Generator
-from synthjax.models.lora import Updates
+from synthjax.models.lora import Updates, has_updates
 from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import read_json
@@ -26,7 +26,7 @@ from synthjax.weights import files, read
 _NAMES = {"a": "lora_A", "b": "lora_B"}
 GROUPS = "adapters.json"  # of the task `tune_generator`
 # Adapters that are kept on the host: 1 GB of those of Stable Diffusion 1.x.
-HELD = 64
+ON_HOST = 64
 
 
 def to_diffusers(
@@ -59,7 +59,18 @@ def save(
   updates: Updates,
   scale: float = 1.0,
 ) -> None:
-  """Writes the file of an adapter; see `to_diffusers`."""
+  """Writes the file of an adapter; see `to_diffusers`.
+
+  Raises:
+    UserError: about updates that change nothing.
+  """
+  path = epath.Path(path)
+  if not has_updates(updates):
+    raise UserError(
+      f"The adapter {path.name} has learned nothing, as all its updates are "
+      "0: its images would be those of the generator alone. Give it more steps "
+      "(epochs) or a higher rate (optimizer.lr, fewer steps of warmup)."
+    )
   weights = to_diffusers(adaptable, updates, scale)
   files.save_arrays(path, weights, {"format": "pt"})
 
@@ -112,15 +123,24 @@ def from_diffusers(
 def reader(
   paths: Sequence[epath.PathLike], adaptable: Adaptable
 ) -> Callable[[int], Updates]:
-  """Returns what `Generator.adapted` takes, of files; the latest are kept."""
+  """Returns what `Generator.adapted` takes, of files; the latest are kept.
 
-  @functools.lru_cache(HELD)
+  It raises UserError about files that do not fit, or that change nothing.
+  """
+
+  @functools.lru_cache(ON_HOST)
   def read_file(place):
     path = os.fspath(paths[place])
     try:
-      return from_diffusers(adaptable, read.read_weights(path))
+      updates = from_diffusers(adaptable, read.read_weights(path))
     except UserError as error:
       raise UserError(f"{path} does not fit the generator: {error}") from None
+    if not has_updates(updates):
+      raise UserError(
+        f"All updates in {path} are 0: images drawn with them would be those "
+        "of the generator alone. Give a LoRA that has learned something."
+      )
+    return updates
 
   return read_file
 
@@ -135,7 +155,7 @@ def check_adaptable(generator: Generator, name: str) -> None:
 
 
 def write_groups(
-  folder: epath.PathLike, groups: Sequence[Group]
+  folder: epath.PathLike, groups: Sequence[AdapterGroup]
 ) -> dict[str, int]:
   """Writes the list of adapters; returns the rows of it and of each file."""
   folder = epath.Path(folder)
@@ -146,20 +166,29 @@ def write_groups(
 
 def read_groups(
   folder: epath.PathLike,
-) -> tuple[list[Group], list[str]]:
+) -> tuple[list[AdapterGroup], list[str]]:
   """Returns the groups of a finished `tune_generator`, and all their files."""
   listed = read_json(epath.Path(folder) / GROUPS, list)
-  groups = [Group(**each) for each in listed]
+  groups = [AdapterGroup(**each) for each in listed]
   return groups, _files_of(groups)
 
 
-def _files_of(groups: Sequence[Group]) -> list[str]:
+def _files_of(groups: Sequence[AdapterGroup]) -> list[str]:
   return sorted({n for g in groups for of in g.files for n in of})
 
 
 def text_of(prompt: str | Adapted) -> str:
   """Returns the text of a prompt, with adapters or without."""
   return prompt if isinstance(prompt, str) else prompt.prompt
+
+
+def example(read: Callable[[int], Updates] | None) -> str | Adapted:
+  """Returns a prompt that takes as much memory as any.
+
+  Args:
+    read: see `Generator.adapted`; None without adapters.
+  """
+  return "" if read is None else Adapted("", (0, 0))  # two, as LoFT mixes
 
 
 def updates_of(

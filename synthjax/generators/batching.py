@@ -56,6 +56,7 @@ def make_generator(
   batch_size: int | None,
   precision: str,
   identity: dict[str, Any],
+  example: str | Adapted = "",
   **facts: Any,
 ) -> Generator:
   """Returns a Generator that compiles one batch size.
@@ -74,6 +75,7 @@ def make_generator(
       where that is unknown, as on a CPU.
     precision: of products of float32; see `schema.Precision`.
     identity: as the Generator's; the precision is added.
+    example: a prompt, of those that take the most memory.
     **facts: the other fields of the Generator.
 
   Raises:
@@ -98,10 +100,11 @@ def make_generator(
     """Compiles a batch for each device, and returns what it takes there."""
     total = count * mesh.size
     rngs = jax.random.split(jax.random.key(0), total)
-    texts = make_read(total)([""] * total, [])
+    texts = make_read(total)([example] * total, [])
     first = begun(None).lower(params, texts, rngs, None)
     last = finish.lower(params, texts, rngs, first.out_info)
-    return max(memory.working_bytes(x.compile()) for x in (first, last))
+    working = [memory.working_bytes(x.compile()) for x in (first, last)]
+    return max(working) + memory.held_bytes(texts)
 
   def largest_batch():
     with tracing():

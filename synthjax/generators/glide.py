@@ -179,6 +179,7 @@ def load(
       devices,
       batch_size=batch_size,
       precision=precision,
+      example=adapters.example(read_adapter),
       image_size=large.image_size,
       reference_size=small.image_size,
       num_steps=len(small.steps.timestep),
@@ -187,7 +188,7 @@ def load(
       adapted=lambda read_adapter: make(learner, read_adapter),
       adaptable=glide_adapters.adaptable(
         small.model,
-        params["base"],
+        params,
         words,
         betas=small.betas,
         image_size=small.image_size,

@@ -1,6 +1,6 @@
 """What low-rank updates of GLIDE's base learn, and how they are called."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from synthjax.training import denoising
 
 def adaptable(
   model: Glide,
-  params: Any,
+  params: Mapping[str, Any],
   tokenizer: bpe.Tokenizer,
   *,
   betas: np.ndarray,
@@ -27,6 +27,13 @@ def adaptable(
 
   They are of the attention of the UNet and of the transformer that reads the
   prompt. The loss is GLIDE's own, but no prompt is emptied.
+
+  Args:
+    model: the base.
+    params: the weights of all stages, on the devices.
+    tokenizer: of prompts.
+    betas: [T], of the base.
+    image_size: px, of its images.
   """
   loss = denoising.make_loss(
     betas=betas, pad_token=model.vocab_size - 1, drop_prompt=0.0
@@ -45,8 +52,9 @@ def adaptable(
     return {"image": images, "tokens": tokens, "mask": mask}
 
   return Adaptable(
-    frozen=params,
-    init=partial(lora.init, params, weights.LOW_RANK),
+    frozen=params["base"],
+    held=params,
+    init=partial(lora.init, params["base"], weights.LOW_RANK),
     loss=loss_of,
     read=read,
     image_size=image_size,

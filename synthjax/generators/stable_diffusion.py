@@ -258,6 +258,7 @@ def load(
       devices,
       batch_size=batch_size,
       precision=precision,
+      example=adapters.example(read_adapter),
       image_size=image_size,
       reference_size=image_size,
       num_steps=len(walk.steps.timestep),

@@ -83,6 +83,7 @@ def adaptable(
 
   return Adaptable(
     frozen=frozen,
+    held=params,
     init=partial(lora.init, frozen, weights.LOW_RANK),
     loss=loss,
     read=read,

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from synthjax.runtime.errors import UserError
+
 # The path of a layer -> its `a` [..., s, d, r] and `b` [..., s, r, e]: the
 # kernel [d, s * e] changes by a @ b in each of s slices of its outputs. The
 # dots are nothing, or the rows of a batch.
@@ -33,6 +35,9 @@ def init(
 
   Returns:
     For each layer `a`, uniform as PyTorch's linear layers start, and `b`, 0.
+
+  Raises:
+    UserError: where there is no such layer.
   """
   flat, updates = traverse_util.flatten_dict(params, sep="/"), {}
   for name, kernel in flat.items():
@@ -42,7 +47,17 @@ def init(
         (d, e), key = kernel.shape, jax.random.fold_in(rng, len(updates))
         a = jax.random.uniform(key, (s, d, rank), minval=-1, maxval=1)
         updates[path] = {"a": a * d**-0.5, "b": jnp.zeros((s, rank, e // s))}
+  if not updates:
+    raise UserError(
+      "The network has no layer that low-rank updates could change: there is "
+      f"none whose name ends in one of {', '.join(slices)}."
+    )
   return updates
+
+
+def has_updates(updates: Updates) -> bool:
+  """Returns whether updates of the host change any layer."""
+  return any(each["a"].any() and each["b"].any() for each in updates.values())
 
 
 def merge(params: Any, updates: Updates, scale: float = 1.0) -> Any:

@@ -39,10 +39,13 @@ def working_bytes(compiled: Any) -> int:
 
 
 def held_bytes(tree: Any) -> int:
-  """Returns the bytes on a device of arrays that lie there, whole or split."""
+  """Returns the bytes on a device of arrays that lie there, whole or split.
+
+  An array that is there twice counts once.
+  """
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-    for x in jax.tree.leaves(tree)
+    for x in {id(x): x for x in jax.tree.leaves(tree)}.values()
   )
 
 
@@ -64,7 +67,9 @@ def largest_batch(
   return 1 << max(count.bit_length() - 1, 0)
 
 
-def check(held: int, working: int, batch_size: int, *, field: str) -> None:
+def check(
+  held: int, working: int, batch_size: int, *, field: str, devices: int = 1
+) -> None:
   """Raises UserError about a batch that does not fit, where memory is known.
 
   Args:
@@ -72,17 +77,20 @@ def check(held: int, working: int, batch_size: int, *, field: str) -> None:
     working: as `largest_batch`.
     batch_size: on a device.
     field: of the config, for the message.
+    devices: over which the field counts.
   """
   room = limit()
   if room is None or held + working <= room:
     return
-  advice = f"set it to {largest_batch(held, working, batch_size)}"
+  largest = devices * largest_batch(held, working, batch_size)
+  advice = f"set it to {largest}"
   if held + working / batch_size > USABLE * room:
     advice = "not even one fits: take a device with more memory"
   raise UserError(
-    f"{field}={batch_size} needs about {(held + working) / GIB:.1f} GiB on "
-    f"each device, {held / GIB:.1f} of it for what stays there, such as "
-    f"weights; its memory for arrays is {room / GIB:.1f} GiB: {advice}."
+    f"{field}={devices * batch_size} needs about "
+    f"{(held + working) / GIB:.1f} GiB on each device, {held / GIB:.1f} of it "
+    "for what stays there, such as weights; its memory for arrays is "
+    f"{room / GIB:.1f} GiB: {advice}."
   )
 
 
@@ -106,9 +114,11 @@ def check_weights(sizes: Mapping[str, int], *, field: str) -> None:
 
 
 def checked(
-  function: Any, held: Any, *, batch_size: int, field: str
+  function: Any, held: Any, *, batch_size: int, field: str, devices: int = 1
 ) -> Callable[..., Any]:
   """Makes a jitted function refuse a batch that does not fit, before it runs.
+
+  Arguments that lie on devices and are not among those held are the batch's.
 
   Args:
     function: of `jax.jit`, whose arguments but the first have few shapes; the
@@ -116,9 +126,11 @@ def checked(
     held: arrays that lie on the devices meanwhile.
     batch_size: of its arrays, on a device.
     field: of the config, for the message.
+    devices: over which the field counts.
   """
   if limit() is None:
     return function
+  staying = {*map(id, jax.tree.leaves(held))}
   programs, held = {}, held_bytes(held)
 
   def call(first, *others):
@@ -126,7 +138,11 @@ def checked(
     key = tree, *((x.shape, x.dtype) for x in leaves)
     if key not in programs:
       compiled = function.lower(first, *others).compile()
-      check(held, working_bytes(compiled), batch_size, field=field)
+      batch = [
+        x for x in leaves if isinstance(x, jax.Array) and id(x) not in staying
+      ]
+      working = working_bytes(compiled) + held_bytes(batch)
+      check(held, working, batch_size, field=field, devices=devices)
       programs[key] = compiled
     return programs[key](first, *others)
 

@@ -131,6 +131,24 @@ def fetch_ahead(outputs: Iterable[Any]) -> Iterator[Any]:
   yield from map(fetch, waiting)
 
 
+def over_processes(tree: Any) -> Any:
+  """Returns arrays of a process's own devices as ones on those of all.
+
+  All processes hold the same and call it together. With one process, the arrays
+  stay where they are.
+
+  Args:
+    tree: of arrays that are sharded over a mesh of `make_mesh(local=True)`.
+  """
+
+  def one(x):
+    mesh = make_mesh(x.sharding.mesh.shape["fsdp"])
+    place = NamedSharding(mesh, x.sharding.spec)
+    return x if x.sharding == place else jax.device_put(x, place)
+
+  return jax.tree.map(one, tree)
+
+
 def to_own(mesh: Mesh, tree: Any) -> Any:
   """Copies arrays that may be split to every device of a local mesh.
 

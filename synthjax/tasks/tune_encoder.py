@@ -33,6 +33,7 @@ from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import gathered, lastly, unknown_names
 from synthjax.training import loop, recipes
 from synthjax.training import run as runs
+from synthjax.training.lora import WithFrozen
 
 PROCESSES = "all"  # they train as one, and the first one writes
 FIELDS = TuneEncoder
@@ -111,12 +112,14 @@ def _trace_lora(
   """Does so for updates of both towers."""
   towers = _load_towers(config.encoder, fields, arm, space)
   seeds, size = _groups(fields, arm)[0], towers.module.image_size
-  objective, _ = _lora_objective(fields, arm, towers, seeds)
+  objective, _ = _lora_objective(fields, arm, towers)
   sets = 1 + (arm.data == "mix")
   shape = (arm.batch_size or fields.batch_size, len(seeds), sets)
   images = jax.ShapeDtypeStruct((*shape, size, size, 3), np.uint8)
   labels = jax.ShapeDtypeStruct(shape, np.int32)
-  loop.trace(objective, {"image": images, "label": labels})
+  rows = {"image": images, "label": labels}
+  batch = {"rows": rows, "frozen": towers.variables}
+  loop.trace(objective, batch, lora.keys_of(seeds))
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -306,9 +309,12 @@ def _lora_tuner(
     num_classes=len(space.classes),
   )
 
+  objective, share = _lora_objective(fields, arm, towers, num_steps)
+  place = meshes.shard(meshes.make_mesh(fields.fsdp), towers.variables)
+  frozen = jax.device_put(towers.variables, place)
+
   @functools.cache
   def train(seeds):
-    objective, share = _lora_objective(fields, arm, towers, seeds, num_steps)
     batches = lambda kind, seed: pipeline.train_batches(
       open_source(kind, seed),
       transforms,
@@ -316,27 +322,29 @@ def _lora_tuner(
       seed=seed,
       num_workers=fields.num_workers,
     )
+    dataset = pipeline.beside(
+      [
+        pipeline.beside([batches(kind, seed) for kind in kinds])
+        for seed in seeds
+      ]
+    )
     state = runs.train(
       objective,
-      pipeline.beside(
-        [
-          pipeline.beside([batches(kind, seed) for kind in kinds])
-          for seed in seeds
-        ]
-      ),
+      WithFrozen(dataset, frozen),
       fields,
       folder=workdir / "tune_encoder",
       label=_label(arm, *seeds),
       num_steps=num_steps,
       batch_size=batch_size,
       seed=seeds[0],
+      rngs=lora.keys_of(seeds),
+      held=frozen,
     )
-    return meshes.fetch(state.params), share
+    return meshes.fetch(state.params)
 
   def tune(seed):
     (seeds,) = (group for group in _groups(fields, arm) if seed in group)
-    updates, share = train(seeds)
-    updates = jax.tree.map(lambda x: x[seeds.index(seed)], updates)
+    updates = jax.tree.map(lambda x: x[seeds.index(seed)], train(seeds))
     about = {
       "arm": arm.name,
       "data": arm.data,
@@ -355,7 +363,6 @@ def _lora_objective(
   fields: TuneEncoder,
   arm: Arm,
   towers: lora.Towers,
-  seeds: Sequence[int],
   num_steps: int = 10**9,
 ) -> tuple[loop.Objective, float]:
   """Returns the training of updates, and their share of all parameters."""
@@ -365,7 +372,6 @@ def _lora_objective(
     towers,
     fields.optimizer(num_steps=num_steps, **rate),
     arm.lora,
-    seeds=seeds,
     weights=(share, 1 - share) if arm.data == "mix" else (1.0,),
   )
   return objective, lora.share_tuned(towers, arm.lora.rank)

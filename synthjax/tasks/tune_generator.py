@@ -6,7 +6,8 @@ LoFT (Kim et al. 2025, arXiv 2505.11703). `generate` draws with them.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -42,8 +43,9 @@ from synthjax.labels import spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError, gathered
-from synthjax.training import adapting, metrics, optimizer, recipes, resident
+from synthjax.training import lora, metrics, optimizer, recipes, resident
 from synthjax.training import run as runs
+from synthjax.training.loop import Objective
 
 PROCESSES = "all"  # they train as one, and the first one writes
 # What one adapter learns from, and how many of them an image is drawn with.
@@ -71,7 +73,9 @@ class TuneGenerator(runs.Loop):
   alpha: Positive = 16.0  # updates count alpha / rank times
   epochs: Count = 200
   batch_size: Count = 8
-  together: Count = 1  # adapters that learn in one step, in the memory of all
+  # Adapters that learn in one step, split over the devices: at least one on
+  # each. Their number changes no result.
+  together: Count = 1
   optimizer: Annotated[Any, optimizer.OPTIMIZER]
 
   @property
@@ -81,22 +85,15 @@ class TuneGenerator(runs.Loop):
 
   def steps(self, num_images: int) -> int:
     """Returns the steps in which an adapter learns from so many images."""
-    batch_size = min(self.batch_size, num_images)
     return recipes.count_steps(
-      num_images, epochs=self.epochs, batch_size=batch_size
+      num_images,
+      epochs=self.epochs,
+      batch_size=self.batch_size_of(num_images),
     )
 
-  def batch_sizes(self, num_classes: int) -> dict[str, int]:
-    """Returns the batches of all adapters, by what makes them so large."""
-    found = {}
-    for method in self.methods:
-      for shots in self.shots:
-        images = {"class": shots, "set": shots * num_classes, "image": 1}
-        if (few := images[method.of]) < self.batch_size:
-          found[f"methods: images of an adapter of {method.name!r}"] = few
-        else:
-          found["batch_size"] = self.batch_size
-    return found
+  def batch_size_of(self, num_images: int) -> int:
+    """Returns the images of a step of an adapter."""
+    return min(self.batch_size, num_images)
 
   def problems(self) -> Iterable[str]:
     try:
@@ -116,8 +113,6 @@ def check(config: ConfigDict, workdir: str) -> None:
   with gathered() as attempt:
     attempt(check_generator, **config.generator.to_dict())
     space = spaces.load_space(config.space)
-    sizes = fields.batch_sizes(len(space.classes))
-    attempt(meshes.check_devices, name, sizes, fsdp=fields.fsdp)
     check = partial(real_images.check_real, shots=fields.shots)
     attempt(check, fields.pool, space, f"{name}.pool")
 
@@ -128,6 +123,8 @@ class Tools(NamedTuple):
   fields: TuneGenerator
   folder: epath.Path
   adaptable: Adaptable
+  frozen: Any  # its weights, on the devices of all processes
+  objective_of: Callable[[int], Objective]  # of adapters of so many images
   pool: Sequence[Example]
   texts: Sequence[str]  # the prompt of each class
 
@@ -151,30 +148,51 @@ def run(config: ConfigDict, workdir: str) -> None:
   } | real_images.identify_files({"pool": fields.pool}, space)
   if artifacts.begin(folder, spec):
     return
+  adaptable = generator.adaptable
   pool = real_images.open_real(fields.pool, space)
-  # As real guidance says it, without language enhancement.
-  texts = [space.sentence(space.prompts[0], c) for c in space.classes]
-  tools = Tools(fields, folder, generator.adaptable, pool, texts)
+  tools = Tools(
+    fields,
+    folder,
+    adaptable,
+    meshes.over_processes(adaptable.frozen),
+    # Compiled once for all adapters of as many images.
+    functools.cache(partial(_objective, fields, adaptable)),
+    pool,
+    # As real guidance says it, without language enhancement.
+    [space.sentence(space.prompts[0], c) for c in space.classes],
+  )
   groups = []
   for shots in fields.shots:
     for seed in fields.seeds:
-      rows = few_shot.draw_by(
-        fields.sampler,
-        labels_of(pool),
-        num_classes=len(space.classes),
-        shots=shots,
-        seed=seed,
-      ).reshape(-1, shots)
-      groups += [_learn(tools, each, rows, seed) for each in fields.methods]
+      rows = _draw_shots(fields, pool, space, shots, seed)
+      groups += [
+        _learn_group(tools, method, rows, seed) for method in fields.methods
+      ]
+  runs.remove_checkpoints(folder)  # of a run that was killed, too
   files = adapters.write_groups(folder, groups)
   for path in sorted(folder.glob("*_metrics.jsonl")):
     files[path.name] = len(metrics.read_rows(path))
   artifacts.finish(folder, spec, files)
 
 
-def _learn(
+def _draw_shots(
+  fields: TuneGenerator,
+  pool: Sequence[Example],
+  space: Any,
+  shots: int,
+  seed: int,
+) -> np.ndarray:
+  """Draws the rows [k, shots] of the pool."""
+  options = dict(num_classes=len(space.classes), shots=shots, seed=seed)
+  labels = labels_of(pool)
+  # CoOp's sampler takes fewer of a class that has too few; this raises.
+  few_shot.draw(labels, names=space.class_names, **options)
+  return few_shot.draw_by(fields.sampler, labels, **options).reshape(-1, shots)
+
+
+def _learn_group(
   tools: Tools, method: Method, rows: np.ndarray, seed: int
-) -> plan.Group:
+) -> plan.AdapterGroup:
   """Learns a method's adapters from the rows [k, shots] of the pool.
 
   An adapter whose file is there has been learned before.
@@ -185,17 +203,20 @@ def _learn(
   rows, labels = rows.reshape(shape), labels.reshape(shape)
   names = [f"{strategy}-s{seed}-{i}.safetensors" for i in range(len(rows))]
   paths = [tools.folder / name for name in names]
-  for first in range(0, len(rows), tools.fields.together):
-    numbers = range(len(rows))[first : first + tools.fields.together]
+  devices = meshes.make_mesh(tools.fields.fsdp).size
+  parts, size = _trainings(len(rows), tools.fields.together, devices)
+  for numbers in parts:
     if all(paths[i].exists() for i in numbers):
       continue
     label = f"{strategy}-s{seed}-{numbers[0]}-{numbers[-1]}"
-    part = slice(numbers.start, numbers.stop)
-    learned = _train(tools, rows[part], labels[part], numbers, seed, label)
+    learned = _learn_adapters(
+      tools, rows[numbers], labels[numbers], numbers, size, seed, label
+    )
     for i, number in enumerate(numbers):
       updates = jax.tree.map(lambda x, i=i: x[i], learned)
       adapters.save(paths[number], tools.adaptable, updates, tools.fields.scale)
-  return plan.Group(
+    runs.remove_checkpoints(tools.folder, label)
+  return plan.AdapterGroup(
     strategy,
     seed,
     MIXED[method.of],
@@ -207,47 +228,89 @@ def _learn(
   )
 
 
-def _train(
+def _trainings(
+  count: int, together: int, devices: int
+) -> tuple[list[np.ndarray], int]:
+  """Shares adapters out among trainings, as evenly as devices allow.
+
+  Returns:
+    The numbers of the adapters of each training, and how many adapters each
+    has with those that fill it up: the same for all, and a multiple of the
+    devices.
+  """
+  round_up = lambda n: -(-n // devices) * devices
+  least = -(-count // round_up(together))  # trainings
+  size = round_up(-(-count // least))
+  parts = [
+    np.arange(first, min(first + size, count))
+    for first in range(0, count, size)
+  ]
+  return parts, size
+
+
+def _learn_adapters(
   tools: Tools,
   rows: np.ndarray,
   labels: np.ndarray,
-  numbers: Sequence[int],
+  numbers: np.ndarray,
+  size: int,
   seed: int,
   label: str,
 ) -> Any:
-  """Trains the adapters of rows [c, m] of the pool; they come to the host."""
+  """Learns the adapters of rows [c, m] of the pool; they come to the host.
+
+  The last one is learned again where c is below `size`.
+  """
   fields, adaptable = tools.fields, tools.adaptable
   images = _read_images(tools.pool, rows.flat, adaptable.image_size)
   flat = adaptable.read(images, [tools.texts[i] for i in labels.flat])
-  sets = {k: x.reshape(*rows.shape, *x.shape[1:]) for k, x in flat.items()}
-  num_steps = fields.steps(rows.shape[1])
-  batch_size = min(fields.batch_size, rows.shape[1])
+  filled = np.minimum(np.arange(size), len(rows) - 1)
+  split = meshes.split(meshes.make_mesh(fields.fsdp))
+  place = lambda x: jax.device_put(x, split)
+  batch = {
+    "frozen": tools.frozen,
+    "counts": place(np.arange(size) < len(rows)),
+    "rows": {
+      name: place(x.reshape(*rows.shape, *x.shape[1:])[filled])
+      for name, x in flat.items()
+    },
+  }
+  state = runs.train(
+    tools.objective_of(rows.shape[1]),
+    resident.Resident(batch),
+    fields,
+    folder=tools.folder,
+    label=label,
+    num_steps=fields.steps(rows.shape[1]),
+    batch_size=len(rows) * fields.batch_size_of(rows.shape[1]),
+    seed=seed,
+    rngs=lora.keys_of(seed, numbers[filled]),
+    split=runs.Split("together", size),
+    held=(adaptable.held, batch),
+  )
+  return meshes.fetch(state.params)
 
-  def loss(frozen, updates, batch, rng):
+
+def _objective(
+  fields: TuneGenerator, adaptable: Adaptable, num_images: int
+) -> Objective:
+  """Returns the learning of adapters, each from so many images."""
+  batch_size = fields.batch_size_of(num_images)
+
+  def loss(frozen, updates, rows, rng):
+    draw_rng, rng = jax.random.split(rng)
+    rows = lora.draw_rows(rows, draw_rng, batch_size)
     scaled = {
       path: {"a": each["a"], "b": fields.scale * each["b"]}
       for path, each in updates.items()
     }
-    return adaptable.loss(frozen, scaled, batch, rng)
+    return adaptable.loss(frozen, scaled, rows, rng)
 
-  state = runs.train(
-    adapting.adapting(
-      loss,
-      partial(adaptable.init, fields.rank),
-      fields.optimizer(num_steps=num_steps),
-      numbers=numbers,
-      seed=seed,
-      batch_size=batch_size,
-    ),
-    resident.Resident({"frozen": adaptable.frozen, "sets": sets}, fields.fsdp),
-    fields,
-    folder=tools.folder,
-    label=label,
-    num_steps=num_steps,
-    batch_size=batch_size,
-    seed=seed,
+  return lora.lora_learning(
+    loss,
+    partial(adaptable.init, fields.rank),
+    fields.optimizer(num_steps=fields.steps(num_images)),
   )
-  return meshes.fetch(state.params)
 
 
 def _read_images(

@@ -13,7 +13,7 @@
 | multi_positive      | objective: StableRep                                  |
 | contrastive         | objective: CLIP's                                     |
 | denoising           | objective: GLIDE's                                    |
-| adapting            | objective: low-rank updates, of many sets at once     |
+| lora                | objective: low-rank updates, many adapters at once    |
 | pretraining         | the fields of config.pretrain; its objectives by name |
 | finetune            | the fields of config.transfer; fresh heads            |
 | backbones           | the weights that `pretrain` has left                  |

@@ -30,6 +30,11 @@ class Objective(NamedTuple):
   has_classifier: bool = True  # False: the head of `weights` is of no more use
   # Steps of a call of `step`: with more than one it takes a key for each.
   steps: int = 1
+  # (mesh, state) -> where each of its arrays lies.
+  shard: Callable[[jax.sharding.Mesh, Any], Any] = meshes.shard
+  # Whether the last rows of a state only fill the devices: a checkpoint then
+  # has more of them or fewer, where devices were others.
+  resizes: bool = False
 
 
 def follow(
@@ -65,11 +70,13 @@ def outline(
   return jax.tree.map(
     lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place),
     shapes,
-    meshes.shard(meshes.make_mesh(fsdp), shapes),
+    objective.shard(meshes.make_mesh(fsdp), shapes),
   )
 
 
-def trace(objective: Objective, batch: Any) -> None:
+def trace(
+  objective: Objective, batch: Any, rng: jax.Array | None = None
+) -> None:
   """Traces a start and a step, and computes neither.
 
   What does not fit, or what the device cannot do, raises here, in seconds and
@@ -78,8 +85,9 @@ def trace(objective: Objective, batch: Any) -> None:
   Args:
     objective: what is to be trained.
     batch: of the whole batch's shapes and types, over all processes.
+    rng: that it starts from, if not a single key.
   """
-  rng = jax.random.key(0)
+  rng = jax.random.key(0) if rng is None else rng
   state = jax.eval_shape(objective.init, rng, batch)
   jax.eval_shape(objective.step, state, batch, rng)
 
@@ -130,7 +138,7 @@ def fit(
     guard: (compiled step, state) -> what is called; see `memory.checked`.
   """
   mesh = meshes.make_mesh(fsdp)
-  copied, places = meshes.copied(mesh), meshes.shard(mesh, state)
+  copied, places = meshes.copied(mesh), objective.shard(mesh, state)
   step_fn = jax.jit(
     objective.step, donate_argnums=0, out_shardings=(places, copied)
   )

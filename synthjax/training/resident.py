@@ -61,10 +61,17 @@ class Resident:
     return self.arrays
 
   def start_at(self, number: int) -> Iterator[dict[str, jax.Array]]:
-    """Yields the arrays for ever, from every device's memory."""
+    """Yields the arrays for ever, from every device's memory.
+
+    Those that lie on devices already stay where they are.
+    """
     del number  # the objective draws batch `number` by its own key
-    place = meshes.copied(meshes.make_mesh(self.fsdp))
-    return itertools.repeat(jax.device_put(self.arrays, place))
+    copied = meshes.copied(meshes.make_mesh(self.fsdp))
+
+    def place(x):
+      return x if isinstance(x, jax.Array) else jax.device_put(x, copied)
+
+    return itertools.repeat(jax.tree.map(place, self.arrays))
 
 
 def resident(

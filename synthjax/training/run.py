@@ -2,11 +2,10 @@
 
 import contextlib
 import dataclasses
-import functools
 import os
 import shutil
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +24,8 @@ from synthjax.training import loggers, loop, metrics
 from synthjax.training.loggers import INSTALLED
 from synthjax.training.loop import Hook, Objective
 from synthjax.training.metrics import finite
+
+_CHECKPOINTS = "_checkpoints"  # ends the folders of them
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,13 @@ class HostLoop(Loop):
   num_workers: Whole | None = None
 
 
+class Split(NamedTuple):
+  """What is split over the devices."""
+
+  field: str  # of the block of the training
+  count: int  # over all devices
+
+
 def train(
   objective: Objective,
   dataset: Any,
@@ -61,6 +69,9 @@ def train(
   num_steps: int,
   batch_size: int,
   seed: int,
+  rngs: jax.Array | None = None,
+  split: Split | None = None,
+  held: Any = (),
   monitor: metrics.Monitor | None = None,
   monitor_every: int = 0,
 ) -> Any:
@@ -81,6 +92,9 @@ def train(
     num_steps: of the whole training.
     batch_size: over all processes.
     seed: of the first weights and of the steps.
+    rngs: that an objective starts from in place of a key of the seed.
+    split: what the devices share out, if not `batch_size` rows.
+    held: arrays that lie on the devices meanwhile, beside the state.
     monitor: state -> numbers, which get rows of their own among the metrics;
       see `metrics.progress_hook`. Training is the same with it and without.
     monitor_every: steps between its calls; it is called at the end as well.
@@ -96,11 +110,13 @@ def train(
   """
   folder, fsdp = epath.Path(folder), fields.fsdp
   init_rng, rng = jax.random.split(jax.random.key(seed))
+  init_rng = init_rng if rngs is None else rngs
   example = dataset.example()
-  meshes.check_batch(meshes.make_mesh(fsdp), batch_size, field="batch_size")
-  manager = open_manager(folder / f"{label}_checkpoints")
+  split, mesh = split or Split("batch_size", batch_size), meshes.make_mesh(fsdp)
+  meshes.check_batch(mesh, split.count, field=split.field)
+  manager = open_manager(folder / f"{label}{_CHECKPOINTS}")
   outline = loop.outline(objective, example, init_rng, fsdp=fsdp)
-  state = restore(manager, outline)
+  state = restore(manager, outline, resizes=objective.resizes)
   if state is None:
     state = loop.start(objective, example, init_rng, fsdp=fsdp)
   first_step = int(state.step)
@@ -141,10 +157,12 @@ def train(
         ),
       ],
       fsdp=fsdp,
-      guard=functools.partial(
-        memory.checked,
-        batch_size=batch_size // meshes.make_mesh(fsdp).size,
-        field=f"config.{folder.name}.batch_size",
+      guard=lambda step, state: memory.checked(
+        step,
+        (state, held),
+        batch_size=split.count // mesh.size,
+        field=f"config.{folder.name}.{split.field}",
+        devices=mesh.size,
       ),
     )
 
@@ -209,7 +227,17 @@ def open_manager(folder: epath.PathLike, *, keep: int = 2) -> Any:
   return ocp.CheckpointManager(folder, options=options)
 
 
-def restore(manager: Any, outline: Any) -> Any | None:
+def remove_checkpoints(folder: epath.PathLike, label: str = "*") -> None:
+  """Removes the checkpoints of a run whose result is saved; "*" is of all.
+
+  With several processes, all may call it.
+  """
+  if processes.is_first():
+    for path in epath.Path(folder).glob(f"{label}{_CHECKPOINTS}"):
+      path.rmtree()
+
+
+def restore(manager: Any, outline: Any, *, resizes: bool = False) -> Any | None:
   """Returns the newest readable state, None where nothing was saved.
 
   Damaged checkpoints that are newer are removed: the training comes to their
@@ -219,6 +247,8 @@ def restore(manager: Any, outline: Any) -> Any | None:
     manager: of `open_manager`.
     outline: of `loop.outline`: the shapes, and where the arrays shall lie. They
       may have lain elsewhere, on more devices or fewer.
+    resizes: whether arrays may have had other sizes; what they lack becomes 0,
+      and the last rows that are too many are dropped.
 
   Raises:
     UserError: when every checkpoint is damaged, or of another model.
@@ -229,9 +259,8 @@ def restore(manager: Any, outline: Any) -> Any | None:
   for step in sorted(manager.all_steps(), reverse=True):
     restored, problem = None, ""
     try:
-      restored = manager.restore(
-        step, args=ocp.args.Composite(state=ocp.args.StandardRestore(outline))
-      )
+      how = ocp.args.StandardRestore(outline, strict=not resizes)
+      restored = manager.restore(step, args=ocp.args.Composite(state=how))
     except Exception as error:  # Orbax raises a dozen kinds for damage
       problem = f"{type(error).__name__}: {error}"[:300]
       logging.warning("Checkpoint of step %d cannot be read: %s", step, error)

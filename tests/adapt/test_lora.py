@@ -151,12 +151,11 @@ def test_a_seed_learns_the_same_beside_others(towers, logits_of):
   tx = optax.adamw(1e-2)
   learned = {}
   for seeds in ((0, 1), (1,)):
-    objective = lora.lora_tuning(
-      towers, tx, RECIPE, seeds=seeds, weights=(0.8, 0.2)
-    )
+    objective = lora.lora_tuning(towers, tx, RECIPE, weights=(0.8, 0.2))
     part = slice(2 - len(seeds), None)
-    batch = {"image": images[:, part], "label": labels[:, part]}
-    state = objective.init(jax.random.key(9), batch)
+    rows = {"image": images[:, part], "label": labels[:, part]}
+    batch = {"rows": rows, "frozen": towers.variables}
+    state = objective.init(lora.keys_of(seeds), batch)
     step = jax.jit(objective.step)
     state, first = step(state, batch, jax.random.key(9))
     state, _ = step(state, batch, jax.random.key(9))

@@ -14,6 +14,7 @@ from synthjax.models.glide import weights as glide_weights
 from synthjax.models.glide.model import Glide
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import bpe
+from synthjax.weights import files
 
 PROMPTS = ["a red apple", "a fish", "a car"]
 
@@ -126,6 +127,27 @@ def test_a_file_holds_the_layout_of_diffusers(tmp_path, generator):
   saved[f"{layer}.alpha"] = np.float32(4)
   with pytest.raises(UserError, match="such as .*alpha.*alpha / rank"):
     adapters.from_diffusers(adaptable, saved)
+
+
+def test_updates_that_change_nothing_are_refused(tmp_path, generator):
+  """Whether they are written or read, and where there is no layer for any."""
+  adaptable = generator.adaptable
+  path, updates = tmp_path / "a.safetensors", updates_of(adaptable.frozen)
+  for part in "ab":
+    nothing = {
+      name: each | {part: 0 * each[part]} for name, each in updates.items()
+    }
+    with pytest.raises(UserError, match="a.safetensors has learned nothing"):
+      adapters.save(path, adaptable, nothing)
+    assert not path.exists()
+  files.save_arrays(path, adapters.to_diffusers(adaptable, nothing), {})
+  with pytest.raises(UserError, match="All updates in .*a.safetensors are 0"):
+    adapters.reader([path], adaptable)(0)
+  with pytest.raises(UserError, match="no layer .* ends in one of qkv"):
+    updates_of({"x": {"conv": {"kernel": np.zeros((6, 9))}}})
+  one = {name: each | {"b": 0 * each["b"]} for name, each in updates.items()}
+  last = [*one][-1]
+  assert lora.has_updates(one | {last: updates[last]})
 
 
 @pytest.mark.slow

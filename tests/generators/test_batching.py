@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.generators import batching
+from synthjax.generators import Adapted, batching
 from synthjax.runtime import memory
 from synthjax.runtime.errors import UserError
 
@@ -22,6 +22,8 @@ def make():
 
   def begin(start_steps, params, texts, rngs, references):
     traced.append((start_steps, jax.config.jax_default_matmul_precision))
+    if isinstance(texts, tuple):  # with 1 MiB of adapters for each of them
+      texts = texts[0] + texts[1].mean((1, 2))
     x = texts * params["w"][0]
     return x if references is None else x + references.mean((1, 2, 3))
 
@@ -30,10 +32,17 @@ def make():
     return jnp.full((len(x), 512, 512, 1), x[:, None, None, None])
 
   def make_read(count):
-    texts = jnp.zeros(count)
-    return lambda prompts, coming: texts[: len(prompts)]
+    def read(prompts, coming):
+      texts = jnp.zeros(len(prompts))
+      if isinstance(prompts[0], str):
+        return texts
+      return texts, jnp.zeros(
+        (len(prompts), len(prompts[0].adapters), MIB // 4)
+      )
 
-  def make(batch_size, precision="default"):
+    return read
+
+  def make(batch_size, precision="default", **more):
     generator = batching.make_generator(
       begin,
       finish,
@@ -46,6 +55,7 @@ def make():
       image_size=512,
       reference_size=1,
       num_steps=9,
+      **more,
     )
     return generator, traced
 
@@ -92,6 +102,21 @@ def test_a_batch_is_as_large_as_the_memory_allows(make, monkeypatch):
     prompts = [""] * len(rngs)
     assert len(next(generator.stream(prompts, rngs))) == batch_size * count
     assert make(3)[0].batch_size == 3 * count
+
+
+def test_adapters_of_a_batch_take_memory_as_well(make, monkeypatch):
+  """An image takes 1 MiB, and each of its two adapters another one."""
+  monkeypatch.setattr(batching, "MOST", 64)
+  monkeypatch.setattr(memory, "limit", lambda: 40 * MIB)
+  count, example = jax.local_device_count(), Adapted("", (0, 0))
+  for batch_size, more in ((32, {}), (8, {"example": example})):
+    generator, _ = make(None, **more)
+    rngs = jax.random.split(jax.random.key(0), 40 * count)
+    images = next(generator.stream([""] * len(rngs), rngs))
+    assert len(images) == batch_size * count
+  drawn = make(16, example=example)[0]
+  with pytest.raises(UserError, match="batch_size=16 needs .* set it to 8"):
+    drawn.draw([""], rngs[:1], adapters=[(0, 1)])
 
 
 def test_a_batch_that_does_not_fit_is_refused_before_it_is_drawn(

@@ -1,9 +1,11 @@
 """The task tune_generator, and generate with what it leaves."""
 
+import pickle
+
 import jax
 import numpy as np
-import optax
 import pytest
+import simulated
 import tiny_glide
 import tiny_sd
 import tiny_world
@@ -18,7 +20,6 @@ from synthjax.labels import spaces
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import generate, tune_generator
-from synthjax.training import adapting
 
 METHODS = tuple(dict(name=of, of=of) for of in ("class", "set", "image"))
 TUNE = dict(
@@ -49,45 +50,11 @@ def make_config(workdir, **changes):
   )
 
 
-def line(k=3, m=4, **changes):
-  """Returns a training of k slopes, each of m points, and its sets."""
-  rng = np.random.default_rng(0)
-  x = rng.normal(0, 1, (k, m)).astype(np.float32)
-  sets = {"x": x, "y": x * np.arange(1, k + 1, dtype=np.float32)[:, None]}
-
-  def loss(frozen, updates, rows, rng):
-    noise = 0.01 * jax.random.normal(rng, rows["x"].shape)
-    error = (frozen + updates) * rows["x"] + noise - rows["y"]
-    return (error**2).mean(), {}
-
-  options = dict(numbers=range(k), seed=0, batch_size=2) | changes
-  init = lambda rng: 0.1 * jax.random.normal(rng)
-  objective = adapting.adapting(loss, init, optax.sgd(0.1), **options)
-  return objective, {"frozen": np.float32(0.5), "sets": sets}
-
-
-def learn(objective, batch, steps):
-  state = objective.init(jax.random.key(9), batch)
-  step = jax.jit(objective.step)
-  for _ in range(steps):
-    state, _ = step(state, batch, jax.random.key(9))
-  return np.asarray(state.params)
-
-
-def test_sets_learn_their_own_and_the_same_beside_others():
-  objective, batch = line()
-  together = learn(objective, batch, 100)
-  np.testing.assert_allclose(together + 0.5, [1, 2, 3], atol=0.05)
-  alone, _ = line(numbers=[1])
-  one = batch | {"sets": jax.tree.map(lambda x: x[1:2], batch["sets"])}
-  np.testing.assert_allclose(learn(alone, one, 100), together[1:2], rtol=1e-5)
-
-
 def test_images_take_turns_with_prompts_and_mix_adapters_of_their_class():
   space = spaces.load_space(["cat", "dog"])
   files = [["a0", "a1", "a2"], ["b0", "b1"]]
   groups = [
-    plan.Group("lora_x3", 5, 2, [["a cat", "one cat"], ["a dog"]], files)
+    plan.AdapterGroup("lora_x3", 5, 2, [["a cat", "one cat"], ["a dog"]], files)
   ]
   names = sum(files, [])
   blocks = plan.plan_adapted(space, groups, names, images_per_class=20)
@@ -107,17 +74,40 @@ def write_stable_diffusion(folder):
   return {"name": "stable_diffusion", **tiny_sd.write_file(folder)}
 
 
+@pytest.mark.parametrize(
+  ("count", "together", "devices", "sizes", "filled"),
+  [
+    (10, 8, 1, [5, 5], 5),  # not 8 and 2, which would fill up
+    (10, 8, 4, [8, 2], 8),
+    (10, 1, 4, [4, 4, 2], 4),
+    (1, 16, 8, [1], 8),
+    (3, 1, 1, [1, 1, 1], 1),
+  ],
+)
+def test_trainings_have_one_size_of_a_multiple_of_the_devices(
+  count, together, devices, sizes, filled
+):
+  parts, size = tune_generator._trainings(count, together, devices)
+  assert size == filled and [len(part) for part in parts] == sizes
+  np.testing.assert_array_equal(np.concatenate(parts), np.arange(count))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "write", [tiny_glide.write_glide, write_stable_diffusion]
 )
-def test_adapters_are_learned_listed_and_drawn_with(tmp_path, write):
-  config = make_config(tmp_path)
+def test_adapters_are_learned_listed_and_drawn_with(tmp_path, write, caplog):
+  config = make_config(tmp_path, together=2)
   config.generator = write(tmp_path)
+  config.tasks = ("tune_generator", "generate")
   for task in (tune_generator, generate):
-    config.tasks = ("tune_generator", "generate")
     task.check(config, str(tmp_path))
-    task.run(config, str(tmp_path))
+    with jax.log_compiles():
+      task.run(config, str(tmp_path))
+  # Of two, six and one image: adapters of three classes, of the set, of six.
+  steps = "Finished XLA compilation of jit(step)"
+  assert caplog.text.count(steps) == 3
+  assert not [*(tmp_path / "tune_generator").glob("*_checkpoints")]
   folder = tmp_path / "tune_generator"
   groups, files = adapters.read_groups(folder)
   counts = {g.strategy: len({*sum(g.files, [])}) for g in groups}
@@ -159,8 +149,13 @@ def test_a_run_that_was_killed_learns_the_same(tmp_path, monkeypatch):
       with pytest.raises(KeyboardInterrupt):
         tune_generator.run(config, str(folder))
       monkeypatch.undo()
-      assert (folder / "tune_generator" / saved[0]).exists()
+      place = folder / "tune_generator"
+      assert (place / saved[0]).exists()
+      # What is saved as a file needs no checkpoint any more.
+      left = [path.name for path in place.glob("*_checkpoints")]
+      assert left == ["lora_class2-s0-1-1_checkpoints"]
     tune_generator.run(config, str(folder))
+    assert not [*(folder / "tune_generator").glob("*_checkpoints")]
   _, names = adapters.read_groups(cut / "tune_generator")
   for name in names:
     want, got = (load_file(f / "tune_generator" / name) for f in (whole, cut))
@@ -168,15 +163,63 @@ def test_a_run_that_was_killed_learns_the_same(tmp_path, monkeypatch):
       np.testing.assert_array_equal(got[key], want[key])
 
 
+TUNED = """
+import os, pickle, sys
+from synthjax.runtime import processes
+from synthjax.tasks import tune_generator
+
+if "JAX_PROCESS_ID" in os.environ:
+  processes.join()
+with open(sys.argv[1] + "/config.pickle", "rb") as file:
+  tune_generator.run(pickle.load(file), sys.argv[1])
+processes.wait_for_all("end")
+"""
+
+
+@pytest.mark.slow
+def test_any_devices_and_processes_learn_the_same(tmp_path):
+  """Also where devices share the weights of the generator."""
+
+  def begin(name, start, fsdp=1, **options):
+    folder = tmp_path / name
+    folder.mkdir()
+    config = make_config(
+      folder,
+      methods=(METHODS[0], METHODS[1]),
+      together=1,
+      optimizer=dict(name="sgd", lr=0.1),
+    )
+    config.generator.fsdp = fsdp
+    (folder / "config.pickle").write_bytes(pickle.dumps(config))
+    return folder, start(TUNED, folder, **options)
+
+  runs = [
+    begin("one", simulated.start),
+    begin("four", simulated.start, fsdp=2, devices=4),
+    begin("two of two", simulated.start_joined, count=2, devices=2),
+  ]
+  learned = []
+  for folder, started in runs:
+    simulated.finish(*(started if isinstance(started, list) else [started]))
+    groups, names = adapters.read_groups(folder / "tune_generator")
+    assert len(names) == 4
+    learned.append({n: load_file(folder / "tune_generator" / n) for n in names})
+  for other in learned[1:]:
+    for name, want in learned[0].items():
+      for key, weight in want.items():
+        off = np.abs(other[name][key] - weight).max()
+        assert off < 1e-3 * np.abs(weight).max(), (name, key)
+
+
 def test_the_shots_are_those_of_few_shot_learning(tmp_path, monkeypatch):
   """And each class's adapter learns from the images and text of its class."""
   config, seen = make_config(tmp_path), []
 
-  def train(tools, rows, labels, numbers, seed, label):
+  def learn(tools, rows, labels, numbers, size, seed, label):
     seen.append((label, rows, labels))
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(tune_generator, "_train", train)
+  monkeypatch.setattr(tune_generator, "_learn_adapters", learn)
   with pytest.raises(KeyboardInterrupt):
     tune_generator.run(config, str(tmp_path))
   space = spaces.load_space(config.space)
@@ -186,6 +229,13 @@ def test_the_shots_are_those_of_few_shot_learning(tmp_path, monkeypatch):
   assert label == "lora_class2-s0-0-2"
   np.testing.assert_array_equal(rows, want.reshape(3, 2))
   np.testing.assert_array_equal(of, labels[want].reshape(3, 2))
+
+
+def test_a_class_with_too_few_images_is_named(tmp_path):
+  """CoOp's sampler takes those that there are."""
+  config = make_config(tmp_path, sampler="coop", shots=(1000,))
+  with pytest.raises(UserError, match="1000 real images .* bird species has"):
+    tune_generator.run(config, str(tmp_path))
 
 
 def test_a_generator_without_updates_is_refused():

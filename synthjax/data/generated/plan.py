@@ -260,7 +260,7 @@ def _guided_row(
   )
 
 
-class Group(NamedTuple):
+class AdapterGroup(NamedTuple):
   """The adapters of a method, which learned from the shots of one seed."""
 
   strategy: str
@@ -272,7 +272,7 @@ class Group(NamedTuple):
 
 def plan_adapted(
   space: Any,
-  groups: Sequence[Group],
+  groups: Sequence[AdapterGroup],
   files: Sequence[str],
   *,
   images_per_class: int,
@@ -304,7 +304,7 @@ def plan_adapted(
 
 
 def _adapted_row(
-  group: Group,
+  group: AdapterGroup,
   label: int,
   class_name: str,
   places: Sequence[int],
