@@ -22,9 +22,11 @@ from synthjax.config.schema import (
   Block,
   Count,
   Counts,
+  Flag,
   Positive,
   Rule,
   Seeds,
+  Text,
   one_of,
   unique_names,
 )
@@ -32,7 +34,7 @@ from synthjax.data.generated import plan
 from synthjax.data.pipeline import few_shot
 from synthjax.data.pipeline.image_files import to_square
 from synthjax.data.pipeline.rows import Example, labels_of
-from synthjax.data.real import real_images
+from synthjax.data.real import attributes, real_images
 from synthjax.generators import (
   Adaptable,
   adapters,
@@ -47,6 +49,7 @@ from synthjax.training import lora, metrics, optimizer, recipes, resident
 from synthjax.training import run as runs
 from synthjax.training.loop import Objective
 
+MOST_PROMPTS = 500  # of a class, for as many images as DataDream draws
 PROCESSES = "all"  # they train as one, and the first one writes
 # What one adapter learns from, and how many of them an image is drawn with.
 MIXED = {"class": 1, "set": 1, "image": 2}
@@ -58,6 +61,9 @@ class Method:
 
   name: Annotated[str, Rule(str.isidentifier, "letters, digits and _")]
   of: Annotated[str, one_of(MIXED)]
+  # Prompts say the background and the pose of each shot; a class is drawn with
+  # those of the shots of all classes, as in BOB.
+  attributes: Flag = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +83,9 @@ class TuneGenerator(runs.Loop):
   # each. Their number changes no result.
   together: Count = 1
   optimizer: Annotated[Any, optimizer.OPTIMIZER]
+  # Of the pool, for methods with attributes: a file, see `attributes.read`, or
+  # "measured" of embedded images.
+  attributes: Text | None = None
 
   @property
   def scale(self) -> float:
@@ -96,6 +105,13 @@ class TuneGenerator(runs.Loop):
     return min(self.batch_size, num_images)
 
   def problems(self) -> Iterable[str]:
+    if not self.attributes:
+      for method in self.methods:
+        if method.attributes:
+          yield (
+            f"the method {method.name!r} has attributes: give their file, or "
+            f"{attributes.MEASURED!r}, as attributes"
+          )
     try:
       self.optimizer(num_steps=self.steps(1))
     except UserError as error:
@@ -115,6 +131,18 @@ def check(config: ConfigDict, workdir: str) -> None:
     space = spaces.load_space(config.space)
     check = partial(real_images.check_real, shots=fields.shots)
     attempt(check, fields.pool, space, f"{name}.pool")
+  if fields.attributes:
+    _check_attributes(fields, space)
+
+
+def _check_attributes(fields: TuneGenerator, space: Any) -> None:
+  """Raises UserError about a shot of which the attributes are not known."""
+  describe = attributes.open_attributes(fields.attributes)
+  pool = real_images.open_real(fields.pool, space)
+  with gathered() as attempt:
+    for seed in fields.seeds:
+      for row in _draw_shots(fields, pool, space, max(fields.shots), seed).flat:
+        attempt(describe, pool[int(row)])
 
 
 class Tools(NamedTuple):
@@ -127,6 +155,8 @@ class Tools(NamedTuple):
   objective_of: Callable[[int], Objective]  # of adapters of so many images
   pool: Sequence[Example]
   texts: Sequence[str]  # the prompt of each class
+  # Of an example; None where no method asks for them.
+  describe: Callable[[Example], attributes.Attributes] | None
 
 
 def run(config: ConfigDict, workdir: str) -> None:
@@ -146,6 +176,9 @@ def run(config: ConfigDict, workdir: str) -> None:
     "real": real_images.identify(fields.pool),
     "space": spaces.identify(space),
   } | real_images.identify_files({"pool": fields.pool}, space)
+  if fields.attributes:
+    del block["attributes"]  # wherever the file is
+    spec["attributes"] = attributes.identify(fields.attributes)
   if artifacts.begin(folder, spec):
     return
   adaptable = generator.adaptable
@@ -160,6 +193,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     pool,
     # As real guidance says it, without language enhancement.
     [space.sentence(space.prompts[0], c) for c in space.classes],
+    fields.attributes and attributes.open_attributes(fields.attributes),
   )
   groups = []
   for shots in fields.shots:
@@ -199,8 +233,21 @@ def _learn_group(
   """
   strategy = f"{plan.ADAPTED}{method.name}{rows.shape[1]}"
   labels = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
+  prompts, shown = [[text] for text in tools.texts], {}
+  if method.attributes:
+    shown = {
+      row: tools.describe(tools.pool[row]) for row in rows.ravel().tolist()
+    }
+    prompts = _marginal_prompts(tools.texts, [*shown.values()], seed)
+  texts = np.array(
+    [
+      attributes.caption(tools.texts[label], shown.get(row, ()))
+      for row, label in zip(rows.flat, labels.flat, strict=True)
+    ],
+    object,
+  )
   shape = {"class": rows.shape, "set": (1, -1), "image": (-1, 1)}[method.of]
-  rows, labels = rows.reshape(shape), labels.reshape(shape)
+  rows, labels, texts = (x.reshape(shape) for x in (rows, labels, texts))
   names = [f"{strategy}-s{seed}-{i}.safetensors" for i in range(len(rows))]
   paths = [tools.folder / name for name in names]
   devices = meshes.make_mesh(tools.fields.fsdp).size
@@ -210,7 +257,7 @@ def _learn_group(
       continue
     label = f"{strategy}-s{seed}-{numbers[0]}-{numbers[-1]}"
     learned = _learn_adapters(
-      tools, rows[numbers], labels[numbers], numbers, size, seed, label
+      tools, rows[numbers], texts[numbers], numbers, size, seed, label
     )
     for i, number in enumerate(numbers):
       updates = jax.tree.map(lambda x, i=i: x[i], learned)
@@ -220,12 +267,30 @@ def _learn_group(
     strategy,
     seed,
     MIXED[method.of],
-    prompts=[[text] for text in tools.texts],
+    prompts=prompts,
     files=[
       [name for name, of in zip(names, labels, strict=True) if label in of]
       for label in range(len(tools.texts))
     ],
   )
+
+
+def _marginal_prompts(
+  texts: Sequence[str], shown: Sequence[attributes.Attributes], seed: int
+) -> list[list[str]]:
+  """Returns prompts of each class, with the attributes of the shots of all.
+
+  Those come in another order for each class, as a class may have fewer images.
+  """
+
+  def order(label):
+    rng = np.random.default_rng((seed, label))
+    return rng.permutation(len(shown))[:MOST_PROMPTS].tolist()
+
+  return [
+    [attributes.caption(text, shown[i]) for i in order(label)]
+    for label, text in enumerate(texts)
+  ]
 
 
 def _trainings(
@@ -251,19 +316,21 @@ def _trainings(
 def _learn_adapters(
   tools: Tools,
   rows: np.ndarray,
-  labels: np.ndarray,
+  texts: np.ndarray,
   numbers: np.ndarray,
   size: int,
   seed: int,
   label: str,
 ) -> Any:
-  """Learns the adapters of rows [c, m] of the pool; they come to the host.
+  """Learns adapters from rows [c, m] of the pool, and fetches them.
+
+  The texts [c, m] are the prompts of the rows.
 
   The last one is learned again where c is below `size`.
   """
   fields, adaptable = tools.fields, tools.adaptable
   images = _read_images(tools.pool, rows.flat, adaptable.image_size)
-  flat = adaptable.read(images, [tools.texts[i] for i in labels.flat])
+  flat = adaptable.read(images, [*texts.flat])
   filled = np.minimum(np.arange(size), len(rows) - 1)
   split = meshes.split(meshes.make_mesh(fields.fsdp))
   place = lambda x: jax.device_put(x, split)

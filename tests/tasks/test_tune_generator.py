@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from synthjax.data.generated import plan, shards
 from synthjax.data.pipeline import few_shot
 from synthjax.data.pipeline.rows import labels_of
-from synthjax.data.real import real_images
+from synthjax.data.real import attributes, real_images
 from synthjax.generators import adapters
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts
@@ -215,8 +215,8 @@ def test_the_shots_are_those_of_few_shot_learning(tmp_path, monkeypatch):
   """And each class's adapter learns from the images and text of its class."""
   config, seen = make_config(tmp_path), []
 
-  def learn(tools, rows, labels, numbers, size, seed, label):
-    seen.append((label, rows, labels))
+  def learn(tools, rows, texts, numbers, size, seed, label):
+    seen.append((label, rows, [tools.texts.index(t) for t in texts.flat]))
     raise KeyboardInterrupt
 
   monkeypatch.setattr(tune_generator, "_learn_adapters", learn)
@@ -228,7 +228,56 @@ def test_the_shots_are_those_of_few_shot_learning(tmp_path, monkeypatch):
   ((label, rows, of),) = seen
   assert label == "lora_class2-s0-0-2"
   np.testing.assert_array_equal(rows, want.reshape(3, 2))
-  np.testing.assert_array_equal(of, labels[want].reshape(3, 2))
+  np.testing.assert_array_equal(of, labels[want])
+
+
+def test_a_class_is_drawn_with_the_attributes_of_all_shots(
+  tmp_path, monkeypatch
+):
+  """Each shot is learned with its own."""
+  methods = (dict(name="bob", of="set", attributes=True),)
+  config = make_config(tmp_path, methods=methods, attributes="measured")
+  config.tune_generator.shots = (2,)
+  learned = []
+
+  def learn(tools, rows, texts, *others):
+    learned.append((tools, rows, texts))
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(tune_generator, "_learn_adapters", learn)
+  tune_generator.check(config, str(tmp_path))
+  with pytest.raises(KeyboardInterrupt):
+    tune_generator.run(config, str(tmp_path))
+  ((tools, rows, texts),) = learned
+  assert rows.shape == texts.shape == (1, 6)
+  shown = []
+  for row, text in zip(rows.flat, texts.flat, strict=True):
+    example = tools.pool[row]
+    shown.append(attributes.measure(example))
+    prompt = tools.texts[example["label"]]
+    assert text == f"{prompt}, {shown[-1].background}, {shown[-1].pose}"
+  prompts = tune_generator._marginal_prompts(tools.texts, shown, 0)
+  for text, of_class in zip(tools.texts, prompts, strict=True):
+    assert sorted(of_class) == sorted(
+      f"{text}, {each.background}, {each.pose}" for each in shown
+    )
+  many = [attributes.Attributes(f"{i}", "") for i in range(600)]
+  first, second = tune_generator._marginal_prompts(["a", "b"], many, 0)
+  assert len({*first}) == len({*second}) == tune_generator.MOST_PROMPTS
+  assert [text[1:] for text in first] != [text[1:] for text in second]
+
+
+def test_attributes_that_are_not_known_are_named(tmp_path):
+  methods = (dict(name="bob", of="set", attributes=True),)
+  config = make_config(tmp_path, methods=methods)
+  with pytest.raises(UserError, match="'bob' has attributes: give their file"):
+    tune_generator.check(config, str(tmp_path))
+  path = tmp_path / "a.csv"
+  path.write_text("image,background,pose\nx.png,a sofa,\n")
+  config.tune_generator.attributes = str(path)
+  with pytest.raises(UserError, match="a.csv says nothing of the image") as e:
+    tune_generator.check(config, str(tmp_path))
+  assert str(e.value).count("says nothing") == 6
 
 
 def test_a_class_with_too_few_images_is_named(tmp_path):

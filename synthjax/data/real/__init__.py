@@ -3,6 +3,7 @@
 | module          | subject                                                 |
 | --------------- | ------------------------------------------------------- |
 | real_images     | opens a block of a config                               |
+| attributes      | backgrounds and poses, of a file or measured            |
 | photographs     | a user's own, however they lie in a folder              |
 | uneven          | what classes with few images lack                       |
 | paper_datasets  | the paper's 17 sets and their splits                    |
