@@ -127,6 +127,7 @@ def check(config: ConfigDict, workdir: str) -> None:
   name = "config.tune_generator"
   fields = schema.read(TuneGenerator, config.tune_generator, name)
   with gathered() as attempt:
+    attempt(_as_generator, fields, config.generator)
     attempt(check_generator, **config.generator.to_dict())
     space = spaces.load_space(config.space)
     check = partial(real_images.check_real, shots=fields.shots)
@@ -139,10 +140,30 @@ def _check_attributes(fields: TuneGenerator, space: Any) -> None:
   """Raises UserError about a shot of which the attributes are not known."""
   describe = attributes.open_attributes(fields.attributes)
   pool = real_images.open_real(fields.pool, space)
+  rows = {
+    int(row)
+    for shots in fields.shots
+    for seed in fields.seeds
+    for row in _draw_shots(fields, pool, space, shots, seed).flat
+  }
   with gathered() as attempt:
-    for seed in fields.seeds:
-      for row in _draw_shots(fields, pool, space, max(fields.shots), seed).flat:
-        attempt(describe, pool[int(row)])
+    for row in sorted(rows):
+      attempt(describe, pool[row])
+
+
+def _as_generator(fields: TuneGenerator, block: ConfigDict) -> TuneGenerator:
+  """Returns the fields with the `fsdp` of the generator.
+
+  The adapters are split over all devices anyway, and the frozen weights stay
+  where the generator has them.
+  """
+  fsdp = block.get("fsdp", 1)
+  if fields.fsdp not in (1, fsdp):
+    raise UserError(
+      f"config.tune_generator.fsdp={fields.fsdp}, but the weights lie as "
+      f"config.generator.fsdp={fsdp} says: set that one, and leave this out."
+    )
+  return dataclasses.replace(fields, fsdp=fsdp)
 
 
 class Tools(NamedTuple):
@@ -164,6 +185,7 @@ def run(config: ConfigDict, workdir: str) -> None:
   fields = schema.read(
     TuneGenerator, config.tune_generator, "config.tune_generator"
   )
+  fields = _as_generator(fields, config.generator)
   block = config.tune_generator.to_dict()
   block.pop("together", None)  # it changes nothing of the result
   space = spaces.load_space(config.space)

@@ -15,9 +15,9 @@ from synthjax.data.generated import plan, shards
 from synthjax.data.pipeline import few_shot
 from synthjax.data.pipeline.rows import labels_of
 from synthjax.data.real import attributes, real_images
-from synthjax.generators import adapters
+from synthjax.generators import adapters, load_generator
 from synthjax.labels import spaces
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, memory
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import generate, tune_generator
 
@@ -96,7 +96,12 @@ def test_trainings_have_one_size_of_a_multiple_of_the_devices(
 @pytest.mark.parametrize(
   "write", [tiny_glide.write_glide, write_stable_diffusion]
 )
-def test_adapters_are_learned_listed_and_drawn_with(tmp_path, write, caplog):
+def test_adapters_are_learned_listed_and_drawn_with(
+  tmp_path, monkeypatch, write, caplog
+):
+  seen = []
+  monkeypatch.setattr(memory, "limit", lambda: 2**40)
+  monkeypatch.setattr(memory, "check", lambda *a, **k: seen.append(a + (k,)))
   config = make_config(tmp_path, together=2)
   config.generator = write(tmp_path)
   config.tasks = ("tune_generator", "generate")
@@ -120,6 +125,13 @@ def test_adapters_are_learned_listed_and_drawn_with(tmp_path, write, caplog):
   assert {*files} | {adapters.GROUPS} <= {*artifacts.load(folder)["files"]}
   for name in files:
     assert all(np.abs(w).max() > 0 for w in load_file(folder / name).values())
+  # Of a training: all weights, and of two adapters the values and two moments.
+  held, _, together, named = seen[0]
+  assert together == 2 and named["field"] == "config.tune_generator.together"
+  generator = load_generator(**config.generator.to_dict())
+  first = load_file(folder / files[0]).values()
+  held -= memory.held_bytes(generator.adaptable.held)
+  assert held > 2 * 3 * sum(w.nbytes for w in first)
   source = shards.open_shards(tmp_path / "generate")
   ids = [source[i]["id"] for i in range(len(source))]
   strategies, _ = plan.origin(ids)
@@ -165,13 +177,16 @@ def test_a_run_that_was_killed_learns_the_same(tmp_path, monkeypatch):
 
 TUNED = """
 import os, pickle, sys
-from synthjax.runtime import processes
+os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+from synthjax.runtime import atomic, processes
 from synthjax.tasks import tune_generator
 
 if "JAX_PROCESS_ID" in os.environ:
   processes.join()
 with open(sys.argv[1] + "/config.pickle", "rb") as file:
-  tune_generator.run(pickle.load(file), sys.argv[1])
+  config = pickle.load(file)
+with atomic.discarding(not processes.is_first()):
+  tune_generator.run(config, sys.argv[1])
 processes.wait_for_all("end")
 """
 
@@ -180,32 +195,30 @@ processes.wait_for_all("end")
 def test_any_devices_and_processes_learn_the_same(tmp_path):
   """Also where devices share the weights of the generator."""
 
-  def begin(name, start, fsdp=1, **options):
+  def learn(name, count, fsdp=1, **options):
     folder = tmp_path / name
     folder.mkdir()
     config = make_config(
       folder,
-      methods=(METHODS[0], METHODS[1]),
+      methods=METHODS[:1],
       together=1,
       optimizer=dict(name="sgd", lr=0.1),
     )
     config.generator.fsdp = fsdp
     (folder / "config.pickle").write_bytes(pickle.dumps(config))
-    return folder, start(TUNED, folder, **options)
+    start = simulated.start_joined if count else simulated.start
+    started = start(TUNED, folder, **options)
+    simulated.finish(*(started if count else [started]))
+    _, names = adapters.read_groups(folder / "tune_generator")
+    assert len(names) == 3
+    return {n: load_file(folder / "tune_generator" / n) for n in names}
 
-  runs = [
-    begin("one", simulated.start),
-    begin("four", simulated.start, fsdp=2, devices=4),
-    begin("two of two", simulated.start_joined, count=2, devices=2),
-  ]
-  learned = []
-  for folder, started in runs:
-    simulated.finish(*(started if isinstance(started, list) else [started]))
-    groups, names = adapters.read_groups(folder / "tune_generator")
-    assert len(names) == 4
-    learned.append({n: load_file(folder / "tune_generator" / n) for n in names})
-  for other in learned[1:]:
-    for name, want in learned[0].items():
+  alone = learn("one", 0)
+  for other in (
+    learn("four", 0, fsdp=2, devices=4),
+    learn("two", 2, devices=1),
+  ):
+    for name, want in alone.items():
       for key, weight in want.items():
         off = np.abs(other[name][key] - weight).max()
         assert off < 1e-3 * np.abs(weight).max(), (name, key)
@@ -298,6 +311,7 @@ def test_a_generator_without_updates_is_refused():
   [
     (dict(methods=(dict(name="a-b", of="class"),)), "letters, digits and _"),
     (dict(methods=(dict(name="a", of="pair"),)), "one of class, set, image"),
+    (dict(fsdp=2), "fsdp=2, but the weights lie as config.generator.fsdp=1"),
     (
       dict(optimizer=dict(TUNE["optimizer"], warmup=100)),
       "rises for 100 steps, but there are 2",
