@@ -134,8 +134,9 @@ def fetch_ahead(outputs: Iterable[Any]) -> Iterator[Any]:
 def over_processes(tree: Any) -> Any:
   """Returns arrays of a process's own devices as ones on those of all.
 
-  All processes hold the same and call it together. With one process, the arrays
-  stay where they are.
+  All processes hold the same. With one process, the arrays stay where they are.
+  With several, they are copied by way of the host, as JAX moves none from one
+  process's devices to all.
 
   Args:
     tree: of arrays that are sharded over a mesh of `make_mesh(local=True)`.
@@ -144,7 +145,10 @@ def over_processes(tree: Any) -> Any:
   def one(x):
     mesh = make_mesh(x.sharding.mesh.shape["fsdp"])
     place = NamedSharding(mesh, x.sharding.spec)
-    return x if x.sharding == place else jax.device_put(x, place)
+    if x.sharding == place:
+      return x
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, place, whole.__getitem__)
 
   return jax.tree.map(one, tree)
 
