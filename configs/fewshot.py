@@ -231,10 +231,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   described = arg.attributes
   if arg.only == "bob" and arg.runlocal and not own:
     described = described or "measured"
-  if (arg.only == "bob") != bool(described):
+  if described and arg.only != "bob":
     raise UserError(
-      "only=bob and attributes=FILE go together: the file says the background "
-      "and the pose of each image, see docs/paper.md."
+      f"attributes={described} is of only=bob alone: add that, or leave it out."
     )
   if adapts:
     shots = shots[-1:]

@@ -109,8 +109,8 @@ class TuneGenerator(runs.Loop):
       for method in self.methods:
         if method.attributes:
           yield (
-            f"the method {method.name!r} has attributes: give their file, or "
-            f"{attributes.MEASURED!r}, as attributes"
+            f"the method {method.name!r} has attributes: give the file of "
+            f"those as attributes, or {attributes.MEASURED!r} of drawings"
           )
     try:
       self.optimizer(num_steps=self.steps(1))

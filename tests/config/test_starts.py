@@ -25,6 +25,7 @@ MISSING = re.compile(
   r"|^TFDS has prepared no [\w/]+ in "
   r"|hf://[\w./-]+ cannot be fetched, as the hub cannot be reached"
   r"|^Task 'pretrain' has not been completed"
+  r"|^config\.tune_generator: the method 'bob' has attributes: give the file of"
 )
 # What it may say of arguments that cannot go together.
 CONTRADICTION = re.compile(

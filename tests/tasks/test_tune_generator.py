@@ -283,7 +283,7 @@ def test_a_class_is_drawn_with_the_attributes_of_all_shots(
 def test_attributes_that_are_not_known_are_named(tmp_path):
   methods = (dict(name="bob", of="set", attributes=True),)
   config = make_config(tmp_path, methods=methods)
-  with pytest.raises(UserError, match="'bob' has attributes: give their file"):
+  with pytest.raises(UserError, match="'bob' has attributes: give the file"):
     tune_generator.check(config, str(tmp_path))
   path = tmp_path / "a.csv"
   path.write_text("image,background,pose\nx.png,a sofa,\n")
