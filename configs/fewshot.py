@@ -150,6 +150,18 @@ METHODS = {
     CT_SYN,
   ),
 }
+
+
+def adapted(of: str, name: str) -> dict:
+  """Returns classifier tuning with the images of an adapted generator."""
+  return dict(
+    name=name,
+    kind="classifier",
+    strategy=f"lora_{of}{{shots}}",
+    options=mix(),
+  )
+
+
 # What came after the paper, beside what it compares with.
 LATER = {
   "prolip": (
@@ -165,32 +177,15 @@ LATER = {
     TIP_ADAPTER_F,
   ),
   "bob": (
-    *(
-      dict(
-        name=name,
-        kind="classifier",
-        strategy=f"lora_{of}{{shots}}",
-        options=mix(),
-      )
-      for of, name in (("bob", "BOB"), ("set", "DataDream, of the set"))
-    ),
+    adapted("bob", "BOB"),
+    adapted("set", "DataDream, of the set"),
     CT_SYN,
     CT_INIT,
   ),
   "lora": (
-    *(
-      dict(
-        name=name,
-        kind="classifier",
-        strategy=f"lora_{of}{{shots}}",
-        options=mix(),
-      )
-      for of, name in (
-        ("class", "DataDream, of a class"),
-        ("set", "DataDream, of the set"),
-        ("image", "LoFT"),
-      )
-    ),
+    adapted("class", "DataDream, of a class"),
+    adapted("set", "DataDream, of the set"),
+    adapted("image", "LoFT"),
     CT_SYN,
     CT_INIT,
   ),
