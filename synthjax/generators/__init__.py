@@ -9,6 +9,7 @@
 | stable_diffusion_adapters | what updates of them learn                     |
 | flux2                     | FLUX.2-klein                                   |
 | batching                  | what they share: `stream`, batches of one size |
+| encodings                 | prompts are encoded before images are drawn    |
 | keys                      | the random key of each image                   |
 | filling                   | draws the shards that a folder lacks           |
 | adapters                  | files of low-rank updates; those of a batch    |
@@ -79,8 +80,10 @@ class Adaptable(NamedTuple):
   Its functions are pure; `init` and `loss` are traced.
   """
 
-  frozen: Any  # the weights, which stay as they are
-  held: Any  # all weights on the devices, those of other networks too
+  # Return weights on the devices, which stay as they are: those that the loss
+  # reads, and with them those of other networks.
+  frozen: Callable[[], Any]
+  held: Callable[[], Any]
   init: Callable[[int, Any], Any]  # (rank, rng) -> `models.lora.Updates`
   # (frozen, updates, batch, rng) -> a loss [], and what is reported of it.
   loss: Callable[[Any, Any, Any, Any], tuple[Any, dict[str, Any]]]

@@ -191,6 +191,11 @@ def example(read: Callable[[int], Updates] | None) -> str | Adapted:
   return "" if read is None else Adapted("", (0, 0))  # two, as LoFT mixes
 
 
+def with_text(prompt: str | Adapted, text: str) -> str | Adapted:
+  """Returns another text with the adapters of a prompt."""
+  return text if isinstance(prompt, str) else prompt._replace(prompt=text)
+
+
 def updates_of(
   read: Callable[[int], Updates] | None, prompts: Sequence[str | Adapted]
 ) -> Updates:

@@ -2,8 +2,6 @@
 
 import contextlib
 import functools
-import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +14,7 @@ from absl import logging
 from flax.core import Scope
 
 from synthjax.generators import Adapted, Generator, Learner
+from synthjax.generators.encodings import Reader
 from synthjax.runtime import memory
 from synthjax.runtime import mesh as meshes
 
@@ -23,6 +22,9 @@ from synthjax.runtime import mesh as meshes
 # where it is large.
 BATCH_SIZE, MOST = 64, 256
 AHEAD = 16  # coming batches whose prompts may be encoded early
+# Share of a device's memory up to which all weights stay there: more than that
+# would hardly be free without the text encoders.
+STAYING = 0.25
 
 
 class Devices(NamedTuple):
@@ -46,11 +48,26 @@ def own_devices(fsdp: int = 1) -> Devices:
   return Devices(mesh, meshes.copied(mesh), meshes.split(mesh))
 
 
+class Weights(NamedTuple):
+  """Weights of networks, which may leave the devices and come back."""
+
+  like: Any  # the arrays, or their shapes, with dtypes and shardings
+  held: Any  # likewise, of all that lies on the devices at the same time
+  get: Callable[[], Any]  # returns them, on the devices
+
+
+@contextlib.contextmanager
+def tracing(devices: Devices, precision: str) -> Iterator[None]:
+  """Traces products of float32 in a precision, by weights that are shared."""
+  with jax.default_matmul_precision(precision), gathering(devices):
+    yield
+
+
 def make_generator(
   begin: Callable[..., jax.Array],
   finish: Callable[..., jax.Array],
-  params: Any,
-  make_read: Callable[[int], Callable[..., Any]],
+  weights: Weights,
+  make_reader: Callable[[int], Reader],
   devices: Devices,
   *,
   batch_size: int | None,
@@ -65,10 +82,8 @@ def make_generator(
     begin: (start_steps, params, texts, rngs, references) -> x, the walk,
       which real guidance shortens: compiled once for each start_steps.
     finish: (params, texts, rngs, x) -> uint8 [n, h, w, 3], compiled once.
-    params: its weights, on the devices; see `put`.
-    make_read: n -> (prompts [n], coming) -> texts, arrays split over the
-      devices. `coming` are the prompts of the next batches. A prompt is a text,
-      or `Adapted`.
+    weights: its params.
+    make_reader: n -> the Reader of batches of n prompts.
     devices: see `own_devices`.
     batch_size: images that each device draws at once; shorter requests are
       filled up. None is as many as its memory holds, up to MOST; or BATCH_SIZE
@@ -87,30 +102,36 @@ def make_generator(
   )
   finish = compile_split(finish)
 
-  @contextlib.contextmanager
-  def tracing():
-    with jax.default_matmul_precision(precision), gathering(devices):
-      yield
+  traced = functools.partial(tracing, devices, precision)
 
   @functools.cache
   def begun(start_steps):
     return compile_split(functools.partial(begin, start_steps))
 
-  def working_bytes(count):
-    """Compiles a batch for each device, and returns what it takes there."""
+  def needs(count):
+    """Returns pairs of bytes, held and of the work of a batch on each device.
+
+    One is of drawing, for which it compiles; another of encoding prompts.
+    """
     total = count * mesh.size
+    reader = make_reader(total)
     rngs = jax.random.split(jax.random.key(0), total)
-    texts = make_read(total)([example] * total, [])
-    first = begun(None).lower(params, texts, rngs, None)
-    last = finish.lower(params, texts, rngs, first.out_info)
-    working = [memory.working_bytes(x.compile()) for x in (first, last)]
-    return max(working) + memory.held_bytes(texts)
+    rngs = jax.device_put(rngs, split)
+    texts = reader.like() if reader.like else reader.read([example] * total, [])
+    first = begun(None).lower(weights.like, texts, rngs, None)
+    last = finish.lower(weights.like, texts, rngs, first.out_info)
+    working = max(memory.working_bytes(x.compile()) for x in (first, last))
+    working += memory.held_bytes((texts, rngs))
+    drawing = memory.held_bytes(weights.held), working
+    return [drawing, reader.takes()] if reader.takes else [drawing]
 
   def largest_batch():
-    with tracing():
-      working = working_bytes(BATCH_SIZE)
-    held = memory.held_bytes(params)
-    largest = memory.largest_batch(held, working, BATCH_SIZE, most=MOST)
+    with traced():
+      found = needs(BATCH_SIZE)
+    largest, held, working = min(
+      (memory.largest_batch(*each, BATCH_SIZE, most=MOST), *each)
+      for each in found
+    )
     logging.info(
       "Each device draws %d images at once: %d need %.1f GiB beside the %.1f "
       "of the weights, and it has %.1f.",
@@ -126,26 +147,27 @@ def make_generator(
     total = each * mesh.size
     check = functools.partial(
       memory.checked,
-      held=params,
+      held=weights.held,
       batch_size=each,
       field="config.generator.batch_size",
     )
     begun_checked = functools.cache(lambda steps: check(begun(steps)))
-    finish_checked, read = check(finish), make_read(total)
+    finish_checked, reader = check(finish), make_reader(total)
 
     def run(prompts, rngs, references, start_steps, coming):
       lack = total - len(prompts)
       with gathering(devices):
-        texts = read([*prompts, *prompts[-1:] * lack], coming)
+        texts = reader.read([*prompts, *prompts[-1:] * lack], coming)
       rngs = fill_up(rngs, lack)
       if references is not None:
         # Where there are several processes, `jit` takes no arrays of the host.
         references = jax.device_put(fill_up(references, lack), split)
-      with tracing():
+      params = weights.get()
+      with traced():
         x = begun_checked(start_steps)(params, texts, rngs, references)
         return finish_checked(params, texts, rngs, x)
 
-    return make_stream(run, total)
+    return make_stream(run, total, reader.prepare)
 
   if batch_size is None and memory.limit() is None:
     batch_size = BATCH_SIZE
@@ -158,17 +180,19 @@ def make_generator(
 
 
 def with_learner(
-  params: Mapping[str, Any], learner: Learner | None, devices: Devices
-) -> dict[str, Any]:
-  """Returns the parameters with those of a learner, as "learner", if any."""
+  weights: Weights, learner: Learner | None, devices: Devices
+) -> Weights:
+  """Returns the weights with those of a learner, as "learner", if any."""
   if learner is None:
-    return dict(params)
+    return weights
   variables = jax.device_put(learner.variables, devices.copied)
-  return {**params, "learner": variables}
+  return beside(weights, {"learner": variables})
 
 
 def make_stream(
-  run: Callable[..., jax.Array], batch_size: int
+  run: Callable[..., jax.Array],
+  batch_size: int,
+  prepare: Callable[[Sequence[Any]], int] = len,
 ) -> Callable[..., Iterator[np.ndarray]]:
   """Returns the `stream` of a Generator.
 
@@ -178,6 +202,7 @@ def make_stream(
       and keys, and as many references or None; `coming` are the prompts of the
       next batches. Prompts are `Adapted` where there are adapters.
     batch_size: images drawn at once.
+    prepare: see `Reader`; by default nothing is prepared.
   """
 
   def stream(
@@ -196,16 +221,19 @@ def make_stream(
     if (references is None) != (start_steps is None):
       raise ValueError("Real guidance needs both references and start_steps.")
 
-    def outputs():
-      for first in range(0, len(prompts), batch_size):
-        batch = slice(first, first + batch_size)
+    def outputs(begin, end):
+      for first in range(begin, end, batch_size):
+        batch = slice(first, min(first + batch_size, end))
         coming = prompts[batch.stop : batch.stop + AHEAD * batch_size]
         reference = None if references is None else references[batch]
         out = run(prompts[batch], rngs[batch], reference, start_steps, coming)
         yield out, len(prompts[batch])
 
-    for images, count in meshes.fetch_ahead(outputs()):
-      yield images[:count]
+    end = 0
+    while end < len(prompts):
+      begin, end = end, end + prepare(prompts[end:])
+      for images, count in meshes.fetch_ahead(outputs(begin, end)):
+        yield images[:count]
 
   return stream
 
@@ -240,14 +268,76 @@ def place(
     devices: of `own_devices`.
   """
 
-  def types_of(module, weights):
-    if module.dtype == np.float32:
-      return jax.tree.map(lambda _: np.dtype(np.float32), weights)
-    call = functools.partial(apply, module)
-    return used_dtypes(call, weights, *inputs(module))
+  return put(params, _types(modules, inputs, params), devices)
 
-  dtypes = {name: types_of(modules[name], params[name]) for name in params}
-  return put(params, dtypes, devices)
+
+def in_turns(
+  modules: Mapping[str, Any],
+  inputs: Callable[[Any], Sequence[Any]],
+  params: Mapping[str, Any],
+  devices: Devices,
+  texts: Sequence[str],
+) -> Callable[..., Weights]:
+  """Places networks whose text encoders leave the devices for the others.
+
+  Up to STAYING of the memory, or where that is unknown, all stay there.
+
+  Args:
+    modules: as `place`, as are inputs, params, devices.
+    inputs: likewise.
+    params: arrays of the host, which keeps them unless all stay.
+    devices: likewise.
+    texts: names of the text encoders.
+
+  Returns:
+    (names of networks) -> their Weights. `get` places those that are not on the
+    devices, and deletes all others from there, unless they stay.
+
+  Raises:
+    UserError: about text encoders, or other networks, that do not fit; and of
+      `get`, about those that it is asked for.
+  """
+  like = _on(devices, params, _types(modules, inputs, params))
+  sizes = {name: memory.held_bytes(of) for name, of in like.items()}
+  room, hosts, there = memory.limit(), dict(params), {}
+  stay = room is None or sum(sizes.values()) <= STAYING * room
+
+  def check(*groups):
+    named = [{name: sizes[name] for name in group} for group in groups]
+    memory.check_weights(*named, field="config.generator")
+
+  def get(names):
+    if not stay:
+      check(names)
+      for name in there.keys() - names:
+        jax.tree.map(lambda x: x.delete(), there.pop(name))
+    for name in names:
+      if name not in there:
+        there[name] = jax.tree.map(_put, hosts[name], like[name])
+    return {name: there[name] for name in names}
+
+  if stay:
+    get(list(like))
+    hosts.clear()
+  else:
+    check(texts, [name for name in like if name not in texts])
+
+  def weights_of(*names):
+    own = {name: like[name] for name in names}
+    return Weights(own, like if stay else own, lambda: get(names))
+
+  return weights_of
+
+
+def staying(params: Any) -> Weights:
+  """Returns the Weights of arrays that stay on the devices."""
+  return Weights(params, params, lambda: params)
+
+
+def beside(weights: Weights, more: Mapping[str, Any]) -> Weights:
+  """Adds arrays that stay on the devices to weights of networks."""
+  like, held = ({**part, **more} for part in weights[:2])
+  return Weights(like, held, lambda: {**weights.get(), **more})
 
 
 def put(
@@ -266,23 +356,39 @@ def put(
   Raises:
     UserError: about weights that do not fit, where the memory is known.
   """
+  like = _on(devices, params, dtypes)
+  sizes = {name: memory.held_bytes(of) for name, of in like.items()}
+  memory.check_weights(sizes, field="config.generator")
+  return jax.tree.map(_put, dict(params), like)
+
+
+def _types(modules, inputs, params):
+  """Returns the dtypes that modules use the params in; see `place`."""
+
+  def types_of(module, weights):
+    if module.dtype == np.float32:
+      return jax.tree.map(lambda _: np.dtype(np.float32), weights)
+    call = functools.partial(apply, module)
+    return used_dtypes(call, weights, *inputs(module))
+
+  return {name: types_of(modules[name], params[name]) for name in params}
+
+
+def _on(devices, params, dtypes):
+  """Returns the shapes, dtypes and shardings of params on devices."""
   params = dict(params)
-  places = meshes.shard(devices.mesh, params)
-
-  def size_of(weight, dtype, place):
-    return math.prod(place.shard_shape(weight.shape)) * dtype.itemsize
-
-  sizes = jax.tree.map(size_of, params, dtypes, places)
-  memory.check_weights(
-    {name: sum(jax.tree.leaves(of)) for name, of in sizes.items()},
-    field="config.generator",
+  return jax.tree.map(
+    lambda w, dtype, place: jax.ShapeDtypeStruct(
+      w.shape, dtype, sharding=place
+    ),
+    *(params, dtypes, meshes.shard(devices.mesh, params)),
   )
 
-  def put_one(weight, dtype, place):
-    wide = np.asarray(weight, np.float32)
-    return jax.device_put(wide.astype(dtype, copy=False), place)
 
-  return jax.tree.map(put_one, params, dtypes, places)
+def _put(weight, like):
+  if weight.dtype != like.dtype:
+    weight = np.asarray(weight, np.float32).astype(like.dtype, copy=False)
+  return jax.device_put(weight, like.sharding)
 
 
 def gathering(devices: Devices) -> contextlib.AbstractContextManager:
@@ -351,49 +457,3 @@ def used_dtypes(apply: Callable[..., Any], params: Any, *args: Any) -> Any:
     next(iter(types)) if types in half else jnp.dtype(jnp.float32)
     for types in used.values()
   )
-
-
-# --- encodings of prompts ----------------------------------------------------
-
-CAPACITY = 512  # rows; 140 MB of the released GLIDE's in bfloat16
-
-
-def cached(
-  encode: Callable[[list[Any]], Sequence[Any]],
-  *,
-  batch_size: int,
-  capacity: int = CAPACITY,
-) -> Callable[..., list[Any]]:
-  """Keeps what `encode` returns for the prompts of the latest calls.
-
-  Args:
-    encode: takes exactly `batch_size` prompts and returns as many rows, each of
-      which depends on its own prompt alone.
-    batch_size: of `encode`; fewer prompts are filled up with the last.
-    capacity: rows that are kept between two calls.
-
-  Returns:
-    (prompts [n], coming) -> the rows of prompts, a list [n]. `coming` are the
-    prompts of later calls, encoded in the places that these leave free.
-  """
-  rows = {}  # the latest come last
-
-  def look_up(prompts: Sequence[Any], coming: Sequence[Any] = ()) -> list[Any]:
-    distinct = dict.fromkeys(prompts)
-    missing = [p for p in distinct if p not in rows]
-    count = len(missing)
-    if count:
-      further = dict.fromkeys(coming)
-      missing += [p for p in further if p not in distinct and p not in rows]
-    for first in range(0, count, batch_size):
-      batch = missing[first : first + batch_size]
-      filler = batch[-1:] * (batch_size - len(batch))
-      rows.update(zip(batch, encode(batch + filler), strict=False))
-    for prompt in distinct:
-      rows[prompt] = rows.pop(prompt)
-    encoded = [rows[prompt] for prompt in prompts]
-    for prompt in list(itertools.islice(rows, max(len(rows) - capacity, 0))):
-      del rows[prompt]
-    return encoded
-
-  return look_up

@@ -12,7 +12,7 @@ from etils import epath
 
 from synthjax.config.schema import Count, Precision
 from synthjax.diffusion import flow, guidance, samplers, schedule
-from synthjax.generators import Generator, batching
+from synthjax.generators import Generator, batching, encodings
 from synthjax.generators.batching import apply
 from synthjax.generators.stable_diffusion import Scale
 from synthjax.models.flux2 import latents
@@ -147,21 +147,24 @@ def load(
   )
   modules = {name: getattr(networks, name) for name in convert.PARTS.values()}
   statistics = params.pop("latents")
-  params = batching.place(modules, convert.inputs, params, devices)
-  more = {"latents": statistics}
-  if scale != 1:
-    more["negative"] = networks.tokens([negative_prompt])
-  params |= jax.device_put(more, devices.copied)
-
-  def read(prompts, coming):
-    del coming  # prompts are encoded within the walk
-    return jax.device_put(networks.tokens(prompts), devices.split)
-
+  weights_of = batching.in_turns(
+    modules, convert.inputs, params, devices, texts=["text"]
+  )
+  latents_of = jax.device_put({"latents": statistics}, devices.copied)
+  make_reader = partial(
+    encodings.first,
+    partial(_encode, networks),
+    weights_of("text"),
+    networks.tokens,
+    devices,
+    context=partial(batching.tracing, devices, precision),
+    against=None if scale == 1 else lambda prompt: negative_prompt,
+  )
   return batching.make_generator(
     partial(_draw_latents, networks, walk),
     partial(_decode, networks),
-    params,
-    lambda batch_size: read,
+    batching.beside(weights_of("transformer", "vae"), latents_of),
+    make_reader,
     devices,
     batch_size=batch_size,
     precision=precision,
@@ -231,7 +234,18 @@ class Walk(NamedTuple):
   reads_references: bool
 
 
-Texts = tuple[jax.Array, jax.Array]  # tokens [n, l] and mask [n, l]
+# What prompts say and, with guidance, what it leads away from, [n, l, d]; and
+# nothing beside.
+Texts = tuple[jax.Array, jax.Array | None, dict]
+
+
+def _encode(
+  networks: Networks,
+  params: Mapping[str, Any],
+  inputs: tuple[jax.Array, jax.Array],
+) -> jax.Array:
+  """Encodes tokens [n, l] with their mask [n, l]: [n, l, d]."""
+  return apply(networks.text, params["text"], *inputs)
 
 
 def _draw_latents(
@@ -246,8 +260,7 @@ def _draw_latents(
   """Draws latents [n, h', w', c].
 
   The rngs [n]; references uint8 [n, h, w, 3] or None. The params hold the
-  weights, "latents" of `latents.pack`, and with guidance "negative", the Texts
-  of one prompt.
+  weights, and "latents" of `latents.pack`.
   """
   rngs = jax.vmap(jax.random.split)(rngs)  # [n, 2]
   side = walk.image_size // networks.factor
@@ -273,8 +286,8 @@ def _predictor(
   texts: Texts,
   references: jax.Array | None,
 ) -> guidance.Predictor:
-  """Encodes the prompts; returns the guided predictor of velocities."""
-  context = apply(networks.text, params["text"], *texts)
+  """Returns the guided predictor of velocities."""
+  context, without, _ = texts
 
   def predictor(*given):
     return lambda x, t: apply(
@@ -283,8 +296,6 @@ def _predictor(
 
   if walk.scale == 1:
     return predictor(context, references)
-  without = apply(networks.text, params["text"], *params["negative"])
-  without = jnp.broadcast_to(without, context.shape)
   both = jnp.concatenate([context, without])
   if references is not None:
     references = jnp.concatenate([references, references])

@@ -30,6 +30,7 @@ from synthjax.generators import (
   Learner,
   adapters,
   batching,
+  encodings,
   glide_adapters,
 )
 from synthjax.generators import glide_clip_guidance as clips
@@ -174,7 +175,7 @@ def load(
     return batching.make_generator(
       partial(_draw_small, cascade._replace(learner=learner)),
       partial(_enlarge, cascade),
-      batching.with_learner(params, learner, devices),
+      batching.with_learner(batching.staying(params), learner, devices),
       partial(_reader, cascade, params, words, devices, read_adapter),
       devices,
       batch_size=batch_size,
@@ -289,8 +290,8 @@ def _reader(
   devices: batching.Devices,
   read_adapter: Callable[[int], lora.Updates] | None,
   batch_size: int,
-) -> Callable[..., dict[str, Any]]:
-  """Returns (prompts, coming) -> texts by stage; each prompt is encoded once.
+) -> encodings.Reader:
+  """Returns the Reader of texts by stage; each prompt is encoded once.
 
   The texts of the base are those of the n prompts, then n empty ones. "clip"
   are the tokens [n, l] of the noised CLIP, or None; "adapters" the updates [n]
@@ -316,13 +317,11 @@ def _reader(
     )
     return encode(params, tokens, updates_of(prompts))
 
-  encodings = batching.cached(encode_prompts, batch_size=batch_size)
+  look_up = encodings.cached(encode_prompts, batch_size=batch_size)
 
   def read(prompts, coming):
-    empty = [
-      p._replace(prompt="") if p != adapters.text_of(p) else "" for p in prompts
-    ]
-    rows = encodings([*prompts, *empty], coming)
+    empty = [adapters.with_text(p, "") for p in prompts]
+    rows = look_up([*prompts, *empty], coming)
     n = len(prompts)
     clip_tokens = cascade.clip and place(
       cascade.clip.tokens([*map(adapters.text_of, prompts)])
@@ -332,7 +331,7 @@ def _reader(
       "adapters": updates_of(prompts),
     }
 
-  return read
+  return encodings.Reader(read)
 
 
 def _encode(stages, params, tokens, updates):

@@ -52,8 +52,8 @@ def adaptable(
     return {"image": images, "tokens": tokens, "mask": mask}
 
   return Adaptable(
-    frozen=params["base"],
-    held=params,
+    frozen=lambda: params["base"],
+    held=lambda: params,
     init=partial(lora.init, params["base"], weights.LOW_RANK),
     loss=loss_of,
     read=read,

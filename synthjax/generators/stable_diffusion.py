@@ -24,6 +24,7 @@ from synthjax.generators import (
   Learner,
   adapters,
   batching,
+  encodings,
   stable_diffusion_adapters,
 )
 from synthjax.generators.batching import apply
@@ -215,10 +216,11 @@ def load(
     distilled_prediction if distilled else None,
     int(steps.timestep[first]) if base_steps else len(networks.betas),
   )
-  params = place(networks, params, devices)
-  if negative_prompt or not networks.zeros_for_empty:
-    negative = networks.tokens([negative_prompt])
-    params["negative"] = jax.device_put(negative, devices.copied)
+  weights_of = place(networks, params, devices)
+  drawing = [name for name in params if name not in networks.texts]
+  # Guidance leads away from a prompt, or from zeros.
+  away = negative_prompt or not networks.zeros_for_empty
+  away = away and own and guidance_scale != 1
 
   identity = hashes | {
     "generator": KIND,
@@ -244,17 +246,31 @@ def load(
   identity |= {name: value for name, value in more.items() if value}
 
   def make(learner=None, read_adapter=None):
-    def read(prompts, coming):
-      del coming  # prompts are encoded within the walk
-      tokens = networks.tokens([*map(adapters.text_of, prompts)])
-      texts = tokens, adapters.updates_of(read_adapter, prompts)
-      return jax.device_put(texts, devices.split)
+    updates_of = partial(adapters.updates_of, read_adapter)
 
+    def inputs_of(prompts):
+      tokens = networks.tokens([*map(adapters.text_of, prompts)])
+      updates = updates_of(prompts).items()
+      # The UNet's need no place beside the text encoders.
+      return tokens, {k: u for k, u in updates if not k.startswith("unet/")}
+
+    against = partial(adapters.with_text, text=negative_prompt)
+    make_reader = partial(
+      encodings.first,
+      partial(encode, networks),
+      weights_of(*networks.texts),
+      inputs_of,
+      devices,
+      context=partial(batching.tracing, devices, precision),
+      example=adapters.example(read_adapter),
+      against=against if away else None,
+      beside=updates_of,
+    )
     return batching.make_generator(
       partial(_draw_latents, networks, walk._replace(learner=learner)),
       partial(_decode, networks),
-      batching.with_learner(params, learner, devices),
-      lambda batch_size: read,
+      batching.with_learner(weights_of(*drawing), learner, devices),
+      make_reader,
       devices,
       batch_size=batch_size,
       precision=precision,
@@ -272,7 +288,7 @@ def load(
     adapting = dict(
       adapted=lambda read_adapter: make(None, read_adapter),
       adaptable=stable_diffusion_adapters.adaptable(
-        *(networks, params, devices),
+        *(networks, weights_of("unet", "vae", *networks.texts), devices),
         image_size=image_size,
         original_size=walk.original_size,
       ),
@@ -325,6 +341,11 @@ def _check_size(
 # --- drawing ------------------------------------------------------------------
 
 
+# What prompts say, of `encode`; what guidance leads away from, None for zeros;
+# and low-rank updates of n rows, or {}.
+Texts = tuple[list[jax.Array], list[jax.Array] | None, lora.Updates]
+
+
 class Walk(NamedTuple):
   """How images are drawn."""
 
@@ -345,16 +366,14 @@ def _draw_latents(
   walk: Walk,
   start_steps: int | None,
   params: Mapping[str, Any],
-  texts: tuple[jax.Array, lora.Updates],
+  texts: Texts,
   rngs: jax.Array,
   references: jax.Array | None,
 ) -> jax.Array:
   """Draws latents [n, h', w', c].
 
-  The texts are tokens [n, k, l], the prompts for k encoders, and low-rank
-  updates of n rows or {}; rngs [n]; references uint8 [n, h, w, 3] or None. The
-  params hold the weights, and "negative", the tokens [1, k, l] that guidance
-  leads away from; without them it is zeros.
+  The rngs [n]; references uint8 [n, h, w, 3] or None. The params hold the
+  weights.
   """
   rngs = jax.vmap(jax.random.split)(rngs)  # [n, 2]
   vae = partial(apply, networks.vae, params["vae"])
@@ -369,7 +388,7 @@ def _draw_latents(
     x = samplers.diffuse(mean, x, steps, start_steps - 1)
   elif walk.start != 1:
     x = walk.start * x
-  denoise = _denoiser(networks, walk, params, *texts)
+  denoise = _denoiser(networks, walk, params, texts)
   noise, cond_fn = samplers.image_noise(rngs[:, 0], shape), None
   if learner := walk.learner:
 
@@ -401,11 +420,10 @@ def _denoiser(
   networks: Networks,
   walk: Walk,
   params: Mapping[str, Any],
-  tokens: jax.Array,
-  updates: lora.Updates,
+  texts: Texts,
 ) -> guidance.Denoiser:
-  """Encodes the prompts; returns the denoiser that is walked by."""
-  prompts = encode(networks, params, tokens, updates)
+  """Returns the denoiser that is walked by."""
+  prompts, negative, updates = texts
 
   def predicts(name, prompts):
     size = walk.original_size
@@ -420,16 +438,10 @@ def _denoiser(
       return few_steps
   predict = predicts("unet", prompts)
   if walk.scale != 1:
-    if "negative" in params:
-      negative = params["negative"]
-      if updates:  # each row reads it its own way
-        negative = jnp.broadcast_to(negative, tokens.shape)
-      negative = encode(networks, params, negative, updates)
-    else:
+    if negative is None:
       negative = jax.tree.map(jnp.zeros_like, prompts)
     both = [
-      jnp.concatenate([a, jnp.broadcast_to(b, a.shape)])
-      for a, b in zip(prompts, negative, strict=True)
+      jnp.concatenate(pair) for pair in zip(prompts, negative, strict=True)
     ]
     guided = guidance.classifier_free(predicts("unet", both), walk.scale)
     if walk.interval is not None:

@@ -1,8 +1,7 @@
 """What low-rank updates of Stable Diffusion learn, and how they are called."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from synthjax.models.stable_diffusion import weights
 
 def adaptable(
   networks: Networks,
-  params: Mapping[str, Any],
+  placed: batching.Weights,
   devices: batching.Devices,
   *,
   image_size: int,
@@ -36,12 +35,17 @@ def adaptable(
 
   Args:
     networks: without their weights.
-    params: the weights of all, on the devices.
+    placed: the weights of UNet, autoencoder and text encoders.
     devices: see `batching.own_devices`.
     image_size: px, of the images that are learned from.
     original_size: px; see `predictor`.
   """
-  frozen = {name: params[name] for name in ("unet", *networks.texts)}
+  names = "unet", *networks.texts
+
+  def frozen():
+    params = placed.get()
+    return {name: params[name] for name in names}
+
   alpha_bar = np.cumprod(1 - np.asarray(networks.betas, np.float64))
   levels = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
   target_of = latents.TARGETS[networks.prediction]
@@ -55,7 +59,7 @@ def adaptable(
     t = jax.random.randint(t_rng, x0.shape[:1], 0, len(alpha_bar))
     at = lambda table: jnp.asarray(table, jnp.float32)[t][:, None, None, None]
     mix = lambda weights: at(weights[0]) * x0 + at(weights[1]) * eps
-    prompts = encode(networks, frozen, batch["tokens"], updates)
+    prompts = encode(networks, frozen, (batch["tokens"], updates))
     predict = predictor(
       networks, frozen["unet"], prompts, original_size, updates
     )
@@ -67,6 +71,7 @@ def adaptable(
     return apply(networks.vae, params, to_unit(images), method="encode")
 
   def read(images: np.ndarray, prompts: Sequence[str]):
+    params = placed.get()
     # One after the other, as an autoencoder needs much memory.
     each = [
       jax.device_get(
@@ -83,8 +88,10 @@ def adaptable(
 
   return Adaptable(
     frozen=frozen,
-    held=params,
-    init=partial(lora.init, frozen, weights.LOW_RANK),
+    held=placed.get,
+    init=partial(
+      lora.init, {name: placed.like[name] for name in names}, weights.LOW_RANK
+    ),
     loss=loss,
     read=read,
     image_size=image_size,

@@ -1,7 +1,7 @@
 """Stable Diffusion's networks, from a folder or a file, for the generator."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -155,11 +155,12 @@ def load_networks(
 
 def place(
   networks: Networks, params: Mapping[str, Any], devices: batching.Devices
-) -> dict[str, Any]:
-  """Puts the weights of networks on the devices; see `batching.place`."""
+) -> Callable[..., batching.Weights]:
+  """Places the weights of networks; see `batching.in_turns`."""
   of_name = {"vae": networks.vae, **networks.texts}
   modules = {name: of_name.get(name, networks.unet) for name in params}
-  return batching.place(modules, convert.inputs, params, devices)
+  texts = [*networks.texts]
+  return batching.in_turns(modules, convert.inputs, params, devices, texts)
 
 
 def _read(
@@ -217,18 +218,17 @@ def _identify(path: epath.Path, unet: bool) -> str | Mapping[str, str]:
 def encode(
   networks: Networks,
   params: Mapping[str, Any],
-  tokens: jax.Array,
-  updates: lora.Updates,
+  inputs: tuple[jax.Array, lora.Updates],
 ) -> list[jax.Array]:
   """Encodes tokens [n, k, l]: the vectors [n, l, d], and pooled ones of XL.
 
   Args:
     networks: with k text encoders.
     params: of those, at least.
-    tokens: of `Networks.tokens`.
-    updates: low-rank ones, as of `predictor`.
+    inputs: tokens, of `Networks.tokens`, and low-rank updates, as of
+      `predictor`.
   """
-  encoded = []
+  (tokens, updates), encoded = inputs, []
   for i, (name, module) in enumerate(networks.texts.items()):
     with nn.intercept_methods(lora.added(updates, within=f"{name}/")):
       encoded.append(apply(module, params[name], tokens[:, i]))

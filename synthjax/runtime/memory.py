@@ -94,17 +94,21 @@ def check(
   )
 
 
-def check_weights(sizes: Mapping[str, int], *, field: str) -> None:
+def check_weights(*groups: Mapping[str, int], field: str) -> None:
   """Raises UserError about weights that do not fit, where memory is known.
 
   Args:
-    sizes: bytes on each device, by the network.
+    *groups: bytes on each device, by the network; of several groups, each takes
+      the place of the one before.
     field: of the config, for the message.
   """
-  room, total = limit(), sum(sizes.values())
+  room, total = limit(), max(sum(sizes.values()) for sizes in groups)
   if room is None or total <= USABLE * room:
     return
-  listed = ", ".join(f"{name} {n / GIB:.1f}" for name, n in sizes.items())
+  listed = ", then ".join(
+    ", ".join(f"{name} {n / GIB:.1f}" for name, n in sizes.items())
+    for sizes in groups
+  )
   raise UserError(
     f"{field}: the weights need {total / GIB:.1f} GiB on each device "
     f"({listed}), whose memory for arrays is {room / GIB:.1f} GiB. Set dtype "

@@ -209,7 +209,7 @@ def run(config: ConfigDict, workdir: str) -> None:
     fields,
     folder,
     adaptable,
-    meshes.over_processes(adaptable.frozen),
+    meshes.over_processes(adaptable.frozen()),
     # Compiled once for all adapters of as many images.
     functools.cache(partial(_objective, fields, adaptable)),
     pool,
@@ -375,7 +375,7 @@ def _learn_adapters(
     seed=seed,
     rngs=lora.keys_of(seed, numbers[filled]),
     split=runs.Split("together", size),
-    held=(adaptable.held, batch),
+    held=(adaptable.held(), batch),
   )
   return meshes.fetch(state.params)
 

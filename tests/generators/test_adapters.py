@@ -35,7 +35,7 @@ def updates_of(params, seed=0, rank=2):
 
 def test_updates_of_rows_are_those_that_are_merged_into_weights(generator):
   model = Glide(vocab_size=bpe.load().glide_vocab_size, **tiny_glide.SIZES)
-  params = jax.device_get(generator.adaptable.frozen)
+  params = jax.device_get(generator.adaptable.frozen())
   each = [updates_of(params, seed) for seed in (0, 1)]
   rng = np.random.default_rng(0)
   x = rng.normal(0, 1, (2, 8, 8, 3)).astype(np.float32)
@@ -102,7 +102,7 @@ def test_a_file_holds_the_layout_of_diffusers(tmp_path, generator):
   from safetensors.numpy import load_file
 
   adaptable = generator.adaptable
-  updates = updates_of(adaptable.frozen)
+  updates = updates_of(adaptable.frozen())
   path = tmp_path / "a.safetensors"
   adapters.save(path, adaptable, updates, scale=0.5)
   saved = load_file(path)
@@ -132,7 +132,7 @@ def test_a_file_holds_the_layout_of_diffusers(tmp_path, generator):
 def test_updates_that_change_nothing_are_refused(tmp_path, generator):
   """Whether they are written or read, and where there is no layer for any."""
   adaptable = generator.adaptable
-  path, updates = tmp_path / "a.safetensors", updates_of(adaptable.frozen)
+  path, updates = tmp_path / "a.safetensors", updates_of(adaptable.frozen())
   for part in "ab":
     nothing = {
       name: each | {part: 0 * each[part]} for name, each in updates.items()
@@ -153,7 +153,7 @@ def test_updates_that_change_nothing_are_refused(tmp_path, generator):
 @pytest.mark.slow
 def test_an_image_has_its_own_adapters_in_any_batch(generator):
   """And an adapter that changes nothing draws what the generator does."""
-  params = generator.adaptable.frozen
+  params = generator.adaptable.frozen()
   each = [updates_of(params, seed) for seed in (0, 1)]
   each += [jax.tree.map(np.zeros_like, each[0])]
   adapted, rngs = (

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.generators import Adapted, batching
+from synthjax.generators import Adapted, batching, encodings
 from synthjax.runtime import memory
 from synthjax.runtime.errors import UserError
 
@@ -31,7 +31,7 @@ def make():
     traced.append("finish")
     return jnp.full((len(x), 512, 512, 1), x[:, None, None, None])
 
-  def make_read(count):
+  def make_reader(count):
     def read(prompts, coming):
       texts = jnp.zeros(len(prompts))
       if isinstance(prompts[0], str):
@@ -40,14 +40,14 @@ def make():
         (len(prompts), len(prompts[0].adapters), MIB // 4)
       )
 
-    return read
+    return encodings.Reader(read)
 
   def make(batch_size, precision="default", **more):
     generator = batching.make_generator(
       begin,
       finish,
-      {"w": jnp.ones(MIB // 4)},
-      make_read,
+      batching.staying({"w": jnp.ones(MIB // 4)}),
+      make_reader,
       batching.own_devices(),
       batch_size=batch_size,
       precision=precision,

@@ -1,6 +1,6 @@
 """Each prompt is encoded once, in batches of one size."""
 
-from synthjax.generators.batching import cached
+from synthjax.generators.encodings import cached
 
 
 def counting(batch_size, capacity=100):

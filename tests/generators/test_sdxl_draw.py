@@ -152,10 +152,10 @@ def test_a_half_is_kept_of_weights_that_are_used_in_it(tmp_path):
   )
   devices = batching.own_devices()
   types = {
-    name: {w.dtype.name for w in jax.tree.leaves(placed)}
+    name: {w.dtype.name for w in jax.tree.leaves(placed(name).get())}
     for name in ("unet", "vae", "text_2")
     for placed in [
-      stable_diffusion.place(networks, {name: params[name]}, devices)[name]
+      stable_diffusion.place(networks, {name: params[name]}, devices)
     ]
   }
   assert all("bfloat16" in found for found in types.values())

@@ -127,7 +127,7 @@ def test_the_loss_is_the_error_of_noise_or_velocity(
     "log_variance": np.full_like(mean, -30),
     "tokens": np.zeros((4, 1, 12), np.int32),
   }
-  loss, _ = adaptable.loss(adaptable.frozen, {}, batch, jax.random.key(0))
+  loss, _ = adaptable.loss(adaptable.frozen(), {}, batch, jax.random.key(0))
   np.testing.assert_allclose(loss, 0.25, rtol=1e-3)
 
 
