@@ -36,7 +36,6 @@ SCENES = ("coco", "voc")  # of the scenes that config.detect composes
 YEAR = "2007"  # of VOC's folder
 VOC_SPLITS = {"validation": "val"}  # as VOC calls it
 _SPLITS = ("train", "validation", "test")
-PROCESSES = "shared"  # each writes the numbered files that no other one has
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves a folder for each format."""
-  engine.do_here(prepare(config, workdir))
+  engine.do_here(prepare(config, workdir), claim=False)
 
 
 def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:

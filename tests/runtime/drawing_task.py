@@ -25,8 +25,7 @@ def note(workdir, line):
 
 
 def prepare(config, workdir):
-  log = config.get("log") or workdir  # a bucket's objects cannot grow
-  note(log, "loads")
+  note(workdir, "loads")
   folder, spec = epath.Path(workdir) / "drawing_task", {"seed": config.seed}
   if artifacts.begin(folder, spec):
     return
@@ -34,9 +33,7 @@ def prepare(config, workdir):
   drawing = filling.prepare(
     folder,
     rows,
-    test_filling.make_generator(
-      config.get("batch", 4), before=lambda: time.sleep(config.pause)
-    ),
+    test_filling.make_generator(before=lambda: time.sleep(config.pause)),
     name=test_filling.NAME,
     shard_size=10,
     encode=encode_png,
@@ -44,7 +41,7 @@ def prepare(config, workdir):
 
   def do(parts):
     for part in parts:
-      note(log, f"draws {part}")
+      note(workdir, f"draws {part}")
       if part == config.get("fails"):
         raise ZeroDivisionError("of shard 3")
       if part == config.get("refuses"):
@@ -52,13 +49,12 @@ def prepare(config, workdir):
       if part == config.get("kills"):
         os.kill(os.getpid(), signal.SIGKILL)
       drawing.draw([part])
-      note(log, f"drew {part}")
 
   def finish():
-    note(log, "finishes")
+    note(workdir, "finishes")
     artifacts.finish(folder, spec, drawing.sizes)
 
-  begin = lambda: note(log, "begins")
+  begin = lambda: note(workdir, "begins")
   yield engine.Work(folder, drawing.sizes, do, finish, begin, config.most)
 
 
