@@ -51,7 +51,12 @@ AFTER_HOURS = ("runs/mine",)
 # Workdirs of commands that need released weights, to classify by.
 AFTER_FETCHING = ("runs/birds",)
 
-only = lambda *indices: lambda values: tuple(values[i] for i in indices)
+# Each value once, also where two indices mean the same.
+only = lambda *indices: (
+  lambda values: tuple(
+    values[i] for i in sorted({i % len(values) for i in indices})
+  )
+)
 DRAWN = {
   "generator.batch_size": 16,
   "generator.base.respacing": "2<960",
