@@ -10,7 +10,7 @@
 | diffusion          | the maths of sampling                                  |
 | encoders           | CLIP and others, to score and filter by                |
 | models, tokenizers | the networks, and what they read                       |
-| weights            | files of weights: read, fetch, convert by the models'  |
+| weights            | files of weights; each model converts its own          |
 | data               | images: real, generated, in batches, exported          |
 | adapt              | recognisers on CLIP                                    |
 | training           | pre-training and finetuning                            |

@@ -3,9 +3,10 @@ r"""Measures the tables of docs/results.md again, and prints them.
   python -m tools.embedded_world.tables runs/tables             all, for hours
   python -m tools.embedded_world.tables runs/tables table2 table8
 
-Each experiment is a config in the embedded world, over five seeds, in a folder
-of its own. What is finished is skipped, so that the command can be stopped and
-given again. `--print` runs nothing, and prints what is there.
+Each experiment is a config in the embedded world, over five seeds or those of
+the config, in a folder of its own. What is finished is skipped, so that the
+command can be stopped and given again. `--print` runs nothing, and prints what
+is there.
 
 Figures are means in %, with the 95 % interval of the mean over the seeds
 (Student's t); differences are paired by seed.
