@@ -20,6 +20,7 @@ from synthjax.config import schema
 from synthjax.config.schema import Block, Count, Inside, Rule, Several, Whole
 from synthjax.data.generated import filters, shards
 from synthjax.data.generated import scores as stored
+from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.real import real_images
 from synthjax.encoders import (
   Encoder,
@@ -146,7 +147,8 @@ def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
         f"{' '.join(further.missing.values())}` gets them"
       )
 
-  parts = _parts(workdir, fields, space, encoder, others, config.seed)
+  real = real_images.open_real(fields.real, space) if fields.real else None
+  parts = _parts(workdir, fields, real, encoder, others, config.seed)
 
   def do(numbers):
     names = list(parts)
@@ -157,7 +159,7 @@ def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
 
   def finish():
     rows, card = _write(
-      config, workdir, folder, fields, space, encoder, others, inputs
+      config, workdir, folder, fields, space, real, encoder, others, inputs
     )
     quality = card["quality"]["sets"]["all"]["figures"]
     artifacts.finish(folder, spec, rows, quality=quality)
@@ -175,6 +177,7 @@ def _write(
   folder: epath.Path,
   fields: Card,
   space: spaces.LabelSpace,
+  source: Labelled | None,
   encoder: Encoder,
   others: Mapping[str, ImageEncoder],
   inputs: Sequence[str],
@@ -183,7 +186,7 @@ def _write(
   drawn, all_features = _open_drawn(
     workdir, folder, fields, space, inputs, config.seed
   )
-  real, rows = _open_real(fields, space, encoder, folder, config.seed)
+  real, rows = _encode_real(source, fields, encoder, folder, config.seed)
   card = _description(config, workdir, fields, drawn, inputs)
   card["quality"] = figures.quality(
     drawn,
@@ -229,21 +232,20 @@ class Part(NamedTuple):
 def _parts(
   workdir: epath.Path,
   fields: Card,
-  space: spaces.LabelSpace,
+  real: Labelled | None,
   encoder: Encoder,
   others: Mapping[str, ImageEncoder],
   seed: int,
 ) -> dict[str, Part]:
   """Returns the parts, one for each file of features, by hidden names."""
   sets = []
-  if fields.real:
-    real = real_images.open_real(fields.real, space)
+  if real is not None:
     sets.append(Part(real, np.arange(len(real)), encoder, figures.REAL))
   if others:
     drawn = shards.open_shards(workdir / "generate")
     rows = figures.some(len(drawn), fields.max_images, seed)
     sets += [Part(drawn, rows, o, figures.DRAWN) for o in others.values()]
-  if others and fields.real:
+  if others and real is not None:
     rows = figures.some(len(real), fields.max_images, seed)
     sets += [Part(real, rows, o, figures.REAL) for o in others.values()]
   size, parts = stored.CHUNK_SIZE, {}
@@ -373,21 +375,18 @@ def _open_drawn(
     return drawn, np.memmap(file, np.float16, "r", shape=shape)
 
 
-def _open_real(
+def _encode_real(
+  source: Labelled | None,
   fields: Card,
-  space: spaces.LabelSpace,
   encoder: Encoder,
   folder: epath.Path,
   seed: int,
 ) -> tuple[figures.Real | None, dict[str, int]]:
   """Encodes the real images, or a random part if they are too many."""
-  if not fields.real:
+  if source is None:
     return None, {}
-  (features, labels), files = feature_sets.encode_real(
-    fields.real, space, encoder, folder
-  )
+  (features, labels), files = feature_sets.encode_rows(source, encoder, folder)
   rows = figures.some(len(labels), fields.max_images, seed)
-  source = real_images.open_real(fields.real, space)
   return figures.Real(source, features[rows], labels[rows], rows), files
 
 
