@@ -4,6 +4,7 @@ import time
 from collections import Counter
 
 import pytest
+import yaml
 from labels.test_spaces import FARM, error_of
 
 from synthjax.labels import class_names, spaces
@@ -151,15 +152,22 @@ def test_names_are_written_as_in_coop():
   assert pets[:2] == ("abyssinian", "american bulldog")
 
 
-def test_opening_a_large_space_is_fast():
-  spaces._shipped_space.cache_clear()
-  times = []
-  for _ in range(3):
+def test_opening_a_large_space_takes_less_than_yaml_takes_in_python():
+  text = (spaces.FOLDER / "imagenet.yaml").read_text()
+
+  def seconds(call):
     start = time.process_time()
+    call()
+    return time.process_time() - start
+
+  def load():
     spaces._shipped_space.cache_clear()
     spaces.load_space("imagenet")
-    times.append(time.process_time() - start)
-  assert min(times) < 0.1
+
+  # One pure parse takes about five times as long as a whole load.
+  assert 2 * min(seconds(load) for _ in range(3)) < seconds(
+    lambda: yaml.safe_load(text)
+  )
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_adapters_are_learned_listed_and_drawn_with(
   assert together == 2 and named["field"] == "config.tune_generator.together"
   generator = load_generator(**config.generator.to_dict())
   first = load_file(folder / files[0]).values()
-  held -= memory.held_bytes(generator.adaptable.held)
+  held -= memory.held_bytes(generator.adaptable.held())
   assert held > 2 * 3 * sum(w.nbytes for w in first)
   source = shards.open_shards(tmp_path / "generate")
   ids = [source[i]["id"] for i in range(len(source))]
