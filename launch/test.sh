@@ -19,11 +19,14 @@ show_help "$@"
 prepare dev
 [ "${SYNTHJAX_TORCH:-0}" != 1 ] || prepare torch
 
-marks=(-m "not slow") chosen=0 arguments=()
+# With --all, in two runs: compiling takes most of the time of the fast tests, and
+# so they are compiled without optimisation (tests/conftest.py). The slow ones,
+# and those that compare with references, run as users' code does.
+fast=(-m "not slow") rest=(-m "slow or golden") all=0 chosen=0 arguments=()
 for argument; do
   case $argument in
-    --all) marks=() && continue ;;
-    -m* | -k* | *.py | *.py::* | tests | tests/*) marks=() chosen=1 ;;
+    --all) all=1 && continue ;;
+    -m* | -k* | *.py | *.py::* | tests | tests/*) fast=() chosen=1 ;;
     --pdb | --trace | -s) chosen=1 ;; # a terminal belongs to one process
   esac
   arguments+=("$argument")
@@ -34,6 +37,12 @@ workers=${SYNTHJAX_WORKERS:-$((cores < 4 ? cores : 4))}
 if [ $chosen = 0 ] && [ "$workers" -gt 1 ] &&
   python -c 'import xdist' 2>/dev/null; then
   # The tests of a file share what they make, and so one process.
-  marks+=(-n "$workers" --dist loadfile)
+  arguments=(-n "$workers" --dist loadfile ${arguments[@]+"${arguments[@]}"})
 fi
-exec python -m pytest ${marks[@]+"${marks[@]}"} ${arguments[@]+"${arguments[@]}"}
+failed=0
+python -m pytest ${fast[@]+"${fast[@]}"} ${arguments[@]+"${arguments[@]}"} ||
+  failed=$?
+if [ $all = 1 ] && [ ${#fast[@]} != 0 ]; then
+  python -m pytest "${rest[@]}" ${arguments[@]+"${arguments[@]}"} || failed=$?
+fi
+exit $failed

@@ -30,8 +30,8 @@ def pytest_configure(config):
     # A test that passes on a CPU alone passes on a machine without more.
     jax.config.update("jax_platforms", "cpu")
   if expression == "not slow" and "XLA_FLAGS" not in os.environ:
-    # Compiling is what takes the time of the fast tests. With the slow ones, as
-    # in .ci/run, all of them run as users' code does.
+    # Compiling is what takes the time of the fast tests. launch/test.sh --all
+    # runs the slow ones, and those against references again, without this.
     os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
   # Compiled functions outlive the run, so that the second one is fast.
   from synthjax.runtime import cache

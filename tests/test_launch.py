@@ -198,20 +198,36 @@ CONFIG = ("--config=configs/a.py:b", "--workdir=gs://b/it's")
 @pytest.mark.parametrize(
   ("arguments", "passed"),
   [
-    ((), "-m not slow -n 2 --dist loadfile"),
-    (("--durations=5",), "-m not slow -n 2 --dist loadfile --durations=5"),
-    (("--all", "-x"), "-n 2 --dist loadfile -x"),
-    (("--all", "--pdb"), "--pdb"),
-    (("-m", "gpu"), "-m gpu"),
-    (("-k", "nms"), "-k nms"),
-    (("tests/test_launch.py",), "tests/test_launch.py"),
+    ((), ["-m not slow -n 2 --dist loadfile"]),
+    (("--durations=5",), ["-m not slow -n 2 --dist loadfile --durations=5"]),
+    (
+      ("--all", "-x"),
+      [
+        "-m not slow -n 2 --dist loadfile -x",
+        "-m slow or golden -n 2 --dist loadfile -x",
+      ],
+    ),
+    (("--all", "--pdb"), ["-m not slow --pdb", "-m slow or golden --pdb"]),
+    (("--all", "-k", "nms"), ["-k nms"]),
+    (("-m", "gpu"), ["-m gpu"]),
+    (("-k", "nms"), ["-k nms"]),
+    (("tests/test_launch.py",), ["tests/test_launch.py"]),
   ],
 )
 def test_slow_tests_run_when_they_are_asked_for(
   launch, tmp_path, arguments, passed
 ):
-  end(launch("test.sh", *arguments, codes=["0"], SYNTHJAX_WORKERS="2"))
-  assert lines(tmp_path / "python.log") == [f"-m pytest {passed} ids="]
+  codes = ["0"] * len(passed)
+  end(launch("test.sh", *arguments, codes=codes, SYNTHJAX_WORKERS="2"))
+  ran = [f"-m pytest {one} ids=" for one in passed]
+  assert lines(tmp_path / "python.log") == ran
+
+
+@pytest.mark.parametrize("codes", [("1", "0"), ("0", "1"), ("0", "5")])
+def test_both_runs_of_all_tests_must_pass(launch, tmp_path, codes):
+  process = launch("test.sh", "--all", codes=codes, SYNTHJAX_WORKERS="2")
+  end(process, max(map(int, codes)))
+  assert len(lines(tmp_path / "python.log")) == 2
 
 
 def test_keep_makes_the_vm_again_until_the_run_is_done(launch, tmp_path):
