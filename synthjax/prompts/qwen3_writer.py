@@ -17,6 +17,7 @@ from synthjax.models.qwen3 import weights as convert
 from synthjax.models.qwen3.model import Qwen3
 from synthjax.prompts import sampling
 from synthjax.prompts.sentences import HAS_SLOT, Writing
+from synthjax.runtime import memory
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
@@ -121,7 +122,8 @@ def load(fields: Fields, *, seed: int):
     A `sentences.Sample`.
 
   Raises:
-    UserError: about missing or unfit weights.
+    UserError: about missing or unfit weights; when first used, about a batch
+      that does not fit.
   """
   folder = _folder(fields)
   model, variables, tokenizer = convert.from_folder(folder)
@@ -138,18 +140,23 @@ def load(fields: Fields, *, seed: int):
   # The files are mapped: the host holds no copy.
   variables = jax.device_put(variables, copied)
   pad, end = words.id_of(qwen.PAD), words.id_of(qwen.END)
-  write = jax.jit(
-    partial(
-      write_tokens,
-      model,
-      max_length=fields.max_length,
-      end=end,
-      temperature=fields.temperature,
-      top_k=fields.top_k,
-      top_p=fields.top_p,
+  write = memory.checked(
+    jax.jit(
+      partial(
+        write_tokens,
+        model,
+        max_length=fields.max_length,
+        end=end,
+        temperature=fields.temperature,
+        top_k=fields.top_k,
+        top_p=fields.top_p,
+      ),
+      in_shardings=(copied, split, split, split),
+      out_shardings=split,
     ),
-    in_shardings=(copied, split, split, split),
-    out_shardings=split,
+    held=variables,
+    batch_size=fields.batch_size,
+    field="config.prompts.batch_size",
   )
 
   def sample(topics: Sequence[str], numbers: Sequence[int]) -> list[str]:

@@ -26,6 +26,7 @@ from synthjax.config.schema import (
 from synthjax.models.t5.model import EOS, PAD, T5
 from synthjax.prompts import sampling
 from synthjax.prompts.sentences import Sample, Writing
+from synthjax.runtime import memory
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError, gathered
 from synthjax.runtime.progress import counter
@@ -88,29 +89,40 @@ def load(fields: Fields, *, seed: int) -> Sample:
       on nothing else.
 
   Raises:
-    UserError: about missing or unfit weights.
+    UserError: about missing or unfit weights; when first used, about a batch
+      that does not fit.
   """
   model, params, pieces = _load_model(fields)
   mesh = meshes.make_mesh()
   batch_size = fields.batch_size * mesh.size
   copied, split = meshes.copied(mesh), meshes.split(mesh)
   variables = jax.device_put({"params": params}, copied)
-  encode = jax.jit(
-    partial(model.apply, method="encode"),
-    in_shardings=(copied, split, split),
-    out_shardings=split,
+  checked = partial(
+    memory.checked,
+    held=variables,
+    batch_size=fields.batch_size,
+    field="config.prompts.batch_size",
   )
-  write = jax.jit(
-    partial(
-      write_tokens,
-      model,
-      max_length=fields.max_length,
-      temperature=fields.temperature,
-      top_k=fields.top_k,
-      top_p=fields.top_p,
-    ),
-    in_shardings=(copied, split, split, split),
-    out_shardings=split,
+  encode = checked(
+    jax.jit(
+      partial(model.apply, method="encode"),
+      in_shardings=(copied, split, split),
+      out_shardings=split,
+    )
+  )
+  write = checked(
+    jax.jit(
+      partial(
+        write_tokens,
+        model,
+        max_length=fields.max_length,
+        temperature=fields.temperature,
+        top_k=fields.top_k,
+        top_p=fields.top_p,
+      ),
+      in_shardings=(copied, split, split, split),
+      out_shardings=split,
+    )
   )
 
   def run(function, *batch):

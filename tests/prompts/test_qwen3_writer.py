@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from synthjax.models.qwen3 import weights as convert
 from synthjax.prompts import qwen3_writer
+from synthjax.runtime import memory
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import qwen
 
@@ -141,6 +142,20 @@ def test_a_sentence_depends_on_its_topic_its_number_and_the_seed(
   assert load(batch_size=3)(topics, numbers) == three
   assert load(seed=1)(topics, numbers) != three
   assert sample(["dog"], [7]) != three[:1]
+
+
+@pytest.mark.faults
+def test_a_batch_that_does_not_fit_is_refused_before_it_runs(
+  folder, monkeypatch
+):
+  monkeypatch.setattr(memory, "limit", lambda: 2**23)
+  load = lambda **o: qwen3_writer.load(
+    fields(folder, max_length=8, **o), seed=0
+  )
+  assert len(load()(["dog"], [0])) == 1
+  problem = r"config\.prompts\.batch_size=4096 needs about .*: set it to \d+\."
+  with pytest.raises(UserError, match=problem):
+    load(batch_size=4096)(["dog"], [0])
 
 
 def test_each_message_has_scenes_of_its_own(folder):

@@ -6,6 +6,7 @@ import pytest
 import tiny_t5
 
 from synthjax.prompts import sampling, t5_writer
+from synthjax.runtime import memory
 from synthjax.runtime.errors import UserError
 from synthjax.tokenizers import sentence_pieces
 from synthjax.weights import files
@@ -189,6 +190,20 @@ def test_progress_counts_sentences(folder, capsys):
   load(folder)(["dog"] * 6, range(6))
   line = capsys.readouterr().err.splitlines()[-1]
   assert line.startswith("prompts: 6/6 sentences")
+
+
+@pytest.mark.faults
+def test_a_batch_that_does_not_fit_is_refused_before_it_runs(
+  folder, monkeypatch
+):
+  monkeypatch.setattr(memory, "limit", lambda: 2**40)
+  few = load(folder)(["dog"] * 5, range(5))
+  monkeypatch.setattr(memory, "limit", lambda: 2**22)
+  assert load(folder)(["dog"] * 5, range(5)) == few
+  sample = load(folder, batch_size=4096)
+  problem = r"config\.prompts\.batch_size=4096 needs about .*: set it to \d+\."
+  with pytest.raises(UserError, match=problem):
+    sample(["dog"], [0])
 
 
 @pytest.mark.faults
