@@ -8,11 +8,12 @@ if there is none, and 1 otherwise.
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from etils import epath
 
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, file_groups
 from synthjax.runtime.artifacts import MANIFEST, SPEC
 from synthjax.runtime.errors import UserError, as_message
 from synthjax.runtime.progress import counter, end_line
@@ -36,22 +37,33 @@ def check(workdir: epath.PathLike) -> list[str]:
       f"There is no {MANIFEST} in {workdir}: give the --workdir of a run that "
       "has completed a task."
     )
-  problems, files = [], {}
+  problems, manifests = [], {}
   for folder in folders:
     try:
-      files[folder] = artifacts.load(folder)["files"]
+      manifests[folder] = artifacts.load(folder)
     except UserError as error:
       problems.append(str(error))
-  total = sum(e["bytes"] for listed in files.values() for e in listed.values())
+  total = sum(artifacts.totals(each)[1] for each in manifests.values())
   report = counter("verify", total, unit="bytes")
-  for folder, listed in files.items():
-    expected = {SPEC, MANIFEST, *listed}
-    extra = [name for name in _files(folder) if name not in expected]
+  for folder, manifest in manifests.items():
     damage = artifacts.damage(folder, report)
+    extra = _extra(folder, manifest, damage)
     damage |= dict.fromkeys(extra, "its task has not written it")
     problems += [f"{folder / name}: {what}" for name, what in damage.items()]
   end_line()
   return problems
+
+
+def _extra(
+  folder: epath.Path, manifest: Mapping[str, Any], damage: Collection[str]
+) -> list[str]:
+  """Returns the files of a folder that its task has not written."""
+  named = {SPEC, MANIFEST, *manifest["files"]}
+  others = (name for name in _files(folder) if name not in named)
+  lists = manifest.get("groups", {}).keys()
+  if lists & set(damage):
+    return []  # as the damaged list may be that of the others
+  return list(file_groups.not_listed(folder, lists, others))
 
 
 def _folders_of(workdir: epath.Path, mark: str) -> list[epath.Path]:

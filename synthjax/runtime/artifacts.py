@@ -3,10 +3,10 @@
 A folder is claimed by its specification (`spec.json`), filled with files that
 appear under their names only when they are whole, and completed by
 `manifest.json`, written last: the specification, library versions, the rows,
-bytes and SHA-256 of every file, and the SHA-256 of all this. Nothing is ever
-deleted, nor overwritten by another specification; but what was made of inputs
-that were repaired may be renewed. A folder may be local or on Google Cloud
-(`gs://`).
+bytes and SHA-256 of every file, or of groups of files (see `file_groups`), and
+the SHA-256 of all this. Nothing is ever deleted, nor overwritten by another
+specification; but what was made of inputs that were repaired may be renewed. A
+folder may be local or on Google Cloud (`gs://`).
 """
 
 import functools
@@ -22,7 +22,7 @@ from typing import Any
 from etils import epath
 
 from synthjax import __version__
-from synthjax.runtime import locks, repairs
+from synthjax.runtime import file_groups, locks, repairs
 from synthjax.runtime.atomic import discards, remove_stale, replace
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
@@ -129,6 +129,8 @@ def finish(
   folder: epath.PathLike,
   spec: Mapping[str, Any],
   rows: Mapping[str, int],
+  *,
+  lists: Iterable[str] = (),
   **summary: Any,
 ) -> dict[str, Any]:
   """Completes a folder by writing its manifest.
@@ -137,6 +139,8 @@ def finish(
     folder: the folder, claimed by `begin` with the same specification.
     spec: the specification.
     rows: the number of rows of every file that belongs to the artifact.
+    lists: those of these files that list more, as `file_groups` says; the
+      manifest has the groups of these under "groups", by the list.
     **summary: plain data worth reading later: counts, seconds, accuracies.
 
   Returns:
@@ -152,6 +156,10 @@ def finish(
     _require_same(folder, _read_json(folder / SPEC), spec)
   if missing := [name for name in rows if not (folder / name).exists()]:
     raise UserError(f"{folder} cannot be completed without {missing}.")
+  try:
+    groups = {name: file_groups.measure(folder, name) for name in lists}
+  except FileNotFoundError as error:
+    raise UserError(f"{folder} cannot be completed without: {error}") from error
   manifest = {
     "spec": spec,
     "versions": {
@@ -161,7 +169,7 @@ def finish(
     },
     "files": _measure_all(folder, rows),
     "summary": plain(summary, "summary"),
-  }
+  } | ({"groups": groups} if groups else {})
   manifest["sha256"] = _digest_of(manifest)
   _write_json(folder, MANIFEST, manifest)
   remove_stale(folder)
@@ -202,7 +210,9 @@ def _digest_of(manifest: Mapping[str, Any]) -> str:
 def _is_manifest(value: Any) -> bool:
   if not isinstance(value, dict) or not isinstance(value.get("spec"), dict):
     return False
-  files = value.get("files")
+  files, groups = value.get("files"), value.get("groups", {})
+  if not file_groups.are_entries(groups):
+    return False
   return isinstance(files, dict) and all(
     isinstance(entry, dict)
     and isinstance(entry.get("sha256"), str)
@@ -238,6 +248,8 @@ def digest(folder: epath.PathLike, *, repairable: bool = False) -> str:
   manifest = load(folder)
   files = manifest["files"].items()
   pairs = sorted((name, entry["sha256"]) for name, entry in files)
+  for name, entries in sorted(manifest.get("groups", {}).items()):
+    pairs += [(name, entry["sha256"]) for entry in entries]
   found = hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
   return repairs.Digest(found, manifest["spec"]) if repairable else found
 
@@ -258,17 +270,19 @@ def damage(
 
   Args:
     folder: every file of which is read.
-    report: gets the bytes of each file, once it has been checked.
+    report: gets the bytes of each file or group, once it has been checked.
   """
   folder = epath.Path(folder)
   manifest = load(folder)
-  problems = _sizes_that_differ(folder, manifest)
+  problems = _sizes_of_files(folder, manifest)
   for name, entry in manifest["files"].items():
     if name not in problems:
       if _measure(folder / name)["sha256"] != entry["sha256"]:
-        problems[name] = _CHANGED
+        problems[name] = file_groups.CHANGED
     report(entry["bytes"])
-  return problems
+  return problems | _damage_of_groups(
+    folder, manifest, problems, read=True, report=report
+  )
 
 
 def sha256(path: epath.PathLike) -> str:
@@ -281,10 +295,10 @@ def sha256(path: epath.PathLike) -> str:
   path = epath.Path(path)
   listed = _listed(path)
   if listed and not path.exists():
-    _raise_damage(path.parent, {path.name: _MISSING})
+    _raise_damage(path.parent, {path.name: file_groups.MISSING})
   digest_now = _measure(path)["sha256"]
   if listed and listed["sha256"] != digest_now:
-    _raise_damage(path.parent, {path.name: _CHANGED})
+    _raise_damage(path.parent, {path.name: file_groups.CHANGED})
   return digest_now
 
 
@@ -296,9 +310,6 @@ def check_file(path: epath.PathLike) -> None:
   """
   if _listed(epath.Path(path)):
     sha256(path)
-
-
-_CHANGED, _MISSING = "its content has changed", "it is missing"
 
 
 def _listed(path: epath.Path) -> dict[str, Any] | None:
@@ -316,6 +327,14 @@ def _files_listed(content: bytes, path: epath.Path) -> dict[str, Any]:
   if isinstance(value, dict) and not {"spec", "files"} & value.keys():
     return {}  # of another program
   return _parse_manifest(content, path)["files"]
+
+
+def totals(manifest: Mapping[str, Any]) -> tuple[int, int]:
+  """Returns the number and the bytes of the files of a manifest."""
+  files = list(manifest["files"].values())
+  groups = [e for made in manifest.get("groups", {}).values() for e in made]
+  count = len(files) + sum(entry["rows"] for entry in groups)
+  return count, sum(entry["bytes"] for entry in (*files, *groups))
 
 
 def plain(value: Any, path: str = "spec") -> Any:
@@ -442,10 +461,29 @@ def _measure(path: epath.Path) -> dict[str, Any]:
 
 
 def _sizes_that_differ(folder: epath.Path, manifest: dict) -> dict[str, str]:
+  problems = _sizes_of_files(folder, manifest)
+  groups = _damage_of_groups(folder, manifest, problems, read=False)
+  return problems | groups
+
+
+def _damage_of_groups(
+  folder: epath.Path, manifest: dict, problems: Mapping[str, str], **more: Any
+) -> dict[str, str]:
+  """Returns what is wrong with files that lists name, if these are whole."""
+  found: dict[str, str] = {}
+  for name, entries in manifest.get("groups", {}).items():
+    if name in problems:
+      found[name] = f"{problems[name]}, and what it lists was not checked"
+    else:
+      found |= file_groups.damage(folder, name, entries, **more)
+  return found
+
+
+def _sizes_of_files(folder: epath.Path, manifest: dict) -> dict[str, str]:
   problems = {}
   for name, entry in manifest["files"].items():
     if not (folder / name).exists():
-      problems[name] = _MISSING
+      problems[name] = file_groups.MISSING
     elif (size := (folder / name).stat().length) != entry["bytes"]:
       problems[name] = f"it has {size} bytes instead of {entry['bytes']}"
   return problems

@@ -160,10 +160,11 @@ def _export_images(
   }
   if name == "png_folder":
     write = partial(png_folder.write, keys=space.keys)
-    spec["keys"] = space.keys
+    spec["keys"], lists = space.keys, png_folder.lists(fields.split)
   else:
     module = webdataset if name == "webdataset" else parquet
     write = partial(module.write, shard_size=fields.shard_size)
+    lists = ()
     spec |= {"shard_size": fields.shard_size, "shuffle": fields.shuffle}
   if artifacts.begin(folder, spec):
     return
@@ -177,8 +178,9 @@ def _export_images(
 
   def finish(**which):
     written = write(**which)
-    artifacts.finish(folder, spec, written, images=len(rows))
-    say(f"export: {name}: {len(rows):,} images in {len(written):,} files")
+    artifacts.finish(folder, spec, written, lists=lists, images=len(rows))
+    count = len(written) + sum(written[list_file] for list_file in lists)
+    say(f"export: {name}: {len(rows):,} images in {count:,} files")
 
   if name == "png_folder":  # which is one list
     yield engine.without_parts(folder, finish)

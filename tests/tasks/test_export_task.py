@@ -8,10 +8,12 @@ import pytest
 import tiny_world
 from PIL import Image
 
-from synthjax import main
+from synthjax import main, verify
 from synthjax.data.generated import shards, tables
 from synthjax.data.real import real_images
 from synthjax.labels import spaces
+from synthjax.report import checked_files
+from synthjax.report.sections import export as export_section
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import export
@@ -128,6 +130,67 @@ def test_a_format_can_be_added_and_a_finished_one_is_left_alone(drawn):
   config.export = {"formats": ("webdataset",), "shard_size": 5}
   with pytest.raises(artifacts.SpecMismatch, match="shard_size"):
     export.run(config, str(drawn))
+
+
+def make_list_of_images(workdir):
+  """Exports a list of images; returns the config, the folder, its images."""
+  config = make_config(workdir, export={"formats": ("png_folder",)})
+  export.run(config, str(workdir))
+  folder = workdir / "export/png_folder"
+  images = sorted(str(p.relative_to(folder)) for p in folder.rglob("*.png"))
+  return config, folder, images
+
+
+def test_a_folder_of_images_is_listed_by_its_groups(drawn, capsys):
+  _, folder, images = make_list_of_images(drawn)
+  assert f"12 images in {len(images) + 2} files" in capsys.readouterr().err
+  manifest = artifacts.load(folder)
+  assert manifest["files"].keys() == {"README.md", "train/metadata.jsonl"}
+  [entry] = manifest["groups"]["train/metadata.jsonl"]
+  assert entry["rows"] == len(images) == 12
+  assert not verify.check(folder)
+  run = checked_files.open_run(drawn, ())
+  [about] = export_section.gather(run, {})["exports"]
+  sizes = [p.stat().st_size for p in folder.rglob("*.*") if p.is_file()]
+  assert about["files"] == 14
+  assert about["bytes"] == sum(sizes) - sum(
+    (folder / name).stat().st_size for name in ("spec.json", "manifest.json")
+  )
+
+
+def test_an_export_that_lists_each_image_stays_complete(drawn):
+  """Versions before December 2026 wrote such manifests."""
+  config, folder, images = make_list_of_images(drawn)
+  manifest = artifacts.load(folder)
+  rows = {name: file["rows"] for name, file in manifest["files"].items()}
+  (folder / "manifest.json").unlink()
+  artifacts.finish(
+    folder, manifest["spec"], rows | dict.fromkeys(images, 1), images=12
+  )
+  before = (folder / "manifest.json").read_bytes()
+  assert "groups" not in artifacts.load(folder)
+  export.run(config, str(drawn))
+  assert (folder / "manifest.json").read_bytes() == before
+  assert not verify.check(folder)
+  (folder / images[3]).write_bytes(b"")
+  [problem] = verify.check(folder)
+  assert f"{images[3]}: it has 0 bytes instead of" in problem
+  with pytest.raises(UserError, match=images[3]):
+    export.run(config, str(drawn))
+
+
+def test_a_stopped_export_of_images_ends_in_the_same_manifest(drawn):
+  config, folder, images = make_list_of_images(drawn)
+  manifest = folder / "manifest.json"
+  before = manifest.read_bytes()
+  manifest.unlink()
+  (folder / "train/metadata.jsonl").unlink()
+  for name in images[::2]:
+    (folder / name).unlink()
+  times = [(folder / name).stat().st_mtime_ns for name in images[1::2]]
+  export.run(config, str(drawn))
+  assert manifest.read_bytes() == before
+  assert times == [(folder / n).stat().st_mtime_ns for n in images[1::2]]
 
 
 def test_images_are_made_anew_by_the_fields_of_generate(drawn):

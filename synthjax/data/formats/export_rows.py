@@ -3,8 +3,8 @@
 A format has `write(folder, rows, names, *, split, ...)`. It writes the files
 that are not there yet below `folder`, local or gs://; each appears whole. Rows
 are those of `rows`, and names those of the classes by label. It returns the
-rows of each file, for the manifest, and raises a UserError about a label
-without a name, or two images of one id.
+rows of each file, for the manifest, or of a list of them, and raises a
+UserError about a label without a name, or two images of one id.
 """
 
 import functools

@@ -6,11 +6,11 @@ seed and id for each image; and README.md, which tells `datasets` the split.
 `open_folder` also reads folders without the list.
 """
 
-import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from synthjax.config.schema import Count
@@ -19,6 +19,7 @@ from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example
 from synthjax.labels import class_names, file_names
+from synthjax.runtime import file_groups
 from synthjax.runtime.atomic import replace, replace_many
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
@@ -26,6 +27,11 @@ from synthjax.runtime.text_files import parse_json
 METADATA = "metadata.jsonl"
 # Names that are taken beside the folders of the classes.
 RESERVED = (METADATA, "metadata.csv", "metadata.parquet")
+
+
+def lists(split: str) -> tuple[str, ...]:
+  """Returns the files that list the images, for `artifacts.finish`."""
+  return (f"{split}/{METADATA}",)
 
 
 def write(
@@ -44,10 +50,13 @@ def write(
     names: of the classes.
     split: the folder that holds those of the classes.
     keys: names of the classes' folders, as far as any system can have them.
+
+  Returns:
+    The rows of the list and of README.md; the list names the images.
   """
-  folder, written = epath.Path(folder), {}
+  folder, seen = epath.Path(folder), np.zeros(len(rows), np.uint64)
   folders = file_names.folder_names(keys, RESERVED)
-  list_file = f"{split}/{METADATA}"
+  [list_file] = lists(split)
   with (
     replace(folder, list_file) as path,
     path.open("w") as metadata,
@@ -59,17 +68,26 @@ def write(
       ending = export_rows.ending_of(row["encoded"])
       key = file_names.key_of(row["id"])
       file = f"{folders[row['label']]}/{key}.{ending}"
-      content = functools.partial(row.__getitem__, "encoded")
-      export_rows.write_image(
-        folder, f"{split}/{file}", row["id"], content, written, write_file
-      )
+      seen[i] = file_groups.key_of(file)
+      if not (folder / (place := f"{split}/{file}")).exists():
+        write_file(place, row["encoded"])
       about = {n: row[n] for n in ("label", "prompt", "seed", "id")}
       about |= {"file_name": file, "class_name": name}
       metadata.write(json.dumps(about, sort_keys=True) + "\n")
+    _check_ids(rows, seen)
   readme = hub_readme.write(
     folder, names, split=split, files=f"{split}/**", count=len(rows)
   )
-  return written | {list_file: len(rows)} | readme
+  return {list_file: len(rows)} | readme
+
+
+def _check_ids(rows: Sequence[Example], keys: np.ndarray) -> None:
+  """Raises a UserError if rows with these keys [n] of files share an id."""
+  order = np.argsort(keys, kind="stable")
+  same = np.flatnonzero(np.diff(keys[order]) == 0)
+  for one, other in zip(order[same], order[same + 1], strict=True):
+    if rows[int(one)]["id"] == (image_id := rows[int(other)]["id"]):
+      raise UserError(f"Two images have the id {image_id!r}.")
 
 
 def open_folder(

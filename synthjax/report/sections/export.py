@@ -43,6 +43,7 @@ def gather(run: Run, results: Mapping) -> dict[str, Any]:
   for name, path in exports_of(run).items():
     manifest = artifacts.load(path)
     spec, images = manifest["spec"], manifest["summary"].get("images", 0)
+    files, size = artifacts.totals(manifest)
     splits = images if isinstance(images, Mapping) else {}
     exports.append(
       {
@@ -53,8 +54,8 @@ def gather(run: Run, results: Mapping) -> dict[str, Any]:
         "selection": spec["selection"] is not None
         if "selection" in spec
         else None,
-        "files": len(manifest["files"]),
-        "bytes": sum(file["bytes"] for file in manifest["files"].values()),
+        "files": files,
+        "bytes": size,
         "digest": artifacts.digest(path),
       }
     )
@@ -70,6 +71,7 @@ def render(results: Mapping) -> str:
   )
   return (
     "<p>The images for other programs, each format in a folder of its own; its "
-    f"<code>{artifacts.MANIFEST}</code> has the SHA-256 of every file.</p>"
+    f"<code>{artifacts.MANIFEST}</code> has the SHA-256 of every file, or of "
+    "each thousand of them.</p>"
     f"{rows}"
   )
