@@ -133,6 +133,28 @@ def read_arrays(
     raise _damaged(run, task, name, error) from error
 
 
+def read_columns(
+  run: Run, task: str, name: str, names: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """Reads arrays of a large npz file, and no others; raises as `read_json`.
+
+  They are checked by their CRC-32 in the file, and the file by its size: its
+  SHA-256 would need all of it.
+  """
+  path = run.workdir / task / name
+  if not path.exists():
+    raise _damaged(run, task, name, "it is missing")
+  size = files_of(run, task)[name]["bytes"]
+  if (found := path.stat().length) != size:
+    reason = f"it has {found} bytes instead of {size}"
+    raise _damaged(run, task, name, reason)
+  try:
+    with path.open("rb") as file:
+      return load_arrays(file, names)
+  except ValueError as error:
+    raise _damaged(run, task, name, error) from error
+
+
 def read_image(run: Run, task: str, name: str) -> np.ndarray:
   """Reads an image, uint8 [h, w, 3]; raises as `read_json`."""
   content = _read(run, task, name)

@@ -4,6 +4,7 @@ import base64
 import io
 import re
 
+import numpy as np
 import pytest
 from made_up_run import (
   MAKERS,
@@ -21,6 +22,9 @@ from made_up_run import (
 from PIL import Image
 from report_page import Page
 
+from synthjax.data.generated import shards
+from synthjax.report import checked_files
+from synthjax.report.sections import images
 from synthjax.runtime import artifacts
 from synthjax.runtime.errors import UserError
 
@@ -99,6 +103,51 @@ def test_scores_are_shown_without_a_selection(tmp_path):
     assert thumb["data-filter"] == "not filtered"
 
 
+def make_parts(workdir, size):
+  """Makes images, and their scores in parts of so many rows."""
+  make_workdir(workdir, ["generate"])
+  index = shards.read_index(workdir / "generate", len(image_rows()))
+  p_own = {row["id"]: row["p_own"] for row in image_rows()}
+  folder, spec, rows = workdir / "score", {"task": "score"}, {}
+  artifacts.begin(folder, spec)
+  for part, start in enumerate(range(0, len(index["id"]), size)):
+    name = f"scores-{part:05d}-of-00012.npz"
+    ids = index["id"][start : start + size].astype(str)
+    np.savez(
+      folder / name,
+      ids=ids,
+      p_own=np.array([p_own[key] for key in ids], np.float32),
+      features=np.zeros((len(ids), 64)),
+    )
+    rows[name] = len(ids)
+  artifacts.finish(folder, spec, rows)
+  return {name: folder / name for name in rows}
+
+
+@pytest.mark.faults
+def test_parts_of_scores_are_read_as_far_as_they_are_shown(tmp_path):
+  parts = make_parts(tmp_path, size=2)
+  run = checked_files.open_run(tmp_path, ())
+  rows = {row["id"]: row for row in image_rows()}
+  album = images.pictures(run, 1)["album"]
+  shown = [p for group in album.samples.values() for p in group]
+  assert len(shown) == len(NAMES) * len(STRATEGIES)
+  for picture in shown:
+    assert picture.p_own == pytest.approx(rows[picture.id]["p_own"])
+
+  assert len(shown) < len(parts)  # so that some part is not needed
+  for name, path in parts.items():
+    content = path.read_bytes()
+    ids = np.load(path)["ids"]
+    path.write_bytes(b"")
+    if any(picture.id in ids for picture in shown):
+      with pytest.raises(UserError, match=name):
+        images.pictures(run, 1)
+    else:
+      assert images.pictures(run, 1)["album"] == album
+    path.write_bytes(content)
+
+
 def test_numbers_that_are_missing_do_not_break_the_page(tmp_path):
   nan = float("nan")
   make_tuned(
@@ -145,8 +194,6 @@ def test_large_images_are_shrunk(tmp_path):
 def test_too_many_images_are_left_out_of_all_classes_alike(
   tmp_path, monkeypatch
 ):
-  from synthjax.report.sections import images
-
   make_images(tmp_path / "generate")
   monkeypatch.setattr(images, "_MAX_BYTES", 20_000)  # five
   html, _ = write(tmp_path)

@@ -17,7 +17,7 @@ from synthjax.report import markup
 from synthjax.report.checked_files import (
   Run,
   files_of,
-  read_arrays,
+  read_columns,
   read_selection,
 )
 from synthjax.report.results import class_names
@@ -89,6 +89,7 @@ def pictures(run: Run, samples_per_class: int) -> dict[str, Album]:
     for i in positions
   ]
   verdicts = _verdicts(run, {row["id"] for row in rows})
+  places = {row["id"]: row["position"] for row in rows}
   rows = [row | verdicts.get(row["id"], {}) for row in rows]
   of_verdict = lambda kept: [row for row in rows if row.get("kept") is kept]
   groups = {
@@ -97,6 +98,8 @@ def pictures(run: Run, samples_per_class: int) -> dict[str, Album]:
     "dropped": _first(of_verdict(False), samples_per_class, ("label",)),
   }
   shown, left_out = _read(source, groups)
+  if not files_of(run, "select"):
+    _add_scores(run, shown["samples"], places, len(source))
   return {"album": Album(len(source), **shown, left_out=left_out)}
 
 
@@ -108,32 +111,57 @@ def _strategy(image_id: str) -> str:
 
 
 def _verdicts(run: Run, ids: set[str]) -> dict[str, dict]:
-  """Returns id -> the filter's verdict, or else the score alone."""
-  if files_of(run, "select"):
-    names = ("id", "strategy", "p_own", "kept", "reason")
-    columns = read_selection(run, names)
-    asked = [place for place, key in enumerate(columns["id"]) if key in ids]
-    rows = zip(
-      *(column[asked].tolist() for column in columns.values()), strict=True
-    )
-    return {
-      key: {
-        "strategy": strategy,
-        "p_own": p_own if np.isfinite(p_own) else None,
-        "kept": kept,
-        "reason": reason,
-      }
-      for key, strategy, p_own, kept, reason in rows
+  """Returns id -> the filter's verdict, if there is a filter."""
+  if not files_of(run, "select"):
+    return {}
+  names = ("id", "strategy", "p_own", "kept", "reason")
+  columns = read_selection(run, names)
+  asked = [place for place, key in enumerate(columns["id"]) if key in ids]
+  rows = zip(
+    *(column[asked].tolist() for column in columns.values()), strict=True
+  )
+  return {
+    key: {
+      "strategy": strategy,
+      "p_own": p_own if np.isfinite(p_own) else None,
+      "kept": kept,
+      "reason": reason,
     }
-  verdicts = {}
-  for name in files_of(run, "score"):
-    if name.startswith("scores-"):
-      arrays = read_arrays(run, "score", name, ("ids", "p_own"))
-      p_own = arrays["p_own"].tolist()
-      for key, share in zip(arrays["ids"].tolist(), p_own, strict=True):
-        if key in ids:
-          verdicts[key] = {"p_own": share if np.isfinite(share) else None}
-  return verdicts
+    for key, strategy, p_own, kept, reason in rows
+  }
+
+
+def _add_scores(
+  run: Run,
+  samples: Mapping[int, list[Picture]],
+  places: Mapping[str, int],
+  count: int,
+) -> None:
+  """Gives pictures their scores, from the parts that have these alone.
+
+  Args:
+    run: whose scores are read, if there are any.
+    samples: label -> the pictures of the page.
+    places: id -> the row of the image, among all.
+    count: of all rows.
+  """
+  files = files_of(run, "score")
+  parts = sorted(name for name in files if name.startswith("scores-"))
+  shown = [picture.id for group in samples.values() for picture in group]
+  ends = np.cumsum([files[name]["rows"] for name in parts])
+  if parts and ends[-1] == count:
+    rows = [places[key] for key in shown]
+    found = np.unique(np.searchsorted(ends, rows, "right"))
+    parts = [parts[i] for i in found]
+  scores: dict[str, float | None] = dict.fromkeys(shown)
+  for name in parts:
+    columns = read_columns(run, "score", name, ("ids", "p_own"))
+    p_own = columns["p_own"].tolist()
+    for key, share in zip(columns["ids"].tolist(), p_own, strict=True):
+      if key in scores and np.isfinite(share):
+        scores[key] = share
+  for group in samples.values():
+    group[:] = [p._replace(p_own=scores[p.id]) for p in group]
 
 
 def _first(rows: list[dict], count: int, by: Sequence[str]) -> list[list[dict]]:
