@@ -253,10 +253,26 @@ def webdataset(folder: pathlib.Path) -> None:
 
 def png_folder(folder: pathlib.Path) -> None:
   keys = [f"class {i}" for i in range(1 + _largest_label(folder))]
-  _export(folder, "png_folder", keys=keys)
+  from synthjax.data.formats.png_folder import lists
+
+  _export(folder, "png_folder", keys=keys, lists=lists("train"))
 
 
-def _export(folder: pathlib.Path, name: str, **more) -> None:
+def verify(folder: pathlib.Path) -> None:
+  """Checks what `png_folder` wrote."""
+  from synthjax import verify
+
+  assert not verify.check(folder / "export" / "png_folder")
+
+
+def begin(folder: pathlib.Path) -> None:
+  """Begins that export again, which is complete."""
+  from synthjax.runtime import artifacts
+
+  assert artifacts.begin(folder / "export" / "png_folder", {})
+
+
+def _export(folder: pathlib.Path, name: str, lists=(), **more) -> None:
   import importlib
 
   from synthjax.data.formats import export_rows
@@ -269,7 +285,8 @@ def _export(folder: pathlib.Path, name: str, **more) -> None:
   rows = export_rows.rows(source, encoding={})
   to = folder / "export" / name
   artifacts.begin(to, {})
-  artifacts.finish(to, {}, write(to, rows, names, split="train", **more))
+  written = write(to, rows, names, split="train", **more)
+  artifacts.finish(to, {}, written, lists=lists)
 
 
 def _measured(function) -> dict:
@@ -290,12 +307,15 @@ def _measured(function) -> dict:
 
 
 AFTER = {
+  "report without a selection": _measured(report),
   "select": _measured(select),
   "open": _measured(open_images),
   "card": _measured(card),
   "report": _measured(report),
   "webdataset": _measured(webdataset),
   "png_folder": _measured(png_folder),
+  "png_folder, begun again": _measured(begin),
+  "png_folder, verified": _measured(verify),
 }
 CASES = {"write": write, "start": start, "half": half, "rest": rest}
 CASES |= {"score": score} | AFTER
