@@ -79,7 +79,8 @@ _WORKDIR = flags.DEFINE_string(
 _SHARED = flags.DEFINE_bool(
   "shared",
   False,
-  "Lets several commands draw and score the images of one workdir together.",
+  "Lets several commands, which know nothing of each other, draw, score, "
+  "describe and export the images of one workdir together.",
 )
 _ENGINE = flags.DEFINE_enum(
   "engine",
@@ -147,9 +148,10 @@ def run_tasks(
   ]
   if shared and alone:
     raise UserError(
-      f"--shared is of generate and score, not of {', '.join(alone)}: set "
-      "--config.tasks=\"('generate',)\", or 'score', and run the other tasks "
-      "before and after, without --shared."
+      "--shared is of tasks whose work is in parts, such as generate, score, "
+      f"card and export, not of {', '.join(alone)}: set "
+      "--config.tasks=\"('generate','score')\", and run the other tasks before "
+      "and after, without --shared."
     )
   runs = [
     *_of_tasks("before", modules, config, workdir),

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from synthjax.data.generated import shards, unfinished
 from synthjax.data.generated.plan import Row
 from synthjax.generators import Generator
 from synthjax.generators.keys import image_keys
-from synthjax.runtime import locks, timings
+from synthjax.runtime import buckets, locks, timings
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter, duration, is_muted, say
 from synthjax.runtime.threads import count_cores
@@ -50,7 +49,8 @@ def fill(
   are those of `prepare`.
   """
   filling = prepare(folder, rows, generator, **options)
-  filling.draw(locks.share(folder, list(filling.sizes)))
+  with locks.claims(folder) as held:
+    filling.draw(locks.share(folder, list(filling.sizes), held))
   return filling.sizes
 
 
@@ -138,7 +138,8 @@ def _count_kept(folder: epath.Path, sizes: Mapping[str, int]) -> int:
   """Returns how many images are there, and removes pieces of whole shards."""
   names = list(sizes)
   existing = sizes.keys() & {path.name for path in folder.iterdir()}
-  for file in existing:
+  # Objects are whole; to count their rows would fetch what others have drawn.
+  for file in () if buckets.is_bucket(folder) else existing:
     shards.check_rows(folder / file, sizes[file])
   done = sum(sizes[file] for file in existing)
   for part, count in unfinished.sizes(folder).items():
@@ -225,7 +226,7 @@ def _estimate(
   if jax.process_count() > 1:
     line += f" of each of {jax.process_count()} processes"
   line += f", and {need / 1e9:,.3g} GB"
-  if "://" not in os.fspath(folder):
+  if not buckets.is_bucket(folder):
     free = shutil.disk_usage(folder).free
     if need > _NEARLY_FULL * free:
       raise UserError(

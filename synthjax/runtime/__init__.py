@@ -7,6 +7,7 @@
 | repairs           | inputs made again in part: are they those of before?   |
 | atomic            | writes files whole or not at all                       |
 | locks             | one run at a time in a workdir; shared parts of a task |
+| leases, buckets   | the same in buckets, which have no locks; their files  |
 | engine            | work in parts: of this process, or Ray's workers       |
 | ray_cluster       | what Ray's workers do: starts, loses and replaces them |
 | ray_worker        | one of them                                            |

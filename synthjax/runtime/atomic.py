@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from etils import epath
 
+from synthjax.runtime import buckets
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.threads import in_threads
 
@@ -48,7 +49,7 @@ def replace(
   the temporary file.
 
   Args:
-    folder: of the file; for `gs://` the temporary file is in a local folder.
+    folder: of the file; for a bucket the temporary file is in a local folder.
     name: of the file, possibly with folders ("train/a.npz").
     need: bytes that will be written, for the message.
 
@@ -60,7 +61,7 @@ def replace(
     with tempfile.TemporaryDirectory() as home:
       yield pathlib.Path(home) / target.name
     return
-  local = "://" not in os.fspath(target)
+  local = not buckets.is_bucket(target)
   home = pathlib.Path(target.parent if local else tempfile.mkdtemp())
   home.mkdir(parents=True, exist_ok=True)
   temporary = _temporary(home, target.name)
@@ -71,7 +72,7 @@ def replace(
       os.replace(temporary, target)
       _sync(home)
     else:  # an object of a bucket appears whole or not at all
-      epath.Path(temporary).copy(target, overwrite=True)
+      buckets.put(temporary, target)
   except Exception as error:
     if says_full(error):
       written = temporary.stat().st_size if temporary.exists() else 0
@@ -105,7 +106,7 @@ def replace_many(
   folder, group = epath.Path(folder), {}
 
   def write(name, content):
-    if _discards or "://" in os.fspath(folder):
+    if _discards or buckets.is_bucket(folder):
       with replace(folder, name) as path:
         path.write_bytes(content)
       return
@@ -153,7 +154,7 @@ def _temporary(home: pathlib.Path, name: str) -> pathlib.Path:
 
 def remove_stale(folder: epath.Path) -> None:
   """Removes the temporary files of killed runs, and nothing else."""
-  if "://" not in os.fspath(folder):
+  if not buckets.is_bucket(folder):
     for path in pathlib.Path(folder).rglob(f"{_PREFIX}*"):
       with contextlib.suppress(FileNotFoundError):
         if time.time() - path.stat().st_mtime > _STALE_AFTER:

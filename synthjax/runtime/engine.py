@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from etils import epath
 
-from synthjax.runtime import locks
+from synthjax.runtime import artifacts, locks
 
 
 class Work(NamedTuple):
@@ -35,12 +35,11 @@ def without_parts(folder: epath.Path, finish: Callable[[], None]) -> Work:
   return Work(folder, {}, lambda parts: None, finish)
 
 
-def do_here(works: Iterable[Work], *, claim: bool = True) -> None:
-  """Does all parts that no other process does, and completes the folders.
+def do_here(works: Iterable[Work]) -> None:
+  """Does all parts that no other process does, and sees the folders complete.
 
   Args:
     works: of `prepare`.
-    claim: locks parts, as other processes may do the same works.
   """
   import jax
 
@@ -48,8 +47,12 @@ def do_here(works: Iterable[Work], *, claim: bool = True) -> None:
   for work in works:
     if process[0] == 0:
       work.begin()
-    if claim:
-      work.do(locks.share(work.folder, list(work.rows), process=process))
-    else:
-      work.do(locks.missing(work.folder, list(work.rows)))
-    work.finish()
+    with locks.claims(work.folder) as held:
+      names = list(work.rows)
+      work.do(locks.share(work.folder, names, held, process=process))
+      # To complete the folder is one part more: one process does it, and the
+      # others wait until the manifest is there.
+      last = [artifacts.MANIFEST]
+      for _ in locks.share(work.folder, last, held, offset=len(names)):
+        work.finish()
+        locks.clear(work.folder)

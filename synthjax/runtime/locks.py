@@ -3,15 +3,15 @@
 They are POSIX record locks, shared or of single bytes, which the kernel holds
 for a process and drops when it ends, however it ends. NFS (with its lock
 daemon), Lustre (mounted with `flock`) and local disks have them. A bucket
-(`gs://`) has none: a note with a heartbeat stands for the lock of a workdir,
-and parts are not claimed, so that two processes may do the same part twice, to
-the same bytes.
+(`gs://`, `s3://`) has none: a note with a heartbeat stands for the lock of a
+workdir, and `leases` for those of parts.
 """
 
 import contextlib
 import datetime
 import errno
 import json
+import math
 import os
 import pathlib
 import random
@@ -20,12 +20,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from etils import epath
 
-from synthjax.runtime import commands
+from synthjax.runtime import buckets, commands, leases
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
 from synthjax.runtime.text_files import parse_json
@@ -33,6 +33,7 @@ from synthjax.runtime.text_files import parse_json
 WORKDIR = ".lock"  # in a workdir
 _IDENTITY = ("host", "pid", "since")  # of a run, in its note
 _TURN = ".turn"  # in the folder of a task
+_is_shared = False  # whether the workdir that this process holds is
 _PAUSE = 0.2  # seconds between two tries to get a turn
 _BEAT = 60  # seconds between signs of life on a bucket
 _DEAD_AFTER = 5 * _BEAT
@@ -50,14 +51,17 @@ def workdir(folder: epath.PathLike, *, shared: bool = False) -> Iterator[None]:
     shared: admits other runs that are shared too.
 
   Raises:
-    UserError: about the run that holds it, or a folder that cannot be made or
-      written.
+    UserError: about the run that holds it, a folder that cannot be made or
+      written, or a bucket that shared runs cannot claim parts in.
   """
   folder = epath.Path(folder)
   with contextlib.ExitStack() as stack:
     try:
       folder.mkdir(parents=True, exist_ok=True)
-      if "://" in os.fspath(folder):
+      if buckets.is_bucket(folder):
+        buckets.forget_listings(folder)
+        if shared and (why := buckets.why_not_shared(folder)):
+          raise _not_shared(folder, why)
         stack.enter_context(_noted(folder / WORKDIR, shared=shared))
       else:
         lock = pathlib.Path(folder) / WORKDIR
@@ -68,24 +72,79 @@ def workdir(folder: epath.PathLike, *, shared: bool = False) -> Iterator[None]:
         os.fsync(descriptor)  # other machines compare it; see `check_seen`
     except OSError as error:
       raise _no_workdir(folder, error) from error
+    except ImportError as error:
+      raise buckets.not_installed(folder, error) from error
+    stack.enter_context(_sharing(shared))
     yield
 
 
 @contextlib.contextmanager
-def claims(folder: epath.PathLike) -> Iterator[Callable[[int], bool]]:
-  """Yields a function that claims a part by its number.
+def _sharing(shared: bool) -> Iterator[None]:
+  global _is_shared
+  before, _is_shared = _is_shared, shared
+  try:
+    yield
+  finally:
+    _is_shared = before
 
-  It returns False while another process has the part. Claims end with the
-  context or the process, by when the part has its name or is unfinished.
+
+def is_shared() -> bool:
+  """Returns whether other runs may be at work in the workdir of this one."""
+  return _is_shared
+
+
+class Claims(Protocol):
+  """Takes parts of a task, by their numbers, from other processes."""
+
+  def claim(self, part: int) -> bool:
+    """Takes a part; False while another process has it."""
+
+  def release(self, part: int) -> None:
+    """Gives up a part, whose file is there."""
+
+
+@contextlib.contextmanager
+def claims(folder: epath.PathLike) -> Iterator[Claims]:
+  """Yields the claims of this process, which end with the context.
+
+  They end with the process too, however it ends: at once on a disk, after
+  `leases.DEAD_AFTER` in a bucket. One that cannot make objects conditionally
+  has no claims: there, processes may do a part twice, to the same bytes.
 
   Args:
     folder: of the task; must exist.
   """
-  if "://" in os.fspath(folder):
-    yield lambda part: True
-    return
-  with opened(pathlib.Path(folder) / ".claims") as descriptor:
-    yield lambda part: _take(descriptor, part)
+  if not buckets.is_bucket(folder):
+    with opened(pathlib.Path(folder) / leases.FOLDER) as descriptor:
+      yield _ByteLocks(descriptor)
+  elif buckets.why_not_shared(folder):
+    yield _NoClaims()
+  else:
+    with leases.Leases(folder) as held:
+      yield held
+
+
+class _ByteLocks:
+  """Claims by locks of single bytes of a file."""
+
+  def __init__(self, descriptor: int):
+    self._descriptor = descriptor
+
+  def claim(self, part: int) -> bool:
+    return _take(self._descriptor, part)
+
+  def release(self, part: int) -> None:
+    pass  # one that is held does no harm
+
+
+class _NoClaims:
+  """Admits every part."""
+
+  def claim(self, part: int) -> bool:
+    return True
+
+  def release(self, part: int) -> None:
+    pass
 
 
 @contextlib.contextmanager
@@ -97,7 +156,7 @@ def one_at_a_time(folder: epath.PathLike, what: str) -> Iterator[None]:
       so that what is done must bear being done twice.
     what: is done, for the line that says why this process waits.
   """
-  if "://" in os.fspath(folder):
+  if buckets.is_bucket(folder):
     yield
     return
   with opened(pathlib.Path(folder) / _TURN) as descriptor:
@@ -114,46 +173,88 @@ def one_at_a_time(folder: epath.PathLike, what: str) -> Iterator[None]:
 def share(
   folder: epath.PathLike,
   names: Sequence[str],
+  held: Claims,
   *,
   process: tuple[int, int] = (0, 1),
   wait: float = 2.0,
+  offset: int = 0,
 ) -> Iterator[int]:
   """Yields the parts that this process should do, one after the other.
 
   Skips parts whose file exists and those that other processes have claimed.
-  Ends when all files exist, so that the part of a killed process is done by
-  another one.
+  Ends when all files exist but those that it has yielded, so that the part of a
+  killed process is done by another one.
 
   Args:
     folder: of the task.
     names: of the file of each part.
+    held: of `claims`. They should not end before the files are there.
     process: the index of this one, and how many there are: each begins
       elsewhere.
     wait: seconds between two checks of the parts that others have claimed.
+    offset: is added to the number of a part to claim it.
   """
   folder = epath.Path(folder)
   first = _first(folder, len(names), *process)
-  left = missing(folder, names)
+  files, left = _Files(folder, names), missing(folder, names)
   left = [i for i in left if i >= first] + [i for i in left if i < first]
-  with claims(folder) as claim:
-    while left:
-      taken = []
-      for part in left:
-        if (folder / names[part]).exists():
-          continue
-        if not claim(part):
-          taken.append(part)
-        elif not (folder / names[part]).exists():  # not finished meanwhile
-          yield part
-      left = taken
-      if left:
-        time.sleep(wait)
+  own: list[int] = []
+  while left:
+    taken = []
+    for part in left:
+      for done in filter(files.has, [*own]):
+        held.release(done + offset)
+        own.remove(done)
+      if files.has(part):
+        continue
+      if not held.claim(part + offset):
+        taken.append(part)
+      elif files.has_now(part):  # another one has finished it meanwhile
+        held.release(part + offset)
+      else:
+        own.append(part)
+        yield part
+    left = taken
+    if left:
+      time.sleep(wait)
+
+
+class _Files:
+  """Which files of a folder are there; a bucket is listed now and then."""
+
+  def __init__(self, folder: epath.Path, names: Sequence[str]):
+    self._folder, self._names = folder, names
+    self._listed, self._missing = -math.inf, set[int]()
+
+  def has(self, part: int) -> bool:
+    if not buckets.is_bucket(self._folder):
+      return self.has_now(part)
+    if time.monotonic() - self._listed > leases.LOOK:
+      self._listed = time.monotonic()
+      self._missing = {*missing(self._folder, self._names)}
+    return part not in self._missing
+
+  def has_now(self, part: int) -> bool:
+    if (self._folder / self._names[part]).exists():
+      self._listed = -math.inf  # others were here since
+      return True
+    return False
+
+
+def clear(folder: epath.PathLike) -> None:
+  """Removes what claims have left in a folder that is complete."""
+  if buckets.is_bucket(folder):
+    leases.clear(folder)
+  else:
+    (pathlib.Path(folder) / leases.FOLDER).unlink(missing_ok=True)
 
 
 def missing(folder: epath.PathLike, names: Sequence[str]) -> list[int]:
   """Returns the positions of the names that are no file in a folder."""
   # By listings: asking for thousands of names takes minutes on a bucket.
   folder, existing = epath.Path(folder), set()
+  if buckets.is_bucket(folder):
+    buckets.forget_listings(folder)
   for place in {os.path.dirname(name) for name in names}:
     if (folder / place).exists():
       listed = (folder / place).iterdir()
@@ -178,7 +279,7 @@ def check_seen(folder: epath.PathLike, holding: Mapping[str, Any]) -> None:
   Raises:
     UserError: if it is a folder of another disk, or another run has it now.
   """
-  if "://" in os.fspath(folder):
+  if buckets.is_bucket(folder):
     return  # the same everywhere
   found, host = holder(folder), socket.gethostname()
   if found == holding:
@@ -191,15 +292,14 @@ def check_seen(folder: epath.PathLike, holding: Mapping[str, Any]) -> None:
   )
   raise UserError(
     f"{host} has {what}: give a --workdir that all machines share, of a "
-    "network disk or gs://."
+    "network disk or a bucket."
   )
 
 
 def _first(folder: epath.Path, total: int, index: int, count: int) -> int:
   """Returns the part to begin with, so that processes keep apart."""
-  if count == 1 and "://" in os.fspath(folder) and total:
-    # On a bucket there are no locks to keep processes apart that were started
-    # separately.
+  if count == 1 and buckets.is_bucket(folder) and total:
+    # To find parts that others have claimed costs requests.
     return random.randrange(total)
   return index * total // count
 
@@ -262,8 +362,18 @@ def _held(folder: epath.Path, holder: dict[str, Any]) -> UserError:
   note = ", ".join(f"{key} {value}" for key, value in holder.items())
   return UserError(
     f"Another run is at work in {folder} ({note or 'it left no note'}). Wait "
-    "for it, stop it, or give another --workdir. To draw or score the images "
-    "of one workdir by several commands, give --shared to each of them."
+    "for it, stop it, or give another --workdir. To draw, score or export the "
+    "images of one workdir by several commands, give --shared to each of them."
+  )
+
+
+def _not_shared(folder: epath.Path, why: str) -> UserError:
+  return UserError(
+    f"--shared needs a bucket that makes an object only if none is there, so "
+    f"that one of several processes gets a shard; {folder} does not: {why}. "
+    "Google's buckets (gs://) and Amazon's S3 (s3://) do, with gcsfs and s3fs "
+    "of 2024.12 or later; or give a --workdir on a disk that all share. "
+    "Without --shared, one command works there."
   )
 
 

@@ -34,13 +34,14 @@ from synthjax.labels import spaces
 from synthjax.prompts import strategies
 from synthjax.report.card import figures
 from synthjax.report.card import files as card_files
-from synthjax.runtime import artifacts, cache
+from synthjax.runtime import artifacts, buckets, cache, engine, locks
 from synthjax.runtime.engine import Work
 from synthjax.runtime.errors import gathered
 from synthjax.runtime.progress import say
 from synthjax.weights import files as weight_files
 
 INPUTS = ("generate", "score")
+PROCESSES = "shared"  # each encodes the images that no other one does
 FETCHED, NONE = "fetched", "none"
 # Released weights; of each family, the first that is fetched is used. Published
 # figures by DINOv2 are those of ViT-L/14 (Stein et al. 2023), those called FID
@@ -98,7 +99,13 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves `card.json`, `README.md`, `croissant.json` and what they name."""
-  for work in prepare(config, workdir):
+  import jax
+
+  works = prepare(config, workdir)
+  if locks.is_shared() or jax.process_count() > 1:
+    engine.do_here(works)
+    return
+  for work in works:
     work.begin()
     work.finish()  # encodes what is not encoded: one pass over the images
 
@@ -153,6 +160,8 @@ def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:
   def do(numbers):
     names = list(parts)
     for number in numbers:
+      if (folder / artifacts.MANIFEST).exists():
+        continue  # another process has completed it, and removed these files
       figures.encode(*parts[names[number]], folder=folder)
       with artifacts.replace(folder, names[number]) as path:
         path.touch()
@@ -405,7 +414,8 @@ def _description(
   identity, asked = made["spec"]["generator"], made["spec"]["generate"]
   # When the images were complete, so that the same set has the same card.
   manifest = workdir / "generate" / artifacts.MANIFEST
-  when = datetime.datetime.fromtimestamp(manifest.stat().mtime, datetime.UTC)
+  written = buckets.modified(manifest)
+  when = datetime.datetime.fromtimestamp(written, datetime.UTC)
   models = weight_files.identified(
     identity, config.get("generator") or {}, "generator"
   )

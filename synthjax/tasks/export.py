@@ -36,6 +36,7 @@ SCENES = ("coco", "voc")  # of the scenes that config.detect composes
 YEAR = "2007"  # of VOC's folder
 VOC_SPLITS = {"validation": "val"}  # as VOC calls it
 _SPLITS = ("train", "validation", "test")
+PROCESSES = "shared"  # each writes the numbered files that no other one has
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def check(config: ConfigDict, workdir: str) -> None:
 
 def run(config: ConfigDict, workdir: str) -> None:
   """Leaves a folder for each format."""
-  engine.do_here(prepare(config, workdir), claim=False)
+  engine.do_here(prepare(config, workdir))
 
 
 def prepare(config: ConfigDict, workdir: str) -> Iterator[Work]:

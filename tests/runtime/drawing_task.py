@@ -25,7 +25,8 @@ def note(workdir, line):
 
 
 def prepare(config, workdir):
-  note(workdir, "loads")
+  log = config.get("log") or workdir  # a bucket's objects cannot grow
+  note(log, "loads")
   folder, spec = epath.Path(workdir) / "drawing_task", {"seed": config.seed}
   if artifacts.begin(folder, spec):
     return
@@ -33,7 +34,9 @@ def prepare(config, workdir):
   drawing = filling.prepare(
     folder,
     rows,
-    test_filling.make_generator(before=lambda: time.sleep(config.pause)),
+    test_filling.make_generator(
+      config.get("batch", 4), before=lambda: time.sleep(config.pause)
+    ),
     name=test_filling.NAME,
     shard_size=10,
     encode=encode_png,
@@ -41,7 +44,7 @@ def prepare(config, workdir):
 
   def do(parts):
     for part in parts:
-      note(workdir, f"draws {part}")
+      note(log, f"draws {part}")
       if part == config.get("fails"):
         raise ZeroDivisionError("of shard 3")
       if part == config.get("refuses"):
@@ -49,12 +52,13 @@ def prepare(config, workdir):
       if part == config.get("kills"):
         os.kill(os.getpid(), signal.SIGKILL)
       drawing.draw([part])
+      note(log, f"drew {part}")
 
   def finish():
-    note(workdir, "finishes")
+    note(log, "finishes")
     artifacts.finish(folder, spec, drawing.sizes)
 
-  begin = lambda: note(workdir, "begins")
+  begin = lambda: note(log, "begins")
   yield engine.Work(folder, drawing.sizes, do, finish, begin, config.most)
 
 

@@ -30,7 +30,7 @@ from synthjax.data.generated import tables
 from synthjax.data.generated.plan import origin
 from synthjax.data.pipeline.codecs import decode_image, encode_png
 from synthjax.data.pipeline.rows import Example, Files, Source, subset
-from synthjax.runtime import cache
+from synthjax.runtime import buckets, cache
 from synthjax.runtime.artifacts import replace
 from synthjax.runtime.errors import UserError
 
@@ -223,14 +223,15 @@ def _shard_paths(folder: epath.Path) -> list[str]:
 
 
 def _local(path: epath.Path) -> str:
-  """Returns the path of a local copy, as ArrayRecord reads no gs://."""
-  if "://" not in os.fspath(path):
+  """Returns the path of a local copy, as ArrayRecord reads no buckets."""
+  if not buckets.is_bucket(path):
     return os.fspath(path)
   shards = epath.Path(cache.private_folder()) / "shards"
-  copy, remote = shards / os.fspath(path).replace("://", "/"), path.stat()
+  copy = shards / os.fspath(path).replace("://", "/")
+  length, written = path.stat().length, buckets.modified(path)
   local = copy.stat() if copy.exists() else None
-  if not local or local.length != remote.length or local.mtime < remote.mtime:
-    with replace(copy.parent, copy.name, need=remote.length) as temporary:
+  if not local or local.length != length or local.mtime < int(written):
+    with replace(copy.parent, copy.name, need=length) as temporary:
       path.copy(temporary, overwrite=True)
   return os.fspath(copy)
 

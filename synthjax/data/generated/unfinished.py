@@ -17,6 +17,7 @@ from etils import epath
 from synthjax.data.generated import shards
 from synthjax.data.generated.plan import Row
 from synthjax.data.pipeline.rows import Example
+from synthjax.runtime import buckets
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
 
@@ -114,7 +115,10 @@ def remove(folder: epath.PathLike, part: int) -> None:
 
 
 def _pieces(folder: epath.PathLike, part: int) -> list[epath.Path]:
-  return sorted(epath.Path(folder).glob(f".drawn-{part:05d}-*"))
+  folder, start = epath.Path(folder), f".drawn-{part:05d}-"
+  if buckets.is_bucket(folder):
+    return [folder / name for name in buckets.starting(folder, start)]
+  return sorted(folder.glob(f"{start}*"))
 
 
 def _is_of(example: Mapping, row: Row | None) -> bool:
