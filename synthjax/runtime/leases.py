@@ -32,7 +32,9 @@ FOLDER = ".claims"  # in that of a task
 BEAT = 20.0  # seconds between signs of life
 DEAD_AFTER = 6 * BEAT
 LOOK = 10.0  # seconds for which a listing is good enough
-_LENGTHS = 100  # of a lease, in turn
+# Of a lease, in turn. A length comes again after two days, so a process that
+# draws for an hour between two listings still sees that a holder is alive.
+_LENGTHS = 10_000
 _NAME = re.compile(r"(\d{5,})-(\d{4,})")
 
 

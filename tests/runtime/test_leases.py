@@ -124,13 +124,25 @@ def test_a_part_has_one_holder_until_it_is_released(bucket, clock, tmp_path):
 
 
 def test_a_holder_that_beats_is_never_lost(bucket, clock):
-  """More beats than a lease has lengths, with the longest pauses allowed."""
+  """With the longest pauses allowed."""
   with leases.Leases(FOLDER) as holder, leases.Leases(FOLDER) as other:
     assert holder.claim(7)
     for _ in range(250):
       assert not other.claim(7)
       holder.beat()
       clock.now += 0.95 * leases.DEAD_AFTER
+
+
+def test_a_holder_is_alive_however_seldom_others_look(bucket, clock):
+  """They draw for minutes or for hours between two listings."""
+  with leases.Leases(FOLDER) as holder, leases.Leases(FOLDER) as other:
+    assert holder.claim(7)
+    for beats in (*range(50, 300, 50), 1000):
+      assert not other.claim(7)
+      for _ in range(beats):
+        holder.beat()
+        clock.now += 20
+    assert not other.claim(7)
 
 
 def test_a_silent_holder_is_lost_after_a_while_and_not_before(bucket, clock):
