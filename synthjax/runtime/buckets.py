@@ -17,6 +17,12 @@ from etils import epath
 from synthjax.runtime.errors import UserError
 
 _EXTRAS = {"gs": "gcs", "s3": "s3"}  # of synthjax, by the start of a path
+_NOT_REACHED = (
+  ConnectionError,
+  FileNotFoundError,
+  PermissionError,
+  TimeoutError,
+)
 
 
 def is_bucket(path: epath.PathLike) -> bool:
@@ -130,7 +136,7 @@ def create(path: epath.PathLike, content: bytes) -> bool:
     return True
   except FileExistsError:
     pass
-  except OSError as error:
+  except Exception as error:  # those of gcsfs are of no common kind
     # S3 refuses two that come together (409) by an error of no own kind.
     if "conflict" not in str(error).lower() and not files.exists(name):
       raise
@@ -145,7 +151,12 @@ def why_not_shared(folder: epath.PathLike) -> str | None:
   """Says what hinders a bucket from making an object only if none is there.
 
   Returns:
-    None if it can. It is tried, once a process, by an object that is removed.
+    None if it can. It is tried, once for each folder, by an object that is
+    removed again.
+
+  Raises:
+    OSError: about a bucket that is not there or cannot be reached or written,
+      which says nothing of what it can.
   """
   return _why_not(os.fspath(folder).rstrip("/"))
 
@@ -167,9 +178,11 @@ def _why_not(folder: str) -> str | None:
       return "the object that was just made is another one"
     if create(path, b"second"):
       return "it overwrites an object that is there"
+  except _NOT_REACHED:
+    raise
   except (OSError, NotImplementedError, TypeError, ValueError) as error:
     return f"{type(error).__name__}: {error}"
   finally:
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(Exception):
       remove(path)
   return None

@@ -110,6 +110,7 @@ def claims(folder: epath.PathLike) -> Iterator[Claims]:
   They end with the process too, however it ends: at once on a disk, after
   `leases.DEAD_AFTER` in a bucket. One that cannot make objects conditionally
   has no claims: there, processes may do a part twice, to the same bytes.
+  `workdir` has refused shared runs there.
 
   Args:
     folder: of the task; must exist.
@@ -117,7 +118,7 @@ def claims(folder: epath.PathLike) -> Iterator[Claims]:
   if not buckets.is_bucket(folder):
     with opened(pathlib.Path(folder) / leases.FOLDER) as descriptor:
       yield _ByteLocks(descriptor)
-  elif buckets.why_not_shared(folder):
+  elif not _is_shared and buckets.why_not_shared(folder):
     yield _NoClaims()
   else:
     with leases.Leases(folder) as held:

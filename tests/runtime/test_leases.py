@@ -112,6 +112,25 @@ def test_two_that_come_together_may_both_be_asked_to_try_again(serve):
   assert buckets.create(f"{FOLDER}/a", b"mine")
 
 
+def test_an_error_about_an_object_that_was_made_is_none(serve):
+  """gcsfs gives up after six tries, by an error that is no OSError."""
+  bucket = serve()
+
+  class HttpError(Exception):
+    pass
+
+  def lose(self, path, value, mode="overwrite"):
+    put(self, path, value, mode)
+    raise HttpError("Service Unavailable, 503")
+
+  put, bucket.pipe_file = bucket.pipe_file, lose
+  assert buckets.create(f"{FOLDER}/a", b"mine")
+  bucket.pipe_file = lambda *args, **kwargs: (_ for _ in ()).throw(HttpError())
+  assert not buckets.create(f"{FOLDER}/a", b"another's")
+  with pytest.raises(HttpError):
+    buckets.create(f"{FOLDER}/b", b"mine")
+
+
 def test_a_part_has_one_holder_until_it_is_released(bucket, clock, tmp_path):
   with leases.Leases(FOLDER) as one, leases.Leases(FOLDER) as other:
     assert one.claim(7) and one.claim(7) and not other.claim(7)
@@ -393,6 +412,31 @@ def test_an_error_of_the_bucket_is_shown(serve):
   serve(pipe_file=refuse)
   why = buckets.why_not_shared("s3://old/run")
   assert why.startswith("NotImplementedError: A header you provided")
+
+
+def test_a_bucket_that_is_not_reached_is_not_one_that_cannot(serve):
+  """Else parts would be drawn without claims, and nobody told."""
+  bucket, errors = serve(), [TimeoutError("too slow"), PermissionError("no")]
+  put = bucket.pipe_file
+
+  def fail(self, path, value, mode="overwrite"):
+    raise errors[-1]
+
+  bucket.pipe_file = fail
+  with pytest.raises(UserError, match="cannot be the folder of the .*: no"):
+    with locks.workdir("s3://far/run", shared=True):
+      pass
+  errors.pop()
+  with pytest.raises(TimeoutError), locks.claims("s3://far/run"):
+    pass
+  bucket.pipe_file = put
+  with locks.workdir("s3://far/run", shared=True):
+    bucket.pipe_file = fail
+    with locks.claims("s3://far/run/generate") as held:
+      bucket.pipe_file = put
+      assert held.claim(0)
+      with leases.Leases("s3://far/run/generate") as other:
+        assert not other.claim(0)
 
 
 def test_a_bucket_that_can_is_asked_once_and_left_clean(serve, tmp_path):
