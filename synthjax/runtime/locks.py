@@ -20,7 +20,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from etils import epath
@@ -153,22 +153,29 @@ def one_at_a_time(folder: epath.PathLike, what: str) -> Iterator[None]:
   """Waits until no other process is in the context of this folder.
 
   Args:
-    folder: of a task; must exist. A bucket has no locks: there nothing waits,
-      so that what is done must bear being done twice.
+    folder: of a task; must exist. A bucket without claims lets all in, so what
+      is done must bear being done twice.
     what: is done, for the line that says why this process waits.
   """
-  if buckets.is_bucket(folder):
-    yield
-    return
-  with opened(pathlib.Path(folder) / _TURN) as descriptor:
-    if not _take(descriptor, 0):
-      say(
-        f"{pathlib.Path(folder).name}: waits for another process, which {what}"
-      )
-      while not _take(descriptor, 0):
+  folder = epath.Path(folder)
+  with _turns(folder) as take:
+    if not take():
+      say(f"{folder.name}: waits for another process, which {what}")
+      while not take():
         commands.stop_if_told()
         time.sleep(_PAUSE)
     yield
+
+
+@contextlib.contextmanager
+def _turns(folder: epath.Path) -> Iterator[Callable[[], bool]]:
+  """Yields a function that takes the turn, False while another one has it."""
+  if buckets.is_bucket(folder):
+    with claims(folder / _TURN) as held:
+      yield lambda: held.claim(0)
+  else:
+    with opened(pathlib.Path(folder) / _TURN) as descriptor:
+      yield lambda: _take(descriptor, 0)
 
 
 def share(

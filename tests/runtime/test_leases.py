@@ -343,6 +343,23 @@ def test_a_folder_is_filled_by_few_requests(serve, tmp_path):
   assert found.keys() - whole == {artifacts.SPEC, artifacts.MANIFEST}
 
 
+def test_one_process_at_a_time_renews_a_folder(serve, monkeypatch, tmp_path):
+  serve()
+  monkeypatch.setattr(leases, "LOOK", 0.05)
+  inside, most = [], []
+
+  def renew(i):
+    with locks.one_at_a_time(FOLDER, "renews it"):
+      inside.append(i)
+      time.sleep(0.1)
+      most.append(len(inside))
+      inside.remove(i)
+
+  at_once(3, renew)
+  assert most == [1, 1, 1]
+  assert emulated_bucket.objects(tmp_path, "bucket/run/generate") == {}
+
+
 def test_one_process_completes_a_folder(serve, monkeypatch):
   """Others, which come later, wait for its manifest and write none."""
   serve()
