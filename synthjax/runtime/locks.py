@@ -206,7 +206,7 @@ def share(
   first = _first(folder, len(names), *process)
   files, left = _Files(folder, names), missing(folder, names)
   left = [i for i in left if i >= first] + [i for i in left if i < first]
-  own: list[int] = []
+  own, waits = list[int](), False
   while left:
     taken = []
     for part in left:
@@ -223,7 +223,12 @@ def share(
         own.append(part)
         yield part
     left = taken
+    if left and not waits:
+      waits = True
+      more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
+      say(f"{folder.name}: other processes make {names[left[0]]}{more}; waits")
     if left:
+      commands.stop_if_told()
       time.sleep(wait)
 
 

@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from synthjax.runtime import locks
+from synthjax.runtime import commands, locks
 from synthjax.runtime.errors import UserError
 
 pytestmark = pytest.mark.faults
@@ -107,7 +107,7 @@ def test_an_unreadable_note_is_no_obstacle(tmp_path, holder):
     pass
 
 
-def test_parts_of_a_lost_process_are_done_by_another(tmp_path, holder):
+def test_parts_of_a_lost_process_are_done_by_another(tmp_path, holder, capsys):
   """It has 0 and 2, and finishes 0 before it dies; 3 is there already."""
   process, line = holder(CLAIM, tmp_path)
   assert line == "0 2"
@@ -123,6 +123,29 @@ def test_parts_of_a_lost_process_are_done_by_another(tmp_path, holder):
         process.kill()
         process.wait()
   assert done == [1, 4, 2]
+  said = capsys.readouterr().err
+  assert (
+    said == f"{tmp_path.name}: other processes make part-0 and 1 more; waits\n"
+  )
+
+
+def test_a_process_that_waits_for_others_can_be_stopped(tmp_path, holder):
+  """Python may have dropped what the handler of the signal has raised."""
+  process, _ = holder(CLAIM, tmp_path)
+  threading.Timer(5, process.kill).start()  # else it would wait for ever
+  told = []
+
+  def stop(number):
+    told.append(number)
+    if len(told) > 1:
+      raise SystemExit(number)
+
+  with pytest.raises(SystemExit), commands.on_stop(stop):
+    os.kill(os.getpid(), signal.SIGTERM)
+    with locks.claims(tmp_path) as held:
+      for _ in locks.share(tmp_path, ["part-0"], held, wait=0.05):
+        raise AssertionError("it has waited until the other one was lost")
+  assert told == [signal.SIGTERM] * 2
 
 
 def test_separate_processes_do_every_part_once(tmp_path):
