@@ -15,6 +15,7 @@ import pytest
 import simulated
 from generators import test_filling
 
+from synthjax.data.generated import shards, unfinished
 from synthjax.runtime import artifacts, atomic, buckets, engine, leases, locks
 from synthjax.runtime.errors import UserError
 
@@ -306,13 +307,42 @@ def test_files_of_other_processes_are_seen(serve, monkeypatch, tmp_path):
     assert list(locks.share(FOLDER, [*names, "part-2"], held)) == [2]
 
 
-def make_work(shards, before=None, log=None):
+def test_pieces_that_vanish_as_they_are_read_are_drawn_again(
+  serve, monkeypatch
+):
+  """Their process was taken for lost, and completes the shard just then."""
+  serve()
+  found = lambda folder, start: [f"{start}00000000-00000004"]
+  monkeypatch.setattr(buckets, "starting", found)
+  assert unfinished.read(FOLDER, 0, test_filling.make_rows(6)) == {}
+
+
+@pytest.mark.parametrize("written", (1e9, 4e9))
+def test_a_copy_is_of_the_object_that_is_there(
+  serve, tmp_path, monkeypatch, written
+):
+  """Whichever clock is ahead; and it is made once."""
+  bucket, path = serve(), f"{FOLDER}/shard"
+  monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "cache"))
+  for seconds, encoded in ((written, b"one"), (written - 60, b"two")):
+    row = dict(encoded=encoded, label=0, prompt="", seed=0, id="a")
+    shards.write_file(FOLDER, "shard", [row])
+    file = tmp_path / "objects/bucket/run/generate/shard"
+    os.utime(file, (seconds, seconds))
+    read = lambda: shards.read_file(path)[0]["encoded"]
+    assert read() == encoded
+    before = bucket.requests["get"]
+    assert read() == encoded
+    assert bucket.requests["get"] - before == 2  # its size and its time
+
+
+def make_work(num_shards, before=None, log=None):
   """Returns the work that fills FOLDER with shards of six images."""
-  spec = {"count": 6 * shards}
+  spec = {"count": 6 * num_shards}
   assert not artifacts.begin(FOLDER, spec)
   filling = test_filling.filling.prepare(
     FOLDER,
-    test_filling.make_rows(6 * shards),
+    test_filling.make_rows(6 * num_shards),
     test_filling.make_generator(before=before),
     name=test_filling.NAME,
     shard_size=6,
@@ -329,14 +359,14 @@ def make_work(shards, before=None, log=None):
 
 def test_a_folder_is_filled_by_few_requests(serve, tmp_path):
   """Without those that hash the files at the end, which read each once."""
-  bucket, shards = serve(), 20
-  work = make_work(shards)
+  bucket, count = serve(), 20
+  work = make_work(count)
   before = bucket.requests.copy()
   engine.do_here([work._replace(finish=lambda: put(artifacts.MANIFEST))])
   asked = bucket.requests - before
-  print(f"{asked.total() / shards:.1f} requests a shard: {dict(asked)}")
-  assert asked.total() <= 8 * shards + 20
-  test_filling.fill_folder(tmp_path / "local", 6 * shards)
+  print(f"{asked.total() / count:.1f} requests a shard: {dict(asked)}")
+  assert asked.total() <= 8 * count + 20
+  test_filling.fill_folder(tmp_path / "local", 6 * count)
   found = emulated_bucket.objects(tmp_path, "bucket/run/generate")
   whole = test_filling.contents(tmp_path / "local")
   assert {name: found[name] for name in whole} == whole

@@ -228,11 +228,14 @@ def _local(path: epath.Path) -> str:
     return os.fspath(path)
   shards = epath.Path(cache.private_folder()) / "shards"
   copy = shards / os.fspath(path).replace("://", "/")
-  length, written = path.stat().length, buckets.modified(path)
+  length, written = path.stat().length, int(buckets.modified(path))
   local = copy.stat() if copy.exists() else None
-  if not local or local.length != length or local.mtime < int(written):
+  # A copy gets the time of its object, as clocks of this machine and of the
+  # bucket may differ.
+  if not local or (local.length, local.mtime) != (length, written):
     with replace(copy.parent, copy.name, need=length) as temporary:
       path.copy(temporary, overwrite=True)
+      os.utime(temporary, (written, written))
   return os.fspath(copy)
 
 

@@ -101,6 +101,8 @@ def read(
   for path in _pieces(folder, part):
     try:
       found = shards.read_file(path)
+    except FileNotFoundError:  # a process that was slow has it whole by now
+      continue
     except UserError as error:
       say(f"generate: what it holds is drawn again: {error}")
       continue
