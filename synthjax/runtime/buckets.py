@@ -57,10 +57,17 @@ def not_installed(path: epath.PathLike, error: ImportError) -> UserError:
   return UserError(f"{path} cannot be opened: {how}")
 
 
+def _store_if_any(path: epath.PathLike) -> Any | None:
+  """Returns `store`; None if epath is left to TensorFlow, or cannot open it."""
+  try:
+    return store(path)
+  except UserError:
+    return None
+
+
 def forget_listings(folder: epath.PathLike) -> None:
   """Makes epath see the files that other processes have written since."""
-  with contextlib.suppress(UserError):  # TensorFlow keeps none
-    store(folder)
+  _store_if_any(folder)  # TensorFlow keeps no listings
 
 
 def sizes(folder: epath.PathLike) -> dict[str, int]:
@@ -82,8 +89,11 @@ def starting(folder: epath.PathLike, prefix: str) -> list[str]:
 
   A glob of gcsfs asks for these alone, and one of s3fs for the whole folder.
   """
-  found = store(folder).find(os.fspath(folder), prefix=prefix)
-  names = (posixpath.basename(name) for name in found)
+  if files := _store_if_any(folder):
+    found = files.find(os.fspath(folder), prefix=prefix)
+  else:
+    found = epath.Path(folder).glob(f"{prefix}*")
+  names = map(posixpath.basename, map(os.fspath, found))
   return sorted(name for name in names if name.startswith(prefix))
 
 
@@ -91,7 +101,9 @@ def modified(path: epath.PathLike) -> float:
   """Returns when a file was written, in seconds; of a bucket or a disk."""
   if not is_bucket(path):
     return os.stat(path).st_mtime
-  return store(path).modified(os.fspath(path)).timestamp()
+  if files := _store_if_any(path):
+    return files.modified(os.fspath(path)).timestamp()
+  return epath.Path(path).stat().mtime
 
 
 def put(local: epath.PathLike, path: epath.PathLike) -> None:
@@ -100,12 +112,10 @@ def put(local: epath.PathLike, path: epath.PathLike) -> None:
   epath's own copy writes as it reads, and leaves the first part of a file where
   an error or a signal ends it.
   """
-  try:
-    files = store(path)
-  except UserError:  # TensorFlow, where it is installed, may know such paths
-    epath.Path(local).copy(path, overwrite=True)
-  else:
+  if files := _store_if_any(path):
     files.put_file(os.fspath(local), os.fspath(path))
+  else:
+    epath.Path(local).copy(path, overwrite=True)
 
 
 def write(path: epath.PathLike, content: bytes) -> None:

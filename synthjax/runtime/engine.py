@@ -55,4 +55,4 @@ def do_here(works: Iterable[Work]) -> None:
       last = [artifacts.MANIFEST]
       for _ in locks.share(work.folder, last, held, offset=len(names)):
         work.finish()
-        locks.clear(work.folder)
+        held.clear()

@@ -103,6 +103,11 @@ class Leases:
         with contextlib.suppress(Exception):  # then others see it die
           buckets.remove(path)
 
+  def clear(self) -> None:
+    """Removes the leases of all processes, as the folder is complete."""
+    for name in buckets.sizes(self._folder):
+      buckets.remove(self._folder / name)
+
   def _look(self) -> None:
     """Lists all leases, unless that was done a short time ago."""
     if time.monotonic() - self._looked < LOOK:
@@ -133,10 +138,3 @@ class Leases:
   def _beat_on(self) -> None:
     while not self._over.wait(BEAT):
       self.beat()
-
-
-def clear(folder: epath.PathLike) -> None:
-  """Removes the leases of a folder that is complete."""
-  folder = epath.Path(folder) / FOLDER
-  for name in buckets.sizes(folder):
-    buckets.remove(folder / name)

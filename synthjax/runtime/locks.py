@@ -102,6 +102,9 @@ class Claims(Protocol):
   def release(self, part: int) -> None:
     """Gives up a part, whose file is there."""
 
+  def clear(self) -> None:
+    """Removes what claims have left in the folder, which is complete."""
+
 
 @contextlib.contextmanager
 def claims(folder: epath.PathLike) -> Iterator[Claims]:
@@ -116,8 +119,9 @@ def claims(folder: epath.PathLike) -> Iterator[Claims]:
     folder: of the task; must exist.
   """
   if not buckets.is_bucket(folder):
-    with opened(pathlib.Path(folder) / leases.FOLDER) as descriptor:
-      yield _ByteLocks(descriptor)
+    path = pathlib.Path(folder) / leases.FOLDER
+    with opened(path) as descriptor:
+      yield _ByteLocks(path, descriptor)
   elif not _is_shared and buckets.why_not_shared(folder):
     yield _NoClaims()
   else:
@@ -128,14 +132,17 @@ def claims(folder: epath.PathLike) -> Iterator[Claims]:
 class _ByteLocks:
   """Claims by locks of single bytes of a file."""
 
-  def __init__(self, descriptor: int):
-    self._descriptor = descriptor
+  def __init__(self, path: pathlib.Path, descriptor: int):
+    self._path, self._descriptor = path, descriptor
 
   def claim(self, part: int) -> bool:
     return _take(self._descriptor, part)
 
   def release(self, part: int) -> None:
     pass  # one that is held does no harm
+
+  def clear(self) -> None:
+    self._path.unlink(missing_ok=True)
 
 
 class _NoClaims:
@@ -145,6 +152,9 @@ class _NoClaims:
     return True
 
   def release(self, part: int) -> None:
+    pass
+
+  def clear(self) -> None:
     pass
 
 
@@ -252,14 +262,6 @@ class _Files:
       self._listed = -math.inf  # others were here since
       return True
     return False
-
-
-def clear(folder: epath.PathLike) -> None:
-  """Removes what claims have left in a folder that is complete."""
-  if buckets.is_bucket(folder):
-    leases.clear(folder)
-  else:
-    (pathlib.Path(folder) / leases.FOLDER).unlink(missing_ok=True)
 
 
 def missing(folder: epath.PathLike, names: Sequence[str]) -> list[int]:

@@ -508,6 +508,24 @@ def test_it_says_what_to_install(monkeypatch):
         pass
 
 
+def test_tensorflow_alone_can_fill_a_folder(serve, monkeypatch, tmp_path):
+  """Where gcsfs is not installed, epath has what it needs of TensorFlow."""
+  serve()
+  monkeypatch.setenv("SYNTHJAX_CACHE", str(tmp_path / "cache"))
+
+  def lacks(path):
+    raise UserError("gcsfs is not installed")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(buckets, "store", lacks)
+    engine.do_here([make_work(3)])
+    assert buckets.modified(f"{FOLDER}/{artifacts.MANIFEST}") == 0
+    assert shards.read_file(
+      f"{FOLDER}/{shards.shard_name(0, 3, name=test_filling.NAME)}"
+    )
+  assert len(artifacts.load(FOLDER)["files"]) == 3
+
+
 # --- s3fs, and a server that knows S3's conditional writes --------------------
 
 
