@@ -50,7 +50,8 @@ def fill(
   """
   filling = prepare(folder, rows, generator, **options)
   with locks.claims(folder) as held:
-    filling.draw(locks.share(folder, list(filling.sizes), held))
+    while locks.missing(folder, names := list(filling.sizes)):
+      filling.draw(locks.share(folder, names, held))
   return filling.sizes
 
 

@@ -48,8 +48,9 @@ def do_here(works: Iterable[Work]) -> None:
     if process[0] == 0:
       work.begin()
     with locks.claims(work.folder) as held:
-      names = list(work.rows)
-      work.do(locks.share(work.folder, names, held, process=process))
+      names, manifest = list(work.rows), work.folder / artifacts.MANIFEST
+      while locks.missing(work.folder, names) and not manifest.exists():
+        work.do(locks.share(work.folder, names, held, process=process))
       # To complete the folder is one part more: one process does it, and the
       # others wait until the manifest is there.
       last = [artifacts.MANIFEST]

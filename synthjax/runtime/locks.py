@@ -200,8 +200,10 @@ def share(
   """Yields the parts that this process should do, one after the other.
 
   Skips parts whose file exists and those that other processes have claimed.
-  Ends when all files exist but those that it has yielded, so that the part of a
-  killed process is done by another one.
+  Where these are all that is left, it ends if it has yielded any part. Else it
+  waits, and yields those whose process is lost. So call it as long as files are
+  missing: then an error about the last file of each process ends it, and none
+  waits with that part in hand for another one that waits as well.
 
   Args:
     folder: of the task.
@@ -216,7 +218,7 @@ def share(
   first = _first(folder, len(names), *process)
   files, left = _Files(folder, names), missing(folder, names)
   left = [i for i in left if i >= first] + [i for i in left if i < first]
-  own, waits = list[int](), False
+  own, any_yielded, waits = list[int](), False, False
   while left:
     taken = []
     for part in left:
@@ -231,15 +233,17 @@ def share(
         held.release(part + offset)
       else:
         own.append(part)
+        any_yielded = True
         yield part
     left = taken
-    if left and not waits:
+    if not left or any_yielded:
+      return
+    if not waits:
       waits = True
       more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
       say(f"{folder.name}: other processes make {names[left[0]]}{more}; waits")
-    if left:
-      commands.stop_if_told()
-      time.sleep(wait)
+    commands.stop_if_told()
+    time.sleep(wait)
 
 
 class _Files:

@@ -285,11 +285,12 @@ def test_parts_of_a_lost_process_are_done_by_another(serve, monkeypatch):
   put(names[3])
   done = []
   with locks.claims(FOLDER) as held:
-    for part in locks.share(FOLDER, names, held, process=(0, 2), wait=0.05):
-      done.append(part)
-      put(names[part])
-      if done == [1, 4]:
-        put(names[0])
+    while locks.missing(FOLDER, names):
+      for part in locks.share(FOLDER, names, held, process=(0, 2), wait=0.05):
+        done.append(part)
+        put(names[part])
+        if done == [1, 4]:
+          put(names[0])
   assert done == [1, 4, 2]
   assert bucket.requests["delete"] >= 2
 
@@ -506,6 +507,38 @@ def test_it_says_what_to_install(monkeypatch):
     with pytest.raises(UserError, match=rf'install "synthjax\[{extra}\]"'):
       with locks.workdir(path):
         pass
+
+
+def test_commands_that_cannot_write_do_not_wait_for_each_other(
+  serve, monkeypatch
+):
+  """Each has the last shard that the other one needs, and its error."""
+  serve()
+  monkeypatch.setattr(leases, "LOOK", 0.05)
+  both, have_met, errors = threading.Barrier(2), threading.Event(), []
+
+  def meet():
+    if not have_met.is_set():
+      both.wait(20)
+      have_met.set()
+
+  def fail(*args, **kwargs):
+    raise OSError("the quota is used up")
+
+  def command():
+    try:
+      engine.do_here([work])
+    except OSError as error:
+      errors.append(str(error))
+
+  work = make_work(2, before=meet)
+  monkeypatch.setattr(shards, "write_shard", fail)
+  threads = [threading.Thread(target=command, daemon=True) for _ in range(2)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join(30)
+  assert errors == ["the quota is used up"] * 2
 
 
 def test_tensorflow_alone_can_fill_a_folder(serve, monkeypatch, tmp_path):
