@@ -7,6 +7,7 @@ import numpy as np
 import tiny_sd
 from safetensors.numpy import save_file
 
+from synthjax.generators import flux2
 from synthjax.models.flux2 import weights as convert
 
 TAPS = (1, 2, 3)  # layers of Qwen3 that are read
@@ -111,3 +112,18 @@ def write_folder(folder, weights, configs=CONFIGS):
     save_file(arrays, folder / part / f"{start}.safetensors")
   (folder / convert.TOKENIZER).parent.mkdir(exist_ok=True)
   (folder / convert.TOKENIZER).write_text(tokenizer().to_str())
+
+
+def write_flux2(folder, monkeypatch):
+  """Writes weights, which the patched module reads; returns its config."""
+  monkeypatch.setattr(convert, "TAPS", TAPS)
+  monkeypatch.setattr(flux2, "CONTEXT", 32)
+  write_folder(folder, released())
+  return {
+    "name": "flux2",
+    "weights": str(folder),
+    "sampler": "euler",
+    "respacing": 2,
+    "image_size": 16,
+    "batch_size": 2,
+  }

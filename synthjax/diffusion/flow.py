@@ -7,6 +7,7 @@ is Euler's step along the velocity, and the solvers of few steps read the ratio
 of signal and noise alone.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -65,6 +66,12 @@ def denoiser(predict: Predictor) -> Denoiser:
     return x - level * predict(x, t), jnp.zeros_like(level)
 
   return denoise
+
+
+def noise_of(t: jax.Array) -> jax.Array:
+  """Returns the share of noise in x_t of a `Schedule`; t is 0 to TIMES."""
+  level = t / TIMES
+  return level / _length(level)
 
 
 def _length(level):

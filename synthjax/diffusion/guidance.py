@@ -155,9 +155,51 @@ def towards_doubt(
   signal, noise = (
     jnp.asarray(np.sqrt(x), jnp.float32) for x in (alpha_bar, 1 - alpha_bar)
   )
+  doubt = _doubt(denoise, lambda t: noise[t], logits_of)
+
+  def cond_fn(x, t):
+    g = doubt(x, t)
+    return scale * signal[t][:, None, None, None] * g
+
+  return cond_fn
+
+
+def doubting(
+  denoise: Denoiser,
+  noise_of: Callable[[jax.Array], jax.Array],
+  logits_of: Callable[[jax.Array], jax.Array],
+  scale: float,
+) -> Denoiser:
+  """Moves the predicted x_0 to where a classifier is unsure.
+
+  It moves as far as the solvers of the ODE move it by `towards_doubt`, whose
+  gradient is 0 in noise alone, where flow matching starts: there it moves, too.
+
+  Args:
+    denoise: see `Denoiser`.
+    noise_of: t [n] -> the share of noise in x_t [n], the root of
+      1 - alpha_bar.
+    logits_of: see `towards_doubt`.
+    scale: likewise.
+
+  Returns:
+    A denoiser that does not clip x_0 again.
+  """
+  doubt = _doubt(denoise, noise_of, logits_of)
+
+  def moved(x, t):
+    x0, variance = denoise(x, t)
+    share = noise_of(t)[:, None, None, None] ** 2
+    return x0 + scale * share * doubt(x, t), variance
+
+  return moved
+
+
+def _doubt(denoise, noise_of, logits_of):
+  """Returns (x_t, t) -> the entropy's gradient, as long as x_t is, or 0."""
 
   def entropies(x, t):
-    share = noise[t][:, None, None, None]
+    share = noise_of(t)[:, None, None, None]
     x0, _ = denoise(x, t)
     log_p = jax.nn.log_softmax(logits_of(share * x0 + (1 - share) * x))
     # Each image has its own term, so the gradient of the sum is each one's.
@@ -166,9 +208,8 @@ def towards_doubt(
   gradient = jax.grad(entropies)
   length = lambda x: jnp.sqrt(jnp.sum(x**2, (1, 2, 3), keepdims=True))
 
-  def cond_fn(x, t):
+  def doubt(x, t):
     g = gradient(x, t)
-    g = g * length(x) / jnp.maximum(length(g), 1e-20)
-    return scale * signal[t][:, None, None, None] * g
+    return g * length(x) / jnp.maximum(length(g), 1e-20)
 
-  return cond_fn
+  return doubt

@@ -63,7 +63,7 @@ class Learner(NamedTuple):
 
   logits: Callable[[Any, Any], Any]
   variables: Any
-  scale: float  # of `guidance.towards_doubt`
+  scale: float  # of `guidance.towards_doubt` or `guidance.doubting`
   identity: dict[str, Any]  # plain data that identifies it all
 
 

@@ -12,7 +12,7 @@ from etils import epath
 
 from synthjax.config.schema import Count, Precision
 from synthjax.diffusion import flow, guidance, samplers, schedule
-from synthjax.generators import Generator, batching, encodings
+from synthjax.generators import Generator, Learner, batching, encodings
 from synthjax.generators.batching import apply
 from synthjax.generators.stable_diffusion import Scale
 from synthjax.models.flux2 import latents
@@ -151,6 +151,7 @@ def load(
     modules, convert.inputs, params, devices, texts=["text"]
   )
   latents_of = jax.device_put({"latents": statistics}, devices.copied)
+  drawing = batching.beside(weights_of("transformer", "vae"), latents_of)
   make_reader = partial(
     encodings.first,
     partial(_encode, networks),
@@ -160,30 +161,36 @@ def load(
     context=partial(batching.tracing, devices, precision),
     against=None if scale == 1 else lambda prompt: negative_prompt,
   )
-  return batching.make_generator(
-    partial(_draw_latents, networks, walk),
-    partial(_decode, networks),
-    batching.beside(weights_of("transformer", "vae"), latents_of),
-    make_reader,
-    devices,
-    batch_size=batch_size,
-    precision=precision,
-    image_size=image_size,
-    reference_size=image_size,
-    num_steps=respacing,
-    identity={
-      "generator": KIND,
-      "weights": files.sha256_of_each(convert.files_of(folder), folder),
-      "sampler": samplers.identify(sampler),
-      "respacing": respacing,
-      "guidance_scale": scale,
-      "negative_prompt": negative_prompt,
-      "image_size": image_size,
-      "reads_references": reads_references,
-      "dtype": dtype,
-      "vae_dtype": vae_dtype,
-    },
-  )
+  identity = {
+    "generator": KIND,
+    "weights": files.sha256_of_each(convert.files_of(folder), folder),
+    "sampler": samplers.identify(sampler),
+    "respacing": respacing,
+    "guidance_scale": scale,
+    "negative_prompt": negative_prompt,
+    "image_size": image_size,
+    "reads_references": reads_references,
+    "dtype": dtype,
+    "vae_dtype": vae_dtype,
+  }
+
+  def make(learner=None):
+    return batching.make_generator(
+      partial(_draw_latents, networks, walk._replace(learner=learner)),
+      partial(_decode, networks),
+      batching.with_learner(drawing, learner, devices),
+      make_reader,
+      devices,
+      batch_size=batch_size,
+      precision=precision,
+      image_size=image_size,
+      reference_size=image_size,
+      num_steps=respacing,
+      identity=identity | ({"learner": learner.identity} if learner else {}),
+      guided=make,
+    )
+
+  return make()
 
 
 class Networks(NamedTuple):
@@ -232,6 +239,7 @@ class Walk(NamedTuple):
   sampler: Callable
   scale: float  # of guidance
   reads_references: bool
+  learner: Learner | None = None
 
 
 # What prompts say and, with guidance, what it leads away from, [n, l, d]; and
@@ -274,9 +282,17 @@ def _draw_latents(
     steps = schedule.start_at(steps, start_steps)
     x = samplers.diffuse(clean, x, steps, start_steps - 1)
     read = clean if walk.reads_references else None
-  predict = _predictor(networks, walk, params, texts, read)
+  denoise = flow.denoiser(_predictor(networks, walk, params, texts, read))
+  if learner := walk.learner:
+
+    def logits_of(x):
+      return learner.logits(params["learner"], _pixels(networks, params, x))
+
+    denoise = guidance.doubting(
+      denoise, flow.noise_of, logits_of, learner.scale
+    )
   noise = samplers.image_noise(rngs[:, 0], shape)
-  return walk.sampler(flow.denoiser(predict), steps, x, noise)
+  return walk.sampler(denoise, steps, x, noise)
 
 
 def _predictor(
@@ -311,5 +327,12 @@ def _decode(
 ) -> jax.Array:
   """Turns latents into uint8 images [n, h, w, 3]."""
   del texts, rngs
+  return to_uint8(_pixels(networks, params, x))
+
+
+def _pixels(
+  networks: Networks, params: Mapping[str, Any], x: jax.Array
+) -> jax.Array:
+  """Turns latents into images [n, h, w, 3], floats of about -1..1."""
   z = latents.unpack(x, params["latents"])
-  return to_uint8(apply(networks.vae, params["vae"], z, method="decode"))
+  return apply(networks.vae, params["vae"], z, method="decode")

@@ -122,8 +122,8 @@ def run(config: ConfigDict, workdir: str) -> None:
   if not (generator.guided and encoder.network and encoder.network.of_floats):
     raise UserError(
       f"config.generator.name={config.generator.name!r} cannot be guided by a "
-      f"head of config.encoder.name={config.encoder.name!r}: choose `glide` or "
-      "`stable_diffusion`, and `clip` or `siglip`."
+      f"head of config.encoder.name={config.encoder.name!r}: choose `flux2`, "
+      "`glide` or `stable_diffusion`, and `clip` or `siglip`."
     )
   splits = real_images.splits_of(block)
   spec = feature_sets.specification(

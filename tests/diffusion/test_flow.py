@@ -1,10 +1,11 @@
 """Flow matching: closed forms, and the published schedule."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from synthjax.diffusion import flow, samplers, schedule
+from synthjax.diffusion import flow, guidance, samplers, schedule
 
 DEVIATION = 0.3  # of images
 
@@ -21,6 +22,46 @@ def walked(sampler, num_steps, shift=0.0):
   steps = flow.steps(flow.noise_levels(num_steps, shift))
   denoise = flow.denoiser(velocity)
   return noise, samplers.SAMPLERS[sampler](denoise, steps, noise, None)
+
+
+def test_x_0_is_read_from_the_velocity_at_any_level():
+  """Of x = (1 - s) x_0 + s eps, the velocity is eps - x_0; s is 0.25 to 1."""
+  steps = flow.steps(flow.noise_levels(4, 0.0))
+  x0 = np.linspace(-1, 1, 4).astype(np.float32).reshape(1, 2, 2, 1)
+  eps = np.asarray([[0.3, -2.0], [1.1, 0.4]], np.float32).reshape(1, 2, 2, 1)
+  for kept in range(4):
+    x = samplers.diffuse(x0, eps, steps, kept)
+    t = jnp.full(1, steps.timestep[kept], jnp.float32)
+    got, _ = flow.denoiser(lambda x, t: eps - x0)(x, t)
+    np.testing.assert_allclose(got, x0, atol=1e-6)
+    noise = (1 - steps.alpha_bar[kept]) ** 0.5
+    np.testing.assert_allclose(flow.noise_of(t), noise, rtol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", ["ancestral", "euler", "unipc"])
+def test_a_learner_guides_walks_that_start_at_noise_alone(sampler):
+  """Images have a mean of 0.5, and the classifier is unsure at one of 0."""
+  steps, mean = flow.steps(flow.noise_levels(10, 1.0)), 0.5
+
+  def of_mean(x, t):
+    level = jnp.reshape(t / flow.TIMES, (-1, 1, 1, 1))
+    return velocity(x - (1 - level) * mean, t) - mean
+
+  def logits_of(x):
+    return jnp.stack([9 * x.mean((1, 2, 3)), jnp.zeros(len(x))], -1)
+
+  rngs = jax.random.split(jax.random.key(0), 64)
+  x, means = samplers.start_noise(rngs, (4, 4, 1)), []
+  for scale in (None, 0.0, 1.0):
+    denoise = flow.denoiser(of_mean)
+    if scale is not None:
+      denoise = guidance.doubting(denoise, flow.noise_of, logits_of, scale)
+    noise = samplers.image_noise(rngs, (4, 4, 1))
+    images = samplers.SAMPLERS[sampler](denoise, steps, x, noise)
+    means.append(float(images.mean()))
+  plain, still, guided = means
+  assert plain == still == pytest.approx(mean, abs=0.05)
+  assert abs(guided) < 0.7 * mean
 
 
 def test_eulers_steps_are_those_along_the_velocity():

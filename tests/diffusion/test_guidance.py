@@ -26,7 +26,7 @@ def denoise(x, t):
   return posterior(x, t)[0], jnp.zeros_like(x)
 
 
-def walk(name, cond_fn, steps=1000):
+def walk(name, cond_fn, steps=1000, denoise=denoise):
   """Samples 12,288 values.
 
   Moving the mean is the first order of what guidance should do: the ancestral
@@ -135,6 +135,29 @@ def test_samples_move_to_where_the_classifier_doubts():
   plain, guided = (walk("ddim", fn, steps=20) for fn in (None, doubt))
   np.testing.assert_allclose(plain.mean(), MEAN, atol=0.02)
   assert abs(guided.mean()) < MEAN / 2
+
+
+def test_solvers_move_x_0_as_far_as_a_denoiser_that_doubts():
+  """In noise alone, which has no gradient for solvers, x_0 moves by x_t's."""
+
+  def logits_of(s):
+    return jnp.stack([9 * s.mean((1, 2, 3)), s[:, 0, 0, 0]], -1)
+
+  noise_of = lambda t: jnp.sqrt(1 - ALPHA_BAR[t])
+  cond_fn = guidance.towards_doubt(
+    denoise, np.asarray(ALPHA_BAR), logits_of, 0.7
+  )
+  doubting = guidance.doubting(denoise, noise_of, logits_of, 0.7)
+  for name in ("ddim", "dpmpp_2m"):
+    want = walk(name, cond_fn, steps=20)
+    got = walk(name, None, steps=20, denoise=doubting)
+    np.testing.assert_allclose(got, want, atol=1e-3, err_msg=name)
+  x = jax.random.normal(jax.random.key(2), (3, 2, 2, 3))
+  kept = lambda x, t: (0.5 * x, 0.0)
+  alone = guidance.doubting(kept, jnp.ones_like, logits_of, 0.7)
+  x0, _ = alone(x, jnp.ones(3))
+  length = lambda x: jnp.sqrt(jnp.sum(x**2, (1, 2, 3)))
+  np.testing.assert_allclose(length(x0 - 0.5 * x), 0.7 * length(x), rtol=1e-5)
 
 
 def test_doubt_that_has_no_slope_guides_nowhere():

@@ -11,10 +11,8 @@ from synthjax.generators import (
   adapters,
   batching,
   encodings,
-  flux2,
   load_generator,
 )
-from synthjax.models.flux2 import weights as flux2_weights
 from synthjax.runtime import memory
 from synthjax.runtime.errors import UserError
 
@@ -209,18 +207,8 @@ def block(request, tmp_path, monkeypatch):
   if request.param != "flux2":
     block = tiny_sd.write_file(tmp_path, request.param)
     return {"name": "stable_diffusion", **block, "negative_prompt": "blurry"}
-  monkeypatch.setattr(flux2_weights, "TAPS", tiny_flux2.TAPS)
-  monkeypatch.setattr(flux2, "CONTEXT", 32)
-  tiny_flux2.write_folder(tmp_path, tiny_flux2.released())
-  return {
-    "name": "flux2",
-    "weights": str(tmp_path),
-    "sampler": "euler",
-    "respacing": 2,
-    "image_size": 16,
-    "batch_size": 2,
-    "negative_prompt": "blurry",
-  }
+  block = tiny_flux2.write_flux2(tmp_path, monkeypatch)
+  return block | {"negative_prompt": "blurry"}
 
 
 @pytest.fixture

@@ -218,5 +218,5 @@ def test_a_generator_that_nothing_guides_is_refused(tmp_path, whole):
       "load_generator",
       lambda **block: make_generator([])._replace(guided=None),
     )
-    with pytest.raises(UserError, match="cannot be guided.*choose `glide`"):
+    with pytest.raises(UserError, match="cannot be guided.*choose `flux2`"):
       practice.run(config, str(tmp_path))
