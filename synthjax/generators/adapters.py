@@ -75,10 +75,23 @@ def save(
   files.save_arrays(path, weights, {"format": "pt"})
 
 
+def shapes(adaptable: Adaptable, rank: int) -> Updates:
+  """Returns the shapes of updates, for which `init` is traced."""
+  draw = functools.partial(adaptable.init, rank)
+  return jax.eval_shape(draw, jax.random.key(0))
+
+
 def from_diffusers(
-  adaptable: Adaptable, weights: Mapping[str, np.ndarray]
+  adaptable: Adaptable,
+  weights: Mapping[str, np.ndarray],
+  shapes_of: Callable[[int], Updates] | None = None,
 ) -> Updates:
   """Undoes `to_diffusers`, whose scale is then 1.
+
+  Args:
+    adaptable: of the generator.
+    weights: of a file.
+    shapes_of: rank -> `shapes`, where they are kept from file to file.
 
   Raises:
     UserError: listing every weight that is unused, missing or misshapen.
@@ -96,8 +109,8 @@ def from_diffusers(
       "alpha belongs into .lora_B.weight, as the factor alpha / rank: write "
       "the file again that way."
     )
-  draw = functools.partial(adaptable.init, ranks[0])
-  like = jax.eval_shape(draw, jax.random.key(0))
+  shapes_of = shapes_of or functools.partial(shapes, adaptable)
+  like = shapes_of(ranks[0])
   updates = {path: {} for path in like}
   for part, name in _NAMES.items():
     ending = f".{name}.weight"
@@ -128,11 +141,14 @@ def reader(
   It raises UserError about files that do not fit, or that change nothing.
   """
 
+  # Tracing takes several times as long as the rest of a small file.
+  shapes_of = functools.cache(functools.partial(shapes, adaptable))
+
   @functools.lru_cache(ON_HOST)
   def read_file(place):
     path = os.fspath(paths[place])
     try:
-      updates = from_diffusers(adaptable, read.read_weights(path))
+      updates = from_diffusers(adaptable, read.read_weights(path), shapes_of)
     except UserError as error:
       raise UserError(f"{path} does not fit the generator: {error}") from None
     if not has_updates(updates):

@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -320,9 +321,12 @@ def _reader(
   look_up = encodings.cached(encode_prompts, batch_size=batch_size)
 
   def read(prompts, coming):
-    empty = [adapters.with_text(p, "") for p in prompts]
-    rows = look_up([*prompts, *empty], coming)
-    n = len(prompts)
+    n, empty_of = len(prompts), lambda p: adapters.with_text(p, "")
+    # Each adapter has an empty prompt of its own, to be read early as well.
+    pairs = ((p, empty_of(p)) for p in coming)
+    rows = look_up(
+      [*prompts, *map(empty_of, prompts)], [*itertools.chain(*pairs)]
+    )
     clip_tokens = cascade.clip and place(
       cascade.clip.tokens([*map(adapters.text_of, prompts)])
     )

@@ -8,7 +8,13 @@ import pytest
 import tiny_glide
 import torch
 
-from synthjax.generators import adapters, keys, load_generator
+from synthjax.generators import (
+  adapters,
+  encodings,
+  glide,
+  keys,
+  load_generator,
+)
 from synthjax.models import lora
 from synthjax.models.glide import weights as glide_weights
 from synthjax.models.glide.model import Glide
@@ -127,6 +133,43 @@ def test_a_file_holds_the_layout_of_diffusers(tmp_path, generator):
   saved[f"{layer}.alpha"] = np.float32(4)
   with pytest.raises(UserError, match="such as .*alpha.*alpha / rank"):
     adapters.from_diffusers(adaptable, saved)
+
+
+def test_shapes_are_traced_once_for_all_files(tmp_path, generator):
+  adaptable, traced = generator.adaptable, []
+  paths = [tmp_path / f"{i}.safetensors" for i in range(3)]
+  for seed, path in enumerate(paths):
+    rank = 3 if seed == 2 else 2
+    updates = updates_of(adaptable.frozen(), seed, rank)
+    adapters.save(path, adaptable, updates)
+  init = lambda *args: traced.append(args) or adaptable.init(*args)
+  read = adapters.reader(paths, adaptable._replace(init=init))
+  ranks = [next(iter(read(i).values()))["a"].shape[-1] for i in range(3)]
+  assert ranks == [2, 2, 3]
+  assert [rank for rank, _ in traced] == [2, 3]
+
+
+def test_empty_prompts_of_coming_adapters_are_read_early(tmp_path, monkeypatch):
+  """A batch for each of four classes: pairs of prompts, two in an encoding."""
+  encoded, cached = [], encodings.cached
+
+  def watched(encode, **more):
+    return cached(lambda p: encoded.append(p) or encode(p), **more)
+
+  def blank(side):
+    return lambda _, *given: jnp.zeros((4, side, side, 3), jnp.uint8)
+
+  monkeypatch.setattr(encodings, "cached", watched)
+  monkeypatch.setattr(glide, "_draw_small", blank(8))
+  monkeypatch.setattr(glide, "_enlarge", blank(16))
+  generator = load_generator(**tiny_glide.write_glide(tmp_path))
+  each = [updates_of(generator.adaptable.frozen(), seed) for seed in range(4)]
+  places = [(i // 4,) for i in range(16)]
+  prompts = [f"a photo of {place}" for (place,) in places]
+  generator.adapted(each.__getitem__).draw(prompts, adapters=places)
+  found = [[(p.prompt != "", *p.adapters) for p in batch] for batch in encoded]
+  pairs = [(is_text, i) for i in range(4) for is_text in (True, False)]
+  assert found == [pairs[:4], pairs[4:]]
 
 
 def test_updates_that_change_nothing_are_refused(tmp_path, generator):
