@@ -197,7 +197,8 @@ def init_head(text_features: jax.Array, logit_scale: float) -> Head:
 
 def logits_fn(head: Head, features: jax.Array) -> jax.Array:
   """Maps features [n, d], of any length, to logits [n, k]."""
-  return linear_logits(head, unit(features))
+  # Scores are stored in float16, in which squares overflow from 256 on.
+  return linear_logits(head, unit(jnp.asarray(features, jnp.float32)))
 
 
 def linear_logits(head: Head, features: jax.Array) -> jax.Array:

@@ -124,7 +124,7 @@ def logits_fn(
     [n, k]: head + alpha * sum_m exp(-beta (1 - cosine)).
   """
   beta, alpha = strengths
-  affinity = affinity_fn(cache, unit(features))
+  affinity = affinity_fn(cache, unit(jnp.asarray(features, jnp.float32)))
   votes = cache_logits(affinity, beta).T  # [n, k]
   return linear_head.logits_fn(head, features) + alpha * votes
 
@@ -142,7 +142,8 @@ class TipAdapter:
 
   def __call__(self, features: jax.Array) -> jax.Array:
     """Maps features [n, d], of any length, to logits [n, k]."""
-    affinity = affinity_fn(Cache(self.keys, self.filled > 0), unit(features))
+    units = unit(jnp.asarray(features, jnp.float32))
+    affinity = affinity_fn(Cache(self.keys, self.filled > 0), units)
     votes = jnp.exp(self.beta[:, None, None] * (affinity - 1))  # [m, k, n]
     head = linear_head.logits_fn(Head(self.weight, self.bias), features)
     return head + jnp.einsum("m,mkn->nk", self.alpha, votes)

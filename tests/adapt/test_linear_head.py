@@ -67,6 +67,14 @@ def test_zero_shot_weights_are_averages_of_unit_texts():
     linear_head.init_head(texts[:, 0], 100.0)
 
 
+def test_features_of_half_precision_are_scaled_in_whole_precision():
+  """The square of 300 is none of float16's numbers."""
+  head = linear_head.Head(jnp.eye(2), jnp.zeros(2))
+  logits = head(np.array([[300, 400], [3e-4, 4e-4]], np.float16))
+  assert logits.dtype == jnp.float32
+  np.testing.assert_allclose(logits, [[0.6, 0.8]] * 2, atol=1e-3)
+
+
 def test_each_epoch_reads_each_row_once_in_another_order():
   index = linear_head.epochs_index(10, batch_size=4, num_epochs=3, seed=0)
   assert index.shape == (9, 4)
