@@ -8,7 +8,7 @@ import tiny_world
 from runtime import test_leases
 
 from synthjax import main
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, file_groups
 from synthjax.tasks import card, export, generate, score
 
 FORMATS = ("webdataset", "parquet", "png_folder")
@@ -64,5 +64,9 @@ def test_commands_share_all_that_is_in_parts(tmp_path):
     found, whole = (artifacts.load(top / place) for top in (run, alone))
     assert found["files"] == whole["files"], place
     artifacts.verify(run / place)
+    listed = {"manifest.json", "spec.json", *whole["files"]}
+    for name in whole.get("groups", ()):
+      assert found["groups"] == whole["groups"], place
+      listed.update(*file_groups.names(alone / place, name))
     left = emulated_bucket.objects(tmp_path, f"bucket/run/{place}")
-    assert left.keys() <= whole["files"].keys() | {"manifest.json", "spec.json"}
+    assert left.keys() <= listed
