@@ -201,9 +201,11 @@ def test_a_long_run_is_estimated_from_its_second_batch(
   assert "1,000/1,000 images" in lines[-1]
 
 
+# Ctrl-C as commands take it: Python loses a KeyboardInterrupt now and then.
 STOPPED = """
 import sys, time
 from synthjax.data.generated import unfinished
+from synthjax.runtime import commands
 from generators import test_filling
 unfinished.SECONDS = 0.2
 
@@ -212,7 +214,8 @@ def before():
   time.sleep(0.01)
 
 generator = test_filling.make_generator(before=before)
-test_filling.fill_folder(sys.argv[1], 6000, generator, shard_size=6000)
+with commands.on_stop(sys.exit):
+  test_filling.fill_folder(sys.argv[1], 6000, generator, shard_size=6000)
 """
 
 
