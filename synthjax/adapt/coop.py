@@ -17,7 +17,7 @@ import optax
 from synthjax.adapt.linear_head import Head, logits_fn
 from synthjax.adapt.soft_targets import hard_cross_entropy
 from synthjax.encoders.clip import NUM_CONTEXT
-from synthjax.models.unit import unit
+from synthjax.models.unit import unit_features
 
 # By shots; on ImageNet always 50.
 NUM_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
@@ -73,7 +73,7 @@ def head_of(
     The head for `linear_head.logits_fn`: logit_scale * cosine, no bias.
   """
   features = encode(insert_context(prompts, context), prompts.end)  # [k, d]
-  weight = logit_scale * unit(features.astype(jnp.float32))
+  weight = logit_scale * unit_features(features)
   return Head(weight, jnp.zeros(len(weight)))
 
 
@@ -137,7 +137,7 @@ def tune(
       "the number of epochs that the index was drawn for."
     )
   labels = jnp.asarray(labels)
-  units = unit(jnp.asarray(features, jnp.float32))
+  units = unit_features(features)
   schedule = learning_rate(lr, num_epochs=num_epochs, num_steps=num_steps)
   tx = optax.chain(
     optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum)

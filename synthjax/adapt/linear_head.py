@@ -33,7 +33,7 @@ from synthjax.config.schema import (
 from synthjax.data.pipeline import given
 from synthjax.evals.arms import ZERO_SHOT
 from synthjax.evals.scaling import MIN_SIZES, Scaling
-from synthjax.models.unit import unit
+from synthjax.models.unit import unit, unit_features
 from synthjax.prompts.strategies import STRATEGIES
 
 
@@ -191,14 +191,13 @@ def init_head(text_features: jax.Array, logit_scale: float) -> Head:
       f"found text features {text_features.shape}, needed [classes, templates, "
       "d]; add an axis for a single template: features[:, None]."
     )
-  mean = unit(jnp.asarray(text_features, jnp.float32)).mean(1)
+  mean = unit_features(text_features).mean(1)
   return Head(logit_scale * unit(mean), jnp.zeros(len(text_features)))
 
 
 def logits_fn(head: Head, features: jax.Array) -> jax.Array:
   """Maps features [n, d], of any length, to logits [n, k]."""
-  # Scores are stored in float16, in which squares overflow from 256 on.
-  return linear_logits(head, unit(jnp.asarray(features, jnp.float32)))
+  return linear_logits(head, unit_features(features))
 
 
 def linear_logits(head: Head, features: jax.Array) -> jax.Array:
@@ -313,7 +312,7 @@ def _tune_compiled(
   num_steps = _check(sets, head, num_epochs, progress)
   teacher = head if teacher is None else teacher
   # What no step changes is computed once, and not for each seed.
-  units = [unit(jnp.asarray(rows.features, jnp.float32)) for rows in sets]
+  units = [unit_features(rows.features) for rows in sets]
   teacher_logits = [linear_logits(teacher, x) for x in units]
   schedule = lambda i: lr * (1 + jnp.cos(jnp.pi * i / num_steps)) / 2
   if progress is not None:

@@ -18,7 +18,7 @@ import optax
 from synthjax.adapt import linear_head
 from synthjax.adapt.linear_head import Head
 from synthjax.adapt.soft_targets import hard_cross_entropy
-from synthjax.models.unit import unit
+from synthjax.models.unit import unit_features
 from synthjax.runtime.errors import UserError
 
 
@@ -124,7 +124,7 @@ def logits_fn(
     [n, k]: head + alpha * sum_m exp(-beta (1 - cosine)).
   """
   beta, alpha = strengths
-  affinity = affinity_fn(cache, unit(jnp.asarray(features, jnp.float32)))
+  affinity = affinity_fn(cache, unit_features(features))
   votes = cache_logits(affinity, beta).T  # [n, k]
   return linear_head.logits_fn(head, features) + alpha * votes
 
@@ -142,7 +142,7 @@ class TipAdapter:
 
   def __call__(self, features: jax.Array) -> jax.Array:
     """Maps features [n, d], of any length, to logits [n, k]."""
-    units = unit(jnp.asarray(features, jnp.float32))
+    units = unit_features(features)
     affinity = affinity_fn(Cache(self.keys, self.filled > 0), units)
     votes = jnp.exp(self.beta[:, None, None] * (affinity - 1))  # [m, k, n]
     head = linear_head.logits_fn(Head(self.weight, self.bias), features)
@@ -223,7 +223,7 @@ def search(
   )
   if not (n := len(features)):
     raise ValueError("found no validation rows to search on; needed some.")
-  units = unit(jnp.asarray(features, jnp.float32))
+  units = unit_features(features)
   zero_shot = linear_head.logits_fn(head, units)  # [n, k]
   # Rows that fill up the last block have the label -1, which is never right.
   pad = lambda x, value: jnp.pad(
@@ -306,7 +306,7 @@ def tune(
   """
   num_steps = len(index)
   labels = jnp.asarray(labels)
-  units = unit(jnp.asarray(features, jnp.float32))
+  units = unit_features(features)
   schedule = lambda i: lr * (1 + jnp.cos(jnp.pi * i / num_steps)) / 2
   tx = optax.adamw(schedule, eps=1e-4, weight_decay=weight_decay)
 

@@ -13,3 +13,11 @@ def unit(x: jax.Array) -> jax.Array:
   squares = jnp.sum(x**2, axis=-1, keepdims=True)
   safe = jnp.where(squares > 0, squares, 1.0)
   return x / jnp.where(squares > 0, jnp.sqrt(safe), 1.0)
+
+
+def unit_features(features: jax.Array) -> jax.Array:
+  """Scales features [..., d] of any type to length 1 in float32.
+
+  Scores are stored in float16, in which squares overflow from 256 on.
+  """
+  return unit(jnp.asarray(features, jnp.float32))
