@@ -142,12 +142,9 @@ def read_columns(
   SHA-256 would need all of it.
   """
   path = run.workdir / task / name
-  if not path.exists():
-    raise _damaged(run, task, name, "it is missing")
   size = files_of(run, task)[name]["bytes"]
-  if (found := path.stat().length) != size:
-    reason = f"it has {found} bytes instead of {size}"
-    raise _damaged(run, task, name, reason)
+  if problem := artifacts.damage_by_size(path, size):
+    raise _damaged(run, task, name, problem)
   try:
     with path.open("rb") as file:
       return load_arrays(file, names)

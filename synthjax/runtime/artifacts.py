@@ -285,6 +285,15 @@ def damage(
   )
 
 
+def damage_by_size(path: epath.Path, size: int) -> str | None:
+  """Returns what is wrong with a file that should have so many bytes."""
+  if not path.exists():
+    return file_groups.MISSING
+  if (found := path.stat().length) != size:
+    return f"it has {found} bytes instead of {size}"
+  return None
+
+
 def sha256(path: epath.PathLike) -> str:
   """Returns the SHA-256 (hex) of a file, checked by the manifest beside it.
 
@@ -482,10 +491,8 @@ def _damage_of_groups(
 def _sizes_of_files(folder: epath.Path, manifest: dict) -> dict[str, str]:
   problems = {}
   for name, entry in manifest["files"].items():
-    if not (folder / name).exists():
-      problems[name] = file_groups.MISSING
-    elif (size := (folder / name).stat().length) != entry["bytes"]:
-      problems[name] = f"it has {size} bytes instead of {entry['bytes']}"
+    if problem := damage_by_size(folder / name, entry["bytes"]):
+      problems[name] = problem
   return problems
 
 
