@@ -20,6 +20,7 @@ import signal
 import sys
 import time
 
+import simulated
 from ml_collections import ConfigDict
 
 from synthjax import main
@@ -37,24 +38,12 @@ def manifests(workdir: pathlib.Path) -> dict[str, dict]:
 
 def start(config: ConfigDict, workdir: pathlib.Path) -> int:
   """Forks a process that runs the tasks, and returns its number."""
-  process = os.fork()
-  if process:
-    return process
-  log = os.open(workdir / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-  os.dup2(log, 1)
-  os.dup2(log, 2)
-  code = 1
-  try:
+
+  def run():
     cache.use_compilation_cache()
     main.run_tasks(config, str(workdir))
-    code = 0
-  except BaseException:
-    import traceback
 
-    traceback.print_exc()
-  finally:
-    sys.stdout.flush()
-    os._exit(code)
+  return simulated.fork(run, workdir / "log.txt")
 
 
 def where(workdir: pathlib.Path, tasks: tuple[str, ...]) -> str:

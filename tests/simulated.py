@@ -5,6 +5,8 @@ import pathlib
 import socket
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 
 TESTS = pathlib.Path(__file__).parent
 
@@ -67,6 +69,32 @@ def start_joined(
     )
     for index in range(count)
   ]
+
+
+def fork(run: Callable[[], None], log: pathlib.Path) -> int:
+  """Forks a process that runs a function, and returns its number.
+
+  It starts at once, as this one has imported everything. Its exit code is 1
+  after an exception.
+
+  Args:
+    run: without arguments.
+    log: gets what it prints, at the end.
+  """
+  if process := os.fork():
+    return process
+  code = 1
+  try:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    run()
+    code = 0
+  except BaseException:
+    traceback.print_exc()
+  finally:
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def finish(*started: subprocess.Popen, code: int = 0) -> str:

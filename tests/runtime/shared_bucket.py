@@ -18,12 +18,12 @@ import random
 import signal
 import sys
 import time
-import traceback
 import zlib
 
 import emulated_bucket
 import ml_collections
 import numpy as np
+import simulated
 from runtime import drawing_task
 
 from synthjax import main
@@ -50,13 +50,8 @@ def make_generator(batch_size, before):
 
 def start(folder, config, workdir, seed=None, **options):
   """Forks a process that runs the task; wrong clocks come of the seed."""
-  if process := os.fork():
-    return process
-  code = 1
-  try:
-    log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+
+  def run():
     os.fsync = lambda descriptor: None  # no power is cut here
     emulated_bucket.serve(folder)
     leases.BEAT, leases.DEAD_AFTER, leases.LOOK = 1.0, 12.0, 3.0
@@ -65,12 +60,8 @@ def start(folder, config, workdir, seed=None, **options):
     filling.image_keys = lambda rows: rows
     drawing_task.test_filling.make_generator = make_generator
     main.run_tasks(config, workdir, **options)
-    code = 0
-  except BaseException:
-    traceback.print_exc()
-  finally:
-    sys.stdout.flush()
-    os._exit(code)
+
+  return simulated.fork(run, folder / "log")
 
 
 def shift_clocks(chance):
