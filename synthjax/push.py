@@ -23,7 +23,7 @@ from etils import epath
 from synthjax.data.formats import hub_readme
 from synthjax.evals import accuracy, arms
 from synthjax.report.card import readme
-from synthjax.runtime import artifacts, hub
+from synthjax.runtime import artifacts, buckets, hub
 from synthjax.runtime.commands import end_well
 from synthjax.runtime.errors import UserError, unknown_names
 from synthjax.runtime.progress import say
@@ -140,7 +140,7 @@ def _stage_images(
 def _exported(workdir: epath.Path, *, kept: bool) -> epath.Path | None:
   """Returns the Parquet files of the task `export`, if they are of these."""
   folder = workdir / "export" / "parquet"
-  if "://" in str(workdir) or not _is_done(folder):
+  if buckets.is_bucket(workdir) or not _is_done(folder):
     return None
   spec = artifacts.load(folder)["spec"]
   selection = artifacts.digest(workdir / "select") if kept else None

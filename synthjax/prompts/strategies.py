@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import mmap
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,7 +17,7 @@ from etils import epath
 
 from synthjax.data.generated.plan import prompt_id
 from synthjax.prompts import grammar as grammars
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, buckets
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
 
@@ -199,7 +198,7 @@ def group(
 
 def _map(path: epath.Path) -> bytes | mmap.mmap:
   """Returns the bytes of a file; those of a local one stay on the disk."""
-  if "://" in os.fspath(path) or not path.stat().length:
+  if buckets.is_bucket(path) or not path.stat().length:
     return path.read_bytes()
   with open(path, "rb") as file:
     return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

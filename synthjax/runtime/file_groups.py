@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from etils import epath
 
+from synthjax.runtime import buckets
 from synthjax.runtime.text_files import parse_json
 from synthjax.runtime.threads import count_cores, in_threads
 
@@ -177,18 +178,21 @@ def _sizes(folder: epath.PathLike, group: Sequence[str]) -> list[int | None]:
     except (FileNotFoundError, NotADirectoryError):
       return None
 
-  return in_threads(size, group) if "://" in top else list(map(size, group))
+  each = in_threads if buckets.is_bucket(top) else map
+  return list(each(size, group))
 
 
 # Paths of `epath`, and of pathlib, take longer than a small file on a disk.
 
 
 def _open(path: str) -> BinaryIO:
-  return epath.Path(path).open("rb") if "://" in path else open(path, "rb")
+  if buckets.is_bucket(path):
+    return epath.Path(path).open("rb")
+  return open(path, "rb")
 
 
 def _size(path: str) -> int:
-  if "://" in path:
+  if buckets.is_bucket(path):
     return epath.Path(path).stat().length
   return os.path.getsize(path)
 

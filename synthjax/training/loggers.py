@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from synthjax.config.schema import Rule
-from synthjax.runtime import atomic
+from synthjax.runtime import atomic, buckets
 from synthjax.runtime.progress import say
 
 
@@ -180,7 +180,7 @@ def wandb(run: Run) -> Logger:
   import wandb as library
 
   file, known = _known_id(run, "wandb")
-  is_local = "://" not in os.fspath(run.workdir)
+  is_local = not buckets.is_bucket(run.workdir)
   of_run = library.init(
     project=os.environ.get("WANDB_PROJECT", "synthjax"),
     name=f"{run.workdir.name}/{run.name}",
@@ -211,7 +211,7 @@ def mlflow(run: Run) -> Logger:
   from mlflow.tracking import MlflowClient
 
   place = os.environ.get("MLFLOW_TRACKING_URI")
-  if not place and "://" not in os.fspath(run.workdir):
+  if not place and not buckets.is_bucket(run.workdir):
     place = f"sqlite:///{os.path.abspath(run.workdir / 'mlflow.db')}"
   client = MlflowClient(place)
   file, known = _known_id(run, "mlflow")

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, NamedTuple
@@ -16,7 +15,7 @@ from etils import epath
 from flax.serialization import to_state_dict
 
 from synthjax.config.schema import Count, Whole
-from synthjax.runtime import atomic, memory, processes
+from synthjax.runtime import atomic, buckets, memory, processes
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
@@ -220,7 +219,7 @@ def open_manager(folder: epath.PathLike, *, keep: int = 2) -> Any:
   import orbax.checkpoint as ocp
 
   folder = epath.Path(folder)
-  if "://" not in os.fspath(folder):
+  if not buckets.is_bucket(folder):
     folder = folder.resolve()
   folder.mkdir(parents=True, exist_ok=True)
   options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
@@ -352,7 +351,7 @@ def _save(manager: Any, step: int, state: Any) -> None:
     manager.wait_until_finished()
   except Exception as error:
     folder = epath.Path(manager.directory)
-    if processes.is_first() and "://" not in os.fspath(folder):
+    if processes.is_first() and not buckets.is_bucket(folder):
       for half in folder.glob(f"{step}.orbax-checkpoint-tmp*"):
         shutil.rmtree(half, ignore_errors=True)
     if atomic.says_full(error):

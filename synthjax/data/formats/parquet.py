@@ -23,6 +23,7 @@ from synthjax.data.pipeline import image_files
 from synthjax.data.pipeline.image_files import Labelled
 from synthjax.data.pipeline.rows import Example, Files
 from synthjax.labels import class_names, file_names
+from synthjax.runtime import buckets
 from synthjax.runtime.text_files import parse_json
 
 # A reader that wants one row reads all of its group.
@@ -318,7 +319,7 @@ def _open(path: str, metadata: Any = None, texts: Sequence[str] = ()) -> Any:
   """Opens a file; columns of `texts` that are texts stay dictionaries."""
   import pyarrow.parquet as pq
 
-  source = epath.Path(path).open("rb") if "://" in path else path
+  source = epath.Path(path).open("rb") if buckets.is_bucket(path) else path
   return pq.ParquetFile(source, metadata=metadata, read_dictionary=[*texts])
 
 

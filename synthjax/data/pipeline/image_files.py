@@ -28,6 +28,7 @@ from synthjax.data.pipeline import jpeg, orientation
 from synthjax.data.pipeline.orientation import Header
 from synthjax.data.pipeline.rows import Example, Files, Source
 from synthjax.data.pipeline.rows import subset as rows_subset
+from synthjax.runtime import buckets
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.threads import in_threads
 
@@ -307,7 +308,7 @@ def open_file(file: epath.Path) -> BinaryIO:
   To read a pipe waits for who writes into it, which may be nobody; `is_file`
   of epath takes it for a file.
   """
-  is_local = "://" not in os.fspath(file)
+  is_local = not buckets.is_bucket(file)
   if is_local and os.path.exists(file) and not os.path.isfile(file):
     raise OSError("it is a folder, a pipe or a device")
   return file.open("rb")

@@ -17,7 +17,7 @@ from etils import epath
 
 from synthjax.data.pipeline import image_files, orientation
 from synthjax.data.pipeline.rows import Source
-from synthjax.runtime import artifacts, atomic, cache
+from synthjax.runtime import artifacts, atomic, buckets, cache
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
 from synthjax.runtime.threads import in_threads
@@ -120,7 +120,7 @@ def _notes(source: Source) -> list[tuple[list[int], Any]]:
 def _stat(path: str) -> tuple[int, float]:
   """Returns the size and the time of a file; -1 if it cannot be found."""
   try:
-    if "://" not in path:
+    if not buckets.is_bucket(path):
       stat = os.stat(path)
       return stat.st_size, stat.st_mtime
     stat = epath.Path(path).stat()

@@ -17,7 +17,7 @@ import yaml
 from etils import epath
 
 from synthjax.data.real import tfds_copies
-from synthjax.runtime import cache, download
+from synthjax.runtime import buckets, cache, download
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
 from synthjax.runtime.published import File
@@ -157,7 +157,7 @@ def absent(
 def _unpack(name: str, root: epath.Path, archive: Archive) -> None:
   """Unpacks an archive where it lies, if it does and that is to be done."""
   path = packed(name, root, archive)
-  if path is None or "://" in os.fspath(root):  # a bucket holds unpacked sets
+  if path is None or buckets.is_bucket(root):  # a bucket holds unpacked sets
     return
   folders = [pathlib.Path(root / f) for f in published()[name].folders]
   path = pathlib.Path(path)
