@@ -2,6 +2,7 @@
 
 import shutil
 
+import emulated_bucket
 import numpy as np
 import pytest
 from doc_blocks import ROOT, read
@@ -14,7 +15,12 @@ PHOTOS = ("red apple", "banana", "fish", "automobile", "evergreen tree")
 
 @pytest.fixture
 def workspace(tmp_path, monkeypatch):
-  """Makes a folder with configs and what a page shows, and changes into it."""
+  """Makes a folder with configs and what a page shows, and changes into it.
+
+  Buckets of s3:// are emulated beside it.
+  """
+
+  emulated_bucket.serve(tmp_path)
 
   def prepare(page=None):
     folder = tmp_path / "workspace"
@@ -25,6 +31,7 @@ def workspace(tmp_path, monkeypatch):
       _write_files(page, folder)
 
   yield prepare
+  emulated_bucket.forget()
   forget_flags()
 
 
