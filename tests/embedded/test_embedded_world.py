@@ -189,19 +189,22 @@ def test_a_space_of_other_images_is_refused():
 # Captions.
 
 
-def test_captions_never_are_class_names(index):
-  """No caption of a training drawing is the name of a class of any space."""
-  names = {
-    name
-    for space in map(spaces.load_space, world.SPACES)
-    for name in space.class_names
-  }
-  assert names == set(world.SUBCATEGORIES.values())
+def test_held_out_names_are_no_captions(index):
+  """No caption of a drawing is one of the names that were held out."""
+  names = set(concept_list.HELD_OUT.values())
   phrases = {p for c in index["concepts"] for p in c["phrases"]}
   assert not names & phrases
-  for template in (*world.TEMPLATES, *world.CLASSIFIER_TEMPLATES):
-    fixed = template.format("", style="").strip(" .,")
-    assert fixed not in names
+
+
+def test_prompts_and_classifier_templates_are_templates_of_captions():
+  """CLIP and the generator are asked in the form that they were trained on."""
+  for template in (*world.PROMPTS, *world.CLASSIFIER_TEMPLATES):
+    assert template in world.PLAIN_TEMPLATES
+
+
+def test_every_subcategory_has_a_class_in_the_largest_space():
+  names = spaces.load_space("emoji_all").class_names
+  assert set(names) == set(world.SUBCATEGORIES.values())
 
 
 def test_phrases_are_plain_and_start_with_the_name(index):

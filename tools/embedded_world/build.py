@@ -162,7 +162,7 @@ def train_tokenizer(concepts: list[dict]):
     if concept["split"] == "train"
     for phrase in (concept["name"], *concept["phrases"])
   ]
-  phrases += world.SUBCATEGORIES.values()
+  phrases += concept_list.HELD_OUT.values()
   phrases += [
     word
     for style, words in world.STYLE_WORDS.items()
