@@ -6,6 +6,8 @@ r"""What pre-training on generated images is worth: Tables 8 and 9, and MoCo v2.
   --config=...:table=8                more images of the classes to come
   --config=...:table=9                images of other classes, and of more
   --config=...:table=moco             the same with their labels and without
+  --config=...:table=stablerep        four images a prompt: as positives of each
+                                      other (StableRep), and without that
   --config=...:table=9,backbone=vit   a small ViT in place of a small ResNet
   --config=...:table=9,images=1200    what is trained on so many alone
   --config=...:runlocal               the same: they are made for a CPU
@@ -37,14 +39,23 @@ from synthjax.config import (
 AMOUNTS = ("1200", "2400", "4800")
 BACKBONES = {"resnet": False, "vit": True}
 
-# Of MoCo, for few images and steps: see pretrain_moco.py.
-MOCO = dict(
-  objective="moco",
-  moco=dict(queue_size=64, dim=64, momentum=0.9, num_groups=1),
+# Without labels, for few images and steps: see pretrain_moco.py.
+UNLABELLED = dict(
   device_augment="crop_flip",
   augment="none",
   epochs=30,
   optimizer=dict(name="adamw", lr=1e-3, weight_decay=1e-2),
+)
+MOCO = dict(
+  objective="moco",
+  moco=dict(queue_size=64, dim=64, momentum=0.9, num_groups=1),
+  **UNLABELLED,
+)
+STABLEREP = dict(
+  objective="multi_positive",
+  per_prompt=4,
+  multi_positive=dict(hidden=128, dim=64),
+  **UNLABELLED,
 )
 
 
@@ -98,6 +109,20 @@ TABLES = {
       ("MoCo, 80 concepts x 60", "labels, 80 concepts x 60"),
     ),
   ),
+  "stablerep": dict(
+    space="concepts160",
+    per_class=15,  # prompts, of 4 images each
+    images_per_class=60,
+    arms=(
+      amount("labels, 80 concepts", 60, 80),
+      amount("MoCo, 80 concepts", 60, 80) | MOCO,
+      amount("StableRep, 80 concepts", 60, 80) | STABLEREP,
+    ),
+    compare=(
+      ("StableRep, 80 concepts x 60", "MoCo, 80 concepts x 60"),
+      ("StableRep, 80 concepts x 60", "labels, 80 concepts x 60"),
+    ),
+  ),
 }
 
 
@@ -107,8 +132,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     raise unknown_names("table", [arg.table], TABLES)
   if arg.backbone not in BACKBONES:
     raise unknown_names("backbone", [arg.backbone], BACKBONES)
-  if (arg.table, arg.backbone) == ("moco", "vit"):
-    raise unknown_names("backbone of MoCo v2,", ["vit"], ["resnet"])
+  if arg.backbone == "vit" and arg.table in ("moco", "stablerep"):
+    raise unknown_names(f"backbone of table={arg.table},", ["vit"], ["resnet"])
   table, vit = TABLES[arg.table], BACKBONES[arg.backbone]
   arms = tuple(
     arm

@@ -116,7 +116,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
         weight_decay=0.01,
         clip_norm=1.0,
       ),
-      num_steps=3_000,
+      num_steps=2_000,
       batch_size=64,
       steps_per_call=10,
       log_every=100,

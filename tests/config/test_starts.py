@@ -29,7 +29,7 @@ MISSING = re.compile(
 )
 # What it may say of arguments that cannot go together.
 CONTRADICTION = re.compile(
-  r"^There is no backbone of MoCo v2, 'vit'"
+  r"^There is no backbone of table=\w+, 'vit'"
   r"|^There is no amount of images of \w+, '[\d.]+M'"
   r"|^There is no split of \w+ \(official\), 'train'"
   r"|has no `ensemble` of templates\. Leave \+ensemble out"

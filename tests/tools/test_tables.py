@@ -1,3 +1,6 @@
+import functools
+import itertools
+import operator
 import pathlib
 
 import pytest
@@ -14,6 +17,13 @@ def test_every_experiment_has_a_config_with_the_seeds_that_are_set(name):
   config = load_config(str(ROOT / "configs" / experiment.config))
   for block in experiment.seeds:
     assert config[block].seeds
+  for field in experiment.fields:
+    block, _, key = field.rpartition(".")
+    assert key in functools.reduce(operator.getitem, block.split("."), config)
+  for task in ("tune", "tune_encoder"):
+    if task in config:
+      arms = {arm["name"] for arm in config[task].arms}
+      assert arms.issuperset(itertools.chain(*experiment.compared))
 
 
 def test_arms_have_means_with_intervals_and_differences_by_seed():

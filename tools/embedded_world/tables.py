@@ -17,6 +17,7 @@ import argparse
 import pathlib
 import subprocess
 import sys
+import types
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,14 +30,17 @@ SEEDS = "(0,1,2,3,4)"
 class Experiment(NamedTuple):
   """A config with its argument, the blocks that get five seeds, and pairs.
 
-  `compared` are pairs of arms, whose difference is shown.
+  `compared` are pairs of arms, whose difference is shown; `fields` are further
+  values of the config, as text.
   """
 
   config: str
   seeds: tuple[str, ...] = ()
   compared: tuple[tuple[str, str], ...] = ()
+  fields: Mapping[str, str] = types.MappingProxyType({})
 
 
+RUNGS = ("attnpool", "layer4", "layer3", "layer2", "layer1", "stem")
 EXPERIMENTS = {
   "quickstart": Experiment("quickstart.py"),
   "table2": Experiment(
@@ -50,24 +54,48 @@ EXPERIMENTS = {
   ),
   "fewshot": Experiment("fewshot.py:runlocal", ("few_shot", "generate")),
   "prolip": Experiment(
-    "fewshot.py:only=prolip,runlocal", ("few_shot", "generate")
+    "fewshot.py:only=prolip,runlocal",
+    ("few_shot", "generate"),
+    fields={
+      "few_shot.shots": "(4,16)",
+      "generate.real_guidance.shots": "(4,16)",
+      "generate.real_guidance.start_steps": "(5,3)",
+      "generate.images_per_class": "20",
+    },
   ),
   "datadream": Experiment(
     "fewshot.py:only=lora,runlocal",
     ("few_shot", "generate", "tune_generator"),
   ),
+  "bob": Experiment(
+    "fewshot.py:only=bob,runlocal",
+    ("few_shot", "generate", "tune_generator"),
+  ),
   "table3": Experiment(
-    "tune_encoder.py:table=3,runlocal", ("tune_encoder", "generate")
+    "tune_encoder.py:table=3,runlocal",
+    ("tune_encoder", "generate"),
+    tuple((f"up to {rung}", "up to head") for rung in RUNGS),
   ),
   "table6": Experiment(
-    "tune_encoder.py:table=6,runlocal", ("tune_encoder", "generate")
+    "tune_encoder.py:table=6,runlocal",
+    ("tune_encoder", "generate"),
+    (
+      ("real, BN frozen", "real, BN not frozen"),
+      ("synthetic, BN frozen", "synthetic, BN not frozen"),
+    ),
   ),
   "clip_lora": Experiment(
-    "tune_encoder.py:table=lora,runlocal", ("tune_encoder", "generate")
+    "tune_encoder.py:table=lora,runlocal",
+    ("tune_encoder", "generate"),
+    (("CLIP-LoRA, real and generated", "CLIP-LoRA, real"),),
   ),
   "count": Experiment("image_count.py:runlocal", ("tune", "generate")),
   "choice": Experiment(
-    "image_count.py:choice=entropy,runlocal", ("tune", "generate")
+    "image_count.py:choice=entropy,runlocal",
+    ("tune", "generate"),
+    tuple(
+      (f"{n} per class, entropy", f"{n} per class") for n in (5, 10, 20, 40)
+    ),
   ),
   "practice": Experiment("practice.py:runlocal", ("practice",)),
   "bakeoff": Experiment("bakeoff.py:runlocal"),
@@ -77,6 +105,9 @@ EXPERIMENTS = {
   "table8": Experiment("pretrain_tables.py:table=8", ("pretrain", "transfer")),
   "table9": Experiment("pretrain_tables.py:table=9", ("pretrain", "transfer")),
   "moco": Experiment("pretrain_tables.py:table=moco", ("pretrain", "transfer")),
+  "stablerep": Experiment(
+    "pretrain_tables.py:table=stablerep", ("pretrain", "transfer")
+  ),
   "vit": Experiment(
     "pretrain_tables.py:table=9,backbone=vit,images=1200",
     ("pretrain", "transfer"),
@@ -95,6 +126,7 @@ def command(
     f"--config=configs/{experiment.config}",
     f"--workdir={workdir}",
     *(f"--config.{block}.seeds={SEEDS}" for block in experiment.seeds),
+    *(f"--config.{key}={value}" for key, value in experiment.fields.items()),
   ]
 
 
