@@ -3,6 +3,7 @@
 | module            | subject                                                |
 | ----------------- | ------------------------------------------------------ |
 | artifacts         | folders of tasks: what made them; are they complete?   |
+| specifications    | what identifies a result; how two of them differ       |
 | file_groups       | files that a manifest names in groups, by a list       |
 | repairs           | inputs made again in part: are they those of before?   |
 | atomic            | writes files whole or not at all                       |

@@ -12,17 +12,16 @@ folder may be local or on Google Cloud (`gs://`).
 import functools
 import hashlib
 import json
-import math
 import platform
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import metadata
 from typing import Any
 
 from etils import epath
 
 from synthjax import __version__
-from synthjax.runtime import file_groups, locks, repairs
+from synthjax.runtime import file_groups, locks, repairs, specifications
 from synthjax.runtime.atomic import discards, remove_stale, replace
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import say
@@ -31,27 +30,6 @@ from synthjax.runtime.threads import count_cores, in_threads
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
 _LIBRARIES = ("jax", "flax", "numpy")
-# Fields of a training that do not change its result. Specifications leave them
-# out at any depth, and ignore them in those of older versions.
-NOT_OF_THE_RESULT = frozenset(
-  {
-    "log_every",
-    "checkpoint_every",
-    "num_workers",
-    "fsdp",
-    "steps_per_call",
-    "loggers",
-  }
-)
-# What identifies the real images of a specification, by split, as of
-# `data.pipeline.inspection`. Those of older versions lack it, and fit any.
-IMAGE_FILES = "image_files"
-# Where such images are, which may change while they stay the same.
-_PLACES = frozenset({"path", "data_dir", "split_file"})
-
-
-class SpecMismatch(UserError):
-  """A folder belongs to another specification than the one asked for."""
 
 
 def begin(
@@ -77,7 +55,7 @@ def begin(
     SpecMismatch: if the folder was claimed by another specification.
     UserError: if a file of a complete folder is missing or cut short.
   """
-  folder, spec = epath.Path(folder), _specification(spec)
+  folder, spec = epath.Path(folder), specifications.specify(spec)
   stored, manifest = _claimed(folder)
   if stored is None:
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +79,7 @@ def begin(
       f"delete {folder} yourself to make it again"
     )
   else:
-    _require_same(folder, stored, spec)
+    specifications.require_same(folder, stored, spec)
   if manifest:
     _raise_damage(folder, _sizes_that_differ(folder, manifest))
   return bool(manifest)
@@ -122,7 +100,7 @@ def _claimed(
 
 def _is_repaired(stored: Any, asked: Mapping[str, Any]) -> bool:
   """Returns whether only the bytes of inputs differ from the stored ones."""
-  return repairs.differ_by_repairs(of_the_result(stored), asked)
+  return repairs.differ_by_repairs(specifications.of_the_result(stored), asked)
 
 
 def finish(
@@ -149,11 +127,11 @@ def finish(
   Raises:
     UserError: if one of the files is missing.
   """
-  folder, spec = epath.Path(folder), _specification(spec)
+  folder, spec = epath.Path(folder), specifications.specify(spec)
   if discards():  # the other process may not have written its files yet
     return {}
   if (folder / SPEC).exists():
-    _require_same(folder, _read_json(folder / SPEC), spec)
+    specifications.require_same(folder, _read_json(folder / SPEC), spec)
   if missing := [name for name in rows if not (folder / name).exists()]:
     raise UserError(f"{folder} cannot be completed without {missing}.")
   try:
@@ -168,7 +146,7 @@ def finish(
       **{name: metadata.version(name) for name in _LIBRARIES},
     },
     "files": _measure_all(folder, rows),
-    "summary": plain(summary, "summary"),
+    "summary": specifications.plain(summary, "summary"),
   } | ({"groups": groups} if groups else {})
   manifest["sha256"] = _digest_of(manifest)
   _write_json(folder, MANIFEST, manifest)
@@ -346,106 +324,12 @@ def totals(manifest: Mapping[str, Any]) -> tuple[int, int]:
   return count, sum(entry["bytes"] for entry in (*files, *groups))
 
 
-def plain(value: Any, path: str = "spec") -> Any:
-  """Returns plain JSON data: lists for tuples, numbers for NumPy's scalars.
-
-  Raises:
-    TypeError: with the dotted path of a value that JSON cannot hold exactly.
-  """
-  if hasattr(value, "items"):
-    if wrong := [key for key in value if not isinstance(key, str)]:
-      raise TypeError(f"{path}: keys must be strings, found {wrong}.")
-    return {key: plain(v, f"{path}.{key}") for key, v in value.items()}
-  if isinstance(value, list | tuple):
-    return [plain(v, f"{path}.{i}") for i, v in enumerate(value)]
-  if getattr(value, "shape", None) == () and hasattr(value, "item"):
-    value = value.item()  # a NumPy or JAX scalar
-  if value is None or isinstance(value, str | bool | int):
-    return value
-  if isinstance(value, float) and math.isfinite(value):
-    return value
-  raise TypeError(f"{path}: {value!r} of {type(value)} is not plain data.")
-
-
 def file_stem(name: str) -> str:
   """Returns the start of the files of an arm or a start, as "IN-1K-1200".
 
   Names that differ in letters, digits and dots alone have different ones.
   """
   return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
-
-
-# --- specifications ---------------------------------------------------------
-
-
-def _specification(spec: Mapping[str, Any]) -> dict[str, Any]:
-  return repairs.with_keys(of_the_result(plain(spec)))
-
-
-def of_the_result(spec: Any) -> Any:
-  """Returns plain data without NOT_OF_THE_RESULT, at any depth."""
-  return _without(NOT_OF_THE_RESULT, spec)
-
-
-def _without(names: Collection[str], value: Any) -> Any:
-  """Returns plain data without the fields of these names, at any depth."""
-  if isinstance(value, dict):
-    return {k: _without(names, v) for k, v in value.items() if k not in names}
-  if isinstance(value, list):
-    return [_without(names, item) for item in value]
-  return value
-
-
-def _require_same(folder: epath.Path, stored: Any, asked: Any) -> None:
-  asked = _without({repairs.KEYS}, asked)
-  stored = _without({repairs.KEYS}, of_the_result(stored))
-  if IMAGE_FILES not in stored:  # of an older version
-    asked = _without({IMAGE_FILES}, asked)
-  elif all(stored[IMAGE_FILES].values()):
-    bare, other = (_without(_PLACES, spec) for spec in (stored, asked))
-    if bare[IMAGE_FILES] == other.get(IMAGE_FILES):
-      stored, asked = bare, other
-  lines = list(_differences(stored, asked, ""))
-  if not lines:
-    return
-  if any(line.startswith(f"  {IMAGE_FILES}") for line in lines):
-    lines.append("Real images were added, taken away or changed since then.")
-  more = [f"  ... and {len(lines) - 20} more"] if len(lines) > 20 else []
-  raise SpecMismatch(
-    "\n".join(
-      [
-        f"{folder} was made with another specification than this run asks for:",
-        *lines[:20],
-        *more,
-        "Nothing was changed. Give another --workdir to have both, put the "
-        f"values back to go on with the folder, or delete {folder} yourself to "
-        "make it again.",
-      ]
-    )
-  )
-
-
-def _differences(stored: Any, asked: Any, path: str) -> Iterator[str]:
-  """Yields a line for every value that differs, named by its dotted path."""
-  if isinstance(stored, dict) and isinstance(asked, dict):
-    pairs = {key: (stored.get(key, ...), asked.get(key, ...)) for key in stored}
-    pairs |= {key: (..., asked[key]) for key in asked if key not in stored}
-    for key in sorted(pairs):
-      yield from _differences(*pairs[key], f"{path}.{key}" if path else key)
-  elif (
-    isinstance(stored, list)
-    and isinstance(asked, list)
-    and len(stored) == len(asked)
-  ):
-    for i, (one, other) in enumerate(zip(stored, asked, strict=True)):
-      yield from _differences(one, other, f"{path}.{i}")
-  elif stored != asked:
-    yield f"  {path}: found {_show(stored)}, asked for {_show(asked)}"
-
-
-def _show(value: Any) -> str:
-  text = "nothing" if value is ... else json.dumps(value, sort_keys=True)
-  return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 # --- files ------------------------------------------------------------------

@@ -34,7 +34,14 @@ from synthjax.labels import spaces
 from synthjax.prompts import strategies
 from synthjax.report.card import figures
 from synthjax.report.card import files as card_files
-from synthjax.runtime import artifacts, buckets, cache, engine, locks
+from synthjax.runtime import (
+  artifacts,
+  buckets,
+  cache,
+  engine,
+  locks,
+  specifications,
+)
 from synthjax.runtime.engine import Work
 from synthjax.runtime.errors import gathered
 from synthjax.runtime.progress import say
@@ -317,7 +324,7 @@ def _spec_of_others(
   identities = [other.identity for other in others.values()]
   if fields.encoders == FETCHED and (folder / artifacts.MANIFEST).exists():
     before = artifacts.load(folder)["spec"].get("encoders", [])
-    if before != artifacts.plain(identities):
+    if before != specifications.plain(identities):
       say(
         f"card: {folder} was made with the weights that were here then; "
         "delete it yourself to compare by those that are here now"

@@ -17,7 +17,7 @@ from synthjax.evals import accuracy
 from synthjax.labels import spaces
 from synthjax.models.classifiers import HEADS, backbone, make_classifier
 from synthjax.models.vit import model as vit
-from synthjax.runtime import artifacts, processes
+from synthjax.runtime import artifacts, processes, specifications
 from synthjax.runtime import mesh as meshes
 from synthjax.runtime.errors import UserError, gathered, lastly
 from synthjax.training import (
@@ -122,7 +122,7 @@ def run(config: ConfigDict, workdir: str) -> None:
       label = pretraining.label_of(seed, name)
       path = folder / f"{label}.safetensors"
       training = origin | {"num_images": len(source)} | blocks[name]
-      training = artifacts.of_the_result(training | {"seed": seed})
+      training = specifications.of_the_result(training | {"seed": seed})
       files.save_params(path, variables, about | {"training": training})
       rows |= {path.name: 1} | runs.count_rows(folder, [label])
       shown = label if objective.has_classifier else f"{label}, kNN"

@@ -32,7 +32,7 @@ class Loop:
   """Fields of every training that change nothing of what it computes.
 
   A block of a training inherits them. They are no part of a specification, so
-  that a run goes on with other ones; see `artifacts.NOT_OF_THE_RESULT`.
+  that a run goes on with other ones; see `specifications.NOT_OF_THE_RESULT`.
   """
 
   log_every: Whole = 50  # steps between rows of metrics; 0: the last step

@@ -10,7 +10,7 @@ from synthjax import main
 from synthjax.adapt import mixed_tuning
 from synthjax.embedded import captions, world
 from synthjax.labels import spaces
-from synthjax.runtime import artifacts
+from synthjax.runtime import specifications
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import few_shot
 from synthjax.weights import catalogue, files
@@ -35,7 +35,7 @@ def test_a_config_is_plain_data_about_its_tasks(name, arg):
   assert set(config.tasks) <= main.TASKS.keys()
   assert set(config) <= main.TASKS.keys() | NO_TASK
   assert isinstance(config.seed, int)
-  artifacts.plain(config.to_dict())  # a specification can hold all of it
+  specifications.plain(config.to_dict())  # a specification can hold all of it
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -74,7 +74,7 @@ def test_shipped_weights_were_trained_as_their_config_says(
   found = files.read_description(path)["training"]
   config = load(f"{name}.py", arg)
   block = config[name][stage] if stage else config[name]
-  want = artifacts.plain(block.to_dict())
+  want = specifications.plain(block.to_dict())
   assert found.pop("images") == captions.digest()
   assert found.pop("seed") == config.seed
   for field in ("leave_out", "leave_out_styles"):

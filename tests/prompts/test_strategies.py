@@ -9,7 +9,7 @@ from prompt_config import prompt_config, read_prompts
 from synthjax.embedded import world
 from synthjax.labels import spaces
 from synthjax.prompts import strategies
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, specifications
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import prompts as task
 
@@ -139,7 +139,7 @@ def test_a_warning_lists_classes_with_too_few_texts(tmp_path, caplog):
 
 def test_other_prompts_in_the_same_folder_are_refused(tmp_path):
   task.run(prompt_config(tmp_path), str(tmp_path))
-  with pytest.raises(artifacts.SpecMismatch, match="per_class"):
+  with pytest.raises(specifications.SpecMismatch, match="per_class"):
     task.run(prompt_config(tmp_path, per_class=6), str(tmp_path))
 
 

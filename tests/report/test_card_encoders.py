@@ -15,7 +15,7 @@ from synthjax.encoders import load_image_encoder
 from synthjax.evals import image_quality
 from synthjax.report.card import readme
 from synthjax.report.sections import quality
-from synthjax.runtime import artifacts, locks
+from synthjax.runtime import artifacts, locks, specifications
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import card, score
 
@@ -230,7 +230,7 @@ def test_weights_that_come_or_go_do_not_undo_a_card(
   shutil.rmtree(cache)
   assert run(config, tmp_path)["quality"]["encoders"]
   config.card.encoders = "none"  # which says that there are none
-  with pytest.raises(artifacts.SpecMismatch, match="encoders"):
+  with pytest.raises(specifications.SpecMismatch, match="encoders"):
     card.run(config, str(tmp_path))
 
 

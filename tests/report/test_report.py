@@ -23,7 +23,7 @@ from report_page import Page
 
 from synthjax.report import sections
 from synthjax.report.sections import filter, images
-from synthjax.runtime import artifacts
+from synthjax.runtime import specifications
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import report
 
@@ -250,7 +250,7 @@ def test_another_title_is_refused(tmp_path):
   write(tmp_path)
   config = make_config()
   config.report.title = "Another"
-  with pytest.raises(artifacts.SpecMismatch, match="title"):
+  with pytest.raises(specifications.SpecMismatch, match="title"):
     write(tmp_path, config)
 
 

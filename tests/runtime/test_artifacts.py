@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import simulated
 
-from synthjax.runtime import artifacts, atomic
+from synthjax.runtime import artifacts, atomic, specifications
 from synthjax.runtime.errors import UserError
 
 SPEC = {"seed": 0, "model": {"name": "glide", "sizes": (1, 2)}, "note": None}
@@ -55,7 +55,7 @@ def test_another_specification_is_refused_field_by_field(tmp_path, finished):
   complete(folder) if finished else artifacts.begin(folder, SPEC)
   before = {path: path.read_bytes() for path in folder.iterdir()}
   other = {"seed": 1, "model": {"name": "glide", "sizes": (1, 3)}, "new": True}
-  with pytest.raises(artifacts.SpecMismatch) as error:
+  with pytest.raises(specifications.SpecMismatch) as error:
     artifacts.begin(folder, other)
   message = str(error.value)
   assert "seed: found 0, asked for 1" in message
@@ -69,7 +69,7 @@ def test_another_specification_is_refused_field_by_field(tmp_path, finished):
 
 def test_finishing_with_another_specification_is_refused(tmp_path):
   artifacts.begin(tmp_path, SPEC)
-  with pytest.raises(artifacts.SpecMismatch):
+  with pytest.raises(specifications.SpecMismatch):
     artifacts.finish(tmp_path, SPEC | {"seed": 2}, {})
   assert not (tmp_path / "manifest.json").exists()
 
@@ -91,7 +91,7 @@ def test_the_digest_follows_content_and_nothing_else(tmp_path):
 
 def test_plain_data_is_read_from_configs_and_numpy():
   config = ml_collections.ConfigDict({"lr": np.float32(0.5), "drops": (1, 2)})
-  assert artifacts.plain(config) == {"lr": 0.5, "drops": [1, 2]}
+  assert specifications.plain(config) == {"lr": 0.5, "drops": [1, 2]}
 
 
 @pytest.mark.parametrize("bad", [object(), float("nan"), np.zeros(2), {1: 2}])
@@ -238,7 +238,7 @@ def test_a_folder_can_be_in_a_bucket(bucket):
   complete(bucket)
   assert artifacts.begin(bucket, SPEC) is True
   artifacts.verify(bucket)
-  with pytest.raises(artifacts.SpecMismatch):
+  with pytest.raises(specifications.SpecMismatch):
     artifacts.begin(bucket, SPEC | {"seed": 1})
 
 
@@ -254,9 +254,9 @@ def test_the_manifest_is_written_last(tmp_path, monkeypatch):
   monkeypatch.setattr(os, "replace", record)
   complete(tmp_path)
   assert names == ["spec.json", "data.bin", "manifest.json"]
-  assert json.loads((tmp_path / "spec.json").read_text()) == artifacts.plain(
-    SPEC
-  )
+  assert json.loads(
+    (tmp_path / "spec.json").read_text()
+  ) == specifications.plain(SPEC)
 
 
 def test_small_files_reach_the_disk_in_groups_and_then_get_names(
@@ -306,7 +306,7 @@ def test_fields_that_do_not_change_the_result_block_no_resume(tmp_path):
   manifest = artifacts.finish(folder, asked, {"weights": 1})
   assert manifest["spec"] == {"epochs": 3, "arms": [{"lr": 0.1}]}
   assert artifacts.begin(folder, trained)
-  with pytest.raises(artifacts.SpecMismatch, match="lr: found 0.1"):
+  with pytest.raises(specifications.SpecMismatch, match="lr: found 0.1"):
     artifacts.begin(folder, {"epochs": 3, "arms": [{"lr": 0.2}]})
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from synthjax import main
 from synthjax.data.generated import scores
 from synthjax.labels import spaces
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, specifications
 from synthjax.tasks import generate
 
 CASES = {
@@ -77,5 +77,7 @@ def test_a_task_refuses_images_that_changed(task, tmp_path, images):
     with pytest.raises(Claimed):
       run(config, str(tmp_path))
   next((images / blocks[-1]).glob("*/0.png")).rename(images / "away.png")
-  with pytest.raises(artifacts.SpecMismatch, match="Real images were added"):
+  with pytest.raises(
+    specifications.SpecMismatch, match="Real images were added"
+  ):
     run(config, str(tmp_path))

@@ -14,7 +14,7 @@ from synthjax.data.real import real_images
 from synthjax.labels import spaces
 from synthjax.report import checked_files
 from synthjax.report.sections import export as export_section
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, specifications
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import export
 
@@ -106,7 +106,7 @@ def test_only_what_was_kept_is_exported_where_the_config_selects(drawn):
     assert ids_of(block, config) == kept
 
   config.export = {"formats": ("webdataset",), "selection": False}
-  with pytest.raises(artifacts.SpecMismatch, match="selection"):
+  with pytest.raises(specifications.SpecMismatch, match="selection"):
     export.run(config, str(drawn))  # is another data set: not mixed
 
 
@@ -128,7 +128,7 @@ def test_a_format_can_be_added_and_a_finished_one_is_left_alone(drawn):
   assert manifest.stat().st_mtime_ns == before
   assert (drawn / "export/png_folder/manifest.json").exists()
   config.export = {"formats": ("webdataset",), "shard_size": 5}
-  with pytest.raises(artifacts.SpecMismatch, match="shard_size"):
+  with pytest.raises(specifications.SpecMismatch, match="shard_size"):
     export.run(config, str(drawn))
 
 

@@ -19,7 +19,7 @@ from synthjax.data.real import real_images
 from synthjax.encoders import load_encoder
 from synthjax.evals import arms
 from synthjax.labels import spaces
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, specifications
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import few_shot, score, select
 from synthjax.weights import files
@@ -262,7 +262,7 @@ def test_a_second_run_is_skipped(world, trained, monkeypatch):
 
 def test_other_settings_are_refused_in_the_same_folder(world, trained):
   workdir, config = world
-  with pytest.raises(artifacts.SpecMismatch, match=r"few_shot\.shots"):
+  with pytest.raises(specifications.SpecMismatch, match=r"few_shot\.shots"):
     few_shot.run(changed(config, shots=(1, 2, 4)), str(workdir))
 
 

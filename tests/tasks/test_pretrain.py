@@ -15,7 +15,7 @@ from synthjax.data.pipeline import loader as pipeline
 from synthjax.data.real import real_images
 from synthjax.labels import spaces
 from synthjax.models.classifiers import make_classifier
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, specifications
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import generate, pretrain
 from synthjax.training import optimizer, recipes, supervised
@@ -98,7 +98,7 @@ def test_the_backbone_has_learnt_and_says_what_it_is(tmp_path, space):
   assert np.abs(kernel(variables) - kernel(other)).max() > 0.01
   artifacts.verify(tmp_path / "pretrain")
   pretrain.run(config, str(tmp_path))  # complete: nothing is done again
-  with pytest.raises(artifacts.SpecMismatch, match="batch_size"):
+  with pytest.raises(specifications.SpecMismatch, match="batch_size"):
     pretrain.run(a_config(space, batch_size=4), str(tmp_path))
 
 

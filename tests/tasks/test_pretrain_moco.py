@@ -20,7 +20,7 @@ from synthjax.models.classifiers import HEADS, make_classifier
 from synthjax.models.vit import model as vit
 from synthjax.report.checked_files import Run
 from synthjax.report.sections import curves
-from synthjax.runtime import artifacts, repairs
+from synthjax.runtime import artifacts, repairs, specifications
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import pretrain, transfer
 from synthjax.training import metrics, pretraining, recipes
@@ -242,7 +242,7 @@ def test_both_objectives_start_from_given_weights(tmp_path, space):
   assert "fc" not in params  # of MoCo, the last
 
   files.save_params(start, given, {"model": MODEL, "other": True})
-  with pytest.raises(artifacts.SpecMismatch, match="init_hash"):
+  with pytest.raises(specifications.SpecMismatch, match="init_hash"):
     pretrain.run(config, str(workdir))  # the same path, other weights
 
 
@@ -295,7 +295,7 @@ def test_the_specification_of_a_plain_run_has_no_new_fields(tmp_path, space):
   pretrain.run(config, str(tmp_path))
   spec = artifacts.load(tmp_path / "pretrain")["spec"]
   assert set(spec.pop(repairs.KEYS)) == set(spec["inputs"].values())
-  fields = {*config.pretrain} - artifacts.NOT_OF_THE_RESULT
+  fields = {*config.pretrain} - specifications.NOT_OF_THE_RESULT
   assert set(spec) == {"space", "inputs", *fields}
   training = weights_of(tmp_path)[1]["training"]
   assert set(training) == {*spec, "num_images", "seed"}

@@ -7,7 +7,7 @@ import tiny_t5
 import tiny_world
 from prompt_config import prompt_config, read_prompts
 
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, specifications
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import prompts as task
 
@@ -102,10 +102,14 @@ def test_a_file_that_moved_is_the_same_and_another_is_not(tmp_path, t5):
   config.prompts.writer.batch_size = 8
   task.run(config, str(tmp_path))  # skipped
   config.prompts.writer.weights = tiny_t5.write_t5(path, seed=1)
-  with pytest.raises(artifacts.SpecMismatch, match="prompts.writer.weights"):
+  with pytest.raises(
+    specifications.SpecMismatch, match="prompts.writer.weights"
+  ):
     task.run(config, str(tmp_path))
   config.prompts.writer = t5 | {"temperature": 0.5}
-  with pytest.raises(artifacts.SpecMismatch, match="temperature: found 1.0"):
+  with pytest.raises(
+    specifications.SpecMismatch, match="temperature: found 1.0"
+  ):
     task.run(config, str(tmp_path))
 
 

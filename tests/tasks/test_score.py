@@ -13,7 +13,7 @@ from PIL import Image
 from synthjax.data.generated import plan, scores, shards
 from synthjax.encoders import load_encoder
 from synthjax.labels import spaces
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, specifications
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import score, select
 
@@ -261,7 +261,9 @@ def test_a_repaired_shard_is_scored_alone(config, tmp_path, written, capsys):
   read["inputs"] = inputs()
   assert artifacts.begin(training, read)
   assert "tune: stays as it is, made before" in capsys.readouterr().err
-  with pytest.raises(artifacts.SpecMismatch, match="epochs: found 2, asked"):
+  with pytest.raises(
+    specifications.SpecMismatch, match="epochs: found 2, asked"
+  ):
     artifacts.begin(training, read | {"epochs": 3})
 
 
@@ -305,7 +307,7 @@ def test_other_images_are_no_repair(config, tmp_path):
   before = digests(tmp_path / "score")
   shutil.rmtree(tmp_path / "generate")
   tiny_world.write_images(tmp_path, salt=1)
-  with pytest.raises(artifacts.SpecMismatch, match="images: found"):
+  with pytest.raises(specifications.SpecMismatch, match="images: found"):
     score.run(config, str(tmp_path))
   assert digests(tmp_path / "score") == before
 
@@ -322,7 +324,7 @@ def test_scores_of_an_older_version_are_kept_whole(config, tmp_path, written):
   written.clear()
   score.run(config, str(tmp_path))
   draw_again(tmp_path)
-  with pytest.raises(artifacts.SpecMismatch, match="images: found"):
+  with pytest.raises(specifications.SpecMismatch, match="images: found"):
     score.run(config, str(tmp_path))
   assert written == []
 
@@ -338,7 +340,7 @@ def test_other_weights_are_refused(config, tmp_path):
   config.encoder.weights = tiny_world.write_clip(
     tmp_path / "other.safetensors", seed=1
   )
-  with pytest.raises(artifacts.SpecMismatch, match="encoder.weights"):
+  with pytest.raises(specifications.SpecMismatch, match="encoder.weights"):
     score.run(config, str(tmp_path))
 
 

@@ -13,7 +13,7 @@ from synthjax.config import schema
 from synthjax.data.real import real_images
 from synthjax.labels import spaces
 from synthjax.models.clip import model as clip
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, specifications
 from synthjax.runtime.errors import UserError
 from synthjax.tasks import tune_encoder
 from synthjax.tokenizers import bpe
@@ -145,7 +145,7 @@ def test_a_complete_run_is_skipped_and_another_refused(finished):
   assert (workdir / "tune_encoder/manifest.json").read_bytes() == before
   other = config.copy_and_resolve_references()
   other.tune_encoder.epochs = 3
-  with pytest.raises(artifacts.SpecMismatch, match="epochs"):
+  with pytest.raises(specifications.SpecMismatch, match="epochs"):
     tune_encoder.run(other, str(workdir))
 
 

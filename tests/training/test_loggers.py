@@ -4,7 +4,7 @@ import pytest
 from etils import epath
 
 from synthjax.config import schema
-from synthjax.runtime import artifacts
+from synthjax.runtime import specifications
 from synthjax.runtime.errors import UserError
 from synthjax.training import loggers
 from synthjax.training.run import Loop
@@ -132,4 +132,4 @@ def test_a_folder_of_runs_is_no_package(tmp_path, monkeypatch):
 
 def test_loggers_are_no_part_of_a_specification():
   spec = {"pretrain": {"lr": 0.1, "loggers": "wandb"}}
-  assert artifacts.of_the_result(spec) == {"pretrain": {"lr": 0.1}}
+  assert specifications.of_the_result(spec) == {"pretrain": {"lr": 0.1}}

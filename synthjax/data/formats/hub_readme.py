@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import yaml
 from etils import epath
 
-from synthjax.runtime.artifacts import replace
+from synthjax.runtime.atomic import replace
 
 FILE = "README.md"
 _TEXT = """

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from etils import epath
 
 from synthjax.data.pipeline import image_files
-from synthjax.runtime.artifacts import replace
+from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError
 
 _NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})")

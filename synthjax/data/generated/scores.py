@@ -17,7 +17,7 @@ from etils import epath
 
 from synthjax.data.generated.plan import ImageId
 from synthjax.data.pipeline import given
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, specifications
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.progress import counter
 from synthjax.runtime.threads import count_cores, in_threads
@@ -280,7 +280,7 @@ def check_inputs(folder: epath.PathLike, **expected: Any) -> None:
   images, spec = folder.parent / "generate", artifacts.load(folder)["spec"]
   if (images / artifacts.MANIFEST).exists():
     expected["images"] = artifacts.digest(images)
-  expected = artifacts.plain(expected)
+  expected = specifications.plain(expected)
   if other := [key for key in expected if spec.get(key) != expected[key]]:
     raise UserError(
       f"The scores in {folder} were made with other {' and '.join(other)} than "

@@ -31,7 +31,7 @@ from synthjax.data.generated.plan import origin
 from synthjax.data.pipeline.codecs import decode_image, encode_png
 from synthjax.data.pipeline.rows import Example, Files, Source, subset
 from synthjax.runtime import buckets, cache
-from synthjax.runtime.artifacts import replace
+from synthjax.runtime.atomic import replace
 from synthjax.runtime.errors import UserError
 
 # One record to a group, as random access wants; images are compressed already.

@@ -17,7 +17,7 @@ from etils import epath
 
 from synthjax.data.pipeline import image_files, orientation
 from synthjax.data.pipeline.rows import Source
-from synthjax.runtime import artifacts, atomic, buckets, cache
+from synthjax.runtime import atomic, buckets, cache, specifications
 from synthjax.runtime.errors import UserError
 from synthjax.runtime.text_files import parse_json
 from synthjax.runtime.threads import in_threads
@@ -54,7 +54,7 @@ def identify(sources: Mapping[str, Source | None]) -> dict[str, Any]:
     name: None if source is None else inspect(source)
     for name, source in sources.items()
   }
-  return {artifacts.IMAGE_FILES: entries} if any(entries.values()) else {}
+  return {specifications.IMAGE_FILES: entries} if any(entries.values()) else {}
 
 
 def inspect(source: Source) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from synthjax.data.formats import export_rows
 from synthjax.data.pipeline.rows import Source
 from synthjax.report.card import readme as dataset_card
 from synthjax.report.card.figures import Drawn
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, specifications
 
 IMAGES, PICTURE = "images.jsonl", "samples.png"
 # The picture.
@@ -55,7 +55,7 @@ def write(
       "sha256": hashlib.sha256(content[PICTURE]).hexdigest(),
     },
   }
-  card = artifacts.plain(card, "card")
+  card = specifications.plain(card, "card")
   content |= {
     "card.json": _json(card),
     "pairs.json": _json(pairs),

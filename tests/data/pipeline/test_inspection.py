@@ -13,7 +13,7 @@ from PIL import Image
 from synthjax.data.formats import png_folder
 from synthjax.data.pipeline import image_files, inspection
 from synthjax.data.pipeline.rows import Detection, Files, Source
-from synthjax.runtime import artifacts
+from synthjax.runtime import artifacts, specifications
 from synthjax.runtime.errors import UserError
 
 CLASSES = {"cat": 0, "dog": 1}
@@ -209,10 +209,10 @@ def test_a_workdir_goes_on_with_moved_images_and_refuses_others(folder):
   assert not artifacts.begin(workdir, spec_of(moved))
   artifacts.finish(workdir, spec_of(moved), {})
   assert artifacts.begin(workdir, spec_of(moved))
-  with pytest.raises(artifacts.SpecMismatch, match="tune.test: found"):
+  with pytest.raises(specifications.SpecMismatch, match="tune.test: found"):
     artifacts.begin(workdir, spec_of(moved, tune={"test": None}))
   (moved / "dog/1.jpg").unlink()
-  with pytest.raises(artifacts.SpecMismatch) as error:
+  with pytest.raises(specifications.SpecMismatch) as error:
     artifacts.begin(workdir, spec_of(moved))
   assert "image_files.test.files: found 8, asked for 7" in str(error.value)
   assert "Real images were added, taken away or changed" in str(error.value)
@@ -220,20 +220,20 @@ def test_a_workdir_goes_on_with_moved_images_and_refuses_others(folder):
 
 def test_a_specification_without_the_images_is_of_an_older_version(folder):
   workdir, spec = folder.parent / "work", spec_of(folder)
-  old = {k: v for k, v in spec.items() if k != artifacts.IMAGE_FILES}
+  old = {k: v for k, v in spec.items() if k != specifications.IMAGE_FILES}
   artifacts.begin(workdir, old)
   artifacts.finish(workdir, old, {})
   assert artifacts.begin(workdir, spec)
-  with pytest.raises(artifacts.SpecMismatch, match="real.test.path"):
+  with pytest.raises(specifications.SpecMismatch, match="real.test.path"):
     artifacts.begin(workdir, spec_of(folder, real={"test": {"path": "other"}}))
 
 
 def test_where_one_set_is_unknown_its_place_counts(folder):
   """A source of a user's own does not name its files."""
   workdir, spec = folder.parent / "work", spec_of(folder)
-  spec[artifacts.IMAGE_FILES]["pool"] = None
+  spec[specifications.IMAGE_FILES]["pool"] = None
   artifacts.begin(workdir, spec | {"pool": {"path": "one"}})
-  with pytest.raises(artifacts.SpecMismatch, match="pool.path"):
+  with pytest.raises(specifications.SpecMismatch, match="pool.path"):
     artifacts.begin(workdir, spec | {"pool": {"path": "other"}})
 
 

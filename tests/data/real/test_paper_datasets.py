@@ -18,8 +18,8 @@ from synthjax.data.real.real_images import SOURCES
 from synthjax.data.real.tfds_copies import label_table
 from synthjax.labels import spaces
 from synthjax.labels.class_names import lookup
-from synthjax.runtime.artifacts import plain
 from synthjax.runtime.errors import UserError
+from synthjax.runtime.specifications import plain
 
 ALL = [(name, splits) for name in BENCHMARKS for splits in BENCHMARKS[name]]
 
