@@ -296,8 +296,8 @@ CLIPS = {"vit": "clip", "resnet": "clip_resnet"}
 # How a head of the embedded CLIP learns, and what its filter keeps: chosen on
 # the validation style. The paper has batches of 512 of 8,000 images, a rate of
 # 2e-3 for features of more dimensions and longer rows, and keeps two fifths.
-EMBEDDED_HEAD = dict(batch_size=32, lr=3e-2)
-EMBEDDED_KEPT = 0.75  # a filter as weak as this CLIP should drop less
+EMBEDDED_HEAD = dict(batch_size=32, lr=1e-1)
+EMBEDDED_KEPT = 0.9  # a filter as weak as this CLIP should drop less
 
 
 def embedded_kept(images_per_class: int) -> int:
