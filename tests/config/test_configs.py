@@ -53,11 +53,6 @@ def test_the_docstring_tells_the_command(name):
 # --- what is said in two places ---------------------------------------------
 
 
-@pytest.mark.xfail(
-  strict=True,
-  reason="The configs train longer and on more styles than the shipped weights "
-  "were trained; docs/embedded_world.md says so. New weights end this.",
-)
 @pytest.mark.parametrize(
   ("file", "name", "arg", "stage"),
   [
