@@ -263,6 +263,9 @@ CHECKS = {
   r"python -m tools\.(compile_ahead|build_site)\b": lambda c, _: check_program(
     c.words[2], c.words[3:]
   ),
+  r"python -m tools\.embedded_world\.(probe|samples|tables)\b": lambda c, _: (
+    check_program(c.words[2], c.words[3:])
+  ),
   r"python -m benchmarks\.\w+": lambda c, _: check_benchmark(
     c.words[2].removeprefix("benchmarks."), c.words[3:]
   ),

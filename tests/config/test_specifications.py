@@ -2,7 +2,8 @@
 
 `old_specifications.json` holds what tasks wrote to spec.json at commit dcacfb6,
 before blocks of configs became dataclasses; hashes are left out, as weights and
-images may change, and classes of the embedded world have today's names.
+images may change. Classes of the embedded world have today's names, and its
+heads and filter today's values.
 """
 
 import importlib

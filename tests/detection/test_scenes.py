@@ -228,5 +228,5 @@ def test_scenes_that_cannot_be_drawn_are_refused():
       space.classes[1]._replace(subcategories=("keycap-none",)),
     )
   )
-  with pytest.raises(UserError, match="no drawing of bird species: choose"):
+  with pytest.raises(UserError, match="no drawing of bird: choose"):
     scenes.open_scenes("validation", 3, space=bare)
