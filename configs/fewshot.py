@@ -357,7 +357,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 SMALL_STEPS = {1: 7, 2: 6, 4: 5, 8: 3, 16: 3}  # of real guidance, by shots
 # Of 3e-3, 1e-2, 3e-2 and 1e-1 (CoOp: 2e-3 to 1, Tip-Adapter-F: 1e-3 and 1e-2)
 # the best on the validation style, by the mean over 1, 4 and 16 shots.
-SMALL_LR = dict(mix=1e-1, real=1e-1, syn_real=1e-2, real_syn=1e-1)
+SMALL_LR = dict(mix=3e-2, real=3e-2, syn_real=1e-2, real_syn=3e-2)
 
 
 def _small(method: dict) -> dict:
