@@ -17,7 +17,7 @@ Paper, Table 2 (CLIP-RN50, top-1 in %):
   CIFAR-100  35.35  43.99  44.25  44.08   44.91     44.55      45.69
   EuroSAT    37.51  45.64  48.23  53.26   54.94     54.75      55.37
 
-Measured: not run at full size. `:runlocal`: 19.9 % to 30.7 %; see
+Measured: not run at full size. `:runlocal`: 38.5 % to 49.4 %; see
           docs/results.md.
 """
 
