@@ -17,7 +17,7 @@ paper; the test images are opened at the end.
 Paper (Hemmat et al. 2025, arXiv 2502.15588): on ImageNet-100, 3.4 times fewer
 images and 6 times fewer iterations for the same accuracy, on ImageNet-1k 8
 times fewer images, with networks that learn from nothing but generated images.
-Measured: not run at full size.
+Measured: not run at full size. `:runlocal`: see docs/results.md.
 """
 
 import ml_collections

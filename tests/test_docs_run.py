@@ -118,6 +118,13 @@ SMALL = {
     "tune_generator.epochs": 1,
     "tune_generator.optimizer": at_once,
   },
+  "practice": DRAWN
+  | {
+    "practice.images_per_class": 1,
+    "practice.max_rounds": 1,
+    "practice.num_epochs": 1,
+    "practice.seeds": (0,),
+  },
   "bakeoff": {
     **DRAWN,
     # By the generator of the config, which has been made small.
