@@ -1,7 +1,7 @@
 r"""Measures the embedded CLIP by a linear probe on real drawings.
 
   python -m tools.embedded_world.probe
-  python -m tools.embedded_world.probe --weights=$OUT/train_clip/clip.safetensors
+  python -m tools.embedded_world.probe --weights=OTHER/clip.safetensors
 
 A linear classifier learns the classes of `emoji16` from the features of all
 training drawings. Its accuracy is that on the validation style, which has
