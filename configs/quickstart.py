@@ -17,7 +17,7 @@ targets: the paper's best). Real images of two styles that nothing was trained
 on are classified before and after. Some minutes on 2 cores; everything that it
 needs is in the package.
 
-Measured: zero-shot 38.6 %, tuned 48.9 % (3 seeds, 6 CPU minutes); see
+Measured: zero-shot 38.6 %, tuned 48.9 % (3 seeds, 3 minutes); see
           docs/results.md.
 """
 
