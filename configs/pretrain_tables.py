@@ -69,6 +69,10 @@ def amount(classes: str, num_images: int, num_classes: int) -> dict:
 
 
 FEW, MANY = "80 concepts", "160 concepts"
+# The same number of images, to learn with their labels and without.
+LABELS_60 = amount("labels, 80 concepts", 60, 80)
+MOCO_60 = amount("MoCo, 80 concepts", 60, 80) | MOCO
+STABLEREP_60 = amount("StableRep, 80 concepts", 60, 80) | STABLEREP
 TABLES = {
   "8": dict(
     space="emoji16",
@@ -100,27 +104,22 @@ TABLES = {
     per_class=40,
     images_per_class=60,
     arms=(
-      amount("labels, 80 concepts", 60, 80),
+      LABELS_60,
       amount("MoCo, 80 concepts", 15, 80) | MOCO,
-      amount("MoCo, 80 concepts", 60, 80) | MOCO,
+      MOCO_60,
     ),
     compare=(
-      ("MoCo, 80 concepts x 60", "MoCo, 80 concepts x 15"),
-      ("MoCo, 80 concepts x 60", "labels, 80 concepts x 60"),
+      (MOCO_60["name"], "MoCo, 80 concepts x 15"),
+      (MOCO_60["name"], LABELS_60["name"]),
     ),
   ),
   "stablerep": dict(
     space="concepts160",
     per_class=15,  # prompts, of 4 images each
     images_per_class=60,
-    arms=(
-      amount("labels, 80 concepts", 60, 80),
-      amount("MoCo, 80 concepts", 60, 80) | MOCO,
-      amount("StableRep, 80 concepts", 60, 80) | STABLEREP,
-    ),
-    compare=(
-      ("StableRep, 80 concepts x 60", "MoCo, 80 concepts x 60"),
-      ("StableRep, 80 concepts x 60", "labels, 80 concepts x 60"),
+    arms=(LABELS_60, MOCO_60, STABLEREP_60),
+    compare=tuple(
+      (STABLEREP_60["name"], other["name"]) for other in (MOCO_60, LABELS_60)
     ),
   ),
 }
@@ -132,9 +131,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     raise unknown_names("table", [arg.table], TABLES)
   if arg.backbone not in BACKBONES:
     raise unknown_names("backbone", [arg.backbone], BACKBONES)
-  if arg.backbone == "vit" and arg.table in ("moco", "stablerep"):
-    raise unknown_names(f"backbone of table={arg.table},", ["vit"], ["resnet"])
   table, vit = TABLES[arg.table], BACKBONES[arg.backbone]
+  if vit and any("objective" in arm for arm in table["arms"]):
+    raise unknown_names(f"backbone of table={arg.table},", ["vit"], ["resnet"])
   arms = tuple(
     arm
     for arm in table["arms"]
