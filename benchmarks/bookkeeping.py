@@ -188,16 +188,17 @@ def open_images(folder: pathlib.Path) -> None:
 
 
 def select(folder: pathlib.Path) -> None:
-  from synthjax.data.generated import filters, scores
+  from synthjax.data.generated import drawn_images, filters, scores
   from synthjax.runtime import artifacts
 
-  scored = scores.read(folder / "score", ("ids", "labels", "p_own"))
+  scored = scores.read(folder / "score", ("labels", "p_own"))
+  scored = scored._replace(ids=scores.StoredIds(folder / "score"))
   names = [f"class {i}" for i in range(int(scored.labels.max()) + 1)]
   chosen = filters.select(scored, class_names=names, share=0.5, seed=0)
   digest = artifacts.digest(folder / "score")
   artifacts.begin(folder / "select", {"scores": digest})
   filters.write(folder / "select", scored, chosen)
-  rows = {filters.SELECTION: len(scored.ids)}
+  rows = {drawn_images.SELECTION: len(scored.ids)}
   artifacts.finish(folder / "select", {"scores": digest}, rows)
 
 

@@ -118,7 +118,7 @@ def read_scored(workdir: epath.PathLike, *, filtered: bool) -> Scored:
   workdir = epath.Path(workdir)
   images, kept, options = scores.read(workdir / "score"), None, {}
   if filtered:
-    kept = filters.read_kept(workdir / "select", workdir / "score", images)
+    kept = filters.read_kept(workdir / "select", workdir / "score", images.ids)
     spec = artifacts.load(workdir / "select")["spec"]
     options = spec["select"] | {"seed": spec["seed"]}
   texts = scores.read_texts(workdir / "score")

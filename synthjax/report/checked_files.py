@@ -117,6 +117,17 @@ def read_selection(run: Run, names: Sequence[str]) -> dict[str, np.ndarray]:
     raise _damaged(run, "select", path.name, error) from error
 
 
+def selection_batches(
+  run: Run, names: Sequence[str]
+) -> Iterator[dict[str, np.ndarray]]:
+  """Yields some rows after others; else as `read_selection`."""
+  path = drawn_images.selection_file(run.workdir / "select")
+  try:
+    yield from drawn_images.read_selection_batches(path, names)
+  except UserError as error:
+    raise _damaged(run, "select", path.name, error) from error
+
+
 def read_text(run: Run, task: str, name: str) -> str:
   """Reads a text; raises as `read_json`."""
   return _read(run, task, name).decode("utf-8", "replace")

@@ -30,6 +30,7 @@ from synthjax.runtime.threads import count_cores, in_threads
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
 _LIBRARIES = ("jax", "flax", "numpy")
+Files = Mapping[str, Mapping[str, Any]]  # what a manifest says of each, by name
 
 
 def begin(
@@ -272,44 +273,58 @@ def damage_by_size(path: epath.Path, size: int) -> str | None:
   return None
 
 
-def sha256(path: epath.PathLike) -> str:
+def sha256(path: epath.PathLike, files: Files | None = None) -> str:
   """Returns the SHA-256 (hex) of a file, checked by the manifest beside it.
+
+  Args:
+    path: of the file.
+    files: of the manifest, as `listed` reads them once for many files; None
+      reads it.
 
   Raises:
     UserError: if the manifest has another one, or is damaged, or the file that
       it lists is not there.
   """
   path = epath.Path(path)
-  listed = _listed(path)
-  if listed and not path.exists():
+  files = listed(path.parent) if files is None else files
+  entry = files.get(path.name)
+  if entry and not path.exists():
     _raise_damage(path.parent, {path.name: file_groups.MISSING})
   digest_now = _measure(path)["sha256"]
-  if listed and listed["sha256"] != digest_now:
+  if entry and entry["sha256"] != digest_now:
     _raise_damage(path.parent, {path.name: file_groups.CHANGED})
   return digest_now
 
 
-def check_file(path: epath.PathLike) -> None:
+def check_file(path: epath.PathLike, files: Files | None = None) -> None:
   """Reads a file and checks it, if a manifest beside it lists it.
+
+  Args:
+    path: of the file.
+    files: as of `sha256`.
 
   Raises:
     UserError: as `sha256`.
   """
-  if _listed(epath.Path(path)):
-    sha256(path)
+  path = epath.Path(path)
+  files = listed(path.parent) if files is None else files
+  if path.name in files:
+    sha256(path, files)
 
 
-def _listed(path: epath.Path) -> dict[str, Any] | None:
-  """Returns what the manifest beside a file says of it."""
-  beside = path.parent / MANIFEST
-  if not beside.exists():
-    return None
-  return _files_listed(beside.read_bytes(), beside).get(path.name)
+def listed(folder: epath.PathLike) -> Files:
+  """Returns the files that a manifest lists; none where there is none.
+
+  Raises:
+    UserError: if it is damaged.
+  """
+  path = epath.Path(folder) / MANIFEST
+  return _files_listed(path.read_bytes(), path) if path.exists() else {}
 
 
 @functools.lru_cache(maxsize=4)
-def _files_listed(content: bytes, path: epath.Path) -> dict[str, Any]:
-  """Returns the files of a manifest, parsed once for the thousands it lists."""
+def _files_listed(content: bytes, path: epath.Path) -> Files:
+  """Returns the files of a manifest, which is parsed once."""
   value = _parse_json(content, path)
   if isinstance(value, dict) and not {"spec", "files"} & value.keys():
     return {}  # of another program

@@ -365,7 +365,7 @@ def _open_drawn(
   """
   count, kept = len(shards.open_shards(workdir / "generate")), None
   if "select" in inputs:
-    ids = stored.read(workdir / "score", ("ids",))
+    ids = stored.StoredIds(workdir / "score")
     kept = filters.read_kept(workdir / "select", workdir / "score", ids)
   indexed = count > fields.max_images and bool(find_spec("faiss"))
   with (

@@ -184,7 +184,7 @@ def test_the_task_leaves_a_row_for_each_image(scored):
   assert sum(row["kept"] for row in rows) == 2 * 2 * 3 * 2
   assert {row["reason"] for row in rows if row["kept"]} <= {"kept", "filled"}
   np.testing.assert_array_equal(
-    filters.read_kept(workdir / "select", workdir / "score", found),
+    filters.read_kept(workdir / "select", workdir / "score", found.ids),
     [row["kept"] for row in rows],
   )
   summary = artifacts.load(workdir / "select")["summary"]
@@ -235,7 +235,7 @@ def test_a_selection_by_other_scores_is_refused(tmp_path):
   score.run(config, str(tmp_path))
   found = scores.read(tmp_path / "score")
   with pytest.raises(UserError, match="made by other scores"):
-    filters.read_kept(tmp_path / "select", tmp_path / "score", found)
+    filters.read_kept(tmp_path / "select", tmp_path / "score", found.ids)
 
 
 @pytest.mark.faults
@@ -248,6 +248,6 @@ def test_an_edited_selection_is_refused(scored, tmp_path):
   found = scores.read(workdir / "score")
   try:
     with pytest.raises(UserError, match="content has changed"):
-      filters.read_kept(workdir / "select", workdir / "score", found)
+      filters.read_kept(workdir / "select", workdir / "score", found.ids)
   finally:
     path.write_bytes(content)

@@ -1,8 +1,9 @@
 """The images that `generate` has drawn: all of a workdir, or a part of them."""
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,11 +77,16 @@ def open_generated(
     UserError: if no image is left, or shards are missing or damaged.
   """
   source = shards.open_shards(folder, decode=decode)
-  names = ("id", "label", "strategy", "seed")
-  index = shards.read_index(folder, len(source), names)
-  rows, where = np.ones(len(index["id"]), bool), os.fspath(folder)
+  index = shards.read_index(folder, len(source), ("label", "strategy", "seed"))
+  rows, where = np.ones(len(source), bool), os.fspath(folder)
   if selection is not None:
-    rows, where = _kept(index["id"], selection), os.fspath(selection)
+    rows = read_kept(selection, shards.read_ids(folder, len(source)))
+    where = os.fspath(selection)
+    if rows is None:
+      raise UserError(
+        f"{selection} does not list the images in {folder} in their order: it "
+        "belongs to others. Run `select` again."
+      )
   for name, wanted in (("strategy", strategy), ("seed", seed)):
     present = dict.fromkeys(index[name][rows].tolist())
     if wanted is None or (name == "seed" and len(present) == 1):
@@ -98,18 +104,6 @@ def open_generated(
     source.size, source.read, folder, every, labels, files=source.files
   )
   return drawn.take(np.flatnonzero(rows))
-
-
-def _kept(ids: np.ndarray, selection: epath.PathLike) -> np.ndarray:
-  """Returns which images [n] a selection keeps."""
-  selected = read_selection(selection, ("id", "kept"))
-  kept = set(selected["id"][selected["kept"]].tolist())
-  if unknown := kept.difference(ids.tolist()):
-    raise UserError(
-      f"{selection} keeps {len(unknown):,} images that are not there, such as "
-      f"{min(unknown)!r}: it belongs to others. Run `select` again."
-    )
-  return np.fromiter((i in kept for i in ids), bool, len(ids))
 
 
 def open_run(
@@ -145,6 +139,31 @@ def selection_file(folder: epath.PathLike) -> epath.Path:
   return epath.Path(folder) / (SELECTION if SELECTION in names else OLDER)
 
 
+def read_kept(
+  selection: epath.PathLike, ids: Iterable[str]
+) -> np.ndarray | None:
+  """Reads which images a selection keeps.
+
+  Args:
+    selection: a file of `select`.
+    ids: [n], of the images.
+
+  Returns:
+    [n] bool; None if it lists others than these, or in another order.
+
+  Raises:
+    UserError: as `read_selection`.
+  """
+  ids, kept = iter(ids), []
+  for batch in read_selection_batches(selection, ("id", "kept")):
+    if batch["id"].tolist() != [*itertools.islice(ids, len(batch["id"]))]:
+      return None
+    kept.append(batch["kept"])
+  if next(ids, None) is not None:
+    return None
+  return np.concatenate(kept) if kept else np.zeros(0, bool)
+
+
 def read_selection(
   path: epath.PathLike, names: Sequence[str]
 ) -> dict[str, np.ndarray]:
@@ -160,9 +179,23 @@ def read_selection(
   Raises:
     UserError: if it is not as its manifest says, or is damaged.
   """
-  path = epath.Path(path)
-  if path.suffix != ".jsonl":
-    return tables.read(path, names)
+  if epath.Path(path).suffix == ".jsonl":
+    return _read_older(epath.Path(path), names)
+  return tables.read(path, names)
+
+
+def read_selection_batches(
+  path: epath.PathLike, names: Sequence[str]
+) -> Iterator[dict[str, np.ndarray]]:
+  """Reads some rows after others; else as `read_selection`."""
+  if epath.Path(path).suffix == ".jsonl":
+    return iter([_read_older(epath.Path(path), names)])
+  return tables.read_batches(path, names)
+
+
+def _read_older(
+  path: epath.Path, names: Sequence[str]
+) -> dict[str, np.ndarray]:
   artifacts.check_file(path)
   columns: dict[str, list] = {name: [] for name in names}
   with path.open("rb") as file:

@@ -5,18 +5,14 @@ the task `select` has kept.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
-from synthjax.data.generated import tables
-from synthjax.data.generated.drawn_images import (
-  SELECTION,
-  read_selection,
-  selection_file,
-)
+from synthjax.data.generated import drawn_images, tables
 from synthjax.data.generated.plan import ImageId, is_of_shots, origin
 from synthjax.data.generated.scores import Scores, unit
 from synthjax.data.pipeline.rows import rows_by_label
@@ -118,7 +114,7 @@ def keep(
     raise UserError("How many images are kept? Give max_per_class, or share.")
   strategies, seeds = origin(scores.ids)
   chance = np.fromiter(
-    (chance_of(seed, image_id) for image_id in scores.ids.tolist()),
+    (chance_of(seed, image_id) for image_id in scores.ids),
     np.int64,
     len(scores.ids),
   )
@@ -184,9 +180,8 @@ def in_smaller_drawing(ids: Sequence[str], images_per_class: int) -> np.ndarray:
 
 
 def write(folder: epath.PathLike, scores: Scores, selection: Selection) -> None:
-  """Writes SELECTION: a row for each image, with its score and verdict."""
+  """Writes a row for each image, with its score and verdict."""
   columns = {
-    "id": scores.ids,
     "label": scores.labels,
     "strategy": selection.strategies,
     "seed": selection.seeds,
@@ -194,22 +189,27 @@ def write(folder: epath.PathLike, scores: Scores, selection: Selection) -> None:
     "kept": selection.kept,
     "reason": selection.reasons,
   }
+  ids = iter(scores.ids)
+  batches = (
+    {"id": [*itertools.islice(ids, len(batch["label"]))]} | batch
+    for batch in tables.batches_of(columns)
+  )
   kinds = {"id": "string", "label": "int32", "strategy": "category"}
   kinds |= {"seed": "int64", "p_own": "float32"}
   kinds |= {"kept": "bool", "reason": "category"}
-  with artifacts.replace(folder, SELECTION) as path:
-    tables.write(path, kinds, tables.batches_of(columns))
+  with artifacts.replace(folder, drawn_images.SELECTION) as path:
+    tables.write(path, kinds, batches)
 
 
 def read_kept(
-  folder: epath.PathLike, scores_folder: epath.PathLike, scores: Scores
+  folder: epath.PathLike, scores_folder: epath.PathLike, ids: Iterable[str]
 ) -> np.ndarray:
   """Reads which images were kept.
 
   Args:
     folder: the complete artifact of the task `select`.
     scores_folder: that of `score`.
-    scores: all of its n rows.
+    ids: of all of its n images.
 
   Returns:
     [n] bool.
@@ -218,10 +218,10 @@ def read_kept(
     UserError: if the selection is damaged, or was made by other scores.
   """
   check_selection(folder, scores_folder)
-  rows = read_selection(selection_file(folder), ("id", "kept"))
-  if not np.array_equal(rows["id"], scores.ids.astype(object)):
+  kept = drawn_images.read_kept(drawn_images.selection_file(folder), ids)
+  if kept is None:
     raise _other_scores(folder, scores_folder)
-  return rows["kept"]
+  return kept
 
 
 def check_selection(

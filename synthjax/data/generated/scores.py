@@ -5,6 +5,7 @@ bytes it was made, so that a repaired shard is scored again alone. Features are
 kept in float16, un-normalised: a new rule or another head needs no encoding.
 """
 
+import dataclasses
 import hashlib
 import math
 import os
@@ -30,10 +31,30 @@ _FEW_CHUNKS = 4  # encoded in too short a time to show progress
 CHUNK_SIZE = 1024  # images of a file of features of real images, or others
 
 
+@dataclasses.dataclass(frozen=True)
+class StoredIds:
+  """The ids [n] of stored scores; a pass holds those of one part."""
+
+  folder: epath.Path  # the complete artifact of the task `score`
+
+  def __len__(self) -> int:
+    return sum(entry["rows"] for entry in self._parts().values())
+
+  def __iter__(self) -> Iterator[str]:
+    for name in sorted(self._parts()):
+      # Not hashed: each pass would read the features again. The npz file has a
+      # checksum of its own.
+      yield from read_arrays(self.folder / name, ["ids"], {})["ids"].tolist()
+
+  def _parts(self) -> artifacts.Files:
+    files = artifacts.load(self.folder)["files"]
+    return {name: entry for name, entry in files.items() if name != TEXT}
+
+
 class Scores(NamedTuple):
   """Rows in the order of the image shards."""
 
-  ids: np.ndarray  # [n] str
+  ids: np.ndarray | StoredIds  # [n] str
   labels: np.ndarray  # [n] int32
   features: np.ndarray  # [n, d] float16, of any length
   probs: np.ndarray  # [n, k] float16
@@ -193,11 +214,12 @@ def drop_changed(folder: epath.PathLike, now: Mapping[str, str]) -> None:
     UserError: if a part is not what the manifest beside it says.
   """
   folder = epath.Path(folder)
+  files = artifacts.listed(folder)
 
   def drop(name):
     path = folder / name
     try:
-      changed = path.exists() and _made_of(path) != now[name]
+      changed = path.exists() and _made_of(path, files) != now[name]
     except (FileNotFoundError, UserError):
       if path.exists():
         raise
@@ -208,9 +230,9 @@ def drop_changed(folder: epath.PathLike, now: Mapping[str, str]) -> None:
   in_threads(drop, list(now), threads=count_cores())
 
 
-def _made_of(path: epath.Path) -> str:
+def _made_of(path: epath.Path, files: artifacts.Files) -> str:
   """Returns of what a part was made, "" if this is not known."""
-  artifacts.check_file(path)
+  artifacts.check_file(path, files)
   try:
     with path.open("rb") as file:
       return str(load_arrays(file, ["made_of"])["made_of"])
@@ -260,8 +282,9 @@ def read_parts(
 ) -> Iterator[Scores]:
   """Yields the parts in their order; see `read`."""
   folder = epath.Path(folder)
-  for name in sorted(n for n in artifacts.load(folder)["files"] if n != TEXT):
-    columns = read_arrays(folder / name, only)
+  files = artifacts.load(folder)["files"]
+  for name in sorted(files.keys() - {TEXT}):
+    columns = read_arrays(folder / name, only, files)
     yield Scores(**dict.fromkeys(Scores._fields) | columns)
 
 
@@ -291,15 +314,23 @@ def check_inputs(folder: epath.PathLike, **expected: Any) -> None:
 
 
 def read_arrays(
-  path: epath.PathLike, names: Sequence[str]
+  path: epath.PathLike,
+  names: Sequence[str],
+  listed: artifacts.Files | None = None,
 ) -> dict[str, np.ndarray]:
   """Reads the arrays of an npz file.
+
+  Args:
+    path: of the file.
+    names: of the arrays.
+    listed: the files of the manifest beside it, which it is checked by; None
+      reads the manifest, if there is one.
 
   Raises:
     UserError: if the file is missing, damaged, or lacks one of them.
   """
   path = epath.Path(path)
-  artifacts.check_file(path)
+  artifacts.check_file(path, listed)
   try:
     with path.open("rb") as file:
       return load_arrays(file, names)
@@ -323,11 +354,12 @@ def load_arrays(
   file.seek(0)
   try:
     with np.load(file, allow_pickle=False) as arrays:
-      members = arrays.zip.infolist()
+      names = names or arrays.files
+      members = [arrays.zip.getinfo(f"{name}.npy") for name in names]
       size = sum(max(m.file_size, _claimed(arrays.zip, m)) for m in members)
       if size > limit:
         raise ValueError(f"it unpacks to {size:,} bytes, {limit:,} are allowed")
-      return {name: arrays[name] for name in names or arrays.files}
+      return {name: arrays[name] for name in names}
   except Exception as error:  # NumPy, zipfile and zlib raise a dozen kinds
     raise ValueError(f"{type(error).__name__}: {error}") from error
 
@@ -379,6 +411,7 @@ def encode_source(
   """
   features, labels, files = [], [], {}
   chunk_size = chunk_size or CHUNK_SIZE
+  listed = artifacts.listed(folder)
   few = len(source) <= _FEW_CHUNKS * chunk_size
   count_on = None if few else counter(f"{kind} images", len(source))
   for first in range(0, len(source), chunk_size):
@@ -394,7 +427,7 @@ def encode_source(
     if not path.exists():
       with artifacts.replace(folder, name) as temporary:
         np.savez(temporary, features=encode(images).astype(np.float16))
-    features.append(read_arrays(path, ["features"])["features"])
+    features.append(read_arrays(path, ["features"], listed)["features"])
     files[name] = len(images)
     if count_on:
       count_on(len(images))

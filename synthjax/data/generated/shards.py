@@ -15,7 +15,14 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any
 
 import numpy as np
@@ -324,6 +331,7 @@ def read_index(
   folder: epath.PathLike,
   num_images: int,
   names: Sequence[str] = ("id", "label"),
+  rows: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
   """Reads which image is in which row.
 
@@ -333,31 +341,49 @@ def read_index(
     num_images: that the shards hold.
     names: of the columns: id str, label int, strategy of the prompt str, seed
       int, and prompt str.
+    rows: int [m], in order, to read alone; None reads all.
 
   Returns:
-    Each column, [n].
+    Each column, [n] or [m].
 
   Raises:
     UserError: if the file is damaged or of other shards, about ids that name no
       strategy and seed, if these are needed; or as `open_shards`.
   """
   path = epath.Path(folder) / INDEX
-  if path.exists() and tables.columns_of(path) >= set(names):
-    columns = tables.read(path, names)
-    if len(columns[names[0]]) != num_images:
-      raise UserError(
-        f"{path} lists {len(columns[names[0]]):,} images, and the shards "
-        f"beside it hold {num_images:,}. Put the shards back from a copy."
-      )
-    return columns
+  if _indexes(path, num_images, names):
+    return tables.read(path, names, rows)
   source = open_shards(folder, decode=False)
-  rows = map(source.read, range(len(source)))
-  rows = [(r["id"], r["label"], r["prompt"]) for r in rows]
-  ids, labels, prompts = np.array(rows, object).reshape(-1, 3).T
+  read = map(source.read, range(len(source)) if rows is None else rows)
+  read = [(r["id"], r["label"], r["prompt"]) for r in read]
+  ids, labels, prompts = np.array(read, object).reshape(-1, 3).T
   columns = {"id": ids, "label": labels.astype(int), "prompt": prompts}
   if not columns.keys() >= set(names):
     columns |= dict(zip(("strategy", "seed"), origin(ids), strict=True))
   return {name: columns[name] for name in names}
+
+
+def read_ids(folder: epath.PathLike, num_images: int) -> Iterator[str]:
+  """Yields the ids of all images, a few of them held; else as `read_index`."""
+  path = epath.Path(folder) / INDEX
+  if _indexes(path, num_images, ("id",)):
+    for batch in tables.read_batches(path, ("id",)):
+      yield from batch["id"].tolist()
+  else:
+    yield from read_index(folder, num_images, ("id",))["id"]
+
+
+def _indexes(path: epath.Path, num_images: int, names: Collection[str]) -> bool:
+  """Returns whether there is an index of these columns; it must fit."""
+  if not path.exists():
+    return False
+  count, columns = tables.shape_of(path)
+  if count != num_images:
+    raise UserError(
+      f"{path} lists {count:,} images, and the shards beside it hold "
+      f"{num_images:,}. Put the shards back from a copy."
+    )
+  return columns >= {*names}
 
 
 # --- names and descriptions for TFDS ------------------------------------------

@@ -18,7 +18,7 @@ from synthjax.report.checked_files import (
   Run,
   files_of,
   read_columns,
-  read_selection,
+  selection_batches,
 )
 from synthjax.report.results import class_names
 
@@ -74,19 +74,18 @@ def pictures(run: Run, samples_per_class: int) -> dict[str, Album]:
     return {}
   folder = run.workdir / "generate"
   source = shards.open_shards(folder)
-  index = shards.read_index(folder, len(source))
   positions = np.arange(len(source))
   if len(positions) > _MAX_CANDIDATES:
     rng = np.random.default_rng(0)
     positions = np.sort(rng.choice(positions, _MAX_CANDIDATES, replace=False))
+  index = shards.read_index(folder, len(source), rows=positions)
   rows = [
-    {
-      "id": index["id"][i],
-      "label": int(index["label"][i]),
-      "strategy": _strategy(index["id"][i]),
-      "position": i,
-    }
-    for i in positions
+    {"id": key, "label": label, "strategy": _strategy(key), "position": place}
+    for key, label, place in zip(
+      *(index[name].tolist() for name in ("id", "label")),
+      positions.tolist(),
+      strict=True,
+    )
   ]
   verdicts = _verdicts(run, {row["id"] for row in rows})
   places = {row["id"]: row["position"] for row in rows}
@@ -115,10 +114,11 @@ def _verdicts(run: Run, ids: set[str]) -> dict[str, dict]:
   if not files_of(run, "select"):
     return {}
   names = ("id", "strategy", "p_own", "kept", "reason")
-  columns = read_selection(run, names)
-  asked = [place for place, key in enumerate(columns["id"]) if key in ids]
-  rows = zip(
-    *(column[asked].tolist() for column in columns.values()), strict=True
+  rows = (
+    row
+    for batch in selection_batches(run, names)
+    for row in zip(*(batch[name].tolist() for name in names), strict=True)
+    if row[0] in ids
   )
   return {
     key: {
