@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
+from synthjax.data.generated.drawn_images import Drawn
 from synthjax.data.generated.filters import chance_of
 from synthjax.data.pipeline import codecs
 from synthjax.data.pipeline.rows import Example, Source, subset
@@ -42,8 +43,11 @@ def rows(
       end to the other; None keeps the order, which is that of the classes.
   """
   if shuffle is not None:
-    ids = [source[i]["id"] for i in range(len(source))]
-    chance = np.array([chance_of(shuffle, id_) for id_ in ids], np.int64)
+    chance_of_id = functools.partial(chance_of, shuffle)
+    if isinstance(source, Drawn):  # whose ids need no image to be read
+      chance = source.map_ids(chance_of_id)
+    else:
+      chance = [chance_of_id(row["id"]) for row in source]
     source = subset(source, np.argsort(chance, kind="stable"))
   read = functools.partial(_read, source, dict(encoding))
   return Source(len(source), read)

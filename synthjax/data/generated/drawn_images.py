@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,12 @@ class Drawn(Source):
       rows=self.rows[places],
       labels=self.labels[places],
     )
+
+  def map_ids(self, function: Callable[[str], int]) -> np.ndarray:
+    """Returns a whole number for the id of each image: int64 [n]."""
+    num_images = len(shards.open_shards(self.folder))
+    ids = shards.read_ids(self.folder, num_images)
+    return np.fromiter(map(function, ids), np.int64, num_images)[self.rows]
 
   def prompts(self) -> np.ndarray:
     """Numbers the prompts by their text: int [n], from 0.

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from synthjax.data.formats import export_rows
 from synthjax.data.generated import drawn_images, shards, tables
 from synthjax.data.pipeline import few_shot, host_augment
 from synthjax.data.pipeline.rows import labels_of, subset
@@ -218,6 +219,24 @@ def test_the_index_says_what_the_rows_say_and_spares_reading_them(
   assert len(taken) == 4
   assert taken.prompts().tolist() == [0, 0, 1, 1]
   assert len(shards.open_shards(folder, [rows[0].id, rows[7].id])) == 2
+
+
+def test_a_shuffled_export_reads_no_image_for_its_order(folder, monkeypatch):
+  rows = [SimpleNamespace(**row) for row in shards.open_shards(folder)]
+  shards.write_index(folder, rows)
+  of_strategy = dict(strategy="enhanced", decode=False)
+  source = drawn_images.open_generated(folder, **of_strategy)
+  plain = [source[i] for i in range(len(source))]
+  want = ids_of(export_rows.rows(plain, encoding={}, shuffle=3))
+  assert want != ids_of(plain)
+  assert ids_of(export_rows.rows(source, encoding={}, shuffle=3)) == want
+
+  def refuse(*_):
+    raise AssertionError("An image was read.")
+
+  monkeypatch.setattr(shards, "_read", refuse)
+  source = drawn_images.open_generated(folder, **of_strategy)
+  assert len(export_rows.rows(source, encoding={}, shuffle=3)) == 8
 
 
 def test_an_index_without_prompts_leaves_them_to_the_rows(folder):
