@@ -191,8 +191,8 @@ def select(folder: pathlib.Path) -> None:
   from synthjax.data.generated import drawn_images, filters, scores
   from synthjax.runtime import artifacts
 
-  scored = scores.read(folder / "score", ("labels", "p_own"))
-  scored = scored._replace(ids=scores.StoredIds(folder / "score"))
+  columns = ("ids", "labels", "p_own")
+  scored = scores.read(folder / "score", columns, ids_on_disk=True)
   names = [f"class {i}" for i in range(int(scored.labels.max()) + 1)]
   chosen = filters.select(scored, class_names=names, share=0.5, seed=0)
   digest = artifacts.digest(folder / "score")

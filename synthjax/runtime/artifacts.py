@@ -30,7 +30,7 @@ from synthjax.runtime.threads import count_cores, in_threads
 
 SPEC, MANIFEST = "spec.json", "manifest.json"
 _LIBRARIES = ("jax", "flax", "numpy")
-Files = Mapping[str, Mapping[str, Any]]  # what a manifest says of each, by name
+Listed = Mapping[str, Mapping[str, Any]]  # what a manifest says of each file
 
 
 def begin(
@@ -273,12 +273,12 @@ def damage_by_size(path: epath.Path, size: int) -> str | None:
   return None
 
 
-def sha256(path: epath.PathLike, files: Files | None = None) -> str:
+def sha256(path: epath.PathLike, listed: Listed | None = None) -> str:
   """Returns the SHA-256 (hex) of a file, checked by the manifest beside it.
 
   Args:
     path: of the file.
-    files: of the manifest, as `listed` reads them once for many files; None
+    listed: of `listed_in`, which reads the manifest once for many files; None
       reads it.
 
   Raises:
@@ -286,8 +286,8 @@ def sha256(path: epath.PathLike, files: Files | None = None) -> str:
       it lists is not there.
   """
   path = epath.Path(path)
-  files = listed(path.parent) if files is None else files
-  entry = files.get(path.name)
+  listed = listed_in(path.parent) if listed is None else listed
+  entry = listed.get(path.name)
   if entry and not path.exists():
     _raise_damage(path.parent, {path.name: file_groups.MISSING})
   digest_now = _measure(path)["sha256"]
@@ -296,34 +296,37 @@ def sha256(path: epath.PathLike, files: Files | None = None) -> str:
   return digest_now
 
 
-def check_file(path: epath.PathLike, files: Files | None = None) -> None:
+def check_file(path: epath.PathLike, listed: Listed | None = None) -> None:
   """Reads a file and checks it, if a manifest beside it lists it.
 
   Args:
     path: of the file.
-    files: as of `sha256`.
+    listed: as of `sha256`.
 
   Raises:
     UserError: as `sha256`.
   """
   path = epath.Path(path)
-  files = listed(path.parent) if files is None else files
-  if path.name in files:
-    sha256(path, files)
+  listed = listed_in(path.parent) if listed is None else listed
+  if path.name in listed:
+    sha256(path, listed)
 
 
-def listed(folder: epath.PathLike) -> Files:
+def listed_in(folder: epath.PathLike) -> Listed:
   """Returns the files that a manifest lists; none where there is none.
 
   Raises:
     UserError: if it is damaged.
   """
   path = epath.Path(folder) / MANIFEST
-  return _files_listed(path.read_bytes(), path) if path.exists() else {}
+  try:
+    return _files_listed(path.read_bytes(), path)
+  except (FileNotFoundError, NotADirectoryError):
+    return {}
 
 
 @functools.lru_cache(maxsize=4)
-def _files_listed(content: bytes, path: epath.Path) -> Files:
+def _files_listed(content: bytes, path: epath.Path) -> Listed:
   """Returns the files of a manifest, which is parsed once."""
   value = _parse_json(content, path)
   if isinstance(value, dict) and not {"spec", "files"} & value.keys():

@@ -365,7 +365,8 @@ def _open_drawn(
   """
   count, kept = len(shards.open_shards(workdir / "generate")), None
   if "select" in inputs:
-    ids = stored.StoredIds(workdir / "score")
+    parts = stored.read_parts(workdir / "score", ("ids",))
+    ids = (image_id for part in parts for image_id in part.ids.tolist())
     kept = filters.read_kept(workdir / "select", workdir / "score", ids)
   indexed = count > fields.max_images and bool(find_spec("faiss"))
   with (

@@ -54,8 +54,8 @@ def run(config: ConfigDict, workdir: str) -> None:
   # The selection is one file, which the new one replaces.
   if artifacts.begin(folder, spec, renew=lambda: None):
     return
-  scored = scores.read(workdir / "score", ("labels", "p_own"))
-  scored = scored._replace(ids=scores.StoredIds(workdir / "score"))
+  names = ("ids", "labels", "p_own")
+  scored = scores.read(workdir / "score", names, ids_on_disk=True)
   selected = filters.select(
     scored,
     class_names=space.class_names,

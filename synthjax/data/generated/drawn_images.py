@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -45,7 +46,7 @@ class Drawn(Source):
     )
 
   def map_ids(self, function: Callable[[str], int]) -> np.ndarray:
-    """Returns a whole number for the id of each image: int64 [n]."""
+    """Applies a function to the id of each image, and returns int64 [n]."""
     num_images = len(shards.open_shards(self.folder))
     ids = shards.read_ids(self.folder, num_images)
     return np.fromiter(map(function, ids), np.int64, num_images)[self.rows]
@@ -86,13 +87,8 @@ def open_generated(
   index = shards.read_index(folder, len(source), ("label", "strategy", "seed"))
   rows, where = np.ones(len(source), bool), os.fspath(folder)
   if selection is not None:
-    rows = read_kept(selection, shards.read_ids(folder, len(source)))
+    rows = match_selection(selection, shards.read_ids(folder, len(source)))
     where = os.fspath(selection)
-    if rows is None:
-      raise UserError(
-        f"{selection} does not list the images in {folder} in their order: it "
-        "belongs to others. Run `select` again."
-      )
   for name, wanted in (("strategy", strategy), ("seed", seed)):
     present = dict.fromkeys(index[name][rows].tolist())
     if wanted is None or (name == "seed" and len(present) == 1):
@@ -145,29 +141,41 @@ def selection_file(folder: epath.PathLike) -> epath.Path:
   return epath.Path(folder) / (SELECTION if SELECTION in names else OLDER)
 
 
-def read_kept(
+def match_selection(
   selection: epath.PathLike, ids: Iterable[str]
-) -> np.ndarray | None:
+) -> np.ndarray:
   """Reads which images a selection keeps.
 
   Args:
-    selection: a file of `select`.
+    selection: a file of `select`, which lists all images in their order.
     ids: [n], of the images.
 
   Returns:
-    [n] bool; None if it lists others than these, or in another order.
+    [n] bool.
 
   Raises:
-    UserError: as `read_selection`.
+    UserError: if it lists others than these; or as `read_selection`.
   """
-  ids, kept = iter(ids), []
+  ids, kept = iter(ids), [np.zeros(0, bool)]
   for batch in read_selection_batches(selection, ("id", "kept")):
-    if batch["id"].tolist() != [*itertools.islice(ids, len(batch["id"]))]:
-      return None
+    listed = batch["id"].tolist()
+    if listed != (given := [*itertools.islice(ids, len(listed))]):
+      pairs = itertools.zip_longest(listed, given, fillvalue="nothing")
+      differ = next(pair for pair in pairs if operator.ne(*pair))
+      raise _other_images(selection, *differ)
     kept.append(batch["kept"])
-  if next(ids, None) is not None:
-    return None
-  return np.concatenate(kept) if kept else np.zeros(0, bool)
+  if (more := next(ids, None)) is not None:
+    raise _other_images(selection, "nothing", more)
+  return np.concatenate(kept)
+
+
+def _other_images(
+  selection: epath.PathLike, listed: str, given: str
+) -> UserError:
+  return UserError(
+    f"{selection} lists {listed} where the images have {given}: it belongs to "
+    "others. Run `select` again."
+  )
 
 
 def read_selection(
@@ -193,7 +201,7 @@ def read_selection(
 def read_selection_batches(
   path: epath.PathLike, names: Sequence[str]
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Reads some rows after others; else as `read_selection`."""
+  """Yields some rows after others; else as `read_selection`."""
   if epath.Path(path).suffix == ".jsonl":
     return iter([_read_older(epath.Path(path), names)])
   return tables.read_batches(path, names)

@@ -218,10 +218,8 @@ def read_kept(
     UserError: if the selection is damaged, or was made by other scores.
   """
   check_selection(folder, scores_folder)
-  kept = drawn_images.read_kept(drawn_images.selection_file(folder), ids)
-  if kept is None:
-    raise _other_scores(folder, scores_folder)
-  return kept
+  selection = drawn_images.selection_file(folder)
+  return drawn_images.match_selection(selection, ids)
 
 
 def check_selection(

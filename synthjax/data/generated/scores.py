@@ -5,10 +5,10 @@ bytes it was made, so that a repaired shard is scored again alone. Features are
 kept in float16, un-normalised: a new rule or another head needs no encoding.
 """
 
-import dataclasses
 import hashlib
 import math
 import os
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -31,30 +31,33 @@ _FEW_CHUNKS = 4  # encoded in too short a time to show progress
 CHUNK_SIZE = 1024  # images of a file of features of real images, or others
 
 
-@dataclasses.dataclass(frozen=True)
-class StoredIds:
-  """The ids [n] of stored scores; a pass holds those of one part."""
+class IdsOnDisk:
+  """Ids [n] in a file without a name, so that memory holds one at a time.
 
-  folder: epath.Path  # the complete artifact of the task `score`
+  Iterators share the file: one must have ended before the next one begins.
+  """
+
+  def __init__(self) -> None:
+    self._file = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n")
+    self._count = 0
+
+  def extend(self, ids: Sequence[str]) -> None:
+    self._file.writelines(f"{image_id}\n" for image_id in ids)
+    self._count += len(ids)
 
   def __len__(self) -> int:
-    return sum(entry["rows"] for entry in self._parts().values())
+    return self._count
 
   def __iter__(self) -> Iterator[str]:
-    for name in sorted(self._parts()):
-      # Not hashed: each pass would read the features again. The npz file has a
-      # checksum of its own.
-      yield from read_arrays(self.folder / name, ["ids"], {})["ids"].tolist()
-
-  def _parts(self) -> artifacts.Files:
-    files = artifacts.load(self.folder)["files"]
-    return {name: entry for name, entry in files.items() if name != TEXT}
+    self._file.seek(0)
+    for line in self._file:
+      yield line[:-1]
 
 
 class Scores(NamedTuple):
   """Rows in the order of the image shards."""
 
-  ids: np.ndarray | StoredIds  # [n] str
+  ids: np.ndarray | IdsOnDisk  # [n] str; the latter for `filters.select`
   labels: np.ndarray  # [n] int32
   features: np.ndarray  # [n, d] float16, of any length
   probs: np.ndarray  # [n, k] float16
@@ -214,12 +217,12 @@ def drop_changed(folder: epath.PathLike, now: Mapping[str, str]) -> None:
     UserError: if a part is not what the manifest beside it says.
   """
   folder = epath.Path(folder)
-  files = artifacts.listed(folder)
+  listed = artifacts.listed_in(folder)
 
   def drop(name):
     path = folder / name
     try:
-      changed = path.exists() and _made_of(path, files) != now[name]
+      changed = path.exists() and _made_of(path, listed) != now[name]
     except (FileNotFoundError, UserError):
       if path.exists():
         raise
@@ -230,9 +233,12 @@ def drop_changed(folder: epath.PathLike, now: Mapping[str, str]) -> None:
   in_threads(drop, list(now), threads=count_cores())
 
 
-def _made_of(path: epath.Path, files: artifacts.Files) -> str:
+def _made_of(path: epath.Path, listed: artifacts.Listed) -> str:
   """Returns of what a part was made, "" if this is not known."""
-  artifacts.check_file(path, files)
+  try:
+    artifacts.check_file(path, listed)
+  except UserError:
+    artifacts.check_file(path)  # another process may have made it again since
   try:
     with path.open("rb") as file:
       return str(load_arrays(file, ["made_of"])["made_of"])
@@ -258,7 +264,10 @@ def read_texts(folder: epath.PathLike) -> Texts:
 
 
 def read(
-  folder: epath.PathLike, only: Sequence[str] = Scores._fields
+  folder: epath.PathLike,
+  only: Sequence[str] = Scores._fields,
+  *,
+  ids_on_disk: bool = False,
 ) -> Scores:
   """Reads all parts of the complete artifact of the task `score`.
 
@@ -266,14 +275,23 @@ def read(
     folder: of the artifact.
     only: the columns that are needed; the others are None. Features and
       probabilities of 4 million images take 20 GB.
+    ids_on_disk: makes the ids `IdsOnDisk`, as those of millions take more
+      memory than labels and probabilities do.
 
   Raises:
     UserError: if it is not complete, or a part is missing or damaged.
   """
-  parts = [part._asdict() for part in read_parts(folder, only)]
+  parts, ids = [], IdsOnDisk()
+  for part in read_parts(folder, only):
+    columns = {name: getattr(part, name) for name in only}
+    if ids_on_disk:
+      ids.extend(columns.pop("ids").tolist())
+    parts.append(columns)
   columns = {
-    name: np.concatenate([part.pop(name) for part in parts]) for name in only
+    name: np.concatenate([part.pop(name) for part in parts])
+    for name in [*parts[0]]
   }
+  columns |= {"ids": ids} if ids_on_disk else {}
   return Scores(**dict.fromkeys(Scores._fields) | columns)
 
 
@@ -282,9 +300,9 @@ def read_parts(
 ) -> Iterator[Scores]:
   """Yields the parts in their order; see `read`."""
   folder = epath.Path(folder)
-  files = artifacts.load(folder)["files"]
-  for name in sorted(files.keys() - {TEXT}):
-    columns = read_arrays(folder / name, only, files)
+  listed = artifacts.load(folder)["files"]
+  for name in sorted(listed.keys() - {TEXT}):
+    columns = read_arrays(folder / name, only, listed)
     yield Scores(**dict.fromkeys(Scores._fields) | columns)
 
 
@@ -316,15 +334,14 @@ def check_inputs(folder: epath.PathLike, **expected: Any) -> None:
 def read_arrays(
   path: epath.PathLike,
   names: Sequence[str],
-  listed: artifacts.Files | None = None,
+  listed: artifacts.Listed | None = None,
 ) -> dict[str, np.ndarray]:
   """Reads the arrays of an npz file.
 
   Args:
     path: of the file.
     names: of the arrays.
-    listed: the files of the manifest beside it, which it is checked by; None
-      reads the manifest, if there is one.
+    listed: as of `artifacts.check_file`.
 
   Raises:
     UserError: if the file is missing, damaged, or lacks one of them.
@@ -355,7 +372,11 @@ def load_arrays(
   try:
     with np.load(file, allow_pickle=False) as arrays:
       names = names or arrays.files
-      members = [arrays.zip.getinfo(f"{name}.npy") for name in names]
+      members = [
+        member
+        for member in arrays.zip.infolist()
+        if member.filename.removesuffix(".npy") in names
+      ]
       size = sum(max(m.file_size, _claimed(arrays.zip, m)) for m in members)
       if size > limit:
         raise ValueError(f"it unpacks to {size:,} bytes, {limit:,} are allowed")
@@ -411,7 +432,7 @@ def encode_source(
   """
   features, labels, files = [], [], {}
   chunk_size = chunk_size or CHUNK_SIZE
-  listed = artifacts.listed(folder)
+  listed = artifacts.listed_in(folder)
   few = len(source) <= _FEW_CHUNKS * chunk_size
   count_on = None if few else counter(f"{kind} images", len(source))
   for first in range(0, len(source), chunk_size):

@@ -351,7 +351,7 @@ def read_index(
       strategy and seed, if these are needed; or as `open_shards`.
   """
   path = epath.Path(folder) / INDEX
-  if _indexes(path, num_images, names):
+  if _has_index(path, num_images, names):
     return tables.read(path, names, rows)
   source = open_shards(folder, decode=False)
   read = map(source.read, range(len(source)) if rows is None else rows)
@@ -364,16 +364,21 @@ def read_index(
 
 
 def read_ids(folder: epath.PathLike, num_images: int) -> Iterator[str]:
-  """Yields the ids of all images, a few of them held; else as `read_index`."""
+  """Yields the ids of all images; without an INDEX it reads every row first.
+
+  A few are held at a time. Args and errors are those of `read_index`.
+  """
   path = epath.Path(folder) / INDEX
-  if _indexes(path, num_images, ("id",)):
+  if _has_index(path, num_images, ("id",)):
     for batch in tables.read_batches(path, ("id",)):
       yield from batch["id"].tolist()
   else:
     yield from read_index(folder, num_images, ("id",))["id"]
 
 
-def _indexes(path: epath.Path, num_images: int, names: Collection[str]) -> bool:
+def _has_index(
+  path: epath.Path, num_images: int, names: Collection[str]
+) -> bool:
   """Returns whether there is an index of these columns; it must fit."""
   if not path.exists():
     return False
