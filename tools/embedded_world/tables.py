@@ -112,7 +112,7 @@ EXPERIMENTS = {
     "pretrain_tables.py:table=9,backbone=vit,images=1200",
     ("pretrain", "transfer"),
   ),
-  "detection": Experiment("detect_voc.py:runlocal"),
+  "detection": Experiment("detect_voc.py:runlocal", ("detect", "pretrain")),
   "sanity": Experiment("sanity_pretrain.py", ("pretrain", "transfer")),
 }
 
