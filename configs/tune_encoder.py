@@ -55,7 +55,9 @@ HEAD_LR, ENCODER_LR = 2e-3, 1e-5
 BATCH_SIZES = {"synthetic": 512, "real": 32}
 
 # The embedded CLIP was trained on drawings, and not on "a photo of".
-SMALL_LORA = dict(steps_per_shot=8, template=None, augmentation="drawing")
+SMALL_LORA = dict(
+  steps_per_shot=8, template="a drawing of {}", augmentation="drawing"
+)
 RUNGS = ("head", "attnpool", "layer4", "layer3", "layer2", "layer1", "stem")
 ARMS = {
   "3": tuple(

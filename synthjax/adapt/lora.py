@@ -52,8 +52,7 @@ class LoRA:
   alpha: Positive = 1.0
   dropout: BelowOne = 0.25  # of what an update reads, in training
   steps_per_shot: Count = 500  # whatever the number of classes
-  # Of each class; None is the first template of the label space.
-  template: Text | None = "a photo of a {}."
+  template: Text = "a photo of a {}."  # of each class, in every data set
   augmentation: Annotated[str, one_of(VIEWS)] = "photo"
   # Of the loss of real images where there are generated ones too (DataDream).
   real_weight: Share = 0.8

@@ -380,10 +380,9 @@ def _lora_objective(
 def _load_towers(
   block: ConfigDict, fields: TuneEncoder, arm: Arm, space: Any
 ) -> lora.Towers:
-  template = arm.lora.template or space.templates[0]
   return lora.load_towers(
     block.weights,
-    [space.sentence(template, each) for each in space.classes],
+    [space.sentence(arm.lora.template, each) for each in space.classes],
     tokenizer=block.get("tokenizer"),
     dtype=block.get("dtype", "float32"),
     remat=fields.remat,

@@ -1,7 +1,9 @@
 """Blocks of a config become dataclasses, and all mistakes are told at once."""
 
+import ast
 import dataclasses
 import functools
+import pathlib
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -429,3 +431,34 @@ def test_reading_imports_no_slow_library():
     [sys.executable, "-c", code], capture_output=True, text=True
   )
   assert result.stdout.strip() == "[]", result.stdout + result.stderr
+
+
+# --- fields of the package ---------------------------------------------------
+
+# Of classes and functions that no config fills.
+NO_FIELDS = {"average", "dtype", "num_workers"}
+
+
+def test_a_field_that_takes_none_has_none_as_its_default():
+  """A None in a config is the default: any other one could not be undone."""
+  wrong = []
+  for path in pathlib.Path(schema.__file__).parents[1].rglob("*.py"):
+    for node in ast.walk(ast.parse(path.read_text())):
+      pairs = []
+      if isinstance(node, ast.ClassDef):
+        pairs = [
+          (part.target.id, part.annotation, part.value)
+          for part in node.body
+          if isinstance(part, ast.AnnAssign)
+        ]
+      elif isinstance(node, ast.arguments):
+        last = node.args[len(node.args) - len(node.defaults) :]
+        given = zip(last, node.defaults, strict=True)
+        keyword = zip(node.kwonlyargs, node.kw_defaults, strict=True)
+        pairs = [(a.arg, a.annotation, d) for a, d in (*given, *keyword)]
+      for name, kind, default in pairs:
+        takes_none = kind is not None and "| None" in ast.unparse(kind)
+        if takes_none and isinstance(default, ast.Constant):
+          if default.value is not None and name not in NO_FIELDS:
+            wrong.append(f"{path.name}: {name} = {default.value!r}")
+  assert not wrong
