@@ -281,17 +281,17 @@ def read(
   Raises:
     UserError: if it is not complete, or a part is missing or damaged.
   """
-  parts, ids = [], IdsOnDisk()
+  parts, ids = [], IdsOnDisk() if ids_on_disk else None
   for part in read_parts(folder, only):
     columns = {name: getattr(part, name) for name in only}
-    if ids_on_disk:
+    if ids is not None:
       ids.extend(columns.pop("ids").tolist())
     parts.append(columns)
   columns = {
     name: np.concatenate([part.pop(name) for part in parts])
     for name in [*parts[0]]
   }
-  columns |= {"ids": ids} if ids_on_disk else {}
+  columns |= {} if ids is None else {"ids": ids}
   return Scores(**dict.fromkeys(Scores._fields) | columns)
 
 
