@@ -170,6 +170,7 @@ def vote(
 # --- near duplicates, within a set and of another one ------------------------
 
 _SIDE = 2048  # rows and columns of a block
+_SIDE_IN_CELL = 512  # a cell has some 2,000: less of a block is filling
 
 
 class Duplicates(NamedTuple):
@@ -245,7 +246,7 @@ def _near_in_cells(
     if len(rows) < 2:
       continue
     other = cells[rows, 1 - entries % 2]
-    side = min(_SIDE, 1 << (len(rows) - 1).bit_length())  # few shapes
+    side = min(_SIDE_IN_CELL, 1 << (len(rows) - 1).bit_length())  # few shapes
     for places, cosines in _near_pairs(x[rows], threshold, side):
       a, b = other[places.T]
       here = (a != b) | (a > cell)
