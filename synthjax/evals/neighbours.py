@@ -275,15 +275,17 @@ def _join(groups: np.ndarray, pairs: Sequence[np.ndarray]) -> np.ndarray:
   return first[labels]
 
 
-# Rows for each cell, and those of them that its centre is learned from.
-_ROWS_OF_CELL, _LEARNED_FROM = 1000, 40
+# Rows for each cell, and those of them that its centre is learned from. Better
+# centres bring hardly more of the near rows together.
+_ROWS_OF_CELL, _LEARNED_FROM, _ITERATIONS = 1000, 20, 5
 
 
 def assign_cells(x: np.ndarray) -> np.ndarray:
-  """Assigns each row to its two nearest cells, by FAISS (Douze et al. 2024).
+  """Assigns each row to the two cells with the nearest centres.
 
-  The centres are those of k-means. As many rows share a cell however many there
-  are, so that comparing those takes a time that grows with n alone.
+  The centres are those of k-means, by FAISS (Douze et al. 2024). As many rows
+  share a cell however many there are, so that comparing those takes a time that
+  grows with n alone.
 
   Args:
     x: [n, d] features, of any length, which may be mapped from a file.
@@ -297,12 +299,20 @@ def assign_cells(x: np.ndarray) -> np.ndarray:
   import faiss
 
   count = max(2, len(x) // _ROWS_OF_CELL)
-  means = faiss.Kmeans(x.shape[1], count, niter=10, spherical=True, seed=0)
+  means = faiss.Kmeans(
+    x.shape[1],
+    count,
+    niter=_ITERATIONS,
+    min_points_per_centroid=_LEARNED_FROM,
+    spherical=True,
+    seed=0,
+  )
   means.train(unit(x[:: max(1, len(x) // (count * _LEARNED_FROM))]))
   cells = np.zeros((len(x), 2), np.int32)
   for first in range(0, len(x), 1 << 14):
     rows = slice(first, first + (1 << 14))
-    _, cells[rows] = means.index.search(unit(x[rows]), 2)
+    # Not by FAISS, whose wheels multiply at a third of the speed.
+    _, cells[rows] = nearest(unit(x[rows]), means.centroids, k=2)
   return cells
 
 

@@ -273,6 +273,22 @@ def test_faiss_puts_the_same_directions_into_the_same_cells():
   np.testing.assert_array_equal(cells[:2000], cells[2000:])
 
 
+def test_near_rows_share_a_cell():
+  """At least 98 % of the pairs with a cosine of 0.95, among 40 cells."""
+  pytest.importorskip("faiss")
+  centres = draw(16, 400, 64)
+  x = neighbours.unit(np.repeat(centres, 100, 0) + 0.7 * draw(17, 40_000, 64))
+  far = draw(18, 2000, 64)
+  far -= (far * x[:2000]).sum(1, keepdims=True) * x[:2000]
+  far = neighbours.unit(far)
+  x[-2000:] = 0.95 * x[:2000] + np.sqrt(1 - 0.95**2) * far
+  cells = neighbours.assign_cells(x)
+  assert cells.max() == 39
+  a, b = cells[:2000, :, None], cells[-2000:, None, :]
+  share = (a == b).any((1, 2)).mean()
+  assert share >= 0.98
+
+
 def test_the_threshold_is_reached_or_not():
   angle = np.arccos(0.9)
   x = np.array([[1, 0], [np.cos(angle), np.sin(angle)], [0, 0]])
