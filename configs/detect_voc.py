@@ -33,8 +33,8 @@ Table 11, MoCo v2; no pre-training 66.08
   random init    IN-1K Syn 1.2M 81.55, 2.4M 82.13; IN-2K Syn 2.4M 82.22,
                  4.0M 82.29
   IN-1K init     82.44; IN-1K Syn 2.4M 82.47
-Measured: not run at full size. `:runlocal`: 22.9 from random weights, 25.2 from
-generated images with labels, 23.1 with MoCo v2; see docs/results.md.
+Measured: not run at full size. `:runlocal`: 22.3 from random weights, 23.7 from
+generated images with labels, 21.6 with MoCo v2; see docs/results.md.
 """
 
 import ml_collections
