@@ -15,12 +15,16 @@ def image_keys(rows: Sequence[Row]) -> jax.Array:
   """Makes the key of each image from its seed, class, prompt and number.
 
   So an image depends neither on other images nor on the number of devices.
+  Where a class has a prompt twice, as shots may look alike, each has images of
+  its own.
   """
   data = np.empty((len(rows), 2), np.uint32)
   for i, row in enumerate(rows):
     origin = [row.seed, row.class_name, row.prompt, row.number]
     if row.reference is not None:
       origin += [row.reference, row.start_steps]
+    if row.repeat:
+      origin.append({"repeat": row.repeat})
     digest = hashlib.sha256(json.dumps(origin).encode()).digest()
     data[i] = np.frombuffer(digest[:8], "<u4")
   return jax.random.wrap_key_data(data, impl="threefry2x32")

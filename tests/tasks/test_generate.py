@@ -110,10 +110,11 @@ def test_the_key_depends_on_seed_class_prompt_and_number_alone():
     plan.Row("d", 0, "cat", "the cat", 0, 0),
     plan.Row("e", 0, "cat", "a cat", 1, 0),
     plan.Row("f", 0, "cat", "a cat", 0, 1),
+    plan.Row("g", 0, "cat", "a cat", 0, 0, repeat=1),  # the prompt comes twice
   ]
   data = np.asarray(jax.random.key_data(image_keys(rows)))
   np.testing.assert_array_equal(data[0], data[1])
-  assert len({tuple(key) for key in data}) == 5
+  assert len({tuple(key) for key in data}) == 6
 
 
 def test_two_classes_of_one_name_have_images_of_their_own():

@@ -15,7 +15,7 @@ from synthjax.data.generated import plan, shards
 from synthjax.data.pipeline import few_shot
 from synthjax.data.pipeline.rows import labels_of
 from synthjax.data.real import attributes, real_images
-from synthjax.generators import adapters, load_generator
+from synthjax.generators import adapters, keys, load_generator
 from synthjax.labels import spaces
 from synthjax.runtime import artifacts, memory
 from synthjax.runtime.errors import UserError
@@ -68,6 +68,22 @@ def test_images_take_turns_with_prompts_and_mix_adapters_of_their_class():
   assert pairs == {(0, 1), (0, 2), (1, 2)}
   assert {tuple(sorted(row.adapters)) for row in rows[20:]} == {(3, 4)}
   assert plan.is_of_shots("lora_x3") and not plan.is_of_shots("enhanced")
+
+
+def test_equal_prompts_of_a_class_have_images_of_their_own():
+  """As shots of one background and pose make; others keep their keys."""
+  space = spaces.load_space(["cat"])
+  texts = ["a cat, grass", "a cat, snow", "a cat, grass", "a cat, grass"]
+
+  def keys_of(prompts, count):
+    groups = [plan.AdapterGroup("lora_bob4", 0, 1, [prompts], [["a"]])]
+    blocks = plan.plan_adapted(space, groups, ["a"], images_per_class=count)
+    rows = list(plan.rows_of(blocks))
+    return np.asarray(jax.random.key_data(keys.image_keys(rows)))
+
+  drawn = keys_of(texts, 8)
+  assert len({tuple(key) for key in drawn}) == 8
+  np.testing.assert_array_equal(drawn[:4], keys_of(texts[:2], 4))
 
 
 def write_stable_diffusion(folder):

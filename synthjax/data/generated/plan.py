@@ -106,6 +106,7 @@ class Row(NamedTuple):
   prompt: str
   seed: int
   number: int  # of the images of this prompt and seed
+  repeat: int = 0  # of its text, among the prompts of its class before it
   reference: int | None = None  # row of the pool, for real guidance
   start_steps: int | None = None  # that are walked from it
   adapters: tuple[int, ...] = ()  # that it is drawn with; see `Generator`
@@ -313,13 +314,15 @@ def _adapted_row(
 ) -> Row:
   rng = np.random.default_rng((group.seed, label, prompt, number))
   mixed = rng.permutation(places)[: group.mixed]
+  texts = group.prompts[label]
   return Row(
     id=str(ImageId(group.strategy, label, prompt, group.seed, number)),
     label=label,
     class_name=class_name,
-    prompt=group.prompts[label][prompt],
+    prompt=texts[prompt],
     seed=group.seed,
     number=number,
+    repeat=texts[:prompt].count(texts[prompt]),
     adapters=tuple(mixed.tolist()),
   )
 
