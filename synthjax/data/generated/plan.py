@@ -106,7 +106,7 @@ class Row(NamedTuple):
   prompt: str
   seed: int
   number: int  # of the images of this prompt and seed
-  repeat: int = 0  # of its text, among the prompts of its class before it
+  repeat: int = 0  # earlier prompts of its class that have the same text
   reference: int | None = None  # row of the pool, for real guidance
   start_steps: int | None = None  # that are walked from it
   adapters: tuple[int, ...] = ()  # that it is drawn with; see `Generator`
