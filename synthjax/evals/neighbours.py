@@ -311,7 +311,7 @@ def assign_cells(x: np.ndarray) -> np.ndarray:
   cells = np.zeros((len(x), 2), np.int32)
   for first in range(0, len(x), 1 << 14):
     rows = slice(first, first + (1 << 14))
-    # Not by FAISS, whose wheels multiply at a third of the speed.
+    # Not by FAISS, whose wheels multiply at half of the speed.
     _, cells[rows] = nearest(unit(x[rows]), means.centroids, k=2)
   return cells
 

@@ -15,8 +15,8 @@ def image_keys(rows: Sequence[Row]) -> jax.Array:
   """Makes the key of each image from its seed, class, prompt and number.
 
   So an image depends neither on other images nor on the number of devices.
-  Where a class has a prompt twice, as shots may look alike, each has images of
-  its own.
+  A text that several prompts of a class share gives other images for each of
+  them: see `Row.repeat`.
   """
   data = np.empty((len(rows), 2), np.uint32)
   for i, row in enumerate(rows):
